@@ -1,0 +1,73 @@
+"""Packaging of stepdistill_jax; exact versions are in constraints.txt."""
+
+import pathlib
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+# Google's T5X is not on PyPI; this commit is what the parity benchmark ran on.
+T5X_COMMIT = "cc342d419ec3e3e9c4bf1df33c82330cafdc1e16"
+
+GIN_PACKAGES = {
+    "stepdistill_jax." + str(path.relative_to(ROOT)).replace("/", "."): str(
+        path.relative_to(ROOT))
+    for path in [ROOT / "gin", *sorted((ROOT / "gin").rglob("*"))]
+    if path.is_dir() and path.name != "__pycache__"
+}
+
+setuptools.setup(
+    name="stepdistill_jax",
+    version="0.1.0",
+    description="JAX/TPU-native training for distilling step-by-step",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[
+        *setuptools.find_packages(include=[
+            "stepdistill_jax", "stepdistill_jax.*", "tasks", "tasks.*"]),
+        # The gin files travel inside the package, under the same names.
+        *GIN_PACKAGES,
+    ],
+    package_dir={"": ".", **GIN_PACKAGES},
+    package_data={"": ["*.gin", "*.html", "*.css", "*.js", "*.json", "*.txt",
+                       "*.md"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "clu>=0.0.12",
+        "flax>=0.12",
+        "gin-config>=0.5.0",
+        "jax>=0.10,<0.12",
+        "matplotlib>=3.9",
+        "numpy>=1.26",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11",
+        "rich>=13",
+        "rouge-score>=0.1.2",
+        "scikit-learn>=1.5",
+        "scipy>=1.12",
+        "sentencepiece>=0.2",
+        "seqio>=0.0.19",
+        "statsmodels>=0.14",
+        "tensorboard>=2.18",
+        "tensorflow>=2.19",
+        "tensorflow-datasets>=4.9.8",
+        "xxhash>=3.4",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "gpu": ["jax[cuda12]"],
+        "hf": ["transformers>=5", "safetensors>=0.5", "torch>=2.6"],
+        "teacher": ["openai>=1.60"],
+        "t5x": [
+            "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
+        "test": ["hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6"],
+    },
+    entry_points={
+        "console_scripts": [
+            "stepdistill=stepdistill_jax.cli:main",
+            "stepdistill-eval=stepdistill_jax.evaluation.main:main",
+            "t5x=stepdistill_jax.t5x_command:main",
+        ],
+    },
+)

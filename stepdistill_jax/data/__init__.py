@@ -1,0 +1,1 @@
+"""SeqIO: sources, preprocessors, pairing, the feature converter."""

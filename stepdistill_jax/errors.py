@@ -1,0 +1,65 @@
+"""Users' mistakes, told in one line, with exit code 2 and no traceback."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import sys
+from typing import Callable, Iterable
+
+USER_ERROR_EXIT_CODE = 2
+
+
+class UserError(Exception):
+  """A mistake that the user can mend.
+
+  The message says what was got, what was expected, where, and what to do, in
+  one line.
+  """
+
+
+def near_names(name: str, options: Iterable[str], limit: int = 5) -> list[str]:
+  """Returns the options that look most like `name`, best first."""
+  options = sorted(set(options))
+  near = difflib.get_close_matches(name, options, n=limit, cutoff=0.4)
+  return near or options[:limit]
+
+
+def unknown_name_message(
+    kind: str, name: str, options: Iterable[str], advice: str = "") -> str:
+  """One line for a failed lookup, with near names.
+
+  >>> unknown_name_message("dataset", "svmap", ["svamp", "cqa"])
+  "unknown dataset 'svmap'; did you mean: svamp?"
+  """
+  options = list(options)
+  near = near_names(name, options)
+  hint = f"did you mean: {', '.join(near)}?" if near else "none are known"
+  return f"unknown {kind} {name!r}; {hint}" + (f" {advice}" if advice else "")
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., int]:
+  """Wraps a command's main function: UserError becomes a line and code 2.
+
+  `$STEPDISTILL_TRACEBACK=1` shows the traceback all the same.
+  """
+
+  @functools.wraps(main)
+  def wrapper(*args, **kwargs) -> int:
+    try:
+      return main(*args, **kwargs) or 0
+    except UserError as error:
+      if os.environ.get("STEPDISTILL_TRACEBACK"):
+        raise
+      print(f"error: {error}", file=sys.stderr)
+      return USER_ERROR_EXIT_CODE
+    except KeyboardInterrupt:
+      print("interrupted", file=sys.stderr)
+      return 130  # 128 + SIGINT, as shells report it.
+    except BrokenPipeError:
+      # The reader (`| head`) left: silence the flush at exit too.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      return 141  # 128 + SIGPIPE.
+
+  return wrapper

@@ -1,0 +1,1 @@
+"""The eval binary: answers, metrics, statistics, reports."""

@@ -1,0 +1,1 @@
+"""Hugging Face and public T5X checkpoints, in and out."""

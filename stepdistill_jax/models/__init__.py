@@ -1,0 +1,1 @@
+"""The student: its loss, its weighting schedules, its metrics."""

@@ -1,0 +1,1 @@
+"""The embedded benchmark from generation to report, in one command."""

@@ -1,0 +1,1 @@
+"""The plan for a TPU topology, without a TPU."""

@@ -1,0 +1,99 @@
+"""Makes `import t5x` resolve to Google's T5X if installed, else to ours.
+
+The embedded engine lives in `stepdistill_jax.embedded_t5x`, its module names
+are T5X's. `t5x.models` and `stepdistill_jax.embedded_t5x.models` must be one
+module object: two copies would give two classes of every name, and
+`isinstance` checks and gin bindings would miss. So the finder does not load
+files a second time; it imports the embedded module and enters it in
+`sys.modules` under its T5X name too.
+
+This file is the only place that knows which engine is in use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+
+EMBEDDED = "stepdistill_jax.embedded_t5x"
+ENGINES = ("auto", "google", "embedded")
+# Read once, at the first import; the `t5x` command sets it from --engine.
+ENGINE_VARIABLE = "STEPDISTILL_ENGINE"
+
+
+class _AliasLoader(importlib.abc.Loader):
+  """Enters an already importable module in `sys.modules` under a new name."""
+
+  def __init__(self, target: str):
+    self._target = target
+
+  def create_module(self, spec):
+    return None  # A placeholder: exec_module replaces it.
+
+  def exec_module(self, module):
+    sys.modules[module.__name__] = importlib.import_module(self._target)
+
+
+class EmbeddedT5xFinder(importlib.abc.MetaPathFinder):
+  """Finds `t5x` and `t5x.*` in the embedded engine."""
+
+  def find_spec(self, fullname, path=None, target=None):
+    if fullname != "t5x" and not fullname.startswith("t5x."):
+      return None
+    embedded_name = EMBEDDED + fullname[len("t5x"):]
+    found = importlib.util.find_spec(embedded_name)
+    if found is None:
+      return None
+    spec = importlib.machinery.ModuleSpec(
+        fullname, _AliasLoader(embedded_name), origin=found.origin,
+        is_package=found.submodule_search_locations is not None)
+    return spec
+
+
+def google_t5x_installed() -> bool:
+  """True if a `t5x` other than the embedded one can be imported."""
+  spec = importlib.machinery.PathFinder.find_spec("t5x")
+  return spec is not None
+
+
+def install(engine: str | None = None) -> str:
+  """Installs the finder where the embedded engine is to serve as `t5x`.
+
+  Args:
+    engine: `auto`, `google` or `embedded`; None reads $STEPDISTILL_ENGINE,
+      else `auto`, which prefers Google's T5X where it is installed.
+
+  Returns:
+    `google` or `embedded`: what `import t5x` now gives.
+
+  Raises:
+    ValueError: an unknown engine name.
+    ModuleNotFoundError: `google` was asked for and is not installed.
+  """
+  engine = engine or os.environ.get(ENGINE_VARIABLE) or "auto"
+  if engine not in ENGINES:
+    raise ValueError(
+        f"unknown T5X engine {engine!r}; known: {', '.join(ENGINES)}")
+  if engine == "google" and not google_t5x_installed():
+    raise ModuleNotFoundError(
+        "engine 'google' was asked for, but Google's T5X is not installed; "
+        "install it with `pip install 'stepdistill_jax[t5x]'`, or use "
+        "--engine=embedded", name="t5x")
+  use_google = engine == "google" or (
+      engine == "auto" and google_t5x_installed())
+  sys.meta_path[:] = [
+      f for f in sys.meta_path if not isinstance(f, EmbeddedT5xFinder)]
+  if not use_google:
+    # First in line, so that --engine=embedded wins over an installed T5X.
+    sys.meta_path.insert(0, EmbeddedT5xFinder())
+  return "google" if use_google else "embedded"
+
+
+def current_engine() -> str:
+  """`google` or `embedded`: what `import t5x` gives in this process."""
+  embedded = any(isinstance(f, EmbeddedT5xFinder) for f in sys.meta_path)
+  return "embedded" if embedded else "google"

@@ -1,0 +1,1 @@
+"""Everything up to the distillation records: ask, cache, parse, audit."""
