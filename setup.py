@@ -37,6 +37,7 @@ setuptools.setup(
         "clu>=0.0.12",
         "flax>=0.12",
         "gin-config>=0.5.0",
+        "google-crc32c>=1.5",
         "jax>=0.10,<0.12",
         "matplotlib>=3.9",
         "numpy>=1.26",

@@ -1,0 +1,194 @@
+"""From distillation records to the token ids of tasks.
+
+A task's preprocessors, in order: texts of the task's targets, token ids, (the
+place where SeqIO's cache may stand,) the choice of records, the EOS ids.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Mapping, Sequence
+
+import gin
+import seqio
+import tensorflow as tf
+
+from stepdistill_jax.teacher import records
+
+GOLD = "gold"
+PREDICT_PREFIX = "predict: "
+EXPLAIN_PREFIX = "explain: "
+# Task ids of target tokens; further targets of a record get 3, 4, …
+LABEL_TASK_ID = 1
+RATIONALE_TASK_ID = 2
+
+_Example = Mapping[str, tf.Tensor]
+_map = functools.partial(
+    tf.data.Dataset.map, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+@gin.configurable(module="stepdistill_jax.data.preprocessors")
+def single_target_separator(text: str = " The answer is ") -> str:
+  """What stands between rationale and label in a single-task target.
+
+  The evaluation takes the text after the last one for the answer.
+  """
+  return text
+
+
+def label_text(example: _Example, label_source: str) -> tf.Tensor:
+  """The label that a task trains on or is scored against.
+
+  Args:
+    example: a record.
+    label_source: `gold`, or the teacher's name for its labels.
+
+  Returns:
+    A text, empty where the record has no such label. In the validation and
+    test splits it is the human label wherever there is one, whatever the
+    students learned from: accuracies mean the same for all methods.
+  """
+  gold, teacher = example["label"], example["teacher_label"]
+  if label_source == GOLD:
+    return gold
+  use_gold = (example["split"] != "train") & (gold != "")
+  return tf.where(use_gold, gold, teacher)
+
+
+def label_example(
+    dataset: tf.data.Dataset, *, label_source: str, prefix: str
+) -> tf.data.Dataset:
+  """Records -> texts of the label task; records without label are left out."""
+
+  def texts(example: _Example) -> dict[str, tf.Tensor]:
+    return {
+        "id": example["id"],
+        "inputs": prefix + example["inputs"],
+        "targets": label_text(example, label_source),
+        "task_ids": tf.constant([LABEL_TASK_ID], tf.int32),
+    }
+
+  return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
+
+
+def rationale_example(
+    dataset: tf.data.Dataset, *, prefix: str = EXPLAIN_PREFIX
+) -> tf.data.Dataset:
+  """Records -> texts of the rationale task, where there is a rationale."""
+
+  def texts(example: _Example) -> dict[str, tf.Tensor]:
+    return {
+        "id": example["id"],
+        "inputs": prefix + example["inputs"],
+        "targets": example["rationale"],
+        "task_ids": tf.constant([RATIONALE_TASK_ID], tf.int32),
+    }
+
+  return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
+
+
+def single_example(
+    dataset: tf.data.Dataset, *, label_source: str) -> tf.data.Dataset:
+  """Records -> rationale and label in one target, where there are both.
+
+  In the validation and test splits a record without rationale stays, with its
+  label alone: all methods are scored on the same rows.
+  """
+  separator = single_target_separator()
+
+  def texts(example: _Example) -> dict[str, tf.Tensor]:
+    label, rationale = label_text(example, label_source), example["rationale"]
+    target = tf.strings.strip(rationale + separator + label)
+    missing = (label == "") | (
+        (rationale == "") & (example["split"] == "train"))
+    return {
+        "id": example["id"],
+        "inputs": example["inputs"],
+        "targets": tf.where(missing, "", target),
+        "task_ids": tf.constant([LABEL_TASK_ID], tf.int32),
+    }
+
+  return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
+
+
+def paired_example(
+    dataset: tf.data.Dataset, *, label_source: str) -> tf.data.Dataset:
+  """Records -> texts of the label task and of the rationale task together.
+
+  A record without rationale keeps its label; its `rationale_targets` are
+  empty and weigh nothing. So step-by-step sees the labels that fine-tuning
+  sees, and differs in the rationales alone.
+  """
+
+  def texts(example: _Example) -> dict[str, tf.Tensor]:
+    return {
+        "id": example["id"],
+        "inputs": PREDICT_PREFIX + example["inputs"],
+        "targets": label_text(example, label_source),
+        "rationale_inputs": EXPLAIN_PREFIX + example["inputs"],
+        "rationale_targets": example["rationale"],
+    }
+
+  return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
+
+
+def tokenize(
+    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+  """Texts -> token ids int32 [length], the text kept as `*_pretokenized`.
+
+  The letters `</s>` in a text become the EOS id: its parts are encoded apart,
+  as SentencePiece would take the letters for text.
+  """
+
+  def encode(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
+    parts = tf.strings.split(text, records.EOS_TEXT)  # [parts]
+    tokens = vocabulary.encode_tf(parts)  # [parts, (length)] ragged
+    ends = tf.fill([tokens.nrows(), 1], vocabulary.eos_id)
+    return tf.concat([tokens, ends], axis=1).flat_values[:-1]
+
+  def tokenize_example(example: _Example) -> dict[str, tf.Tensor]:
+    tokenized = {}
+    for name, value in example.items():
+      if name in output_features and value.dtype == tf.string:
+        tokenized[f"{name}_pretokenized"] = value
+        value = encode(value, output_features[name].vocabulary)
+      tokenized[name] = value
+    return tokenized
+
+  return _map(dataset, tokenize_example)
+
+
+def append_eos(
+    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None) -> tf.data.Dataset:
+  """Appends the EOS id to every feature that wants it and is not empty.
+
+  A feature that is too long is cut first, so that it ends with EOS all the
+  same. An empty feature stands for a target that a record does not have.
+  """
+
+  def append(name: str, value: tf.Tensor) -> tf.Tensor:
+    feature = output_features.get(name)
+    if feature is None or not feature.add_eos:
+      return value
+    limit = (sequence_length or {}).get(name)
+    if limit is not None:
+      value = value[:limit - 1]
+    return tf.cond(
+        tf.size(value) > 0,
+        lambda: tf.concat([value, [feature.vocabulary.eos_id]], axis=0),
+        lambda: value)
+
+  return _map(dataset, lambda example: {
+      name: append(name, value) for name, value in example.items()})
+
+
+def standard_preprocessors(first_step) -> Sequence:
+  """The preprocessors of a task whose texts `first_step` makes."""
+  return [
+      first_step,
+      tokenize,
+      seqio.CacheDatasetPlaceholder(),
+      append_eos,
+  ]

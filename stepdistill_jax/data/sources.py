@@ -1,0 +1,100 @@
+"""Distillation records as a SeqIO data source."""
+
+from __future__ import annotations
+
+import os
+from typing import Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from stepdistill_jax import errors
+from stepdistill_jax.data import vocabularies
+from stepdistill_jax.teacher import records
+
+# Whose rows serve where a task names no teacher; the others alphabetically.
+_FIRST_TEACHER = "palm540b"
+
+
+class RecordsSource(seqio.DataSource):
+  """The records of a data set by a teacher, read through TFDS.
+
+  Nothing is looked for before the source is used, so that a task can be
+  registered before its records are imported. The records' folder is that of
+  `--tfds_data_dir`, else `locations.records_dir()`.
+  """
+
+  def __init__(self, dataset: str, teacher: str | None):
+    """Constructor.
+
+    Args:
+      dataset: such as `svamp`.
+      teacher: such as `palm540b`; None where only the rows and their human
+        labels matter: then any teacher's records serve, all have all rows.
+    """
+    super().__init__(splits=records.SPLITS, caching_permitted=True)
+    self.dataset = dataset
+    self.teacher = teacher
+    self._found: tuple[tuple, seqio.TfdsDataSource] | None = None
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return False
+
+  @property
+  def splits(self) -> Sequence[str]:
+    return tuple(self.split_sizes())
+
+  def split_sizes(self) -> Mapping[str, int]:
+    """Number of records of each split."""
+    data_dir, teacher = self.resolve()
+    return records.split_sizes(data_dir, self.dataset, teacher)
+
+  def num_input_examples(self, split: str) -> int | None:
+    return self.split_sizes().get(split)
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    return self._tfds_source().list_shards(split)
+
+  def get_dataset(
+      self, split: str = "train", shuffle: bool = True,
+      seed: int | None = None, shard_info: seqio.ShardInfo | None = None,
+      **kwargs) -> tf.data.Dataset:
+    sizes = self.split_sizes()
+    if split not in sizes:
+      raise errors.UserError(errors.unknown_name_message(
+          "split", split, sizes, f"(records of {self.dataset})"))
+    return self._tfds_source().get_dataset(
+        split=split, shuffle=shuffle, seed=seed, shard_info=shard_info)
+
+  def resolve(self) -> tuple[str, str]:
+    """Returns (records folder, teacher) of the records that are read.
+
+    Raises:
+      errors.UserError: there are no such records.
+    """
+    data_dir = vocabularies.records_dir()
+    if self.teacher is not None:
+      records.require_records(data_dir, self.dataset, self.teacher)
+      return data_dir, self.teacher
+    teachers = [teacher for dataset, teacher in records.list_records(data_dir)
+                if dataset == self.dataset]
+    if not teachers:
+      records.require_records(data_dir, self.dataset, _FIRST_TEACHER)
+    return data_dir, (
+        _FIRST_TEACHER if _FIRST_TEACHER in teachers else min(teachers))
+
+  def _tfds_source(self) -> seqio.TfdsDataSource:
+    data_dir, teacher = self.resolve()
+    info = records.version_dir(
+        data_dir, self.dataset, teacher) / "dataset_info.json"
+    # Records that were imported anew in this process have other shards.
+    key = data_dir, teacher, os.stat(info).st_mtime_ns
+    if self._found is None or self._found[0] != key:
+      name = records.tfds_name(self.dataset, teacher)
+      loader = seqio.utils.LazyTfdsLoader
+      loader._MEMOIZED_BUILDERS.pop((name, data_dir), None)  # pylint: disable=protected-access
+      source = seqio.TfdsDataSource(name, read_only=True)
+      source.tfds_dataset.override_data_dir(data_dir)
+      self._found = key, source
+    return self._found[1]

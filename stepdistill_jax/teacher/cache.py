@@ -1,0 +1,237 @@
+"""The teacher cache: what a teacher was asked and what it answered, raw.
+
+A cache is a folder for one (teacher, data set, split):
+
+    manifest.json       teacher, prompt, sampling, data set, split, counts,
+                        sha256 of each shard
+    shard-00000.jsonl   one completion a line:
+      {"id": "...", "input": {...}, "output": "...", "finish_reason": "stop",
+       "usage": {...}, "error": null}
+
+`input` holds the data set's fields (of SVAMP `input` and `label`; of a data
+set of one's own `inputs` and `label`), human label included: the prompt, not
+the cache, keeps it from the teacher. `output` is raw and never edited. While
+collecting a cache is append-only; the manifest is replaced in one step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+from typing import Any, Iterator, Mapping
+
+from stepdistill_jax import errors
+from stepdistill_jax.teacher import records
+from stepdistill_jax.teacher import text_files
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_SHARD = re.compile(r"shard-\d{5}\.jsonl(?:\.gz)?")
+
+
+@dataclasses.dataclass
+class Completion:
+  """One line of a shard.
+
+  Attributes:
+    id: stable within the cache.
+    input: the data set's fields.
+    output: the raw text; None if the teacher failed.
+    finish_reason: `stop`, `length`, `content_filter`, … as the teacher says.
+    usage: token counts, as the teacher says.
+    error: what the teacher failed with, else None.
+  """
+
+  id: str
+  input: Mapping[str, Any]
+  output: str | None
+  finish_reason: str | None = "stop"
+  usage: Mapping[str, Any] | None = None
+  error: str | None = None
+
+
+class CacheWriter:
+  """Appends completions to a cache; a context manager.
+
+  A line is on its way to the disk when `write` returns and complete or
+  absent when read again: a cut last line, left by a killed process, is
+  removed at the next opening. The manifest is written at the start and, with
+  counts and checksums, at the end.
+  """
+
+  def __init__(
+      self, folder: str | os.PathLike, *, teacher: str, dataset: str,
+      split: str, prompt_id: str = "", prompt_sha256: str = "",
+      sampling: Mapping[str, Any] | None = None, shard_lines: int = 10_000):
+    self._folder = pathlib.Path(folder)
+    self._manifest = {
+        "format_version": FORMAT_VERSION,
+        "teacher": records.check_name("teacher", teacher),
+        "dataset": records.check_name("data set", dataset),
+        "split": split, "prompt_id": prompt_id,
+        "prompt_sha256": prompt_sha256, "sampling": dict(sampling or {}),
+    }
+    if split not in records.SPLITS:
+      raise errors.UserError(errors.unknown_name_message(
+          "split", split, records.SPLITS))
+    self._shard_lines = shard_lines
+    self._file = None
+    self._shard = self._lines = 0
+
+  def __enter__(self) -> CacheWriter:
+    self._folder.mkdir(parents=True, exist_ok=True)
+    if (self._folder / MANIFEST).exists():
+      self._require_same_manifest()
+    shards = _shard_paths(self._folder)
+    if shards:
+      self._shard = len(shards) - 1
+      self._lines = _remove_cut_line(shards[-1])
+    self._open()
+    self._write_manifest(complete=False)
+    return self
+
+  def write(self, completion: Completion) -> None:
+    """Appends one completion."""
+    if self._lines >= self._shard_lines:
+      self._file.close()
+      self._shard, self._lines = self._shard + 1, 0
+      self._open()
+    # Lone surrogates stay as `\\ud800` escapes: raw is raw.
+    line = json.dumps(dataclasses.asdict(completion), ensure_ascii=True)
+    self._file.write(line + "\n")
+    self._file.flush()
+    self._lines += 1
+
+  def __exit__(self, exception_type, exception, traceback) -> None:
+    self._file.close()
+    self._write_manifest(complete=exception_type is None)
+
+  def _open(self) -> None:
+    name = f"shard-{self._shard:05d}.jsonl"
+    self._file = (self._folder / name).open("a", encoding="utf-8")
+
+  def _require_same_manifest(self) -> None:
+    before = read_manifest(self._folder)
+    for key, value in self._manifest.items():
+      if before.get(key) != value:
+        raise errors.UserError(
+            f"{self._folder} is a cache with {key} {before.get(key)!r}, not "
+            f"{value!r}; choose another folder")
+
+  def _write_manifest(self, complete: bool) -> None:
+    manifest = dict(self._manifest, complete=complete)
+    if complete:
+      manifest["shards"] = [_describe(p) for p in _shard_paths(self._folder)]
+      manifest["count"] = sum(s["count"] for s in manifest["shards"])
+    temporary = self._folder / f".{MANIFEST}.{os.getpid()}"
+    temporary.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    os.replace(temporary, self._folder / MANIFEST)
+
+
+def find_caches(folder: str | os.PathLike) -> list[pathlib.Path]:
+  """The caches in a folder: itself, or those of its direct subfolders.
+
+  Raises:
+    errors.UserError: there is none.
+  """
+  folder = pathlib.Path(folder)
+  if (folder / MANIFEST).is_file():
+    return [folder]
+  found = sorted(p.parent for p in folder.glob(f"*/{MANIFEST}"))
+  if not found:
+    raise errors.UserError(
+        f"{folder} is no teacher cache and has none in its folders: no "
+        f"{MANIFEST} was found")
+  return found
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+  """The cache's manifest.
+
+  Raises:
+    errors.UserError: it is missing, or not a manifest of a known version.
+  """
+  path = folder / MANIFEST
+  try:
+    manifest, problem = text_files.parse_json(path.read_bytes())
+  except OSError as error:
+    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  if problem or not isinstance(manifest, dict):
+    raise errors.UserError(f"{path} is not a manifest: {problem or 'no object'}")
+  if manifest.get("format_version") != FORMAT_VERSION:
+    raise errors.UserError(
+        f"{path} has format_version {manifest.get('format_version')!r}, this "
+        f"program reads {FORMAT_VERSION}")
+  for key in ("teacher", "dataset", "split"):
+    if not isinstance(manifest.get(key), str):
+      raise errors.UserError(f"{path} lacks a text for {key!r}")
+  return manifest
+
+
+def read_completions(folder: pathlib.Path) -> Iterator[text_files.Entry]:
+  """Yields the lines of all shards; `Entry.value` is the line's object.
+
+  Raises:
+    errors.UserError: a shard differs from what the manifest says of it.
+  """
+  manifest = read_manifest(folder)
+  for path in _manifest_shards(folder, manifest):
+    yield from text_files.read_entries(path)
+
+
+def _manifest_shards(
+    folder: pathlib.Path, manifest: Mapping[str, Any]) -> list[pathlib.Path]:
+  """The shards to read, checked against the manifest where it is complete."""
+  listed = manifest.get("shards")
+  if listed is None:
+    # Still being collected, or its collector was killed: what there is.
+    return [p for p in _shard_paths(folder) if p.stat().st_size]
+  if not isinstance(listed, list) or not all(
+      isinstance(s, dict) and isinstance(s.get("name"), str) for s in listed):
+    raise errors.UserError(f"{folder / MANIFEST} has a damaged list of shards")
+  paths = []
+  for shard in listed:
+    # Only plain names, so that no manifest leads out of its folder.
+    if not _SHARD.fullmatch(shard["name"]):
+      raise errors.UserError(
+          f"{folder / MANIFEST} names a shard {shard['name']!r}; shards are "
+          "files of the cache's folder, named shard-NNNNN.jsonl")
+    path = text_files.find_file(folder, shard["name"].removesuffix(".gz"))
+    if shard.get("sha256") and _sha256(path) != shard["sha256"]:
+      raise errors.UserError(
+          f"{path} is not what {MANIFEST} says (its sha256 differs); it was "
+          "edited or is damaged: restore it, or collect it again")
+    if path.stat().st_size:
+      paths.append(path)
+  return paths
+
+
+def _shard_paths(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(p for p in folder.iterdir() if _SHARD.fullmatch(p.name))
+
+
+def _describe(path: pathlib.Path) -> dict[str, Any]:
+  with path.open("rb") as file:
+    count = sum(1 for _ in file)
+  return {"name": path.name, "count": count, "sha256": _sha256(path)}
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with text_files.open_or_empty(path) as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_cut_line(path: pathlib.Path) -> int:
+  """Cuts a last line without its end; returns the number of whole lines."""
+  lines = whole = 0
+  with path.open("rb+") as file:
+    for line in file:
+      if line.endswith(b"\n"):
+        lines += 1
+        whole += len(line)
+    file.truncate(whole)
+  return lines

@@ -1,0 +1,146 @@
+"""Import teacher outputs into distillation records.
+
+Published caches (rows and PaLM completions joined by position):
+
+  stepdistill teacher import --format=published --dataset=svamp \\
+      --rows=data/svamp --outputs=data/svamp/palm --teacher=palm540b
+
+Caches of our own format (a folder with manifest.json, or one folder a split):
+
+  stepdistill teacher import --format=cache --outputs=my_cache
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+
+from stepdistill_jax import errors
+from stepdistill_jax import locations
+
+SUMMARY = "join teacher outputs with rows into distillation records"
+FORMATS = ("published", "cache")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+      "--format", choices=FORMATS, default="published",
+      help="form of the completions (default: %(default)s)")
+  parser.add_argument("--dataset", help="svamp, cqa, anli1, esnli, asdiv, ...")
+  parser.add_argument(
+      "--rows", metavar="DIR", help="folder of the data set's row files")
+  parser.add_argument(
+      "--outputs", metavar="DIR", help="folder of the completions")
+  parser.add_argument(
+      "--teacher", help="name of the teacher in task names, such as palm540b")
+  parser.add_argument(
+      "--output", metavar="DIR",
+      help=f"folder of all records (default: {locations.records_dir()})")
+  parser.add_argument(
+      "--rules", default="strict",
+      help="parsing rules: strict, or reference for what the papers' code "
+      "does, defects included (default: %(default)s)")
+  parser.add_argument(
+      "--vocabulary", metavar="PATH",
+      help="install this SentencePiece model as T5's vocabulary")
+  parser.add_argument(
+      "--json", action="store_true", help="print the counts as JSON")
+
+
+def run(args: argparse.Namespace) -> int | None:
+  from stepdistill_jax.teacher import importing
+  from stepdistill_jax.teacher import progress
+
+  if args.vocabulary:
+    path = install_vocabulary(args.vocabulary)
+    if not args.json:
+      print(f"vocabulary: {path}")
+    if not args.outputs:
+      return None
+  with progress.shown("rows", enabled=not args.json) as report:
+    if args.format == "published":
+      _require(args, "dataset", "rows", "outputs", "teacher")
+      result = importing.import_published(
+          dataset=args.dataset, rows=args.rows, outputs=args.outputs,
+          teacher=args.teacher, output=args.output, rules=args.rules,
+          progress=report)
+    else:
+      _require(args, "outputs")
+      result = importing.import_cache(
+          args.outputs, dataset=args.dataset, teacher=args.teacher,
+          output=args.output, rules=args.rules, progress=report)
+  if args.json:
+    print(json.dumps({"folder": str(result.folder), **result.info}))
+  else:
+    print("\n".join(summary_lines(result)))
+  return None
+
+
+def install_vocabulary(source: str) -> pathlib.Path:
+  """Copies a SentencePiece model to where T5's vocabulary is looked for.
+
+  Raises:
+    errors.UserError: `source` is not a SentencePiece model.
+  """
+  import sentencepiece
+
+  try:
+    pieces = sentencepiece.SentencePieceProcessor(model_file=source)
+  except (OSError, RuntimeError) as error:
+    raise errors.UserError(
+        f"--vocabulary={source} is not a SentencePiece model file: "
+        f"{str(error).splitlines()[0]}") from error
+  if (pieces.pad_id(), pieces.eos_id(), pieces.unk_id()) != (0, 1, 2):
+    raise errors.UserError(
+        f"--vocabulary={source} has pad, EOS and unknown ids "
+        f"{pieces.pad_id()}, {pieces.eos_id()}, {pieces.unk_id()}; T5's are "
+        "0, 1, 2")
+  target = locations.data_home() / "vocab" / "spiece.model"
+  target.parent.mkdir(parents=True, exist_ok=True)
+  temporary = target.with_name(f".spiece.model.{os.getpid()}")
+  shutil.copyfile(source, temporary)
+  os.replace(temporary, target)
+  return target
+
+
+def summary_lines(result) -> list[str]:
+  """What the import did, for a person, and what to run next."""
+  info = result.info
+  name = f"{result.dataset}/{result.teacher}"
+  lines = [f"{name} ({info['rules']} rules) -> {result.folder}"]
+  for split, counts in info["sources"].items():
+    written = ", ".join(f"{n:,} {s}" for s, n in counts["written"].items())
+    lines.append(
+        f"  {split}: {counts['rows']:,} rows, {counts['completions']:,} "
+        f"completions -> {written or 'no'} records")
+    rules = counts["rules"][info["rules"]]
+    if rules["with_gold"]:
+      lines.append(
+          f"    teacher accuracy {rules['accuracy']:.2%} "
+          f"({rules['correct']:,} of {rules['with_gold']:,} with a human "
+          "label)")
+    failed = {reason: entry["count"]
+              for reason, entry in rules["statuses"].items() if reason != "ok"}
+    if failed:
+      lines.append("    not ok: " + ", ".join(
+          f"{count:,} {reason}" for reason, count in failed.items()))
+    for reason, entry in counts["dropped"].items():
+      lines.append(f"    dropped: {entry['count']:,} {reason}, first at "
+                   f"{entry['examples'][0]}")
+  lines.extend(f"  note: {note}" for note in info["notes"])
+  lines.append(
+      f"next: stepdistill teacher audit --dataset={result.dataset} "
+      f"--teacher={result.teacher}, or train on the task "
+      f"{result.dataset}_step_gold_{result.teacher}")
+  return lines
+
+
+def _require(args: argparse.Namespace, *names: str) -> None:
+  missing = [f"--{name}" for name in names if not getattr(args, name)]
+  if missing:
+    raise errors.UserError(
+        f"--format={args.format} needs {', '.join(missing)}; see "
+        "`stepdistill teacher import --help`")

@@ -1,0 +1,110 @@
+"""What an import counts: nothing is dropped that is not in these numbers."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+from stepdistill_jax.teacher import datasets
+from stepdistill_jax.teacher import parsing
+
+# Examples kept of each reason, for a person to look up.
+_EXAMPLES = 3
+_EXCERPT = 160  # Characters.
+
+
+class Reasons:
+  """Counts under named reasons, with a few examples each."""
+
+  def __init__(self):
+    self._counts: collections.Counter[str] = collections.Counter()
+    self._examples: dict[str, list[str]] = {}
+
+  def add(self, reason: str, where: str, text: str | None = None) -> None:
+    self._counts[reason] += 1
+    if reason == "ok":
+      return
+    examples = self._examples.setdefault(reason, [])
+    if len(examples) < _EXAMPLES:
+      examples.append(where if text is None else f"{where}: {excerpt(text)}")
+
+  def __getitem__(self, reason: str) -> int:
+    return self._counts[reason]
+
+  def as_json(self) -> dict[str, Any]:
+    return {reason: {"count": count,
+                     "examples": self._examples.get(reason, [])}
+            for reason, count in self._counts.most_common()}
+
+
+def excerpt(text: str) -> str:
+  """The text's start and end, as one line."""
+  text = " ".join(text.split())
+  if len(text) <= _EXCERPT:
+    return text
+  return f"{text[:_EXCERPT // 2]} … {text[-_EXCERPT // 2:]}"
+
+
+@dataclasses.dataclass
+class RuleCounts:
+  """What one set of parsing rules makes of a split's completions.
+
+  Attributes:
+    statuses: `ok` and the reasons why not.
+    labels: completions with a usable label.
+    with_gold: completions whose row has a human label.
+    correct: those whose label counts as the human one.
+    empty_rationales: completions without a rationale.
+  """
+
+  statuses: Reasons = dataclasses.field(default_factory=Reasons)
+  labels: int = 0
+  with_gold: int = 0
+  correct: int = 0
+  empty_rationales: int = 0
+
+  def add(self, dataset: datasets.Dataset, row: datasets.Row | None,
+          parsed: parsing.Parsed, where: str, output: str | None) -> None:
+    self.statuses.add(parsed.status, where, output)
+    self.labels += bool(parsed.label.strip())
+    self.empty_rationales += not parsed.rationale.strip()
+    if row is not None and row.label:
+      self.with_gold += 1
+      self.correct += dataset.is_correct(parsed.label, row.label)
+
+  def as_json(self) -> dict[str, Any]:
+    return {
+        "statuses": self.statuses.as_json(), "labels": self.labels,
+        "with_gold": self.with_gold, "correct": self.correct,
+        "accuracy": self.correct / self.with_gold if self.with_gold else None,
+        "empty_rationales": self.empty_rationales,
+    }
+
+
+@dataclasses.dataclass
+class SourceCounts:
+  """What an import counted in one split of its source.
+
+  The source's split: SVAMP's 800 train rows, before some of them become
+  validation.
+  """
+
+  rows: int = 0
+  completions: int = 0
+  dropped: Reasons = dataclasses.field(default_factory=Reasons)
+  written: collections.Counter[str] = dataclasses.field(
+      default_factory=collections.Counter)
+  rules: dict[str, RuleCounts] = dataclasses.field(
+      default_factory=lambda: {rules: RuleCounts() for rules in parsing.RULES})
+  overlap: tuple[float, float] | None = None
+
+  def as_json(self) -> dict[str, Any]:
+    return {
+        "rows": self.rows, "completions": self.completions,
+        "written": dict(self.written), "dropped": self.dropped.as_json(),
+        "rules": {name: counts.as_json()
+                  for name, counts in self.rules.items()},
+        "overlap": None if self.overlap is None else {
+            "own_row": self.overlap[0], "row_before": self.overlap[1]},
+    }

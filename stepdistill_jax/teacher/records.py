@@ -1,0 +1,431 @@
+"""Distillation records: a row of a data set joined with a completion.
+
+Records are a TFDS data set, `stepdistill_{dataset}/{teacher}:1.0.0`:
+
+    RECORDS_DIR/stepdistill_svamp/palm540b/1.0.0/
+      dataset_info.json  features.json       what TFDS reads
+      import.json                            what the import counted
+      stepdistill_svamp-train.tfrecord-00000-of-00016 ...
+
+`seqio.TfdsDataSource("stepdistill_svamp/palm540b:1.0.0", ...)` reads it with
+no builder code of ours, on any machine that sees the folder. There are
+several shards a split, so that hosts can read different ones.
+
+A data set is written beside its final place and renamed when it is whole, so
+that a killed import leaves nothing that a later run would take for records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+from typing import Any, BinaryIO, Iterable, Iterator, Mapping
+import unicodedata
+
+from stepdistill_jax import errors
+from stepdistill_jax.teacher import tfrecord_files
+
+VERSION = "1.0.0"
+SPLITS = ("train", "validation", "test")
+# In `inputs`, stands for the EOS id between two texts (premise, hypothesis).
+# Tasks tokenize the parts apart: in SentencePiece the letters `</s>` are not
+# the EOS piece.
+EOS_TEXT = "</s>"
+OK = "ok"
+
+# Shards of a split: few for a small one; enough for the hosts of a large one.
+_SMALL_SHARDS, _LARGE_SHARDS = 16, 128
+_SMALL_ROWS = 16_384
+_PREFIX = "stepdistill_"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+_IMPORT_FILE = "import.json"
+
+
+@dataclasses.dataclass(slots=True)
+class Record:
+  """One record; the fields are those of the TFDS data set, all texts.
+
+  Attributes:
+    id: stable name, `svamp/train/1f0c…`: see `record_id`.
+    inputs: the text that both tasks read, without prefix.
+    label: human label, empty where there is none.
+    teacher_label: parsed from the completion, empty where it did not parse.
+    rationale: parsed from the completion, empty where it did not parse.
+    status: `ok`, or the named reason why it is not.
+    teacher: such as `palm540b`.
+    dataset: such as `svamp`.
+    split: `train`, `validation` or `test`.
+    origin: where it came from, for a person to look it up: `train[538]` is
+      the row at position 538 of the source's train split.
+  """
+
+  id: str
+  inputs: str
+  label: str = ""
+  teacher_label: str = ""
+  rationale: str = ""
+  status: str = OK
+  teacher: str = ""
+  dataset: str = ""
+  split: str = "train"
+  origin: str = ""
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Record))
+
+
+def normalize_input(text: str) -> str:
+  """What two inputs have in common that differ in form only.
+
+  Unicode form NFKC, case folded, runs of white space as one space.
+
+  >>> normalize_input(" How MANY\\napples? ")
+  'how many apples?'
+  """
+  if not text.isascii():
+    text = unicodedata.normalize("NFKC", text)
+  return " ".join(text.casefold().split())
+
+
+def input_hash(text: str) -> str:
+  """64 bits of SHA-256 of the normalized input, as 16 hex digits."""
+  return hashlib.sha256(normalize_input(text).encode("utf-8")).hexdigest()[:16]
+
+
+def record_id(
+    dataset: str, split: str, hashed_input: str, occurrence: int = 1) -> str:
+  """A record's id: data set, split and the hash of its normalized input.
+
+  Args:
+    dataset: name of the data set.
+    split: name of the split.
+    hashed_input: `input_hash(inputs)`.
+    occurrence: 1 for the first row of the split with these inputs; repeated
+      rows get `-2`, `-3`, so that ids stay unique.
+
+  >>> record_id("svamp", "train", "00ff00ff00ff00ff", 2)
+  'svamp/train/00ff00ff00ff00ff-2'
+  """
+  suffix = f"-{occurrence}" if occurrence > 1 else ""
+  return f"{dataset}/{split}/{hashed_input}{suffix}"
+
+
+def check_name(kind: str, name: str) -> str:
+  """Returns `name` if it may be part of folder and task names.
+
+  Raises:
+    errors.UserError: it has other characters than a-z, 0-9 and _.
+  """
+  if not _NAME.fullmatch(name):
+    raise errors.UserError(
+        f"{kind} {name!r} is not a name of lower-case letters, digits and _; "
+        f"rename it, for instance to "
+        f"{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_') or kind!r}")
+  return name
+
+
+def tfds_name(dataset: str, teacher: str) -> str:
+  """The name by which TFDS and SeqIO know the records.
+
+  >>> tfds_name("svamp", "palm540b")
+  'stepdistill_svamp/palm540b:1.0.0'
+  """
+  return f"{_PREFIX}{dataset}/{teacher}:{VERSION}"
+
+
+def dataset_dir(
+    records_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
+  """The folder of a data set's records, one subfolder a teacher."""
+  return pathlib.Path(records_dir) / f"{_PREFIX}{dataset}"
+
+
+def version_dir(
+    records_dir: str | os.PathLike, dataset: str, teacher: str
+) -> pathlib.Path:
+  """The folder that holds the shards of (dataset, teacher)."""
+  return dataset_dir(records_dir, dataset) / teacher / VERSION
+
+
+def vocabulary_path(
+    records_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
+  """Where a data set with a vocabulary of its own keeps it.
+
+  Data sets without this file use T5's vocabulary.
+  """
+  return dataset_dir(records_dir, dataset) / "spiece.model"
+
+
+def list_records(records_dir: str | os.PathLike) -> list[tuple[str, str]]:
+  """Returns the (dataset, teacher) pairs that have records, sorted.
+
+  Only lists folders; a records folder that does not exist has none.
+  """
+  found = []
+  for info in pathlib.Path(records_dir).glob(
+      f"{_PREFIX}*/*/{VERSION}/dataset_info.json"):
+    teacher_dir = info.parent.parent
+    found.append((teacher_dir.parent.name[len(_PREFIX):], teacher_dir.name))
+  return sorted(found)
+
+
+def require_records(
+    records_dir: str | os.PathLike, dataset: str, teacher: str
+) -> pathlib.Path:
+  """Returns `version_dir` of records that exist.
+
+  Raises:
+    errors.UserError: there are none; says which there are, and what to run.
+  """
+  folder = version_dir(records_dir, dataset, teacher)
+  if (folder / "dataset_info.json").is_file():
+    return folder
+  present = [f"{d}/{t}" for d, t in list_records(records_dir)]
+  raise errors.UserError(
+      f"no records of data set {dataset!r} by teacher {teacher!r} in "
+      f"{records_dir} (there: {', '.join(present) or 'nothing'}); write them "
+      f"with `stepdistill teacher import --dataset={dataset} "
+      f"--teacher={teacher} ...`, or set STEPDISTILL_RECORDS to their folder")
+
+
+class RecordsWriter:
+  """Writes one data set of records; a context manager.
+
+  Leaving the block without an error puts the whole data set in its place,
+  instead of an older one; an error, or the process's end, leaves the older
+  one as it was.
+
+  Memory is bounded: a split's first 16,384 records are held, to see whether
+  it is small; from then on records go to the shards as they come.
+  """
+
+  def __init__(
+      self, records_dir: str | os.PathLike, dataset: str, teacher: str):
+    self._dataset = check_name("data set", dataset)
+    self._teacher = check_name("teacher", teacher)
+    self.folder = version_dir(records_dir, dataset, teacher)
+    self._temporary = self.folder.with_name(
+        f".incomplete-{VERSION}-{os.getpid()}")
+    self._splits: dict[str, _SplitWriter] = {}
+    self.import_info: Mapping[str, Any] = {}
+
+  def __enter__(self) -> RecordsWriter:
+    try:
+      self.folder.parent.mkdir(parents=True, exist_ok=True)
+      _remove_leftovers(self.folder.parent)
+      self._temporary.mkdir()
+    except OSError as error:
+      raise errors.UserError(
+          f"cannot write records to {self.folder.parent}: {error.strerror}; "
+          "choose another folder with --output=DIR") from error
+    return self
+
+  def write(self, record: Record) -> None:
+    """Appends one record to its split."""
+    writer = self._splits.get(record.split)
+    if writer is None:
+      if record.split not in SPLITS:
+        raise errors.UserError(errors.unknown_name_message(
+            "split", record.split, SPLITS))
+      writer = self._splits[record.split] = _SplitWriter(
+          self._temporary, f"{_PREFIX}{self._dataset}-{record.split}")
+    writer.write(tfrecord_files.encode_example(
+        {name: getattr(record, name) for name in FIELDS}))
+
+  def __exit__(self, exception_type, exception, traceback) -> None:
+    if exception_type is not None:
+      for writer in self._splits.values():
+        writer.abandon()
+      shutil.rmtree(self._temporary, ignore_errors=True)
+      return
+    info = _dataset_info(
+        self._dataset, self._teacher,
+        {split: self._splits[split].finish()
+         for split in SPLITS if split in self._splits})
+    _write_json(self._temporary / "features.json", _features_info())
+    _write_json(self._temporary / _IMPORT_FILE, self.import_info)
+    _write_json(self._temporary / "dataset_info.json", info)
+    _put_in_place(self._temporary, self.folder)
+
+
+def write_records(
+    records_dir: str | os.PathLike, dataset: str, teacher: str,
+    splits: Mapping[str, Iterable[Record]],
+    import_info: Mapping[str, Any] | None = None) -> pathlib.Path:
+  """Writes a whole data set of records; returns its folder.
+
+  Args:
+    records_dir: the folder of all records, `locations.records_dir()`.
+    dataset: name of the data set, such as `svamp`.
+    teacher: name of the teacher, such as `palm540b`.
+    splits: records of each split; `dataset`, `teacher` and `split` of the
+      records are set to these names.
+    import_info: JSON values to keep beside them.
+  """
+  with RecordsWriter(records_dir, dataset, teacher) as writer:
+    writer.import_info = import_info or {}
+    for split, split_records in splits.items():
+      for record in split_records:
+        writer.write(dataclasses.replace(
+            record, dataset=dataset, teacher=teacher, split=split))
+  return writer.folder
+
+
+def read_records(
+    records_dir: str | os.PathLike, dataset: str, teacher: str, split: str
+) -> Iterator[Record]:
+  """Yields a split's records, shard by shard, without TensorFlow.
+
+  Raises:
+    errors.UserError: no such records or split, or a damaged shard.
+  """
+  folder = require_records(records_dir, dataset, teacher)
+  counts = split_sizes(records_dir, dataset, teacher)
+  if split not in counts:
+    raise errors.UserError(errors.unknown_name_message(
+        "split", split, counts, f"({folder})"))
+  for path in sorted(folder.glob(f"{_PREFIX}{dataset}-{split}.tfrecord-*")):
+    with path.open("rb") as file:
+      try:
+        for example in tfrecord_files.read_examples(file, str(path)):
+          yield Record(**{name: example.get(name, "") for name in FIELDS})
+      except tfrecord_files.CorruptFileError as error:
+        raise errors.UserError(
+            f"{error}; import these records anew") from error
+
+
+def split_sizes(
+    records_dir: str | os.PathLike, dataset: str, teacher: str
+) -> dict[str, int]:
+  """Number of records of each split."""
+  folder = require_records(records_dir, dataset, teacher)
+  info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
+  return {split["name"]: sum(int(n) for n in split["shardLengths"])
+          for split in info["splits"]}
+
+
+def import_info(
+    records_dir: str | os.PathLike, dataset: str, teacher: str
+) -> dict[str, Any]:
+  """What the import that wrote these records counted; {} if it kept none."""
+  path = require_records(records_dir, dataset, teacher) / _IMPORT_FILE
+  return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+class _SplitWriter:
+  """The shards of one split; round robin, so that they are of like size."""
+
+  def __init__(self, folder: pathlib.Path, stem: str):
+    self._folder, self._stem = folder, stem
+    self._held: list[bytes] = []
+    self._files: list[BinaryIO] = []
+    self._lengths: list[int] = []
+    self._next = 0
+    self._bytes = 0
+
+  def write(self, payload: bytes) -> None:
+    if self._files:
+      self._append(payload)
+      return
+    self._held.append(payload)
+    if len(self._held) > _SMALL_ROWS:
+      self._open(_LARGE_SHARDS)
+
+  def finish(self) -> dict[str, Any]:
+    """Closes the shards; returns the split's entry of dataset_info.json."""
+    if not self._files:
+      self._open(max(1, min(_SMALL_SHARDS, len(self._held))))
+    self.abandon()
+    return {"shard_lengths": self._lengths, "num_bytes": self._bytes}
+
+  def abandon(self) -> None:
+    for file in self._files:
+      file.close()
+
+  def _open(self, shards: int) -> None:
+    for shard in range(shards):
+      name = f"{self._stem}.tfrecord-{shard:05d}-of-{shards:05d}"
+      self._files.append((self._folder / name).open("wb"))
+    self._lengths = [0] * shards
+    for payload in self._held:
+      self._append(payload)
+    self._held = []
+
+  def _append(self, payload: bytes) -> None:
+    self._bytes += tfrecord_files.write_record(
+        self._files[self._next], payload)
+    self._lengths[self._next] += 1
+    self._next = (self._next + 1) % len(self._files)
+
+
+def _features_info() -> dict[str, Any]:
+  """The contents of TFDS's features.json: a dictionary of texts."""
+  features = "tensorflow_datasets.core.features."
+  return {
+      "pythonClassName": features + "features_dict.FeaturesDict",
+      "featuresDict": {"features": {
+          name: {"pythonClassName": features + "text_feature.Text", "text": {}}
+          for name in FIELDS}},
+  }
+
+
+def _dataset_info(
+    dataset: str, teacher: str, splits: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+  """The contents of TFDS's dataset_info.json."""
+  return {
+      "name": f"{_PREFIX}{dataset}",
+      "configName": teacher,
+      "version": VERSION,
+      "fileFormat": "tfrecord",
+      "description": f"Distillation records of {dataset} by {teacher}.",
+      "splits": [
+          {
+              "name": name,
+              "filepathTemplate":
+                  "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+              # Protocol buffers' JSON has 64-bit integers as texts.
+              "shardLengths": [str(n) for n in split["shard_lengths"]],
+              "numBytes": str(split["num_bytes"]),
+          } for name, split in splits.items()],
+  }
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _put_in_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
+  """Renames `temporary` to `folder`, in whose place an older one may be."""
+  if folder.exists():
+    # Between the two renames readers see no records; never half of them.
+    older = folder.with_name(f".replaced-{VERSION}-{os.getpid()}")
+    os.rename(folder, older)
+    os.rename(temporary, folder)
+    shutil.rmtree(older, ignore_errors=True)
+  else:
+    os.rename(temporary, folder)
+
+
+def _remove_leftovers(folder: pathlib.Path) -> None:
+  """Removes what killed imports left; one that still runs keeps its own."""
+  for pattern in (".incomplete-*", ".replaced-*"):
+    for leftover in folder.glob(pattern):
+      if not _is_running(leftover.name.rpartition("-")[2]):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_running(process_id: str) -> bool:
+  if not process_id.isdigit() or int(process_id) == os.getpid():
+    return False
+  try:
+    os.kill(int(process_id), 0)
+  except ProcessLookupError:
+    return False
+  except OSError:
+    return True  # Another user's process.
+  return True

@@ -1,0 +1,118 @@
+"""Reading the row files of data sets: JSON Lines, JSON arrays, ASDiv's XML."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import pathlib
+from typing import Iterator
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from stepdistill_jax import errors
+from stepdistill_jax.teacher import datasets
+from stepdistill_jax.teacher import text_files
+
+# Row files of which only some rows were found; they carry their position.
+_SPARSE_MARK = "_recovered"
+
+
+@dataclasses.dataclass(slots=True)
+class RowEntry:
+  """A row, or the named reason why there is none, at its position.
+
+  Attributes:
+    row: None if there is a problem.
+    problem: empty, or a named reason.
+    position: of the row in its split, from 0.
+    where: file and line, for messages.
+  """
+
+  row: datasets.Row | None
+  problem: str
+  position: int
+  where: str
+
+
+def find_row_file(
+    dataset: datasets.Dataset, folder: str | os.PathLike, split: str
+) -> pathlib.Path | None:
+  """The split's row file in `folder`, or None if there is none."""
+  folder = pathlib.Path(folder)
+  for name in dataset.row_files.get(split, ()):
+    if (folder / name).is_file() or (folder / f"{name}.gz").is_file():
+      return text_files.find_file(folder, name)
+  return None
+
+
+def is_sparse(path: pathlib.Path) -> bool:
+  """True if the file has some of its split's rows, each with its `index`."""
+  return _SPARSE_MARK in path.name
+
+
+def count_rows(path: pathlib.Path) -> int:
+  """Number of entries of a row file, those with problems included."""
+  if _is_xml(path):
+    return sum(1 for _ in _xml_problems(path))
+  return sum(1 for _ in text_files.read_entries(path))
+
+
+def read_rows(
+    dataset: datasets.Dataset, path: pathlib.Path) -> Iterator[RowEntry]:
+  """Yields the rows of a file in order.
+
+  Raises:
+    errors.UserError: the file as a whole cannot be read.
+  """
+  if _is_xml(path):
+    entries = _xml_problems(path)
+  else:
+    entries = text_files.read_entries(path)
+  sparse, last = is_sparse(path), -1
+  for position, entry in enumerate(entries):
+    row, problem = None, entry.problem
+    if not problem and not isinstance(entry.value, dict):
+      problem = "row_not_object"
+    if not problem and sparse:
+      index = entry.value.get("index")
+      if isinstance(index, int) and last < index < 2**40:
+        position = last = index
+      else:
+        # Without its position the row has no completion.
+        problem, position = "row_without_position", -1
+    if not problem:
+      try:
+        row = dataset.read_row(entry.value)
+        row.position = position
+      except datasets.BadRow as error:
+        problem = str(error)
+    yield RowEntry(row, problem, position, entry.where)
+
+
+def _is_xml(path: pathlib.Path) -> bool:
+  return path.name.removesuffix(".gz").endswith(".xml")
+
+
+def _xml_problems(path: pathlib.Path) -> Iterator[text_files.Entry]:
+  """Yields ASDiv's problems as entries with the fields of their elements."""
+  numbers = itertools.count(1)
+  with text_files.open_bytes(path) as file:
+    parser = ElementTree.XMLPullParser(events=("end",))
+    try:
+      while chunk := file.read(2**16):
+        # Entities can blow a small file up to gigabytes; ASDiv has none.
+        if b"<!DOCTYPE" in chunk or b"<!ENTITY" in chunk:
+          raise errors.UserError(
+              f"{path} declares XML entities; ASDiv.xml has none: fetch it "
+              "from its own repository")
+        parser.feed(chunk)
+        for _, element in parser.read_events():
+          if element.tag == "Problem":
+            fields = {child.tag: child.text or "" for child in element}
+            yield text_files.Entry(
+                fields, "", path, next(numbers), "element")
+            element.clear()
+      parser.close()
+    except (ElementTree.ParseError, expat.ExpatError) as error:
+      raise errors.UserError(f"{path} is not XML: {error}") from error

@@ -1,0 +1,288 @@
+"""Reading JSON files that may be damaged or hostile, as a stream.
+
+Two forms, plain or gzipped: JSON Lines, and one JSON array. Both are read in
+chunks, so memory does not grow with the file. What is wrong with a single
+value is an `Entry` with a named problem, so that later values keep their
+positions; what is wrong with the file as a whole is a `UserError`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import gzip
+import json
+import os
+import pathlib
+import re
+from typing import Any, BinaryIO, Iterator
+import zlib
+
+from stepdistill_jax import errors
+
+# One value may take this much; the longest published completion has 2 kB.
+MAX_ENTRY_BYTES = 4 * 2**20
+_CHUNK_BYTES = 2**20
+
+# The named problems of an entry.
+NOT_JSON = "not_json"  # Not JSON, or NaN or Infinity, which JSON has not.
+TOO_LONG = "too_long"  # More than MAX_ENTRY_BYTES.
+TOO_NESTED = "too_nested"
+INVALID_UTF8 = "invalid_utf8"
+
+
+@dataclasses.dataclass(slots=True)
+class Entry:
+  """One value of a file.
+
+  Attributes:
+    value: the JSON value; None if there is a problem (or for `null`).
+    problem: empty, or one of this module's named problems.
+    path: the file.
+    number: the line of JSON Lines, the element of an array; from 1.
+    unit: "line" or "element".
+  """
+
+  value: Any
+  problem: str
+  path: pathlib.Path
+  number: int
+  unit: str
+
+  @property
+  def where(self) -> str:
+    return f"{self.path} {self.unit} {self.number}"
+
+
+def find_file(folder: str | os.PathLike, name: str) -> pathlib.Path:
+  """Returns the file `name` or `name.gz` of a folder.
+
+  Raises:
+    errors.UserError: neither or both are there, or it lies elsewhere (a link
+      or a name that leads out of the folder).
+  """
+  folder = pathlib.Path(folder)
+  found = [p for p in (folder / name, folder / f"{name}.gz") if p.is_file()]
+  if not found:
+    raise errors.UserError(
+        f"{folder / name} (or {name}.gz) was not found"
+        + ("" if folder.is_dir() else f": there is no folder {folder}"))
+  if len(found) > 1:
+    raise errors.UserError(
+        f"both {found[0]} and {found[1].name} exist; remove one of them")
+  return check_inside(folder, found[0])
+
+
+def check_inside(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+  """Returns `path` if it lies in `folder`, links followed.
+
+  Raises:
+    errors.UserError: it lies elsewhere.
+  """
+  if not path.resolve().is_relative_to(folder.resolve()):
+    raise errors.UserError(
+        f"{path} leads out of {folder}; put the file itself into the folder")
+  return path
+
+
+def open_bytes(path: pathlib.Path) -> BinaryIO:
+  """Opens a plain or gzipped file, by its contents and not by its name."""
+  try:
+    file = path.open("rb")
+  except OSError as error:
+    raise errors.UserError(
+        f"cannot read {path}: {error.strerror}") from error
+  start = file.read(2)
+  file.seek(0)
+  if not start:
+    file.close()
+    raise errors.UserError(f"{path} is empty; fetch it again")
+  return gzip.open(file) if start == b"\x1f\x8b" else file
+
+
+def open_or_empty(path: pathlib.Path) -> BinaryIO:
+  """Opens a file's uncompressed bytes; unlike `open_bytes`, also none."""
+  return open_bytes(path) if path.stat().st_size else path.open("rb")
+
+
+def read_entries(path: pathlib.Path) -> Iterator[Entry]:
+  """Yields the values of a JSON Lines or JSON array file.
+
+  Raises:
+    errors.UserError: the file is empty or unreadable, its compression is
+      damaged, or an array does not end.
+  """
+  with open_bytes(path) as file:
+    try:
+      start = file.peek(64) if hasattr(file, "peek") else b""
+      start = start.removeprefix(codecs.BOM_UTF8).lstrip()
+      reader = _array if start.startswith(b"[") else _lines
+      yield from reader(file, path)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+      raise errors.UserError(
+          f"{path} is a damaged or cut gzip file ({error}); fetch it again"
+      ) from error
+
+
+def parse_json(text: str | bytes) -> tuple[Any, str]:
+  """Returns (value, "") or (None, named problem)."""
+  try:
+    value = _DECODER.decode(
+        text if isinstance(text, str) else text.decode("utf-8"))
+  except UnicodeDecodeError:
+    return None, INVALID_UTF8
+  except RecursionError:
+    return None, TOO_NESTED
+  except ValueError:  # Also an integer of too many digits.
+    return None, NOT_JSON
+  return (None, NOT_JSON) if isinstance(value, NotAValue) else (value, "")
+
+
+def is_encodable(text: str) -> bool:
+  """False if the text has lone surrogates, which UTF-8 cannot hold."""
+  if text.isascii():
+    return True
+  try:
+    text.encode("utf-8")
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+class NotAValue:
+  """Stands for NaN and Infinity, which Python reads and JSON has not.
+
+  It is of no type that a field may have, so each reader's own check of types
+  finds it; as null it would pass for a missing label.
+  """
+
+
+_DECODER = json.JSONDecoder(parse_constant=lambda name: NotAValue())
+
+
+def _lines(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
+  number = 0
+  while line := file.readline(MAX_ENTRY_BYTES + 1):
+    number += 1
+    if len(line) > MAX_ENTRY_BYTES:
+      while line and not line.endswith(b"\n"):
+        line = file.readline(_CHUNK_BYTES)
+      yield Entry(None, TOO_LONG, path, number, "line")
+      continue
+    if line.isspace():
+      continue
+    value, problem = parse_json(line.removeprefix(codecs.BOM_UTF8))
+    yield Entry(value, problem, path, number, "line")
+
+
+_SPACE_AND_COMMA = re.compile(r"[ \t\r\n]*(,?)[ \t\r\n]*")
+
+
+class _ArrayText:
+  """A window on the text of an array file, moved along as it is read."""
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+    # Bytes that are not UTF-8 come through as lone surrogates, so that one
+    # bad element does not end the file.
+    self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    self.text = ""
+    self.at = 0
+    self.ended = False
+
+  def more(self) -> bool:
+    """Appends a chunk and forgets what was read; False at the end."""
+    if self.ended:
+      return False
+    chunk = self._file.read(_CHUNK_BYTES)
+    self.ended = not chunk
+    self.text = self.text[self.at:] + self._decoder.decode(
+        chunk, final=self.ended)
+    self.at = 0
+    return not self.ended
+
+
+def _array(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
+  window = _ArrayText(file)
+  while not window.text.strip() and window.more():
+    pass
+  window.at = window.text.index("[") + 1
+  number = 0
+  while True:
+    comma = _skip_separator(window)
+    if window.at >= len(window.text):
+      raise errors.UserError(
+          f"{path} ends inside its array, after element {number}; fetch it "
+          "again")
+    if window.text[window.at] == "]" and (not comma or number == 0):
+      break
+    if number > 0 and not comma:
+      raise errors.UserError(
+          f"{path} has no comma after element {number} of its array; it is "
+          "not a JSON file")
+    number += 1
+    yield _element(window, path, number)
+  if number == 0:
+    raise errors.UserError(f"{path} is an empty array; fetch it again")
+
+
+def _skip_separator(window: _ArrayText) -> bool:
+  """Moves to the next element or `]`; True if there was a comma."""
+  comma = False
+  while True:
+    match = _SPACE_AND_COMMA.match(window.text, window.at)
+    comma = comma or bool(match.group(1))
+    window.at = match.end()
+    if window.at < len(window.text) or not window.more():
+      return comma
+
+
+def _element(window: _ArrayText, path: pathlib.Path, number: int) -> Entry:
+  """Reads the element that starts at the window's position."""
+  while True:
+    problem = ""
+    try:
+      value, end = _DECODER.raw_decode(window.text, window.at)
+      # A number at the window's end may go on in the next chunk.
+      complete = end < len(window.text) or window.ended
+    except RecursionError:
+      raise errors.UserError(
+          f"{path} element {number} is nested too deeply; the file is not one "
+          "of completions") from None
+    except ValueError:
+      value, end, complete = None, window.at, False
+    if complete:
+      break
+    if len(window.text) - window.at > MAX_ENTRY_BYTES:
+      return _skip_long_element(window, path, number)
+    if not window.more() and end == window.at:
+      raise errors.UserError(
+          f"{path} element {number} is cut or not JSON; fetch the file again")
+  window.at = end
+  if isinstance(value, str) and not is_encodable(value):
+    value, problem = None, INVALID_UTF8
+  if isinstance(value, NotAValue):
+    value, problem = None, NOT_JSON
+  return Entry(value, problem, path, number, "element")
+
+
+def _skip_long_element(
+    window: _ArrayText, path: pathlib.Path, number: int) -> Entry:
+  """Passes over a text of more than MAX_ENTRY_BYTES, in bounded memory."""
+  if window.text[window.at] != '"':
+    raise errors.UserError(
+        f"{path} element {number} is longer than {MAX_ENTRY_BYTES} bytes or "
+        "not JSON; fetch the file again")
+  window.at += 1
+  while True:
+    end = _STRING_END.match(window.text, window.at).end()
+    if end < len(window.text) and window.text[end] == '"':
+      window.at = end + 1
+      return Entry(None, TOO_LONG, path, number, "element")
+    window.at = end
+    if not window.more():
+      raise errors.UserError(
+          f"{path} ends inside element {number}; fetch it again")
+
+
+_STRING_END = re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL)

@@ -1,0 +1,48 @@
+"""What tests share."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+
+_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def find_real_data() -> pathlib.Path | None:
+  """The folder of real data, or None.
+
+  `$STEPDISTILL_DATA`, else `../shared/data` beside the checkout.
+  """
+  configured = os.environ.get("STEPDISTILL_DATA")
+  folder = (pathlib.Path(configured) if configured
+            else _CHECKOUT.parent / "shared" / "data")
+  return folder if (folder / "svamp").is_dir() else None
+
+
+def real_data_dir() -> pathlib.Path:
+  """The folder of real data; skips the calling test where there is none."""
+  folder = find_real_data()
+  if folder is None:
+    pytest.skip("the real data is not here; set STEPDISTILL_DATA to its "
+                "folder to run this test")
+  return folder
+
+
+def write_tiny_vocabulary(path: pathlib.Path) -> pathlib.Path:
+  """Writes a SentencePiece model with T5's special ids; takes 0.1 s.
+
+  Every text of ASCII letters, digits and signs has pieces in it.
+  """
+  import sentencepiece
+
+  characters = "".join(chr(code) for code in range(33, 127))
+  sentences = [f"{a}{b} the answer is" for a in characters for b in "aeiou1"]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("wb") as file:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences), model_writer=file, vocab_size=200,
+        hard_vocab_limit=False, character_coverage=1.0, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, minloglevel=2)
+  return path

@@ -1,0 +1,5 @@
+"""ASDiv: arithmetic word problems; the label is a number."""
+
+from stepdistill_jax.data import task_registry
+
+task_registry.register_dataset("asdiv", teachers=("palm540b",))

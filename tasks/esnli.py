@@ -1,0 +1,5 @@
+"""e-SNLI: premise, EOS, hypothesis; three labels."""
+
+from stepdistill_jax.data import task_registry
+
+task_registry.register_dataset("esnli", teachers=("palm540b",))

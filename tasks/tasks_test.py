@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+import seqio
+
+from stepdistill_jax import errors
+from stepdistill_jax import testing
+from stepdistill_jax.data import preprocessors
+from stepdistill_jax.data import task_registry
+from stepdistill_jax.teacher import records
+import tasks  # pylint: disable=unused-import
+
+LENGTHS = {"inputs": 256, "targets": 128, "rationale_inputs": 256,
+           "rationale_targets": 128}
+
+
+def record(number, split="train", **fields):
+  return records.Record(id=f"{split}/{number}", inputs=f"is it {number}?",
+                        **fields)
+
+
+@pytest.fixture(name="records_folder")
+def _records_folder(tmp_path, monkeypatch):
+  vocabulary = testing.write_tiny_vocabulary(tmp_path / "spiece.model")
+  monkeypatch.setenv("STEPDISTILL_VOCAB", str(vocabulary))
+  monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path))
+  records.write_records(tmp_path, "svamp", "palm540b", {
+      "train": [
+          record(0, label="( 1.0 + 1.0 )", teacher_label="(1 + 1)",
+                 rationale="one and one."),
+          record(1, label="( 2.0 )", status="no_marker"),
+          record(2, teacher_label="(3)", rationale="three."),
+      ],
+      "test": [
+          record(0, "test", label="( 4.0 )", teacher_label="(5)",
+                 rationale="four."),
+          record(1, "test", label="( 6.0 )", status="no_marker"),
+      ],
+  })
+  return tmp_path
+
+
+def examples(name, split="train"):
+  dataset = task_registry.require_task(name).get_dataset(
+      sequence_length=LENGTHS, split=split, shuffle=False, num_epochs=1)
+  found = list(dataset.as_numpy_iterator())
+  return sorted(found, key=lambda example: example.get("id", b""))
+
+
+def decode(name, feature, ids):
+  vocabulary = task_registry.require_task(
+      name).output_features[feature].vocabulary
+  return vocabulary.decode(ids.tolist())
+
+
+def texts(name, split="train", features=("inputs", "targets")):
+  return [tuple(decode(name, feature, example[feature])
+                for feature in features) for example in examples(name, split)]
+
+
+def test_targets_and_prefixes(records_folder):
+  assert texts("svamp_label_gold") == [
+      ("is it 0?", "( 1.0 + 1.0 )"), ("is it 1?", "( 2.0 )")]
+  assert texts("svamp_predict_gold")[0] == (
+      "predict: is it 0?", "( 1.0 + 1.0 )")
+  assert texts("svamp_label_palm540b") == [
+      ("is it 0?", "(1 + 1)"), ("is it 2?", "(3)")]
+  assert texts("svamp_rationale_palm540b") == [
+      ("explain: is it 0?", "one and one."), ("explain: is it 2?", "three.")]
+  assert texts("svamp_explain_palm540b") == texts("svamp_rationale_palm540b")
+  assert texts("svamp_single_gold_palm540b") == [
+      ("is it 0?", "one and one. The answer is ( 1.0 + 1.0 )")]
+  assert texts("svamp_single_palm540b_palm540b") == [
+      ("is it 0?", "one and one. The answer is (1 + 1)"),
+      ("is it 2?", "three. The answer is (3)")]
+
+
+def test_scores_are_against_human_labels_whatever_was_learned(records_folder):
+  for name in ("svamp_label_palm540b", "svamp_step_palm540b_palm540b",
+               "svamp_mix_palm540b_palm540b.label"):
+    assert [target for _, target in texts(name, "test")] == [
+        "( 4.0 )", "( 6.0 )"]
+  assert len(examples("svamp_single_palm540b_palm540b", "test")) == 2
+
+
+def test_pairs_have_the_labels_of_fine_tuning(records_folder):
+  features = ("inputs", "targets", "rationale_inputs", "rationale_targets")
+  assert texts("svamp_step_gold_palm540b", features=features) == [
+      ("predict: is it 0?", "( 1.0 + 1.0 )", "explain: is it 0?",
+       "one and one."),
+      ("predict: is it 1?", "( 2.0 )", "explain: is it 1?", "")]
+  without_rationale = examples("svamp_step_gold_palm540b")[1]
+  assert without_rationale["rationale_targets"].size == 0
+  assert without_rationale["targets"][-1] == 1
+  assert without_rationale["rationale_targets"].dtype == np.int32
+
+
+def test_mixtures_tell_their_tasks_apart(records_folder):
+  found = examples("svamp_mix_gold_palm540b")
+  assert all(set(example) == {"inputs", "targets", "task_ids"}
+             for example in found)
+  by_task = {1: set(), 2: set()}
+  for example in found:
+    by_task[int(example["task_ids"][0])].add(
+        decode("svamp_label_gold", "inputs", example["inputs"]))
+  assert by_task[1] <= {"predict: is it 0?", "predict: is it 1?"}
+  assert by_task[2] <= {"explain: is it 0?", "explain: is it 2?"}
+
+
+def test_nli_inputs_have_the_eos_id_between_premise_and_hypothesis(
+    records_folder):
+  records.write_records(records_folder, "anli1", "palm540b", {"train": [
+      records.Record(id="a", inputs="A dog runs.</s>It moves.",
+                     label="entailment")]})
+  ids = examples("anli1_predict_gold")[0]["inputs"]
+  vocabulary = seqio.get_mixture_or_task(
+      "anli1_predict_gold").output_features["inputs"].vocabulary
+  assert ids.tolist() == [
+      *vocabulary.encode("predict: A dog runs."), 1,
+      *vocabulary.encode("It moves."), 1]
+
+
+def test_long_features_end_with_eos(records_folder):
+  dataset = task_registry.require_task("svamp_label_gold").get_dataset(
+      sequence_length={"inputs": 4, "targets": 3}, split="train",
+      shuffle=False)
+  for example in dataset.as_numpy_iterator():
+    assert len(example["inputs"]) == 4 and example["inputs"][-1] == 1
+    assert len(example["targets"]) == 3 and example["targets"][-1] == 1
+
+
+def test_every_example_has_its_id(records_folder):
+  for name in ("svamp_label_gold", "svamp_step_gold_palm540b",
+               "svamp_explain_palm540b"):
+    assert examples(name)[0]["id"] == b"train/0"
+
+
+def test_metrics_compare_values(records_folder):
+  task = task_registry.require_task("svamp_label_gold")
+  (metric,) = task.metric_fns
+  assert metric(targets=["( 4.0 / 2.0 )", "( 1.0 )", "( 3.0 )"],
+                predictions=["(8 / 4)", "( 2 )", "no"]) == {
+                    "accuracy": pytest.approx(100 / 3)}
+  single = task_registry.require_task("svamp_single_gold_palm540b")
+  assert single.postprocess_fn("so. The answer is (1) The answer is (2)") == (
+      "(2)")
+  assert single.postprocess_fn("there is no answer") == ""
+
+
+def test_hosts_read_different_shards(records_folder):
+  records.write_records(records_folder, "svamp", "palm540b", {"train": [
+      record(i, label="( 1.0 )") for i in range(50)]})
+  found = []
+  for index in range(4):
+    dataset = task_registry.require_task("svamp_label_gold").get_dataset(
+        sequence_length=LENGTHS, split="train", shuffle=False,
+        shard_info=seqio.ShardInfo(index=index, num_shards=4))
+    found += [example["id"] for example in dataset.as_numpy_iterator()]
+  assert len(found) == len(set(found)) == 50
+
+
+def test_what_is_missing_is_one_line(records_folder):
+  with pytest.raises(errors.UserError, match="did you mean: svamp_step_gold"):
+    task_registry.require_task("svamp_step_glod_palm540b")
+  with pytest.raises(errors.UserError, match="stepdistill teacher import"):
+    examples("cqa_label_gold")
+  with pytest.raises(errors.UserError, match="unknown split 'validation'"):
+    examples("svamp_label_gold", "validation")
+
+
+def test_records_of_a_users_own_data_set_have_tasks(records_folder):
+  records.write_records(records_folder, "mine", "my_llama", {"train": [
+      record(0, label="yes", teacher_label="no", rationale="r")]})
+  task_registry.register_found_records()
+  assert texts("mine_label_my_llama") == [("is it 0?", "no")]
+
+
+def test_prefixes_are_the_papers():
+  assert preprocessors.PREDICT_PREFIX == "predict: "
+  assert preprocessors.EXPLAIN_PREFIX == "explain: "

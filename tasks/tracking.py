@@ -1,0 +1,5 @@
+"""The embedded benchmark: where objects are at a story's end."""
+
+from stepdistill_jax.data import task_registry
+
+task_registry.register_dataset("tracking", teachers=("simulated",))
