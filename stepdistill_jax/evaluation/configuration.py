@@ -1,0 +1,108 @@
+"""Flags and gin files of `stepdistill-eval`, brought together."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+from typing import Any, Callable, Sequence
+
+import gin
+
+from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax.evaluation import evaluate
+from stepdistill_jax.evaluation import model_config as model_config_lib
+from stepdistill_jax.evaluation import systems as systems_lib
+
+_EvalConfig = gin.external_configurable(evaluate.EvalConfig, "EvalConfig")
+_ModelConfig = gin.external_configurable(
+    model_config_lib.ModelConfig, "ModelConfig")
+
+
+def from_flags(
+    args: argparse.Namespace,
+) -> tuple[evaluate.EvalConfig, model_config_lib.ModelConfig]:
+  """Reads gin files and bindings, then lays the flags that were given on top.
+
+  Gin's state is empty afterwards: a checkpoint's own configuration is parsed
+  into it later.
+  """
+  gin.add_config_file_search_path(str(locations.resource_root()))
+  try:
+    gin.parse_config_files_and_bindings(args.gin_file, args.gin_bindings)
+    return (_EvalConfig(**_given(args, evaluate.EvalConfig)),
+            _ModelConfig(**_given(args, model_config_lib.ModelConfig)))
+  except (OSError, ValueError, TypeError, SyntaxError, AttributeError,
+          RuntimeError, errors.UserError) as error:
+    # Gin adds lines that name its configurable.
+    first_line = str(error).strip().splitlines()[0]
+    if not isinstance(error, errors.UserError):
+      first_line = f"gin configuration: {first_line}"
+    raise errors.UserError(first_line) from error
+  finally:
+    gin.clear_config()
+
+
+def _given(args: argparse.Namespace, config_class: type) -> dict[str, Any]:
+  names = [field.name for field in dataclasses.fields(config_class)]
+  return {name: getattr(args, name) for name in names
+          if getattr(args, name, None) is not None}
+
+
+def split_name(value: str) -> tuple[str | None, str]:
+  """Splits `NAME=PATH`; a path that exists as it stands is no such pair."""
+  name, equals, path = value.partition("=")
+  if equals and name and "/" not in name and not pathlib.Path(value).exists():
+    return name, path
+  return None, value
+
+
+def make_systems(
+    args: argparse.Namespace, model_config: model_config_lib.ModelConfig,
+    records_dir: pathlib.Path,
+) -> list[systems_lib.System]:
+  """Makes the systems of a call, in the order checkpoint to teacher.
+
+  Everything that can be wrong with a file or folder is found here, before any
+  model is built.
+  """
+  systems: list[systems_lib.System] = []
+  for value in args.checkpoint:
+    from stepdistill_jax.evaluation import checkpoints
+
+    name, path = split_name(value)
+    systems.append(checkpoints.Checkpoint(
+        path, model_config, name=name, records_dir=records_dir))
+  for value in args.hf:
+    from stepdistill_jax.evaluation import hugging_face
+
+    name, path = split_name(value)
+    systems.append(hugging_face.HuggingFaceStudent(
+        path, model_config, name=name))
+  for value in args.predictions:
+    name, path = split_name(value)
+    systems.append(systems_lib.PredictionsFile(
+        path, name=name, free_text=args.free_text))
+  for value in args.teacher:
+    name, teacher = split_name(value)
+    systems.append(systems_lib.TeacherRecords(
+        teacher, records_dir, name=name))
+  return systems
+
+
+def preferred_teacher(
+    systems: Sequence[systems_lib.System],
+) -> Callable[[str], str | None]:
+  """Data set to the teacher whose records fit the systems of a call best."""
+
+  def choose(dataset: str) -> str | None:
+    for system in systems:
+      if isinstance(system, systems_lib.TeacherRecords):
+        return system.teacher
+      trained_on = getattr(system, "trained_on", None)
+      if trained_on and trained_on[0] == dataset:
+        return trained_on[1]
+    return None
+
+  return choose

@@ -1,0 +1,147 @@
+"""One call of the eval binary: every system on every benchmark."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import pathlib
+import sys
+from typing import Any, Callable, Sequence
+
+from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax.evaluation import answers as answers_lib
+from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
+from stepdistill_jax.evaluation import examples as examples_lib
+from stepdistill_jax.evaluation import outputs
+from stepdistill_jax.evaluation import scoring
+from stepdistill_jax.evaluation import seed_groups
+from stepdistill_jax.evaluation import store as store_lib
+from stepdistill_jax.evaluation import systems as systems_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+  """What a call scores, and how. Gin name: `EvalConfig`.
+
+  Attributes:
+    benchmarks: names with commas between, or `all`.
+    split: `train`, `validation` or `test`.
+    limit: score only the first so many examples of each benchmark.
+    rules: `strict`, or `reference` for the papers' rule.
+    records_teacher: whose records give the questions; by default those that
+      the checkpoint was trained on, else the first by name.
+    teacher_line: put the cached teacher's own line beside models.
+    seed: of the bootstrap.
+  """
+
+  benchmarks: str = "all"
+  split: str = "test"
+  limit: int | None = None
+  rules: str = "strict"
+  records_teacher: str | None = None
+  teacher_line: bool = True
+  seed: int = 0
+
+  def __post_init__(self):
+    answers_lib.check_rules(self.rules)
+    benchmarks_lib.parse_names(self.benchmarks)
+    if self.split not in examples_lib.SPLITS:
+      raise errors.UserError(errors.unknown_name_message(
+          "split", self.split, examples_lib.SPLITS))
+    if self.limit is not None and self.limit < 1:
+      raise errors.UserError(
+          f"--limit must be at least 1, got {self.limit}")
+
+
+def load_example_sets(
+    config: EvalConfig, records_dir: pathlib.Path,
+    preferred_teacher: Callable[[str], str | None] = lambda dataset: None,
+) -> tuple[list[examples_lib.ExampleSet], list[str]]:
+  """Reads the benchmarks of a call.
+
+  Args:
+    config: of the call.
+    records_dir: where records lie.
+    preferred_teacher: data set to the teacher whose records to prefer.
+
+  Returns:
+    The example sets, and warnings (`all`: benchmarks without local data).
+  """
+  sets, warnings = [], []
+  everything = config.benchmarks.strip() == "all"
+  here = examples_lib.available_datasets(records_dir)
+  for benchmark in benchmarks_lib.parse_names(config.benchmarks):
+    if everything and benchmark.name not in here:
+      warnings.append(
+          f"benchmark {benchmark.name} was left out: no records of it under "
+          f"{records_dir}")
+      continue
+    teacher = config.records_teacher or preferred_teacher(benchmark.name)
+    if config.records_teacher is None and teacher not in (
+        examples_lib.teachers_of(benchmark.name, records_dir)):
+      teacher = None
+    sets.append(examples_lib.load(
+        benchmark.name, config.split, teacher=teacher,
+        records_dir=records_dir, limit=config.limit))
+  if not sets:
+    raise errors.UserError(
+        f"no benchmark has local data under {records_dir}; import some with "
+        "`stepdistill teacher import`, or set STEPDISTILL_RECORDS")
+  return sets, warnings
+
+
+def evaluate(
+    systems: Sequence[systems_lib.System],
+    example_sets: Sequence[examples_lib.ExampleSet], config: EvalConfig, *,
+    store: store_lib.AnswerStore | None = None,
+    records_dir: pathlib.Path | None = None,
+    warnings: Sequence[str] = (),
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+  """Scores every system on every benchmark.
+
+  Returns:
+    The contents of `results.json`, and the rows of `examples.jsonl`.
+  """
+  systems_lib.unique_names(systems)
+  store = store or store_lib.AnswerStore()
+  results: list[scoring.Scored] = []
+  for example_set in example_sets:
+    for system in [*systems, *_teacher_lines(
+        systems, example_set, config, records_dir)]:
+      for given in system.answer(example_set, store):
+        results.append(scoring.score(
+            system, example_set, given, rules=config.rules, seed=config.seed))
+  summaries = [result.summary for result in results]
+  document = {
+      "schema_version": outputs.SCHEMA_VERSION,
+      "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
+          timespec="seconds"),
+      "code_version": outputs.code_version(),
+      "command": sys.argv,
+      "config": {
+          **dataclasses.asdict(config),
+          "records_dir": str(records_dir or locations.records_dir())},
+      "data": {
+          s.benchmark: {
+              "split": s.split, "n": len(s.examples), "teacher": s.teacher,
+              "without_label": s.without_label,
+              "fingerprint": s.fingerprint()} for s in example_sets},
+      "systems": summaries,
+      "comparisons": scoring.compare_all(results, seed=config.seed),
+      "seeds": seed_groups.summarize(summaries),
+      "warnings": list(warnings),
+  }
+  return document, [row for result in results for row in result.rows]
+
+
+def _teacher_lines(systems, example_set, config, records_dir):
+  """The records' own teacher, where models are scored without it."""
+  if not config.teacher_line:
+    return []
+  if not any(s.kind in ("checkpoint", "hf") for s in systems):
+    return []
+  if any(isinstance(s, systems_lib.TeacherRecords)
+         and s.teacher == example_set.teacher for s in systems):
+    return []
+  return [systems_lib.TeacherRecords(example_set.teacher, records_dir)]

@@ -1,0 +1,164 @@
+"""The examples of a benchmark: what is asked, and what is right."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+from typing import Iterable, Sequence
+
+from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax.teacher import records
+
+SPLITS = records.SPLITS
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One question of a benchmark, from the distillation records.
+
+  Attributes:
+    id: stable over imports.
+    inputs: the text of the question, without prefix.
+    label: the human label; empty where there is none.
+    teacher_label: the cached teacher's, empty where it did not parse.
+    rationale: the teacher's, likewise.
+    status: `ok`, or why the teacher's completion is not.
+  """
+
+  id: str
+  inputs: str
+  label: str
+  teacher_label: str = ""
+  rationale: str = ""
+  status: str = "ok"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleSet:
+  """The examples of one split of one benchmark.
+
+  Attributes:
+    benchmark: its name.
+    split: which.
+    teacher: whose records these are.
+    examples: those with a gold label, in the records' order.
+    without_label: rows that cannot be scored, for want of a gold label.
+    left_out_ids: ids of those rows and of the rows after `--limit`.
+  """
+
+  benchmark: str
+  split: str
+  teacher: str
+  examples: tuple[Example, ...]
+  without_label: int = 0
+  left_out_ids: frozenset[str] = frozenset()
+
+  def fingerprint(self) -> str:
+    """A hash of ids, questions and answers; the order does not matter."""
+    digest = hashlib.sha256()
+    for row in sorted((e.id, e.inputs, e.label) for e in self.examples):
+      for field in row:
+        digest.update(field.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def make_example_set(
+    benchmark: str, split: str, teacher: str, rows: Iterable[Example],
+    limit: int | None = None,
+) -> ExampleSet:
+  """Checks ids, sets rows without gold label apart, and applies a limit.
+
+  Raises:
+    errors.UserError: an id occurs twice, or no row has a gold label.
+  """
+  rows = list(rows)
+  seen: set[str] = set()
+  for row in rows:
+    if row.id in seen:
+      raise errors.UserError(
+          f"records of {benchmark}/{teacher}, split {split}: id {row.id!r} "
+          "occurs twice; import them again with `stepdistill teacher import`")
+    seen.add(row.id)
+  labelled = [row for row in rows if row.label]
+  if not labelled:
+    raise errors.UserError(
+        f"split {split!r} of {benchmark}/{teacher} has {len(rows)} rows and "
+        "none with a gold label, so nothing can be scored; choose another "
+        "--split")
+  kept = labelled if limit is None else labelled[:limit]
+  return ExampleSet(
+      benchmark, split, teacher, tuple(kept), len(rows) - len(labelled),
+      frozenset(seen - {row.id for row in kept}))
+
+
+def teachers_of(dataset: str, records_dir: pathlib.Path) -> list[str]:
+  """Names of the teachers with records of `dataset`, sorted."""
+  return [t for d, t in records.list_records(records_dir) if d == dataset]
+
+
+def available_datasets(records_dir: pathlib.Path) -> list[str]:
+  """Names of the data sets with records, sorted."""
+  return sorted({d for d, _ in records.list_records(records_dir)})
+
+
+def choose_teacher(
+    dataset: str, records_dir: pathlib.Path, wanted: str | None = None) -> str:
+  """Returns the teacher whose records give a benchmark's rows.
+
+  Args:
+    dataset: the benchmark's name.
+    records_dir: where records lie.
+    wanted: a teacher's name; None takes the first by name.
+
+  Raises:
+    errors.UserError: there are no such records.
+  """
+  teachers = teachers_of(dataset, records_dir)
+  if not teachers:
+    known = available_datasets(records_dir)
+    raise errors.UserError(
+        f"benchmark {dataset!r} has no local data: no records "
+        f"stepdistill_{dataset}/… under {records_dir} "
+        f"(there: {', '.join(known) or 'none'}); make them with "
+        f"`stepdistill teacher import --dataset={dataset} …`, or set "
+        "STEPDISTILL_RECORDS")
+  if wanted is None:
+    return teachers[0]
+  if wanted not in teachers:
+    raise errors.UserError(errors.unknown_name_message(
+        f"teacher of {dataset}", wanted, teachers,
+        f"(records under {records_dir})"))
+  return wanted
+
+
+def load(
+    dataset: str, split: str, *, teacher: str | None = None,
+    records_dir: pathlib.Path | None = None, limit: int | None = None,
+) -> ExampleSet:
+  """Reads one split of a benchmark from its records.
+
+  Raises:
+    errors.UserError: no such benchmark data, teacher or split.
+  """
+  records_dir = pathlib.Path(records_dir or locations.records_dir())
+  teacher = choose_teacher(dataset, records_dir, teacher)
+  rows = read_rows(records_dir, dataset, teacher, split)
+  return make_example_set(dataset, split, teacher, rows, limit)
+
+
+def read_rows(
+    records_dir: pathlib.Path, dataset: str, teacher: str, split: str
+) -> list[Example]:
+  """Reads a split's rows, in the records' order."""
+  names = [field.name for field in dataclasses.fields(Example)]
+  return [
+      Example(**{name: getattr(record, name) for name in names})
+      for record in records.read_records(records_dir, dataset, teacher, split)]
+
+
+def overlap(test: Sequence[Example], train: Sequence[Example]) -> int:
+  """How many test questions are also training questions, by content."""
+  known = {records.input_hash(row.inputs) for row in train}
+  return sum(records.input_hash(row.inputs) in known for row in test)

@@ -1,0 +1,136 @@
+"""How a student's rationales compare with its teacher's, question and label."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from typing import Sequence
+
+from stepdistill_jax.evaluation import answers
+from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
+from stepdistill_jax.evaluation import examples as examples_lib
+from stepdistill_jax.evaluation import systems as systems_lib
+
+_WORD = re.compile(r"\w+")
+# Words too common to show that a rationale talks about its question.
+_STOP_WORDS = frozenset(
+    "a an and are as at be by for from has he in is it its not of on or she "
+    "so that the their there they this to was were will with".split())
+
+
+@functools.cache
+def _rouge_scorer():
+  from rouge_score import rouge_scorer
+
+  return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+
+
+def rouge_l(reference: str, text: str) -> float:
+  """ROUGE-L F1 of two texts, in [0, 1], by the rouge-score package."""
+  return float(_rouge_scorer().score(reference, text)["rougeL"].fmeasure)
+
+
+def content_words(text: str) -> set[str]:
+  """The distinct words of a text without the commonest ones."""
+  return set(_WORD.findall(text.casefold())) - _STOP_WORDS
+
+
+def overlap(text: str, other: str) -> float:
+  """Share of the content words of `text` that occur in `other`.
+
+  >>> overlap("bald eagles fly", "Where do eagles fly?")
+  0.6666666666666666
+  """
+  words = content_words(text)
+  if not words:
+    return 0.0
+  return len(words & content_words(other)) / len(words)
+
+
+def stated_answer(benchmark: benchmarks_lib.Benchmark, rationale: str,
+                  inputs: str) -> str | None:
+  """The answer that a rationale itself comes to, or None.
+
+  For equations and numbers, its last number; for labels and choices, the only
+  one that it names (in its last sentence, where the whole names several); for
+  free text, its last word.
+  """
+  if benchmark.kind in (benchmarks_lib.EQUATION, benchmarks_lib.NUMBER):
+    value = answers.read_number(rationale)
+    return None if value is None else benchmarks_lib.number_text(value)
+  labels = benchmark.choices(inputs)
+  if not labels:
+    words = _WORD.findall(rationale.casefold())
+    return words[-1] if words else None
+  sentences = re.split(r"(?<=[.!?])\s+", rationale.strip())
+  for part in (rationale, sentences[-1]):
+    label = answers.find_label(part, labels)
+    if label is not None:
+      return label
+  return None
+
+
+def summarize(
+    benchmark: benchmarks_lib.Benchmark,
+    rows: Sequence[examples_lib.Example],
+    given: Sequence[systems_lib.Answer],
+    judged: Sequence[benchmarks_lib.Judgement],
+) -> dict | None:
+  """Metrics of the rationales of one system; None where it gave none.
+
+  Returns a dict with counts and means:
+    n: examples with a rationale of the system.
+    rouge_l, overlap_with_teacher: against the teacher's, over `n_teacher`.
+    input_overlap: share of its content words found in the question.
+    words: mean length.
+    agreement: among the `n_stated` rationales that come to an answer, the
+      share for which it is the predicted one.
+    perplexity: of the teacher's rationales under the student, a token.
+  """
+  with_rationale = [
+      (row, answer, judgement)
+      for row, answer, judgement in zip(rows, given, judged, strict=True)
+      if answer.rationale is not None]
+  perplexity = _perplexity(given)
+  if not with_rationale and perplexity is None:
+    return None
+  taught = [(row, a) for row, a, _ in with_rationale if row.rationale]
+  stated = [
+      (stated_answer(benchmark, a.rationale, row.inputs), j)
+      for row, a, j in with_rationale]
+  stated = [(text, j) for text, j in stated if text is not None]
+  return {
+      "n": len(with_rationale),
+      "n_teacher": len(taught),
+      "rouge_l": _mean([rouge_l(r.rationale, a.rationale) for r, a in taught]),
+      "overlap_with_teacher": _mean(
+          [overlap(a.rationale, r.rationale) for r, a in taught]),
+      "input_overlap": _mean(
+          [overlap(a.rationale, r.inputs) for r, a, _ in with_rationale]),
+      "words": _mean([len(a.rationale.split()) for _, a, _ in with_rationale]),
+      "n_stated": len(stated),
+      "agreement": _mean([
+          j.parsed is not None and _same(benchmark, text, j.parsed)
+          for text, j in stated]),
+      "perplexity": perplexity,
+  }
+
+
+def _same(benchmark, stated: str, predicted: str) -> bool:
+  if benchmark.kind in (benchmarks_lib.EQUATION, benchmarks_lib.NUMBER):
+    return answers.same_value(float(stated), float(predicted), "strict")
+  return answers.tidy(stated) == answers.tidy(predicted)
+
+
+def _perplexity(given: Sequence[systems_lib.Answer]) -> float | None:
+  scored = [a for a in given if a.rationale_log_prob is not None
+            and a.rationale_target_tokens]
+  if not scored:
+    return None
+  tokens = sum(a.rationale_target_tokens for a in scored)
+  return math.exp(-sum(a.rationale_log_prob for a in scored) / tokens)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+  return sum(values) / len(values) if values else None

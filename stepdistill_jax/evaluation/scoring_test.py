@@ -1,0 +1,180 @@
+"""Tests of scores against scikit-learn, seqio and rouge-score."""
+
+import itertools
+
+import numpy as np
+import pytest
+from rouge_score import rouge_scorer
+from sklearn import calibration as sk_calibration
+from sklearn import metrics as sk_metrics
+
+from stepdistill_jax.evaluation import answers
+from stepdistill_jax.evaluation import benchmarks
+from stepdistill_jax.evaluation import breakdowns
+from stepdistill_jax.evaluation import examples
+from stepdistill_jax.evaluation import metrics
+from stepdistill_jax.evaluation import rationales
+from stepdistill_jax.evaluation import scoring
+from stepdistill_jax.evaluation import systems
+
+LABELS = answers.NLI_LABELS
+
+
+def _nli_set(n=60, seed=0):
+  rng = np.random.default_rng(seed)
+  gold = rng.choice(LABELS, n)
+  rows = [examples.Example(str(i), f"premise{' word' * (i % 9)}</s>h", str(g),
+                           rationale="A cat sleeps. It is neutral.")
+          for i, g in enumerate(gold)]
+  said = rng.choice([*LABELS, "Neutral", "junk", ""], n)
+  given = systems.Answers(tuple(
+      systems.Answer(str(i), str(s), score=float(rng.uniform()),
+                     rationale="A cat sleeps.") for i, s in enumerate(said)))
+  return examples.make_example_set("anli1", "test", "t", rows), given
+
+
+class _System:
+  name, kind, source = "s", "predictions", "file"
+
+
+def _score(example_set, given, **kwargs):
+  return scoring.score(_System(), example_set, given, **kwargs)
+
+
+def test_equals_scikit_learn():
+  example_set, given = _nli_set()
+  scored = _score(example_set, given, rules="reference")
+  gold = [r.label for r in example_set.examples]
+  said = [a.text if a.text in LABELS else "?" for a in given.answers]
+  assert scored.summary["accuracy"] == sk_metrics.accuracy_score(gold, said)
+  table = scored.summary["by_class"]
+  np.testing.assert_array_equal(
+      np.array(table["confusion"]),
+      sk_metrics.confusion_matrix(gold, said, labels=[*LABELS, "?"])[:3])
+  recall = sk_metrics.recall_score(gold, said, labels=list(LABELS),
+                                   average=None, zero_division=0)
+  assert [c["accuracy"] for c in table["classes"]] == list(recall)
+  assert table["macro_f1"] == pytest.approx(sk_metrics.f1_score(
+      gold, said, labels=list(LABELS), average="macro", zero_division=0))
+  unreadable = sum(s == "?" for s in said)
+  assert scored.summary["unparsable"] == unreadable > 0
+
+
+def test_the_denominator_never_shrinks():
+  example_set, given = _nli_set()
+  some = systems.Answers(tuple(
+      systems.Answer(a.id, None if i % 3 else a.text)
+      for i, a in enumerate(given.answers)))
+  summary = _score(example_set, some).summary
+  assert summary["n"] == 60 and summary["missing"] == 40
+  assert summary["unparsable"] >= 40
+  with pytest.raises(ValueError, match="not those"):
+    _score(example_set, systems.Answers(given.answers[1:]))
+
+
+def test_order_of_examples_does_not_matter():
+  example_set, given = _nli_set()
+  order = np.random.default_rng(1).permutation(60)
+  shuffled = examples.make_example_set(
+      "anli1", "test", "t", [example_set.examples[i] for i in order])
+  again = systems.Answers(tuple(given.answers[i] for i in order))
+  one, other = (_score(*pair).summary for pair in (
+      (example_set, given), (shuffled, again)))
+  for name in ("correct", "ci95", "bootstrap_ci95", "by_class", "by_length",
+               "by_steps"):
+    assert one[name] == other[name]
+  assert one["calibration"]["ece"] == pytest.approx(
+      other["calibration"]["ece"], abs=1e-12)  # Sums in another order.
+
+
+@pytest.mark.parametrize("rules", answers.RULES)
+def test_metric_functions_equal_the_eval_binary(rules):
+  example_set, given = _nli_set()
+  (metric_fn,) = metrics.label_metric_fns("anli1", rules)
+  found = metric_fn([r.label for r in example_set.examples],
+                    [a.text for a in given.answers])
+  summary = _score(example_set, given, rules=rules).summary
+  assert found["accuracy"] == summary["accuracy"]
+  assert found["unparsable"] == summary["unparsable"] / summary["n"]
+
+
+def test_rouge_and_overlap():
+  text, other = "Bald eagles fly over rivers.", "eagles often fly over Texas"
+  expected = rouge_scorer.RougeScorer(["rougeL"]).score(text, other)
+  assert rationales.rouge_l(text, other) == expected["rougeL"].fmeasure
+  assert metrics.rationale_overlap([text], [other])["rouge_l"] == (
+      expected["rougeL"].fmeasure)
+  assert rationales.overlap("the of", "anything") == 0.0
+
+
+@pytest.mark.parametrize("name, text, inputs, expected", [
+    ("svamp", "He had 8 and lost 3, so 8 - 3 = 5.", "", "5"),
+    ("anli1", "It cannot be neutral. So it is entailment.", "", "entailment"),
+    ("tracking", "mary went to the kitchen .", "", "kitchen"),
+    ("cqa", "Eagles live by the sea.",
+     "Where?\nAnswer Choices:\n(a) sea\n(b) away", "sea"),
+    ("svamp", "no number", "", None), ("anli1", "", "", None)])
+def test_stated_answer(name, text, inputs, expected):
+  assert rationales.stated_answer(
+      benchmarks.get(name), text, inputs) == expected
+
+
+def test_agreement_and_perplexity():
+  rows = [examples.Example("a", "q 8 3", "5", rationale="8 - 3 = 5"),
+          examples.Example("b", "q", "5")]
+  given = [
+      systems.Answer("a", "5", rationale="8 - 3 = 5", rationale_log_prob=-2.0,
+                     rationale_target_tokens=4),
+      systems.Answer("b", "4", rationale="it is 5", rationale_log_prob=-6.0,
+                     rationale_target_tokens=4)]
+  judged = [benchmarks.get("svamp").judge(a.text, "5") for a in given]
+  found = rationales.summarize(benchmarks.get("svamp"), rows, given, judged)
+  assert (found["n"], found["n_teacher"], found["n_stated"]) == (2, 1, 2)
+  assert found["agreement"] == 0.5 and found["rouge_l"] == 1.0
+  assert found["perplexity"] == pytest.approx(np.exp(8 / 8))
+
+
+def test_calibration_equals_scikit_learn():
+  rng = np.random.default_rng(0)
+  scores = rng.uniform(size=500)
+  correct = rng.uniform(size=500) < scores ** 2
+  ours = breakdowns.calibration(scores, correct)
+  accuracy, confidence = sk_calibration.calibration_curve(
+      correct, scores, n_bins=10)
+  np.testing.assert_allclose([b["accuracy"] for b in ours["bins"]], accuracy)
+  np.testing.assert_allclose([b["score"] for b in ours["bins"]], confidence)
+  weights = np.array([b["n"] for b in ours["bins"]]) / 500
+  assert ours["ece"] == pytest.approx(
+      float(weights @ np.abs(accuracy - confidence)))
+  # The edges: 0 in the first bin, 1 in the last, 0.1 in the lower one.
+  edges = breakdowns.calibration([0.0, 0.1, 1.0], [True] * 3)["bins"]
+  assert [(b["low"], b["n"]) for b in edges] == [(0.0, 2), (0.9, 1)]
+  assert breakdowns.calibration([], []) is None
+
+
+def test_ranges_hold_every_example_once():
+  lengths = [5, 5, 5, 5, 5, 5, 6, 30]
+  rows = breakdowns.by_length(lengths, [True] * 4 + [False] * 4)
+  assert sum(r["n"] for r in rows) == 8
+  assert sum(r["correct"] for r in rows) == 4
+  assert rows[0]["range"] == "5"
+  steps = breakdowns.by_steps([1, 2, None, 9, 7], [True] * 5)
+  assert [(r["range"], r["n"]) for r in steps] == [
+      ("1", 1), ("2", 1), ("6+", 2)]
+  svamp = benchmarks.get("svamp")
+  row = examples.Example("a", "q", "( ( 4.0 - 2.0 ) + -3.0 )")
+  assert breakdowns.number_of_steps(svamp, row) == 2
+
+
+def test_comparisons_stay_within_a_benchmark_and_mode():
+  example_set, given = _nli_set()
+  scored = []
+  for name, mode in itertools.product("ab", ("generate", "score")):
+    system = _System()
+    system.name = name
+    scored.append(scoring.score(system, example_set, systems.Answers(
+        given.answers, mode=mode)))
+  found = scoring.compare_all(scored)
+  assert [(c["mode"], c["first"], c["second"]) for c in found] == [
+      ("generate", "a", "b"), ("score", "a", "b")]
+  assert all(c["difference"] == 0 and not c["significant"] for c in found)

@@ -1,0 +1,213 @@
+"""Intervals and tests for accuracies, per example and over seeds.
+
+scipy and statsmodels do the mathematics that they have; the bootstrap is
+seeded, so that a report can be made again. All accuracies are shares in
+[0, 1]; all intervals are two-sided.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Mapping, Sequence
+
+import numpy as np
+
+CONFIDENCE = 0.95
+BOOTSTRAP_SAMPLES = 10_000
+_BOOTSTRAP_CELLS = 2_000_000  # Resampled outcomes held in memory at a time.
+
+
+def wilson_interval(
+    correct: int, n: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+  """Wilson's score interval of a share; (0, 1) where there is no example."""
+  from statsmodels.stats import proportion
+
+  if n == 0:
+    return (0.0, 1.0)
+  low, high = proportion.proportion_confint(
+      correct, n, alpha=1 - confidence, method="wilson")
+  return float(low), float(high)
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, seed: int = 0,
+    samples: int = BOOTSTRAP_SAMPLES, confidence: float = CONFIDENCE,
+) -> tuple[float, float]:
+  """Percentile bootstrap interval of a mean over examples.
+
+  Args:
+    values: one value an example, e.g. 1.0 where it is correct.
+    seed: of the resampling.
+    samples: number of resamples.
+    confidence: of the interval.
+
+  Returns:
+    (low, high); (nan, nan) where there is no value.
+  """
+  values = np.asarray(values, dtype=np.float64)
+  if values.size == 0:
+    return (math.nan, math.nan)
+  means = _resampled_means(values, seed, samples)
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(means, [tail, 1 - tail])
+  return float(low), float(high)
+
+
+def _resampled_means(values: np.ndarray, seed: int, samples: int):
+  """Means of `samples` resamples with replacement; `[samples]` float64."""
+  rng = np.random.default_rng(seed)
+  if not np.isin(values, (-1.0, 0.0, 1.0)).all():
+    return _means_by_index(values, rng, samples)
+  # Values of few kinds (right or wrong, and differences of those): resampling
+  # examples is a multinomial draw of the counts, which needs no index array.
+  kinds, counts = np.unique(values, return_counts=True)
+  draws = rng.multinomial(values.size, counts / values.size, size=samples)
+  return draws @ kinds / values.size
+
+
+def _means_by_index(values, rng, samples):
+  means = []
+  step = max(1, _BOOTSTRAP_CELLS // values.size)
+  for start in range(0, samples, step):
+    size = (min(step, samples - start), values.size)
+    means.append(values[rng.integers(0, values.size, size=size)].mean(axis=1))
+  return np.concatenate(means)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Two systems on the same examples.
+
+  Attributes:
+    n: examples that both answered.
+    difference: accuracy of the first minus that of the second.
+    ci95: paired bootstrap interval of the difference.
+    only_first: examples that only the first got right.
+    only_second: examples that only the second got right.
+    mcnemar_p: exact two-sided McNemar test.
+    bootstrap_p: two-sided p of the paired bootstrap.
+    holm_p: `mcnemar_p` after Holm's correction over the table's tests.
+    significant: `holm_p` < 0.05; if not, the difference is within noise.
+  """
+
+  n: int
+  difference: float
+  ci95: tuple[float, float]
+  only_first: int
+  only_second: int
+  mcnemar_p: float
+  bootstrap_p: float
+  holm_p: float | None = None
+  significant: bool | None = None
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+  """Exact two-sided McNemar p-value of the discordant counts."""
+  from statsmodels.stats import contingency_tables
+
+  if only_first + only_second == 0:
+    return 1.0
+  result = contingency_tables.mcnemar(
+      [[0, only_first], [only_second, 0]], exact=True)
+  return min(1.0, float(result.pvalue))
+
+
+def compare(
+    first: Sequence[bool], second: Sequence[bool], *, seed: int = 0,
+    samples: int = BOOTSTRAP_SAMPLES,
+) -> Comparison:
+  """Compares two systems' outcomes on the same examples in the same order."""
+  first = np.asarray(first, dtype=bool)
+  second = np.asarray(second, dtype=bool)
+  if first.shape != second.shape:
+    raise ValueError(
+        f"paired outcomes of different lengths: {first.size}, {second.size}")
+  differences = first.astype(np.float64) - second
+  only_first = int((first & ~second).sum())
+  only_second = int((second & ~first).sum())
+  if first.size == 0:
+    return Comparison(0, math.nan, (math.nan, math.nan), 0, 0, 1.0, 1.0)
+  means = _resampled_means(differences, seed, samples)
+  low, high = np.quantile(means, [0.025, 0.975])
+  # Twice the share of resamples on the far side of zero; the added one keeps
+  # the p-value of a finite number of resamples from being zero.
+  tail = min((means <= 0).sum(), (means >= 0).sum())
+  return Comparison(
+      n=int(first.size), difference=float(differences.mean()),
+      ci95=(float(low), float(high)), only_first=only_first,
+      only_second=only_second, mcnemar_p=mcnemar_exact(only_first, only_second),
+      bootstrap_p=float(min(1.0, 2 * (tail + 1) / (samples + 1))))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """Holm's correction of a family of p-values, in their order."""
+  from statsmodels.stats import multitest
+
+  if not p_values:
+    return []
+  return [float(p) for p in
+          multitest.multipletests(list(p_values), method="holm")[1]]
+
+
+def correct_for_many(
+    comparisons: Mapping[object, Comparison], level: float = 1 - CONFIDENCE,
+) -> dict[object, Comparison]:
+  """Fills in `holm_p` and `significant` over one family of comparisons."""
+  adjusted = holm([c.mcnemar_p for c in comparisons.values()])
+  return {
+      key: dataclasses.replace(c, holm_p=p, significant=p < level)
+      for (key, c), p in zip(comparisons.items(), adjusted, strict=True)}
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedSummary:
+  """Accuracies of one method over seeds.
+
+  Attributes:
+    n_seeds: how many.
+    mean: their mean.
+    standard_error: of the mean; None for one seed.
+    ci95: Student-t interval of the mean; None for one seed.
+  """
+
+  n_seeds: int
+  mean: float
+  standard_error: float | None
+  ci95: tuple[float, float] | None
+
+
+def over_seeds(accuracies: Sequence[float]) -> SeedSummary:
+  """Mean, standard error and t interval over seeds."""
+  from scipy import stats
+
+  values = np.asarray(accuracies, dtype=np.float64)
+  if values.size == 0:
+    raise ValueError("no seed to average over")
+  mean = float(values.mean())
+  if values.size == 1:
+    return SeedSummary(1, mean, None, None)
+  error = float(stats.sem(values))
+  if error == 0:
+    return SeedSummary(values.size, mean, 0.0, (mean, mean))
+  low, high = stats.t.interval(
+      CONFIDENCE, values.size - 1, loc=mean, scale=error)
+  return SeedSummary(int(values.size), mean, error, (float(low), float(high)))
+
+
+def paired_seed_difference(
+    first: Mapping[int, float], second: Mapping[int, float]) -> SeedSummary:
+  """Difference of two methods over the seeds that both ran.
+
+  Args:
+    first: seed to accuracy.
+    second: likewise.
+
+  Raises:
+    ValueError: no seed in common.
+  """
+  seeds = sorted(set(first) & set(second))
+  if not seeds:
+    raise ValueError("the two methods have no seed in common")
+  return over_seeds([first[s] - second[s] for s in seeds])

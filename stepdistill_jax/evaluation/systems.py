@@ -1,0 +1,250 @@
+"""What can be scored without a model: prediction files and cached teachers.
+
+A system gives one `Answer` for each example it is asked, in order. Systems that
+run a model are in `checkpoints.py` and `hugging_face.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Protocol, Sequence
+
+from stepdistill_jax import errors
+from stepdistill_jax.evaluation import examples as examples_lib
+from stepdistill_jax.evaluation import store as store_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """What a system said to one example.
+
+  Attributes:
+    id: the example's.
+    text: the raw prediction, never edited; None where there is none.
+    score: the system's confidence that the answer is right, in [0, 1].
+    rationale: the raw text of the explain task, where it was asked.
+    tokens: decoded tokens of `text`, its EOS included.
+    rationale_tokens: likewise of `rationale`.
+    input_tokens: of the question as the model read it.
+    rationale_log_prob: natural log of the likelihood that the student gives
+      the teacher's rationale.
+    rationale_target_tokens: tokens of the teacher's rationale, EOS included.
+  """
+
+  id: str
+  text: str | None
+  score: float | None = None
+  rationale: str | None = None
+  tokens: int | None = None
+  rationale_tokens: int | None = None
+  input_tokens: int | None = None
+  rationale_log_prob: float | None = None
+  rationale_target_tokens: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """A system's answers to one example set.
+
+  Attributes:
+    answers: one for each example, in their order.
+    warnings: lines for the report, e.g. how many ids were unknown.
+    cost: what it took, where that is known (see `cost.py`).
+    free_text: the answers stand inside longer texts.
+    mode: `generate` or `score`.
+    method: of a trained student: `name`, `key` (the same for runs that differ
+      in their seed alone) and `seed`.
+  """
+
+  answers: tuple[Answer, ...]
+  warnings: tuple[str, ...] = ()
+  cost: dict = dataclasses.field(default_factory=dict)
+  free_text: bool = False
+  mode: str = "generate"
+  method: dict | None = None
+
+
+class System(Protocol):
+  """Something that answers questions.
+
+  Attributes:
+    name: for tables; unique in a call.
+    kind: `checkpoint`, `hf`, `predictions` or `teacher`.
+    source: where it came from, for `results.json`.
+  """
+
+  name: str
+  kind: str
+  source: str
+
+  def answer(self, example_set: examples_lib.ExampleSet,
+             store: store_lib.AnswerStore) -> list[Answers]:
+    """Answers every example of the set, once for each mode asked for.
+
+    Args:
+      example_set: the questions.
+      store: takes up answers as they come, and gives those it has.
+    """
+
+
+class TeacherRecords:
+  """The cached teacher of the distillation records: its own line.
+
+  A completion that did not parse is an unparsable answer, so it stays in the
+  denominator.
+  """
+
+  kind = "teacher"
+
+  def __init__(self, teacher: str, records_dir: pathlib.Path | None = None,
+               name: str | None = None):
+    self.teacher = teacher
+    self.name = name or f"teacher {teacher}"
+    self.source = f"records of {teacher}"
+    self._records_dir = records_dir
+
+  def answer(self, example_set: examples_lib.ExampleSet,
+             store: store_lib.AnswerStore | None = None) -> list[Answers]:
+    rows = example_set.examples
+    warnings = []
+    if example_set.teacher != self.teacher:
+      own = examples_lib.load(
+          example_set.benchmark, example_set.split, teacher=self.teacher,
+          records_dir=self._records_dir)
+      by_id = {row.id: row for row in own.examples}
+      missing = sum(row.id not in by_id for row in rows)
+      if missing:
+        warnings.append(
+            f"{missing} of {len(rows)} examples have no record of teacher "
+            f"{self.teacher}; they count as wrong")
+      rows = [by_id.get(row.id) for row in rows]
+    answers = tuple(
+        Answer(asked.id, None) if row is None else Answer(
+            asked.id, row.teacher_label, rationale=row.rationale or None)
+        for asked, row in zip(example_set.examples, rows, strict=True))
+    return [Answers(answers, tuple(warnings))]
+
+
+class PredictionsFile:
+  """Predictions of any system: JSON Lines of `id` and `text`.
+
+  Optional fields: `score` (confidence in [0, 1]) and `rationale`.
+
+  Args:
+    path: the file.
+    name: for tables; the file's name without ending by default.
+    free_text: look for the answer inside the text.
+
+  Raises:
+    errors.UserError: a line is no such object, or an id has two texts.
+  """
+
+  kind = "predictions"
+
+  def __init__(self, path: str | pathlib.Path, name: str | None = None,
+               free_text: bool = False):
+    self._path = pathlib.Path(path)
+    self.name = name or self._path.stem
+    self.source = str(path)
+    self._free_text = free_text
+    self._answers, self._repeated = _read_predictions(self._path)
+
+  def answer(self, example_set: examples_lib.ExampleSet,
+             store: store_lib.AnswerStore | None = None) -> list[Answers]:
+    asked = [row.id for row in example_set.examples]
+    known = set(asked) | example_set.left_out_ids
+    missing = [i for i in asked if i not in self._answers]
+    if len(missing) == len(asked):
+      raise errors.UserError(
+          f"{self._path}: none of its {len(self._answers)} ids is one of the "
+          f"{len(asked)} of {example_set.benchmark}, split "
+          f"{example_set.split} (such as {asked[0]!r}); write the ids that "
+          "`stepdistill-eval --export_inputs=FILE` gives")
+    warnings = []
+    if missing:
+      warnings.append(
+          f"{len(missing)} of {len(asked)} examples have no prediction (such "
+          f"as {missing[0]!r}); they count as wrong")
+    extra = [i for i in self._answers if i not in known]
+    if extra:
+      warnings.append(
+          f"{len(extra)} predictions have ids outside this split (such as "
+          f"{extra[0]!r}); they are left out")
+    if self._repeated:
+      warnings.append(
+          f"{self._repeated} predictions stand in the file more than once "
+          "with the same text; each counts once")
+    answers = tuple(self._answers.get(i, Answer(i, None)) for i in asked)
+    return [Answers(answers, tuple(warnings), free_text=self._free_text)]
+
+
+def _read_predictions(path: pathlib.Path) -> tuple[dict[str, Answer], int]:
+  """Returns the answers by id, and how many lines repeat an earlier one."""
+  if not path.is_file():
+    raise errors.UserError(
+        f"predictions file {path} was not found; it is JSON Lines of "
+        '{"id": …, "text": …}')
+  found: dict[str, Answer] = {}
+  first_line: dict[str, int] = {}
+  repeated = 0
+  try:
+    with path.open(encoding="utf-8") as lines:
+      for number, line in enumerate(lines, start=1):
+        if not line.strip():
+          continue
+        answer = _read_prediction(line, f"{path}, line {number}")
+        if answer.id not in found:
+          found[answer.id] = answer
+          first_line[answer.id] = number
+        elif found[answer.id].text == answer.text:
+          repeated += 1
+        else:
+          raise errors.UserError(
+              f"{path}: id {answer.id!r} has different texts on lines "
+              f"{first_line[answer.id]} and {number}; keep one")
+  except UnicodeDecodeError as error:
+    raise errors.UserError(
+        f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
+    ) from error
+  if not found:
+    raise errors.UserError(f"{path}: no prediction in the file")
+  return found, repeated
+
+
+def _read_prediction(line: str, where: str) -> Answer:
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError) as error:
+    raise errors.UserError(f"{where}: not JSON ({error})") from error
+  if not isinstance(row, dict):
+    raise errors.UserError(
+        f"{where}: expected an object with `id` and `text`, got "
+        f"{type(row).__name__}")
+  for field in ("id", "text"):
+    if not isinstance(row.get(field), str):
+      raise errors.UserError(
+          f"{where}: `{field}` must be a string, got "
+          f"{type(row.get(field)).__name__}; fields there: "
+          f"{', '.join(map(str, list(row)[:8])) or 'none'}")
+  score = row.get("score")
+  if score is not None and not (
+      isinstance(score, (int, float)) and not isinstance(score, bool)
+      and math.isfinite(score) and 0 <= score <= 1):
+    raise errors.UserError(
+        f"{where}: `score` must be a number from 0 to 1, got {score!r}")
+  rationale = row.get("rationale")
+  if rationale is not None and not isinstance(rationale, str):
+    raise errors.UserError(f"{where}: `rationale` must be a string")
+  return Answer(row["id"], row["text"], score=score, rationale=rationale)
+
+
+def unique_names(systems: Sequence[System]) -> None:
+  """Numbers systems of one name: `run`, `run (2)`."""
+  seen: dict[str, int] = {}
+  for system in systems:
+    seen[system.name] = seen.get(system.name, 0) + 1
+    if seen[system.name] > 1:
+      system.name = f"{system.name} ({seen[system.name]})"

@@ -1,0 +1,135 @@
+"""Tests of prediction files, cached teachers and the answer store."""
+
+import json
+
+import pytest
+
+from stepdistill_jax import errors
+from stepdistill_jax.evaluation import examples
+from stepdistill_jax.evaluation import store
+from stepdistill_jax.evaluation import systems
+from stepdistill_jax.teacher import records
+
+
+def _set(n=4, **kwargs):
+  rows = [examples.Example(f"svamp/test/{i}", f"question {i}", f"{i}",
+                           teacher_label=str(i % 2)) for i in range(n)]
+  return examples.make_example_set("svamp", "test", "t", rows, **kwargs)
+
+
+def _file(tmp_path, *rows):
+  path = tmp_path / "system.jsonl"
+  path.write_text("".join(
+      (row if isinstance(row, str) else json.dumps(row)) + "\n"
+      for row in rows), encoding="utf-8")
+  return path
+
+
+def _row(i, text="1", **more):
+  return {"id": f"svamp/test/{i}", "text": text, **more}
+
+
+def test_missing_extra_and_repeated_ids_are_counted(tmp_path):
+  path = _file(tmp_path, _row(2), _row(0, "0", score=0.5), _row(2),
+               {"id": "elsewhere", "text": ""}, "")
+  system = systems.PredictionsFile(path)
+  (given,) = system.answer(_set())
+  assert system.name == "system"
+  assert [a.text for a in given.answers] == ["0", None, "1", None]
+  assert given.answers[0].score == 0.5
+  joined = "\n".join(given.warnings)
+  assert "2 of 4 examples have no prediction" in joined
+  assert "1 predictions have ids outside" in joined
+  assert "1 predictions stand in the file more than once" in joined
+
+
+def test_rows_after_the_limit_are_not_extra(tmp_path):
+  path = _file(tmp_path, *[_row(i) for i in range(4)])
+  (given,) = systems.PredictionsFile(path).answer(_set(limit=2))
+  assert not given.warnings
+
+
+@pytest.mark.parametrize("row, message", [
+    ("{", "line 1: not JSON"), ("[1]", "expected an object"),
+    ('"x"', "got str"), ('{"id": 3, "text": "a"}', "`id` must be a string"),
+    ('{"id": "a"}', "`text` must be a string, got NoneType"),
+    ('{"id": "a", "text": "b", "score": 2}', "from 0 to 1"),
+    ('{"id": "a", "text": "b", "score": NaN}', "from 0 to 1"),
+    ('{"id": "a", "text": "b", "rationale": 1}', "`rationale`"),
+    ("[" * 100_000, "not JSON"), ("", "no prediction")])
+def test_bad_lines(tmp_path, row, message):
+  with pytest.raises(errors.UserError, match=message):
+    systems.PredictionsFile(_file(tmp_path, row))
+
+
+def test_other_bad_files(tmp_path):
+  with pytest.raises(errors.UserError, match="was not found"):
+    systems.PredictionsFile(tmp_path / "no.jsonl")
+  (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}')
+  with pytest.raises(errors.UserError, match="not UTF-8"):
+    systems.PredictionsFile(tmp_path / "latin.jsonl")
+  with pytest.raises(errors.UserError, match="different texts on lines 1 and"):
+    systems.PredictionsFile(_file(tmp_path, _row(1, "a"), _row(1, "b")))
+  path = _file(tmp_path, {"id": "x", "text": "y"})
+  with pytest.raises(errors.UserError, match="none of its 1 ids"):
+    systems.PredictionsFile(path).answer(_set())
+
+
+def test_teacher_of_other_records_counts_what_it_lacks(tmp_path):
+  own = [records.Record(id=f"svamp/test/{i}", inputs="q", label="1",
+                        teacher_label="3") for i in (1, 2)]
+  records.write_records(tmp_path, "svamp", "other", {"test": own})
+  (given,) = systems.TeacherRecords("other", tmp_path).answer(_set())
+  assert [a.text for a in given.answers] == [None, "3", "3", None]
+  assert "2 of 4 examples have no record" in given.warnings[0]
+  (given,) = systems.TeacherRecords("t", tmp_path).answer(_set())
+  assert [a.text for a in given.answers] == ["0", "1", "0", "1"]
+
+
+def test_example_sets():
+  rows = [examples.Example("a", "q", "1"), examples.Example("b", "r", "")]
+  found = examples.make_example_set("svamp", "test", "t", rows)
+  assert (len(found.examples), found.without_label) == (1, 1)
+  assert found.left_out_ids == {"b"}
+  shuffled = examples.make_example_set("svamp", "test", "t", rows[::-1])
+  assert found.fingerprint() == shuffled.fingerprint()
+  with pytest.raises(errors.UserError, match="none with a gold label"):
+    examples.make_example_set("svamp", "test", "t", rows[1:])
+  with pytest.raises(errors.UserError, match="occurs twice"):
+    examples.make_example_set("svamp", "test", "t", rows[:1] * 2)
+  assert examples.overlap(rows, [examples.Example("z", " Q ", "")]) == 1
+
+
+def test_no_local_data(tmp_path):
+  with pytest.raises(errors.UserError, match="no local data.*there: none"):
+    examples.load("cqa", "test", records_dir=tmp_path)
+  records.write_records(tmp_path, "svamp", "palm", {"test": [
+      records.Record(id="a", inputs="q", label="1")]})
+  with pytest.raises(errors.UserError, match="did you mean: palm"):
+    examples.load("svamp", "test", records_dir=tmp_path, teacher="plam")
+  with pytest.raises(errors.UserError, match="split"):
+    examples.load("svamp", "train", records_dir=tmp_path)
+  assert examples.load("svamp", "test", records_dir=tmp_path).teacher == "palm"
+
+
+def test_store_keeps_whole_lines_and_forgets_other_questions(tmp_path):
+  rows = _set().examples
+  log = store.AnswerStore(tmp_path).open("run, svamp", {"step": 1})
+  log.append([{"text": "a"}, {"text": "b"}], rows[:2])
+  with log.path.open("a") as file:
+    file.write('{"id": "svamp/test/2", "te')  # A kill in mid-write.
+  again = store.AnswerStore(tmp_path).open("run, svamp", {"step": 1})
+  assert again.get(rows[0])["text"] == "a"
+  assert again.get(rows[2]) is None
+  again.append([{"text": "c"}], rows[2:3])
+  third = store.AnswerStore(tmp_path).open("run, svamp", {"step": 1})
+  assert [third.get(r)["text"] for r in rows[:3]] == ["a", "b", "c"]
+  other = examples.Example(rows[0].id, "another question", "0")
+  assert third.get(other) is None
+  assert not store.AnswerStore(tmp_path).open("run, svamp", {"step": 2}).found
+
+
+def test_names_are_made_unique():
+  both = [systems.TeacherRecords("a"), systems.TeacherRecords("a")]
+  systems.unique_names(both)
+  assert [s.name for s in both] == ["teacher a", "teacher a (2)"]
