@@ -206,6 +206,15 @@ def answer_part(text: str) -> str:
   return text
 
 
+def after_rationale(text: str) -> str | None:
+  """The label of a single-task answer `rationale The answer is label`.
+
+  None where the model wrote no separator.
+  """
+  part = answer_part(text)
+  return None if part == text else part.strip()
+
+
 # ---- Answers inside free text (a single-task student, a chat model) ----------
 
 

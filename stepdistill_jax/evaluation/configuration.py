@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import gin
 
@@ -89,20 +89,3 @@ def make_systems(
     systems.append(systems_lib.TeacherRecords(
         teacher, records_dir, name=name))
   return systems
-
-
-def preferred_teacher(
-    systems: Sequence[systems_lib.System],
-) -> Callable[[str], str | None]:
-  """Data set to the teacher whose records fit the systems of a call best."""
-
-  def choose(dataset: str) -> str | None:
-    for system in systems:
-      if isinstance(system, systems_lib.TeacherRecords):
-        return system.teacher
-      trained_on = getattr(system, "trained_on", None)
-      if trained_on and trained_on[0] == dataset:
-        return trained_on[1]
-    return None
-
-  return choose

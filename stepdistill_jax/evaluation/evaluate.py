@@ -105,13 +105,23 @@ def evaluate(
   """
   systems_lib.unique_names(systems)
   store = store or store_lib.AnswerStore()
+  warnings = list(warnings)
   results: list[scoring.Scored] = []
-  for example_set in example_sets:
-    for system in [*systems, *_teacher_lines(
-        systems, example_set, config, records_dir)]:
-      for given in system.answer(example_set, store):
-        results.append(scoring.score(
-            system, example_set, given, rules=config.rules, seed=config.seed))
+  for system in systems:
+    for example_set in example_sets:
+      reason = getattr(system, "skips", lambda _: None)(example_set)
+      if reason:
+        warnings.append(f"{system.name}: {reason}")
+        continue
+      results += _score(system, example_set, store, config)
+    # One model at a time is on the devices.
+    getattr(system, "close", lambda: None)()
+  if not results:
+    raise errors.UserError("nothing was scored: " + "; ".join(warnings))
+  for example_set in _sets_for_teacher_lines(systems, example_sets, config):
+    results += _score(
+        systems_lib.TeacherRecords(example_set.teacher, records_dir),
+        example_set, store, config)
   summaries = [result.summary for result in results]
   document = {
       "schema_version": outputs.SCHEMA_VERSION,
@@ -130,18 +140,41 @@ def evaluate(
       "systems": summaries,
       "comparisons": scoring.compare_all(results, seed=config.seed),
       "seeds": seed_groups.summarize(summaries),
-      "warnings": list(warnings),
+      "warnings": warnings,
   }
   return document, [row for result in results for row in result.rows]
 
 
-def _teacher_lines(systems, example_set, config, records_dir):
-  """The records' own teacher, where models are scored without it."""
-  if not config.teacher_line:
+def _score(system, example_set, store, config) -> list[scoring.Scored]:
+  return [
+      scoring.score(system, example_set, given, rules=config.rules,
+                    seed=config.seed)
+      for given in system.answer(example_set, store)]
+
+
+def _sets_for_teacher_lines(systems, example_sets, config):
+  """The sets whose cached teacher gets its own line beside models."""
+  if not config.teacher_line or not any(
+      s.kind in ("checkpoint", "hf") for s in systems):
     return []
-  if not any(s.kind in ("checkpoint", "hf") for s in systems):
-    return []
-  if any(isinstance(s, systems_lib.TeacherRecords)
-         and s.teacher == example_set.teacher for s in systems):
-    return []
-  return [systems_lib.TeacherRecords(example_set.teacher, records_dir)]
+  given = {s.teacher for s in systems
+           if isinstance(s, systems_lib.TeacherRecords)}
+  return [s for s in example_sets if s.teacher not in given
+          and any(row.teacher_label for row in s.examples)]
+
+
+def preferred_teacher(
+    systems: Sequence[systems_lib.System],
+) -> Callable[[str], str | None]:
+  """Data set to the teacher whose records fit the systems of a call best."""
+
+  def choose(dataset: str) -> str | None:
+    for system in systems:
+      if isinstance(system, systems_lib.TeacherRecords):
+        return system.teacher
+      trained_on = getattr(system, "trained_on", None)
+      if trained_on and trained_on[0] == dataset and trained_on[1]:
+        return trained_on[1]
+    return None
+
+  return choose

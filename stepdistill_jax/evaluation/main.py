@@ -158,7 +158,7 @@ def _run(args: argparse.Namespace) -> int:
   output = outputs.prepare(pathlib.Path(args.output)) if args.output else None
   systems = configuration.make_systems(args, model_config, records_dir)
   example_sets, warnings = evaluate.load_example_sets(
-      config, records_dir, configuration.preferred_teacher(systems))
+      config, records_dir, evaluate.preferred_teacher(systems))
   store = store_lib.AnswerStore(output / "answers" if output else None)
   if args.overwrite:
     store.clear()

@@ -24,6 +24,10 @@ class ModelConfig:
     rationales: `yes`, `no`, or `auto`: where the run was trained on them.
     label_length: most tokens of a label, EOS included; None: the benchmark's.
     rationale_length: likewise of a rationale.
+    num_partitions: devices that share one copy of the parameters.
+    compute_dtype: of activations; in float32 answers do not depend on the
+      batch size.
+    parameter_dtype: that parameters are restored to.
   """
 
   batch_size: int | str = AUTO
@@ -33,6 +37,9 @@ class ModelConfig:
   rationales: str = AUTO
   label_length: int | None = None
   rationale_length: int = 256  # The papers' target length.
+  num_partitions: int = 1
+  compute_dtype: str = "float32"
+  parameter_dtype: str = "float32"
 
   def __post_init__(self):
     if self.mode not in MODES:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any, Sequence
+import pathlib
+from typing import Any, Callable, Sequence
 
+from stepdistill_jax import locations
 from stepdistill_jax.evaluation import answers as answers_lib
 from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import breakdowns
@@ -60,7 +62,7 @@ def score(
   if [a.id for a in given.answers] != [row.id for row in rows]:
     raise ValueError(f"{system.name}: answers are not those to the examples")
   judged = [
-      _judge(benchmark, row, answer, rules, given.free_text)
+      _judge(benchmark, row, answer, rules, given)
       for row, answer in zip(rows, given.answers)]
   correct = [j.correct for j in judged]
   summary = {
@@ -89,11 +91,14 @@ def score(
       for row, a, j in zip(rows, given.answers, judged)))
 
 
-def _judge(benchmark, row, answer, rules, free_text):
-  if answer.text is None:
+def _judge(benchmark, row, answer, rules, given):
+  text = answer.text
+  if text is not None and given.answer_after_rationale:
+    text = answers_lib.after_rationale(text)
+  if text is None:
     return benchmarks_lib.Judgement(None, False)
-  return benchmark.judge(answer.text, row.label, inputs=row.inputs,
-                         rules=rules, free_text=free_text)
+  return benchmark.judge(text, row.label, inputs=row.inputs, rules=rules,
+                         free_text=given.free_text)
 
 
 def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:
@@ -153,6 +158,59 @@ def _example_row(benchmark, system, example_set, mode, row, answer, judged):
   if row.rationale:
     result["teacher_rationale"] = row.rationale
   return result
+
+
+def score_checkpoint(
+    model_dir: str | pathlib.Path, benchmark: str, split: str = "test", *,
+    records_dir: str | pathlib.Path | None = None,
+    output: str | pathlib.Path | None = None, name: str | None = None,
+    limit: int | None = None, rules: str = "strict", seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+    **model_settings: Any,
+) -> dict[str, Any]:
+  """Scores one checkpoint in this process, as `stepdistill-eval` does.
+
+  Args:
+    model_dir: a run's folder, or one `checkpoint_STEP` of it.
+    benchmark: one or several names with commas between.
+    split: which split.
+    records_dir: of distillation records.
+    output: folder of `results.json` and the reports; None writes nothing.
+      Answers that an earlier call left there are taken up.
+    name: of the checkpoint in tables.
+    limit: only the first so many examples.
+    rules: `strict` or `reference`.
+    seed: of the bootstrap.
+    progress: called with (done, total, what) as answers come.
+    **model_settings: of `ModelConfig`, e.g. `rationales="no"`, `beam=4`.
+
+  Returns:
+    The contents of `results.json`, and the rows of `examples.jsonl` under
+    `examples`.
+  """
+  # These modules build on this one, and load JAX and TensorFlow.
+  from stepdistill_jax.evaluation import checkpoints
+  from stepdistill_jax.evaluation import evaluate
+  from stepdistill_jax.evaluation import model_config
+  from stepdistill_jax.evaluation import outputs
+  from stepdistill_jax.evaluation import store as store_lib
+
+  records_dir = pathlib.Path(records_dir or locations.records_dir())
+  config = evaluate.EvalConfig(benchmarks=benchmark, split=split, limit=limit,
+                               rules=rules, seed=seed)
+  system = checkpoints.Checkpoint(
+      model_dir, model_config.ModelConfig(**model_settings), name=name,
+      records_dir=records_dir, progress=progress)
+  folder = outputs.prepare(pathlib.Path(output)) if output else None
+  example_sets, warnings = evaluate.load_example_sets(
+      config, records_dir, evaluate.preferred_teacher([system]))
+  results, rows = evaluate.evaluate(
+      [system], example_sets, config, records_dir=records_dir,
+      store=store_lib.AnswerStore(folder / "answers" if folder else None),
+      warnings=warnings)
+  if folder:
+    outputs.write(folder, results, rows)
+  return {**results, "examples": rows}
 
 
 def compare_all(results: Sequence[Scored], *, seed: int = 0) -> list[dict]:

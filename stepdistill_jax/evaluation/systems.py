@@ -13,6 +13,8 @@ import pathlib
 from typing import Protocol, Sequence
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax.evaluation import cost as cost_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import store as store_lib
 
@@ -54,6 +56,7 @@ class Answers:
     warnings: lines for the report, e.g. how many ids were unknown.
     cost: what it took, where that is known (see `cost.py`).
     free_text: the answers stand inside longer texts.
+    answer_after_rationale: the label follows a rationale in the text.
     mode: `generate` or `score`.
     method: of a trained student: `name`, `key` (the same for runs that differ
       in their seed alone) and `seed`.
@@ -63,6 +66,7 @@ class Answers:
   warnings: tuple[str, ...] = ()
   cost: dict = dataclasses.field(default_factory=dict)
   free_text: bool = False
+  answer_after_rationale: bool = False
   mode: str = "generate"
   method: dict | None = None
 
@@ -98,13 +102,20 @@ class TeacherRecords:
   """
 
   kind = "teacher"
-
   def __init__(self, teacher: str, records_dir: pathlib.Path | None = None,
                name: str | None = None):
     self.teacher = teacher
     self.name = name or f"teacher {teacher}"
     self.source = f"records of {teacher}"
-    self._records_dir = records_dir
+    self._records_dir = pathlib.Path(records_dir or locations.records_dir())
+
+  def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
+    """Why there is no line of this teacher for a benchmark, or None."""
+    if example_set.teacher == self.teacher or self.teacher in (
+        examples_lib.teachers_of(example_set.benchmark, self._records_dir)):
+      return None
+    return (f"benchmark {example_set.benchmark} has no records of teacher "
+            f"{self.teacher}")
 
   def answer(self, example_set: examples_lib.ExampleSet,
              store: store_lib.AnswerStore | None = None) -> list[Answers]:
@@ -125,7 +136,10 @@ class TeacherRecords:
         Answer(asked.id, None) if row is None else Answer(
             asked.id, row.teacher_label, rationale=row.rationale or None)
         for asked, row in zip(example_set.examples, rows, strict=True))
-    return [Answers(answers, tuple(warnings))]
+    cost = cost_lib.of_teacher(self.teacher, [
+        f"{row.inputs} {row.rationale} {row.teacher_label}"
+        for row in rows if row is not None])
+    return [Answers(answers, tuple(warnings), cost)]
 
 
 class PredictionsFile:

@@ -1,0 +1,165 @@
+"""Students from T5X checkpoints, of either engine.
+
+The model is rebuilt from the run's own `config.gin`; the questions are encoded
+with its vocabulary, under the prefix that it was trained with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import pathlib
+from typing import Any, Sequence
+
+from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
+from stepdistill_jax.evaluation import examples as examples_lib
+from stepdistill_jax.evaluation import model_config as model_config_lib
+from stepdistill_jax.evaluation import questions as questions_lib
+from stepdistill_jax.evaluation import run_folder as run_folder_lib
+from stepdistill_jax.evaluation import store as store_lib
+from stepdistill_jax.evaluation import systems as systems_lib
+
+# More distinct labels than this are no closed set of answers.
+_MOST_CLOSED_LABELS = 64
+
+
+class Checkpoint:
+  """A checkpoint as a system; its parameters are loaded at the first question.
+
+  Args:
+    path: a run's folder, or one `checkpoint_STEP` of it.
+    config: how the model is asked.
+    name: for tables; by default the run folder's name and the step.
+    records_dir: of distillation records (vocabulary, training ids).
+    progress: called with (done, total, what) as answers come.
+
+  Raises:
+    errors.UserError: no checkpoint there, or a configuration from which no
+      model can be rebuilt.
+  """
+
+  kind = "checkpoint"
+
+  def __init__(
+      self, path: str | pathlib.Path, config: model_config_lib.ModelConfig, *,
+      name: str | None = None, records_dir: pathlib.Path | None = None,
+      progress=None,
+  ):
+    self.run = run_folder_lib.find(path)
+    self.name = name or f"{self.run.path.name} step {self.run.step}"
+    self.source = str(self.run.checkpoint)
+    self._config = config
+    self._records_dir = pathlib.Path(records_dir or locations.records_dir())
+    self._progress = progress
+    from stepdistill_jax.evaluation import model_loading
+
+    self._model, task_name = model_loading.rebuild_model(
+        self.run.config_path, self._records_dir)
+    self._task = run_folder_lib.parse_task_name(task_name)
+    self._student = None
+    self._shapes = None
+
+  @property
+  def trained_on(self) -> tuple[str, str | None]:
+    """Data set and teacher of the run."""
+    return self._task.dataset, self._task.teacher
+
+  def answer(
+      self, example_set: examples_lib.ExampleSet,
+      store: store_lib.AnswerStore | None = None,
+  ) -> list[systems_lib.Answers]:
+    """Asks the student; see `systems.System`."""
+    asked = questions_lib.Questions(
+        example_set, benchmarks_lib.get(example_set.benchmark),
+        self._model.input_vocabulary, prefix=self._prefix(),
+        explain_prefix=self._explain_prefix(),
+        labels=self._closed_labels(example_set))
+    results = []
+    for mode in self._config.modes:
+      answers = questions_lib.ask(
+          self, asked, mode, self._config, store or store_lib.AnswerStore(),
+          self._identity(), self._progress)
+      results.append(dataclasses.replace(
+          answers,
+          warnings=(*answers.warnings, *self._overlap_warnings(example_set)),
+          answer_after_rationale=self._task.answer_after_rationale,
+          method=self._method(),
+          cost={**answers.cost, "step": self.run.step}))
+    return results
+
+  @property
+  def student(self):
+    """The model with its parameters on the devices."""
+    if self._student is None:
+      from stepdistill_jax.evaluation import model_loading
+
+      self._student = model_loading.load_student(
+          self._model, self.run, self._config)
+    return self._student
+
+  def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+    """Parameter name to shape."""
+    if self._shapes is None:
+      from stepdistill_jax.evaluation import model_loading
+
+      self._shapes = model_loading.parameter_shapes(self._model)
+    return self._shapes
+
+  def close(self) -> None:
+    """Frees the parameters."""
+    self._student = None
+    gc.collect()
+
+  def _prefix(self) -> str:
+    if self._config.prefix != model_config_lib.AUTO:
+      return self._config.prefix
+    return self._task.prefix
+
+  def _explain_prefix(self) -> str | None:
+    if self._config.rationales == "no":
+      return None
+    if self._config.rationales == "yes":
+      return self._task.explain_prefix or "explain: "
+    return self._task.explain_prefix
+
+  def _identity(self) -> dict[str, Any]:
+    return {"checkpoint": self.run.fingerprint(), "kind": self.kind}
+
+  def _method(self) -> dict[str, Any]:
+    return {"name": self._task.kind or self._task.dataset,
+            "key": self.run.method_key(), "seed": self.run.seed()}
+
+  def _closed_labels(self, example_set) -> tuple[str, ...]:
+    """Labels of the train split, where they are a small closed set."""
+    benchmark = benchmarks_lib.get(example_set.benchmark)
+    if "score" not in self._config.modes or benchmark.kind != (
+        benchmarks_lib.TEXT):
+      return ()
+    rows = self._train_rows(example_set)
+    labels = sorted({row.label for row in rows if row.label})
+    return tuple(labels) if len(labels) <= _MOST_CLOSED_LABELS else ()
+
+  def _train_rows(self, example_set) -> list[examples_lib.Example]:
+    teacher = example_set.teacher
+    if example_set.benchmark == self._task.dataset:
+      teacher = self._task.teacher or teacher
+    try:
+      return examples_lib.read_rows(
+          self._records_dir, example_set.benchmark, teacher, "train")
+    except errors.UserError:
+      return []  # Records without a train split, or of another machine.
+
+  def _overlap_warnings(self, example_set) -> Sequence[str]:
+    """Says how many of the questions the run was trained on."""
+    if example_set.benchmark != self._task.dataset or (
+        example_set.split == "train"):
+      return ()
+    train = self._train_rows(example_set)
+    found = examples_lib.overlap(example_set.examples, train)
+    if not found:
+      return ()
+    return (f"{found} of {len(example_set.examples)} questions are also in "
+            f"the train split of {self._task.dataset}, which the run was "
+            "trained on",)

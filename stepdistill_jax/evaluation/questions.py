@@ -1,0 +1,260 @@
+"""Asking a student: questions to tokens, tokens to answers.
+
+Three ways of asking, each with its own log of answers: `generate` the label,
+`score` every choice, and, for students that were taught rationales, `explain`
+(decode a rationale, and the likelihood of the teacher's).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Callable, Mapping, Protocol, Sequence
+
+from stepdistill_jax import errors
+from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
+from stepdistill_jax.evaluation import cost as cost_lib
+from stepdistill_jax.evaluation import examples as examples_lib
+from stepdistill_jax.evaluation import model_config as model_config_lib
+from stepdistill_jax.evaluation import store as store_lib
+from stepdistill_jax.evaluation import student as student_lib
+from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.teacher import records
+
+Progress = Callable[[int, int, str], None]
+
+
+class Asked(Protocol):
+  """What `ask` needs of a system with a model."""
+
+  name: str
+
+  @property
+  def student(self) -> student_lib.Student:
+    """The model with its parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+  """The examples of a set, as one student reads them.
+
+  Attributes:
+    example_set: what is asked.
+    benchmark: how it is scored.
+    vocabulary: a seqio vocabulary, the student's.
+    prefix: before each question when the label is asked for.
+    explain_prefix: likewise for the rationale; None to not ask for it.
+    labels: a closed set of answers, for benchmarks without one of their own.
+  """
+
+  example_set: examples_lib.ExampleSet
+  benchmark: benchmarks_lib.Benchmark
+  vocabulary: Any
+  prefix: str = ""
+  explain_prefix: str | None = None
+  labels: tuple[str, ...] = ()
+
+  @property
+  def name(self) -> str:
+    return f"{self.benchmark.name} {self.example_set.split}"
+
+  def choices(self, example: examples_lib.Example) -> tuple[str, ...]:
+    """The distinct answers that `score` weighs against each other."""
+    found = self.benchmark.choices(example.inputs) or self.labels
+    return tuple(dict.fromkeys(found))
+
+  def encode(self, text: str, prefix: str = "") -> list[int]:
+    return encode(self.vocabulary, prefix + text)
+
+
+def encode(vocabulary, text: str) -> list[int]:
+  """A text as token ids with EOS; its parts are encoded apart.
+
+  Two texts with the letters `</s>` between them (premise, hypothesis) get the
+  EOS id there, as the tasks' preprocessor gives them.
+  """
+  tokens: list[int] = []
+  for part in text.split(records.EOS_TEXT):
+    tokens += [*vocabulary.encode(part), vocabulary.eos_id]
+  return tokens
+
+
+def ask(
+    system: Asked, questions: Questions, mode: str,
+    config: model_config_lib.ModelConfig, store: store_lib.AnswerStore,
+    identity: Mapping[str, Any], progress: Progress | None = None,
+) -> systems_lib.Answers:
+  """Asks for labels, and for rationales where the questions say so.
+
+  Args:
+    system: whose student is asked; it is loaded only if a question is open.
+    questions: what is asked.
+    mode: `generate` or `score`.
+    config: how.
+    store: takes up answers.
+    identity: of the model, for the store.
+    progress: called as answers come.
+
+  Returns:
+    Answers in the order of the examples.
+  """
+  asking = _Asking(system, questions, config, store, identity, progress)
+  label_timing = student_lib.Timing()
+  labels = (asking.generate if mode == "generate" else asking.score)(
+      label_timing)
+  rationale_timing = student_lib.Timing()
+  explained = [{} for _ in labels]
+  if questions.explain_prefix is not None and mode == "generate":
+    explained = asking.explain(rationale_timing)
+  answers = tuple(
+      systems_lib.Answer(
+          example.id, label["text"], score=label["score"],
+          tokens=label["tokens"], input_tokens=label["input_tokens"],
+          rationale=extra.get("text"), rationale_tokens=extra.get("tokens"),
+          rationale_log_prob=extra.get("log_prob"),
+          rationale_target_tokens=extra.get("target_tokens"))
+      for example, label, extra in zip(
+          questions.example_set.examples, labels, explained, strict=True))
+  return systems_lib.Answers(
+      answers, mode=mode, cost=cost_lib.of_student(
+          system, answers, label_timing, rationale_timing, mode))
+
+
+class _Asking:
+  """One system's answers to one set of questions."""
+
+  def __init__(self, system, questions, config, store, identity, progress):
+    self._system = system
+    self._questions = questions
+    self._config = config
+    self._store = store
+    self._identity = dict(identity)
+    self._progress = progress or (lambda done, total, what: None)
+
+  def _log(self, what: str, **settings) -> store_lib.AnswerLog:
+    identity = {**self._identity, "what": what,
+                "compute_dtype": self._config.compute_dtype, **settings}
+    return self._store.open(
+        f"{self._system.name} {self._questions.name} {what}", identity)
+
+  def _open_examples(self, log, what) -> list[examples_lib.Example]:
+    examples = self._questions.example_set.examples
+    self._total, self._what = len(examples), what
+    found = [e for e in examples if log.get(e) is None]
+    self._done = len(examples) - len(found)
+    self._report(0)
+    return found
+
+  def _report(self, more: int) -> None:
+    self._done += more
+    self._progress(
+        self._done, self._total,
+        f"{self._system.name}: {self._questions.name}, {self._what}")
+
+  def _rows(self, log) -> list[dict[str, Any]]:
+    return [log.get(e) for e in self._questions.example_set.examples]
+
+  def generate(self, timing) -> list[dict[str, Any]]:
+    """Decodes a label for each example."""
+    q, config = self._questions, self._config
+    length = config.label_length or q.benchmark.decode_length
+    log = self._log("label", prefix=q.prefix, length=length, beam=config.beam)
+    open_examples = self._open_examples(log, "labels")
+    if open_examples:
+      self._decode(log, open_examples, q.prefix, length, timing)
+    return self._rows(log)
+
+  def _decode(self, log, examples, prefix, length, timing) -> None:
+    q = self._questions
+    inputs = [q.encode(e.inputs, prefix) for e in examples]
+    for indices, decoded in self._system.student.generate(
+        inputs, length, self._config.beam, timing):
+      log.append(
+          [{"text": q.vocabulary.decode(list(d.tokens)),
+            "score": math.exp(min(0.0, d.log_prob)), "tokens": len(d.tokens),
+            "input_tokens": len(inputs[i])}
+           for i, d in zip(indices, decoded)],
+          [examples[i] for i in indices])
+      self._report(len(indices))
+
+  def score(self, timing) -> list[dict[str, Any]]:
+    """Takes the likeliest of the choices of each example.
+
+    The score is its share of the probability of all choices.
+    """
+    q = self._questions
+    log = self._log("choices", prefix=q.prefix, labels=q.labels)
+    open_examples = self._open_examples(log, "choices")
+    pairs = [(i, choice) for i, e in enumerate(open_examples)
+             for choice in self._choices_of(e)]
+    if pairs:
+      self._score_pairs(log, open_examples, pairs, timing)
+    return self._rows(log)
+
+  def _choices_of(self, example) -> tuple[str, ...]:
+    choices = self._questions.choices(example)
+    if not choices:
+      raise errors.UserError(
+          f"--mode=score weighs choices, but {self._questions.name} has none "
+          f"for example {example.id}; use --mode=generate")
+    return choices
+
+  def _score_pairs(self, log, examples, pairs, timing) -> None:
+    q = self._questions
+    inputs = [q.encode(e.inputs, q.prefix) for e in examples]
+    waiting: dict[int, dict[str, float]] = {i: {} for i, _ in pairs}
+    for indices, scores in self._system.student.log_likelihoods(
+        [inputs[i] for i, _ in pairs],
+        [q.encode(choice) for _, choice in pairs], timing):
+      for at, log_prob in zip(indices, scores):
+        example, choice = pairs[at]
+        waiting[example][choice] = log_prob
+      whole = [i for i, found in waiting.items()
+               if len(found) == len(self._choices_of(examples[i]))]
+      log.append(
+          [{**_best_choice(waiting.pop(i)), "tokens": 0,
+            "input_tokens": len(inputs[i])} for i in whole],
+          [examples[i] for i in whole])
+      self._report(len(whole))
+    timing.examples = len(examples)
+
+  def explain(self, timing) -> list[dict[str, Any]]:
+    """Decodes a rationale, and weighs the teacher's."""
+    q, config = self._questions, self._config
+    prefix = q.explain_prefix
+    log = self._log("rationale", prefix=prefix, beam=config.beam,
+                    length=config.rationale_length)
+    open_examples = self._open_examples(log, "rationales")
+    if open_examples:
+      self._decode(log, open_examples, prefix, config.rationale_length, timing)
+    likelihoods = self._teacher_likelihoods(prefix)
+    return [{**row, "log_prob": None, **likelihoods.get(e.id, {})}
+            for e, row in zip(q.example_set.examples, self._rows(log))]
+
+  def _teacher_likelihoods(self, prefix) -> dict[str, dict[str, Any]]:
+    q = self._questions
+    taught = [e for e in q.example_set.examples if e.rationale]
+    log = self._log("teacher rationale", prefix=prefix, fingerprint=(
+        store_lib.text_key("\0".join(sorted(e.rationale for e in taught)))))
+    self._total, self._what, self._done = len(taught), "perplexity", 0
+    open_examples = [e for e in taught if log.get(e) is None]
+    self._report(len(taught) - len(open_examples))
+    if open_examples:
+      targets = [q.encode(e.rationale) for e in open_examples]
+      for indices, scores in self._system.student.log_likelihoods(
+          [q.encode(e.inputs, prefix) for e in open_examples], targets):
+        log.append(
+            [{"log_prob": s, "target_tokens": len(targets[i])}
+             for i, s in zip(indices, scores)],
+            [open_examples[i] for i in indices])
+        self._report(len(indices))
+    return {e.id: {k: log.get(e)[k] for k in ("log_prob", "target_tokens")}
+            for e in taught}
+
+
+def _best_choice(log_probs: Mapping[str, float]) -> dict[str, Any]:
+  """The likeliest choice, and its share of the probability of all."""
+  best = max(log_probs, key=lambda choice: log_probs[choice])
+  top = log_probs[best]
+  total = sum(math.exp(value - top) for value in log_probs.values())
+  return {"text": best, "score": 1.0 / total}

@@ -1,0 +1,192 @@
+"""What a run's folder says: its checkpoints, configuration, method, seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+
+from stepdistill_jax import errors
+
+CONFIG_FILE = "config.gin"
+# Task kinds of the registry that ask for the label with a prefix.
+_PREFIXED = ("step", "mix", "predict")
+_PREDICT, _EXPLAIN = "predict: ", "explain: "
+# Bindings that two runs of one method may differ in.
+_RUN_SPECIFIC = re.compile(
+    r"\b(seed|MODEL_DIR|model_dir|random_seed|SEED)\b", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedOn:
+  """The SeqIO task or mixture that a student was trained on.
+
+  Attributes:
+    dataset: such as `svamp`.
+    kind: `label`, `predict`, `explain`, `rationale`, `single`, `step`, `mix`;
+      empty for a task that is not one of ours.
+    teacher: whose records; None for `label_gold` and unknown tasks.
+  """
+
+  dataset: str
+  kind: str = ""
+  teacher: str | None = None
+
+  @property
+  def prefix(self) -> str:
+    """What stands before the question when the label is asked for."""
+    return _PREDICT if self.kind in _PREFIXED else ""
+
+  @property
+  def explain_prefix(self) -> str | None:
+    """Likewise for the rationale; None where the student was not taught it."""
+    return _EXPLAIN if self.kind in (
+        "step", "mix", "explain", "rationale") else None
+
+  @property
+  def answer_after_rationale(self) -> bool:
+    """True where one target holds the rationale and then the label."""
+    return self.kind == "single"
+
+
+def parse_task_name(name: str) -> TrainedOn:
+  """Reads a task name of the registry.
+
+  >>> parse_task_name("svamp_step_gold_palm540b")
+  TrainedOn(dataset='svamp', kind='step', teacher='palm540b')
+  >>> parse_task_name("anli1_step_big_llm_big_llm").teacher
+  'big_llm'
+  """
+  match = re.fullmatch(
+      r"(.+?)_(label|predict|explain|rationale|single|step|mix)_(.+)", name)
+  if not match:
+    return TrainedOn(name)
+  dataset, kind, rest = match.groups()
+  teacher: str | None = rest
+  if kind in ("single", "step", "mix"):
+    half = rest[:len(rest) // 2]
+    if rest.startswith("gold_"):
+      teacher = rest[len("gold_"):]
+    elif rest == f"{half}_{half}":
+      teacher = half
+  elif rest == "gold":
+    teacher = None
+  return TrainedOn(dataset, kind, teacher)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+  """A checkpoint and the run that it belongs to.
+
+  Attributes:
+    path: the run's folder.
+    checkpoint: the folder `checkpoint_STEP`.
+    step: of the checkpoint.
+  """
+
+  path: pathlib.Path
+  checkpoint: pathlib.Path
+  step: int
+
+  @property
+  def config_path(self) -> pathlib.Path:
+    return self.path / CONFIG_FILE
+
+  def fingerprint(self) -> str:
+    """A hash of the configuration and of the checkpoint's files.
+
+    Files count by name, size and time of change: reading an XXL checkpoint
+    only to name it would take minutes.
+    """
+    digest = hashlib.sha256(self.config_path.read_bytes())
+    for file in sorted(self.checkpoint.rglob("*")):
+      if file.is_file():
+        stat = file.stat()
+        name = file.relative_to(self.checkpoint)
+        digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+  def method_key(self) -> str:
+    """A hash of the configuration without seed and folders."""
+    lines = self.config_path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in _joined(lines)
+            if line and not line.startswith("#")
+            and not _RUN_SPECIFIC.search(line.partition("=")[0])]
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
+
+  def seed(self) -> int | None:
+    """The run's seed, where its provenance or configuration names one."""
+    provenance = self.path / "run.json"
+    if provenance.is_file():
+      try:
+        seeds = json.loads(provenance.read_text(encoding="utf-8")).get("seeds")
+      except (ValueError, AttributeError):
+        seeds = None
+      if isinstance(seeds, dict):
+        seeds = next(iter(seeds.values()), None)
+      if isinstance(seeds, int):
+        return seeds
+    text = self.config_path.read_text(encoding="utf-8")
+    match = re.search(r"(?im)^\S*(?:random_seed|SEED)\s*=\s*(\d+)\s*$", text)
+    return int(match.group(1)) if match else None
+
+
+def _joined(lines: list[str]) -> list[str]:
+  """Puts bindings that gin wrote over several lines on one line each."""
+  joined: list[str] = []
+  for line in lines:
+    if joined and (joined[-1].endswith("\\") or line.startswith((" ", "\t"))):
+      joined[-1] = joined[-1].rstrip("\\") + line.strip()
+    else:
+      joined.append(line)
+  return joined
+
+
+def find(path: str | pathlib.Path) -> RunFolder:
+  """Finds a checkpoint from a run's folder or from the checkpoint itself.
+
+  Raises:
+    errors.UserError: there is no such folder, no checkpoint in it, or no
+      configuration beside it.
+  """
+  path = pathlib.Path(path).expanduser()
+  if not path.is_dir():
+    raise errors.UserError(_missing(path))
+  match = re.fullmatch(r"checkpoint_(\d+)", path.resolve().name)
+  if match:
+    path = path.resolve()
+    found = RunFolder(path.parent, path, int(match.group(1)))
+  else:
+    steps = steps_in(path)
+    if not steps:
+      raise errors.UserError(
+          f"no checkpoint_STEP folder in {path}; pass a run's folder (its "
+          "MODEL_DIR) or one of its checkpoints")
+    found = RunFolder(path, path / f"checkpoint_{steps[-1]}", steps[-1])
+  if not found.config_path.is_file():
+    raise errors.UserError(
+        f"{found.path} has checkpoints but no {CONFIG_FILE}, from which the "
+        "model would be rebuilt; put the run's configuration there "
+        "(`t5x train` writes it)")
+  return found
+
+
+def steps_in(path: pathlib.Path) -> list[int]:
+  """Steps of the whole checkpoints of a run, ascending."""
+  found = []
+  for entry in path.iterdir():
+    match = re.fullmatch(r"checkpoint_(\d+)", entry.name)
+    if match and entry.is_dir():
+      found.append(int(match.group(1)))
+  return sorted(found)
+
+
+def _missing(path: pathlib.Path) -> str:
+  match = re.fullmatch(r"checkpoint_(\d+)", path.name)
+  if match and path.parent.is_dir():
+    steps = steps_in(path.parent)
+    return (f"no checkpoint at {path}; {path.parent} has the steps "
+            f"{', '.join(map(str, steps)) or 'none'}")
+  return f"no checkpoint at {path}: there is no such folder"
