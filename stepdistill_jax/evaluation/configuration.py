@@ -14,6 +14,7 @@ from stepdistill_jax import locations
 from stepdistill_jax.evaluation import evaluate
 from stepdistill_jax.evaluation import model_config as model_config_lib
 from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.teacher import records
 
 _EvalConfig = gin.external_configurable(evaluate.EvalConfig, "EvalConfig")
 _ModelConfig = gin.external_configurable(
@@ -86,6 +87,10 @@ def make_systems(
         path, name=name, free_text=args.free_text))
   for value in args.teacher:
     name, teacher = split_name(value)
+    known = {t for _, t in records.list_records(records_dir)}
+    if teacher not in known:
+      raise errors.UserError(errors.unknown_name_message(
+          "teacher", teacher, known, f"(records under {records_dir})"))
     systems.append(systems_lib.TeacherRecords(
         teacher, records_dir, name=name))
   return systems
