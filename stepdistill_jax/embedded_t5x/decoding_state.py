@@ -1,0 +1,101 @@
+"""What decoding loops share: the state they show, beams, caches of beams.
+
+Beams (or samples) of one batch row stand side by side: row `b`, beam `k` of
+`[batch, beams, ...]` is row `b * beams + k` of the flat `[batch * beams, ...]`
+that the network sees.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping
+
+import flax
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+
+Array = Any
+PyTree = Any
+
+# Counters: one for all rows, unless rows started at different positions.
+_INDEX_LEAVES = ("cache_index", "position_embedder_index")
+# The same for all beams of a row; the network expands them where it uses them.
+_SHARED_LEAVES = ("cross_key", "cross_value", "cached_bias")
+
+
+@flax.struct.dataclass
+class DecodingState:
+  """What `tokens_to_logits` is given.
+
+  Attributes:
+    cur_index: position being decoded: `[batch * decodes]` when sampling, a
+      scalar in beam search.
+    sequences: int `[batch * decodes, length]`, tokens so far.
+    cur_token: int `[batch * decodes, 1]`, the last token.
+    cache: the network's cache.
+  """
+
+  cur_index: Array
+  sequences: Array
+  cur_token: Array
+  cache: Mapping[str, Any]
+
+
+TokensToLogits = Callable[[DecodingState], tuple[Array, Mapping[str, Any]]]
+
+
+def cache_map(
+    fn: Callable[[Array], Array], cache: PyTree,
+    apply_to_index: bool = False) -> PyTree:
+  """Applies `fn` to the arrays of a cache that have a row for each decode.
+
+  Args:
+    fn: array to array.
+    cache: nested dicts.
+    apply_to_index: also to counters of positions, which are `[batch]` when
+      rows started at different positions.
+  """
+  skipped = _SHARED_LEAVES if apply_to_index else _SHARED_LEAVES + _INDEX_LEAVES
+  flat = traverse_util.flatten_dict(flax.core.unfreeze(cache))
+  mapped = traverse_util.unflatten_dict({
+      path: leaf if path[-1] in skipped else fn(leaf)
+      for path, leaf in flat.items()})
+  if isinstance(cache, flax.core.FrozenDict):
+    return flax.core.freeze(mapped)
+  return mapped
+
+
+def add_beam_dim(x: Array, beam_size: int, offset: int = 0) -> Array:
+  """[batch, ...] -> [batch, beams, ...] with copies; batch is at `offset`."""
+  return jnp.repeat(jnp.expand_dims(x, offset + 1), beam_size, offset + 1)
+
+
+def flatten_beam_dim(x: Array, offset: int = 0) -> Array:
+  """[batch, beams, ...] -> [batch * beams, ...]; batch is at `offset`."""
+  return x.reshape(x.shape[:offset] + (-1,) + x.shape[offset + 2:])
+
+
+def unflatten_beam_dim(
+    x: Array, batch_size: int, beam_size: int, offset: int = 0) -> Array:
+  """[batch * beams, ...] -> [batch, beams, ...]; batch is at `offset`."""
+  return x.reshape(
+      x.shape[:offset] + (batch_size, beam_size) + x.shape[offset + 1:])
+
+
+def flat_batch_beam_expand(x: Array, beam_size: int, offset: int = 0) -> Array:
+  """[batch, ...] -> [batch * beams, ...] with copies."""
+  return flatten_beam_dim(add_beam_dim(x, beam_size, offset), offset)
+
+
+def gather_beams(nested: PyTree, beam_indices: Array, offset: int = 0) -> PyTree:
+  """Picks beams of each row: [batch, old, ...] -> [batch, new, ...].
+
+  Args:
+    nested: a tree of `[batch, old beams, ...]` arrays.
+    beam_indices: int `[batch, new beams]`.
+    offset: where the arrays have their batch axis.
+  """
+  pick = jax.vmap(
+      lambda x, i: jnp.take(x, i, axis=offset), in_axes=(offset, 0),
+      out_axes=offset)
+  return jax.tree.map(lambda x: pick(x, beam_indices), nested)

@@ -1,0 +1,1 @@
+"""Networks, and the gin files that size them."""

@@ -1,0 +1,218 @@
+"""Multi-head attention, with the caches that decoding needs."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from flax import linen as nn
+from flax.linen import partitioning as nn_partitioning
+import jax
+from jax import lax
+import jax.numpy as jnp
+from stepdistill_jax.embedded_t5x.examples.t5 import linear
+from stepdistill_jax.embedded_t5x.examples.t5 import masks
+
+Array = Any
+DType = Any
+with_sharding_constraint = nn_partitioning.with_sharding_constraint
+
+# Added to the logits of hidden positions. Not -inf: a row that sees nothing
+# (padding) must give finite numbers.
+_HIDDEN = -1e10
+
+
+def dot_product_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None = None,
+    dropout_rng: Array | None = None,
+    dropout_rate: float = 0.0,
+    deterministic: bool = False,
+    dtype: DType = jnp.float32,
+    float32_logits: bool = False,
+) -> Array:
+  """softmax(query · keyᵀ + bias) · value, with dropout on the softmax.
+
+  T5 does not divide the logits by sqrt(head_dim): its query initializer does.
+
+  Args:
+    query: `[batch, q_length, heads, head_dim]`.
+    key: `[batch, kv_length, heads, head_dim]`.
+    value: `[batch, kv_length, heads, v_dim]`.
+    bias: broadcastable to `[batch, heads, q_length, kv_length]`: hidden
+      positions, relative positions.
+    dropout_rng: for the dropout of attention weights.
+    dropout_rate: share of weights dropped. One draw serves all query
+      positions, as in T5.
+    deterministic: True switches dropout off.
+    dtype: of the attention weights and the result.
+    float32_logits: computes the logits in float32 whatever the inputs' dtype.
+
+  Returns:
+    `[batch, q_length, heads, v_dim]`.
+  """
+  if float32_logits:
+    query, key = query.astype(jnp.float32), key.astype(jnp.float32)
+  logits = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+  if bias is not None:
+    logits = logits + bias.astype(logits.dtype)
+  weights = jax.nn.softmax(logits).astype(dtype)
+  if not deterministic and dropout_rate > 0.0:
+    keep_prob = 1.0 - dropout_rate
+    batch, heads, _, kv_length = weights.shape
+    keep = jax.random.bernoulli(
+        dropout_rng, keep_prob, (batch, heads, 1, kv_length))
+    weights = weights * (
+        keep.astype(weights.dtype) / jnp.asarray(keep_prob, dtype))
+  return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+class MultiHeadDotProductAttention(nn.Module):
+  """Projects to heads, attends, projects back.
+
+  Attributes:
+    num_heads: number of heads.
+    head_dim: size of each head's query, key and value.
+    dtype: of the computation; parameters are float32.
+    dropout_rate: of the attention weights.
+    kernel_init: initializer of all kernels; the query's is divided by
+      sqrt(head_dim), which stands for the usual scaling of logits.
+    float32_logits: computes logits in float32.
+  """
+
+  num_heads: int
+  head_dim: int
+  dtype: DType = jnp.float32
+  dropout_rate: float = 0.0
+  kernel_init: Callable[..., Array] = nn.initializers.variance_scaling(
+      1.0, "fan_in", "normal")
+  float32_logits: bool = False
+
+  # What the scanned network overrides: its kernels keep heads and kv apart.
+  dense_cls = linear.DenseGeneral
+  in_axes = ("embed", "joined_kv")
+  out_axes = ("joined_kv", "embed")
+
+  @nn.compact
+  def __call__(
+      self,
+      inputs_q: Array,
+      inputs_kv: Array,
+      mask: Array | None = None,
+      bias: Array | None = None,
+      *,
+      decode: bool = False,
+      deterministic: bool = False,
+      decode_index: Array | None = None,
+      static_kv: bool = False,
+  ) -> Array:
+    """Attends from `inputs_q` to `inputs_kv`.
+
+    Decoding has two caches, in the collection `cache`, made by a first call
+    on whole sequences:
+    * self-attention (`decode`): that call makes room for the keys and values
+      of all positions. Each later call brings one position and writes it at
+      `decode_index`.
+    * cross-attention (`static_kv`): that call keeps the encoder's keys and
+      values. Later calls use them and ignore `inputs_kv`; they may bring
+      several rows (beams) for each row of the cache, side by side.
+
+    Args:
+      inputs_q: `[batch, q_length, embed]`.
+      inputs_kv: `[batch, kv_length, embed]`.
+      mask: `[batch, 1 or heads, q_length, kv_length]`, nonzero = visible.
+      bias: broadcastable to `[batch, heads, q_length, kv_length]`.
+      decode: use the self-attention cache.
+      deterministic: True switches dropout off.
+      decode_index: position being decoded: a scalar, or `[batch]`.
+      static_kv: use the cross-attention cache.
+
+    Returns:
+      `[batch, q_length, embed]`.
+    """
+    # The division is in the compute dtype, as T5X has it.
+    scale = jnp.sqrt(self.head_dim).astype(self.dtype)
+    query = self._to_heads(
+        "query", inputs_q, lambda *args: self.kernel_init(*args) / scale)
+    if static_kv and self.has_variable("cache", "cross_key"):
+      key = self.get_variable("cache", "cross_key")
+      value = self.get_variable("cache", "cross_value")
+    else:
+      key = self._to_heads("key", inputs_kv, self.kernel_init)
+      value = self._to_heads("value", inputs_kv, self.kernel_init)
+      if static_kv:
+        self.put_variable("cache", "cross_key", key)
+        self.put_variable("cache", "cross_value", value)
+    if decode:
+      key, value = self._cached(key, value, decode_index)
+
+    batch = query.shape[0]
+    beams = batch // key.shape[0]
+    if beams > 1:
+      # Beams of one row share its keys: [batch * beams, 1, ...] -> beams as
+      # query positions, so that the keys need no copies.
+      query = query.reshape((key.shape[0], beams) + query.shape[2:])
+      mask = jnp.swapaxes(
+          mask.reshape((key.shape[0], beams) + mask.shape[1:3] + (-1,))
+          [:, :, :, 0], 1, 2)
+
+    if mask is not None:
+      hidden = jnp.where(mask > 0, 0.0, _HIDDEN).astype(self.dtype)
+      bias = masks.combine_biases(hidden, bias)
+    dropout_rng = None
+    if not deterministic and self.dropout_rate > 0.0:
+      dropout_rng = self.make_rng("dropout")
+    x = dot_product_attention(
+        query, key, value, bias, dropout_rng, self.dropout_rate, deterministic,
+        self.dtype, self.float32_logits)
+    if beams > 1:
+      x = x.reshape((batch, 1) + x.shape[2:])
+    # [batch, q_length, heads, head_dim] -> [batch, q_length, embed]
+    return self.dense_cls(
+        features=inputs_q.shape[-1], axis=(-2, -1), dtype=self.dtype,
+        kernel_init=self.kernel_init, kernel_axes=self.out_axes, name="out")(x)
+
+  def _to_heads(self, name: str, inputs: Array, init) -> Array:
+    """[batch, length, embed] -> [batch, length, heads, head_dim]."""
+    heads = self.dense_cls(
+        features=(self.num_heads, self.head_dim), axis=-1, dtype=self.dtype,
+        kernel_init=init, kernel_axes=self.in_axes, name=name)(inputs)
+    return with_sharding_constraint(heads, ("batch", "length", "heads", "kv"))
+
+  def _cached(
+      self, key: Array, value: Array, index: Array | None
+  ) -> tuple[Array, Array]:
+    """Makes the self-attention cache, or writes one position into it.
+
+    Args:
+      key: `[batch, length, heads, head_dim]`: whole sequences in the first
+        call (only the shape counts), else of length 1.
+      value: as `key`.
+      index: where to write; a scalar, or `[batch]`.
+
+    Returns:
+      The keys and values to attend to.
+    """
+    if not self.has_variable("cache", "cached_key"):
+      self.put_variable("cache", "cached_key", jnp.zeros_like(key))
+      self.put_variable("cache", "cached_value", jnp.zeros_like(value))
+      return key, value
+    cached = []
+    for name, new in (("cached_key", key), ("cached_value", value)):
+      old = self.get_variable("cache", name)
+      if new.shape != (old.shape[0], 1) + old.shape[2:]:
+        raise ValueError(
+            f"{'/'.join(self.path)}/{name}: decoding takes one position a "
+            f"call: expected shape {(old.shape[0], 1) + old.shape[2:]}, got "
+            f"{new.shape}")
+      if jnp.ndim(index) == 0:
+        old = lax.dynamic_update_slice_in_dim(old, new, index, axis=1)
+      else:
+        old = jax.vmap(
+            lambda c, n, i: lax.dynamic_update_slice_in_dim(c, n, i, axis=0)
+        )(old, new, index)
+      self.put_variable("cache", name, old)
+      cached.append(old)
+    return tuple(cached)
+

@@ -1,0 +1,196 @@
+"""Dense layers, the feed-forward block, embeddings, T5's layer norm."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from typing import Any, Callable, Sequence
+
+from flax import linen as nn
+from flax.linen import partitioning as nn_partitioning
+from jax import lax
+import jax.numpy as jnp
+
+Array = Any
+DType = Any
+Initializer = Callable[..., Array]
+param_with_axes = nn_partitioning.param_with_axes
+with_sharding_constraint = nn_partitioning.with_sharding_constraint
+
+default_embed_init = nn.initializers.variance_scaling(
+    1.0, "fan_in", "normal", out_axis=0)
+
+
+def _as_tuple(x) -> tuple[int, ...]:
+  return (x,) if isinstance(x, int) else tuple(x)
+
+
+class DenseGeneral(nn.Module):
+  """A linear map without bias over one or several axes.
+
+  The kernel is stored as a matrix, `[product of inputs, product of features]`,
+  so that Adafactor factors it as T5 was trained.
+
+  Attributes:
+    features: size or sizes of the output axes.
+    axis: input axis or axes to contract.
+    dtype: of the computation; the kernel is float32.
+    kernel_init: initializer of the kernel.
+    kernel_axes: logical names of the stored kernel's axes.
+  """
+
+  features: Sequence[int] | int
+  axis: Sequence[int] | int = -1
+  dtype: DType = jnp.float32
+  kernel_init: Initializer = nn.initializers.variance_scaling(
+      1.0, "fan_in", "truncated_normal")
+  kernel_axes: tuple[str, ...] = ()
+
+  @nn.compact
+  def __call__(self, inputs: Array) -> Array:
+    inputs = jnp.asarray(inputs, self.dtype)
+    features = _as_tuple(self.features)
+    axes = tuple(a % inputs.ndim for a in _as_tuple(self.axis))
+    in_shape = tuple(inputs.shape[a] for a in axes)
+    kernel = self.stored_kernel(in_shape, features)
+    kernel = jnp.asarray(kernel, self.dtype).reshape(in_shape + features)
+    contract = (axes, tuple(range(len(axes))))
+    return lax.dot_general(inputs, kernel, (contract, ((), ())))
+
+  def stored_kernel(self, in_shape, features) -> Array:
+    return param_with_axes(
+        "kernel", self.kernel_init,
+        (math.prod(in_shape), math.prod(features)), jnp.float32,
+        axes=self.kernel_axes)
+
+
+def _activation(fn_or_name: str | Callable[[Array], Array]) -> Callable:
+  """`linear`, a function's name in `flax.linen`, or a function."""
+  if fn_or_name == "linear":
+    return lambda x: x
+  if isinstance(fn_or_name, str):
+    return getattr(nn, fn_or_name)
+  if callable(fn_or_name):
+    return fn_or_name
+  raise ValueError(
+      f"an activation is 'linear', a name in flax.linen or a function; got "
+      f"{fn_or_name!r}")
+
+
+class MlpBlock(nn.Module):
+  """The feed-forward block; with two activations it is gated.
+
+  Attributes:
+    intermediate_dim: size of the hidden layer.
+    activations: one for each input projection; `("relu",)` is T5 1.0's
+      (kernel `wi`), `("gelu", "linear")` is T5 1.1's (`wi_0`, `wi_1`), whose
+      outputs are multiplied.
+    kernel_init: initializer of all kernels.
+    intermediate_dropout_rate: of the hidden layer; one draw serves all
+      positions.
+    dtype: of the computation.
+  """
+
+  intermediate_dim: int = 2048
+  activations: Sequence[str | Callable[[Array], Array]] = ("relu",)
+  kernel_init: Initializer = nn.initializers.variance_scaling(
+      1.0, "fan_in", "truncated_normal")
+  intermediate_dropout_rate: float = 0.1
+  dtype: Any = jnp.float32
+
+  dense_cls = DenseGeneral
+
+  @nn.compact
+  def __call__(
+      self, inputs: Array, decode: bool = False, deterministic: bool = False
+  ) -> Array:
+    """[batch, length, embed] -> [batch, length, embed]."""
+    del decode  # Every position stands alone.
+    dense = functools.partial(
+        self.dense_cls, dtype=self.dtype, kernel_init=self.kernel_init)
+    hidden = []
+    for i, activation in enumerate(self.activations):
+      name = "wi" if len(self.activations) == 1 else f"wi_{i}"
+      x = dense(
+          self.intermediate_dim, kernel_axes=("embed", "mlp"), name=name)(
+              inputs)
+      hidden.append(_activation(activation)(x))
+    x = functools.reduce(operator.mul, hidden)
+    x = nn.Dropout(self.intermediate_dropout_rate, broadcast_dims=(-2,))(
+        x, deterministic=deterministic)
+    x = with_sharding_constraint(x, ("batch", "length", "mlp"))
+    return dense(
+        inputs.shape[-1], kernel_axes=("mlp", "embed"), name="wo")(x)
+
+
+class Embed(nn.Module):
+  """Token embeddings, and the tied output projection.
+
+  Attributes:
+    num_embeddings: size of the vocabulary.
+    features: size of an embedding.
+    cast_input_dtype: casts the ids first, if given.
+    dtype: of the embeddings given out; the table is float32.
+    attend_dtype: of `attend`; None means `dtype`.
+    embedding_init: initializer of the table.
+    one_hot: multiplies by a one-hot matrix instead of gathering. The result
+      is the same; on a CPU or GPU it costs as much as computing logits.
+  """
+
+  num_embeddings: int
+  features: int
+  cast_input_dtype: DType | None = None
+  dtype: DType = jnp.float32
+  attend_dtype: DType | None = None
+  embedding_init: Initializer = default_embed_init
+  one_hot: bool = False
+
+  def setup(self):
+    self.embedding = param_with_axes(
+        "embedding", self.embedding_init,
+        (self.num_embeddings, self.features), jnp.float32,
+        axes=("vocab", "embed"))
+
+  def __call__(self, inputs: Array) -> Array:
+    """int [batch, length] -> [batch, length, features].
+
+    Ids outside the vocabulary give zeros, as the one-hot product does.
+    """
+    if self.cast_input_dtype:
+      inputs = inputs.astype(self.cast_input_dtype)
+    if not jnp.issubdtype(inputs.dtype, jnp.integer):
+      raise ValueError(f"token ids must be integers, got {inputs.dtype}")
+    table = jnp.asarray(self.embedding, self.dtype)
+    if self.one_hot:
+      ids = jnp.arange(self.num_embeddings, dtype=jnp.int32)
+      return jnp.asarray(inputs[..., None] == ids, self.dtype) @ table
+    output = table.at[inputs].get(
+        mode="fill", fill_value=0, wrap_negative_indices=False)
+    return with_sharding_constraint(output, ("batch", "length", "embed"))
+
+  def attend(self, query: Array) -> Array:
+    """Logits from the table: [..., features] -> [..., num_embeddings]."""
+    dtype = self.dtype if self.attend_dtype is None else self.attend_dtype
+    return jnp.dot(query, jnp.asarray(self.embedding, dtype).T)
+
+
+class LayerNorm(nn.Module):
+  """T5's layer norm: divides by the root mean square; no mean, no bias.
+
+  The reduction is in float32 whatever `dtype`.
+  """
+
+  epsilon: float = 1e-6
+  dtype: Any = jnp.float32
+  scale_init: Initializer = nn.initializers.ones
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    x = jnp.asarray(x, jnp.float32)
+    mean_square = jnp.mean(lax.square(x), axis=-1, keepdims=True)
+    y = jnp.asarray(x * lax.rsqrt(mean_square + self.epsilon), self.dtype)
+    scale = param_with_axes(
+        "scale", self.scale_init, (x.shape[-1],), jnp.float32,
+        axes=("embed",))
+    return y * jnp.asarray(scale, self.dtype)
