@@ -1,0 +1,35 @@
+"""Users' mistakes end in one line and exit code 2."""
+
+import pytest
+
+from stepdistill_jax import cli, errors
+
+
+def test_user_error_is_one_line_and_code_2(capsys):
+  @errors.command
+  def main():
+    raise errors.UserError("no such file: x")
+
+  assert main() == errors.USER_ERROR_EXIT_CODE
+  assert capsys.readouterr().err == "error: no such file: x\n"
+
+
+def test_other_errors_keep_their_traceback():
+  @errors.command
+  def main():
+    raise ZeroDivisionError
+
+  with pytest.raises(ZeroDivisionError):
+    main()
+
+
+def test_near_names_come_first():
+  names = ["svamp_label_gold", "cqa_label_gold", "svamp_step_gold_palm540b"]
+  assert errors.near_names("svamp_lable_gold", names)[0] == "svamp_label_gold"
+
+
+def test_unknown_command_is_a_user_error(capsys):
+  with pytest.raises(SystemExit) as exit_info:
+    cli.main(["traim"])
+  assert exit_info.value.code == errors.USER_ERROR_EXIT_CODE
+  assert "traim" in capsys.readouterr().err
