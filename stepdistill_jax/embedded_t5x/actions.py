@@ -1,0 +1,109 @@
+"""What may end training early: actions that look at metrics."""
+
+from __future__ import annotations
+
+import abc
+import enum
+import math
+from typing import Any, Mapping, Optional, Sequence, Tuple
+
+from absl import logging
+
+
+@enum.unique
+class ActionMode(enum.Enum):
+  """After which part of an epoch an action runs."""
+
+  TRAIN = 1
+  TRAIN_EVAL = 2
+  INFER_EVAL = 3
+
+
+class BaseAction(abc.ABC):
+  """Something to do with the metrics of a train loop or an evaluation."""
+
+  @abc.abstractmethod
+  def run(self, train_state, metrics_by_task: Mapping[str, Mapping[str, Any]]
+          ) -> bool:
+    """Returns True to end training."""
+
+
+ActionMapType = Mapping[ActionMode, Sequence[BaseAction]]
+
+
+def _scalar(metrics_by_task, task: str, metric: str) -> Optional[float]:
+  """The metric as a float; None, with a warning, if there is none."""
+  metrics = metrics_by_task.get(task)
+  if metrics is None:
+    logging.warning("An action watches task %s; there are %s", task,
+                    sorted(metrics_by_task))
+    return None
+  value = metrics.get(metric)
+  value = getattr(value, "value", value)  # clu.values.Scalar, or a number.
+  try:
+    return float(value)
+  except (TypeError, ValueError):
+    logging.warning("An action watches metric %s of %s; there are %s", metric,
+                    task, sorted(metrics))
+    return None
+
+
+class EarlyStoppingAction(BaseAction):
+  """Ends training when a metric has stopped improving."""
+
+  def __init__(
+      self, metric: Tuple[str, str], mode: str, patience: int = 3,
+      atol: float = 0.0, rtol: float = 0.0):
+    """Initializes.
+
+    Args:
+      metric: (task, name of the metric).
+      mode: `min` if less is better, else `max`.
+      patience: how many values in a row must bring no improvement.
+      atol: a change of at most atol + rtol * |previous| is no improvement.
+      rtol: see `atol`.
+    """
+    if mode not in ("min", "max"):
+      raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+    if atol < 0 or rtol < 0:
+      raise ValueError(f"atol and rtol must be >= 0, got {atol} and {rtol}")
+    self._task, self._metric = metric
+    self._sign = 1.0 if mode == "min" else -1.0
+    self._patience = patience
+    self._atol = atol
+    self._rtol = rtol
+    self._history = []
+
+  def _improved(self, previous: float, current: float) -> bool:
+    tolerance = self._atol + self._rtol * abs(previous)
+    return self._sign * (previous - current) > tolerance
+
+  def run(self, train_state, metrics_by_task) -> bool:
+    value = _scalar(metrics_by_task, self._task, self._metric)
+    if value is None:
+      return False
+    self._history = [*self._history, value][-self._patience:]
+    if len(self._history) < self._patience:
+      return False
+    if any(self._improved(previous, current) for previous, current
+           in zip(self._history, self._history[1:])):
+      return False
+    logging.warning("Ending training: %s of %s did not improve: %s",
+                    self._metric, self._task, self._history)
+    return True
+
+
+class TerminateOnNanAction(BaseAction):
+  """Ends training when a metric is not finite."""
+
+  def __init__(self, task: str, metric: str = "loss"):
+    self._task = task
+    self._metric = metric
+
+  def run(self, train_state, metrics_by_task) -> bool:
+    value = _scalar(metrics_by_task, self._task, self._metric)
+    if value is None or math.isfinite(value):
+      return False
+    logging.warning("Ending training: %s of %s is %s", self._metric,
+                    self._task, value)
+    return True

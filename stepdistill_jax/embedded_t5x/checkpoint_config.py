@@ -1,0 +1,164 @@
+"""What gin files say about saving and restoring checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from typing import Any, Callable, Optional, Sequence, Tuple, Union
+
+from etils import epath
+
+from stepdistill_jax import errors
+from stepdistill_jax.embedded_t5x import checkpoint_paths
+from stepdistill_jax.embedded_t5x import checkpoints
+from stepdistill_jax.embedded_t5x import state_utils
+
+
+def _check_choice(config: str, name: str, value: Any, choices) -> None:
+  if value not in choices:
+    raise errors.UserError(
+        f"`{config}.{name}` must be one of {list(choices)}; got {value!r}")
+
+
+@dataclasses.dataclass
+class SaveCheckpointConfig:
+  """When and how checkpoints are written.
+
+  Attributes:
+    dtype: of the saved parameters, `float32` or `bfloat16`; the optimizer's
+      state keeps its own.
+    period: in steps.
+    checkpoint_steps: further steps at which to save.
+    keep: number of latest checkpoints to keep; None keeps all.
+    keep_dataset_checkpoints: the same for the state of the data.
+    save_dataset: whether to save the state of the training data.
+    checkpointer_cls: unused but for T5X's `SaveBestCheckpointer` bindings.
+    state_transformation_fns: applied to the state dict before writing.
+    checkpoint_manager_cls: what writes.
+  """
+
+  dtype: Optional[str] = "float32"
+  period: Optional[int] = None
+  checkpoint_steps: Optional[Sequence[int]] = None
+  keep: Optional[int] = None
+  keep_dataset_checkpoints: Optional[int] = None
+  save_dataset: bool = False
+  checkpointer_cls: Callable[..., Any] = checkpoints.Checkpointer
+  state_transformation_fns: Sequence[Callable[..., Any]] = dataclasses.field(
+      default_factory=list)
+  checkpoint_manager_cls: Callable[..., Any] = (
+      checkpoints.OrbaxCheckpointManagerInterface)
+
+  def __post_init__(self):
+    _check_choice("SaveCheckpointConfig", "dtype", self.dtype,
+                  (None, "float32", "bfloat16"))
+
+
+@dataclasses.dataclass
+class RestoreCheckpointConfig:
+  """Which checkpoint to restore, and how.
+
+  Attributes:
+    path: of the checkpoint (mode `specific`), or of the folder that holds
+      checkpoints; may be a list.
+    mode: `specific`, `latest` or `all` of the folder's checkpoints.
+    assignment_map: (pattern, replacement) pairs that rename entries; see
+      `state_utils.apply_assignment_map`.
+    strict: for TensorFlow checkpoints: every parameter must be there.
+    fallback_to_scratch: initialize what the checkpoint lacks.
+    dtype: of the restored parameters; None keeps the saved one.
+    restore_dataset: whether to restore the state of the data too.
+    checkpointer_cls: unused; T5X's interface has it.
+    state_transformation_fns: applied after reading, after `assignment_map`.
+    checkpoint_manager_cls: what reads.
+  """
+
+  path: Union[str, Sequence[str]]
+  mode: str = "latest"
+  assignment_map: Optional[Sequence[Tuple[str, Optional[str]]]] = None
+  strict: bool = True
+  fallback_to_scratch: bool = False
+  dtype: Optional[str] = None
+  restore_dataset: bool = False
+  checkpointer_cls: Callable[..., Any] = checkpoints.Checkpointer
+  state_transformation_fns: Sequence[Callable[..., Any]] = ()
+  checkpoint_manager_cls: Callable[..., Any] = (
+      checkpoints.OrbaxCheckpointManagerInterface)
+
+  def __post_init__(self):
+    _check_choice("RestoreCheckpointConfig", "mode", self.mode,
+                  ("specific", "latest", "all"))
+    _check_choice("RestoreCheckpointConfig", "dtype", self.dtype,
+                  (None, "float32", "bfloat16", "float16"))
+    if self.assignment_map is not None:
+      rename = functools.partial(
+          state_utils.apply_assignment_map, assignment_map=self.assignment_map)
+      self.state_transformation_fns = (rename, *self.state_transformation_fns)
+
+  @property
+  def paths(self) -> Sequence[str]:
+    path = self.path or ()
+    return [os.fspath(path)] if isinstance(path, (str, os.PathLike)) else [
+        os.fspath(p) for p in path]
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+  """Both; either may be None."""
+
+  save: Optional[SaveCheckpointConfig] = None
+  restore: Optional[RestoreCheckpointConfig] = None
+
+
+def _check_is_checkpoint(path: str) -> None:
+  """Raises UserError where no checkpoint is, saying what is there."""
+  if (epath.Path(path).is_dir() or epath.Path(path).is_file()
+      or epath.Path(path + ".index").exists()):
+    if not checkpoint_paths.all_steps(path):
+      return
+    steps = checkpoint_paths.all_steps(path)
+    advice = (f"it holds the checkpoints of steps {list(steps)[-5:]}; name one "
+              f"({checkpoint_paths.get_checkpoint_dir(path, steps[-1])}) or "
+              "use mode 'latest'")
+  else:
+    parent = os.path.dirname(path.rstrip("/"))
+    steps = checkpoint_paths.all_steps(parent)
+    advice = (f"{parent} has steps {list(steps)[-5:]}" if steps
+              else "there is no such folder")
+  raise errors.UserError(f"no checkpoint at {path}: {advice}")
+
+
+def get_first_valid_restore_config_and_paths(
+    restore_cfgs: Sequence[RestoreCheckpointConfig],
+) -> Tuple[Optional[RestoreCheckpointConfig], Sequence[str]]:
+  """Finds the first config with something to restore.
+
+  Args:
+    restore_cfgs: in order of preference. A config of mode `specific` always
+      counts, one of mode `latest` or `all` if its folders have checkpoints.
+
+  Returns:
+    The config and the paths of its checkpoints, ascending by step; (None, [])
+    if there is none.
+
+  Raises:
+    errors.UserError: a path does not exist.
+  """
+  for cfg in restore_cfgs:
+    if cfg.mode == "specific":
+      for path in cfg.paths:
+        _check_is_checkpoint(path)
+      if cfg.paths:
+        return cfg, cfg.paths
+      continue
+    found = []
+    for folder in cfg.paths:
+      if not epath.Path(folder).is_dir():
+        raise errors.UserError(
+            f"no folder of checkpoints at {folder} (mode {cfg.mode!r})")
+      found += [checkpoint_paths.get_checkpoint_dir(folder, step)
+                for step in checkpoint_paths.all_steps(folder)]
+    if found:
+      return cfg, found[-1:] if cfg.mode == "latest" else found
+  return None, []

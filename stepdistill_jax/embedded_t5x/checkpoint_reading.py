@@ -1,0 +1,190 @@
+"""Reading a checkpoint into a train state: which entries, from where, how.
+
+A *source* lists a checkpoint's entries by name and loads those that are asked
+for, as arrays with the sharding asked for; orbax and legacy checkpoints are
+two sources. `restore` decides what to ask for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Mapping, Optional, Protocol, Sequence
+
+from etils import epath
+from flax import traverse_util
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+import orbax.checkpoint as ocp
+
+from stepdistill_jax import errors
+from stepdistill_jax.embedded_t5x import state_utils
+
+STATE_ITEM = "state"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """An array in a checkpoint.
+
+  Attributes:
+    name: its `a/b/c` name there, such as `target/encoder/.../kernel`.
+    shape: its shape.
+    dtype: its dtype.
+  """
+
+  name: str
+  shape: tuple[int, ...]
+  dtype: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """How to load an entry: sharding, and dtype (None: as saved)."""
+
+  sharding: jax.sharding.Sharding
+  dtype: Optional[np.dtype] = None
+
+
+class Source(Protocol):
+
+  def entries(self) -> Mapping[str, Entry]:
+    """All entries by name."""
+    ...
+
+  def load(self, requests: Mapping[str, Request]) -> Mapping[str, jax.Array]:
+    """The named entries as arrays."""
+    ...
+
+
+class OrbaxSource:
+  """A checkpoint in T5X's current layout: `checkpoint_STEP/state/...`."""
+
+  def __init__(self, path: epath.Path):
+    inner = path / STATE_ITEM
+    self._path = inner if inner.is_dir() else path
+    self._checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    metadata = self._checkpointer.metadata(self._path)
+    self._tree = metadata.item_metadata.tree
+
+  def entries(self) -> Mapping[str, Entry]:
+    flat = traverse_util.flatten_dict(self._tree, sep="/")
+    # Placeholders of empty subtrees have no shape.
+    return {name: Entry(name, tuple(value.shape), value.dtype)
+            for name, value in flat.items()
+            if getattr(value, "shape", None) is not None}
+
+  def load(self, requests):
+    tree = traverse_util.unflatten_dict(dict.fromkeys(requests, 0), sep="/")
+    restore_args = traverse_util.unflatten_dict(
+        {name: ocp.ArrayRestoreArgs(sharding=r.sharding, dtype=r.dtype)
+         for name, r in requests.items()}, sep="/")
+    restored = self._checkpointer.restore(
+        self._path, args=ocp.args.PyTreeRestore(
+            item=tree, restore_args=restore_args, partial_restore=True))
+    return traverse_util.flatten_dict(restored, sep="/")
+
+
+def open_checkpoint(path) -> Source:
+  """Opens the checkpoint in a folder, whichever layout it has."""
+  path = epath.Path(path)
+  if (path / STATE_ITEM).is_dir() or (path / "_METADATA").exists():
+    return OrbaxSource(path)
+  if path.is_file() or (path / "checkpoint").exists():
+    from stepdistill_jax.embedded_t5x import legacy_checkpoints  # pylint: disable=g-import-not-at-top
+    return legacy_checkpoints.LegacySource(path)
+  raise errors.UserError(
+      f"{path} holds no checkpoint: neither `state/_METADATA` (current T5X) "
+      "nor a `checkpoint` file (older T5X)")
+
+
+def transformed_entries(
+    entries: Mapping[str, Entry], state_dict,
+    transformation_fns: Sequence[Callable[..., Any]]) -> Mapping[str, Entry]:
+  """Applies renames and the like; returns model name -> entry."""
+  tree = traverse_util.unflatten_dict(dict(entries), sep="/")
+  if "optimizer" in tree and "target" not in tree:
+    tree = tree["optimizer"]
+  for transform in transformation_fns:
+    tree = transform(tree, state_dict)
+  return state_utils.flatten_state_dict(tree)
+
+
+def _check_shapes(path, wanted, found: Mapping[str, Entry]) -> None:
+  """Raises UserError, naming parameters, where shapes differ."""
+  wrong = [f"{name} is {tuple(found[name].shape)}, the model's {tuple(x.shape)}"
+           for name, x in wanted.items()
+           if name in found and tuple(found[name].shape) != tuple(x.shape)]
+  if wrong:
+    raise errors.UserError(
+        f"the checkpoint {path} is of another model: {'; '.join(wrong[:3])}"
+        f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}")
+
+
+def restore(
+    path,
+    train_state,
+    partitioner,
+    *,
+    dtype=None,
+    fallback_state: Optional[Mapping[str, Any]] = None,
+    state_transformation_fns: Sequence[Callable[..., Any]] = ()):
+  """Restores a train state.
+
+  Args:
+    path: `MODEL_DIR/checkpoint_STEP`.
+    train_state: the state's shapes (`jax.ShapeDtypeStruct` leaves).
+    partitioner: gives the shardings.
+    dtype: of the restored parameters (`target`); None keeps the saved one.
+    fallback_state: a state dict whose entries fill what the checkpoint lacks.
+    state_transformation_fns: `fn(checkpoint's dict, model's dict) -> dict`,
+      applied to the checkpoint's entries.
+
+  Returns:
+    A train state of sharded arrays.
+
+  Raises:
+    errors.UserError: there is no checkpoint, or it is of another model.
+  """
+  source = open_checkpoint(path)
+  state_dict = train_state.state_dict()
+  flat = traverse_util.flatten_dict(
+      state_dict, keep_empty_nodes=True, sep="/")
+  empty = {k: v for k, v in flat.items() if v is None or v == {}
+           or v is traverse_util.empty_node}
+  wanted = {k: v for k, v in flat.items() if k not in empty}
+  found = transformed_entries(
+      source.entries(), state_dict, state_transformation_fns)
+  missing = sorted(set(wanted) - set(found))
+  if missing and fallback_state is None:
+    raise errors.UserError(
+        f"the checkpoint {path} lacks {len(missing)} of the model's "
+        f"{len(wanted)} arrays, such as {missing[0]}; give "
+        "RestoreCheckpointConfig an `assignment_map`, with "
+        "`fallback_to_scratch` for what has no counterpart")
+  _check_shapes(path, wanted, found)
+
+  mesh_axes = traverse_util.flatten_dict(
+      partitioner.get_mesh_axes(train_state).state_dict(),
+      keep_empty_nodes=True, sep="/")
+
+  def request(name: str) -> Request:
+    spec = mesh_axes.get(name)
+    sharding = NamedSharding(
+        partitioner.mesh, spec if spec is not None else PartitionSpec())
+    # Only parameters are cast: the step is an integer, and the optimizer's
+    # state is float32 whatever the parameters are.
+    cast = dtype is not None and name.startswith("target/")
+    return Request(sharding, np.dtype(dtype) if cast else None)
+
+  loaded = source.load({
+      entry.name: request(name) for name, entry in found.items()
+      if name in wanted})
+  result = dict(empty)
+  if missing:
+    fallback = state_utils.flatten_state_dict(fallback_state)
+    result.update({name: fallback[name] for name in missing})
+  result.update({name: loaded[found[name].name]
+                 for name in wanted if name in found})
+  return train_state.restore_state(
+      traverse_util.unflatten_dict(result, sep="/"))

@@ -1,0 +1,96 @@
+"""T5X's name for checkpoints: a face over the modules that do the work.
+
+`checkpoint_paths` finds them, `checkpoint_reading` and `legacy_checkpoints`
+read them, `checkpoint_manager` writes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Sequence
+
+import jax
+from flax import traverse_util
+import numpy as np
+
+from stepdistill_jax.embedded_t5x import checkpoint_reading
+# pylint: disable=unused-import
+from stepdistill_jax.embedded_t5x.checkpoint_manager import (
+    DatasetArgs, DatasetCheckpointHandler, OrbaxCheckpointManagerInterface)
+from stepdistill_jax.embedded_t5x.checkpoint_paths import (
+    all_dataset_checkpoint_steps, all_steps, get_checkpoint_dir,
+    get_checkpoint_prefix, get_step_from_checkpoint_dir, latest_step)
+# pylint: enable=unused-import
+
+
+def get_local_data(x):
+  """This host's copy of an array; anything else as it is."""
+  if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
+    return x.addressable_data(0)
+  return x
+
+
+def load_t5x_checkpoint(
+    path: str,
+    step: Optional[int] = None,
+    state_transformation_fns: Sequence[Any] = (),
+    remap: bool = True,
+    restore_dtype=None,
+    lazy_parameters: bool = False):
+  """Loads all arrays of a checkpoint, without a model.
+
+  Args:
+    path: of the checkpoint, or of its folder if `step` is given.
+    step: of the checkpoint.
+    state_transformation_fns: `fn(dict, dict) -> dict`, on names.
+    remap: for T5X's interface.
+    restore_dtype: of the parameters; None keeps the saved one.
+    lazy_parameters: for T5X's interface.
+
+  Returns:
+    The nested state dict of numpy arrays: `target`, `state`.
+  """
+  del remap, lazy_parameters
+  if step is not None:
+    path = get_checkpoint_dir(path, step)
+  source = checkpoint_reading.open_checkpoint(path)
+  found = checkpoint_reading.transformed_entries(
+      source.entries(), {}, state_transformation_fns)
+  on_first_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  dtype = None if restore_dtype is None else np.dtype(restore_dtype)
+  loaded = source.load({
+      entry.name: checkpoint_reading.Request(
+          on_first_device, dtype if name.startswith("target/") else None)
+      for name, entry in found.items()})
+  return traverse_util.unflatten_dict(
+      {name: np.asarray(loaded[entry.name]) for name, entry in found.items()},
+      sep="/")
+
+
+class Checkpointer:
+  """T5X's older interface to the same checkpoints; see the manager."""
+
+  def __init__(
+      self, train_state, partitioner, checkpoints_dir: str,
+      dataset_iterator=None, *, keep: Optional[int] = None, save_dtype=None,
+      restore_dtype=None, keep_dataset_checkpoints: Optional[int] = None):
+    self._manager = OrbaxCheckpointManagerInterface(
+        checkpoints_dir, train_state, partitioner, dataset_iterator,
+        save_dtype=save_dtype, restore_dtype=restore_dtype, keep=keep,
+        keep_dataset_checkpoints=keep_dataset_checkpoints)
+
+  def save(self, train_state, state_transformation_fns=(), **unused_options):
+    """Writes a checkpoint and waits until it is there."""
+    self._manager.save(train_state, state_transformation_fns)
+    self._manager.wait_until_finished()
+
+  def restore(
+      self, step=None, path=None, state_transformation_fns=(),
+      fallback_state=None, lazy_parameters=False):
+    return self._manager.restore(
+        step, path, fallback_state, state_transformation_fns, lazy_parameters)
+
+  def all_steps(self):
+    return self._manager.all_steps()
+
+  def latest_step(self):
+    return self._manager.latest_step()

@@ -1,0 +1,300 @@
+"""SeqIO tasks as batches: for training, for teacher-forced evaluation.
+
+The order of training batches is a function of the data set's seed alone, so
+that the batch of any step can be found again (`TrainIterator.skip`).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import importlib
+import itertools
+import time
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
+
+from absl import logging
+import clu.data
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from stepdistill_jax import errors
+
+
+@dataclasses.dataclass
+class DatasetConfig:
+  """Which data, how long, how many at a time.
+
+  Attributes:
+    mixture_or_task_name: registered name, or the task or mixture itself.
+    task_feature_lengths: feature -> length in tokens; None means the longest
+      of the data.
+    split: such as `train`.
+    batch_size: of the global batch, in examples.
+    shuffle: whether to shuffle.
+    seed: of the shuffle and of random preprocessing; None takes a new one.
+    use_cached: read what `seqio_cache_tasks` wrote.
+    pack: join several examples in a row.
+    use_custom_packing_ops: pack with tensor2tensor's compiled operation.
+    module: imported first, for its registrations; T5X deprecates it.
+    use_memory_cache: keep evaluation batches in memory.
+    trim_output_features: cut features to their length.
+    runtime_preprocessors: unused; AirIO's.
+    num_prefetch_threads: unused; AirIO's.
+    num_workers: unused; AirIO's.
+  """
+
+  mixture_or_task_name: Union[str, seqio.Task, seqio.Mixture]
+  task_feature_lengths: Optional[Mapping[str, int]]
+  split: str
+  batch_size: int
+  shuffle: bool
+  seed: Optional[int]
+  use_cached: bool = False
+  pack: bool = False
+  use_custom_packing_ops: bool = False
+  module: Optional[str] = None
+  use_memory_cache: bool = True
+  trim_output_features: bool = True
+  runtime_preprocessors: Optional[Sequence[Any]] = None
+  num_prefetch_threads: Optional[int] = None
+  num_workers: Optional[int] = 0
+
+
+def import_module(module: str) -> None:
+  """Imports a module for what it registers."""
+  importlib.import_module(module)
+
+
+def find_task(cfg: DatasetConfig) -> Union[seqio.Task, seqio.Mixture]:
+  """The task or mixture that a config names.
+
+  Raises:
+    errors.UserError: there is none of that name; the message lists near ones.
+  """
+  if cfg.module:
+    import_module(cfg.module)
+  name = cfg.mixture_or_task_name
+  if isinstance(name, seqio.DatasetProviderBase):
+    return name
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  if name not in known:
+    raise errors.UserError(errors.unknown_name_message(
+        "SeqIO task or mixture", name, known,
+        "(set MIXTURE_OR_TASK_NAME; the gin file must import the module that "
+        "registers it)"))
+  return seqio.get_mixture_or_task(name)
+
+
+def _check_divisible(batch_size: int, num_shards: int) -> None:
+  if batch_size % num_shards:
+    raise errors.UserError(
+        f"batch size {batch_size} is not divisible by the {num_shards} hosts "
+        "that load different data")
+
+
+def shared_time_seed() -> int:
+  """A new seed, the same on all hosts."""
+  seconds = np.int32(int(time.time()) & 0x7FFFFFFF)
+  if jax.process_count() == 1:
+    return int(seconds)
+  return int(multihost_utils.broadcast_one_to_all(seconds))
+
+
+def get_dataset(
+    cfg: DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    feature_converter_cls: Callable[..., seqio.FeatureConverter],
+    num_epochs: Optional[int] = None,
+    continue_from_last_checkpoint: bool = False) -> tf.data.Dataset:
+  """The batches of one share of a data set.
+
+  Args:
+    cfg: the data set.
+    shard_id: which share.
+    num_shards: number of shares.
+    feature_converter_cls: makes model features of task features.
+    num_epochs: None repeats forever.
+    continue_from_last_checkpoint: must be False; T5X's interface has it.
+
+  Returns:
+    A dataset of feature -> [batch_size / num_shards, ...].
+  """
+  if continue_from_last_checkpoint:
+    raise ValueError("continue_from_last_checkpoint=True is not supported")
+  _check_divisible(cfg.batch_size, num_shards)
+  return seqio.get_dataset(
+      mixture_or_task_name=find_task(cfg),
+      task_feature_lengths=cfg.task_feature_lengths,
+      dataset_split=cfg.split,
+      shuffle=cfg.shuffle,
+      num_epochs=num_epochs,
+      feature_converter=feature_converter_cls(
+          pack=cfg.pack, use_custom_packing_ops=cfg.use_custom_packing_ops),
+      shard_info=seqio.ShardInfo(index=shard_id, num_shards=num_shards),
+      use_cached=cfg.use_cached,
+      seed=shared_time_seed() if cfg.seed is None else cfg.seed,
+      trim_output_features=cfg.trim_output_features,
+      batch_size=cfg.batch_size // num_shards,
+      verbose=False)
+
+
+def get_training_eval_datasets(
+    cfg: DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    eval_steps: int,
+    feature_converter_cls: Callable[..., seqio.FeatureConverter],
+) -> Mapping[str, tf.data.Dataset]:
+  """`eval_steps` batches of each task of a mixture and of the mixture.
+
+  Every host reads all examples and takes its share of them, so that shares
+  are even. Tasks without the split are left out.
+  """
+  _check_divisible(cfg.batch_size, num_shards)
+  provider = find_task(cfg)
+  parts = [task for task in seqio.get_subtasks(provider)
+           if cfg.split in task.splits]
+  if isinstance(provider, seqio.Mixture) and parts:
+    parts.append(provider)
+
+  def batches(part) -> tf.data.Dataset:
+    examples = get_dataset(
+        dataclasses.replace(cfg, mixture_or_task_name=part, batch_size=1),
+        shard_id=0, num_shards=1, feature_converter_cls=feature_converter_cls,
+        # Finite, so that a split whose examples are all filtered ends.
+        num_epochs=eval_steps * cfg.batch_size)
+    ds = (examples.unbatch().repeat().shard(num_shards, shard_id)
+          .batch(cfg.batch_size // num_shards, drop_remainder=True)
+          .take(eval_steps))
+    return ds.cache() if cfg.use_memory_cache else ds
+
+  return {part.name: batches(part) for part in parts}
+
+
+class TrainIterator:
+  """Training batches on the devices; can be peeked at, skipped and saved."""
+
+  def __init__(self, iterator, shard_batch: Callable[[Any], Any]):
+    """Initializes.
+
+    Args:
+      iterator: a `clu.data.DatasetIterator` over numpy batches.
+      shard_batch: puts a host's batch on its devices.
+    """
+    self._iterator = iterator
+    self._shard_batch = shard_batch
+    self._first: Optional[concurrent.futures.Future] = None
+
+  @property
+  def element_spec(self):
+    return self._iterator.element_spec
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    if self._first is not None:
+      batch, self._first = self._first.result(), None
+    else:
+      batch = next(self._iterator)
+    return self._shard_batch(batch)
+
+  def peek_async(self) -> concurrent.futures.Future:
+    """Starts to prepare the next batch in the background."""
+    if self._first is None:
+      with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        self._first = pool.submit(next, self._iterator)
+        pool.shutdown(wait=False)
+    return self._first
+
+  def skip(self, num_batches: int) -> None:
+    """Drops batches, as if they had been trained on."""
+    for _ in itertools.islice(self._iterator, num_batches):
+      pass
+
+  def save(self, filename) -> None:
+    if self._first is not None:
+      raise ValueError("A peeked batch would be lost: take it, then save")
+    self._iterator.save(filename)
+
+  def restore(self, filename) -> None:
+    self._first = None
+    self._iterator.restore(filename)
+
+  load = restore
+
+
+def prepare_train_iter(
+    train_iter, *, partitioner, checkpoint_cfg=None, data_layout=None
+) -> TrainIterator:
+  """Wraps what a `get_dataset_fn` returned for the train loop."""
+  del checkpoint_cfg, data_layout  # T5X's interface has them.
+  if isinstance(train_iter, tf.data.Dataset):
+    train_iter = clu.data.TfDatasetIterator(
+        train_iter.prefetch(tf.data.AUTOTUNE), checkpoint=True)
+  return TrainIterator(train_iter, partitioner.shard_batch)
+
+
+def get_vocabulary(
+    cfg: DatasetConfig) -> Tuple[seqio.Vocabulary, seqio.Vocabulary]:
+  """The vocabularies of `inputs` and `targets`.
+
+  Where a task has no features of those names, all its features (those with a
+  PassThroughVocabulary apart) must agree, and theirs is returned twice.
+  """
+  features = find_task(cfg).output_features
+  if "inputs" in features and "targets" in features:
+    return features["inputs"].vocabulary, features["targets"].vocabulary
+  vocabularies = [f.vocabulary for f in features.values()]
+  vocabularies = [
+      v for v in vocabularies
+      if not isinstance(v, seqio.PassThroughVocabulary)] or vocabularies
+  if not vocabularies or any(v != vocabularies[0] for v in vocabularies):
+    raise ValueError(
+        f"{cfg.mixture_or_task_name} has no `inputs` and `targets`, and its "
+        f"features {sorted(features)} have no or different vocabularies")
+  return vocabularies[0], vocabularies[0]
+
+
+def verify_matching_vocabs(cfg: DatasetConfig, model) -> None:
+  """Raises UserError unless task and model share their vocabularies."""
+  of_task = get_vocabulary(cfg)
+  of_model = (model.input_vocabulary, model.output_vocabulary)
+  if of_task != of_model:
+    raise errors.UserError(
+        f"the vocabularies of task {cfg.mixture_or_task_name} {of_task} are "
+        f"not those of the model {of_model}; set VOCABULARY to the task's")
+
+
+def get_zeros_batch_like_spec(batch_spec: Mapping[str, jax.ShapeDtypeStruct]):
+  """A batch of zeros: feature -> array."""
+  return {k: np.zeros(s.shape, s.dtype) for k, s in batch_spec.items()}
+
+
+def get_zeros_batch_like_dataset(
+    dataset: tf.data.Dataset, batch_size: Optional[int] = None):
+  """A batch of zeros with the shapes of a data set's."""
+  spec = {}
+  for name, tensor in dataset.element_spec.items():
+    shape = tuple(tensor.shape)
+    if batch_size:
+      shape = (batch_size, *shape[1:])
+    dtype = getattr(tensor.dtype, "as_numpy_dtype", tensor.dtype)
+    spec[name] = jax.ShapeDtypeStruct(shape, dtype)
+  return get_zeros_batch_like_spec(spec)
+
+
+def round_vocab_size_to_multiple(
+    vocabulary: seqio.Vocabulary, divisor: int = 128) -> int:
+  """The vocabulary's size, rounded up, as matrix units like it."""
+  return -(-vocabulary.vocab_size // divisor) * divisor
+
+
+def log_data(cfg: DatasetConfig, seed: int) -> None:
+  logging.info("data: %s/%s, batch %d, seed %d", cfg.mixture_or_task_name,
+               cfg.split, cfg.batch_size, seed)

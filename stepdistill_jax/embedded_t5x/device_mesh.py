@@ -1,0 +1,150 @@
+"""The mesh of devices, and which part of a batch each host loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Optional, Sequence, Tuple
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh
+import numpy as np
+
+from stepdistill_jax import errors
+
+# (x, y, z, core) on a TPU, (host, device of the host) elsewhere.
+HardwareMesh = Tuple[int, ...]
+
+
+def _coordinates(device: jax.Device, devices_per_host: int) -> HardwareMesh:
+  if hasattr(device, "coords"):
+    return (*device.coords, device.core_on_chip)
+  return (device.process_index, device.id % devices_per_host)
+
+
+def submesh_grid(
+    submesh: HardwareMesh, devices: Sequence[jax.Device]) -> np.ndarray:
+  """Tiles the hardware with a model-parallel submesh.
+
+  Args:
+    submesh: the extent of a tile, one number for each hardware dimension.
+    devices: all devices.
+
+  Returns:
+    [data, model] array of devices; a row is one tile.
+  """
+  per_host = len([d for d in devices if d.process_index == 0])
+  coordinates = [_coordinates(d, per_host) for d in devices]
+  extent = tuple(max(c) + 1 for c in zip(*coordinates))
+  if len(submesh) != len(extent):
+    # (x, y, z, core) names two trivial dimensions on hosts without TPUs.
+    submesh = (1,) * len(extent) if math.prod(submesh) == 1 else submesh
+  if len(submesh) != len(extent) or any(
+      e % s for e, s in zip(extent, submesh)):
+    raise errors.UserError(
+        f"model_parallel_submesh={tuple(submesh)} does not tile the hardware "
+        f"mesh {extent}: each dimension must divide the hardware's")
+  grid = np.empty(extent, dtype=object)
+  for device, position in zip(devices, coordinates):
+    grid[position] = device
+  # [x, y, ...] -> [x/sx, sx, y/sy, sy, ...] -> [x/sx, y/sy, ..., sx, sy, ...]
+  grid = grid.reshape([n for e, s in zip(extent, submesh) for n in (e // s, s)])
+  rank = len(extent)
+  grid = grid.transpose([*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)])
+  return grid.reshape(-1, math.prod(submesh))
+
+
+def make_mesh(
+    num_partitions: Optional[int] = None,
+    model_parallel_submesh: Optional[HardwareMesh] = None,
+    backend: Optional[str] = None,
+    ici_mesh_shape: Optional[HardwareMesh] = None,
+    dcn_mesh_shape: Optional[HardwareMesh] = None) -> Mesh:
+  """Makes the mesh with the axes `data` and `model`.
+
+  Args:
+    num_partitions: the size of `model`; JAX chooses which devices.
+    model_parallel_submesh: instead, the tile of hardware that makes `model`.
+    backend: a platform other than the default one.
+    ici_mesh_shape: with `dcn_mesh_shape`, the (replica, data, model) shape
+      inside a slice; the mesh then has those three axes.
+    dcn_mesh_shape: the same between slices.
+  """
+  devices = jax.devices(backend)
+  if ici_mesh_shape is not None and dcn_mesh_shape is not None:
+    grid = mesh_utils.create_hybrid_device_mesh(
+        ici_mesh_shape, dcn_mesh_shape, devices=devices)
+    return Mesh(grid, ("replica", "data", "model"))
+  if model_parallel_submesh:
+    return Mesh(submesh_grid(model_parallel_submesh, devices),
+                ("data", "model"))
+  if len(devices) % num_partitions:
+    raise errors.UserError(
+        f"num_partitions={num_partitions} does not divide the number of "
+        f"devices, {len(devices)} ({devices[0].platform}); "
+        "set PjitPartitioner.num_partitions to a divisor")
+  shape = (len(devices) // num_partitions, num_partitions)
+  return Mesh(mesh_utils.create_device_mesh(shape, devices=devices),
+              ("data", "model"))
+
+
+@dataclasses.dataclass
+class DataLayout:
+  """Which share of the global batch this host loads.
+
+  Attributes:
+    batch_size: of the global batch.
+    shard_id: this host's share, in [0, num_shards).
+    num_shards: number of different shares.
+    is_first_host_in_replica_set: whether this host is the first of those that
+      load this share; it alone writes the share's checkpoint.
+  """
+
+  batch_size: int
+  shard_id: int
+  num_shards: int
+  is_first_host_in_replica_set: bool
+
+
+def data_layout(
+    mesh: Mesh, data_axes: Tuple[str, ...], batch_size: Optional[int],
+    process_index: int) -> DataLayout:
+  """Derives a host's share from the rows of the mesh that it owns.
+
+  Args:
+    mesh: the devices.
+    data_axes: the axes over which a batch is split.
+    batch_size: of the global batch; None means one example a row.
+    process_index: the host.
+
+  Raises:
+    errors.UserError: the batch cannot be split evenly.
+    ValueError: hosts own overlapping but different rows.
+  """
+  data_first = [mesh.axis_names.index(a) for a in data_axes]
+  others = [i for i in range(mesh.devices.ndim) if i not in data_first]
+  rows_of_devices = mesh.devices.transpose(data_first + others)
+  num_rows = math.prod(mesh.shape[a] for a in data_axes)
+  rows_of_devices = rows_of_devices.reshape(num_rows, -1)
+  rows = {}  # host -> the rows with at least one of its devices
+  for row, devices in enumerate(rows_of_devices):
+    for device in devices:
+      rows.setdefault(device.process_index, set()).add(row)
+  shares = sorted({tuple(sorted(r)) for r in rows.values()})
+  if sum(len(share) for share in shares) != num_rows:
+    raise ValueError(
+        f"Hosts share rows of the data axis unevenly: {rows}; choose a "
+        "model-parallel submesh that divides or covers whole hosts")
+  batch_size = batch_size or num_rows
+  if batch_size % num_rows:
+    raise errors.UserError(
+        f"batch size {batch_size} is not divisible by the {num_rows} "
+        "data-parallel devices; set BATCH_SIZE to a multiple, or raise "
+        "PjitPartitioner.num_partitions")
+  share = tuple(sorted(rows[process_index]))
+  sharing = [host for host, r in rows.items() if tuple(sorted(r)) == share]
+  return DataLayout(
+      batch_size=batch_size, shard_id=shares.index(share),
+      num_shards=len(shares),
+      is_first_host_in_replica_set=process_index == min(sharing))

@@ -1,0 +1,200 @@
+"""Evaluation of checkpoints with SeqIO metrics."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any, Callable, Optional, Sequence, Type
+
+from etils import epath
+import jax
+import seqio
+import tensorflow as tf
+
+from stepdistill_jax import errors
+from stepdistill_jax import progress
+from stepdistill_jax.embedded_t5x import checkpoint_paths
+from stepdistill_jax.embedded_t5x import gin_utils
+from stepdistill_jax.embedded_t5x import preflight
+from stepdistill_jax.embedded_t5x import state_initializer
+from stepdistill_jax.embedded_t5x import utils
+
+
+class InferenceEvaluator:
+  """Decodes and scores a data set with a `seqio.Evaluator`."""
+
+  def __init__(
+      self,
+      infer_eval_dataset_cfg: utils.DatasetConfig,
+      inference_evaluator_cls: Callable[..., seqio.Evaluator],
+      model,
+      partitioner,
+      log_dir: Optional[str] = None,
+      verify_matching_vocabs_fn: Optional[
+          Callable[..., None]] = utils.verify_matching_vocabs):
+    """Initializes; reads the data.
+
+    Args:
+      infer_eval_dataset_cfg: the data.
+      inference_evaluator_cls: maybe with arguments bound.
+      model: what to evaluate.
+      partitioner: compiles and shards.
+      log_dir: results go to its subfolder `inference_eval`; None logs none.
+      verify_matching_vocabs_fn: raises if task and model differ; or None.
+    """
+    cfg = infer_eval_dataset_cfg
+    if verify_matching_vocabs_fn and hasattr(model, "output_vocabulary"):
+      verify_matching_vocabs_fn(cfg, model)
+    loggers = ({"log_dir": os.path.join(log_dir, "inference_eval")}
+               if log_dir else {"logger_cls": ()})
+    self._cfg = cfg
+    self._model = model
+    self._partitioner = partitioner
+    self._evaluator = inference_evaluator_cls(
+        mixture_or_task_name=cfg.mixture_or_task_name,
+        feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
+        eval_split=cfg.split,
+        use_cached=cfg.use_cached,
+        seed=cfg.seed,
+        sequence_length=cfg.task_feature_lengths,
+        use_memory_cache=cfg.use_memory_cache,
+        **loggers)
+    self._infer_fns = {}
+
+  @property
+  def model_feature_shapes(self):
+    """feature -> shape of one example."""
+    return self._evaluator.model_feature_shapes
+
+  @property
+  def eval_tasks(self) -> Sequence[seqio.Task]:
+    return self._evaluator.eval_tasks
+
+  def close(self) -> None:
+    self._evaluator.close()
+
+  def _infer_fn(self, step_name: str, train_state_axes):
+    if step_name not in self._infer_fns:
+      self._infer_fns[step_name] = utils.get_infer_fn(
+          infer_step=getattr(self._model, step_name),
+          batch_size=self._cfg.batch_size, train_state_axes=train_state_axes,
+          partitioner=self._partitioner)
+    return self._infer_fns[step_name]
+
+  def evaluate(self, train_state, train_state_axes):
+    """Evaluates; returns a future of task -> metric -> value."""
+    infer_fn = lambda name, **kwargs: functools.partial(  # pylint: disable=g-long-lambda
+        self._infer_fn(name, train_state_axes), train_state=train_state,
+        **kwargs)
+    rng = jax.random.PRNGKey(0)
+    metrics, _ = self._evaluator.evaluate(
+        compute_metrics=jax.process_index() == 0,
+        step=int(jax.device_get(train_state.step)),
+        predict_fn=infer_fn("predict_batch", rng=rng),
+        score_fn=infer_fn("score_batch"),
+        predict_with_aux_fn=infer_fn("predict_batch_with_aux", rng=rng))
+    return metrics
+
+
+def _evaluated_paths(record: epath.Path) -> set[str]:
+  return set(record.read_text().split()) if record.exists() else set()
+
+
+def evaluate(
+    *,
+    model,
+    dataset_cfg: utils.DatasetConfig,
+    restore_checkpoint_cfg: utils.RestoreCheckpointConfig,
+    partitioner,
+    output_dir: str,
+    inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
+    training_evaluator_cls: Optional[Callable[..., Any]] = None,
+    summarize_config_fn: Callable[
+        ..., None] = gin_utils.summarize_gin_config,
+    train_state_initializer_cls: Type[
+        utils.TrainStateInitializer] = utils.TrainStateInitializer,
+    train_eval_get_dataset_fn: Callable[
+        ..., Any] = utils.get_training_eval_datasets,
+    fallback_init_rng: Optional[int] = None,
+    use_orbax: bool = True) -> None:
+  """Evaluates one, the latest or all checkpoints of a run.
+
+  Args:
+    model: what to evaluate.
+    dataset_cfg: the data.
+    restore_checkpoint_cfg: which checkpoints. With mode `all`, those that an
+      earlier call evaluated into `output_dir` are skipped.
+    partitioner: compiles and shards.
+    output_dir: for results, in T5X's layout.
+    inference_evaluator_cls: a `seqio.Evaluator`, maybe with arguments bound.
+    training_evaluator_cls: a `Trainer`; if given, the training loss is
+      computed too.
+    summarize_config_fn: writes the configuration to `output_dir`.
+    train_state_initializer_cls: makes train states.
+    train_eval_get_dataset_fn: gives the data for `training_evaluator_cls`.
+    fallback_init_rng: seed for what a checkpoint lacks.
+    use_orbax: for T5X's interface.
+  """
+  del use_orbax
+  preflight.check_data(dataset_cfg, partitioner)
+  cfg, paths = utils.get_first_valid_restore_config_and_paths(
+      [restore_checkpoint_cfg])
+  if not paths:
+    raise errors.UserError(
+        f"no checkpoint below {restore_checkpoint_cfg.path}")
+  record = epath.Path(output_dir) / (
+      f"eval.{dataset_cfg.mixture_or_task_name}.ckpt")
+  if restore_checkpoint_cfg.mode == "all":
+    paths = [p for p in paths if p not in _evaluated_paths(record)]
+  summarize_config_fn(model_dir=output_dir, summary_writer=None, step=0)
+
+  evaluator = InferenceEvaluator(
+      dataset_cfg, inference_evaluator_cls, model, partitioner,
+      log_dir=output_dir)
+  if not evaluator.eval_tasks:
+    raise errors.UserError(
+        f"task {dataset_cfg.mixture_or_task_name} has no metric_fns, or no "
+        f"split {dataset_cfg.split!r}: there is nothing to evaluate")
+  initializer = train_state_initializer_cls(
+      optimizer_def=None,  # Only parameters are restored.
+      init_fn=model.get_initial_variables,
+      input_shapes={k: (dataset_cfg.batch_size, *shape) for k, shape
+                    in evaluator.model_feature_shapes.items()},
+      partitioner=partitioner)
+  utils.log_model_info(
+      os.path.join(output_dir, "model-info.txt"),
+      initializer.global_train_state_shape, partitioner)
+
+  train_evaluator, train_eval_datasets = None, {}
+  if training_evaluator_cls:
+    layout = partitioner.get_data_layout(dataset_cfg.batch_size)
+    train_eval_datasets = train_eval_get_dataset_fn(
+        dataset_cfg, layout.shard_id, layout.num_shards,
+        feature_converter_cls=model.FEATURE_CONVERTER_CLS)
+    train_evaluator = training_evaluator_cls(
+        model=model, train_state=None, partitioner=partitioner,
+        train_state_axes=initializer.train_state_axes,
+        eval_names=list(train_eval_datasets), summary_dir=output_dir,
+        rng=jax.random.PRNGKey(0), learning_rate_fn=None,
+        num_microbatches=None)
+
+  fallback_rng = (None if fallback_init_rng is None
+                  else jax.random.PRNGKey(fallback_init_rng))
+  for path in paths:
+    train_state, _ = state_initializer.create_checkpoint_manager_and_restore(
+        initializer, partitioner, cfg, path, fallback_rng)
+    if train_evaluator is not None:
+      train_evaluator.train_state = train_state
+      train_evaluator.eval({
+          name: ds.as_numpy_iterator() if isinstance(
+              ds, tf.data.Dataset) else ds
+          for name, ds in train_eval_datasets.items()})
+    metrics = evaluator.evaluate(
+        train_state, initializer.train_state_axes).result() or {}
+    utils.sync_global_devices(f"evaluated {path}")
+    if jax.process_index() == 0:
+      progress.say_metrics(int(jax.device_get(train_state.step)), metrics)
+      done = _evaluated_paths(record) | {path}
+      record.write_text("\n".join(sorted(
+          done, key=lambda p: checkpoint_paths.step_of(p))))  # pylint: disable=unnecessary-lambda
+  evaluator.close()

@@ -1,0 +1,79 @@
+"""Gin helpers that gin files and train scripts name."""
+
+from __future__ import annotations
+
+from typing import Sequence, Union
+
+from etils import epath
+import gin
+import jax
+
+from stepdistill_jax import errors
+from stepdistill_jax import gin_config
+
+
+@gin.configurable
+def get_gin_config_str(show_provenance: bool = False) -> str:
+  """The current configuration as gin text."""
+  return gin.config_str(show_provenance=show_provenance)
+
+
+def parse_gin_flags(
+    gin_search_paths: Sequence[str],
+    gin_files: Sequence[str],
+    gin_bindings: Sequence[str],
+    skip_unknown: Union[bool, Sequence[str]] = False,
+    finalize_config: bool = True) -> None:
+  """Parses gin files and bindings; see `gin_config.parse`."""
+  gin_config.parse(gin_files, gin_bindings, gin_search_paths, skip_unknown)
+  if not finalize_config:
+    gin.config._set_config_is_locked(False)  # pylint: disable=protected-access
+
+
+def rewrite_gin_args(args: Sequence[str]) -> Sequence[str]:
+  """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`."""
+
+  def rewrite(arg: str) -> str:
+    if not arg.startswith("--gin."):
+      return arg
+    name, equals, value = arg.removeprefix("--gin.").partition("=")
+    if not equals:
+      raise errors.UserError(
+          f"{arg}: expected --gin.NAME=VALUE, such as --gin.TRAIN_STEPS=100")
+    return f"--gin_bindings={name} = {value}"
+
+  return [rewrite(arg) for arg in args]
+
+
+@gin.register
+def summarize_gin_config(model_dir: str, summary_writer, step: int) -> None:
+  """Writes `config.gin` to a folder, and to TensorBoard if there is one."""
+  if jax.process_index() != 0:
+    return
+  text = get_gin_config_str()
+  folder = epath.Path(model_dir)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "config.gin").write_text(text)
+  if summary_writer is not None:
+    summary_writer.write_texts(step, {"config": gin.markdown(text)})
+    summary_writer.flush()
+
+
+@gin.configurable
+def sum_fn(var1=gin.REQUIRED, var2=gin.REQUIRED):
+  """var1 + var2, for gin files."""
+  return var1 + var2
+
+
+@gin.configurable
+def bool_fn(var1=gin.REQUIRED):
+  """bool(var1), for gin files."""
+  return bool(var1)
+
+
+@gin.configurable
+def string_split_fn(
+    text=gin.REQUIRED, separator=gin.REQUIRED, maxsplit=-1, index=None):
+  """text.split(separator, maxsplit), or its element `index`."""
+  values = text.split(separator, maxsplit)
+  return values if index is None else values[index]

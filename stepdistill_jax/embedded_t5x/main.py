@@ -1,0 +1,76 @@
+"""Runs a T5X mode from gin files: train, eval, infer, precompile, export.
+
+`python -m stepdistill_jax.embedded_t5x.main --run_mode=train --gin_file=...`
+is the same as `t5x train --gin_file=...`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Optional, Sequence
+
+# mode -> (module of t5x, function, other names that gin files use of
+# `__main__`).
+ENTRY_POINTS = {
+    "train": ("train", "train", ()),
+    "eval": ("eval", "evaluate", ()),
+    "infer": ("infer", "infer", ("create_task_from_tfexample_file",)),
+    "precompile": ("precompile", "precompile", ()),
+    "export": ("export_lib", "save", ()),
+}
+
+
+def launch(
+    mode: str,
+    gin_files: Sequence[str] = (),
+    gin_bindings: Sequence[str] = (),
+    *,
+    gin_search_paths: Sequence[str] = (),
+    tfds_data_dir: Optional[str] = None,
+    seqio_additional_cache_dirs: Sequence[str] = (),
+    dry_run: bool = False) -> Any:
+  """Parses the configuration and runs a mode, on whichever engine `t5x` is.
+
+  Args:
+    mode: a key of ENTRY_POINTS.
+    gin_files: see `gin_config.parse`.
+    gin_bindings: the same.
+    gin_search_paths: the same.
+    tfds_data_dir: overrides the data folder of all TFDS tasks.
+    seqio_additional_cache_dirs: where `seqio_cache_tasks` wrote.
+    dry_run: only parse.
+
+  Returns:
+    What the mode's function returns.
+  """
+  import gin  # pylint: disable=g-import-not-at-top
+  import seqio  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax import gin_config  # pylint: disable=g-import-not-at-top
+  module_name, function_name, others = ENTRY_POINTS[mode]
+  module = importlib.import_module(f"t5x.{module_name}")
+  entry = getattr(module, function_name)
+  names = {name: getattr(module, name) for name in (function_name, *others)
+           if hasattr(module, name)}
+  if tfds_data_dir:
+    seqio.set_tfds_data_dir_override(tfds_data_dir)
+  seqio.add_global_cache_dirs(list(seqio_additional_cache_dirs))
+  with gin_config.main_module(**names):
+    gin_config.parse(gin_files, gin_bindings, gin_search_paths)
+    # Registered by the gin file's reference to it, unless it has none.
+    configured = gin.get_configurable(entry)
+    return None if dry_run else configured()
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """T5X's own command line: `--run_mode=train` among the flags."""
+  from stepdistill_jax import t5x_command  # pylint: disable=g-import-not-at-top
+  argv = list(sys.argv[1:] if argv is None else argv)
+  modes = [a for a in argv if a.startswith("--run_mode=")]
+  rest = [a for a in argv if a not in modes and a != "--logtostderr"]
+  mode = modes[-1].removeprefix("--run_mode=") if modes else "--help"
+  return t5x_command.main([mode, "--engine=embedded", *rest])
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,326 @@
+"""Logical axis names to shardings, and functions compiled with them.
+
+A model names the axes of its parameters and activations (`embed`, `heads`,
+...). Rules map a name to an axis of the device mesh, `data` or `model`, or to
+None. The partitioner applies the rules to a train state and compiles
+functions with `jax.jit` and `NamedSharding`.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import math
+from typing import Any, Callable, Optional, Sequence, Tuple, Union
+
+from flax import traverse_util
+from flax.linen import partitioning as flax_partitioning
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from stepdistill_jax.embedded_t5x import device_mesh
+from stepdistill_jax.embedded_t5x.device_mesh import (  # pylint: disable=unused-import
+    DataLayout, HardwareMesh)
+
+LogicalAxisRules = Sequence[Tuple[str, Optional[str]]]
+PartitionedCallable = Callable[..., Any]
+
+
+class AxisNames(tuple):
+  """Axis names of one array; a leaf to `jax.tree`, unlike a plain tuple."""
+
+  def __new__(cls, *names):
+    return tuple.__new__(AxisNames, names)
+
+  def __repr__(self):
+    return f"AxisNames{tuple.__repr__(self)}"
+
+
+def global_mesh_defined() -> bool:
+  """Whether code runs inside a partitioned function."""
+  return not jax.sharding.get_abstract_mesh().empty
+
+
+def with_sharding_constraint(x, axis_resources):
+  """`jax.lax.with_sharding_constraint`; x itself where there is no mesh."""
+  if not global_mesh_defined():
+    return x
+  return jax.lax.with_sharding_constraint(x, axis_resources)
+
+
+def standard_logical_axis_rules(
+    activation_partitioning_dims: int = 1,
+    parameter_partitioning_dims: int = 1,
+    additional_rules: Optional[LogicalAxisRules] = None) -> LogicalAxisRules:
+  """The rules for T5 models.
+
+  Args:
+    activation_partitioning_dims: 2 also shards the `embed` axis of activations
+      over `model`.
+    parameter_partitioning_dims: 2 also shards the `embed` axis of parameters
+      over `data` (as ZeRO-3 does).
+    additional_rules: appended; the first rule that fits wins.
+
+  Returns:
+    (logical axis, mesh axis or None) pairs in order of priority.
+  """
+  for name, dims in [("activation", activation_partitioning_dims),
+                     ("parameter", parameter_partitioning_dims)]:
+    if dims not in (1, 2):
+      raise ValueError(
+          f"`{name}_partitioning_dims` = {dims} is not supported; "
+          "expected 1 or 2")
+  # An array that uses `model` for another axis falls through to `data`.
+  embed = []
+  if activation_partitioning_dims == 2:
+    embed.append(("embed", "model"))
+  if parameter_partitioning_dims == 2:
+    embed.append(("embed", "data"))
+  return [
+      ("batch", "data"),
+      ("vocab", "model"),
+      ("mlp", "model"),
+      ("heads", "model"),
+      ("joined_kv", "model"),  # heads and kv in one axis, as in T5's kernels
+      ("kv", None),
+      *(embed or [("embed", None)]),
+      ("relpos_buckets", None),
+      ("abspos_buckets", None),
+      ("length", None),
+      ("layers", None),
+      ("stack", None),
+      ("mlp_activations", None),
+      *(additional_rules or ()),
+  ]
+
+
+class _PartitionedFunction:
+  """A jitted function that runs inside a mesh and its axis rules."""
+
+  def __init__(self, jitted, mesh: Mesh, rules: LogicalAxisRules):
+    self._jitted = jitted
+    self._mesh = mesh
+    self._rules = rules
+
+  def __call__(self, *args, **kwargs):
+    with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
+      return self._jitted(*args, **kwargs)
+
+  def lower(self, *args, **kwargs):
+    with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
+      return self._jitted.lower(*args, **kwargs)
+
+
+class BasePartitioner(abc.ABC):
+  """How a computation is spread over devices."""
+
+  def __init__(
+      self,
+      num_partitions: Optional[int] = None,
+      model_parallel_submesh: Optional[HardwareMesh] = None,
+      params_on_devices: bool = True,
+      backend: Optional[str] = None,
+      ici_mesh_shape: Optional[HardwareMesh] = None,
+      dcn_mesh_shape: Optional[HardwareMesh] = None):
+    """Initializes; see `device_mesh.make_mesh`.
+
+    Args:
+      num_partitions: size of the `model` axis.
+      model_parallel_submesh: a tile of the hardware; if set, it counts and
+        `num_partitions` (which run gin files set to 1) does not.
+      params_on_devices: accepted for T5X's interface; parameters always are.
+      backend: a platform other than the default one.
+      ici_mesh_shape: for several TPU slices.
+      dcn_mesh_shape: for several TPU slices.
+    """
+    if not num_partitions and not model_parallel_submesh:
+      raise ValueError(
+          "PjitPartitioner needs `num_partitions` or `model_parallel_submesh`")
+    self._num_partitions = num_partitions
+    self._model_parallel_submesh = model_parallel_submesh
+    self.params_on_devices = params_on_devices
+    self._backend = backend
+    self._ici_mesh_shape = ici_mesh_shape
+    self._dcn_mesh_shape = dcn_mesh_shape
+    multi_slice = ici_mesh_shape is not None and dcn_mesh_shape is not None
+    self._data_axis: Union[str, Tuple[str, ...]] = (
+        ("replica", "data") if multi_slice else "data")
+
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    return device_mesh.make_mesh(
+        self._num_partitions, self._model_parallel_submesh, self._backend,
+        self._ici_mesh_shape, self._dcn_mesh_shape)
+
+  @property
+  def _data_axes(self) -> Tuple[str, ...]:
+    axis = self._data_axis
+    return (axis,) if isinstance(axis, str) else tuple(axis or ())
+
+  @property
+  def data_partition_spec(self) -> PartitionSpec:
+    """How the first axis of a batch is split."""
+    return PartitionSpec(self._data_axis)
+
+  @property
+  def data_sharding(self) -> NamedSharding:
+    return NamedSharding(self.mesh, self.data_partition_spec)
+
+  @property
+  def data_mesh_size(self) -> int:
+    """Number of parts that a batch is split into."""
+    return math.prod(self.mesh.shape[axis] for axis in self._data_axes)
+
+  @property
+  def data_shards(self) -> int:
+    """Number of different shares of a batch that hosts load."""
+    return self.get_data_layout().num_shards
+
+  @property
+  def data_shard_id(self) -> int:
+    return self.get_data_layout().shard_id
+
+  def get_data_layout(
+      self, batch_size: Optional[int] = None,
+      host_index: Optional[int] = None) -> DataLayout:
+    """This host's share of a global batch of `batch_size` examples."""
+    if host_index is None:
+      host_index = jax.process_index()
+    return device_mesh.data_layout(
+        self.mesh, self._data_axes, batch_size, host_index)
+
+  def shardings(self, resources):
+    """A tree of PartitionSpecs, None meaning replicated, as shardings."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(
+            self.mesh, PartitionSpec() if spec is None else spec),
+        resources,
+        is_leaf=lambda x: x is None or isinstance(x, PartitionSpec))
+
+  def shard_batch(self, batch):
+    """Puts this host's share of a batch on its devices.
+
+    Args:
+      batch: tree of numpy arrays [batch / num_shards, ...].
+
+    Returns:
+      The tree of global arrays [batch, ...].
+    """
+    num_shards = self.get_data_layout().num_shards
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(
+            self.data_sharding, np.asarray(x),
+            (x.shape[0] * num_shards, *x.shape[1:])), batch)
+
+  def move_params_to_devices(self, train_state, train_state_axes):
+    """Puts a train state of host arrays on the devices."""
+    return jax.device_put(train_state, self.shardings(train_state_axes))
+
+  def get_logical_axes(self, train_state):
+    """The train state with axis names or None as leaves."""
+    return train_state.restore_state(
+        jax.tree.map(lambda _: None, train_state.state_dict()))
+
+  def get_mesh_axes(self, train_state):
+    """The train state with PartitionSpecs or None as leaves."""
+    raise NotImplementedError
+
+  @abc.abstractmethod
+  def partition(
+      self, fn: Callable[..., Any], in_axis_resources, out_axis_resources,
+      static_argnums=(), donate_argnums=()) -> PartitionedCallable:
+    """Returns `fn` compiled for this mesh.
+
+    Args:
+      fn: a pure function of arrays.
+      in_axis_resources: a PartitionSpec, None (replicated), or a tree prefix
+        of them, for each argument.
+      out_axis_resources: the same for the results.
+      static_argnums: arguments that are compile-time constants.
+      donate_argnums: arguments whose buffers may be overwritten.
+    """
+
+  @abc.abstractmethod
+  def compile(self, partitioned_fn: PartitionedCallable, *args):
+    """Compiles ahead of time for arguments of these shapes."""
+
+
+class BasePjitPartitioner(BasePartitioner):
+  """Compiles with `jax.jit`, without axis rules."""
+
+  _logical_axis_rules: LogicalAxisRules = ()
+
+  def partition(
+      self, fn, in_axis_resources, out_axis_resources, static_argnums=(),
+      donate_argnums=()):
+    jitted = jax.jit(
+        fn, in_shardings=self.shardings(in_axis_resources),
+        out_shardings=self.shardings(out_axis_resources),
+        static_argnums=static_argnums, donate_argnums=donate_argnums)
+    return _PartitionedFunction(jitted, self.mesh, self._logical_axis_rules)
+
+  def compile(self, partitioned_fn, *args):
+    return partitioned_fn.lower(*args).compile()
+
+
+class PjitPartitioner(BasePjitPartitioner):
+  """Compiles with `jax.jit` and maps logical axis names by rules."""
+
+  def __init__(
+      self,
+      num_partitions: Optional[int] = None,
+      model_parallel_submesh: Optional[HardwareMesh] = None,
+      params_on_devices: bool = True,
+      backend: Optional[str] = None,
+      ici_mesh_shape: Optional[HardwareMesh] = None,
+      dcn_mesh_shape: Optional[HardwareMesh] = None,
+      logical_axis_rules: Optional[LogicalAxisRules] = None):
+    """Initializes; `logical_axis_rules` default to the standard ones."""
+    super().__init__(
+        num_partitions=num_partitions,
+        model_parallel_submesh=model_parallel_submesh,
+        params_on_devices=params_on_devices, backend=backend,
+        ici_mesh_shape=ici_mesh_shape, dcn_mesh_shape=dcn_mesh_shape)
+    rules = tuple(logical_axis_rules or standard_logical_axis_rules())
+    if "replica" in self._data_axes:
+      rules = tuple((name, ("replica", "data") if name == "batch" else axis)
+                    for name, axis in rules)
+    self._logical_axis_rules = rules
+    (self._data_axis,) = flax_partitioning.logical_to_mesh_axes(
+        ["batch"], rules)
+
+  @property
+  def logical_axis_rules(self) -> LogicalAxisRules:
+    return self._logical_axis_rules
+
+  def get_logical_axes(self, train_state):
+    return train_state.as_logical_axes()
+
+  def get_mesh_axes(self, train_state):
+    logical_axes = self.get_logical_axes(train_state)
+
+    def to_mesh_axes(name, axes):
+      if axes is None or axes is traverse_util.empty_node:
+        return axes
+      try:
+        return flax_partitioning.logical_to_mesh_axes(
+            axes, self._logical_axis_rules)
+      except ValueError as error:
+        raise ValueError(f"No mesh axes for {name} with axes {axes}") from error
+
+    flat = traverse_util.flatten_dict(
+        logical_axes.state_dict(), keep_empty_nodes=True, sep="/")
+    flat = {name: to_mesh_axes(name, axes) for name, axes in flat.items()}
+    return logical_axes.restore_state(
+        traverse_util.unflatten_dict(flat, sep="/"))
+
+
+def host_local_array_to_global_array(arr_tree, mesh: Mesh, pspecs):
+  """Joins the hosts' arrays to global ones; None means replicated."""
+  pspecs = jax.tree.map(
+      lambda spec: PartitionSpec() if spec is None else spec, pspecs,
+      is_leaf=lambda x: x is None or isinstance(x, PartitionSpec))
+  return multihost_utils.host_local_array_to_global_array(
+      arr_tree, mesh, pspecs)

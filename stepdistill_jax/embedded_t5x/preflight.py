@@ -1,0 +1,125 @@
+"""Checks before anything is compiled: data, vocabularies, checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+from typing import Any, Mapping, Optional, Tuple
+
+import seqio
+
+from stepdistill_jax import errors
+from stepdistill_jax.embedded_t5x import checkpoint_config
+from stepdistill_jax.embedded_t5x import datasets
+
+# Larger data is identified by its file names and sizes alone.
+_MAX_HASHED_BYTES = 256 * 2**20
+
+
+def _one_line(error: BaseException) -> str:
+  return " ".join(str(error).split())[:400] or type(error).__name__
+
+
+def check_data(cfg: datasets.DatasetConfig, partitioner) -> None:
+  """Raises UserError unless a config's data can be read in even batches."""
+  partitioner.get_data_layout(cfg.batch_size)
+  provider = datasets.find_task(cfg)
+  tasks = seqio.get_subtasks(provider)
+  for task in tasks:
+    _check_vocabularies(task)
+  try:
+    splits = {split for task in tasks for split in (task.splits or ())}
+    files = {task.name: task.source.list_shards(cfg.split) for task in tasks
+             if cfg.split in (task.splits or ())}
+  except errors.UserError:
+    raise
+  except Exception as error:  # Data sources raise what they like.
+    raise errors.UserError(
+        f"task {provider.name}: its data cannot be read ({_one_line(error)}); "
+        "set --tfds_data_dir to the folder that holds it") from error
+  if not files:
+    raise errors.UserError(
+        f"task {provider.name} has no split {cfg.split!r}; it has "
+        f"{sorted(splits) or 'none'}")
+  for name, shards in files.items():
+    if not shards:
+      raise errors.UserError(
+          f"task {name}: there are no files for split {cfg.split!r}")
+  if cfg.use_cached:
+    for task in tasks:
+      if task.supports_caching and not task.cache_dir:
+        raise errors.UserError(
+            f"task {task.name} is not cached: pass "
+            "--gin.USE_CACHED_TASKS=False, or its folder with "
+            "--seqio_additional_cache_dirs")
+
+
+def _check_vocabularies(task: seqio.Task) -> None:
+  for name, feature in task.output_features.items():
+    try:
+      feature.vocabulary.vocab_size  # Loads it.  pylint: disable=pointless-statement
+    except errors.UserError:
+      raise
+    except Exception as error:
+      path = getattr(feature.vocabulary, "sentencepiece_model_file", "")
+      raise errors.UserError(
+          f"task {task.name}: the vocabulary of {name!r} cannot be loaded "
+          f"from {path or feature.vocabulary} ({_one_line(error)})"
+      ) from error
+
+
+def find_checkpoint(
+    model_dir: str,
+    save_cfg: Optional[checkpoint_config.SaveCheckpointConfig],
+    restore_cfg: Optional[checkpoint_config.RestoreCheckpointConfig],
+) -> Tuple[Optional[checkpoint_config.RestoreCheckpointConfig],
+           Optional[str]]:
+  """What training begins from.
+
+  Args:
+    model_dir: the run folder, whose latest checkpoint comes first.
+    save_cfg: how it was saved.
+    restore_cfg: the initial checkpoint, for a new run.
+
+  Returns:
+    (how to restore, path), or (None, None) to begin from scratch.
+  """
+  candidates = []
+  if os.path.isdir(model_dir) or "://" in model_dir:
+    candidates.append(checkpoint_config.RestoreCheckpointConfig(
+        path=model_dir, mode="latest",
+        dtype=save_cfg.dtype if save_cfg else "float32",
+        restore_dataset=bool(save_cfg and save_cfg.save_dataset)))
+  if restore_cfg is not None and restore_cfg.path:
+    if restore_cfg.mode == "all":
+      raise errors.UserError(
+          "RestoreCheckpointConfig.mode='all' cannot begin a training; "
+          "use 'specific' or 'latest'")
+    candidates.append(restore_cfg)
+  cfg, paths = checkpoint_config.get_first_valid_restore_config_and_paths(
+      candidates)
+  if len(paths) > 1:
+    raise errors.UserError(
+        f"training begins from one checkpoint, not from {list(paths)}")
+  return cfg, paths[0] if paths else None
+
+
+def describe_data(cfg: datasets.DatasetConfig) -> Mapping[str, Any]:
+  """Name, split and fingerprint of a data set, for the run's record."""
+  provider = datasets.find_task(cfg)
+  digest = hashlib.sha256()
+  for task in sorted(seqio.get_subtasks(provider), key=lambda t: t.name):
+    if cfg.split not in (task.splits or ()):
+      continue
+    files = [pathlib.Path(f) for f in sorted(
+        task.source.list_shards(cfg.split)) if os.path.isfile(f)]
+    small = sum(f.stat().st_size for f in files) <= _MAX_HASHED_BYTES
+    for file in files:
+      digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+      if small:
+        digest.update(file.read_bytes())
+  return {"task": provider.name, "split": cfg.split,
+          "task_feature_lengths": dict(cfg.task_feature_lengths or {}),
+          "batch_size": cfg.batch_size, "pack": cfg.pack,
+          "shuffle": cfg.shuffle, "files_sha256": digest.hexdigest()}

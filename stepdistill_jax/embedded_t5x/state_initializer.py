@@ -1,0 +1,186 @@
+"""Train states from scratch or from checkpoints, already sharded."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Tuple
+
+from absl import logging
+from etils import epath
+import flax.core
+from flax import traverse_util
+import jax
+import numpy as np
+
+from stepdistill_jax.embedded_t5x import checkpoint_config
+from stepdistill_jax.embedded_t5x import train_state as train_state_lib
+
+
+class TrainStateInitializer:
+  """Makes train states of one model on one partitioner.
+
+  Attributes:
+    global_train_state_shape: the state with `jax.ShapeDtypeStruct` leaves.
+    train_state_axes: the state with PartitionSpec or None leaves.
+  """
+
+  def __init__(
+      self,
+      optimizer_def,
+      init_fn: Callable[..., Mapping[str, Any]],
+      input_shapes: Mapping[str, Tuple[int, ...]],
+      partitioner,
+      input_types: Optional[Mapping[str, Any]] = None):
+    """Initializes.
+
+    Args:
+      optimizer_def: None makes an `InferenceState`.
+      init_fn: `model.get_initial_variables`.
+      input_shapes: of a global batch, by feature.
+      partitioner: gives the shardings.
+      input_types: dtypes by feature; float32 where not given.
+    """
+
+    def initialize(rng: jax.Array):
+      variables = flax.core.freeze(init_fn(
+          rng=rng, input_shapes=input_shapes, input_types=input_types))
+      if optimizer_def:
+        return train_state_lib.FlaxOptimTrainState.create(
+            optimizer_def, variables)
+      return train_state_lib.InferenceState.create(variables)
+
+    self._partitioner = partitioner
+    self._initialize = initialize
+    self.global_train_state_shape = jax.eval_shape(
+        initialize, rng=jax.ShapeDtypeStruct((2,), np.uint32))
+    self.train_state_axes = partitioner.get_mesh_axes(
+        self.global_train_state_shape)
+    # Scanned layers ask for the parameters' shardings inside the scan.
+    model = getattr(init_fn, "__self__", None)
+    module = getattr(model, "module", None)
+    if getattr(module, "scan_layers", False) and hasattr(
+        module, "spmd_annotations"):
+      model.module = module.clone(
+          parent=None, spmd_annotations=self.train_state_axes.params)
+
+  def from_scratch(self, init_rng: jax.Array):
+    """Initializes, each device making its own shards."""
+    return self._partitioner.partition(
+        self._initialize, in_axis_resources=None,
+        out_axis_resources=self.train_state_axes)(init_rng)
+
+  def restore(
+      self, restore_cfg: checkpoint_config.RestoreCheckpointConfig, path: str,
+      ds_iter=None, init_rng: Optional[jax.Array] = None):
+    """Restores one checkpoint as the config says."""
+    manager = restore_cfg.checkpoint_manager_cls(
+        os.path.dirname(path.rstrip("/")), self.global_train_state_shape,
+        self._partitioner,
+        dataset_iterator=ds_iter if restore_cfg.restore_dataset else None,
+        restore_dtype=restore_cfg.dtype)
+    return manager.restore(
+        path=path, fallback_state=self._fallback(restore_cfg, init_rng),
+        state_transformation_fns=restore_cfg.state_transformation_fns)
+
+  def _fallback(self, restore_cfg, init_rng):
+    if not restore_cfg.fallback_to_scratch:
+      return None
+    if init_rng is None:
+      raise ValueError("`fallback_to_scratch` needs an `init_rng`")
+    return self.from_scratch(init_rng).state_dict()
+
+  def from_checkpoints(
+      self,
+      restore_cfgs: Sequence[checkpoint_config.RestoreCheckpointConfig],
+      ds_iter=None,
+      init_rng: Optional[jax.Array] = None) -> Iterable[Tuple[Any, str]]:
+    """Yields (state, path) for the first config with checkpoints."""
+    cfg, paths = checkpoint_config.get_first_valid_restore_config_and_paths(
+        restore_cfgs)
+    for path in paths:
+      yield self.restore(cfg, path, ds_iter, init_rng), path
+
+  def from_checkpoint(
+      self, ckpt_cfgs, *, ds_iter=None,
+      init_rng: Optional[jax.Array] = None):
+    """The state of the only checkpoint, or None."""
+    states = [s for s, _ in self.from_checkpoints(ckpt_cfgs, ds_iter, init_rng)]
+    if len(states) > 1:
+      raise ValueError(
+          f"{len(states)} checkpoints fit, expected at most one: {ckpt_cfgs}")
+    return states[0] if states else None
+
+  def from_checkpoint_or_scratch(
+      self, ckpt_cfgs, *, init_rng: jax.Array, ds_iter=None):
+    state = self.from_checkpoint(ckpt_cfgs, ds_iter=ds_iter, init_rng=init_rng)
+    return self.from_scratch(init_rng) if state is None else state
+
+
+def create_checkpoint_manager_and_restore(
+    train_state_initializer: TrainStateInitializer,
+    partitioner,
+    restore_checkpoint_cfg: Optional[checkpoint_config.RestoreCheckpointConfig],
+    restore_path: Optional[str],
+    fallback_init_rng: Optional[jax.Array],
+    save_checkpoint_cfg: Optional[
+        checkpoint_config.SaveCheckpointConfig] = None,
+    model_dir: Optional[str] = None,
+    ds_iter=None,
+    use_orbax: bool = True):
+  """Makes the manager that saves, and restores if there is what to restore.
+
+  Args:
+    train_state_initializer: of the model.
+    partitioner: gives shardings.
+    restore_checkpoint_cfg: how to restore; None restores nothing.
+    restore_path: of the checkpoint.
+    fallback_init_rng: for `fallback_to_scratch`.
+    save_checkpoint_cfg: how to save; None makes no manager.
+    model_dir: where to save.
+    ds_iter: training data whose position is saved and restored.
+    use_orbax: for T5X's interface.
+
+  Returns:
+    (train state or None, manager or None).
+  """
+  del use_orbax
+  manager, state = None, None
+  save = save_checkpoint_cfg
+  if save is not None and model_dir:
+    manager = save.checkpoint_manager_cls(
+        model_dir, train_state_initializer.global_train_state_shape,
+        partitioner,
+        dataset_iterator=ds_iter if save.save_dataset else None,
+        save_dtype=save.dtype, keep=save.keep, period=save.period)
+  if restore_checkpoint_cfg is not None and restore_path:
+    logging.info("restoring %s", restore_path)
+    state = train_state_initializer.restore(
+        restore_checkpoint_cfg, restore_path, ds_iter, fallback_init_rng)
+  return state, manager
+
+
+def log_model_info(
+    log_file: Optional[str], full_train_state, partitioner) -> None:
+  """Writes every array's name, size, axes and sharding to a file."""
+  if jax.process_index() != 0 or log_file is None:
+    return
+  flatten = lambda tree: traverse_util.flatten_dict(  # pylint: disable=g-long-lambda
+      tree.state_dict(), keep_empty_nodes=True, sep="/")
+  arrays = {k: v for k, v in flatten(full_train_state).items()
+            if hasattr(v, "shape")}
+  axes = flatten(partitioner.get_logical_axes(full_train_state))
+  specs = flatten(partitioner.get_mesh_axes(full_train_state))
+  total = sum(v.size for k, v in arrays.items() if k.startswith("target/"))
+  lines = []
+  for name, array in arrays.items():
+    names = axes.get(name)
+    if names is None or len(names) != array.ndim:
+      names = ["?"] * array.ndim
+    shape = ", ".join(f"{n}={d}" for n, d in zip(names, array.shape))
+    spec = specs.get(name)
+    lines.append(f"Variable {name:<80} size {array.size:<12} shape "
+                 f"({shape}) partition spec {spec and tuple(spec)}")
+  path = epath.Path(log_file)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("\n".join(
+      [*lines, f"Total number of parameters: {total}"]) + "\n")

@@ -1,0 +1,425 @@
+"""The train step, and the loop of steps between two looks at the metrics.
+
+`train_with_lr` is the step: gradients (over microbatches if asked for), then
+the optimizer. It is pure; `Trainer` compiles it for a partitioner and drives
+it. A subclass may override `_partitioned_train_step` and compute on the whole
+global batch before it calls `train_with_lr`, which splits it.
+"""
+
+from __future__ import annotations
+
+import abc
+import collections
+import contextlib
+import functools
+import time
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+
+from absl import logging
+import clu.metrics
+from flax import traverse_util
+import flax.core
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from stepdistill_jax import errors
+from stepdistill_jax.embedded_t5x import metrics as metrics_lib
+from stepdistill_jax.embedded_t5x import partitioning
+# pylint: disable=unused-import
+from stepdistill_jax.embedded_t5x.actions import (
+    ActionMapType, ActionMode, BaseAction, EarlyStoppingAction,
+    TerminateOnNanAction)
+from stepdistill_jax.embedded_t5x.metrics_manager import MetricsManager
+# pylint: enable=unused-import
+
+BatchType = Mapping[str, jax.Array]
+MetricMapType = Mapping[str, clu.metrics.Metric]
+Rng = jax.Array
+# The host may run ahead of the devices by so many steps: enough to hide its
+# own work, few enough that batches do not pile up in device memory.
+_MAX_STEPS_AHEAD = 2
+
+
+class PreemptionError(Exception):
+  """The machine is about to go; save and leave."""
+
+
+def merge_metrics(a: MetricMapType, b: MetricMapType) -> MetricMapType:
+  """Merges two dicts of metrics, name by name."""
+  return jax.tree.map(
+      lambda x, y: x.merge(y), a, b, is_leaf=metrics_lib.is_metric_obj)
+
+
+class WeightMetricsComputer:
+  """Sizes of parameters, gradients and updates, per parameter."""
+
+  def compute_metrics(self, gradients, old_train_state, new_train_state):
+    """Returns `AveragePerStep` metrics named `metric/parameter`."""
+    new = new_train_state.params
+    update = jax.tree.map(jnp.subtract, new, old_train_state.params)
+    relative = jax.tree.map(jnp.divide, update, old_train_state.params)
+
+    def rms(x):
+      return jnp.sqrt(jnp.mean(jnp.square(x)))
+
+    def largest(x):
+      return jnp.max(jnp.abs(x))
+
+    values = {}
+    for name, statistic, tree in [
+        ("weight_rms", rms, new),
+        ("weight_gradient_rms", rms, gradients),
+        ("weight_update_rms", rms, update),
+        ("weight_update_divided_by_weight_rms", rms, relative),
+        ("weight_max", largest, new)]:
+      flat = traverse_util.flatten_dict(flax.core.unfreeze(tree), sep="/")
+      values.update({f"{name}/{k}": statistic(v) for k, v in flat.items()})
+    values["weight_gradient_norm"] = jnp.sqrt(sum(
+        jnp.vdot(g, g) for g in jax.tree.leaves(gradients)))
+    return {k: metrics_lib.AveragePerStep.from_model_output(v)
+            for k, v in values.items()}
+
+
+def accumulate_grads_microbatched(
+    model,
+    train_state,
+    batch: BatchType,
+    dropout_rng: Rng,
+    num_microbatches: Optional[int],
+    data_partition_spec: PartitionSpec = PartitionSpec("data")):
+  """Gradients of the summed loss of a batch.
+
+  Args:
+    model: has `loss_fn(params, batch, dropout_rng[, flax_mutables])`, which
+      returns (loss, metrics), or with mutables (loss, (metrics, mutables)).
+    train_state: of which only `params` and `flax_mutables` are read.
+    batch: feature -> [batch, ...].
+    dropout_rng: each microbatch gets its own part of it.
+    num_microbatches: the batch is cut into so many runs of examples, whose
+      gradients are added one after the other in float32; None or 1 does not
+      cut.
+    data_partition_spec: how each microbatch is sharded.
+
+  Returns:
+    (gradients, metrics, flax_mutables or None).
+  """
+  grad_fn = jax.value_and_grad(model.loss_fn, has_aux=True)
+  mutables = train_state.flax_mutables or None
+
+  def grads_and_metrics(microbatch, rng, mutables):
+    if mutables is None:
+      (_, metrics), grads = grad_fn(train_state.params, microbatch, rng)
+    else:
+      (_, (metrics, mutables)), grads = grad_fn(
+          train_state.params, microbatch, rng, mutables)
+    return grads, metrics, mutables
+
+  if num_microbatches is None or num_microbatches <= 1:
+    return grads_and_metrics(batch, dropout_rng, mutables)
+
+  batch_size = next(iter(batch.values())).shape[0]
+  if batch_size % num_microbatches:
+    raise errors.UserError(
+        f"batch size {batch_size} is not divisible by "
+        f"Trainer.num_microbatches={num_microbatches}")
+  size = batch_size // num_microbatches
+  # [batch, ...] -> [num_microbatches, size, ...]
+  microbatches = jax.tree.map(
+      lambda x: x.reshape(num_microbatches, size, *x.shape[1:]), dict(batch))
+
+  def add_microbatch(carry, microbatch):
+    rng, total, mutables = carry
+    rng, microbatch_rng = jax.random.split(rng)
+    microbatch = jax.tree.map(
+        lambda x: partitioning.with_sharding_constraint(
+            x, data_partition_spec), microbatch)
+    grads, metrics, mutables = grads_and_metrics(
+        microbatch, microbatch_rng, mutables)
+    total = jax.tree.map(jnp.add, total, grads)
+    return (rng, total, mutables), metrics
+
+  zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, jnp.float32), train_state.params)
+  (_, grads, mutables), stacked = jax.lax.scan(
+      add_microbatch, (dropout_rng, zeros, mutables), microbatches)
+  # [num_microbatches, ...] -> [...]: merged in the order of microbatches.
+  metrics = functools.reduce(merge_metrics, [
+      jax.tree.map(lambda x, i=i: x[i], stacked)
+      for i in range(num_microbatches)])
+  return grads, metrics, mutables
+
+
+def apply_grads(
+    train_state,
+    grad_accum,
+    metrics,
+    learning_rate: jax.Array,
+    weight_metrics_computer: Optional[WeightMetricsComputer] = None,
+    other_state_variables: Optional[Mapping[str, Any]] = None):
+  """Updates the train state; returns (new state, metrics with more)."""
+  new_train_state = train_state.apply_gradient(
+      grad_accum, learning_rate=learning_rate, **(other_state_variables or {}))
+  rate = jnp.asarray([learning_rate])
+  metrics = {
+      **metrics,
+      "learning_rate": clu.metrics.Average.from_model_output(rate),
+      "learning_rate/current": clu.metrics.LastValue.from_model_output(rate)}
+  if weight_metrics_computer is not None:
+    metrics.update(weight_metrics_computer.compute_metrics(
+        grad_accum, train_state, new_train_state))
+  return new_train_state, metrics
+
+
+def train_with_lr(
+    train_state,
+    batch: BatchType,
+    learning_rate: jax.Array,
+    dropout_rng: Rng,
+    model,
+    num_microbatches: Optional[int],
+    weight_metrics_computer: Optional[WeightMetricsComputer] = None,
+    data_partition_spec: PartitionSpec = PartitionSpec("data")):
+  """One train step; returns (new train state, metrics)."""
+  grads, metrics, mutables = accumulate_grads_microbatched(
+      model, train_state, batch, dropout_rng, num_microbatches,
+      data_partition_spec)
+  return apply_grads(
+      train_state, grads, metrics, learning_rate, weight_metrics_computer,
+      {"flax_mutables": mutables} if mutables else None)
+
+
+def eval_step(model, train_state, batch: BatchType) -> MetricMapType:
+  """The metrics of the train loss, without dropout."""
+  mutables = (train_state.flax_mutables,) if train_state.flax_mutables else ()
+  _, metrics = model.eval_fn(train_state.params, batch, *mutables)
+  return metrics
+
+
+def _specs(batch) -> Any:
+  """Shapes and dtypes of a batch, hashable."""
+  return tuple(sorted((k, tuple(v.shape), str(v.dtype))
+                      for k, v in batch.items()))
+
+
+class BaseTrainer(abc.ABC):
+  """Drives compiled steps and reports their metrics.
+
+  Use as a context manager, or call `close`: it ends background threads.
+
+  Attributes:
+    train_state: the current one.
+    stop_training: set to True to end training.
+    train_metrics_manager: writes to `train`.
+    eval_metrics_managers: by name of data set.
+    on_step: called with the number of finished steps, for a progress bar.
+  """
+
+  def __init__(
+      self, model, train_state, partitioner, eval_names: Sequence[str],
+      summary_dir: Optional[str], train_state_axes, rng: Rng):
+    """Initializes.
+
+    Args:
+      model: a `models.BaseModel`.
+      train_state: the initial one.
+      partitioner: compiles and shards.
+      eval_names: the data sets that `eval` will be given.
+      summary_dir: for event files; None writes none.
+      train_state_axes: the train state's PartitionSpecs.
+      rng: folded with the step, so that any step can be replayed alone.
+    """
+    self._model = model
+    self.train_state = train_state
+    self._partitioner = partitioner
+    self._train_state_axes = train_state_axes
+    self._base_rng = rng
+    self._compiled_train_step = None
+    self._compiled_eval_steps = {}
+    self._created = time.time()
+    self.stop_training = False
+    self.on_step: Optional[Callable[[int], None]] = None
+    self.train_metrics_manager = MetricsManager("train", summary_dir)
+    self.eval_metrics_managers = {
+        # 113: with its folder's name, a file name stays below 128 characters.
+        name: MetricsManager(f"training_eval/{name[:113]}", summary_dir)
+        for name in eval_names}
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused_exception):
+    self.close()
+
+  def close(self) -> None:
+    self.train_metrics_manager.close()
+    for manager in self.eval_metrics_managers.values():
+      manager.close()
+
+  def _get_step_rng(self, step) -> Rng:
+    return jax.random.fold_in(self._base_rng, step)
+
+  @functools.cached_property
+  def _merge_metrics(self):
+    return self._partitioner.partition(merge_metrics, (None, None), None)
+
+  def _on_devices(self, batch):
+    if all(isinstance(x, jax.Array) for x in jax.tree.leaves(batch)):
+      return batch
+    return self._partitioner.shard_batch(batch)
+
+  def train(
+      self, batch_iter: Iterator[BatchType], num_steps: int,
+      start_step: Optional[int] = None):
+    """Runs steps; returns a future of the metrics merged over them."""
+    train_step = self._compiled_train_step or self._partitioned_train_step
+    # A compiled loop moves nothing between host and devices unasked.
+    guard = (jax.transfer_guard("disallow") if self._compiled_train_step
+             else contextlib.nullcontext())
+    if start_step is None:
+      start_step = int(jax.device_get(self.train_state.step))
+    metrics, in_flight, data_wait = None, collections.deque(), 0.0
+    train_state = self.train_state
+    self.train_metrics_manager.start_duration_timer()
+    with guard:
+      for step in range(start_step, start_step + num_steps):
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+          waiting_since = time.time()
+          batch = self._on_devices(next(batch_iter))
+          data_wait += time.time() - waiting_since
+          train_state, update = train_step(train_state, batch)
+          metrics = update if metrics is None else self._merge_metrics(
+              metrics, update)
+          in_flight.append(update)
+        if len(in_flight) > _MAX_STEPS_AHEAD:
+          jax.block_until_ready(in_flight.popleft())
+        if self.on_step is not None:
+          self.on_step(step + 1 - len(in_flight))
+    self.train_state = train_state
+    metrics = dict(metrics or {})
+    metrics["timing/data_wait_fraction"] = (
+        metrics_lib.TimeRate.from_model_output(data_wait))
+    metrics["timing/uptime"] = clu.metrics.LastValue(
+        total=time.time() - self._created, count=1)
+    return self.train_metrics_manager.write_metrics_summary(
+        metrics, start_step + num_steps, num_steps)
+
+  def compile_train(self, batch: BatchType) -> None:
+    """Compiles the train step ahead of time, for batches like this one."""
+    start = time.time()
+    self._compiled_train_step = self._partitioner.compile(
+        self._partitioned_train_step, self.train_state, batch)
+    self.train_metrics_manager.write_scalar(
+        "timing/compilation_seconds", time.time() - start,
+        self.train_state.step)
+
+  def eval(self, batch_iters: Mapping[str, Iterator[BatchType]]):
+    """Evaluates with teacher forcing.
+
+    Args:
+      batch_iters: by name of data set; the names given as `eval_names`.
+
+    Returns:
+      By name of data set, name -> `clu.values.Value`.
+    """
+    summaries = {}
+    for name, batches in batch_iters.items():
+      manager = self.eval_metrics_managers[name]
+      manager.start_duration_timer()
+      metrics, num_steps = None, 0
+      for batch in batches:
+        batch = self._on_devices(batch)
+        step = self._compiled_eval_steps.get(
+            _specs(batch), self._partitioned_eval_step)
+        update = step(self.train_state, batch)
+        metrics = update if metrics is None else self._merge_metrics(
+            metrics, update)
+        num_steps += 1
+      if metrics is None:
+        logging.warning("%s has no batch to evaluate", name)
+        metrics = {}
+      summaries[name] = manager.write_metrics_summary(
+          metrics, self.train_state.step, num_steps)
+    return {name: summary.result() for name, summary in summaries.items()}
+
+  def compile_eval(self, batches: Mapping[str, BatchType]) -> None:
+    """Compiles the eval step for each different shape of batch."""
+    for name, batch in batches.items():
+      start = time.time()
+      batch = self._on_devices(batch)
+      specs = _specs(batch)
+      if specs not in self._compiled_eval_steps:
+        self._compiled_eval_steps[specs] = self._partitioner.compile(
+            self._partitioned_eval_step, self.train_state, batch)
+      self.eval_metrics_managers[name].write_scalar(
+          "timing/compilation_seconds", time.time() - start,
+          self.train_state.step)
+
+  @property
+  @abc.abstractmethod
+  def _partitioned_train_step(self):
+    """`(train state, batch) -> (train state, metrics)`, compiled."""
+
+  @property
+  @abc.abstractmethod
+  def _partitioned_eval_step(self):
+    """`(train state, batch) -> metrics`, compiled."""
+
+
+class Trainer(BaseTrainer):
+  """Trains with a learning-rate schedule and optional microbatches."""
+
+  def __init__(
+      self, model, train_state, partitioner, eval_names: Sequence[str],
+      summary_dir: Optional[str], train_state_axes, rng: Rng,
+      learning_rate_fn: Callable[[jax.Array], jax.Array],
+      num_microbatches: Optional[int],
+      weight_metrics_computer: Optional[WeightMetricsComputer] = None):
+    """Initializes; see `BaseTrainer` for the first arguments.
+
+    Args:
+      model: see above.
+      train_state: see above.
+      partitioner: see above.
+      eval_names: see above.
+      summary_dir: see above.
+      train_state_axes: see above.
+      rng: see above.
+      learning_rate_fn: of the step.
+      num_microbatches: see `accumulate_grads_microbatched`.
+      weight_metrics_computer: adds metrics of every parameter.
+    """
+    self._learning_rate_fn = learning_rate_fn
+    self._num_microbatches = num_microbatches
+    self._weight_metrics_computer = weight_metrics_computer
+    super().__init__(
+        model=model, train_state=train_state, partitioner=partitioner,
+        eval_names=eval_names, summary_dir=summary_dir,
+        train_state_axes=train_state_axes, rng=rng)
+
+  @functools.cached_property
+  def _partitioned_train_step(self):
+    def train_step(train_state, batch):
+      return train_with_lr(
+          train_state, batch,
+          learning_rate=self._learning_rate_fn(train_state.step),
+          dropout_rng=self._get_step_rng(train_state.step),
+          model=self._model,
+          num_microbatches=self._num_microbatches,
+          weight_metrics_computer=self._weight_metrics_computer,
+          data_partition_spec=self._partitioner.data_partition_spec)
+
+    return self._partitioner.partition(
+        train_step,
+        in_axis_resources=(self._train_state_axes,
+                           self._partitioner.data_partition_spec),
+        out_axis_resources=(self._train_state_axes, None),
+        donate_argnums=(0,))
+
+  @functools.cached_property
+  def _partitioned_eval_step(self):
+    return self._partitioner.partition(
+        functools.partial(eval_step, self._model),
+        in_axis_resources=(self._train_state_axes,
+                           self._partitioner.data_partition_spec),
+        out_axis_resources=None)

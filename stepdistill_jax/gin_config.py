@@ -1,0 +1,165 @@
+"""Gin files for T5X runs: found, parsed, and their mistakes told in a line.
+
+T5X's gin files are found by T5X's names on the embedded engine too: a path
+`t5x/...` that no search path has is looked up inside the embedded package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util  # pylint: disable=unused-import  # gin forgets to.
+import os
+import pathlib
+import re
+import sys
+from typing import Any, Iterator, Mapping, Sequence
+
+import gin
+
+from stepdistill_jax import errors
+from stepdistill_jax import locations
+
+_EMBEDDED_ROOT = pathlib.Path(__file__).resolve().parent / "embedded_t5x"
+_UNSET = re.compile(r"(\S+)/macro\.value set to `%gin\.REQUIRED`")
+
+
+def _embedded_path(path: str) -> pathlib.Path | None:
+  """The embedded file of a name such as `t5x/configs/runs/finetune.gin`."""
+  if not path.startswith("t5x/"):
+    return None
+  embedded = _EMBEDDED_ROOT / path.removeprefix("t5x/")
+  return embedded if embedded.is_file() else None
+
+
+def _open_remote(path: str):
+  from etils import epath  # pylint: disable=g-import-not-at-top
+  return epath.Path(path).open("r")
+
+
+def _remote_exists(path: str) -> bool:
+  if "://" not in path:
+    return False
+  from etils import epath  # pylint: disable=g-import-not-at-top
+  return epath.Path(path).exists()
+
+
+def search_paths(extra: Sequence[str] = ()) -> list[str]:
+  """Folders that gin files are relative to, best first."""
+  paths = [*extra, ".", str(locations.resource_root())]
+  spec = importlib.util.find_spec("t5x")
+  origin = getattr(spec, "origin", None)
+  if origin and _EMBEDDED_ROOT not in pathlib.Path(origin).parents:
+    paths.append(str(pathlib.Path(origin).parent.parent))  # Google's T5X.
+  return list(dict.fromkeys(paths))
+
+
+def _gin_files_below(folders: Sequence[str]) -> Iterator[str]:
+  for folder in folders:
+    for name in ("gin", "t5x"):
+      for path in sorted((pathlib.Path(folder) / name).rglob("*.gin")):
+        yield str(path.relative_to(folder))
+  for path in sorted(_EMBEDDED_ROOT.rglob("*.gin")):
+    yield "t5x/" + str(path.relative_to(_EMBEDDED_ROOT))
+
+
+def _check_file(name: str, folders: Sequence[str]) -> None:
+  if _remote_exists(name) or _embedded_path(name) or any(
+      os.path.isfile(os.path.join(folder, name)) for folder in folders):
+    return
+  raise errors.UserError(errors.unknown_name_message(
+      "gin file", name, set(_gin_files_below(folders)),
+      f"(looked in {', '.join(map(os.path.abspath, folders))})"))
+
+
+def _explain(error: Exception, bindings: Sequence[str]) -> str:
+  """Makes a line of gin's message."""
+  message = " ".join(str(error).split())
+  if "malformed node or string" in message or "Failed to parse token" in (
+      message):
+    near = next((b for b in bindings if re.search(r"=\s*[A-Za-z_./~]", b)
+                 and not re.search(r"=\s*(True|False|None)\b", b)), "")
+    message += (f"; a string needs quotes: --gin.{near.split('=')[0].strip()}="
+                "'\"...\"'" if near else "")
+  return f"gin config: {message}"
+
+
+def parse(
+    gin_files: Sequence[str],
+    gin_bindings: Sequence[str],
+    extra_search_paths: Sequence[str] = (),
+    skip_unknown: bool | Sequence[str] = False) -> None:
+  """Replaces gin's configuration by that of files and bindings.
+
+  Args:
+    gin_files: in the order of inclusion; later ones override.
+    gin_bindings: such as `TRAIN_STEPS = 100`; override the files.
+    extra_search_paths: looked at before the default ones.
+    skip_unknown: as in `gin.parse_config`.
+
+  Raises:
+    errors.UserError: a file does not exist, a macro is not set, or the text
+      is no valid gin.
+  """
+  folders = search_paths(extra_search_paths)
+  for name in gin_files:
+    _check_file(name, folders)
+  gin.clear_config()
+  gin.config.register_file_reader(
+      lambda path: _embedded_path(path).open(),
+      lambda path: _embedded_path(path) is not None)
+  gin.config.register_file_reader(_open_remote, _remote_exists)
+  # Gin only appends to its search path; a second run has its own.
+  gin.config._LOCATION_PREFIXES[:] = ["", *folders]  # pylint: disable=protected-access
+  try:
+    gin.parse_config_files_and_bindings(
+        list(gin_files), list(gin_bindings), finalize_config=False,
+        skip_unknown=skip_unknown)
+  except (ValueError, SyntaxError, NameError, AttributeError, IOError,
+          ImportError, TypeError) as error:
+    raise errors.UserError(_explain(error, gin_bindings)) from error
+  missing = unset_macros()
+  if missing:
+    raise errors.UserError(
+        f"gin macro{'s' if len(missing) > 1 else ''} not set: "
+        f"{', '.join(missing)}; pass for instance --gin.{missing[0]}=VALUE "
+        "(a string needs quotes: '\"...\"')")
+  try:
+    gin.finalize()
+  except ValueError as error:
+    raise errors.UserError(_explain(error, gin_bindings)) from error
+
+
+def bindings() -> Mapping[str, str]:
+  """All bindings of the current configuration, name -> value as text."""
+  lines = gin.config_str(max_line_length=10**9).splitlines()
+  pairs = (line.split(" = ", 1) for line in lines
+           if " = " in line and not line.startswith("#"))
+  return {name.strip(): value.strip() for name, value in pairs}
+
+
+def unset_macros() -> list[str]:
+  """Macros that still are `%gin.REQUIRED`."""
+  return sorted(name for name, value in bindings().items()
+                if value == "%gin.REQUIRED")
+
+
+@contextlib.contextmanager
+def main_module(**attributes: Any) -> Iterator[None]:
+  """Lets gin files say `import __main__ as train_script; train_script.train`.
+
+  Args:
+    **attributes: set in `__main__` for the duration, then taken away again.
+  """
+  main = sys.modules["__main__"]
+  absent = object()
+  before = {name: getattr(main, name, absent) for name in attributes}
+  for name, value in attributes.items():
+    setattr(main, name, value)
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      if value is absent:
+        delattr(main, name)
+      else:
+        setattr(main, name, value)

@@ -1,0 +1,150 @@
+"""`run.json`: where a run folder comes from, and whether it may go on.
+
+The record holds the command, versions, seeds, the whole gin configuration,
+the data's fingerprint and every restart. A second run in the same folder must
+have the same configuration, but for what may change between restarts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import platform
+import re
+import sys
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+from etils import epath
+
+from stepdistill_jax import errors
+
+FILE_NAME = "run.json"
+SCHEMA_VERSION = 1
+_PACKAGES = ("stepdistill_jax", "jax", "jaxlib", "flax", "optax",
+             "orbax-checkpoint", "seqio", "tensorflow")
+# What a restart may change: it tells how long, how often and where, not what
+# is learnt from what.
+_MAY_CHANGE = re.compile(
+    r"(MODEL_DIR|TRAIN_STEPS|TRAIN_STEPS_RELATIVE|EVAL_STEPS|EVAL_PERIOD|"
+    r"CHECKPOINT_PERIOD|STATS_PERIOD|EVALUATOR_.*|JSON_WRITE_N_RESULTS|"
+    r"INITIAL_CHECKPOINT_PATH|"
+    r".*\btrain\.(total_steps|relative_steps|eval_steps|eval_period|"
+    r"stats_period|model_dir|actions|gc_period|concurrent_metrics|"
+    r"inference_evaluator_cls|summarize_config_fn|run_eval_before_training|"
+    r"infer_eval_dataset_cfg|train_eval_dataset_cfg)|"
+    r".*CheckpointConfig\..*|.*PjitPartitioner\..*|"
+    r".*standard_logical_axis_rules\..*|.*Evaluator\..*|.*Logger\..*|"
+    r"(infer_eval|train_eval)/.*)")
+
+_options: dict[str, Any] = {"command": None, "allow_config_change": False}
+
+
+@contextlib.contextmanager
+def launched(
+    command: Sequence[str], allow_config_change: bool = False
+) -> Iterator[None]:
+  """Says, for what runs inside, how it was started."""
+  before = dict(_options)
+  _options.update(
+      command=list(command), allow_config_change=allow_config_change)
+  try:
+    yield
+  finally:
+    _options.update(before)
+
+
+def _now() -> str:
+  return datetime.datetime.now(datetime.timezone.utc).isoformat(
+      timespec="seconds")
+
+
+def versions() -> Mapping[str, str]:
+  """Versions of Python and of the packages that numbers depend on."""
+  found = {"python": platform.python_version()}
+  for name in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found
+
+
+def read(model_dir) -> Optional[dict[str, Any]]:
+  """The record of a run folder; None if it has none."""
+  path = epath.Path(model_dir) / FILE_NAME
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise errors.UserError(
+        f"{path} is not valid JSON ({error}); mend or remove it") from error
+
+
+def _write(model_dir, record: Mapping[str, Any]) -> None:
+  """Replaces the file at once, so that no reader sees half of it."""
+  folder = epath.Path(model_dir)
+  folder.mkdir(parents=True, exist_ok=True)
+  partial = folder / (FILE_NAME + ".partial")
+  partial.write_text(json.dumps(record, indent=2, default=str) + "\n")
+  partial.replace(folder / FILE_NAME)
+
+
+def differences(
+    old: Mapping[str, str], new: Mapping[str, str]) -> Sequence[str]:
+  """Bindings that differ and may not, as `NAME was A, now B`."""
+  lines = []
+  for name in sorted({*old, *new}):
+    before, after = old.get(name, "unset"), new.get(name, "unset")
+    if before != after and not _MAY_CHANGE.fullmatch(name):
+      lines.append(f"{name} was {before}, now {after}")
+  return lines
+
+
+def start(
+    model_dir, *, engine: str, config: Mapping[str, str], step: int,
+    seeds: Mapping[str, int], data: Mapping[str, Any],
+    devices: str) -> dict[str, Any]:
+  """Enters a start or restart in the record and returns it.
+
+  Args:
+    model_dir: the run folder.
+    engine: `embedded` or `google`.
+    config: gin bindings, name -> text.
+    step: at which training begins.
+    seeds: of the model and of the data.
+    data: what is known of the training data.
+    devices: in words.
+  """
+  record = read(model_dir) or {
+      "schema_version": SCHEMA_VERSION, "created": _now(), "starts": []}
+  record.update(
+      engine=engine, versions=versions(), devices=devices,
+      seeds=dict(seeds), data=dict(data), config=dict(config))
+  record["starts"].append({
+      "time": _now(), "step": step,
+      "command": _options["command"] or list(sys.argv)})
+  _write(model_dir, record)
+  return record
+
+
+def finish(model_dir, step: int) -> None:
+  """Enters the end of training."""
+  record = read(model_dir)
+  if record is not None:
+    record["finished"] = {"time": _now(), "step": step}
+    _write(model_dir, record)
+
+
+def check_same_config(model_dir, config: Mapping[str, str]) -> None:
+  """Raises UserError if the folder is a run's with another configuration."""
+  record = read(model_dir)
+  if record is None or _options["allow_config_change"] or not config:
+    return
+  changed = differences(record.get("config", {}), config)
+  if changed:
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    raise errors.UserError(
+        f"{model_dir} belongs to a run with another config: "
+        f"{'; '.join(changed[:3])}{more}; take another MODEL_DIR, or pass "
+        "--allow_config_change to go on with the new one")

@@ -1,0 +1,76 @@
+"""The process: quiet logs, a compilation cache, TensorFlow off accelerators.
+
+`configure()` must run before tensorflow and jax are imported, since both read
+the environment only then; later calls do what still can be done. A variable
+that the user has set is left as it is.
+"""
+
+from __future__ import annotations
+
+import logging as python_logging
+import os
+import sys
+import warnings
+
+from stepdistill_jax import locations
+
+_QUIET_ENVIRONMENT = {
+    # TensorFlow and XLA print C++ information, warnings and errors that are
+    # none (oneDNN, cuDNN factories, CPU features of cached programs).
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "GRPC_VERBOSITY": "ERROR",
+    # Kept out of workers' way: tokenizers would warn after a fork.
+    "TOKENIZERS_PARALLELISM": "false",
+    # TFDS would ask Google Cloud Storage for data sets.
+    "TFDS_DISABLE_GCS": "1",
+}
+# Everything is worth keeping: a tiny model's step takes seconds to compile.
+_CACHE_ENVIRONMENT = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+def configure() -> None:
+  """Quiets libraries and turns JAX's persistent compilation cache on.
+
+  The cache is in `locations.cache_home()/"jax"`; `JAX_COMPILATION_CACHE_DIR`
+  puts it elsewhere, `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
+  """
+  cache = {"JAX_COMPILATION_CACHE_DIR": str(locations.cache_home() / "jax"),
+           **_CACHE_ENVIRONMENT}
+  new = {k: v for k, v in {**_QUIET_ENVIRONMENT, **cache}.items()
+         if k not in os.environ}
+  os.environ.update(new)
+  if "jax" in sys.modules:
+    import jax  # pylint: disable=g-import-not-at-top
+    for name, value in new.items():
+      if name.startswith("JAX_"):
+        jax.config.update(
+            name.lower(), value if name.endswith("DIR") else float(value)
+            if "SECS" in name else int(value))
+  _quiet_python()
+
+
+def _quiet_python() -> None:
+  from absl import logging  # pylint: disable=g-import-not-at-top
+  # Without this absl prints a complaint about itself before the first line.
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.ERROR)
+  for name in ("jax", "tensorflow", "orbax", "etils", "h5py"):
+    python_logging.getLogger(name).setLevel(python_logging.ERROR)
+  # Libraries' notes to their own developers.
+  for category in (DeprecationWarning, PendingDeprecationWarning,
+                   FutureWarning):
+    warnings.filterwarnings("ignore", category=category)
+
+
+def keep_tensorflow_off_accelerators() -> None:
+  """TensorFlow only reads data; it must not take JAX's memory."""
+  import tensorflow as tf  # pylint: disable=g-import-not-at-top
+  for kind in ("GPU", "TPU"):
+    try:
+      tf.config.set_visible_devices([], kind)
+    except (RuntimeError, ValueError):
+      pass  # Already in use, by the caller's choice.

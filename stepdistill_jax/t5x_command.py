@@ -1,0 +1,180 @@
+"""The `t5x` command: train, eval, infer, precompile or export by gin files.
+
+examples:
+  t5x train --gin_file=gin/recipes/svamp_step_by_step.gin \\
+      --gin.MODEL_DIR='"/tmp/svamp"'
+  t5x eval --gin_file=t5x/examples/t5/t5_1_1/small.gin \\
+      --gin_file=t5x/configs/runs/eval.gin --gin.CHECKPOINT_PATH='"..."' ...
+
+Runs on Google's T5X where that is installed, else on the embedded engine;
+`--engine` chooses. Gin files are found relative to the current folder, to
+this project (gin/...) and to T5X (t5x/...).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Optional, Sequence
+
+from stepdistill_jax import errors
+from stepdistill_jax import runtime
+from stepdistill_jax import t5x_finder
+
+MODES = {
+    "train": "train a model; a second run goes on from its last checkpoint",
+    "eval": "evaluate checkpoints on a SeqIO task",
+    "infer": "write a checkpoint's predictions or scores",
+    "precompile": "compile the train step without training",
+    "export": "write a model that runs without this project",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+
+  def error(self, message):
+    self.exit(errors.USER_ERROR_EXIT_CODE, f"error: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Returns the parser of `t5x`."""
+  parser = _Parser(
+      prog="t5x", description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      usage="t5x MODE --gin_file=FILE [--gin_file=FILE ...] "
+      "[--gin.NAME=VALUE ...]")
+  parser.add_argument(
+      "mode", choices=MODES, metavar="MODE",
+      help="; ".join(f"{mode}: {what}" for mode, what in MODES.items()))
+  parser.add_argument(
+      "--gin_file", action="append", default=[], metavar="FILE",
+      help="gin file; may be repeated, later ones override")
+  parser.add_argument(
+      "--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'",
+      help="a binding that overrides the files; --gin.NAME=VALUE is the same")
+  parser.add_argument(
+      "--gin_search_paths", default="", metavar="DIR,...",
+      help="where gin files are looked for first")
+  parser.add_argument(
+      "--tfds_data_dir", metavar="DIR",
+      help="data folder of all TFDS tasks (default: $STEPDISTILL_RECORDS)")
+  parser.add_argument(
+      "--seqio_additional_cache_dirs", default="", metavar="DIR,...",
+      help="where cached SeqIO tasks are")
+  parser.add_argument(
+      "--engine", choices=t5x_finder.ENGINES, default=None,
+      help="auto (default) takes Google's T5X if it is installed")
+  parser.add_argument(
+      "--allow_config_change", action="store_true",
+      help="let a run go on with a config other than it began with")
+  parser.add_argument(
+      "--dry_run", action="store_true", help="only parse the gin files")
+  return parser
+
+
+def _rewrite_gin_arguments(argv: Sequence[str]) -> list[str]:
+  """`--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`."""
+
+  def rewrite(arg: str) -> str:
+    if not arg.startswith("--gin."):
+      return arg
+    name, equals, value = arg.removeprefix("--gin.").partition("=")
+    if not equals:
+      raise errors.UserError(
+          f"{arg}: expected --gin.NAME=VALUE, such as --gin.TRAIN_STEPS=100")
+    return f"--gin_bindings={name} = {value}"
+
+  return [rewrite(arg) for arg in argv]
+
+
+def run(
+    mode: str,
+    gin_files: Sequence[str] = (),
+    gin_bindings: Sequence[str] = (),
+    *,
+    engine: Optional[str] = None,
+    gin_search_paths: Sequence[str] = (),
+    tfds_data_dir: Optional[str] = None,
+    seqio_additional_cache_dirs: Sequence[str] = (),
+    allow_config_change: bool = False,
+    dry_run: bool = False,
+    command: Optional[Sequence[str]] = None) -> Any:
+  """Runs a mode in this process.
+
+  Gin's configuration is global: it is replaced, and only one run at a time
+  may go on.
+
+  Args:
+    mode: a key of MODES.
+    gin_files: later ones override.
+    gin_bindings: such as `MODEL_DIR = "/tmp/x"`; override the files.
+    engine: `auto`, `google` or `embedded`; None asks $STEPDISTILL_ENGINE.
+    gin_search_paths: where gin files are looked for first.
+    tfds_data_dir: data folder of all TFDS tasks.
+    seqio_additional_cache_dirs: where cached SeqIO tasks are.
+    allow_config_change: let a run folder's configuration change.
+    dry_run: only parse.
+    command: what to record as the command; by default the call's arguments.
+
+  Returns:
+    What T5X's function returns; for `train`, (last step, train state).
+
+  Raises:
+    errors.UserError: a mistake in the configuration, data or folders.
+  """
+  if mode not in MODES:
+    raise errors.UserError(errors.unknown_name_message("mode", mode, MODES))
+  runtime.configure()
+  # A second run in a process that has imported `t5x` keeps its engine.
+  if engine is not None or "t5x" not in sys.modules:
+    try:
+      t5x_finder.install(engine)
+    except (ModuleNotFoundError, ValueError) as error:
+      raise errors.UserError(str(error)) from error
+  from stepdistill_jax import progress  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax import run_record  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.embedded_t5x import main as t5x_main  # pylint: disable=g-import-not-at-top
+  progress.say(_first_line(mode))
+  runtime.keep_tensorflow_off_accelerators()
+  if command is None:
+    command = ["t5x", mode, *(f"--gin_file={f}" for f in gin_files),
+               *(f"--gin_bindings={b}" for b in gin_bindings)]
+  with run_record.launched(command, allow_config_change):
+    return t5x_main.launch(
+        mode, gin_files, gin_bindings, gin_search_paths=gin_search_paths,
+        tfds_data_dir=tfds_data_dir,
+        seqio_additional_cache_dirs=seqio_additional_cache_dirs,
+        dry_run=dry_run)
+
+
+def _first_line(mode: str) -> str:
+  """Says which engine runs where."""
+  engine = t5x_finder.current_engine()
+  name = {"google": "Google's T5X",
+          "embedded": "stepdistill_jax's embedded T5X"}[engine]
+  return f"t5x {mode}: engine {engine} ({name})"
+
+
+def _split(paths: str) -> list[str]:
+  return [p for p in paths.split(",") if p]
+
+
+@errors.command
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Entry point of the `t5x` console script."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  args = build_parser().parse_args(_rewrite_gin_arguments(argv))
+  if not args.gin_file and not args.gin_bindings:
+    raise errors.UserError(
+        f"t5x {args.mode} needs at least one --gin_file; see t5x --help")
+  run(args.mode, args.gin_file, args.gin_bindings, engine=args.engine,
+      gin_search_paths=_split(args.gin_search_paths),
+      tfds_data_dir=args.tfds_data_dir,
+      seqio_additional_cache_dirs=_split(args.seqio_additional_cache_dirs),
+      allow_config_change=args.allow_config_change, dry_run=args.dry_run,
+      command=["t5x", *argv])
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
