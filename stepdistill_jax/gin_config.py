@@ -1,7 +1,7 @@
 """Gin files for T5X runs: found, parsed, and their mistakes told in a line.
 
-T5X's gin files are found by T5X's names on the embedded engine too: a path
-`t5x/...` that no search path has is looked up inside the embedded package.
+T5X's gin files are found by T5X's names on the embedded engine too: gin looks
+`t5x/configs/runs/finetune.gin` up as a resource of the package `t5x.configs`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from stepdistill_jax import errors
 from stepdistill_jax import locations
 
 _EMBEDDED_ROOT = pathlib.Path(__file__).resolve().parent / "embedded_t5x"
-_UNSET = re.compile(r"(\S+)/macro\.value set to `%gin\.REQUIRED`")
+# Long enough that gin never breaks a value; it also draws rules that long.
+_LONG_LINE = 20_000
 
 
 def _embedded_path(path: str) -> pathlib.Path | None:
@@ -104,9 +105,6 @@ def parse(
   for name in gin_files:
     _check_file(name, folders)
   gin.clear_config()
-  gin.config.register_file_reader(
-      lambda path: _embedded_path(path).open(),
-      lambda path: _embedded_path(path) is not None)
   gin.config.register_file_reader(_open_remote, _remote_exists)
   # Gin only appends to its search path; a second run has its own.
   gin.config._LOCATION_PREFIXES[:] = ["", *folders]  # pylint: disable=protected-access
@@ -131,7 +129,7 @@ def parse(
 
 def bindings() -> Mapping[str, str]:
   """All bindings of the current configuration, name -> value as text."""
-  lines = gin.config_str(max_line_length=10**9).splitlines()
+  lines = gin.config_str(max_line_length=_LONG_LINE).splitlines()
   pairs = (line.split(" = ", 1) for line in lines
            if " = " in line and not line.startswith("#"))
   return {name.strip(): value.strip() for name, value in pairs}

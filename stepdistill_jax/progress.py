@@ -8,8 +8,11 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Mapping, Optional
 
+import numpy as np
 import rich.console
 import rich.progress
+
+from stepdistill_jax import runtime
 
 _console = rich.console.Console(stderr=True, highlight=False)
 
@@ -38,13 +41,38 @@ def number(value: float) -> str:
 
 
 def metrics_line(metrics: Mapping[str, Any]) -> str:
-  """The metrics that a person follows, as `name value` pairs."""
-  names = [n for n in metrics if n.startswith(("loss", "accuracy"))
-           and not n.startswith("loss_per")]
+  """The metrics of the train loss that a person follows; else empty."""
+  names = [n for n in metrics if n.split("/")[0] in ("loss", "accuracy")
+           or n == "loss_per_nonpadding_target_token"]
+  if "loss" not in names:
+    return ""
   pairs = [f"{n} {number(metrics[n])}" for n in sorted(names, reverse=True)]
   if "learning_rate/current" in metrics:
     pairs.append(f"lr {number(metrics['learning_rate/current'])}")
   return "  ".join(pairs)
+
+
+def floats(metrics: Mapping[str, Any]) -> Mapping[str, float]:
+  """The scalars among metrics, `clu.values.Scalar` or plain."""
+  scalars = {k: getattr(v, "value", v) for k, v in metrics.items()}
+  return {k: float(v) for k, v in scalars.items()
+          if np.ndim(v) == 0 and not isinstance(v, (str, bytes))}
+
+
+def say_metrics(
+    kind: str, step: int, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+  """Prints a line for each evaluated task.
+
+  Args:
+    kind: of evaluation, `train-eval` or `infer-eval`.
+    step: of the checkpoint.
+    metrics: task -> metric -> value.
+  """
+  for task, values in metrics.items():
+    values = floats(values)
+    line = metrics_line(values) or "  ".join(
+        f"{name} {number(value)}" for name, value in values.items())
+    say(f"{kind} at step {step}  {task}  {line}")
 
 
 class Progress:
@@ -91,6 +119,9 @@ class Progress:
 
   def at_step(self, step: int) -> None:
     """Called after every step."""
+    if self._step == self._first < step:
+      say(f"first step done {time.time() - runtime.START_TIME:.1f} s after "
+          "the start")
     self._step = step
     if self._bar is not None:
       self._bar.update(self._task, completed=step,

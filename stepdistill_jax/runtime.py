@@ -7,12 +7,19 @@ that the user has set is left as it is.
 
 from __future__ import annotations
 
+import contextlib
 import logging as python_logging
 import os
 import sys
+import tempfile
+import time
+from typing import Iterator
 import warnings
 
 from stepdistill_jax import locations
+
+# As near to the process's start as this package can see.
+START_TIME = time.time()
 
 _QUIET_ENVIRONMENT = {
     # TensorFlow and XLA print C++ information, warnings and errors that are
@@ -66,11 +73,39 @@ def _quiet_python() -> None:
     warnings.filterwarnings("ignore", category=category)
 
 
-def keep_tensorflow_off_accelerators() -> None:
-  """TensorFlow only reads data; it must not take JAX's memory."""
-  import tensorflow as tf  # pylint: disable=g-import-not-at-top
+@contextlib.contextmanager
+def _native_stderr_held_back() -> Iterator[None]:
+  """Holds back what native code prints; shown only if an error follows."""
+  try:
+    descriptor = sys.__stderr__.fileno()
+  except (AttributeError, ValueError, OSError):
+    yield  # No such thing, as in a notebook.
+    return
+  with tempfile.TemporaryFile() as held_back:
+    saved = os.dup(descriptor)
+    os.dup2(held_back.fileno(), descriptor)
+    try:
+      yield
+    except BaseException:
+      held_back.seek(0)
+      os.write(saved, held_back.read())
+      raise
+    finally:
+      os.dup2(saved, descriptor)
+      os.close(saved)
+
+
+def import_tensorflow():
+  """Imports TensorFlow quietly, and off the accelerators.
+
+  It only reads data here and must not take JAX's memory. While it is
+  imported it tells of missing GPU drivers, whatever the environment says.
+  """
+  with _native_stderr_held_back():
+    import tensorflow as tf  # pylint: disable=g-import-not-at-top
   for kind in ("GPU", "TPU"):
     try:
       tf.config.set_visible_devices([], kind)
     except (RuntimeError, ValueError):
       pass  # Already in use, by the caller's choice.
+  return tf

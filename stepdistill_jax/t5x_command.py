@@ -135,7 +135,7 @@ def run(
   from stepdistill_jax import run_record  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.embedded_t5x import main as t5x_main  # pylint: disable=g-import-not-at-top
   progress.say(_first_line(mode))
-  runtime.keep_tensorflow_off_accelerators()
+  runtime.import_tensorflow()
   if command is None:
     command = ["t5x", mode, *(f"--gin_file={f}" for f in gin_files),
                *(f"--gin_bindings={b}" for b in gin_bindings)]

@@ -193,8 +193,9 @@ def evaluate(
         train_state, initializer.train_state_axes).result() or {}
     utils.sync_global_devices(f"evaluated {path}")
     if jax.process_index() == 0:
-      progress.say_metrics(int(jax.device_get(train_state.step)), metrics)
+      progress.say_metrics(
+          "infer-eval", int(jax.device_get(train_state.step)), metrics)
       done = _evaluated_paths(record) | {path}
       record.write_text("\n".join(sorted(
-          done, key=lambda p: checkpoint_paths.step_of(p))))  # pylint: disable=unnecessary-lambda
+          done, key=checkpoint_paths.get_step_from_checkpoint_dir)))
   evaluator.close()

@@ -14,8 +14,14 @@ from stepdistill_jax import gin_config
 
 @gin.configurable
 def get_gin_config_str(show_provenance: bool = False) -> str:
-  """The current configuration as gin text."""
-  return gin.config_str(show_provenance=show_provenance)
+  """The current configuration as gin text.
+
+  Args:
+    show_provenance: say where values come from; needs gin-config > 0.5.
+  """
+  if show_provenance:
+    return gin.config_str(show_provenance=True)
+  return gin.config_str()
 
 
 def parse_gin_flags(

@@ -10,6 +10,8 @@ import importlib
 import sys
 from typing import Any, Optional, Sequence
 
+from stepdistill_jax import errors
+
 # mode -> (module of t5x, function, other names that gin files use of
 # `__main__`).
 ENTRY_POINTS = {
@@ -59,7 +61,12 @@ def launch(
     gin_config.parse(gin_files, gin_bindings, gin_search_paths)
     # Registered by the gin file's reference to it, unless it has none.
     configured = gin.get_configurable(entry)
-    return None if dry_run else configured()
+    try:
+      return None if dry_run else configured()
+    except errors.UserError as error:
+      # Gin adds lines about its call stack, of no use to a user.
+      line = str(error).split("\n  In call to configurable")[0]
+      raise errors.UserError(line) from error
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

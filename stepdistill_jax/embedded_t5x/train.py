@@ -14,12 +14,10 @@ import gc
 import os
 from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Type
 
-from absl import logging
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
-import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -27,8 +25,7 @@ from stepdistill_jax import errors
 from stepdistill_jax import gin_config
 from stepdistill_jax import progress as progress_lib
 from stepdistill_jax import run_record
-from stepdistill_jax import runtime
-from stepdistill_jax.embedded_t5x import checkpoint_config
+from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.embedded_t5x import datasets
 from stepdistill_jax.embedded_t5x import eval as eval_lib
 from stepdistill_jax.embedded_t5x import models
@@ -283,15 +280,16 @@ def train(
             name: ds.as_numpy_iterator() if isinstance(
                 ds, tf.data.Dataset) else ds
             for name, ds in train_eval_datasets.items()})
-        _say_metrics(step, metrics)
+        progress_lib.say_metrics("train-eval", step, metrics)
         trainer.stop_training |= run_actions(
             trainer_lib.ActionMode.TRAIN_EVAL, actions, trainer.train_state,
             metrics)
       if evaluator() is not None:
         future = evaluator().evaluate(
             trainer.train_state, initializer.train_state_axes)
-        future.add_done_callback(
-            lambda done, at=step: _say_metrics(at, done.result() or {}))
+        background.submit(
+            lambda at=step: progress_lib.say_metrics(
+                "infer-eval", at, future.result() or {}))
         if not concurrent_metrics:
           trainer.stop_training |= run_actions(
               trainer_lib.ActionMode.INFER_EVAL, actions, trainer.train_state,
@@ -332,12 +330,10 @@ def train(
     try:
       while step < total_steps and not trainer.stop_training:
         stop = _next_stop(step, total_steps, periods, checkpoint_steps)
-        if step == first_step:
-          stop = first_step + 1 if first_step + 1 == stop else stop
         summary = trainer.train(train_iter, stop - step, start_step=step)
         step = stop
         summary.add_done_callback(
-            lambda done, at=step: progress.report(at, _floats(done.result())))
+            lambda done, at=step: progress.report(at, progress_lib.floats(done.result())))
         if not concurrent_metrics:
           trainer.stop_training |= run_actions(
               trainer_lib.ActionMode.TRAIN, actions, trainer.train_state,
@@ -370,20 +366,5 @@ def train(
 def _first_step_of_run(model_dir: str, step: int) -> int:
   """The step that the folder's run began at: 0, or the initial checkpoint's."""
   starts = (run_record.read(model_dir) or {}).get("starts", [])
-  return min([start["step"] for start in starts] or [step])
-
-
-def _floats(metrics: Mapping[str, Any]) -> Mapping[str, float]:
-  """The scalars among metrics."""
-  scalars = {k: getattr(v, "value", v) for k, v in metrics.items()}
-  return {k: float(v) for k, v in scalars.items() if np.ndim(v) == 0
-          and not isinstance(v, (str, bytes))}
-
-
-def _say_metrics(step: int, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-  """One line for each evaluated task."""
-  for task, values in metrics.items():
-    pairs = "  ".join(
-        f"{k} {progress_lib.number(v)}" for k, v in _floats(values).items()
-        if "/" not in k or not k.startswith(("timing", "cross")))
-    progress_lib.say(f"eval at step {step}  {task}  {pairs}")
+  return min([step, *checkpoint_paths.all_steps(model_dir),
+              *(start["step"] for start in starts)])
