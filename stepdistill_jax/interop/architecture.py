@@ -1,0 +1,178 @@
+"""The shape of a T5: what a gin file, a config.json and a tree all state."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Mapping
+
+from stepdistill_jax import errors
+
+# Both are fixed in T5X's network and in all published checkpoints.
+NUM_BUCKETS = 32
+MAX_DISTANCE = 128
+LAYER_NORM_EPSILON = 1e-6
+
+_LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/(.+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+  """A T5's dimensions, under the names of T5X's `T5Config`.
+
+  Attributes:
+    vocab_size: rows of the embedding, with those that pad it.
+    emb_dim: width of the residual stream (`d_model`).
+    num_heads: of each attention.
+    head_dim: width of a head (`d_kv`).
+    mlp_dim: hidden width of an MLP (`d_ff`).
+    num_encoder_layers: blocks of the encoder.
+    num_decoder_layers: blocks of the decoder.
+    mlp_activations: one for a plain MLP, such as `("relu",)`; two for a gated
+      one, such as `("gelu", "linear")`, where gelu is the tanh approximation.
+    logits_via_embedding: whether the embedding is the head too. T5X then
+      divides the logits by the square root of `emb_dim`, as T5 v1.0 does.
+    dropout_rate: while training.
+  """
+
+  vocab_size: int
+  emb_dim: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  num_encoder_layers: int
+  num_decoder_layers: int
+  mlp_activations: tuple[str, ...]
+  logits_via_embedding: bool
+  dropout_rate: float = 0.1
+
+  @property
+  def gated(self) -> bool:
+    return len(self.mlp_activations) > 1
+
+
+def _attention_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+  inner = arch.num_heads * arch.head_dim
+  shapes = {f"{name}/kernel": (arch.emb_dim, inner)
+            for name in ("query", "key", "value")}
+  return {**shapes, "out/kernel": (inner, arch.emb_dim)}
+
+
+def _layer_shapes(
+    arch: Architecture, side: str) -> dict[str, tuple[int, ...]]:
+  """Shapes of one block, by name below `layers_N`."""
+  attentions = {"encoder": {"attention": "pre_attention_layer_norm"},
+                "decoder": {
+                    "self_attention": "pre_self_attention_layer_norm",
+                    "encoder_decoder_attention":
+                        "pre_cross_attention_layer_norm"}}[side]
+  shapes = {}
+  for attention, norm in attentions.items():
+    shapes[f"{norm}/scale"] = (arch.emb_dim,)
+    for name, shape in _attention_shapes(arch).items():
+      shapes[f"{attention}/{name}"] = shape
+  shapes["pre_mlp_layer_norm/scale"] = (arch.emb_dim,)
+  for name in ("wi_0", "wi_1") if arch.gated else ("wi",):
+    shapes[f"mlp/{name}/kernel"] = (arch.emb_dim, arch.mlp_dim)
+  shapes["mlp/wo/kernel"] = (arch.mlp_dim, arch.emb_dim)
+  return shapes
+
+
+def parameter_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+  """All parameters of a model in T5X's names, in the order of computation.
+
+  >>> arch = Architecture(vocab_size=128, emb_dim=8, num_heads=2, head_dim=4,
+  ...                     mlp_dim=16, num_encoder_layers=1,
+  ...                     num_decoder_layers=1, mlp_activations=("relu",),
+  ...                     logits_via_embedding=True)
+  >>> parameter_shapes(arch)["encoder/layers_0/mlp/wi/kernel"]
+  (8, 16)
+  """
+  shapes = {"token_embedder/embedding": (arch.vocab_size, arch.emb_dim)}
+  for side, layers in (("encoder", arch.num_encoder_layers),
+                       ("decoder", arch.num_decoder_layers)):
+    shapes[f"{side}/relpos_bias/rel_embedding"] = (arch.num_heads, NUM_BUCKETS)
+    for layer in range(layers):
+      for name, shape in _layer_shapes(arch, side).items():
+        shapes[f"{side}/layers_{layer}/{name}"] = shape
+    shapes[f"{side}/{side}_norm/scale"] = (arch.emb_dim,)
+  if not arch.logits_via_embedding:
+    shapes["decoder/logits_dense/kernel"] = (arch.emb_dim, arch.vocab_size)
+  return shapes
+
+
+def _number_of_layers(names, side: str) -> int:
+  matches = (_LAYER.fullmatch(name) for name in names)
+  return 1 + max((int(m[2]) for m in matches if m and m[1] == side),
+                 default=-1)
+
+
+def infer(
+    shapes: Mapping[str, tuple[int, ...]],
+    mlp_activations: tuple[str, ...] | None = None,
+    dropout_rate: float = 0.1,
+    where: str = "the checkpoint") -> Architecture:
+  """Reads the architecture off a parameter tree.
+
+  Args:
+    shapes: T5X's names -> shapes.
+    mlp_activations: if known; else T5's: gelu if gated, relu if plain.
+    dropout_rate: cannot be seen in a tree.
+    where: names the checkpoint in errors.
+
+  Raises:
+    errors.UserError: the tree is not that of a T5 as T5X's `network` has it.
+  """
+  def shape(name: str) -> tuple[int, ...]:
+    if name not in shapes:
+      hint = ""
+      if any("/layers/" in n or n.startswith("encoder/encoder/")
+             for n in shapes):
+        hint = " (its layers are stacked: a scalable T5, not supported)"
+      elif not any(n.startswith("encoder/") for n in shapes):
+        hint = " (a decoder-only model?)"
+      raise errors.UserError(
+          f"{where} is not a T5 of T5X's `network`: it has no {name}{hint}")
+    return tuple(shapes[name])
+
+  vocab_size, emb_dim = shape("token_embedder/embedding")
+  num_heads, _ = shape("encoder/relpos_bias/rel_embedding")
+  _, inner = shape("encoder/layers_0/attention/query/kernel")
+  gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
+  wi = "wi_0" if gated else "wi"
+  if mlp_activations is not None and (len(mlp_activations) > 1) != gated:
+    raise errors.UserError(
+        f"{where} has a {'gated' if gated else 'plain'} MLP, but its "
+        f"configuration says mlp_activations = {mlp_activations}")
+  arch = Architecture(
+      vocab_size=vocab_size, emb_dim=emb_dim, num_heads=num_heads,
+      head_dim=inner // num_heads,
+      mlp_dim=shape(f"encoder/layers_0/mlp/{wi}/kernel")[1],
+      num_encoder_layers=_number_of_layers(shapes, "encoder"),
+      num_decoder_layers=_number_of_layers(shapes, "decoder"),
+      mlp_activations=mlp_activations or (
+          ("gelu", "linear") if gated else ("relu",)),
+      logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
+      dropout_rate=dropout_rate)
+  check_tree(arch, shapes, where)
+  return arch
+
+
+def check_tree(
+    arch: Architecture, shapes: Mapping[str, tuple[int, ...]],
+    where: str) -> None:
+  """Raises UserError unless the tree is the architecture's, naming arrays."""
+  expected = parameter_shapes(arch)
+  for name, shape in expected.items():
+    if name not in shapes:
+      raise errors.UserError(
+          f"{where} lacks the parameter {name}, expected of shape {shape}")
+    if tuple(shapes[name]) != shape:
+      raise errors.UserError(
+          f"{where}: the parameter {name} is of shape {tuple(shapes[name])}, "
+          f"expected {shape}")
+  unknown = sorted(set(shapes) - set(expected))
+  if unknown:
+    raise errors.UserError(
+        f"{where} has parameters that a T5 has not: {', '.join(unknown[:3])}"
+        + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""))
