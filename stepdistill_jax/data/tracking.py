@@ -10,11 +10,12 @@ object last, and where that person was when it mattered.
     mary went to the kitchen . daniel went to the office .
     where is the apple ?                                      -> kitchen
 
-The *evidence* of a story are the two or three sentences that decide it, in
-their order: `mary took the apple . mary went to the kitchen .`
+The *evidence* of a story are the two or three sentences that decide it, in the
+order of the reasoning: first what happened to the object, then where that
+person was: `mary took the apple . mary went to the kitchen .`
 
-Everything follows from a seed through `random.Random`, whose integer methods
-are the same on every platform and in every Python version that we support.
+Everything follows from a seed through `random.Random`, which gives the same
+stories on every platform and in every Python version that we support.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class Story:
   Attributes:
     events: what happened, in order.
     thing: the object that is asked for.
-    evidence: positions in `events` of the sentences that decide, ascending.
+    evidence: positions in `events` of the sentences that decide, in the order
+      of the reasoning; the last one names the answer.
   """
 
   events: tuple[Event, ...]
@@ -130,35 +132,35 @@ class Story:
 def find_evidence(events: tuple[Event, ...], thing: str) -> tuple[int, ...]:
   """The positions of the sentences that decide where `thing` is.
 
-  Whoever touched the object last decides. If it was taken: that sentence, and
-  the person's latest move, before or after. If it was left: that sentence, the
-  latest move before it, and the taking.
+  Whoever touched the object last decides. Someone who took it has it along:
+  that sentence, and the person's latest move, before or after it. Someone who
+  left it: the taking, the leaving, and the latest move before the leaving.
 
   Args:
     events: a consistent story.
     thing: an object that was taken in it.
 
   Returns:
-    Ascending positions; the last one's event has the answer as its `place`.
+    Positions in the order of the reasoning; the last one's event is a move to
+    the place where `thing` is.
   """
-  touched = [i for i, event in enumerate(events) if event.thing == thing]
-  last = touched[-1]
+  touches = [i for i, event in enumerate(events) if event.thing == thing]
+  last = touches[-1]
   person = events[last].person
-  if events[last].deed == "took":
-    moves = _moves_of(events, person)
-    return tuple(sorted({last, moves[-1]}))
-  taken = touched[-2]
-  moves = [i for i in _moves_of(events, person) if i < last]
-  return tuple(sorted({taken, moves[-1], last}))
+  left = events[last].deed == "left"
+  moves = [i for i, event in enumerate(events)
+           if event.person == person and event.deed == "went"
+           and not (left and i > last)]
+  return (*touches[-2 if left else -1:], moves[-1])
 
 
-def _moves_of(events: tuple[Event, ...], person: str) -> list[int]:
-  return [i for i, event in enumerate(events)
-          if event.person == person and event.deed == "went"]
+# How often each kind of deed is drawn, of those possible: moves are most of a
+# story, so that the last place mentioned is seldom the answer.
+_DEED_WEIGHTS = {"went": 4, "took": 3, "left": 1}
 
 
 class _World:
-  """Who is where and has what; offers only deeds that make sense."""
+  """Who is where and has what; only deeds that make sense are drawn."""
 
   def __init__(self, difficulty: Difficulty):
     self.people = PEOPLE[:difficulty.people]
@@ -167,21 +169,27 @@ class _World:
     self.place_of: dict[str, str] = {}   # Person or resting object -> place.
     self.holder_of: dict[str, str] = {}  # Carried object -> person.
 
-  def possible(self) -> dict[str, list[Event]]:
-    """Every deed that is possible now, by kind; kinds may be empty."""
-    went = [Event(person, "went", "", place)
-            for person in self.people for place in self.places
-            if self.place_of.get(person) != place]
-    left = [Event(person, "left", thing, self.place_of[person])
-            for thing, person in self.holder_of.items()]
+  def draw(self, rng: random.Random) -> Event:
+    """Draws one deed among those that are possible now."""
     # An object that nobody has touched yet may be anywhere.
-    took = [
-        Event(person, "took", thing, self.place_of[person])
-        for person in self.people if person in self.place_of
+    takes = [
+        (person, thing) for person in self.people if person in self.place_of
         for thing in self.things if thing not in self.holder_of
         and self.place_of.get(thing, self.place_of[person])
         == self.place_of[person]]
-    return {"went": went, "took": took, "left": left}
+    carried = sorted(self.holder_of.items())
+    deeds = [deed for deed, ways in (
+        ("went", self.people), ("took", takes), ("left", carried)) if ways]
+    deed, = rng.choices(deeds, [_DEED_WEIGHTS[deed] for deed in deeds])
+    if deed == "went":
+      person = rng.choice(self.people)
+      return Event(person, deed, "", rng.choice(
+          [p for p in self.places if p != self.place_of.get(person)]))
+    if deed == "took":
+      person, thing = rng.choice(takes)
+    else:
+      thing, person = rng.choice(carried)
+    return Event(person, deed, thing, self.place_of[person])
 
   def apply(self, event: Event) -> None:
     if event.deed == "went":
@@ -192,18 +200,6 @@ class _World:
     else:
       del self.holder_of[event.thing]
       self.place_of[event.thing] = event.place
-
-
-# How often each kind of deed is drawn, of those possible: moves are most of a
-# story, so that the last place mentioned is seldom the answer.
-_DEED_WEIGHTS = {"went": 4, "took": 3, "left": 1}
-
-
-def _draw_event(rng: random.Random, world: _World) -> Event:
-  possible = world.possible()
-  deeds = [deed for deed, weight in _DEED_WEIGHTS.items()
-           for _ in range(weight) if possible[deed]]
-  return rng.choice(possible[rng.choice(deeds)])
 
 
 def draw_story(rng: random.Random, difficulty: Difficulty) -> Story:
@@ -220,7 +216,7 @@ def draw_story(rng: random.Random, difficulty: Difficulty) -> Story:
     world = _World(difficulty)
     events = []
     for _ in range(rng.randint(*difficulty.sentences)):
-      events.append(_draw_event(rng, world))
+      events.append(world.draw(rng))
       world.apply(events[-1])
     taken = sorted({event.thing for event in events if event.thing})
     places = {event.place for event in events if event.deed == "went"}
