@@ -1,0 +1,270 @@
+"""From task features to batches: one feature converter for all methods.
+
+SeqIO's tasks yield one example a record. A plain task has `inputs` and
+`targets`; a *paired* task also has `rationale_inputs` and
+`rationale_targets`, so that both targets of a record stay in one step. Pairs
+are formed after the shuffle: they are never separated before they get here.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from stepdistill_jax.data import packing
+
+_TOKENS = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
+# Optional features that tasks may give beside the tokens.
+TASK_IDS = "task_ids"  # int32 [1]: the task of a mixture's component.
+RECORD_WEIGHTS = "record_weights"  # float32 [1] or [K]: weight in the loss.
+
+
+class StepDistillFeatureConverter(seqio.FeatureConverter):
+  """Encoder-decoder features with the loss weight and task of each token.
+
+  `decoder_task_ids` says which task a target token belongs to (1 label,
+  2 rationale, further ones as they come; 0 on padding), and
+  `decoder_loss_weights` what it weighs within its task: 1, or the record's own
+  weight where the task gives `record_weights`.
+
+  Two records of a paired task:
+
+  ds = [{"inputs": [7, 8, 5, 1], "targets": [3, 1],
+         "rationale_inputs": [9, 8, 5, 1], "rationale_targets": [4, 6, 3, 1]},
+        {"inputs": [7, 4, 1], "targets": [5, 1],
+         "rationale_inputs": [9, 4, 1], "rationale_targets": [2, 5, 1]}]
+
+  packed with the lengths {"inputs": 15, "targets": 12} fill one row:
+
+  converted_ds = [{
+      "encoder_input_tokens": [7, 8, 5, 1, 9, 8, 5, 1, 7, 4, 1, 9, 4, 1, 0],
+       "encoder_segment_ids": [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 4, 0],
+         "encoder_positions": [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 0],
+     "decoder_target_tokens": [3, 1, 4, 6, 3, 1, 5, 1, 2, 5, 1, 0],
+      "decoder_input_tokens": [0, 3, 0, 4, 6, 3, 0, 5, 0, 2, 5, 0],
+      "decoder_loss_weights": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0],
+          "decoder_task_ids": [1, 1, 2, 2, 2, 2, 1, 1, 2, 2, 2, 0],
+       "decoder_segment_ids": [1, 1, 2, 2, 2, 2, 3, 3, 4, 4, 4, 0],
+         "decoder_positions": [0, 1, 0, 1, 2, 3, 0, 1, 0, 1, 2, 0],
+  }]
+
+  If the first record weighs 0.5, its tokens of both tasks do:
+  `"decoder_loss_weights": [.5, .5, .5, .5, .5, .5, 1, 1, 1, 1, 1, 0]`.
+
+  Not packed, with the lengths {"inputs": 5, "targets": 4}, each element is one
+  record with a leading axis over its K = 2 targets, so a batch is
+  `[records, K, length]`; the first one is:
+
+  converted_ds[0] = {
+      "encoder_input_tokens": [[7, 8, 5, 1, 0], [9, 8, 5, 1, 0]],
+     "decoder_target_tokens": [[3, 1, 0, 0], [4, 6, 3, 1]],
+      "decoder_input_tokens": [[0, 3, 1, 0], [0, 4, 6, 3]],
+      "decoder_loss_weights": [[1, 1, 0, 0], [1, 1, 1, 1]],
+          "decoder_task_ids": [[1, 1, 0, 0], [2, 2, 2, 2]],
+  }
+
+  A plain task gives the features of `seqio.EncDecFeatureConverter`, here with
+  float32 loss weights, and `decoder_task_ids`: its `task_ids` if it has them
+  (components of a mixture do), else 1.
+
+  The lengths may name `rationale_inputs` and `rationale_targets`; otherwise
+  they are those of `inputs` and `targets`. Longer sequences are cut there, as
+  SeqIO does. In a packed row the lengths are the row's, for all its sequences
+  together.
+  """
+
+  TASK_FEATURES = {"inputs": _TOKENS, "targets": _TOKENS}
+  MODEL_FEATURES = {
+      "encoder_input_tokens": _TOKENS,
+      "decoder_target_tokens": _TOKENS,
+      "decoder_input_tokens": _TOKENS,
+      "decoder_loss_weights": seqio.FeatureConverter.FeatureSpec(
+          dtype=tf.float32),
+      "decoder_task_ids": _TOKENS,
+  }
+  PACKING_FEATURE_DTYPES = {
+      "encoder_segment_ids": tf.int32,
+      "decoder_segment_ids": tf.int32,
+      "encoder_positions": tf.int32,
+      "decoder_positions": tf.int32,
+  }
+
+  def __init__(
+      self, pack: bool = True, use_custom_packing_ops: bool = False,
+      apply_length_check: bool = True, bos_id: int = 0,
+      passthrough_features: Mapping | None = None,
+      target_prefixes: Sequence[str] = ("", "rationale_"),
+      max_records_per_row: int | None = None):
+    """Configures the converter.
+
+    Args:
+      pack: whether to pack several records into a row.
+      use_custom_packing_ops: T5X's option, without effect here.
+      apply_length_check: SeqIO's option, without effect here: sequences are
+        cut to their lengths.
+      bos_id: what the decoder reads first.
+      passthrough_features: SeqIO's option; not supported.
+      target_prefixes: prefixes of the features of a record's targets, in the
+        order of the task ids. A data set is paired when it has the second's.
+      max_records_per_row: with `pack`, the most records in a row. 1 makes the
+        batch size an exact number of records.
+    """
+    super().__init__(
+        pack=pack, use_custom_packing_ops=False,
+        apply_length_check=apply_length_check, bos_id=bos_id,
+        passthrough_features=passthrough_features)
+    if passthrough_features:
+      raise ValueError(
+          "StepDistillFeatureConverter passes no features through, got "
+          f"{sorted(passthrough_features)}")
+    self._target_prefixes = tuple(target_prefixes)
+    self._max_records_per_row = max_records_per_row
+
+  def __call__(
+      self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int],
+  ) -> tf.data.Dataset:
+    """Converts a data set of task features to one of model features.
+
+    Args:
+      ds: elements as in the class's docstring; other features are dropped.
+      task_feature_lengths: at least `inputs` and `targets`, in tokens.
+
+    Returns:
+      The data set of model features, not batched.
+
+    Raises:
+      ValueError: a feature or length is missing or of the wrong type.
+    """
+    return self._convert_features(ds, task_feature_lengths)
+
+  def _convert_features(self, ds, task_feature_lengths):
+    prefixes = self._prefixes_of(ds.element_spec)
+    lengths = _lengths_of(prefixes, task_feature_lengths)
+    ds = ds.map(
+        lambda ex: _as_record(ex, prefixes, lengths),
+        num_parallel_calls=tf.data.AUTOTUNE)
+    if self.pack:
+      # A row of records: the lengths of `inputs` and `targets` are the row's.
+      ds = packing.pack(
+          ds, input_length=task_feature_lengths["inputs"],
+          target_length=task_feature_lengths["targets"],
+          max_records_per_row=self._max_records_per_row)
+    else:
+      input_length = max(inputs for inputs, _ in lengths)
+      target_length = max(targets for _, targets in lengths)
+      ds = ds.map(
+          lambda record: _pad_record(
+              record, input_length, target_length,
+              squeeze=len(prefixes) == 1),
+          num_parallel_calls=tf.data.AUTOTUNE)
+    return ds.map(self._add_decoder_inputs, num_parallel_calls=tf.data.AUTOTUNE)
+
+  def get_model_feature_lengths(self, task_feature_lengths):
+    """The length of each model feature's last axis."""
+    names = dict(self.MODEL_FEATURES)
+    if self.pack:
+      names |= self.PACKING_FEATURE_DTYPES
+    return {
+        name: task_feature_lengths[
+            "inputs" if name.startswith("encoder_") else "targets"]
+        for name in names}
+
+  def _prefixes_of(self, element_spec) -> tuple[str, ...]:
+    """The target prefixes that the data set has, its features checked."""
+    present = tuple(
+        prefix for prefix in self._target_prefixes
+        if prefix + "inputs" in element_spec
+        or prefix + "targets" in element_spec) or ("",)
+    for prefix in present:
+      for name in (prefix + "inputs", prefix + "targets"):
+        spec = element_spec.get(name)
+        if spec is None:
+          raise ValueError(
+              f"the task lacks the feature {name!r}; it has "
+              f"{sorted(element_spec)}")
+        if spec.dtype != tf.int32 or len(spec.shape) != 1:
+          raise ValueError(
+              f"the task's feature {name!r} must be int32 of rank 1, got "
+              f"{spec.dtype.name} of rank {len(spec.shape)}")
+    return present
+
+  def _add_decoder_inputs(self, features):
+    """Shifts the targets right by one within each sequence."""
+    targets = features["decoder_target_tokens"]
+    bos = tf.fill(tf.shape(targets[..., :1]), self.bos_id)
+    inputs = tf.concat([bos, targets[..., :-1]], axis=-1)
+    if self.pack:
+      # Position 0 starts a sequence, or is padding, which reads nothing.
+      inputs = tf.where(
+          features["decoder_positions"] == 0, self.bos_id, inputs)
+    return {**features, "decoder_input_tokens": inputs}
+
+
+def _lengths_of(
+    prefixes: Sequence[str], given: Mapping[str, int]) -> list[tuple[int, int]]:
+  """(input length, target length) of each target, in tokens."""
+  missing = [name for name in ("inputs", "targets") if name not in given]
+  if missing:
+    raise ValueError(
+        f"TASK_FEATURE_LENGTHS must give {missing}, got {dict(given)}")
+  return [
+      (given.get(prefix + "inputs", given["inputs"]),
+       given.get(prefix + "targets", given["targets"]))
+      for prefix in prefixes]
+
+
+def _stack(sequences: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+  """Stacks K sequences, padded with 0 to the longest: `[K, any]` and sizes."""
+  sizes = tf.stack([tf.size(s) for s in sequences])
+  width = tf.reduce_max(sizes)
+  return tf.stack(
+      [tf.pad(s, [[0, width - tf.size(s)]]) for s in sequences]), sizes
+
+
+def _as_record(example, prefixes, lengths) -> Mapping[str, tf.Tensor]:
+  """One example of a task as `packing.pack` wants it: K targets stacked."""
+  num_targets = len(prefixes)
+  inputs, input_sizes = _stack([
+      example[prefix + "inputs"][:length]
+      for prefix, (length, _) in zip(prefixes, lengths)])
+  targets, target_sizes = _stack([
+      example[prefix + "targets"][:length]
+      for prefix, (_, length) in zip(prefixes, lengths)])
+  if num_targets == 1 and TASK_IDS in example:
+    task_ids = tf.reshape(example[TASK_IDS], [1])
+  else:
+    task_ids = tf.range(1, num_targets + 1)
+  weights = tf.ones([num_targets])
+  if RECORD_WEIGHTS in example:
+    weights *= tf.cast(tf.reshape(example[RECORD_WEIGHTS], [-1]), tf.float32)
+  return {
+      "inputs": inputs, "input_sizes": input_sizes,
+      "targets": targets, "target_sizes": target_sizes,
+      "task_ids": tf.ensure_shape(task_ids, [num_targets]),
+      "weights": tf.ensure_shape(weights, [num_targets])}
+
+
+def _pad_record(
+    record, input_length: int, target_length: int, squeeze: bool,
+) -> Mapping[str, tf.Tensor]:
+  """Pads a record's sequences to `[K, length]`, or `[length]` if squeezed."""
+  num_targets = record["task_ids"].shape[0]
+
+  def pad(tokens, length):
+    tokens = tf.pad(tokens, [[0, 0], [0, length - tf.shape(tokens)[1]]])
+    return tf.ensure_shape(tokens, [num_targets, length])
+
+  targets = pad(record["targets"], target_length)
+  real = tf.sequence_mask(record["target_sizes"], target_length)
+  features = {
+      "encoder_input_tokens": pad(record["inputs"], input_length),
+      "decoder_target_tokens": targets,
+      "decoder_loss_weights": (
+          tf.cast(real, tf.float32) * record["weights"][:, None]),
+      "decoder_task_ids": tf.cast(real, tf.int32) * record["task_ids"][:, None],
+  }
+  if squeeze:
+    features = {name: value[0] for name, value in features.items()}
+  return features

@@ -1,0 +1,186 @@
+"""Packs whole records into rows of a fixed length, with tf ops alone.
+
+A *record* has K sequences (its label and its rationale: K = 2), each an input
+and a target. A row takes records in their order until the next one does not
+fit; a record is never split over two rows. With K = 1 the rows are those that
+`seqio.trim_and_pack_dataset` makes.
+
+Only the assignment of records to rows is sequential, a scan over a few
+integers a record. Tokens are then written with one scatter a feature, so that
+packing costs little beside a training step.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, NamedTuple
+
+import tensorflow as tf
+
+
+class Placement(NamedTuple):
+  """Where each record of a block goes; all `[records]` int32."""
+
+  row: tf.Tensor
+  input_start: tf.Tensor  # First free position of the row, in tokens.
+  target_start: tf.Tensor
+  index_in_row: tf.Tensor  # 0 for the first record of a row.
+
+
+def place_records(
+    input_sizes: tf.Tensor, target_sizes: tf.Tensor, *, input_length: int,
+    target_length: int, max_records_per_row: int | None = None) -> Placement:
+  """Assigns records to rows, in order, each row as full as it gets.
+
+  Args:
+    input_sizes: `[records]` int32, input tokens of all of a record's sequences.
+    target_sizes: `[records]` int32, likewise for the targets.
+    input_length: tokens that a row's inputs hold.
+    target_length: tokens that a row's targets hold.
+    max_records_per_row: a row is also full with so many records.
+
+  Returns:
+    The placement of each record.
+  """
+  limit = max_records_per_row or tf.int32.max
+
+  def place(last, sizes):
+    row, used_inputs, used_targets, index, _, _ = last
+    inputs, targets = sizes
+    fits = ((used_inputs + inputs <= input_length)
+            & (used_targets + targets <= target_length)
+            & (index + 1 < limit))
+    keep = tf.cast(fits, tf.int32)
+    start_inputs, start_targets = used_inputs * keep, used_targets * keep
+    return (row + 1 - keep, start_inputs + inputs, start_targets + targets,
+            (index + 1) * keep, start_inputs, start_targets)
+
+  zero = tf.constant(0)
+  # Index -1: the first record opens row 0 as its record 0.
+  first = (zero, zero, zero, tf.constant(-1), zero, zero)
+  row, _, _, index, input_start, target_start = tf.scan(
+      place, (input_sizes, target_sizes), first)
+  return Placement(row, input_start, target_start, index)
+
+
+def _scatter(
+    values: Mapping[str, tf.Tensor], sizes: tf.Tensor, rows: tf.Tensor,
+    starts: tf.Tensor, num_rows: tf.Tensor, length: int,
+) -> Mapping[str, tf.Tensor]:
+  """Writes sequences into rows.
+
+  Args:
+    values: name -> `[sequences, width]`; what is beyond a sequence's size is
+      padding and not written.
+    sizes: `[sequences]` int32.
+    rows: `[sequences]` int32, the row of each sequence.
+    starts: `[sequences]` int32, its first position in the row.
+    num_rows: rows of the result.
+    length: tokens a row.
+
+  Returns:
+    name -> `[num_rows, length]`, 0 where nothing was written.
+  """
+  width = tf.shape(next(iter(values.values())))[1]
+  real = tf.sequence_mask(sizes, width)  # [sequences, width]
+  positions = starts[:, None] + tf.range(width)[None, :]
+  rows = tf.broadcast_to(rows[:, None], tf.shape(positions))
+  where = tf.boolean_mask(tf.stack([rows, positions], axis=-1), real)
+  return {
+      name: tf.ensure_shape(
+          tf.scatter_nd(where, tf.boolean_mask(value, real),
+                        tf.stack([num_rows, length])), [None, length])
+      for name, value in values.items()
+  }
+
+
+def _sequence_starts(record_start: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+  """`[records]`, `[records, K]` -> `[records * K]`: each sequence's start."""
+  before = tf.cumsum(sizes, axis=1, exclusive=True)
+  return tf.reshape(record_start[:, None] + before, [-1])
+
+
+def _pack_block(
+    block: Mapping[str, tf.Tensor], *, input_length: int, target_length: int,
+    max_records_per_row: int | None) -> Mapping[str, tf.Tensor]:
+  """Packs a block of records, `[records, K, ...]`, into rows."""
+  input_sizes, target_sizes = block["input_sizes"], block["target_sizes"]
+  input_totals = tf.reduce_sum(input_sizes, axis=1)  # [records]
+  target_totals = tf.reduce_sum(target_sizes, axis=1)
+  for name, totals, length in (("inputs", input_totals, input_length),
+                               ("targets", target_totals, target_length)):
+    tf.debugging.assert_less_equal(
+        totals, length, summarize=1, message=(
+            f"the {name} of a record do not fit in a packed row of {length} "
+            "tokens; raise it in TASK_FEATURE_LENGTHS, or train with "
+            "PACK = False"))
+  placement = place_records(
+      input_totals, target_totals, input_length=input_length,
+      target_length=target_length, max_records_per_row=max_records_per_row)
+
+  num_targets = tf.shape(input_sizes)[1]  # K
+  flat = lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0))
+  rows = tf.repeat(placement.row, num_targets)  # [records * K]
+  num_rows = placement.row[-1] + 1
+  # Segments count from 1 in a row: label 1, rationale 1, label 2, ...
+  segments = (placement.index_in_row[:, None] * num_targets
+              + tf.range(num_targets)[None, :] + 1)
+
+  def stream(tokens, sizes, starts, length, **constants):
+    tokens = flat(tokens)  # [records * K, width]
+    shape = tf.shape(tokens)
+    fill = lambda x: tf.broadcast_to(flat(x)[:, None], shape)
+    values = {
+        "tokens": tokens, "segment_ids": fill(segments),
+        "positions": tf.broadcast_to(tf.range(shape[1])[None, :], shape),
+        **{name: fill(value) for name, value in constants.items()}}
+    return _scatter(values, flat(sizes), rows, starts, num_rows, length)
+
+  encoder = stream(
+      block["inputs"], input_sizes,
+      _sequence_starts(placement.input_start, input_sizes), input_length)
+  decoder = stream(
+      block["targets"], target_sizes,
+      _sequence_starts(placement.target_start, target_sizes), target_length,
+      weights=block["weights"], task_ids=block["task_ids"])
+  return {
+      "encoder_input_tokens": encoder["tokens"],
+      "encoder_segment_ids": encoder["segment_ids"],
+      "encoder_positions": encoder["positions"],
+      "decoder_target_tokens": decoder["tokens"],
+      "decoder_segment_ids": decoder["segment_ids"],
+      "decoder_positions": decoder["positions"],
+      "decoder_loss_weights": decoder["weights"],
+      "decoder_task_ids": decoder["task_ids"],
+  }
+
+
+def pack(
+    ds: tf.data.Dataset, *, input_length: int, target_length: int,
+    max_records_per_row: int | None = None) -> tf.data.Dataset:
+  """Packs a data set of records into rows.
+
+  Args:
+    ds: elements with `inputs` `[K, any]`, `targets` `[K, any]` int32,
+      `input_sizes`, `target_sizes` and `task_ids` `[K]` int32 and `weights`
+      `[K]` float32, the loss weight of each target's tokens.
+    input_length: tokens of a row's inputs.
+    target_length: tokens of a row's targets.
+    max_records_per_row: 1 keeps `batch_size` an exact number of records while
+      both sequences of a record share a row; None fills rows.
+
+  Returns:
+    A data set of rows: `encoder_{input_tokens,segment_ids,positions}`
+    `[input_length]` int32, `decoder_{target_tokens,segment_ids,positions,
+    task_ids}` `[target_length]` int32, `decoder_loss_weights` float32.
+
+  Raises:
+    tf.errors.InvalidArgumentError: when a record that fits in no row is read.
+  """
+  # As large a block as SeqIO's: its last row alone may stay half empty.
+  ds = ds.padded_batch(max(input_length, target_length))
+  ds = ds.map(
+      lambda block: _pack_block(
+          block, input_length=input_length, target_length=target_length,
+          max_records_per_row=max_records_per_row),
+      num_parallel_calls=tf.data.AUTOTUNE)
+  return ds.unbatch()

@@ -1,0 +1,97 @@
+"""Batches of a student: pairs made flat, and what a step adds to a batch.
+
+A paired batch has the shape `[records, K, length]`: the K targets of a record
+lie side by side, so that a microbatch keeps a record's targets together and
+`batch_size` counts records. The network sees `[records * K, length]`.
+
+What belongs to the whole step, not to a microbatch, travels as batch features
+with equal rows, because a step slices its microbatches off every feature:
+
+* `task_denominators` `[rows, tasks]` float32: D_k, each task's sum of token
+  weights in the global batch;
+* `task_weights` `[rows, tasks]` float32: w_k at this step.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import jax.numpy as jnp
+
+from stepdistill_jax.models import losses
+
+DENOMINATORS = "task_denominators"
+WEIGHTS = "task_weights"
+_STEP_FEATURES = (DENOMINATORS, WEIGHTS)
+
+Batch = Mapping[str, jnp.ndarray]
+
+
+def is_paired(batch: Batch) -> bool:
+  """True for a batch of `[records, K, length]` features."""
+  return batch["encoder_input_tokens"].ndim == 3
+
+
+def num_targets(batch: Batch) -> int | None:
+  """K of a paired batch, else None."""
+  return batch["encoder_input_tokens"].shape[1] if is_paired(batch) else None
+
+
+def flatten_pairs(batch: Batch) -> Batch:
+  """`[records, K, length]` -> `[records * K, length]`; flat ones stay."""
+  if not is_paired(batch):
+    return batch
+  return {
+      name: value if name in _STEP_FEATURES
+      else value.reshape((-1, *value.shape[2:]))
+      for name, value in batch.items()}
+
+
+def first_targets(batch: Batch) -> Batch:
+  """The batch of the records' first targets alone: the labels."""
+  if not is_paired(batch):
+    return batch
+  return {name: value if name in _STEP_FEATURES else value[:, 0]
+          for name, value in batch.items()}
+
+
+def task_ids(batch: Batch) -> jnp.ndarray:
+  """`decoder_task_ids`, or 1 on every target of a batch without them."""
+  ids = batch.get("decoder_task_ids")
+  if ids is None:
+    ids = (batch["decoder_target_tokens"] > 0).astype(jnp.int32)
+  return ids
+
+
+def loss_weights(batch: Batch) -> jnp.ndarray:
+  """The weight of each target token, float32; 0 on padding."""
+  weights = batch.get("decoder_loss_weights")
+  if weights is None:
+    weights = batch["decoder_target_tokens"] > 0
+  return weights.astype(jnp.float32)
+
+
+def denominators(batch: Batch, num_tasks: int) -> jnp.ndarray:
+  """D_k of a batch, paired or flat: `[tasks]` float32."""
+  batch = flatten_pairs(batch)
+  return losses.task_sums(loss_weights(batch), task_ids(batch), num_tasks)
+
+
+def with_step_features(
+    batch: Batch, num_tasks: int, weights: jnp.ndarray) -> Batch:
+  """Adds the features of the whole step to a global batch.
+
+  Args:
+    batch: the global batch, before it is cut into microbatches.
+    num_tasks: the number of tasks.
+    weights: `[tasks]` float32, the tasks' weights at this step.
+
+  Returns:
+    The batch with `task_denominators` and `task_weights`.
+  """
+  rows = batch["encoder_input_tokens"].shape[0]
+  spread = lambda x: jnp.broadcast_to(x, (rows, num_tasks))
+  return {
+      **batch,
+      DENOMINATORS: spread(denominators(batch, num_tasks)),
+      WEIGHTS: spread(weights)}

@@ -1,0 +1,201 @@
+"""The student: an encoder-decoder whose loss weighs tasks, not tokens."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import seqio
+from t5x import decoding
+from t5x import models as t5x_models
+
+from stepdistill_jax.data import feature_converter
+from stepdistill_jax.models import batches
+from stepdistill_jax.models import losses
+from stepdistill_jax.models import metrics as metrics_lib
+from stepdistill_jax.models import weights as weights_lib
+
+AGGREGATIONS = ("task_mean", "token_sum")
+
+
+class StepDistillModel(t5x_models.EncoderDecoderModel):
+  """T5X's encoder-decoder with distilling step-by-step's loss.
+
+  L = Σ_k w_k·L_k, each L_k a mean over the target tokens of task k in the
+  global batch (`stepdistill_jax.models.losses`). `StepDistillTrainer` puts
+  the global denominators and the weights of the step into the batch; without
+  it a batch's own are used, which is the same thing with one microbatch and
+  constant weights.
+
+  Takes batches of `StepDistillFeatureConverter`: of one task or of several,
+  `[batch, length]`, packed or not, or paired, `[records, K, length]`. Of a
+  paired batch, predictions and scores are the first target's: the label's.
+  """
+
+  FEATURE_CONVERTER_CLS = feature_converter.StepDistillFeatureConverter
+
+  def __init__(
+      self, module, input_vocabulary: seqio.Vocabulary,
+      output_vocabulary: seqio.Vocabulary, optimizer_def,
+      decode_fn: Callable[..., Any] = decoding.beam_search,
+      feature_converter_cls: Callable[..., Any] | None = None,
+      label_smoothing: float = 0.0, z_loss: float = 0.0,
+      default_decoder_params: t5x_models.DecoderParams | None = None,
+      task_weights: weights_lib.TaskWeights | None = None,
+      aggregation: str = "task_mean",
+      loss_normalizing_factor: float | None = None):
+    """Makes a student.
+
+    Args:
+      module: the flax module, e.g. `t5x.examples.t5.network.Transformer`.
+      input_vocabulary: of the encoder's tokens.
+      output_vocabulary: of the decoder's tokens.
+      optimizer_def: T5X's optimizer definition.
+      decode_fn: T5X's decoding function.
+      feature_converter_cls: another feature converter than the class's.
+      label_smoothing: see `losses.token_loss`.
+      z_loss: see `losses.token_loss`.
+      default_decoder_params: T5X's defaults of decoding.
+      task_weights: the tasks with their weights; None is one task, the label.
+      aggregation: `task_mean`: L_k as above; `token_sum`: what a plain T5X
+        mixture does, for comparison: token losses of all tasks are added and
+        divided once, so that a task weighs as many tokens as it has.
+      loss_normalizing_factor: with `token_sum`, what the sum is divided by.
+    """
+    if aggregation not in AGGREGATIONS:
+      raise ValueError(
+          f"aggregation must be one of {', '.join(AGGREGATIONS)}, got "
+          f"{aggregation!r}")
+    if loss_normalizing_factor is not None and aggregation != "token_sum":
+      raise ValueError(
+          "loss_normalizing_factor applies to aggregation 'token_sum' alone; "
+          f"got {loss_normalizing_factor} with {aggregation!r}, whose means "
+          "are normalized already")
+    super().__init__(
+        module=module, input_vocabulary=input_vocabulary,
+        output_vocabulary=output_vocabulary, optimizer_def=optimizer_def,
+        decode_fn=decode_fn, feature_converter_cls=feature_converter_cls,
+        label_smoothing=label_smoothing, z_loss=z_loss,
+        loss_normalizing_factor=loss_normalizing_factor,
+        default_decoder_params=default_decoder_params)
+    self.task_weights = task_weights or weights_lib.single_task()
+    self.aggregation = aggregation
+
+  @property
+  def task_names(self) -> tuple[str, ...]:
+    """Names of the tasks, in the order of their ids from 1."""
+    return self.task_weights.names
+
+  # ---------------------------------------------------------------- batches
+
+  def get_initial_variables(self, rng, input_shapes, input_types=None):
+    """Initial variables; the pairs' axis does not reach the network."""
+    flat = {
+        name: (shape[0] * shape[1], *shape[2:]) if len(shape) == 3 else shape
+        for name, shape in input_shapes.items()}
+    return super().get_initial_variables(rng, flat, input_types)
+
+  def prepare_batch(self, batch: batches.Batch, step) -> batches.Batch:
+    """Adds to a global batch what its microbatches need to know of it.
+
+    Args:
+      batch: the global batch.
+      step: int32 scalar, the global step.
+
+    Returns:
+      The batch with each task's denominator and weight.
+    """
+    return batches.with_step_features(
+        batch, len(self.task_names), self.task_weights.at(step))
+
+  def _prepared(self, batch: batches.Batch) -> batches.Batch:
+    """The batch, prepared by itself where no trainer has done it."""
+    self._check_targets(batch)
+    if batches.DENOMINATORS in batch:
+      return batch
+    if not self.task_weights.is_constant:
+      raise ValueError(
+          "the weights of the loss follow a schedule, but the batch does not "
+          "say at which step it is; bind trainer_cls = "
+          "@models.StepDistillTrainer (stepdistill_jax.models)")
+    return self.prepare_batch(batch, 0)
+
+  def _check_targets(self, batch: batches.Batch) -> None:
+    found, expected = batches.num_targets(batch), len(self.task_names)
+    if found is not None and found != expected:
+      raise ValueError(
+          f"the batch pairs {found} targets a record, but the model weighs "
+          f"{expected} ({', '.join(self.task_names)}); use a method of "
+          "gin/methods that fits the SeqIO task, or give TaskWeights a weight "
+          "for each target")
+
+  # ------------------------------------------------------------------- loss
+
+  def loss_fn(
+      self, params, batch: batches.Batch, dropout_rng: jax.Array | None,
+  ) -> tuple[jnp.ndarray, metrics_lib.MetricsMap]:
+    """The weighted loss of a batch, or a microbatch's share of it.
+
+    Args:
+      params: the student's parameters.
+      batch: see the class.
+      dropout_rng: None for no dropout.
+
+    Returns:
+      The loss, a float32 scalar, and the metrics.
+    """
+    loss, metrics, _, _ = self._loss(params, batch, dropout_rng)
+    return loss, metrics
+
+  def eval_fn(
+      self, params, batch: batches.Batch,
+  ) -> tuple[jnp.ndarray, metrics_lib.MetricsMap]:
+    """The loss without dropout; its metrics are means over all batches."""
+    loss, metrics, totals, weights = self._loss(params, batch, None)
+    if self.aggregation == "task_mean":
+      metrics = metrics_lib.eval_metrics(
+          self.task_names, totals, weights, metrics)
+    return loss, metrics
+
+  def _loss(self, params, batch, dropout_rng):
+    batch = batches.flatten_pairs(self._prepared(batch))
+    logits = self._compute_logits(params, batch, dropout_rng)
+    token_loss = losses.token_loss(
+        logits, batch["decoder_target_tokens"],
+        label_smoothing=self._label_smoothing, z_loss=self._z_loss)
+    totals = metrics_lib.task_totals(
+        logits, batch, token_loss, len(self.task_names))
+    # All rows are equal: they belong to the step, not to its examples.
+    denominators = batch[batches.DENOMINATORS][0]  # [tasks]
+    weights = batch[batches.WEIGHTS][0]  # [tasks]
+    coefficients = self._coefficients(weights, denominators)
+    loss = jnp.sum(coefficients * totals.loss)
+    z_loss = jnp.sum(coefficients * totals.z_loss)
+    metrics = {
+        **metrics_lib.base_metrics(batch, totals, loss, z_loss),
+        **metrics_lib.task_metrics(
+            self.task_names, totals, denominators=denominators,
+            task_weights=weights, coefficients=coefficients)}
+    return loss, metrics, totals, weights
+
+  def _coefficients(self, weights, denominators) -> jnp.ndarray:
+    """What each task's sum of token losses is multiplied with, `[tasks]`."""
+    if self.aggregation == "token_sum":
+      return weights / (self._loss_normalizing_factor or 1.0)
+    return losses.safe_divide(weights, denominators)
+
+  # ------------------------------------------------------------- prediction
+
+  def predict_batch_with_aux(self, params, batch: batches.Batch, **kwargs):
+    """Decodes; a paired batch answers with its first target, the label."""
+    return super().predict_batch_with_aux(
+        params, batches.first_targets(batch), **kwargs)
+
+  def score_batch(
+      self, params, batch: Mapping[str, jnp.ndarray],
+      return_intermediates: bool = False):
+    """Log likelihoods `[batch]`; of a paired batch the first targets'."""
+    return super().score_batch(
+        params, batches.first_targets(batch),
+        return_intermediates=return_intermediates)
