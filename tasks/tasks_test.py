@@ -1,3 +1,4 @@
+import gin
 import numpy as np
 import pytest
 import seqio
@@ -104,6 +105,30 @@ def test_mixtures_tell_their_tasks_apart(records_folder):
         decode("svamp_label_gold", "inputs", example["inputs"]))
   assert by_task[1] <= {"predict: is it 0?", "predict: is it 1?"}
   assert by_task[2] <= {"explain: is it 0?", "explain: is it 2?"}
+
+
+def test_train_shares_are_nested_and_the_same_for_all_methods(
+    records_folder):
+  records.write_records(records_folder, "svamp", "palm540b", {
+      split: [record(n, split, label="( 1.0 )", rationale="one.")
+              for n in range(400)] for split in ("train", "test")})
+  kept = {}
+  for share in (0.25, 0.5, 1.0):
+    with gin.unlock_config():
+      gin.bind_parameter("choose_train_share.share", share)
+    try:
+      kept[share] = [{e["id"] for e in examples(name)} for name in (
+          "svamp_label_gold", "svamp_step_gold_palm540b",
+          "svamp_mix_gold_palm540b.rationale")]
+      assert len(examples("svamp_label_gold", "test")) == 400
+    finally:
+      gin.clear_config()
+    assert all(ids == kept[share][0] for ids in kept[share])
+  assert kept[0.25][0] < kept[0.5][0] < kept[1.0][0]
+  # Five standard deviations of 400 coin tosses.
+  assert abs(len(kept[0.25][0]) - 100) < 44
+  assert abs(len(kept[0.5][0]) - 200) < 50
+  assert len(kept[1.0][0]) == 400
 
 
 def test_nli_inputs_have_the_eos_id_between_premise_and_hypothesis(

@@ -13,6 +13,7 @@ import gin
 import seqio
 import tensorflow as tf
 
+from stepdistill_jax import errors
 from stepdistill_jax.teacher import records
 
 GOLD = "gold"
@@ -21,6 +22,7 @@ EXPLAIN_PREFIX = "explain: "
 # Task ids of target tokens; further targets of a record get 3, 4, …
 LABEL_TASK_ID = 1
 RATIONALE_TASK_ID = 2
+_SHARE_BUCKETS = 1 << 20  # Shares are exact to a millionth.
 
 _Example = Mapping[str, tf.Tensor]
 _map = functools.partial(
@@ -159,6 +161,37 @@ def tokenize(
   return _map(dataset, tokenize_example)
 
 
+@gin.configurable(module="stepdistill_jax.data.preprocessors")
+def choose_train_share(
+    dataset: tf.data.Dataset, share: float = 1.0, seed: int = 0
+) -> tf.data.Dataset:
+  """Keeps a share of the train split's records; other splits stay whole.
+
+  A record's id alone decides, so the choice is the same for all methods,
+  hosts and runs; with one seed, a smaller share is part of a larger one.
+
+  Args:
+    dataset: examples with `id`.
+    share: above 0 to 1. What is kept is this share to within the chance of
+      as many coin tosses.
+    seed: another seed keeps other records.
+  """
+  if not 0 < share <= 1:
+    raise errors.UserError(
+        f"choose_train_share.share = {share}, expected above 0 to 1")
+  if share == 1:
+    return dataset
+
+  def is_kept(example: _Example) -> tf.Tensor:
+    record_id = example["id"]
+    bucket = tf.strings.to_hash_bucket_fast(
+        f"{seed} " + record_id, _SHARE_BUCKETS)
+    in_train = tf.strings.regex_full_match(record_id, "(.*/)?train/.*")
+    return ~in_train | (bucket < round(share * _SHARE_BUCKETS))
+
+  return dataset.filter(is_kept)
+
+
 def append_eos(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],
     sequence_length: Mapping[str, int] | None = None) -> tf.data.Dataset:
@@ -190,5 +223,6 @@ def standard_preprocessors(first_step) -> Sequence:
       first_step,
       tokenize,
       seqio.CacheDatasetPlaceholder(),
+      choose_train_share,
       append_eos,
   ]
