@@ -187,7 +187,7 @@ def read_index(path) -> Mapping[str, Any]:
   return flat
 
 
-def open_array(path, array: ZarrArray) -> ts.TensorStore:
+def open_array(path, array: ZarrArray, context=None) -> ts.TensorStore:
   """Opens an array of the checkpoint whose folder is `path`.
 
   Raises:
@@ -197,7 +197,8 @@ def open_array(path, array: ZarrArray) -> ts.TensorStore:
   spec = {"driver": "zarr",
           "kvstore": {**base, "path": base["path"] + array.folder + "/"}}
   try:
-    opened = ts.open(spec, read=True, open=True).result()
+    opened = ts.open(
+        spec, read=True, open=True, context=context).result()
   except ValueError as error:
     raise errors.UserError(
         f"the checkpoint {path} lacks the array {array.folder}, which its "

@@ -22,7 +22,7 @@ from stepdistill_jax.interop import safetensors_files
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 FLOATS = tuple(np.dtype(d) for d in (
-    np.float32, np.float16, ml_dtypes.bfloat16, np.float64))
+    np.float32, np.float16, ml_dtypes.bfloat16))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,193 @@
+"""The gin file that goes with an imported checkpoint, and back again."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, Mapping
+
+from stepdistill_jax import errors
+from stepdistill_jax.interop import architecture
+
+MODEL_FILE = "model.gin"
+# File -> (vocab, emb, heads, kv, mlp, encoder and decoder layers): the
+# published sizes, for which T5X has a file.
+_KNOWN = {
+    "t5_1_0/small": (32128, 512, 8, 64, 2048, 6, 6),
+    "t5_1_0/base": (32128, 768, 12, 64, 3072, 12, 12),
+    "t5_1_0/large": (32128, 1024, 16, 64, 4096, 24, 24),
+    "t5_1_0/3B": (32128, 1024, 32, 128, 16384, 24, 24),
+    "t5_1_0/11B": (32128, 1024, 128, 128, 65536, 24, 24),
+    "t5_1_1/small": (32128, 512, 6, 64, 1024, 8, 8),
+    "t5_1_1/base": (32128, 768, 12, 64, 2048, 12, 12),
+    "t5_1_1/large": (32128, 1024, 16, 64, 2816, 24, 24),
+    "t5_1_1/xl": (32128, 2048, 32, 64, 5120, 24, 24),
+    "t5_1_1/xxl": (32128, 4096, 64, 64, 10240, 24, 24),
+    "mt5/small": (250112, 512, 6, 64, 1024, 8, 8),
+    "mt5/base": (250112, 768, 12, 64, 2048, 12, 12),
+    "mt5/large": (250112, 1024, 16, 64, 2816, 24, 24),
+    "mt5/xl": (250112, 2048, 32, 64, 5120, 24, 24),
+    "mt5/xxl": (250112, 4096, 64, 64, 10240, 24, 24),
+    "byt5/small": (384, 1472, 6, 64, 3584, 12, 4),
+    "byt5/base": (384, 1536, 12, 64, 3968, 18, 6),
+    "byt5/large": (384, 1536, 16, 64, 3840, 36, 12),
+    "byt5/xl": (384, 2560, 32, 64, 6720, 36, 12),
+    "byt5/xxl": (384, 4672, 64, 64, 12352, 36, 12),
+}
+
+
+def known_file(arch: architecture.Architecture) -> str | None:
+  """T5X's gin file for an architecture, or None.
+
+  >>> known_file(architecture.Architecture(
+  ...     32128, 768, 12, 64, 2048, 12, 12, ("gelu", "linear"), False))
+  't5x/examples/t5/t5_1_1/base.gin'
+  """
+  size = (arch.vocab_size, arch.emb_dim, arch.num_heads, arch.head_dim,
+          arch.mlp_dim, arch.num_encoder_layers, arch.num_decoder_layers)
+  for name, known in _KNOWN.items():
+    first = name.startswith("t5_1_0/")
+    mlp = ("relu",) if first else ("gelu", "linear")
+    if (size == known and arch.mlp_activations == mlp
+        and arch.logits_via_embedding == first):
+      return f"t5x/examples/t5/{name}.gin"
+  return None
+
+
+_HEADER = """\
+# {title}
+#
+# Written with the checkpoint beside it. To train from it:
+#
+#   t5x train --gin_file={file} \\
+#     --gin_file=t5x/configs/runs/finetune.gin \\
+#     --gin.INITIAL_CHECKPOINT_PATH='"{checkpoint}"' ...
+#
+# Required to be set:
+#
+#   - DROPOUT_RATE: the run files set it
+"""
+
+_RESTORE = """
+# The checkpoint has no optimizer state: let it begin anew.
+utils.RestoreCheckpointConfig:
+  fallback_to_scratch = True
+  assignment_map = ((r'state/param_states.*', None),)
+"""
+
+_BODY = """
+# ---------------------------------------------------------------- loss
+Z_LOSS = 0.0001
+LABEL_SMOOTHING = 0.0
+LOSS_NORMALIZING_FACTOR = None
+DROPOUT_RATE = %gin.REQUIRED
+
+# ---------------------------------------------------------------- optimizer
+OPTIMIZER = @adafactor.Adafactor()
+adafactor.Adafactor:
+  decay_rate = 0.8
+  step_offset = 0
+  logical_factor_rules = @adafactor.standard_logical_factor_rules()
+
+# ---------------------------------------------------------------- model
+MODEL = @models.EncoderDecoderModel()
+models.EncoderDecoderModel:
+  module = @network.Transformer()
+  input_vocabulary = %VOCABULARY
+  output_vocabulary = %VOCABULARY
+  optimizer_def = %OPTIMIZER
+  z_loss = %Z_LOSS
+  label_smoothing = %LABEL_SMOOTHING
+  loss_normalizing_factor = %LOSS_NORMALIZING_FACTOR
+
+# ---------------------------------------------------------------- network
+network.Transformer.config = @network.T5Config()
+network.T5Config:
+  dtype = 'bfloat16'  # Of activations; parameters are float32.
+  dropout_rate = %DROPOUT_RATE
+"""
+
+
+def _vocabulary(model_file: str | None, extra_ids: int) -> str:
+  if model_file is None:
+    return ("\nVOCABULARY = @seqio.ByteVocabulary()\n"
+            f"seqio.ByteVocabulary.extra_ids = {extra_ids}\n")
+  return ("\nVOCABULARY = @seqio.SentencePieceVocabulary()\n"
+          "seqio.SentencePieceVocabulary:\n"
+          f"  sentencepiece_model_file = {model_file!r}\n"
+          f"  extra_ids = {extra_ids}\n")
+
+
+def text(
+    arch: architecture.Architecture, *, title: str, file: str,
+    checkpoint: str, vocabulary_file: str | None, extra_ids: int) -> str:
+  """Returns the gin file of a model.
+
+  Args:
+    arch: the model's.
+    title: first line of the file's comment.
+    file: where it will be.
+    checkpoint: that it is for.
+    vocabulary_file: a SentencePiece model; None for bytes.
+    extra_ids: sentinels beyond that vocabulary.
+  """
+  header = _HEADER.format(title=title, file=file, checkpoint=checkpoint)
+  imports = "\nfrom __gin__ import dynamic_registration\n\nimport seqio\n"
+  known = known_file(arch)
+  if known:
+    return (f"{header}{imports}from t5x import utils\n\ninclude '{known}'\n"
+            + _vocabulary(vocabulary_file, extra_ids) + _RESTORE)
+  fields = {field: getattr(arch, field) for field in (
+      "vocab_size", "emb_dim", "num_heads", "num_encoder_layers",
+      "num_decoder_layers", "head_dim", "mlp_dim", "mlp_activations",
+      "logits_via_embedding")}
+  modules = ("from t5x import adafactor\nfrom t5x import models\n"
+             "from t5x import utils\nfrom t5x.examples.t5 import network\n")
+  return (header + imports + modules
+          + _vocabulary(vocabulary_file, extra_ids) + _BODY
+          + "".join(f"  {k} = {v!r}\n" for k, v in fields.items()) + _RESTORE)
+
+
+def read_literals(file: pathlib.Path) -> Mapping[str, Any]:
+  """Reads the literal bindings of a run's `config.gin`; runs nothing.
+
+  Args:
+    file: an operative config, or any gin file (includes are not followed).
+
+  Returns:
+    `T5Config.emb_dim`-like names (the configurable's last component and the
+    parameter; a macro by its name) -> values. Those that are no literals
+    (references, macros) are left out.
+
+  Raises:
+    errors.UserError: it is no gin file.
+  """
+  from gin import config_parser  # pylint: disable=g-import-not-at-top
+
+  class NoLiteral:
+    """Stands for what only a run could tell."""
+
+  class Delegate(config_parser.ParserDelegate):
+
+    def configurable_reference(self, scoped_name, evaluate):
+      return NoLiteral()
+
+    def macro(self, scoped_name):
+      return NoLiteral()
+
+  found: dict[str, Any] = {}
+  try:
+    statements = config_parser.ConfigParser(
+        file.read_text(encoding="utf-8"), Delegate())
+    for statement in statements:
+      if not isinstance(statement, config_parser.BindingStatement):
+        continue
+      value = statement.value
+      if isinstance(value, NoLiteral):
+        continue
+      selector = statement.selector.split(".")[-1]
+      key = f"{selector}.{statement.arg_name}" if statement.arg_name else (
+          selector)
+      found[key] = value
+  except (SyntaxError, ValueError) as error:
+    raise errors.UserError(f"{file} is no gin file: {error}") from error
+  return found

@@ -1,0 +1,208 @@
+"""Long conversions: in blocks of rows, resumable, with progress.
+
+A conversion is a list of tensors. Each is copied a block at a time, so that
+memory does not grow with the model, and entered in a journal when it is done,
+so that the next attempt goes on after it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import shutil
+import sys
+import time
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+from stepdistill_jax import errors
+
+# Large enough for a disk's full speed, small beside any model.
+BLOCK_BYTES = 32 * 2**20
+JOURNAL_FILE = "conversion_journal.jsonl"
+_LINE_SECONDS = 10.0  # Between lines where there is no terminal.
+
+
+def rows_per_block(rows: int, row_bytes: int,
+                   block_bytes: int = BLOCK_BYTES) -> int:
+  """How many rows to move at once, so that blocks are of nearly one size.
+
+  >>> rows_per_block(rows=1000, row_bytes=8, block_bytes=4000)
+  500
+  """
+  blocks = max(1, -(-rows * row_bytes // block_bytes))
+  return max(1, -(-rows // blocks))
+
+
+def row_ranges(rows: int, step: int) -> Iterator[tuple[int, int]]:
+  """Yields (start, stop) of consecutive blocks."""
+  for start in range(0, rows, step):
+    yield start, min(start + step, rows)
+
+
+class InFlight:
+  """Keeps a few asynchronous writes going, no more."""
+
+  def __init__(self, limit: int = 2):
+    self._limit = limit
+    self._futures = collections.deque()
+
+  def add(self, future) -> None:
+    self._futures.append(future)
+    while len(self._futures) > self._limit:
+      self._futures.popleft().result()
+
+  def wait(self) -> None:
+    while self._futures:
+      self._futures.popleft().result()
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One tensor's conversion.
+
+  Attributes:
+    name: unique within the conversion.
+    nbytes: that are read.
+    run: does it, calling its argument with each number of bytes done.
+  """
+
+  name: str
+  nbytes: int
+  run: Callable[[Callable[[int], None]], None]
+
+
+class Journal:
+  """Which tasks of a conversion are done; survives the process."""
+
+  def __init__(self, file: pathlib.Path, identity: Mapping[str, Any]):
+    """Opens or begins a journal.
+
+    Args:
+      file: in the folder that is being written.
+      identity: what the result depends on; JSON.
+
+    Raises:
+      errors.UserError: the journal there is of another conversion.
+    """
+    self._file = file
+    identity = json.loads(json.dumps(identity))
+    self.done: set[str] = set()
+    lines = (file.read_text(encoding="utf-8").splitlines()
+             if file.exists() else [])
+    if lines:
+      before = json.loads(lines[0])
+      differing = [k for k in sorted({*before, *identity})
+                   if before.get(k) != identity.get(k)]
+      if differing:
+        raise errors.UserError(
+            f"{file.parent} holds the unfinished result of another "
+            f"conversion (it differs in: {', '.join(differing)}); remove that "
+            "folder, or give another --output")
+      # A line without its end was cut off by a kill.
+      self.done = {json.loads(line) for line in lines[1:]
+                   if line.endswith('"') and line.startswith('"')}
+    else:
+      file.write_text(json.dumps(identity) + "\n", encoding="utf-8")
+
+  def mark(self, name: str) -> None:
+    with self._file.open("a", encoding="utf-8") as stream:
+      stream.write(json.dumps(name) + "\n")
+      stream.flush()
+      os.fsync(stream.fileno())
+
+
+class Progress:
+  """A progress bar in a terminal, a line now and then elsewhere."""
+
+  def __init__(self, title: str, total_bytes: int, *, quiet: bool = False,
+               stream=None, now: Callable[[], float] = time.monotonic):
+    self._title, self._total, self._now = title, max(total_bytes, 1), now
+    self._stream = stream or sys.stderr
+    self._done = self._skipped = 0
+    self._start = self._last_line = now()
+    self._bar = None
+    self._quiet = quiet
+    if not quiet and self._stream.isatty():
+      import rich.console  # pylint: disable=g-import-not-at-top
+      import rich.progress  # pylint: disable=g-import-not-at-top
+      self._bar = rich.progress.Progress(
+          rich.progress.TextColumn("{task.description}"),
+          rich.progress.BarColumn(), rich.progress.DownloadColumn(),
+          rich.progress.TransferSpeedColumn(),
+          rich.progress.TimeRemainingColumn(),
+          console=rich.console.Console(file=self._stream), transient=True)
+      self._task = self._bar.add_task(title, total=total_bytes)
+      self._bar.start()
+
+  def skip(self, count: int) -> None:
+    """Counts bytes that were done before."""
+    self._skipped += count
+    self.advance(count)
+
+  def advance(self, count: int) -> None:
+    """Counts bytes that were done now."""
+    self._done += count
+    if self._bar is not None:
+      self._bar.update(self._task, completed=self._done)
+    elif not self._quiet and self._now() - self._last_line > _LINE_SECONDS:
+      self._last_line = self._now()
+      rate = (self._done - self._skipped) / (self._now() - self._start)
+      left = (self._total - self._done) / rate if rate else 0.0
+      print(f"{self._title}: {self._done / self._total:.0%} of "
+            f"{self._total / 1e9:.1f} GB, {rate / 1e6:.0f} MB/s, "
+            f"{left:.0f} s left", file=self._stream)
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.stop()
+
+
+def check_free_space(folder: pathlib.Path, needed: int) -> None:
+  """Raises UserError where a disk has clearly too little space.
+
+  Args:
+    folder: that will be written; it need not exist yet.
+    needed: bytes.
+  """
+  while not folder.exists():
+    folder = folder.parent
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise errors.UserError(
+        f"{folder} has {free / 1e9:.1f} GB free; the conversion needs about "
+        f"{needed / 1e9:.1f} GB")
+
+
+def run(tasks: Sequence[Task], journal: Journal, progress: Progress) -> None:
+  """Runs the tasks that are not yet done, in order.
+
+  Raises:
+    errors.UserError: the disk is full, or cannot be written.
+  """
+  try:
+    for task in tasks:
+      if task.name in journal.done:
+        progress.skip(task.nbytes)
+        continue
+      task.run(progress.advance)
+      journal.mark(task.name)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS,
+                           errno.EACCES):
+      raise
+    raise errors.UserError(
+        f"cannot write: {error}; mend that and run the same command again, it "
+        "goes on where it stopped") from error
+  except ValueError as error:  # TensorStore's for the same.
+    if not any(word in str(error) for word in (
+        "RESOURCE_EXHAUSTED", "No space left", "PERMISSION_DENIED")):
+      raise
+    raise errors.UserError(
+        f"cannot write: {str(error).split(' [')[0]}; mend that and run the "
+        "same command again, it goes on where it stopped") from error
+  finally:
+    progress.close()

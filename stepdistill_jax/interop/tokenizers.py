@@ -1,0 +1,145 @@
+"""Tokenizer files: found, kept, and turned from one format into the other.
+
+SeqIO reads a SentencePiece model (`spiece.model`); a Hugging Face folder may
+have only `tokenizer.json`, which holds the same pieces and scores. ByT5 has
+neither: its tokens are bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+from typing import Any, Mapping
+
+from stepdistill_jax import errors
+
+SPIECE_FILE = "spiece.model"
+JSON_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+# Small files of a folder that `export-hf` gives back.
+KEPT = ("config.json", "generation_config.json", JSON_FILE, CONFIG_FILE,
+        "special_tokens_map.json", "added_tokens.json", SPIECE_FILE)
+T5_EXTRA_IDS = 100
+_SENTINEL = re.compile(r"<extra_id_\d+>")
+_CONTROL, _UNKNOWN, _NORMAL = 3, 2, 1  # SentencePiece's types of pieces.
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+  """What a folder says of its vocabulary.
+
+  Attributes:
+    spiece: a serialized SentencePiece model; None for bytes.
+    extra_ids: sentinels that follow its pieces.
+  """
+
+  spiece: bytes | None
+  extra_ids: int
+
+
+def _json(file: pathlib.Path) -> dict[str, Any]:
+  if not file.is_file():
+    return {}
+  try:
+    return json.loads(file.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise errors.UserError(f"{file} is not valid JSON: {error}") from error
+
+
+def _is_bytes(folder: pathlib.Path, config: Mapping[str, Any]) -> bool:
+  named = _json(folder / CONFIG_FILE).get("tokenizer_class", "")
+  return (named.startswith("ByT5")
+          or config.get("tokenizer_class") == "ByT5Tokenizer")
+
+
+def _charsmap(normalizer: Mapping[str, Any] | None) -> bytes:
+  """The table of SentencePiece's normalization in a tokenizer.json."""
+  if not normalizer:
+    return b""
+  if normalizer.get("type") == "Precompiled":
+    return base64.b64decode(normalizer["precompiled_charsmap"])
+  for inner in normalizer.get("normalizers", ()):
+    if found := _charsmap(inner):
+      return found
+  return b""
+
+
+def spiece_of_json(file: pathlib.Path) -> Tokenizer:
+  """Makes the SentencePiece model of a `tokenizer.json`.
+
+  Raises:
+    errors.UserError: it is no unigram model, or has other special tokens than
+      T5 has.
+  """
+  from sentencepiece import sentencepiece_model_pb2  # pylint: disable=g-import-not-at-top
+  tokenizer = _json(file)
+  model = tokenizer.get("model") or {}
+  vocab = model.get("vocab")
+  if not isinstance(vocab, list) or model.get("unk_id") is None:
+    raise errors.UserError(
+        f"{file} has a {model.get('type', 'missing')} model, expected Unigram, "
+        f"as T5's is; put the checkpoint's {SPIECE_FILE} beside it")
+  extra_ids = 0
+  while vocab and _SENTINEL.fullmatch(vocab[-1][0]):
+    vocab, extra_ids = vocab[:-1], extra_ids + 1
+  if [piece for piece, _ in vocab[:3]] != ["<pad>", "</s>", "<unk>"]:
+    raise errors.UserError(
+        f"{file} begins with the pieces {[p for p, _ in vocab[:3]]}, expected "
+        "<pad>, </s>, <unk>, as T5's does")
+  proto = sentencepiece_model_pb2.ModelProto()
+  for index, (piece, score) in enumerate(vocab):
+    kind = (_UNKNOWN if index == model["unk_id"] else
+            _CONTROL if index < 2 else _NORMAL)
+    proto.pieces.add(piece=piece, score=score, type=kind)
+  spec = proto.trainer_spec
+  spec.model_type = spec.UNIGRAM
+  spec.vocab_size = len(vocab)
+  spec.pad_id, spec.eos_id, spec.unk_id, spec.bos_id = 0, 1, 2, -1
+  charsmap = _charsmap(tokenizer.get("normalizer"))
+  proto.normalizer_spec.name = "nmt_nfkc" if charsmap else "identity"
+  proto.normalizer_spec.precompiled_charsmap = charsmap
+  proto.normalizer_spec.add_dummy_prefix = True
+  proto.normalizer_spec.remove_extra_whitespaces = True
+  proto.normalizer_spec.escape_whitespaces = True
+  return Tokenizer(proto.SerializeToString(), extra_ids)
+
+
+def find(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
+  """Reads a Hugging Face folder's tokenizer.
+
+  Args:
+    folder: the checkpoint's.
+    config: its `config.json`.
+
+  Raises:
+    errors.UserError: there is none, or one that SeqIO cannot have.
+  """
+  extra = _json(folder / CONFIG_FILE).get("extra_ids")
+  if _is_bytes(folder, config):
+    return Tokenizer(None, 125 if extra is None else extra)
+  if (folder / SPIECE_FILE).is_file():
+    default = 0 if config["model_type"] == "mt5" else T5_EXTRA_IDS
+    return Tokenizer((folder / SPIECE_FILE).read_bytes(),
+                     default if extra is None else extra)
+  if (folder / JSON_FILE).is_file():
+    return spiece_of_json(folder / JSON_FILE)
+  if config["vocab_size"] == 384:  # ByT5's folders may have no such file.
+    return Tokenizer(None, 125)
+  raise errors.UserError(
+      f"{folder} has no tokenizer: neither {SPIECE_FILE} nor {JSON_FILE}; "
+      "copy it there from the model that the checkpoint was trained from")
+
+
+def keep(folder: pathlib.Path, target: pathlib.Path,
+         tokenizer: Tokenizer) -> None:
+  """Copies a folder's small files, and adds a SentencePiece model."""
+  target.mkdir(parents=True, exist_ok=True)
+  for name in KEPT:
+    if (folder / name).is_file():
+      shutil.copyfile(folder / name, target / name)
+  if tokenizer.spiece is not None:
+    (target / SPIECE_FILE).write_bytes(tokenizer.spiece)
