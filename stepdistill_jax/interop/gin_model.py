@@ -9,6 +9,7 @@ from stepdistill_jax import errors
 from stepdistill_jax.interop import architecture
 
 MODEL_FILE = "model.gin"
+STUDENT_FILE = "student.gin"
 # File -> (vocab, emb, heads, kv, mlp, encoder and decoder layers): the
 # published sizes, for which T5X has a file.
 _KNOWN = {
@@ -107,44 +108,95 @@ network.T5Config:
 """
 
 
-def _vocabulary(model_file: str | None, extra_ids: int) -> str:
-  if model_file is None:
-    return ("\nVOCABULARY = @seqio.ByteVocabulary()\n"
-            f"seqio.ByteVocabulary.extra_ids = {extra_ids}\n")
+_STUDENT = """\
+# {title}
+#
+# Sets the network's dimensions and the checkpoint to begin from, so that it
+# can follow a whole recipe:
+#
+#   t5x train --gin_file=gin/recipes/svamp_step_by_step.gin \\
+#     --gin_file={file} --gin.MODEL_DIR='"..."'
+
+from __gin__ import dynamic_registration
+
+from t5x import utils
+from t5x.examples.t5 import network
+
+INITIAL_CHECKPOINT_PATH = {checkpoint!r}
+
+network.T5Config:
+"""
+
+
+def sentencepiece_vocabulary(model_file: str, extra_ids: int) -> str:
+  """Gin lines for a SentencePiece model with sentinels after its pieces."""
   return ("\nVOCABULARY = @seqio.SentencePieceVocabulary()\n"
           "seqio.SentencePieceVocabulary:\n"
           f"  sentencepiece_model_file = {model_file!r}\n"
           f"  extra_ids = {extra_ids}\n")
 
 
-def text(
+def byte_vocabulary(extra_ids: int) -> str:
+  """Gin lines for ByT5's vocabulary."""
+  return ("\nVOCABULARY = @seqio.ByteVocabulary()\n"
+          f"seqio.ByteVocabulary.extra_ids = {extra_ids}\n")
+
+
+def _dimensions(arch: architecture.Architecture) -> str:
+  return "".join(f"  {name} = {getattr(arch, name)!r}\n" for name in (
+      "vocab_size", "emb_dim", "num_heads", "num_encoder_layers",
+      "num_decoder_layers", "head_dim", "mlp_dim", "mlp_activations",
+      "logits_via_embedding"))
+
+
+def model_text(
     arch: architecture.Architecture, *, title: str, file: str,
-    checkpoint: str, vocabulary_file: str | None, extra_ids: int) -> str:
-  """Returns the gin file of a model.
+    checkpoint: str, vocabulary: str = "",
+    optimizer_state: bool = False) -> str:
+  """Returns the gin file of a model, to stand where T5X's would.
 
   Args:
     arch: the model's.
     title: first line of the file's comment.
     file: where it will be.
     checkpoint: that it is for.
-    vocabulary_file: a SentencePiece model; None for bytes.
-    extra_ids: sentinels beyond that vocabulary.
+    vocabulary: gin lines that set VOCABULARY; empty for the known file's own.
+    optimizer_state: whether the checkpoint has an optimizer's state.
   """
   header = _HEADER.format(title=title, file=file, checkpoint=checkpoint)
   imports = "\nfrom __gin__ import dynamic_registration\n\nimport seqio\n"
+  restore = "" if optimizer_state else _RESTORE
   known = known_file(arch)
   if known:
     return (f"{header}{imports}from t5x import utils\n\ninclude '{known}'\n"
-            + _vocabulary(vocabulary_file, extra_ids) + _RESTORE)
-  fields = {field: getattr(arch, field) for field in (
-      "vocab_size", "emb_dim", "num_heads", "num_encoder_layers",
-      "num_decoder_layers", "head_dim", "mlp_dim", "mlp_activations",
-      "logits_via_embedding")}
+            + vocabulary + restore)
   modules = ("from t5x import adafactor\nfrom t5x import models\n"
              "from t5x import utils\nfrom t5x.examples.t5 import network\n")
-  return (header + imports + modules
-          + _vocabulary(vocabulary_file, extra_ids) + _BODY
-          + "".join(f"  {k} = {v!r}\n" for k, v in fields.items()) + _RESTORE)
+  vocabulary = vocabulary or "\nVOCABULARY = %gin.REQUIRED\n"
+  return header + imports + modules + vocabulary + _BODY + _dimensions(
+      arch) + restore
+
+
+def student_text(arch: architecture.Architecture, *, title: str, file: str,
+                 checkpoint: str, optimizer_state: bool = False) -> str:
+  """Returns a gin file that lets a recipe begin from a checkpoint."""
+  text = _STUDENT.format(title=title, file=file, checkpoint=checkpoint)
+  return text + _dimensions(arch) + ("" if optimizer_state else _RESTORE)
+
+
+def write(folder: pathlib.Path, arch: architecture.Architecture, *,
+          title: str, checkpoint: pathlib.Path, vocabulary: str = "",
+          optimizer_state: bool = False) -> pathlib.Path:
+  """Writes both gin files beside a checkpoint; returns the model's."""
+  common = {"title": title, "checkpoint": str(checkpoint.absolute()),
+            "optimizer_state": optimizer_state}
+  model, student = folder / MODEL_FILE, folder / STUDENT_FILE
+  model.write_text(model_text(
+      arch, file=str(model), vocabulary=vocabulary, **common),
+                   encoding="utf-8")
+  student.write_text(student_text(arch, file=str(student), **common),
+                     encoding="utf-8")
+  return model
 
 
 def read_literals(file: pathlib.Path) -> Mapping[str, Any]:
@@ -155,24 +207,22 @@ def read_literals(file: pathlib.Path) -> Mapping[str, Any]:
 
   Returns:
     `T5Config.emb_dim`-like names (the configurable's last component and the
-    parameter; a macro by its name) -> values. Those that are no literals
-    (references, macros) are left out.
+    parameter; a macro by its name) -> values; references and macros as text,
+    `@seqio.ByteVocabulary()` and `%DROPOUT_RATE`.
 
   Raises:
     errors.UserError: it is no gin file.
   """
   from gin import config_parser  # pylint: disable=g-import-not-at-top
 
-  class NoLiteral:
-    """Stands for what only a run could tell."""
-
   class Delegate(config_parser.ParserDelegate):
+    """Keeps references and macros as the text that they are written as."""
 
-    def configurable_reference(self, scoped_name, evaluate):
-      return NoLiteral()
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+      return f"@{scoped_configurable_name}" + ("()" if evaluate else "")
 
-    def macro(self, scoped_name):
-      return NoLiteral()
+    def macro(self, macro_name):
+      return f"%{macro_name}"
 
   found: dict[str, Any] = {}
   try:
@@ -181,13 +231,10 @@ def read_literals(file: pathlib.Path) -> Mapping[str, Any]:
     for statement in statements:
       if not isinstance(statement, config_parser.BindingStatement):
         continue
-      value = statement.value
-      if isinstance(value, NoLiteral):
-        continue
       selector = statement.selector.split(".")[-1]
       key = f"{selector}.{statement.arg_name}" if statement.arg_name else (
           selector)
-      found[key] = value
+      found[key] = statement.value
   except (SyntaxError, ValueError) as error:
     raise errors.UserError(f"{file} is no gin file: {error}") from error
   return found

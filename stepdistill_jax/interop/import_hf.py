@@ -6,6 +6,7 @@ What it writes:
 OUTPUT/
   checkpoint_0/   parameters and step, as `t5x` restores them
   model.gin       the model: T5X's file for its size, or all of it
+  student.gin     the same for our recipes
   hf/             the folder's config and tokenizer, for `export-hf`
   import.json     what was imported from where
 ```
@@ -259,6 +260,11 @@ def import_hf(
   tensors = hf_weights.open_folder(folder)
   arch, head, copies = plan(config, tensors, str(folder), pad_vocabulary)
   tokenizer = tokenizers.find(folder, config)
+  pieces = tokenizers.vocabulary_size(tokenizer)
+  if pieces > config["vocab_size"]:
+    raise errors.UserError(
+        f"{folder}: the tokenizer has {pieces} ids, but the embedding only "
+        f"{config['vocab_size']} rows; they are of different models")
   writer = t5x_writer.CheckpointWriter(output, step, layout)
   journal = writer.journal(
       _identity(folder, copies, dtype, pad_vocabulary))
@@ -270,13 +276,13 @@ def import_hf(
   streaming.run(tasks, journal, streaming.Progress(
       "import", total, quiet=quiet))
   tokenizers.keep(folder, output / HF_FOLDER, tokenizer)
-  model_file = output / gin_model.MODEL_FILE
-  model_file.write_text(gin_model.text(
-      arch, title=f"{folder.resolve().name}, imported from Hugging Face's "
-      "format.", file=str(model_file), checkpoint=str(writer.final),
-      vocabulary_file=(None if tokenizer.spiece is None else str(
-          (output / HF_FOLDER / tokenizers.SPIECE_FILE).resolve())),
-      extra_ids=tokenizer.extra_ids), encoding="utf-8")
+  spiece = (output / HF_FOLDER / tokenizers.SPIECE_FILE).resolve()
+  model_file = gin_model.write(
+      output, arch, checkpoint=writer.final,
+      title=f"{folder.resolve().name}, imported from Hugging Face's format.",
+      vocabulary=gin_model.byte_vocabulary(tokenizer.extra_ids)
+      if tokenizer.spiece is None else gin_model.sentencepiece_vocabulary(
+          str(spiece), tokenizer.extra_ids))
   provenance = {
       "schema_version": 1,
       "stepdistill_jax": __version__,

@@ -27,13 +27,18 @@ _LINE_SECONDS = 10.0  # Between lines where there is no terminal.
 
 
 def rows_per_block(rows: int, row_bytes: int,
-                   block_bytes: int = BLOCK_BYTES) -> int:
+                   block_bytes: int | None = None) -> int:
   """How many rows to move at once, so that blocks are of nearly one size.
+
+  Args:
+    rows: of the array.
+    row_bytes: of one.
+    block_bytes: at most, unless one row is more; None is BLOCK_BYTES.
 
   >>> rows_per_block(rows=1000, row_bytes=8, block_bytes=4000)
   500
   """
-  blocks = max(1, -(-rows * row_bytes // block_bytes))
+  blocks = max(1, -(-rows * row_bytes // (block_bytes or BLOCK_BYTES)))
   return max(1, -(-rows // blocks))
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import tensorstore as ts
 
 from stepdistill_jax import errors
+from stepdistill_jax.embedded_t5x import checkpoint_manifest
 from stepdistill_jax.embedded_t5x import legacy_checkpoints
 from stepdistill_jax.interop import streaming
 from stepdistill_jax.interop import t5x_reader
@@ -112,6 +113,7 @@ class CheckpointWriter:
       file = self.partial / legacy_checkpoints.INDEX_FILE
       _write_synced(file, self._legacy_index())
     (self.partial / streaming.JOURNAL_FILE).unlink(missing_ok=True)
+    checkpoint_manifest.write(self.partial)
     os.replace(self.partial, self.final)
     _sync_folder(self.final.parent)
     return self.final

@@ -143,3 +143,56 @@ def keep(folder: pathlib.Path, target: pathlib.Path,
       shutil.copyfile(folder / name, target / name)
   if tokenizer.spiece is not None:
     (target / SPIECE_FILE).write_bytes(tokenizer.spiece)
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+  """Ids of a tokenizer, sentinels included."""
+  if tokenizer.spiece is None:
+    return 3 + 256 + tokenizer.extra_ids  # Pad, EOS and unknown come first.
+  import sentencepiece  # pylint: disable=g-import-not-at-top
+  try:
+    processor = sentencepiece.SentencePieceProcessor(
+        model_proto=tokenizer.spiece)
+  except RuntimeError as error:
+    raise errors.UserError(
+        f"the tokenizer is no SentencePiece model: {error}") from error
+  return processor.GetPieceSize() + tokenizer.extra_ids
+
+
+def write(folder: pathlib.Path, tokenizer: Tokenizer,
+          kept: pathlib.Path | None) -> None:
+  """Writes a tokenizer that `transformers.AutoTokenizer` loads.
+
+  Args:
+    folder: the Hugging Face folder.
+    tokenizer: the model's.
+    kept: files that came with an imported checkpoint; taken as they are if
+      they are of the same tokenizer.
+  """
+  if kept is not None and _same(kept, tokenizer):
+    for name in KEPT[2:]:
+      if (kept / name).is_file():
+        shutil.copyfile(kept / name, folder / name)
+    if (folder / CONFIG_FILE).is_file():
+      return
+  if tokenizer.spiece is not None:
+    (folder / SPIECE_FILE).write_bytes(tokenizer.spiece)
+  name = "T5Tokenizer" if tokenizer.spiece is not None else "ByT5Tokenizer"
+  config = {
+      "tokenizer_class": name, "pad_token": "<pad>", "eos_token": "</s>",
+      "unk_token": "<unk>", "extra_ids": tokenizer.extra_ids,
+      "additional_special_tokens": [
+          f"<extra_id_{i}>" for i in range(tokenizer.extra_ids)],
+      # SentencePiece's own treatment of spaces around special tokens.
+      "legacy": False,
+      "clean_up_tokenization_spaces": False,
+  }
+  (folder / CONFIG_FILE).write_text(
+      json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _same(kept: pathlib.Path, tokenizer: Tokenizer) -> bool:
+  if tokenizer.spiece is None:
+    return not (kept / SPIECE_FILE).is_file()
+  return ((kept / SPIECE_FILE).is_file()
+          and (kept / SPIECE_FILE).read_bytes() == tokenizer.spiece)

@@ -1,0 +1,212 @@
+"""Checkpoints in and out: Hugging Face, T5X's layouts; inspect and verify.
+
+examples:
+  stepdistill checkpoint import-hf ~/flan-t5-base --output=/models/flan
+  stepdistill checkpoint export-hf /runs/svamp --output=/models/student \\
+      --results=/scores/results.json
+  stepdistill checkpoint import-t5x /models/t5_1_1_base/checkpoint_1000000 \\
+      --output=/models/t5
+  stepdistill checkpoint inspect /runs/svamp
+  stepdistill checkpoint verify /runs/svamp
+
+A conversion that was interrupted goes on where it stopped when the same
+command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+
+SUMMARY = "checkpoints: import-hf, export-hf, import-t5x, inspect, verify"
+
+
+def _path(text: str) -> pathlib.Path:
+  return pathlib.Path(text).expanduser()
+
+
+def _positive(text: str) -> int:
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+  return value
+
+
+def _not_negative(text: str) -> int:
+  value = int(text)
+  if value < 0:
+    raise argparse.ArgumentTypeError(f"expected 0 or more, got {value}")
+  return value
+
+
+def _gigabytes(text: str) -> int:
+  value = float(text)
+  if not value > 0:
+    raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
+  return int(value * 10**9)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the subcommands of `stepdistill checkpoint`."""
+  parser.epilog = None
+  commands = parser.add_subparsers(
+      dest="checkpoint_command", metavar="COMMAND", required=True)
+
+  def command(name: str, summary: str, run, example: str):
+    sub = commands.add_parser(
+        name, help=summary, description=summary, epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub.set_defaults(run_checkpoint=run)
+    sub.add_argument("--json", action="store_true",
+                     help="print the result as JSON")
+    return sub
+
+  def conversion(sub, positional: str, help_text: str):
+    sub.add_argument("path", metavar=positional, help=help_text)
+    sub.add_argument("--output", type=_path, required=True, metavar="DIR",
+                     help="the folder to write")
+    sub.add_argument("--quiet", action="store_true", help="show no progress")
+
+  sub = command(
+      "import-hf", "Hugging Face folder → T5X checkpoint", _import_hf,
+      "stepdistill checkpoint import-hf ~/flan-t5-base --output=/models/flan")
+  conversion(sub, "FOLDER", "with config.json, weights and tokenizer")
+  sub.add_argument("--step", type=_not_negative, default=0,
+                   help="that it gets; TRAIN_STEPS count from it (default 0)")
+  sub.add_argument(
+      "--dtype", choices=("float32", "bfloat16", "source"), default="float32",
+      help="of the parameters; float32 (the default) loses nothing")
+  sub.add_argument(
+      "--pad_vocabulary", type=_positive, default=1, metavar="N",
+      help="round the vocabulary's size up to a multiple of N, so that it can "
+      "be sharded (128 makes 32,128 of 32,100); greedy outputs stay the same")
+  _add_layout(sub)
+
+  sub = command(
+      "export-hf", "T5X checkpoint → Hugging Face folder", _export_hf,
+      "stepdistill checkpoint export-hf /runs/svamp --output=/models/student")
+  conversion(sub, "CHECKPOINT",
+             "MODEL_DIR/checkpoint_STEP, or MODEL_DIR for its latest")
+  sub.add_argument(
+      "--dtype", choices=("original", "float32", "bfloat16", "float16"),
+      default="original", help="of the weights; original (the default): what "
+      "they had before an import, else what the checkpoint has")
+  sub.add_argument("--results", type=_path, metavar="FILE",
+                   help="results.json of stepdistill-eval, for the model card")
+  sub.add_argument("--tokenizer", type=_path, metavar="PATH",
+                   help="a Hugging Face folder or a SentencePiece model; by "
+                   "default what the run was trained with")
+  sub.add_argument("--records_dir", type=_path, metavar="DIR",
+                   help="records, for a data set with its own vocabulary")
+  sub.add_argument("--family", choices=("t5", "mt5"),
+                   help="by default that of the initial checkpoint, else t5")
+  sub.add_argument("--vocab_size", type=_positive, metavar="N",
+                   help="rows of the vocabulary to keep")
+  sub.add_argument("--name", help="the model's; by default the folder's")
+  sub.add_argument("--max_new_tokens", type=_positive, default=256,
+                   help="where generation stops at the latest (default 256)")
+  sub.add_argument("--max_shard_gb", type=_gigabytes, default=None,
+                   metavar="GB", help="larger models become several files "
+                   "(default 5)")
+
+  sub = command(
+      "import-t5x", "T5X checkpoint of any layout → of another",
+      _import_t5x, "stepdistill checkpoint import-t5x "
+      "/models/t5_1_1_base/checkpoint_1000000 --output=/models/t5")
+  conversion(sub, "CHECKPOINT", "a checkpoint, or a folder for its latest; "
+             "local or gs://")
+  sub.add_argument("--step", type=_not_negative, default=None,
+                   help="that it gets (default: its own)")
+  sub.add_argument(
+      "--dtype", choices=("float32", "bfloat16", "source"), default="source",
+      help="of the parameters (default: as they are)")
+  sub.add_argument("--optimizer_state", action="store_true",
+                   help="copy the optimizer's state too")
+  _add_layout(sub)
+
+  sub = command(
+      "inspect", "arrays, shapes, dtypes, sizes and step; no weights are read",
+      _inspect, "stepdistill checkpoint inspect /runs/svamp")
+  sub.add_argument("path", metavar="PATH", help="a T5X checkpoint or run "
+                   "folder, a Hugging Face folder, or a safetensors file")
+
+  sub = command(
+      "verify", "are the files what was written? by their checksums",
+      _verify, "stepdistill checkpoint verify /runs/svamp")
+  sub.add_argument("path", metavar="PATH",
+                   help="a checkpoint, or a run folder for all of its")
+
+
+def _add_layout(sub) -> None:
+  sub.add_argument(
+      "--layout", choices=("orbax", "legacy"), default="orbax",
+      help="orbax (the default) is T5X's current one, legacy its older one")
+
+
+def _say(args: argparse.Namespace, result, lines: list[str]) -> int:
+  print(json.dumps(result, indent=1) if args.json else "\n".join(lines))
+  return 0
+
+
+def _converted(args: argparse.Namespace, done, folder, extra: list[str]) -> int:
+  from stepdistill_jax.interop import inspect_checkpoint  # pylint: disable=g-import-not-at-top
+  size = inspect_checkpoint.size(done.nbytes)
+  return _say(args, {
+      "output": str(folder), "parameters": done.parameters,
+      "bytes": done.nbytes,
+  }, [f"wrote {folder}: {done.parameters:,} parameters, {size}", *extra])
+
+
+def _import_hf(args: argparse.Namespace) -> int:
+  from stepdistill_jax.interop import import_hf  # pylint: disable=g-import-not-at-top
+  done = import_hf.import_hf(
+      _path(args.path), args.output, step=args.step, dtype=args.dtype,
+      pad_vocabulary=args.pad_vocabulary, layout=args.layout, quiet=args.quiet)
+  return _converted(args, done, done.checkpoint, _next_steps(done))
+
+
+def _next_steps(done) -> list[str]:
+  return [
+      f"its gin file: {done.model_file}",
+      "to distill into it: t5x train --gin_file=gin/recipes/"
+      "svamp_step_by_step.gin "
+      f"--gin_file={done.model_file.with_name('student.gin')} "
+      "--gin.MODEL_DIR='\"/tmp/run\"'"]
+
+
+def _export_hf(args: argparse.Namespace) -> int:
+  from stepdistill_jax.interop import export_hf  # pylint: disable=g-import-not-at-top
+  options = export_hf.Options(
+      dtype=args.dtype, family=args.family, vocab_size=args.vocab_size,
+      tokenizer=args.tokenizer, records_dir=args.records_dir,
+      results=args.results, name=args.name,
+      max_new_tokens=args.max_new_tokens, quiet=args.quiet,
+      max_shard_bytes=args.max_shard_gb or export_hf.MAX_SHARD_BYTES)
+  done = export_hf.export_hf(args.path, args.output, options)
+  return _converted(args, done, done.folder, [
+      f"to score it: stepdistill-eval --hf={done.folder} --output=DIR"])
+
+
+def _import_t5x(args: argparse.Namespace) -> int:
+  from stepdistill_jax.interop import import_t5x  # pylint: disable=g-import-not-at-top
+  done = import_t5x.import_t5x(
+      args.path, args.output, layout=args.layout, dtype=args.dtype,
+      step=args.step, optimizer_state=args.optimizer_state, quiet=args.quiet)
+  return _converted(args, done, done.checkpoint, _next_steps(done))
+
+
+def _inspect(args: argparse.Namespace) -> int:
+  from stepdistill_jax.interop import inspect_checkpoint  # pylint: disable=g-import-not-at-top
+  found = inspect_checkpoint.inspect(args.path)
+  return _say(args, found, [inspect_checkpoint.text(found)])
+
+
+def _verify(args: argparse.Namespace) -> int:
+  from stepdistill_jax.interop import verify  # pylint: disable=g-import-not-at-top
+  return verify.run(args.path, as_json=args.json)
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs `stepdistill checkpoint COMMAND`."""
+  return args.run_checkpoint(args)

@@ -1,0 +1,139 @@
+"""`stepdistill checkpoint inspect`: what a checkpoint holds, weights unread."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any, Mapping
+
+from stepdistill_jax import errors
+from stepdistill_jax.interop import architecture
+from stepdistill_jax.interop import gin_model
+from stepdistill_jax.interop import hf_weights
+from stepdistill_jax.interop import safetensors_files
+from stepdistill_jax.interop import t5x_reader
+
+
+def _stored_bytes(folder: pathlib.Path) -> int:
+  return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def _describe(arrays: Mapping[str, Any]) -> list[dict[str, Any]]:
+  return [{"name": name, "shape": list(a.shape), "dtype": str(a.dtype),
+           "bytes": a.nbytes} for name, a in sorted(arrays.items())]
+
+
+def _model_of(checkpoint: t5x_reader.Checkpoint) -> dict[str, Any] | None:
+  """The architecture, as far as the tree shows it; None if it is no T5."""
+  shapes = {n: a.shape for n, a in checkpoint.parameters.items()}
+  try:
+    arch = architecture.infer(shapes)
+  except errors.UserError:
+    return None
+  fields = dataclasses.asdict(arch)
+  # A tree does not show these.
+  del fields["dropout_rate"], fields["mlp_activations"]
+  return {**fields, "gated_mlp": arch.gated,
+          "gin_file": gin_model.known_file(arch)}
+
+
+def inspect_t5x(path) -> dict[str, Any]:
+  """Describes a T5X checkpoint.
+
+  Returns:
+    path, format, step, model (or None), parameters (their number), bytes,
+    stored_bytes (None if it is remote) and arrays.
+  """
+  checkpoint = t5x_reader.open_checkpoint(path)
+  parameters = checkpoint.parameters
+  folder = pathlib.Path(checkpoint.path)
+  return {
+      "path": checkpoint.path,
+      "format": f"T5X ({checkpoint.layout})",
+      "step": checkpoint.step,
+      "model": _model_of(checkpoint),
+      "parameters": sum(a.nbytes // a.dtype.itemsize
+                        for a in parameters.values()),
+      "bytes": sum(a.nbytes for a in checkpoint.arrays.values()),
+      "stored_bytes": _stored_bytes(folder) if folder.is_dir() else None,
+      "arrays": _describe(checkpoint.arrays),
+  }
+
+
+def inspect_hf(folder: pathlib.Path) -> dict[str, Any]:
+  """Describes a Hugging Face folder, likewise."""
+  tensors = hf_weights.open_folder(folder)
+  return {
+      "path": str(folder),
+      "format": "Hugging Face",
+      "step": None,
+      "model": None,
+      "parameters": sum(t.nbytes // t.dtype.itemsize
+                        for t in tensors.values()),
+      "bytes": sum(t.nbytes for t in tensors.values()),
+      "stored_bytes": _stored_bytes(folder),
+      "arrays": _describe(tensors),
+  }
+
+
+def inspect_file(file: pathlib.Path) -> dict[str, Any]:
+  """Describes one safetensors file, likewise."""
+  slots = safetensors_files.read_header(file)
+  return {
+      "path": str(file), "format": "safetensors", "step": None, "model": None,
+      "parameters": sum(s.nbytes // s.dtype.itemsize for s in slots.values()),
+      "bytes": sum(s.nbytes for s in slots.values()),
+      "stored_bytes": file.stat().st_size,
+      "arrays": _describe(slots),
+  }
+
+
+def inspect(path: str) -> dict[str, Any]:
+  """Describes whatever checkpoint is at `path`.
+
+  Raises:
+    errors.UserError: there is none.
+  """
+  local = pathlib.Path(path)
+  if local.suffix == ".safetensors" and local.is_file():
+    return inspect_file(local)
+  if (local / "config.json").is_file():
+    return inspect_hf(local)
+  return inspect_t5x(path)
+
+
+def size(count: float) -> str:
+  """Bytes, in words: `1.3 GB`."""
+  for unit in ("B", "kB", "MB"):
+    if count < 1000:
+      return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    count /= 1000
+  return f"{count:.1f} GB"
+
+
+def text(found: Mapping[str, Any]) -> str:
+  """The description as a table for people."""
+  lines = [f"{found['path']}: {found['format']}"
+           + (f", step {found['step']:,}" if found["step"] is not None else "")]
+  model = found["model"]
+  if model:
+    lines.append(
+        f"T5: {model['num_encoder_layers']} + {model['num_decoder_layers']} "
+        f"layers, width {model['emb_dim']}, {model['num_heads']} heads of "
+        f"{model['head_dim']}, {'gated' if model['gated_mlp'] else 'plain'} "
+        f"MLP of {model['mlp_dim']}, vocabulary {model['vocab_size']:,}, "
+        f"{'tied' if model['logits_via_embedding'] else 'own'} head"
+        + (f" ({model['gin_file']})" if model["gin_file"] else ""))
+  lines.append("")
+  width = max((len(a["name"]) for a in found["arrays"]), default=0)
+  for array in found["arrays"]:
+    shape = " x ".join(map(str, array["shape"])) or "scalar"
+    lines.append(f"{array['name']:<{width}}  {shape:>14}  "
+                 f"{array['dtype']:<8}  {size(array['bytes']):>8}")
+  stored = found["stored_bytes"]
+  lines.append("")
+  lines.append(
+      f"{len(found['arrays'])} arrays, {found['parameters']:,} parameters, "
+      f"{size(found['bytes'])}"
+      + (f", {size(stored)} on disk" if stored is not None else ""))
+  return "\n".join(lines)

@@ -1,0 +1,161 @@
+"""What the folder around a checkpoint says of it: tokenizer, method, origin."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, Mapping
+
+from stepdistill_jax import errors
+from stepdistill_jax.interop import gin_model
+from stepdistill_jax.interop import import_hf
+from stepdistill_jax.interop import tokenizers
+
+CONFIG_FILE = "config.gin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """A checkpoint's surroundings; everything in it may be missing.
+
+  Attributes:
+    run_folder: the folder that the checkpoint is in.
+    bindings: literals of its `config.gin`; see `gin_model.read_literals`.
+    imported: `import.json` of the checkpoint itself, if it was imported.
+    origin: `import.json` of the checkpoint that the run began from; the same
+      as `imported` if that is there.
+    hf_folder: config and tokenizer that were kept with `origin`.
+  """
+
+  run_folder: pathlib.Path
+  bindings: Mapping[str, Any]
+  imported: Mapping[str, Any] | None
+  origin: Mapping[str, Any] | None
+  hf_folder: pathlib.Path | None
+
+  @property
+  def mlp_activations(self) -> tuple[str, ...] | None:
+    value = self.bindings.get("T5Config.mlp_activations")
+    return None if value is None else tuple(value)
+
+  @property
+  def dropout_rate(self) -> float:
+    for name in ("T5Config.dropout_rate", "DROPOUT_RATE"):
+      if isinstance(self.bindings.get(name), (int, float)):
+        return float(self.bindings[name])
+    return 0.1
+
+  @property
+  def task_name(self) -> str | None:
+    """The SeqIO task or mixture of the run."""
+    name = self.bindings.get("MIXTURE_OR_TASK_NAME")
+    return name if isinstance(name, str) else None
+
+  @property
+  def base_config(self) -> Mapping[str, Any]:
+    return self._hf_json("config.json")
+
+  @property
+  def base_generation_config(self) -> Mapping[str, Any]:
+    return self._hf_json("generation_config.json")
+
+  def _hf_json(self, name: str) -> Mapping[str, Any]:
+    if self.hf_folder is None or not (self.hf_folder / name).is_file():
+      return {}
+    return json.loads((self.hf_folder / name).read_text(encoding="utf-8"))
+
+  def tokenizer(self, records_dir: pathlib.Path | None = None
+                ) -> tokenizers.Tokenizer:
+    """The model's vocabulary: as the run's configuration says, else origin's.
+
+    Args:
+      records_dir: where the vocabularies of records are.
+
+    Raises:
+      errors.UserError: it is nowhere to be found.
+    """
+    stated = self._stated_tokenizer()
+    if stated is not None:
+      return stated
+    if self.imported is None and (self.run_folder / CONFIG_FILE).is_file():
+      return _tokenizer_of_model(self.run_folder / CONFIG_FILE, records_dir)
+    if self.hf_folder is not None:
+      return tokenizers.find(self.hf_folder, self.base_config)
+    raise errors.UserError(
+        f"the vocabulary of {self.run_folder} is not known: it has no "
+        f"{CONFIG_FILE} and was not imported; pass --tokenizer=DIR (a Hugging "
+        "Face folder), or --tokenizer=/path/to/spiece.model")
+
+  def _stated_tokenizer(self) -> tokenizers.Tokenizer | None:
+    """The vocabulary, if the configuration names its file."""
+    file = self.bindings.get("SentencePieceVocabulary.sentencepiece_model_file")
+    kind = str(self.bindings.get("VOCABULARY")).split(".")[-1]
+    if kind == "ByteVocabulary()":
+      return tokenizers.Tokenizer(
+          None, self.bindings.get("ByteVocabulary.extra_ids", 0))
+    if (kind != "SentencePieceVocabulary()" or not isinstance(file, str)
+        or not pathlib.Path(file).is_file()):
+      return None
+    return tokenizers.Tokenizer(
+        pathlib.Path(file).read_bytes(),
+        self.bindings.get("SentencePieceVocabulary.extra_ids", 0))
+
+
+def _tokenizer_of_model(
+    config_file: pathlib.Path,
+    records_dir: pathlib.Path | None) -> tokenizers.Tokenizer:
+  """Rebuilds the run's model for its vocabulary; imports jax."""
+  from stepdistill_jax import locations  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.evaluation import model_loading  # pylint: disable=g-import-not-at-top
+  model, _ = model_loading.rebuild_model(
+      config_file, pathlib.Path(records_dir or locations.records_dir()))
+  vocabulary = model.output_vocabulary
+  extra_ids = getattr(vocabulary, "extra_ids", 0) or 0
+  file = getattr(vocabulary, "sentencepiece_model_file", None)
+  if file:
+    return tokenizers.Tokenizer(pathlib.Path(file).read_bytes(), extra_ids)
+  if type(vocabulary).__name__ == "ByteVocabulary":
+    return tokenizers.Tokenizer(None, extra_ids)
+  raise errors.UserError(
+      f"{config_file}: a vocabulary of class {type(vocabulary).__name__} has "
+      "no counterpart in transformers; pass --tokenizer=DIR")
+
+
+def _import_json(folder: pathlib.Path) -> Mapping[str, Any] | None:
+  file = folder / import_hf.PROVENANCE_FILE
+  if not file.is_file():
+    return None
+  try:
+    return json.loads(file.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise errors.UserError(f"{file} is not valid JSON: {error}") from error
+
+
+def find(path: str) -> Context:
+  """Reads the surroundings of `MODEL_DIR/checkpoint_STEP`.
+
+  Those of a remote checkpoint are not looked at.
+
+  Raises:
+    errors.UserError: a file there is damaged.
+  """
+  checkpoint = pathlib.Path(path)
+  folder = checkpoint.parent
+  if "://" in path:
+    return Context(folder, {}, None, None, None)
+  config = folder / CONFIG_FILE
+  bindings = gin_model.read_literals(config) if config.is_file() else {}
+  imported = origin = _import_json(folder)
+  if imported is not None and (
+      checkpoint.name != f"checkpoint_{imported.get('step')}"):
+    imported = None  # The run was trained in the folder of an import.
+  origin_folder = folder if origin is not None else None
+  initial = bindings.get("INITIAL_CHECKPOINT_PATH")
+  if origin is None and isinstance(initial, str):
+    origin_folder = pathlib.Path(initial).expanduser().parent
+    origin = _import_json(origin_folder)
+  hf_folder = None
+  if origin is not None and (origin_folder / import_hf.HF_FOLDER).is_dir():
+    hf_folder = origin_folder / import_hf.HF_FOLDER
+  return Context(folder, bindings, imported, origin, hf_folder)

@@ -1,0 +1,64 @@
+"""`stepdistill checkpoint verify`: are the files what was written?"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from stepdistill_jax import errors
+from stepdistill_jax.embedded_t5x import checkpoint_manifest
+from stepdistill_jax.embedded_t5x import checkpoint_paths
+from stepdistill_jax.interop import t5x_reader
+
+BAD_EXIT_CODE = 1
+
+
+def checkpoints_at(path: str) -> list[str]:
+  """The checkpoint at `path`, or all that are in it.
+
+  Raises:
+    errors.UserError: there is none.
+  """
+  steps = checkpoint_paths.all_steps(path)
+  if steps:
+    return [checkpoint_paths.get_checkpoint_dir(path, s) for s in steps]
+  return [t5x_reader.resolve(path)]
+
+
+def verify(path: str) -> dict[str, list[str] | None]:
+  """Checks checkpoints against their manifests.
+
+  Returns:
+    The checkpoint's folder -> what is wrong with its files, empty if nothing
+    is; None where there is no manifest to compare with.
+  """
+  found: dict[str, list[str] | None] = {}
+  for checkpoint in checkpoints_at(path):
+    if not checkpoint_manifest.has_manifest(checkpoint):
+      found[checkpoint] = None
+      continue
+    found[checkpoint] = [f"{p.file}: {p.detail}"
+                         for p in checkpoint_manifest.verify(checkpoint)]
+  return found
+
+
+def run(path: str, as_json: bool = False) -> int:
+  """Prints what is found; returns 1 if a checkpoint is bad."""
+  if "://" in path:
+    raise errors.UserError(
+        f"verify reads local files; copy {path} to this machine first")
+  found = verify(os.path.expanduser(path))
+  if as_json:
+    print(json.dumps(found, indent=1))
+  else:
+    for checkpoint, problems in found.items():
+      if problems is None:
+        print(f"{checkpoint}: not checked: it has no "
+              f"{checkpoint_manifest.MANIFEST_FILE} (Google's T5X writes none)")
+      elif problems:
+        print(f"{checkpoint}: BAD")
+        for problem in problems:
+          print(f"  {problem}")
+      else:
+        print(f"{checkpoint}: good")
+  return BAD_EXIT_CODE if any(found.values()) else 0
