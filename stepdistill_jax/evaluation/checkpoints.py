@@ -75,7 +75,8 @@ class Checkpoint:
         example_set, benchmarks_lib.get(example_set.benchmark),
         self._model.input_vocabulary, prefix=self._prefix(),
         explain_prefix=self._explain_prefix(),
-        labels=self._closed_labels(example_set))
+        labels=self._closed_labels(example_set),
+        label_length=self._label_length(example_set.benchmark))
     results = []
     for mode in self._config.modes:
       answers = questions_lib.ask(
@@ -123,6 +124,13 @@ class Checkpoint:
     if self._config.rationales == "yes":
       return self._task.explain_prefix or "explain: "
     return self._task.explain_prefix
+
+  def _label_length(self, benchmark: str) -> int:
+    length = (self._config.label_length
+              or benchmarks_lib.get(benchmark).decode_length)
+    if self._task.answer_after_rationale:
+      length += self._config.rationale_length
+    return length
 
   def _identity(self) -> dict[str, Any]:
     return {"checkpoint": self.run.fingerprint(), "kind": self.kind}

@@ -14,10 +14,10 @@ from typing import Any, Callable, Mapping, Protocol, Sequence
 from stepdistill_jax import errors
 from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import cost as cost_lib
+from stepdistill_jax.evaluation import decoded as decoded_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import model_config as model_config_lib
 from stepdistill_jax.evaluation import store as store_lib
-from stepdistill_jax.evaluation import student as student_lib
 from stepdistill_jax.evaluation import systems as systems_lib
 from stepdistill_jax.teacher import records
 
@@ -30,8 +30,11 @@ class Asked(Protocol):
   name: str
 
   @property
-  def student(self) -> student_lib.Student:
-    """The model with its parameters."""
+  def student(self) -> Any:
+    """The model with its parameters: `student.Student` or the like."""
+
+  def parameter_shapes(self) -> Mapping[str, Sequence[int]]:
+    """Parameter name to shape."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Questions:
     prefix: before each question when the label is asked for.
     explain_prefix: likewise for the rationale; None to not ask for it.
     labels: a closed set of answers, for benchmarks without one of their own.
+    label_length: most tokens of a label, with what may stand before it.
   """
 
   example_set: examples_lib.ExampleSet
@@ -53,6 +57,7 @@ class Questions:
   prefix: str = ""
   explain_prefix: str | None = None
   labels: tuple[str, ...] = ()
+  label_length: int = 64
 
   @property
   def name(self) -> str:
@@ -99,10 +104,10 @@ def ask(
     Answers in the order of the examples.
   """
   asking = _Asking(system, questions, config, store, identity, progress)
-  label_timing = student_lib.Timing()
+  label_timing = decoded_lib.Timing()
   labels = (asking.generate if mode == "generate" else asking.score)(
       label_timing)
-  rationale_timing = student_lib.Timing()
+  rationale_timing = decoded_lib.Timing()
   explained = [{} for _ in labels]
   if questions.explain_prefix is not None and mode == "generate":
     explained = asking.explain(rationale_timing)
@@ -157,7 +162,7 @@ class _Asking:
   def generate(self, timing) -> list[dict[str, Any]]:
     """Decodes a label for each example."""
     q, config = self._questions, self._config
-    length = config.label_length or q.benchmark.decode_length
+    length = q.label_length
     log = self._log("label", prefix=q.prefix, length=length, beam=config.beam)
     open_examples = self._open_examples(log, "labels")
     if open_examples:

@@ -1,0 +1,243 @@
+"""Students in the Hugging Face format, run by `transformers` in torch."""
+
+from __future__ import annotations
+
+import gc
+import pathlib
+import time
+from typing import Any, Iterator, Sequence
+
+import numpy as np
+
+from stepdistill_jax import errors
+from stepdistill_jax.evaluation import batching
+from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
+from stepdistill_jax.evaluation import decoded as decoded_lib
+from stepdistill_jax.evaluation import examples as examples_lib
+from stepdistill_jax.evaluation import model_config as model_config_lib
+from stepdistill_jax.evaluation import questions as questions_lib
+from stepdistill_jax.evaluation import store as store_lib
+from stepdistill_jax.evaluation import systems as systems_lib
+
+
+class HuggingFaceStudent:
+  """A folder that `AutoModelForSeq2SeqLM` loads, as a system.
+
+  The prefixes are `--prefix`, else those that its `config.json` names under
+  `task_specific_params` (`predict` and `explain`, each with a `prefix`), else
+  none.
+
+  Args:
+    path: the folder.
+    config: how the model is asked.
+    name: for tables; the folder's name by default.
+    progress: called with (done, total, what) as answers come.
+
+  Raises:
+    errors.UserError: no such folder, or `transformers` is not installed.
+  """
+
+  kind = "hf"
+
+  def __init__(self, path: str | pathlib.Path,
+               config: model_config_lib.ModelConfig, *,
+               name: str | None = None, progress=None):
+    self._path = pathlib.Path(path).expanduser()
+    if not (self._path / "config.json").is_file():
+      raise errors.UserError(
+          f"no Hugging Face model at {self._path}: there is no config.json; "
+          "pass a folder as `save_pretrained` writes it")
+    self.name = name or self._path.resolve().name
+    self.source = str(path)
+    self._config = config
+    self._progress = progress
+    self._student: TorchStudent | None = None
+    hf_config, self.vocabulary = _load_tokenizer(self._path)
+    self._prefixes = {
+        task: settings["prefix"]
+        for task, settings in (
+            getattr(hf_config, "task_specific_params", None) or {}).items()
+        if isinstance(settings, dict) and "prefix" in settings}
+
+  def answer(
+      self, example_set: examples_lib.ExampleSet,
+      store: store_lib.AnswerStore | None = None,
+  ) -> list[systems_lib.Answers]:
+    """Asks the student; see `systems.System`."""
+    explain = self._prefixes.get("explain")
+    if self._config.rationales == "no":
+      explain = None
+    elif self._config.rationales == "yes":
+      explain = explain or "explain: "
+    prefix = self._config.prefix
+    if prefix == model_config_lib.AUTO:
+      prefix = self._prefixes.get("predict", "")
+    asked = questions_lib.Questions(
+        example_set, benchmarks_lib.get(example_set.benchmark),
+        self.vocabulary, prefix=prefix, explain_prefix=explain,
+        label_length=self._config.label_length
+        or benchmarks_lib.get(example_set.benchmark).decode_length)
+    return [
+        questions_lib.ask(self, asked, mode, self._config,
+                          store or store_lib.AnswerStore(), self._identity(),
+                          self._progress)
+        for mode in self._config.modes]
+
+  @property
+  def student(self) -> TorchStudent:
+    if self._student is None:
+      self._student = TorchStudent(
+          _load_model(self._path), self._config.batch_size)
+    return self._student
+
+  def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+    """Parameter name to shape, in Hugging Face's naming."""
+    return {name: tuple(p.shape)
+            for name, p in self.student.model.named_parameters()}
+
+  def close(self) -> None:
+    """Frees the parameters."""
+    self._student = None
+    gc.collect()
+
+  def _identity(self) -> dict[str, Any]:
+    files = sorted(p for p in self._path.iterdir() if p.is_file())
+    return {"kind": self.kind, "files": [
+        [p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]}
+
+
+class _Vocabulary:
+  """A Hugging Face tokenizer under the names of a seqio vocabulary."""
+
+  def __init__(self, tokenizer):
+    self._tokenizer = tokenizer
+    self.eos_id = tokenizer.eos_token_id
+
+  def encode(self, text: str) -> list[int]:
+    return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+  def decode(self, tokens: Sequence[int]) -> str:
+    return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+class TorchStudent:
+  """The torch counterpart of `student.Student`.
+
+  Args:
+    model: a transformers encoder-decoder model.
+    batch_size: rows, or `auto`.
+  """
+
+  def __init__(self, model, batch_size: int | str = batching.AUTO):
+    self.model = model
+    self._batch_size = batch_size
+    self._pad = model.config.pad_token_id or 0
+    self._eos = model.config.eos_token_id
+
+  def generate(
+      self, inputs: Sequence[Sequence[int]], length: int, beam: int = 1,
+      timing=None,
+  ) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
+    """As `student.Student.generate`."""
+    for batch in self._plan(inputs):
+      chosen = [inputs[i] for i in batch.indices]
+      start = time.perf_counter()
+      tokens = self.generate_tokens(chosen, length, beam)
+      if timing is not None:
+        timing.seconds += time.perf_counter() - start
+        timing.examples += len(chosen)
+        timing.tokens += sum(map(len, tokens))
+      scores = self._log_likelihoods(chosen, tokens)
+      yield batch.indices, [
+          decoded_lib.Decoded(tuple(t), s) for t, s in zip(tokens, scores)]
+
+  def generate_tokens(self, inputs, length: int, beam: int = 1
+                      ) -> list[list[int]]:
+    """Decodes one batch; tokens up to the EOS, which is kept."""
+    import torch
+
+    ids = _pad(inputs, self._pad)
+    with torch.inference_mode():
+      out = self.model.generate(
+          input_ids=torch.from_numpy(ids),
+          attention_mask=torch.from_numpy(_mask(inputs)),
+          max_new_tokens=length, num_beams=beam, do_sample=False)
+    return [_until(row[1:], self._eos) for row in out.tolist()]
+
+  def log_likelihoods(
+      self, inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]],
+      timing=None,
+  ) -> Iterator[tuple[tuple[int, ...], list[float]]]:
+    """As `student.Student.log_likelihoods`."""
+    for batch in self._plan(inputs):
+      start = time.perf_counter()
+      scores = self._log_likelihoods([inputs[i] for i in batch.indices],
+                                     [targets[i] for i in batch.indices])
+      if timing is not None:
+        timing.seconds += time.perf_counter() - start
+        timing.examples += len(scores)
+      yield batch.indices, scores
+
+  def _log_likelihoods(self, inputs, targets) -> list[float]:
+    import torch
+
+    labels = torch.from_numpy(_pad(targets, self._pad))
+    mask = torch.from_numpy(_mask(targets))
+    start = torch.full((len(labels), 1), self.model.config.decoder_start_token_id)
+    with torch.inference_mode():
+      logits = self.model(
+          input_ids=torch.from_numpy(_pad(inputs, self._pad)),
+          attention_mask=torch.from_numpy(_mask(inputs)),
+          decoder_input_ids=torch.cat([start, labels[:, :-1]], dim=1)).logits
+      log_probs = torch.log_softmax(logits.float(), -1).gather(
+          -1, labels[..., None])[..., 0]
+    return (log_probs * mask).sum(-1).tolist()
+
+  def _plan(self, inputs) -> list[batching.Batch]:
+    return batching.plan([len(tokens) for tokens in inputs], self._batch_size)
+
+
+def _load_tokenizer(path: pathlib.Path):
+  try:
+    import transformers
+  except ModuleNotFoundError as error:
+    raise errors.UserError(
+        "--hf needs transformers and torch; install them with "
+        "`pip install 'stepdistill_jax[hf]'`") from error
+  transformers.logging.set_verbosity_error()
+  try:
+    return (transformers.AutoConfig.from_pretrained(path),
+            _Vocabulary(transformers.AutoTokenizer.from_pretrained(path)))
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise errors.UserError(
+        f"{path}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _load_model(path: pathlib.Path):
+  import torch
+  import transformers
+
+  transformers.utils.logging.disable_progress_bar()
+  try:
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+        path, dtype=torch.float32)
+  except (OSError, ValueError, RuntimeError) as error:
+    raise errors.UserError(
+        f"{path}: {str(error).strip().splitlines()[0]}") from error
+  return model.eval()
+
+
+def _pad(sequences, value: int) -> np.ndarray:
+  padded = np.full((len(sequences), max(map(len, sequences))), value, np.int64)
+  for row, tokens in zip(padded, sequences):
+    row[:len(tokens)] = tokens
+  return padded
+
+
+def _mask(sequences) -> np.ndarray:
+  lengths = np.array([[len(tokens)] for tokens in sequences])
+  return (np.arange(lengths.max()) < lengths).astype(np.int64)
+
+
+def _until(tokens: list[int], eos: int) -> list[int]:
+  return tokens[:tokens.index(eos) + 1] if eos in tokens else tokens
