@@ -55,9 +55,9 @@ class Checkpoint:
     self._progress = progress
     from stepdistill_jax.evaluation import model_loading
 
-    self._model, task_name = model_loading.rebuild_model(
+    self._model, self._task_name = model_loading.rebuild_model(
         self.run.config_path, self._records_dir)
-    self._task = run_folder_lib.parse_task_name(task_name)
+    self._task = run_folder_lib.parse_task_name(self._task_name)
     self._student = None
     self._shapes = None
 
@@ -77,18 +77,16 @@ class Checkpoint:
         explain_prefix=self._explain_prefix(),
         labels=self._closed_labels(example_set),
         label_length=self._label_length(example_set.benchmark))
-    results = []
-    for mode in self._config.modes:
-      answers = questions_lib.ask(
-          self, asked, mode, self._config, store or store_lib.AnswerStore(),
-          self._identity(), self._progress)
-      results.append(dataclasses.replace(
-          answers,
-          warnings=(*answers.warnings, *self._overlap_warnings(example_set)),
-          answer_after_rationale=self._task.answer_after_rationale,
-          method=self._method(),
-          cost={**answers.cost, "step": self.run.step}))
-    return results
+    overlap = self._overlap_warnings(example_set)
+    return [
+        dataclasses.replace(
+            answers, warnings=(*answers.warnings, *overlap),
+            answer_after_rationale=self._task.answer_after_rationale,
+            method=self._method(),
+            cost={**answers.cost, "step": self.run.step})
+        for answers in questions_lib.ask(
+            self, asked, self._config, store or store_lib.AnswerStore(),
+            self._identity(), self._progress)]
 
   @property
   def student(self):
@@ -136,8 +134,8 @@ class Checkpoint:
     return {"checkpoint": self.run.fingerprint(), "kind": self.kind}
 
   def _method(self) -> dict[str, Any]:
-    return {"name": self._task.kind or self._task.dataset,
-            "key": self.run.method_key(), "seed": self.run.seed()}
+    return {"name": self._task_name, "key": self.run.method_key(),
+            "seed": self.run.seed()}
 
   def _closed_labels(self, example_set) -> tuple[str, ...]:
     """Labels of the train split, where they are a small closed set."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, Callable
 
 import gin
 
@@ -62,6 +62,7 @@ def split_name(value: str) -> tuple[str | None, str]:
 def make_systems(
     args: argparse.Namespace, model_config: model_config_lib.ModelConfig,
     records_dir: pathlib.Path,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> list[systems_lib.System]:
   """Makes the systems of a call, in the order checkpoint to teacher.
 
@@ -74,13 +75,14 @@ def make_systems(
 
     name, path = split_name(value)
     systems.append(checkpoints.Checkpoint(
-        path, model_config, name=name, records_dir=records_dir))
+        path, model_config, name=name, records_dir=records_dir,
+        progress=progress))
   for value in args.hf:
     from stepdistill_jax.evaluation import hugging_face
 
     name, path = split_name(value)
     systems.append(hugging_face.HuggingFaceStudent(
-        path, model_config, name=name))
+        path, model_config, name=name, progress=progress))
   for value in args.predictions:
     name, path = split_name(value)
     systems.append(systems_lib.PredictionsFile(

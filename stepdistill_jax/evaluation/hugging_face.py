@@ -77,11 +77,9 @@ class HuggingFaceStudent:
         self.vocabulary, prefix=prefix, explain_prefix=explain,
         label_length=self._config.label_length
         or benchmarks_lib.get(example_set.benchmark).decode_length)
-    return [
-        questions_lib.ask(self, asked, mode, self._config,
-                          store or store_lib.AnswerStore(), self._identity(),
-                          self._progress)
-        for mode in self._config.modes]
+    return questions_lib.ask(
+        self, asked, self._config, store or store_lib.AnswerStore(),
+        self._identity(), self._progress)
 
   @property
   def student(self) -> TorchStudent:

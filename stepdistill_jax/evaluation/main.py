@@ -146,37 +146,53 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+  from stepdistill_jax import runtime
+
+  runtime.configure()  # Before JAX and TensorFlow are imported.
   from stepdistill_jax.evaluation import configuration
-  from stepdistill_jax.evaluation import evaluate
-  from stepdistill_jax.evaluation import outputs
-  from stepdistill_jax.evaluation import store as store_lib
 
   config, model_config = configuration.from_flags(args)
   records_dir = pathlib.Path(args.records_dir or locations.records_dir())
   if args.export_inputs:
     return _export_inputs(args.export_inputs, config, records_dir)
+  results, rows, output = _score(args, config, model_config, records_dir)
+  if args.json:
+    from stepdistill_jax.evaluation import outputs
+
+    sys.stdout.write(outputs.dump_json(results))
+    return 0
+  from stepdistill_jax.evaluation import text_report
+
+  text_report.print_tables(results)
+  print(f"report: {output / 'report.html'} ({len(rows)} answers in "
+        "examples.jsonl)")
+  return 0
+
+
+def _score(args, config, model_config, records_dir: pathlib.Path):
+  """Returns results, rows of examples.jsonl, and the output folder if any."""
+  from stepdistill_jax.evaluation import configuration
+  from stepdistill_jax.evaluation import evaluate
+  from stepdistill_jax.evaluation import outputs
+  from stepdistill_jax.evaluation import store as store_lib
+  from stepdistill_jax.evaluation import terminal_progress
+
   output = outputs.prepare(pathlib.Path(args.output)) if args.output else None
-  systems = configuration.make_systems(args, model_config, records_dir)
-  example_sets, warnings = evaluate.load_example_sets(
-      config, records_dir, evaluate.preferred_teacher(systems))
   store = store_lib.AnswerStore(output / "answers" if output else None)
   if args.overwrite:
     store.clear()
-  results, rows = evaluate.evaluate(
-      systems, example_sets, config, store=store, records_dir=records_dir,
-      warnings=warnings)
+  with terminal_progress.shown() as progress:
+    systems = configuration.make_systems(
+        args, model_config, records_dir, progress)
+    example_sets, warnings = evaluate.load_example_sets(
+        config, records_dir, evaluate.preferred_teacher(systems))
+    results, rows = evaluate.evaluate(
+        systems, example_sets, config, store=store, records_dir=records_dir,
+        warnings=warnings)
   if output:
-    written = outputs.write(output, results, rows, as_csv=args.csv,
-                            as_tensorboard=args.tensorboard)
-  if args.json:
-    sys.stdout.write(outputs.dump_json(results))
-  else:
-    from stepdistill_jax.evaluation import text_report
-
-    text_report.print_tables(results)
-    print(f"report: {output / 'report.html'} "
-          f"({len(written)} files, {len(rows)} examples)")
-  return 0
+    outputs.write(output, results, rows, as_csv=args.csv,
+                  as_tensorboard=args.tensorboard)
+  return results, rows, output
 
 
 def _export_inputs(path: str, config, records_dir: pathlib.Path) -> int:

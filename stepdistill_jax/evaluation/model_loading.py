@@ -15,6 +15,7 @@ from t5x import utils
 
 from stepdistill_jax import errors
 from stepdistill_jax import gin_config
+from stepdistill_jax.embedded_t5x import checkpoint_reading
 from stepdistill_jax.evaluation import model_config as model_config_lib
 from stepdistill_jax.evaluation import run_folder as run_folder_lib
 from stepdistill_jax.evaluation import student as student_lib
@@ -77,6 +78,7 @@ def load_student(
   Raises:
     errors.UserError: the parameters are not those of the model.
   """
+  _check_shapes(model, run)
   _set_compute_dtype(model, config.compute_dtype)
   partitioner = partitioning.PjitPartitioner(
       num_partitions=config.num_partitions,
@@ -104,6 +106,31 @@ def load_student(
   return student_lib.Student(
       model, state.params, initializer.train_state_axes.params, partitioner,
       batch_size=config.batch_size)
+
+
+def _check_shapes(model, run: run_folder_lib.RunFolder) -> None:
+  """Refuses a checkpoint whose parameters have other shapes or names.
+
+  Orbax would cut or fill up arrays of another shape without a word.
+  """
+  try:
+    entries = checkpoint_reading.open_checkpoint(run.checkpoint).entries()
+  except (ValueError, KeyError, FileNotFoundError) as error:
+    first = str(error).strip().splitlines()[0]
+    raise errors.UserError(
+        f"{run.checkpoint} cannot be read: {first[:300]}") from error
+  found = {name.removeprefix("target/"): entry.shape
+           for name, entry in entries.items() if name.startswith("target/")}
+  wanted = parameter_shapes(model)
+  missing = sorted(set(wanted) - set(found))
+  wrong = [f"{name} is {tuple(found[name])}, the model's {wanted[name]}"
+           for name in wanted if name in found
+           and tuple(found[name]) != wanted[name]]
+  if missing or wrong:
+    what = wrong + [f"{name} is missing" for name in missing]
+    raise errors.UserError(
+        f"{run.checkpoint} is of another model than {run.config_path}: "
+        f"{'; '.join(what[:3])}")
 
 
 def _set_compute_dtype(model, dtype: str) -> None:

@@ -85,44 +85,39 @@ def encode(vocabulary, text: str) -> list[int]:
 
 
 def ask(
-    system: Asked, questions: Questions, mode: str,
+    system: Asked, questions: Questions,
     config: model_config_lib.ModelConfig, store: store_lib.AnswerStore,
     identity: Mapping[str, Any], progress: Progress | None = None,
-) -> systems_lib.Answers:
-  """Asks for labels, and for rationales where the questions say so.
+) -> list[systems_lib.Answers]:
+  """Asks in each of the config's modes.
 
   Args:
     system: whose student is asked; it is loaded only if a question is open.
     questions: what is asked.
-    mode: `generate` or `score`.
     config: how.
     store: takes up answers.
     identity: of the model, for the store.
     progress: called as answers come.
 
   Returns:
-    Answers in the order of the examples.
+    Answers in the order of the examples, once for each mode.
+
+  Raises:
+    errors.UserError: nothing but `score` is wanted, and there are no choices.
   """
   asking = _Asking(system, questions, config, store, identity, progress)
-  label_timing = decoded_lib.Timing()
-  labels = (asking.generate if mode == "generate" else asking.score)(
-      label_timing)
-  rationale_timing = decoded_lib.Timing()
-  explained = [{} for _ in labels]
-  if questions.explain_prefix is not None and mode == "generate":
-    explained = asking.explain(rationale_timing)
-  answers = tuple(
-      systems_lib.Answer(
-          example.id, label["text"], score=label["score"],
-          tokens=label["tokens"], input_tokens=label["input_tokens"],
-          rationale=extra.get("text"), rationale_tokens=extra.get("tokens"),
-          rationale_log_prob=extra.get("log_prob"),
-          rationale_target_tokens=extra.get("target_tokens"))
-      for example, label, extra in zip(
-          questions.example_set.examples, labels, explained, strict=True))
-  return systems_lib.Answers(
-      answers, mode=mode, cost=cost_lib.of_student(
-          system, answers, label_timing, rationale_timing, mode))
+  modes, warnings = list(config.modes), ()
+  if "score" in modes and not all(
+      questions.choices(e) for e in questions.example_set.examples):
+    reason = (f"{questions.name} has no closed set of answers that "
+              "--mode=score could weigh")
+    if modes == ["score"]:
+      raise errors.UserError(f"{reason}; use --mode=generate")
+    modes.remove("score")
+    warnings = (reason,)
+  return [
+      dataclasses.replace(asking.answers(mode), warnings=warnings)
+      for mode in modes]
 
 
 class _Asking:
@@ -135,6 +130,28 @@ class _Asking:
     self._store = store
     self._identity = dict(identity)
     self._progress = progress or (lambda done, total, what: None)
+
+  def answers(self, mode: str) -> systems_lib.Answers:
+    """Labels, and rationales where the questions ask for them."""
+    label_timing, rationale_timing = decoded_lib.Timing(), decoded_lib.Timing()
+    labels = (self.generate if mode == "generate" else self.score)(
+        label_timing)
+    explained: list[dict[str, Any]] = [{} for _ in labels]
+    if self._questions.explain_prefix is not None and mode == "generate":
+      explained = self.explain(rationale_timing)
+    answers = tuple(
+        systems_lib.Answer(
+            example.id, label["text"], score=label["score"],
+            tokens=label["tokens"], input_tokens=label["input_tokens"],
+            rationale=extra.get("text"), rationale_tokens=extra.get("tokens"),
+            rationale_log_prob=extra.get("log_prob"),
+            rationale_target_tokens=extra.get("target_tokens"))
+        for example, label, extra in zip(
+            self._questions.example_set.examples, labels, explained,
+            strict=True))
+    return systems_lib.Answers(
+        answers, mode=mode, cost=cost_lib.of_student(
+            self._system, answers, label_timing, rationale_timing, mode))
 
   def _log(self, what: str, **settings) -> store_lib.AnswerLog:
     identity = {**self._identity, "what": what,
@@ -191,18 +208,10 @@ class _Asking:
     log = self._log("choices", prefix=q.prefix, labels=q.labels)
     open_examples = self._open_examples(log, "choices")
     pairs = [(i, choice) for i, e in enumerate(open_examples)
-             for choice in self._choices_of(e)]
+             for choice in q.choices(e)]
     if pairs:
       self._score_pairs(log, open_examples, pairs, timing)
     return self._rows(log)
-
-  def _choices_of(self, example) -> tuple[str, ...]:
-    choices = self._questions.choices(example)
-    if not choices:
-      raise errors.UserError(
-          f"--mode=score weighs choices, but {self._questions.name} has none "
-          f"for example {example.id}; use --mode=generate")
-    return choices
 
   def _score_pairs(self, log, examples, pairs, timing) -> None:
     q = self._questions
@@ -215,7 +224,7 @@ class _Asking:
         example, choice = pairs[at]
         waiting[example][choice] = log_prob
       whole = [i for i, found in waiting.items()
-               if len(found) == len(self._choices_of(examples[i]))]
+               if len(found) == len(q.choices(examples[i]))]
       log.append(
           [{**_best_choice(waiting.pop(i)), "tokens": 0,
             "input_tokens": len(inputs[i])} for i in whole],

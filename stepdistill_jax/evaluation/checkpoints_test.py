@@ -1,0 +1,285 @@
+"""Tests of checkpoints scored end to end, on random students of 20 kB."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import seqio
+
+from stepdistill_jax import errors
+from stepdistill_jax.evaluation import checkpoints
+from stepdistill_jax.evaluation import examples
+from stepdistill_jax.evaluation import main
+from stepdistill_jax.evaluation import metrics
+from stepdistill_jax.evaluation import model_config
+from stepdistill_jax.evaluation import questions
+from stepdistill_jax.evaluation import run_folder
+from stepdistill_jax.evaluation import scoring
+from stepdistill_jax.evaluation import systems
+from stepdistill_jax.evaluation import testing
+from stepdistill_jax.teacher import records
+
+ROWS = 23
+# One bucket of 96 for all inputs: each program is compiled once.
+SETTINGS = dict(batch_size=8, label_length=12, rationale_length=16)
+
+
+@pytest.fixture(name="records_dir", scope="module", autouse=True)
+def _records_dir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("records")
+  testing.write_records(folder, ROWS)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("STEPDISTILL_RECORDS", str(folder))
+    yield folder
+  seqio.set_tfds_data_dir_override(None)
+
+
+@pytest.fixture(name="run", scope="module")
+def _run(tmp_path_factory, records_dir):
+  return testing.write_run(tmp_path_factory.mktemp("runs") / "step_run",
+                           records_dir=records_dir)
+
+
+@pytest.fixture(name="system", scope="module")
+def _system(run, records_dir):
+  return checkpoints.Checkpoint(
+      run, model_config.ModelConfig(mode="generate", **SETTINGS),
+      records_dir=records_dir)
+
+
+@pytest.fixture(name="answered", scope="module")
+def _answered(system, records_dir):
+  example_set = examples.load("svamp", "test", records_dir=records_dir)
+  (given,) = system.answer(example_set)
+  return example_set, given
+
+
+def test_run_folder(run):
+  found = run_folder.find(run)
+  assert found.step == 7
+  assert run_folder.find(run / "checkpoint_7") == found
+  assert found.seed() == 0
+
+
+def test_answers_and_their_warnings(system, answered):
+  example_set, given = answered
+  assert system.name == "step_run step 7"
+  assert system.trained_on == ("svamp", "palm540b")
+  assert [a.id for a in given.answers] == [e.id for e in example_set.examples]
+  assert all(0 <= a.score <= 1 and a.rationale is not None
+             for a in given.answers)
+  assert len({a.text for a in given.answers}) > 3
+  (warning,) = given.warnings
+  assert warning.startswith("2 of 23 questions are also in the train split")
+  # Where the teacher has no rationale there is no likelihood of it.
+  assert [a.rationale_log_prob is None for a in given.answers] == [
+      not e.rationale for e in example_set.examples]
+  assert given.cost["parameters"] > 5000 and given.cost["step"] == 7
+  assert given.cost["flops_per_example"] > given.cost["parameters"]
+
+
+def test_questions_are_those_of_the_seqio_task(system, records_dir):
+  """Token for token, with prefix, EOS, and EOS between premise and text."""
+  vocabulary = system._model.input_vocabulary
+  for dataset in ("svamp", "anli1"):
+    task = seqio.get_mixture_or_task(f"{dataset}_predict_gold")
+    expected = {
+        row["id"].decode(): row["inputs"].tolist()
+        for row in task.get_dataset(None, "test", shuffle=False)
+        .as_numpy_iterator()}
+    found = {
+        row.id: questions.encode(vocabulary, "predict: " + row.inputs)
+        for row in examples.load(
+            dataset, "test", records_dir=records_dir).examples}
+    assert found == expected
+  assert 1 in found["anli1/test/0"][:-1]
+
+
+def test_equals_seqio_evaluator(system, answered):
+  """The same predictions and metric functions give the same scores.
+
+  A random student is never right, so every third answer is the gold one.
+  """
+  example_set, given = answered
+  task = seqio.get_mixture_or_task("svamp_predict_gold")
+  rows = list(task.get_dataset(
+      None, "test", shuffle=False).as_numpy_iterator())
+  texts = {a.id: a.text for a in given.answers}
+  vocabulary = system._model.output_vocabulary
+  name = "svamp_for_evaluator"
+  seqio.TaskRegistry.add(
+      name, source=task.source, preprocessors=task.preprocessors,
+      output_features=task.output_features,
+      metric_fns=metrics.label_metric_fns("svamp"))
+  said = {}
+
+  def predict_fn(dataset):
+    found = []
+    for index, tokens in sorted(_predict(system, dataset)):
+      row = rows[index]
+      assert vocabulary.decode(tokens) == texts[row["id"].decode()]
+      tokens = row["targets"].tolist() if index % 3 == 0 else tokens
+      said[row["id"].decode()] = vocabulary.decode(tokens)
+      found.append((index, tokens + [0] * (64 - len(tokens))))
+    return found
+
+  try:
+    evaluator = seqio.Evaluator(
+        name, feature_converter=seqio.EncDecFeatureConverter(pack=False),
+        eval_split="test", sequence_length={"inputs": 96, "targets": 64})
+    future, _ = evaluator.evaluate(compute_metrics=True, step=7,
+                                   predict_fn=predict_fn, score_fn=None)
+    found = future.result()[name]
+  finally:
+    seqio.TaskRegistry.remove(name)
+  same = systems.Answers(tuple(
+      systems.Answer(e.id, said[e.id]) for e in example_set.examples))
+  ours = scoring.score(system, example_set, same).summary
+  assert ours["correct"] == 8
+  assert found["accuracy"] == ours["accuracy"]
+  assert found["unparsable"] == ours["unparsable"] / ROWS
+
+
+def _predict(system, dataset):
+  """Decodes what SeqIO's feature converter made; (index, tokens) pairs."""
+  inputs, indices = [], []
+  for index, features in dataset.as_numpy_iterator():
+    tokens = features["encoder_input_tokens"]
+    inputs.append(tokens[:np.flatnonzero(tokens)[-1] + 1].tolist())
+    indices.append(int(index))
+  found = []
+  for batch, decoded in system.student.generate(inputs, 12):
+    found += [(indices[i], list(d.tokens)) for i, d in zip(batch, decoded)]
+  return found
+
+
+def test_resume_goes_on_from_the_stored_answers(
+    run, records_dir, tmp_path, answered):
+  """A call that is interrupted after a batch, then given again."""
+  class Interrupted(Exception):
+    pass
+
+  def stop(done, total, what):
+    del total, what
+    if done >= 8:
+      raise Interrupted
+
+  settings = dict(records_dir=records_dir, output=tmp_path / "scores",
+                  rationales="no", **SETTINGS)
+  with pytest.raises(Interrupted):
+    scoring.score_checkpoint(run, "svamp", progress=stop, **settings)
+  assert not (tmp_path / "scores" / "results.json").exists()
+  counts = []
+  results = scoring.score_checkpoint(
+      run, "svamp", progress=lambda *args: counts.append(args[0]), **settings)
+  assert counts[0] == 8 and counts[-1] == ROWS
+  mine, teacher = results["systems"]
+  assert mine["cost"]["scored_now"] == ROWS - 8
+  assert "8 answers are those of an earlier" in mine["cost"]["note"]
+  assert [r["prediction"] for r in results["examples"][:ROWS]] == [
+      a.text for a in answered[1].answers]
+  assert (teacher["name"], teacher["correct"]) == (
+      "teacher palm540b", sum(i % 4 != 3 for i in range(ROWS)))
+  # A third call asks the student nothing: it is not even loaded.
+  again = scoring.score_checkpoint(run, "svamp", **settings)
+  assert again["systems"][0]["cost"]["scored_now"] == 0
+  assert again["systems"][0]["accuracy"] == mine["accuracy"]
+
+
+def test_scores_of_choices(run, records_dir):
+  system = checkpoints.Checkpoint(
+      run, model_config.ModelConfig(mode="both", rationales="no", **SETTINGS),
+      records_dir=records_dir)
+  example_set = examples.load("anli1", "test", records_dir=records_dir)
+  generated, chosen = system.answer(example_set)
+  assert (generated.mode, chosen.mode) == ("generate", "score")
+  labels = ("entailment", "neutral", "contradiction")
+  example = example_set.examples[4]
+  vocabulary = system._model.input_vocabulary
+  found = {}
+  for indices, scores in system.student.log_likelihoods(
+      [questions.encode(vocabulary, "predict: " + example.inputs)] * 3,
+      [questions.encode(vocabulary, label) for label in labels]):
+    found.update(zip((labels[i] for i in indices), scores))
+  assert chosen.answers[4].text == max(found, key=found.get)
+  assert chosen.answers[4].score == pytest.approx(
+      np.exp(max(found.values())) / np.exp(list(found.values())).sum(),
+      rel=1e-4)
+  svamp = examples.load("svamp", "test", records_dir=records_dir)
+  only_generated = system.answer(svamp)
+  assert [g.mode for g in only_generated] == ["generate"]
+  assert any("no closed set" in w for w in only_generated[0].warnings)
+
+
+def test_two_seeds_from_the_command_line(run, records_dir, tmp_path, capsys):
+  other = testing.write_run(tmp_path / "other_seed", seed=1,
+                            records_dir=records_dir)
+  code = main.main([
+      f"--checkpoint={run}", f"--checkpoint=second={other}/checkpoint_7",
+      "--benchmarks=svamp", "--rationales=no", f"--output={tmp_path / 'out'}",
+      f"--records_dir={records_dir}", "--batch_size=8",
+      "--gin.ModelConfig.label_length=12"])
+  printed = capsys.readouterr()
+  assert code == 0, printed.err
+  assert printed.err == ""
+  results = json.loads((tmp_path / "out" / "results.json").read_text())
+  assert [s["name"] for s in results["systems"]] == [
+      "step_run step 7", "second", "teacher palm540b"]
+  (group,) = results["seeds"]
+  assert group["n_seeds"] == 2
+  assert group["method"] == "svamp_step_gold_palm540b"
+  assert len(results["comparisons"]) == 3
+
+
+def test_bad_checkpoints(run, records_dir, tmp_path):
+  config = model_config.ModelConfig(**SETTINGS)
+
+  def load(path):
+    system = checkpoints.Checkpoint(path, config, records_dir=records_dir)
+    return system.student
+
+  with pytest.raises(errors.UserError, match="no such folder"):
+    load(tmp_path / "nothing")
+  with pytest.raises(errors.UserError, match="the steps 7"):
+    load(run / "checkpoint_8")
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(errors.UserError, match="no checkpoint_STEP"):
+    load(tmp_path / "empty")
+  copy = pathlib.Path(shutil.copytree(run, tmp_path / "copy"))
+  text = (copy / "config.gin").read_text()
+  (copy / "config.gin").write_text(text.replace("emb_dim = 16", "emb_dim = 8"))
+  with pytest.raises(errors.UserError, match="of another model.*16"):
+    load(copy)
+  (copy / "config.gin").write_text(text.replace(
+      "num_encoder_layers = 1", "num_encoder_layers = 2"))
+  with pytest.raises(errors.UserError, match="layers_1.*missing"):
+    load(copy)
+  (copy / "config.gin").write_text(text.replace("MODEL = @", "MODLE = @"))
+  with pytest.raises(errors.UserError, match="cannot be rebuilt.*MODEL"):
+    load(copy)
+  (copy / "config.gin").unlink()
+  with pytest.raises(errors.UserError, match="no config.gin"):
+    load(copy)
+
+
+def test_a_larger_vocabulary_is_refused(run, records_dir, tmp_path):
+  small = testing.write_run(tmp_path / "small", vocab_size=64,
+                            records_dir=records_dir)
+  with pytest.raises(errors.UserError, match="embedding has 64 rows"):
+    checkpoints.Checkpoint(
+        small, model_config.ModelConfig(**SETTINGS),
+        records_dir=records_dir).student
+
+
+def test_task_names():
+  for kind in ("step", "mix", "predict"):
+    assert run_folder.TrainedOn("d", kind).prefix == "predict: "
+  for name, prefix, explain in (
+      ("svamp_label_gold", "", None), ("cqa_single_gold_t", "", None),
+      ("svamp_mix_t_t", "predict: ", "explain: "), ("other", "", None)):
+    task = run_folder.parse_task_name(name)
+    assert (task.prefix, task.explain_prefix) == (prefix, explain)
+  assert run_folder.parse_task_name("svamp_label_t").teacher == "t"
+  assert run_folder.parse_task_name("a_b_single_gold_c_d").teacher == "c_d"
