@@ -62,7 +62,9 @@ setuptools.setup(
         "teacher": ["openai>=1.60"],
         "t5x": [
             "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
-        "test": ["hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6"],
+        "test": [
+            "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6",
+            "setuptools>=70", "wheel>=0.43"],
     },
     entry_points={
         "console_scripts": [
