@@ -65,6 +65,25 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
           "decoder_task_ids": [[1, 1, 0, 0], [2, 2, 2, 2]],
   }
 
+  With `join_pairs` a record's targets lie one after the other in a row of
+  their own instead, as in a packed row of one record: less padding, as a label
+  need not be as long as a rationale. A row is then as long as the lengths of
+  all targets together:
+
+  {"inputs": 4, "targets": 2, "rationale_targets": 4} gives
+
+  joined_ds[0] = {
+      "encoder_input_tokens": [7, 8, 5, 1, 9, 8, 5, 1],
+       "encoder_segment_ids": [1, 1, 1, 1, 2, 2, 2, 2],
+         "encoder_positions": [0, 1, 2, 3, 0, 1, 2, 3],
+     "decoder_target_tokens": [3, 1, 4, 6, 3, 1],
+      "decoder_input_tokens": [0, 3, 0, 4, 6, 3],
+      "decoder_loss_weights": [1, 1, 1, 1, 1, 1],
+          "decoder_task_ids": [1, 1, 2, 2, 2, 2],
+       "decoder_segment_ids": [1, 1, 2, 2, 2, 2],
+         "decoder_positions": [0, 1, 0, 1, 2, 3],
+  }
+
   A plain task gives the features of `seqio.EncDecFeatureConverter`, here with
   float32 loss weights, and `decoder_task_ids`: its `task_ids` if it has them
   (components of a mixture do), else 1.
@@ -96,7 +115,7 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
       apply_length_check: bool = True, bos_id: int = 0,
       passthrough_features: Mapping | None = None,
       target_prefixes: Sequence[str] = ("", "rationale_"),
-      max_records_per_row: int | None = None):
+      join_pairs: bool = False):
     """Configures the converter.
 
     Args:
@@ -108,8 +127,8 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
       passthrough_features: SeqIO's option; not supported.
       target_prefixes: prefixes of the features of a record's targets, in the
         order of the task ids. A data set is paired when it has the second's.
-      max_records_per_row: with `pack`, the most records in a row. 1 makes the
-        batch size an exact number of records.
+      join_pairs: without `pack`, whether the targets of a record share a row,
+        one after the other, instead of lying side by side.
     """
     super().__init__(
         pack=pack, use_custom_packing_ops=False,
@@ -120,7 +139,7 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
           "StepDistillFeatureConverter passes no features through, got "
           f"{sorted(passthrough_features)}")
     self._target_prefixes = tuple(target_prefixes)
-    self._max_records_per_row = max_records_per_row
+    self._join_pairs = join_pairs
 
   def __call__(
       self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int],
@@ -149,8 +168,12 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
       # A row of records: the lengths of `inputs` and `targets` are the row's.
       ds = packing.pack(
           ds, input_length=task_feature_lengths["inputs"],
-          target_length=task_feature_lengths["targets"],
-          max_records_per_row=self._max_records_per_row)
+          target_length=task_feature_lengths["targets"])
+    elif self._join_pairs and len(prefixes) > 1:
+      ds = packing.pack(
+          ds, input_length=sum(inputs for inputs, _ in lengths),
+          target_length=sum(targets for _, targets in lengths),
+          max_records_per_row=1)
     else:
       input_length = max(inputs for inputs, _ in lengths)
       target_length = max(targets for _, targets in lengths)
@@ -162,7 +185,7 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
     return ds.map(self._add_decoder_inputs, num_parallel_calls=tf.data.AUTOTUNE)
 
   def get_model_feature_lengths(self, task_feature_lengths):
-    """The length of each model feature's last axis."""
+    """The length of each model feature of a plain task, or a packed row."""
     names = dict(self.MODEL_FEATURES)
     if self.pack:
       names |= self.PACKING_FEATURE_DTYPES
@@ -195,7 +218,7 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
     targets = features["decoder_target_tokens"]
     bos = tf.fill(tf.shape(targets[..., :1]), self.bos_id)
     inputs = tf.concat([bos, targets[..., :-1]], axis=-1)
-    if self.pack:
+    if "decoder_positions" in features:
       # Position 0 starts a sequence, or is padding, which reads nothing.
       inputs = tf.where(
           features["decoder_positions"] == 0, self.bos_id, inputs)

@@ -21,7 +21,7 @@ PAIRS = [
 ]
 
 
-def dataset(examples, **extra):
+def dataset(examples):
   """A data set of ragged int32 examples."""
   signature = {
       name: tf.TensorSpec([None], tf.float32 if name == "record_weights"
@@ -43,24 +43,21 @@ def random_pairs(rng, count, longest=9):
 
 def docstring_arrays(start):
   """The literal arrays of the class's docstring that follow `start`."""
-  text = Converter.__doc__.split(start, 1)[1]
-  rows = re.findall(r'"(\w+)":\s*(\[[^a-z]*?\]),\n', text)
-  arrays = {}
-  for name, value in rows:
-    if name in arrays:
-      break
-    arrays[name] = ast.literal_eval(value)
-  return arrays
+  text = Converter.__doc__.split(start, 1)[1].split("}", 1)[0]
+  rows = re.findall(r'"(\w+)":\s*(\[.*\]),\n', text)
+  return {name: ast.literal_eval(value) for name, value in rows}
 
 
-@pytest.mark.parametrize("pack,lengths,start,count", [
-    (True, {"inputs": 15, "targets": 12}, "converted_ds = [{", 9 - 1),
-    (False, {"inputs": 5, "targets": 4}, "converted_ds[0] = {", 5),
+@pytest.mark.parametrize("options,lengths,start", [
+    ({"pack": True}, {"inputs": 15, "targets": 12}, "converted_ds = [{"),
+    ({"pack": False}, {"inputs": 5, "targets": 4}, "converted_ds[0] = {"),
+    ({"pack": False, "join_pairs": True},
+     {"inputs": 4, "targets": 2, "rationale_targets": 4}, "joined_ds[0] = {"),
 ])
-def test_docstring_example(pack, lengths, start, count):
-  got = converted(PAIRS, lengths, pack=pack)[0]
+def test_docstring_example(options, lengths, start):
+  got = converted(PAIRS, lengths, **options)[0]
   expected = docstring_arrays(start)
-  assert set(expected) == set(got) and len(got) in (count, 9)
+  assert set(got) == set(expected)
   for name, value in expected.items():
     np.testing.assert_array_equal(got[name], value, err_msg=name)
     assert got[name].dtype == (
@@ -130,16 +127,18 @@ def unpack_rows(rows):
   return out
 
 
-@pytest.mark.parametrize("most", [None, 1, 2])
-def test_packed_rows_hold_every_pair_whole_and_in_order(most):
+@pytest.mark.parametrize("join", [False, True])
+def test_rows_hold_every_pair_whole_and_in_order(join):
   rng = np.random.default_rng(1)
   pairs = random_pairs(rng, 200)
-  rows = unpack_rows(converted(
-      pairs, {"inputs": 40, "targets": 32}, pack=True,
-      max_records_per_row=most))
-  assert all(len(row) % 2 == 0 and len(row) >= 2 for row in rows)
-  if most:
-    assert max(len(row) for row in rows) == 2 * most
+  if join:
+    rows = unpack_rows(converted(
+        pairs, {"inputs": 20, "targets": 16}, pack=False, join_pairs=True))
+    assert {len(row) for row in rows} == {2}
+  else:
+    rows = unpack_rows(converted(
+        pairs, {"inputs": 40, "targets": 32}, pack=True))
+    assert all(len(row) % 2 == 0 and len(row) >= 2 for row in rows)
   flat = [triple for row in rows for triple in row]
   expected = []
   for pair in pairs:
@@ -148,7 +147,7 @@ def test_packed_rows_hold_every_pair_whole_and_in_order(most):
         (pair["rationale_inputs"], pair["rationale_targets"], 2))
   assert flat == expected
   # Next-fit fills every two neighbouring rows beyond one row's length.
-  if most is None:
+  if not join:
     sizes = [sum(len(t[0]) for t in row) for row in rows]
     targets = [sum(len(t[1]) for t in row) for row in rows]
     assert np.mean(np.maximum(np.array(sizes) / 40,

@@ -165,8 +165,7 @@ def pack(
       `[K]` float32, the loss weight of each target's tokens.
     input_length: tokens of a row's inputs.
     target_length: tokens of a row's targets.
-    max_records_per_row: 1 keeps `batch_size` an exact number of records while
-      both sequences of a record share a row; None fills rows.
+    max_records_per_row: 1 gives each record a row of its own; None fills rows.
 
   Returns:
     A data set of rows: `encoder_{input_tokens,segment_ids,positions}`

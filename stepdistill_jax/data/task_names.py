@@ -10,6 +10,7 @@ from __future__ import annotations
 import seqio
 
 from stepdistill_jax import errors
+from stepdistill_jax.data import task_registry
 
 GOLD, TEACHER = "gold", "teacher"
 # Kinds whose name has the labels alone, the teacher alone, or both.
@@ -61,8 +62,12 @@ def task_name(
   return f"{dataset}_{kind}_{label_source}_{teacher}"
 
 
-def task_vocabulary(
+def vocabulary_of(
     mixture_or_task_name: str, feature: str = "targets") -> seqio.Vocabulary:
-  """The vocabulary of a task: a model that takes it cannot have another."""
-  provider = seqio.get_mixture_or_task(mixture_or_task_name)
+  """The vocabulary of a task: a model that takes it cannot have another.
+
+  Raises:
+    errors.UserError: there is no such task; names the near ones.
+  """
+  provider = task_registry.require_task(mixture_or_task_name)
   return provider.output_features[feature].vocabulary

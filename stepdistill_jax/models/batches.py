@@ -48,11 +48,22 @@ def flatten_pairs(batch: Batch) -> Batch:
 
 
 def first_targets(batch: Batch) -> Batch:
-  """The batch of the records' first targets alone: the labels."""
-  if not is_paired(batch):
+  """The batch of the records' first targets alone, plain: the labels.
+
+  Of a row with segments, the first one is left and the others are padding.
+  """
+  if is_paired(batch):
+    return {name: value if name in _STEP_FEATURES else value[:, 0]
+            for name, value in batch.items()}
+  if "decoder_segment_ids" not in batch:
     return batch
-  return {name: value if name in _STEP_FEATURES else value[:, 0]
-          for name, value in batch.items()}
+  first = {side: batch[f"{side}_segment_ids"] == 1
+           for side in ("encoder", "decoder")}
+  return {
+      name: value if name in _STEP_FEATURES
+      else value * first[name.split("_", 1)[0]].astype(value.dtype)
+      for name, value in batch.items()
+      if not name.endswith(("_segment_ids", "_positions"))}
 
 
 def task_ids(batch: Batch) -> jnp.ndarray:

@@ -6,11 +6,11 @@ of a data set against a model.
 
 from __future__ import annotations
 
-import seqio
 from t5x import utils
 
 from stepdistill_jax import errors
 from stepdistill_jax.data import feature_converter
+from stepdistill_jax.data import task_registry
 
 
 def verify_data(cfg, model) -> None:
@@ -25,7 +25,7 @@ def verify_data(cfg, model) -> None:
       one that it does not, or another vocabulary than the model.
   """
   name = cfg.mixture_or_task_name
-  provider = (seqio.get_mixture_or_task(name) if isinstance(name, str)
+  provider = (task_registry.require_task(name) if isinstance(name, str)
               else name)
   try:
     utils.verify_matching_vocabs(cfg, model)

@@ -71,10 +71,15 @@ def paired_batch(examples, input_length=10, target_length=10):
   return convert(examples, input_length, target_length, pack=False)
 
 
-def packed_batch(
-    examples, input_length=40, target_length=32, rows=16, **options):
+def joined_batch(examples, input_length=10, target_length=10):
+  """All examples, the targets of each one after the other in a row."""
+  return convert(
+      examples, input_length, target_length, pack=False, join_pairs=True)
+
+
+def packed_batch(examples, input_length=40, target_length=32, rows=16):
   """All examples packed; empty rows are added up to `rows`."""
-  batch = convert(examples, input_length, target_length, pack=True, **options)
+  batch = convert(examples, input_length, target_length, pack=True)
   return {name: np.pad(v, [(0, rows - len(v)), (0, 0)])
           for name, v in batch.items()}
 
