@@ -91,7 +91,7 @@ def tensors_of(family: Family, seed: int = 0,
   for name, shape in architecture.parameter_shapes(arch).items():
     counterpart = hf_names.hf_tensor(name)
     values = rng.normal(size=counterpart.shape(shape)) * (
-        1.0 if "embedding" in name else 0.3)
+        1.0 if "embedding" in name else 0.2)
     if name.endswith("scale"):
       values = 1.0 + 0.1 * values
     tensors[counterpart.name] = values.astype(dtype)
