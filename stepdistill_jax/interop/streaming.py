@@ -96,8 +96,12 @@ class Journal:
     self._file = file
     identity = json.loads(json.dumps(identity))
     self.done: set[str] = set()
-    lines = (file.read_text(encoding="utf-8").splitlines()
-             if file.exists() else [])
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    # A line without its end was cut off by a kill; the next must not join it.
+    whole = text[:text.rfind("\n") + 1]
+    if whole != text:
+      file.write_text(whole, encoding="utf-8")
+    lines = whole.splitlines()
     if lines:
       before = json.loads(lines[0])
       differing = [k for k in sorted({*before, *identity})
@@ -107,9 +111,7 @@ class Journal:
             f"{file.parent} holds the unfinished result of another "
             f"conversion (it differs in: {', '.join(differing)}); remove that "
             "folder, or give another --output")
-      # A line without its end was cut off by a kill.
-      self.done = {json.loads(line) for line in lines[1:]
-                   if line.endswith('"') and line.startswith('"')}
+      self.done = set(map(json.loads, lines[1:]))
     else:
       file.write_text(json.dumps(identity) + "\n", encoding="utf-8")
 
