@@ -95,13 +95,28 @@ def _native_stderr_held_back() -> Iterator[None]:
       os.close(saved)
 
 
+@contextlib.contextmanager
+def _not_importable(name: str) -> Iterator[None]:
+  """Makes a package look absent, unless it has been imported already."""
+  if name in sys.modules:
+    yield
+    return
+  sys.modules[name] = None
+  try:
+    yield
+  finally:
+    del sys.modules[name]
+
+
 def import_tensorflow():
   """Imports TensorFlow quietly, and off the accelerators.
 
   It only reads data here and must not take JAX's memory. While it is
-  imported it tells of missing GPU drivers, whatever the environment says.
+  imported it tells of missing GPU drivers, whatever the environment says, and
+  Keras, which comes with it, would load scikit-learn for wrappers that nobody
+  here uses: seconds before the first step.
   """
-  with _native_stderr_held_back():
+  with _native_stderr_held_back(), _not_importable("sklearn"):
     import tensorflow as tf  # pylint: disable=g-import-not-at-top
   for kind in ("GPU", "TPU"):
     try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from typing import Any, Optional, Sequence
 
 from stepdistill_jax import errors
@@ -72,21 +73,6 @@ def build_parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _rewrite_gin_arguments(argv: Sequence[str]) -> list[str]:
-  """`--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`."""
-
-  def rewrite(arg: str) -> str:
-    if not arg.startswith("--gin."):
-      return arg
-    name, equals, value = arg.removeprefix("--gin.").partition("=")
-    if not equals:
-      raise errors.UserError(
-          f"{arg}: expected --gin.NAME=VALUE, such as --gin.TRAIN_STEPS=100")
-    return f"--gin_bindings={name} = {value}"
-
-  return [rewrite(arg) for arg in argv]
-
-
 def run(
     mode: str,
     gin_files: Sequence[str] = (),
@@ -137,6 +123,7 @@ def run(
   progress.say(_first_line(mode))
   runtime.import_tensorflow()
   if command is None:
+    runtime.START_TIME = time.time()
     command = ["t5x", mode, *(f"--gin_file={f}" for f in gin_files),
                *(f"--gin_bindings={b}" for b in gin_bindings)]
   with run_record.launched(command, allow_config_change):
@@ -163,7 +150,12 @@ def _split(paths: str) -> list[str]:
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Entry point of the `t5x` console script."""
   argv = list(sys.argv[1:] if argv is None else argv)
-  args = build_parser().parse_args(_rewrite_gin_arguments(argv))
+  if argv and argv[0] in MODES:
+    from stepdistill_jax import gin_config  # pylint: disable=g-import-not-at-top
+    rewritten = gin_config.rewrite_arguments(argv)
+  else:
+    rewritten = argv  # Help and mistakes: at once, without importing gin.
+  args = build_parser().parse_args(rewritten)
   if not args.gin_file and not args.gin_bindings:
     raise errors.UserError(
         f"t5x {args.mode} needs at least one --gin_file; see t5x --help")

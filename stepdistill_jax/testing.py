@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+from typing import Iterator
 
 import pytest
 
@@ -46,3 +48,26 @@ def write_tiny_vocabulary(path: pathlib.Path) -> pathlib.Path:
         hard_vocab_limit=False, character_coverage=1.0, pad_id=0, eos_id=1,
         unk_id=2, bos_id=-1, minloglevel=2)
   return path
+
+
+@contextlib.contextmanager
+def counted_compilations() -> Iterator[list[str]]:
+  """Counts programs that JAX compiles, or fetches compiled, meanwhile.
+
+  Yields:
+    A list that grows by an entry with each program.
+  """
+  import jax
+  programs = []
+  active = True
+
+  def listen(event: str, unused_seconds: float, **unused_metadata) -> None:
+    if active and event.endswith("backend_compile_duration"):
+      programs.append(event)
+
+  # JAX has no public way to take a listener away: it falls silent instead.
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield programs
+  finally:
+    active = False

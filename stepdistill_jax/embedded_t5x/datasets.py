@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import importlib
 import itertools
 import time
 from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
 
-from absl import logging
 import clu.data
 import jax
 from jax.experimental import multihost_utils
@@ -104,6 +104,25 @@ def shared_time_seed() -> int:
   return int(multihost_utils.broadcast_one_to_all(seconds))
 
 
+def build(make: Callable[[], Any]) -> Any:
+  """Builds a pipeline without AutoGraph if that can be, else with it.
+
+  AutoGraph rewrites every function that a pipeline maps, for seconds, while
+  only those that branch or loop on tensors need it. Without it these raise,
+  so that a pipeline built without it means the same.
+  """
+  try:
+    from tensorflow.python.autograph.core import ag_ctx  # pylint: disable=g-import-not-at-top
+    disabled = ag_ctx.ControlStatusCtx(status=ag_ctx.Status.DISABLED)
+  except (ImportError, AttributeError):  # It is not TensorFlow's public API.
+    return make()
+  try:
+    with disabled:
+      return make()
+  except Exception:  # pylint: disable=broad-except  # Whatever `make` raises.
+    return make()
+
+
 def get_dataset(
     cfg: DatasetConfig,
     shard_id: int,
@@ -127,7 +146,8 @@ def get_dataset(
   if continue_from_last_checkpoint:
     raise ValueError("continue_from_last_checkpoint=True is not supported")
   _check_divisible(cfg.batch_size, num_shards)
-  return seqio.get_dataset(
+  make = functools.partial(
+      seqio.get_dataset,
       mixture_or_task_name=find_task(cfg),
       task_feature_lengths=cfg.task_feature_lengths,
       dataset_split=cfg.split,
@@ -141,6 +161,7 @@ def get_dataset(
       trim_output_features=cfg.trim_output_features,
       batch_size=cfg.batch_size // num_shards,
       verbose=False)
+  return make() if cfg.pack else build(make)  # SeqIO's packing loops.
 
 
 def get_training_eval_datasets(
@@ -233,10 +254,14 @@ def prepare_train_iter(
     train_iter, *, partitioner, checkpoint_cfg=None, data_layout=None
 ) -> TrainIterator:
   """Wraps what a `get_dataset_fn` returned for the train loop."""
-  del checkpoint_cfg, data_layout  # T5X's interface has them.
+  del data_layout  # T5X's interface has it.
   if isinstance(train_iter, tf.data.Dataset):
-    train_iter = clu.data.TfDatasetIterator(
-        train_iter.prefetch(tf.data.AUTOTUNE), checkpoint=True)
+    saved = checkpoint_cfg and checkpoint_cfg.save and (
+        checkpoint_cfg.save.save_dataset)
+    if not saved:
+      # A saved position is that of T5X's pipeline, which does not prefetch.
+      train_iter = train_iter.prefetch(tf.data.AUTOTUNE)
+    train_iter = clu.data.TfDatasetIterator(train_iter, checkpoint=True)
   return TrainIterator(train_iter, partitioner.shard_batch)
 
 
@@ -293,8 +318,3 @@ def round_vocab_size_to_multiple(
     vocabulary: seqio.Vocabulary, divisor: int = 128) -> int:
   """The vocabulary's size, rounded up, as matrix units like it."""
   return -(-vocabulary.vocab_size // divisor) * divisor
-
-
-def log_data(cfg: DatasetConfig, seed: int) -> None:
-  logging.info("data: %s/%s, batch %d, seed %d", cfg.mixture_or_task_name,
-               cfg.split, cfg.batch_size, seed)

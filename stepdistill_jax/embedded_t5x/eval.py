@@ -14,6 +14,7 @@ import tensorflow as tf
 from stepdistill_jax import errors
 from stepdistill_jax import progress
 from stepdistill_jax.embedded_t5x import checkpoint_paths
+from stepdistill_jax.embedded_t5x import datasets
 from stepdistill_jax.embedded_t5x import gin_utils
 from stepdistill_jax.embedded_t5x import preflight
 from stepdistill_jax.embedded_t5x import state_initializer
@@ -50,7 +51,8 @@ class InferenceEvaluator:
     self._cfg = cfg
     self._model = model
     self._partitioner = partitioner
-    self._evaluator = inference_evaluator_cls(
+    make = functools.partial(
+        inference_evaluator_cls,
         mixture_or_task_name=cfg.mixture_or_task_name,
         feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
         eval_split=cfg.split,
@@ -59,6 +61,7 @@ class InferenceEvaluator:
         sequence_length=cfg.task_feature_lengths,
         use_memory_cache=cfg.use_memory_cache,
         **loggers)
+    self._evaluator = datasets.build(make)
     self._infer_fns = {}
 
   @property

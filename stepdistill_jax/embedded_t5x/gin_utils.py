@@ -8,7 +8,6 @@ from etils import epath
 import gin
 import jax
 
-from stepdistill_jax import errors
 from stepdistill_jax import gin_config
 
 
@@ -38,17 +37,7 @@ def parse_gin_flags(
 
 def rewrite_gin_args(args: Sequence[str]) -> Sequence[str]:
   """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`."""
-
-  def rewrite(arg: str) -> str:
-    if not arg.startswith("--gin."):
-      return arg
-    name, equals, value = arg.removeprefix("--gin.").partition("=")
-    if not equals:
-      raise errors.UserError(
-          f"{arg}: expected --gin.NAME=VALUE, such as --gin.TRAIN_STEPS=100")
-    return f"--gin_bindings={name} = {value}"
-
-  return [rewrite(arg) for arg in args]
+  return gin_config.rewrite_arguments(args)
 
 
 @gin.register

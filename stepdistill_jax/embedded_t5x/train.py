@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import gc
 import os
+import time
 from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Type
 
 from etils import epath
@@ -220,9 +221,12 @@ def train(
         train_state_axes=initializer.train_state_axes,
         eval_names=list(train_eval_datasets), summary_dir=model_dir,
         rng=trainer_rng))
+    trainer.check_batch_size(layout.batch_size)
     background = stack.enter_context(
         concurrent.futures.ThreadPoolExecutor(1))
     compiling = background.submit(trainer.compile_train, batch_spec)
+
+    init_start = time.time()
 
     # ------------------------------------------------------------------------
     # Initial state: from model_dir, else from the checkpoint that the config
@@ -246,6 +250,8 @@ def train(
     utils.log_model_info(
         os.path.join(model_dir, "model-info.txt"), state_shape, partitioner)
     train_metrics = trainer.train_metrics_manager
+    train_metrics.write_scalar(
+        "timing/init_or_restore_seconds", time.time() - init_start, step)
     summarize_config_fn(model_dir, train_metrics.summary_writer, step)
     if jax.process_index() == 0:
       run_record.start(
@@ -272,6 +278,7 @@ def train(
 
     def evaluate() -> None:
       """Both evaluations of the current state."""
+      start = time.time()
       if train_eval_datasets:
         trainer.compile_eval({
             name: utils.get_zeros_batch_like_dataset(ds)
@@ -294,11 +301,17 @@ def train(
           trainer.stop_training |= run_actions(
               trainer_lib.ActionMode.INFER_EVAL, actions, trainer.train_state,
               future.result() or {})
+      train_metrics.write_scalar(
+          "timing/evaluate_seconds", time.time() - start, step)
 
     def save() -> None:
+      """Starts to write a checkpoint; returns when the state is copied."""
       if checkpoint_manager is not None:
+        start = time.time()
         checkpoint_manager.save(
             trainer.train_state, save_cfg.state_transformation_fns)
+        train_metrics.write_scalar(
+            "timing/checkpoint_seconds", time.time() - start, step)
 
     if run_eval_before_training:
       evaluate()

@@ -81,6 +81,14 @@ class WeightMetricsComputer:
             for k, v in values.items()}
 
 
+def _check_microbatches(
+    batch_size: int, num_microbatches: Optional[int]) -> None:
+  if num_microbatches and batch_size % num_microbatches:
+    raise errors.UserError(
+        f"batch size {batch_size} is not divisible by "
+        f"Trainer.num_microbatches={num_microbatches}")
+
+
 def accumulate_grads_microbatched(
     model,
     train_state,
@@ -119,10 +127,7 @@ def accumulate_grads_microbatched(
     return grads_and_metrics(batch, dropout_rng, mutables)
 
   batch_size = next(iter(batch.values())).shape[0]
-  if batch_size % num_microbatches:
-    raise errors.UserError(
-        f"batch size {batch_size} is not divisible by "
-        f"Trainer.num_microbatches={num_microbatches}")
+  _check_microbatches(batch_size, num_microbatches)
   size = batch_size // num_microbatches
   # [batch, ...] -> [num_microbatches, size, ...]
   microbatches = jax.tree.map(
@@ -263,6 +268,9 @@ class BaseTrainer(abc.ABC):
   def _merge_metrics(self):
     return self._partitioner.partition(merge_metrics, (None, None), None)
 
+  def check_batch_size(self, batch_size: int) -> None:
+    """Raises UserError if the step cannot work on batches of this size."""
+
   def _on_devices(self, batch):
     if all(isinstance(x, jax.Array) for x in jax.tree.leaves(batch)):
       return batch
@@ -396,6 +404,9 @@ class Trainer(BaseTrainer):
         model=model, train_state=train_state, partitioner=partitioner,
         eval_names=eval_names, summary_dir=summary_dir,
         train_state_axes=train_state_axes, rng=rng)
+
+  def check_batch_size(self, batch_size: int) -> None:
+    _check_microbatches(batch_size, self._num_microbatches)
 
   @functools.cached_property
   def _partitioned_train_step(self):

@@ -1,0 +1,14 @@
+"""What all tests run in: a compilation cache of their own, quiet libraries."""
+
+import os
+import pathlib
+import tempfile
+
+# Before jax is imported, which reads it once. Tests compile the same tiny
+# models again and again; the folder stays between sessions, as a user's does.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(
+    pathlib.Path(tempfile.gettempdir()) / "stepdistill_jax_test_cache"))
+
+from stepdistill_jax import runtime  # pylint: disable=g-import-not-at-top
+
+runtime.configure()

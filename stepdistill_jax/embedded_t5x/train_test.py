@@ -1,0 +1,166 @@
+"""Whole runs through gin files: what they leave, and that they repeat."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stepdistill_jax import errors
+from stepdistill_jax import t5x_command
+from stepdistill_jax import testing
+
+GIN_FILE = "t5x/configs/runs/testing.gin"
+STEPS = 6
+BINDINGS = ("EVAL_PERIOD = 3", "train_script.train.stats_period = 1",
+            "utils.SaveCheckpointConfig.period = 3", "DROPOUT_RATE = 0.1")
+NO_INFER_EVAL = "train_script.train.infer_eval_dataset_cfg = None"
+NO_EVAL = (NO_INFER_EVAL, "train_script.train.train_eval_dataset_cfg = None")
+
+
+def run_train(model_dir, *bindings, steps=STEPS, **options):
+  return t5x_command.run(
+      "train", [GIN_FILE],
+      [f"MODEL_DIR = {str(model_dir)!r}", f"TRAIN_STEPS = {steps}",
+       *BINDINGS, *bindings], engine="embedded", **options)
+
+
+def scalars(folder: pathlib.Path, tag: str) -> dict[int, float]:
+  """step -> value of a tag, from a folder's event files."""
+  from tensorboard.backend.event_processing import event_file_loader
+  from tensorboard.util import tensor_util
+  found = {}
+  for path in sorted(folder.glob("events*")):
+    for event in event_file_loader.EventFileLoader(str(path)).Load():
+      for value in event.summary.value:
+        if value.tag == tag:
+          found[event.step] = float(tensor_util.make_ndarray(value.tensor))
+  return found
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+  """(run folder, last step, last train state) of an uninterrupted run."""
+  folder = tmp_path_factory.mktemp("whole") / "run"
+  step, state = run_train(folder)
+  return folder, step, state
+
+
+def test_leaves_what_t5x_leaves(whole_run):
+  folder, step, _ = whole_run
+  assert step == STEPS
+  assert sorted(p.name for p in folder.glob("checkpoint_*")) == [
+      "checkpoint_0", "checkpoint_3", "checkpoint_6"]
+  assert (folder / "checkpoint_6" / "state" / "_METADATA").is_file()
+  assert "train_script.train" in (folder / "config.gin").read_text()
+  assert "Total number of parameters" in (
+      folder / "model-info.txt").read_text()
+  losses = scalars(folder / "train", "loss")
+  assert sorted(losses) == list(range(1, STEPS + 1))
+  assert all(np.isfinite(list(losses.values())))
+  for tag in ("learning_rate", "timing/steps_per_second",
+              "timing/data_wait_fraction", "timing/uptime"):
+    assert sorted(scalars(folder / "train", tag)) == sorted(losses), tag
+  task = "t5x_testing_reverse"
+  assert sorted(scalars(folder / "training_eval" / task, "loss")) == [3, 6]
+  lines = (folder / "inference_eval" / f"{task}-metrics.jsonl").read_text()
+  assert [json.loads(line)["step"] for line in lines.splitlines()] == [3, 6]
+  predictions = (folder / "inference_eval" / f"{task}-000006.jsonl")
+  assert len(predictions.read_text().splitlines()) == 12  # The whole split.
+
+
+def test_record_says_where_the_run_comes_from(whole_run):
+  record = json.loads((whole_run[0] / "run.json").read_text())
+  assert record["engine"] == "embedded"
+  assert record["seeds"] == {"model": 0, "data": 1}
+  assert record["versions"]["jax"] == jax.__version__
+  assert record["config"]["BATCH_SIZE"] == "8"
+  assert record["data"]["task"] == "t5x_testing_reverse"
+  assert [start["step"] for start in record["starts"]] == [0]
+  assert record["finished"]["step"] == STEPS
+
+
+def test_interrupted_run_equals_whole_run_bit_for_bit(whole_run, tmp_path):
+  folder, _, state = whole_run
+  run_train(tmp_path, *NO_EVAL, steps=3)
+  _, resumed = run_train(tmp_path, *NO_EVAL)
+  assert scalars(tmp_path / "train", "loss") == scalars(
+      folder / "train", "loss")
+  jax.tree.map(np.testing.assert_array_equal, resumed, state)
+  record = json.loads((tmp_path / "run.json").read_text())
+  assert [start["step"] for start in record["starts"]] == [0, 3]
+
+
+def test_saved_data_position_resumes_as_well(whole_run, tmp_path):
+  bindings = ("utils.SaveCheckpointConfig.save_dataset = True", *NO_EVAL)
+  run_train(tmp_path, *bindings, steps=3)
+  assert list((tmp_path / "checkpoint_3" / "dataset").iterdir())
+  _, resumed = run_train(tmp_path, *bindings)
+  jax.tree.map(np.testing.assert_array_equal, resumed, whole_run[2])
+
+
+def test_other_config_in_the_same_folder_is_refused(whole_run):
+  with pytest.raises(errors.UserError, match="BATCH_SIZE was 8, now 16"):
+    run_train(whole_run[0], "BATCH_SIZE = 16")
+  # More steps are no other run; nothing is left to train here.
+  step, _ = run_train(whole_run[0], "EVAL_PERIOD = 2")
+  assert step == STEPS
+
+
+def test_begins_from_another_runs_checkpoint(whole_run, tmp_path):
+  initial = str(whole_run[0] / "checkpoint_3")
+  step, _ = run_train(
+      tmp_path, f"INITIAL_CHECKPOINT_PATH = {initial!r}",
+      "TRAIN_STEPS_RELATIVE = 1", *NO_EVAL, steps=0)
+  assert step == 4
+  assert sorted(scalars(tmp_path / "train", "loss")) == [4]
+
+
+
+
+def test_actions_end_training(tmp_path, monkeypatch):
+  from stepdistill_jax.embedded_t5x import train as train_lib
+  seen = []
+  monkeypatch.setattr(
+      train_lib, "run_actions",
+      lambda mode, *_: seen.append(mode.name) or mode.name == "TRAIN_EVAL")
+  step, _ = run_train(
+      tmp_path, "train_script.train.concurrent_metrics = False",
+      NO_INFER_EVAL)
+  assert step == 3
+  assert seen == ["TRAIN", "TRAIN", "TRAIN", "TRAIN_EVAL"]
+  assert (tmp_path / "checkpoint_3").is_dir()
+
+
+def test_loop_compiles_each_program_once_and_moves_nothing(
+    tmp_path, monkeypatch):
+  from stepdistill_jax.embedded_t5x import trainer
+  compiled_at = {}
+  original = trainer.BaseTrainer.train
+
+  def counted(self, batch_iter, num_steps, start_step=None):
+    with testing.counted_compilations() as programs:
+      summary = original(self, batch_iter, num_steps, start_step)
+      summary.result()
+    compiled_at[start_step] = len(programs)
+    return summary
+
+  monkeypatch.setattr(trainer.BaseTrainer, "train", counted)
+  run_train(tmp_path, NO_INFER_EVAL, "train_script.train.stats_period = 2")
+  # Within the first two steps metrics are merged for the first time: one
+  # program. The train step itself was compiled before the loop.
+  assert compiled_at == {0: 1, 2: 0, 3: 0, 4: 0}
+
+
+def test_transfer_guard_holds_in_the_loop(tmp_path, monkeypatch):
+  from stepdistill_jax import progress
+
+  def careless(self, step):
+    del self, step
+    jnp.ones(3) + np.ones(3)  # Moves an array to the device, unasked.
+
+  monkeypatch.setattr(progress.Progress, "at_step", careless)
+  with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+    run_train(tmp_path, *NO_EVAL)
