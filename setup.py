@@ -31,7 +31,7 @@ setuptools.setup(
     ],
     package_dir={"": ".", **GIN_PACKAGES},
     package_data={"": ["*.gin", "*.html", "*.css", "*.js", "*.json", "*.txt",
-                       "*.md"]},
+                       "*.md", "*.toml"]},
     install_requires=[
         "absl-py>=2.1",
         "clu>=0.0.12",

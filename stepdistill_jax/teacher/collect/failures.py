@@ -1,0 +1,80 @@
+"""Why a request has no usable completion: the named reasons."""
+
+from __future__ import annotations
+
+import re
+
+# Passing: tried again within a run, and asked again by a later one.
+RATE_LIMITED = "rate_limited"  # HTTP 429.
+SERVER_ERROR = "server_error"  # HTTP 5xx.
+TIMEOUT = "timeout"  # No whole answer within the request's time.
+CONNECTION = "connection"  # Refused, cut, or never made.
+MALFORMED = "malformed"  # Not JSON, or JSON without a completion.
+# Of this request: another try would end the same way.
+BAD_REQUEST = "bad_request"  # HTTP 400, 413, 422.
+CONTEXT_LENGTH = "context_length"  # The prompt is too long for the model.
+CONTENT_FILTER = "content_filter"  # The server refused the prompt.
+# Of the whole run: it stops.
+UNAUTHORIZED = "unauthorized"  # HTTP 401, 403.
+NOT_FOUND = "not_found"  # HTTP 404: no such model or address.
+QUOTA = "quota_exceeded"  # HTTP 402, or 429 because the account is empty.
+
+PASSING = frozenset(
+    {RATE_LIMITED, SERVER_ERROR, TIMEOUT, CONNECTION, MALFORMED})
+ENDING = frozenset({UNAUTHORIZED, NOT_FOUND, QUOTA})
+
+# Reasons of completions that were paid for but do not end as they should.
+REFUSAL = "refusal"
+EMPTY = "empty_output"
+STOP = "stop"
+
+# Looks like a key: some servers repeat it in their error messages.
+_KEY_LIKE = re.compile(
+    r"\b(?:sk|pk|hf|gsk|xai|key|api)[-_][A-Za-z0-9*_\-.]{6,}"
+    r"|(?i:\bbearer\s+)[^\s\"',;]+")
+_MAX_MESSAGE = 300
+
+
+class Failure(Exception):
+  """A request that brought no completion.
+
+  Attributes:
+    reason: one of this module's names.
+    retry_after: seconds that the server asked to wait, or None.
+  """
+
+  def __init__(self, reason: str, message: str,
+               retry_after: float | None = None):
+    super().__init__(message)
+    self.reason = reason
+    self.retry_after = retry_after
+
+  @property
+  def passing(self) -> bool:
+    return self.reason in PASSING
+
+  @property
+  def ends_run(self) -> bool:
+    return self.reason in ENDING
+
+
+def redact(text: str, *secrets: str) -> str:
+  """Returns the text in one line, short, and without keys.
+
+  >>> redact("Incorrect API key provided: sk-abcdef123456.", "")
+  'Incorrect API key provided: [key]'
+  """
+  for secret in secrets:
+    if secret:
+      text = text.replace(secret, "[key]")
+  text = " ".join(_KEY_LIKE.sub("[key]", text).split())
+  return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
+
+
+def of_error(text: str) -> str:
+  """The reason at the start of a cache line's `error`.
+
+  >>> of_error("timeout: no answer within 60 s")
+  'timeout'
+  """
+  return text.partition(":")[0].strip()

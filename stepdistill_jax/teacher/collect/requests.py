@@ -1,0 +1,121 @@
+"""A row, a prompt and sampling settings as one request to a teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, Mapping, Sequence
+
+from stepdistill_jax.teacher import prompts
+
+CHAT, COMPLETION = "chat", "completion"
+ENDPOINTS = (CHAT, COMPLETION)
+PATHS = {CHAT: "/chat/completions", COMPLETION: "/completions"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What is asked besides the prompt; part of a cache's identity.
+
+  Attributes:
+    model: the server's name of the model.
+    endpoint: `chat` or `completion` (a plain continuation of a text).
+    temperature: None leaves it to the server; so do top_p and seed.
+    top_p: probability mass to sample from.
+    seed: of a row's first sample; the others count up from it.
+    stop: stop strings, at most four as servers commonly allow.
+    max_tokens: the length limit of a completion.
+    samples: completions of each row.
+    samples_per_request: how many of them one request asks for (`n`). Above 1
+      the prompt is paid once, where the server can do it.
+    json_schema: True to send the prompt's JSON schema.
+    extra_body: further keys of the request, such as `top_k`.
+  """
+
+  model: str
+  endpoint: str = CHAT
+  temperature: float | None = 0.2
+  top_p: float | None = 0.1
+  seed: int | None = None
+  stop: tuple[str, ...] = ()
+  max_tokens: int = 256
+  samples: int = 1
+  samples_per_request: int = 1
+  json_schema: bool = False
+  extra_body: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def as_json(self) -> dict[str, Any]:
+    """For the manifest; equal settings give equal JSON."""
+    settings = dataclasses.asdict(self)
+    settings["stop"] = list(self.stop)
+    return settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+  """One request and its identity.
+
+  Attributes:
+    key: sha256 of all that decides the answer: the address's last part, the
+      body, and the samples' numbers. Equal requests have equal keys; the
+      server's address is no part of it.
+    path: below the base URL.
+    body: JSON object, `n` included.
+    samples: numbers of the samples that the answer's choices are.
+  """
+
+  key: str
+  path: str
+  body: Mapping[str, Any]
+  samples: tuple[int, ...]
+
+
+def build(settings: Settings, prompt: prompts.Prompt,
+          fields: Mapping[str, Any], samples: Sequence[int]) -> Request:
+  """Returns the request for some samples of a row.
+
+  Args:
+    settings: model and sampling.
+    prompt: the prompt.
+    fields: the row's fields that the prompt shows.
+    samples: which of the row's samples to ask for; at least one.
+  """
+  body: dict[str, Any] = {"model": settings.model}
+  if settings.endpoint == CHAT:
+    body["messages"] = prompt.chat(fields)
+  else:
+    body["prompt"] = prompt.text(fields)
+  body["max_tokens"] = settings.max_tokens
+  for key in ("temperature", "top_p"):
+    if getattr(settings, key) is not None:
+      body[key] = getattr(settings, key)
+  if settings.seed is not None:
+    body["seed"] = settings.seed + samples[0]
+  if settings.stop:
+    body["stop"] = list(settings.stop)
+  if len(samples) > 1:
+    body["n"] = len(samples)
+  if settings.json_schema and prompt.schema is not None:
+    body["response_format"] = {
+        "type": "json_schema",
+        "json_schema": {"name": "completion", "strict": True,
+                        "schema": prompt.row_schema(fields)},
+    }
+  body.update(settings.extra_body)
+  path = PATHS[settings.endpoint]
+  return Request(_key(path, body, samples), path, body, tuple(samples))
+
+
+def _key(path: str, body: Mapping[str, Any], samples: Sequence[int]) -> str:
+  identity = json.dumps(
+      [path, body, list(samples)], sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(identity.encode("utf-8")).hexdigest()
+
+
+def prompt_text(request: Request) -> str:
+  """All text of the prompt, for counting tokens."""
+  if "prompt" in request.body:
+    return request.body["prompt"]
+  return "\n".join(str(message.get("content", ""))
+                   for message in request.body["messages"])

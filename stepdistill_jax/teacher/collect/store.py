@@ -1,0 +1,469 @@
+"""The teacher cache while it grows: locked, durable, indexed.
+
+    manifest.json         what was asked of whom; replaced in one step
+    shard-NNNNN.jsonl     the completions, one a line; appended only
+    prompt.toml           the prompt file, as it was
+    .lock                 held by the process that writes
+    .sent                 requests on their way, see `Journal`
+    .index.sqlite         what the shards hold; made anew at each opening
+
+A line counts once `sync` has returned after it was appended. It survives the
+process's end from `append` on, and the machine's from `sync` on. A line that
+was cut by the machine's end is removed at the next opening, and asked again.
+
+A request that failed leaves a line with an `error`, and is asked again by the
+next run. When that succeeds, the old line is superseded; `close` rewrites such
+shards, so that a finished cache has one line a sample.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import sqlite3
+import time
+from typing import Any, Callable, Iterator, Mapping
+
+from stepdistill_jax import errors
+from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher.collect import failures
+from stepdistill_jax.teacher.collect import journal
+
+_SHARD_BYTES = 64 * 2**20
+_INDEX = ".index.sqlite"
+_LOCK = ".lock"
+# What may differ from the run before: another address, more samples.
+_FREE_KEYS = ("base_url", "created_by", "samples")
+
+
+class Locked(Exception):
+  """Another process writes to this cache; the message says which."""
+
+
+class Store:
+  """A teacher cache, opened for appending by one process; a context manager.
+
+  Attributes:
+    folder: the cache's folder.
+    in_doubt: keys of requests that were under way when an earlier writer was
+      killed: they may have been paid for.
+  """
+
+  def __init__(self, folder: str | os.PathLike, identity: Mapping[str, Any],
+               *, shard_bytes: int = _SHARD_BYTES):
+    """Opens the cache, or begins it.
+
+    Args:
+      folder: the cache's folder; made if it is not there.
+      identity: the manifest's content that must not change between runs.
+      shard_bytes: size at which a new shard is begun.
+
+    Raises:
+      Locked: another process writes to it.
+      errors.UserError: it is a cache of something else, or cannot be written.
+    """
+    self.folder = pathlib.Path(folder)
+    self._identity = dict(identity)
+    self._shard_bytes = shard_bytes
+    self._shard = -1
+    self._file = -1
+    self._offset = 0
+    self._stale = 0
+    self._manifest: dict[str, Any] = {}
+    try:
+      self.folder.mkdir(parents=True, exist_ok=True)
+      self._lock = _lock(self.folder / _LOCK)
+    except OSError as error:
+      raise errors.UserError(
+          f"cannot write the cache {self.folder}: {error.strerror}") from error
+    try:
+      self._require_same_identity()
+      self._index = _new_index(self.folder / _INDEX)
+      self._scan()
+      self._journal = journal.Journal(self.folder)
+      self.in_doubt = self._journal.in_doubt
+      self._open_shard()
+      self.write_manifest(complete=False)
+    except BaseException:
+      os.close(self._lock)
+      raise
+
+  def __enter__(self) -> Store:
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.abandon()
+
+  # --- What is there.
+
+  def reason(self, row_id: str, sample: int) -> str | None:
+    """How the sample ended: a finish reason, `error`, or None: not asked."""
+    found = self._index.execute(
+        "SELECT reason FROM done WHERE id = ? AND sample = ?",
+        (row_id, sample)).fetchone()
+    return found and found[0]
+
+  def key(self, row_id: str, sample: int) -> str | None:
+    """Key of the request that brought the sample, or None."""
+    found = self._index.execute(
+        "SELECT key FROM done WHERE id = ? AND sample = ?",
+        (row_id, sample)).fetchone()
+    return found and found[0].hex()
+
+  def lines_of(self, key: str) -> list[dict[str, Any]]:
+    """The completions that a request has brought; [] if it has none yet."""
+    places = self._index.execute(
+        "SELECT shard, offset, length FROM done WHERE key = ? AND "
+        "NOT copied AND reason NOT LIKE 'error%'",
+        (bytes.fromhex(key),)).fetchall()
+    return [self._read(*place) for place in places]
+
+  def line(self, row_id: str, sample: int) -> dict[str, Any] | None:
+    """The sample's line, or None."""
+    place = self._index.execute(
+        "SELECT shard, offset, length FROM done WHERE id = ? AND sample = ?",
+        (row_id, sample)).fetchone()
+    return place and self._read(*place)
+
+  def counts(self) -> dict[str, int]:
+    """Number of samples by how they ended, `stop` or a named reason."""
+    return dict(self._index.execute(
+        "SELECT reason, COUNT(*) FROM done GROUP BY reason ORDER BY reason"))
+
+  def usage(self) -> dict[str, int]:
+    """Tokens paid for, as the servers told."""
+    prompt, completion = self._index.execute(
+        "SELECT TOTAL(prompt_tokens), TOTAL(completion_tokens) FROM done"
+    ).fetchone()
+    return {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}
+
+  # --- Adding to it.
+
+  def append(self, lines: list[Mapping[str, Any]]) -> None:
+    """Appends lines that belong together: all of them are there, or none.
+
+    Raises:
+      errors.UserError: the disk is full or gone.
+    """
+    encoded = [json.dumps(line).encode("ascii") + b"\n" for line in lines]
+    if self._offset >= self._shard_bytes:
+      self.sync()
+      self._open_shard()
+    data = b"".join(encoded)
+    try:
+      written = 0
+      while written < len(data):
+        written += os.write(self._file, data[written:])
+    except OSError as error:
+      os.ftruncate(self._file, self._offset)
+      raise errors.UserError(
+          f"cannot write to {self.folder}: {error.strerror}; what was "
+          "collected is safe, make room and run the same command again"
+      ) from error
+    offset = self._offset
+    for line, piece in zip(lines, encoded):
+      self._enter(line, self._shard, offset, len(piece))
+      offset += len(piece)
+    self._offset = offset
+
+  def sync(self) -> None:
+    """Returns when all that was appended is on the disk. Thread-safe."""
+    os.fdatasync(self._file)
+
+  def sent(self, key: str) -> None:
+    """Notes that a request is about to be sent."""
+    self._journal.sent(key)
+
+  def answered(self, key: str) -> None:
+    """Notes that a request has ended: its lines are appended, or it failed."""
+    self._journal.answered(key)
+
+  def keep(self, name: str, data: bytes) -> None:
+    """Keeps a file beside the shards, such as the prompt."""
+    _replace(self.folder / name, data)
+
+  def write_manifest(self, complete: bool, **counted: Any) -> None:
+    """Replaces the manifest.
+
+    Args:
+      complete: True if no sample is missing; then the shards are described.
+      **counted: what the run counted.
+    """
+    if "format_version" not in self._manifest:
+      self._manifest = {"format_version": cache.FORMAT_VERSION,
+                        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ",
+                                                 time.gmtime())}
+    self._manifest.update(self._identity, complete=complete, **counted)
+    for key in ("shards", "count"):
+      self._manifest.pop(key, None)
+    if complete:
+      shards = [_describe(path) for path in self._shards()]
+      self._manifest.update(
+          shards=shards, count=sum(shard["count"] for shard in shards))
+    text = json.dumps(self._manifest, indent=2, ensure_ascii=False)
+    _replace(self.folder / cache.MANIFEST, (text + "\n").encode("utf-8"))
+
+  def close(self, complete: bool, **counted: Any) -> None:
+    """Ends the writing: superseded lines go, the manifest tells the counts."""
+    self.sync()
+    os.close(self._file)
+    self._file = -1
+    if self._stale:
+      self._remove_superseded()
+    self.write_manifest(complete, **counted)
+    self._journal.close()
+    self.abandon()
+
+  def abandon(self) -> None:
+    """Lets go of the cache as it is; every line stays."""
+    if self._lock < 0:
+      return
+    if self._file >= 0:
+      os.close(self._file)
+      self._file = -1
+    self._index.close()
+    (self.folder / _INDEX).unlink(missing_ok=True)
+    os.close(self._lock)  # Also unlocks.
+    self._lock = -1
+
+  # --- Inside.
+
+  def _require_same_identity(self) -> None:
+    if not (self.folder / cache.MANIFEST).exists():
+      # Completions of unknown origin must not be mixed with new ones.
+      if self._shards():
+        raise errors.UserError(
+            f"{self.folder} has shards but no {cache.MANIFEST}; choose an "
+            "empty folder")
+      return
+    self._manifest = cache.read_manifest(self.folder)
+    _require_same(self.folder, self._manifest, self._identity)
+
+  def _shards(self) -> list[pathlib.Path]:
+    return sorted(self.folder.glob("shard-[0-9][0-9][0-9][0-9][0-9].jsonl"))
+
+  def _scan(self) -> None:
+    """Indexes the lines that are there; cuts a last line without its end."""
+    for temporary in self.folder.glob(".shard-*"):
+      temporary.unlink()
+    shards = self._shards()
+    for number, path in enumerate(shards):
+      self._shard = _number(path)
+      offset = 0
+      with path.open("rb") as file:
+        for raw in file:
+          line = _parse(raw)
+          if line is None:
+            if number < len(shards) - 1 or raw.endswith(b"\n"):
+              raise errors.UserError(
+                  f"{path} is damaged at byte {offset}: not a line of a "
+                  "teacher cache; restore it, or collect into another folder")
+            break
+          self._enter(line, self._shard, offset, len(raw))
+          offset += len(raw)
+      if offset < path.stat().st_size:
+        os.truncate(path, offset)
+    self._index.commit()
+
+  def _enter(self, line: Mapping[str, Any], shard: int, offset: int,
+             length: int) -> None:
+    usage = line.get("usage") or {}
+    reason = line_reason(line)
+    before = self.reason(line["id"], line.get("sample", 0))
+    if before is not None:
+      if not before.startswith("error"):
+        # A completion is never superseded; an error after it is noise.
+        self._stale += 1
+        return
+      self._stale += 1
+    self._index.execute(
+        "INSERT OR REPLACE INTO done VALUES (?,?,?,?,?,?,?,?,?,?)",
+        (line["id"], line.get("sample", 0), reason,
+         bytes.fromhex(line.get("request", "")), "copy_of" in line,
+         shard, offset, length,
+         usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)))
+
+  def _read(self, shard: int, offset: int, length: int) -> dict[str, Any]:
+    with self._path(shard).open("rb") as file:
+      file.seek(offset)
+      return json.loads(file.read(length))
+
+  def _path(self, shard: int) -> pathlib.Path:
+    return self.folder / f"shard-{shard:05d}.jsonl"
+
+  def _open_shard(self) -> None:
+    """Opens the last shard, or begins the next one."""
+    if self._file >= 0:
+      os.close(self._file)
+    if self._shard < 0 or self._path(
+        self._shard).stat().st_size >= self._shard_bytes:
+      self._shard += 1
+    path = self._path(self._shard)
+    try:
+      self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+      raise errors.UserError(
+          f"cannot write {path}: {error.strerror}") from error
+    self._offset = os.fstat(self._file).st_size
+    _sync_folder(self.folder)
+
+  def _remove_superseded(self) -> None:
+    """Rewrites the shards that have lines which no longer count."""
+    for path in self._shards():
+      places = {offset for (offset,) in self._index.execute(
+          "SELECT offset FROM done WHERE shard = ?", (_number(path),))}
+      temporary = path.with_name(f".{path.name}")
+      offset = dropped = 0
+      with path.open("rb") as old, temporary.open("wb") as new:
+        for raw in old:
+          if offset in places:
+            new.write(raw)
+          else:
+            dropped += 1
+          offset += len(raw)
+        new.flush()
+        os.fsync(new.fileno())
+      if dropped:
+        os.replace(temporary, path)
+      else:
+        temporary.unlink()
+    _sync_folder(self.folder)
+    self._stale = 0
+
+
+def line_reason(line: Mapping[str, Any]) -> str:
+  """How a line's sample ended.
+
+  `stop` is as it should be; else a named reason, with `error:` before it if
+  there was no completion at all.
+  """
+  if line.get("error"):
+    return f"error:{failures.of_error(line['error'])}"
+  reason = line.get("finish_reason") or "unknown"
+  if reason == failures.STOP and not (line.get("output") or "").strip():
+    return failures.EMPTY
+  return reason
+
+
+def wait_for_lock(
+    make: Callable[[], Store], *, longest_s: float,
+    waiting: Callable[[str], None]) -> Store:
+  """Opens a store, waiting for a writer that is about to end.
+
+  Args:
+    make: opens the store; raises Locked while another process has it.
+    longest_s: how long to wait.
+    waiting: called once, with who has it.
+
+  Raises:
+    errors.UserError: it is still locked after that.
+  """
+  until, told = time.monotonic() + longest_s, False
+  while True:
+    try:
+      return make()
+    except Locked as error:
+      if not told:
+        waiting(str(error))
+        told = True
+      if time.monotonic() >= until:
+        raise errors.UserError(
+            f"{error}; it did not end within {longest_s:.0f} s: wait for it, "
+            "or end it, and run the same command again") from error
+      time.sleep(0.1)
+
+
+def _lock(path: pathlib.Path) -> int:
+  """Locks the file until its descriptor is closed, or the process ends."""
+  descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    holder = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
+    os.close(descriptor)
+    raise Locked(
+        f"{path.parent} is being written by process {holder or 'unknown'}"
+    ) from None
+  os.ftruncate(descriptor, 0)
+  os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+  return descriptor
+
+
+def _require_same(folder: pathlib.Path, before: Mapping[str, Any],
+                  now: Mapping[str, Any], prefix: str = "") -> None:
+  for key, value in now.items():
+    if key in _FREE_KEYS:
+      continue
+    old = before.get(key)
+    if isinstance(value, Mapping) and isinstance(old, Mapping):
+      _require_same(folder, old, value, f"{prefix}{key}.")
+    elif old != value:
+      raise errors.UserError(
+          f"{folder} is a cache with {prefix}{key} {old!r}, and this run has "
+          f"{value!r}; choose another --output, or the settings of before")
+
+
+def _new_index(path: pathlib.Path) -> sqlite3.Connection:
+  """An empty index on disk, so that memory does not grow with the cache."""
+  path.unlink(missing_ok=True)
+  # Used by one thread at a time.
+  index = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+  # Made anew at each opening, so it needs no safety of its own.
+  index.execute("PRAGMA journal_mode = OFF")
+  index.execute("PRAGMA synchronous = OFF")
+  index.execute("PRAGMA cache_size = -4096")  # KiB
+  index.execute(
+      "CREATE TABLE done (id TEXT, sample INT, reason TEXT, key BLOB, "
+      "copied INT, shard INT, offset INT, length INT, prompt_tokens INT, "
+      "completion_tokens INT, PRIMARY KEY (id, sample)) WITHOUT ROWID")
+  index.execute("CREATE INDEX by_key ON done (key)")
+  index.execute("BEGIN")
+  return index
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+  """The line's object; None if it is cut or not a line of a cache."""
+  if not raw.endswith(b"\n"):
+    return None
+  try:
+    line = json.loads(raw)
+  except ValueError:
+    return None
+  if isinstance(line, dict) and isinstance(line.get("id"), str):
+    return line
+  return None
+
+
+def _number(path: pathlib.Path) -> int:
+  return int(path.name[len("shard-"):-len(".jsonl")])
+
+
+def _describe(path: pathlib.Path) -> dict[str, Any]:
+  digest, count = hashlib.sha256(), 0
+  with path.open("rb") as file:
+    for line in file:
+      digest.update(line)
+      count += 1
+  return {"name": path.name, "count": count, "sha256": digest.hexdigest()}
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+  """Puts a file in its place in one step, on the disk when this returns."""
+  temporary = path.with_name(f".{path.name}.new")
+  with temporary.open("wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+  _sync_folder(path.parent)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)

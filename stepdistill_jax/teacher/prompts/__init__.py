@@ -1,0 +1,13 @@
+"""Prompts as data: one TOML file for a data set and a kind of prompt.
+
+The file's name without `.toml` is the prompt's id; the sha256 of its bytes is
+its version, which a teacher cache records. See `prompt.Prompt` for the keys,
+and `docs/own_data.md` for how to add one.
+"""
+
+from stepdistill_jax.teacher.prompts.library import find
+from stepdistill_jax.teacher.prompts.library import list_prompts
+from stepdistill_jax.teacher.prompts.library import load_file
+from stepdistill_jax.teacher.prompts.prompt import Prompt
+
+__all__ = ["Prompt", "find", "list_prompts", "load_file"]

@@ -1,0 +1,110 @@
+"""Finding prompt files: this package's own, and a user's."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pathlib
+import tomllib
+from typing import Iterator
+
+from stepdistill_jax import errors
+from stepdistill_jax.teacher.prompts import prompt as prompt_lib
+
+_OWN_FOLDER = pathlib.Path(__file__).resolve().parent
+_ENVIRONMENT = "STEPDISTILL_PROMPTS"
+
+
+def folders() -> list[pathlib.Path]:
+  """Where prompt files are looked for: `$STEPDISTILL_PROMPTS`, then ours.
+
+  Raises:
+    errors.UserError: `$STEPDISTILL_PROMPTS` names a folder that is not there.
+  """
+  found = []
+  for name in os.environ.get(_ENVIRONMENT, "").split(os.pathsep):
+    if name:
+      folder = pathlib.Path(name).expanduser()
+      if not folder.is_dir():
+        raise errors.UserError(
+            f"{_ENVIRONMENT} names {folder}, which is no folder")
+      found.append(folder)
+  return found + [_OWN_FOLDER]
+
+
+def list_prompts() -> list[prompt_lib.Prompt]:
+  """All prompts by id; a user's file hides ours of the same name."""
+  prompts: dict[str, prompt_lib.Prompt] = {}
+  for path in _paths():
+    if path.stem not in prompts:
+      prompts[path.stem] = load_file(path)
+  return [prompts[name] for name in sorted(prompts)]
+
+
+def find(name: str, dataset: str) -> prompt_lib.Prompt:
+  """Returns the prompt called `name` for a data set.
+
+  Args:
+    name: a path to a `.toml` file, a prompt's id (`svamp_few_shot_cot`), or a
+      kind (`few_shot_cot`), of which the data set's own is preferred to the
+      one for any data set.
+    dataset: the name of the data set.
+
+  Raises:
+    errors.UserError: there is none, or it is not for this data set.
+  """
+  if name.endswith(".toml") or os.sep in name:
+    found = load_file(pathlib.Path(name).expanduser())
+  else:
+    prompts = list_prompts()
+    by_id = {p.id: p for p in prompts}
+    of_kind = [p for p in prompts if p.kind == name and p.serves(dataset)]
+    # The data set's own before the one for any.
+    of_kind.sort(key=lambda p: dataset not in p.datasets)
+    if name in by_id:
+      found = by_id[name]
+    elif of_kind:
+      found = of_kind[0]
+    else:
+      options = {p.id for p in prompts if p.serves(dataset)}
+      options |= {p.kind for p in prompts if p.serves(dataset)}
+      raise errors.UserError(errors.unknown_name_message(
+          "prompt", name, options,
+          f"(for data set {dataset!r}; `stepdistill teacher prompt --list` "
+          "shows all, and a path ending in .toml is a file of your own)"))
+  if not found.serves(dataset):
+    raise errors.UserError(
+        f"prompt {found.id!r} is for {', '.join(found.datasets)}, not for "
+        f"{dataset!r}; add the name to its datasets, or choose another")
+  return found
+
+
+def load_file(path: pathlib.Path) -> prompt_lib.Prompt:
+  """Reads one prompt file.
+
+  Raises:
+    errors.UserError: it cannot be read, is not TOML, or not a prompt.
+  """
+  try:
+    data = path.read_bytes()
+  except OSError as error:
+    raise errors.UserError(
+        f"cannot read prompt file {path}: {error.strerror}") from error
+  return _parse(path, data)
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(path: pathlib.Path, data: bytes) -> prompt_lib.Prompt:
+  try:
+    table = tomllib.loads(data.decode("utf-8"))
+  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    raise errors.UserError(f"{path} is not TOML: {error}") from error
+  return prompt_lib.from_table(
+      table, prompt_id=path.stem, where=str(path),
+      sha256=hashlib.sha256(data).hexdigest())
+
+
+def _paths() -> Iterator[pathlib.Path]:
+  for folder in folders():
+    yield from sorted(folder.glob("*.toml"))

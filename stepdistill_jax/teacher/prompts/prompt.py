@@ -1,0 +1,241 @@
+"""A prompt: its text, its exemplars, and how a row is put into it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any, Mapping, Sequence
+
+from stepdistill_jax import errors
+
+# How a completion is read (`reads`), see `teacher.answer_forms`.
+CHAIN_OF_THOUGHT = "chain_of_thought"  # Reasoning, marker, label.
+JSON = "json"  # {"reason": ..., "answer_choice": ...}
+ANSWER = "answer"  # The label alone.
+RATIONALE = "rationale"  # The reasoning alone; the label was given.
+DENSITY = "density"  # {"rounds": [{"summary": ...}, ...]}; the last counts.
+TURNS = "turns"  # Each assistant's turn of a conversation, as it is.
+FORMS = (CHAIN_OF_THOUGHT, JSON, ANSWER, RATIONALE, DENSITY, TURNS)
+
+ANY_DATASET = "*"
+_FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
+_LINE_BREAKS = "\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+Message = dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompt:
+  """A prompt file's content.
+
+  Attributes:
+    id: the file's name without its ending.
+    sha256: of the file's bytes: the prompt's version.
+    kind: such as `few_shot_cot`; with a data set's name it finds the file.
+    datasets: names of data sets, or `*` for any.
+    reads: how completions are read, one of `FORMS`.
+    input: the template of a row; `{name}` is the row's field of this name.
+      Nothing else in it is special, and a row's text is never a template.
+    lines: what begins a line of the template. Within a row's text a line that
+      begins so is joined to the line before it, so that no row can look like
+      another exemplar.
+    instruction: what to do; the system message, or the first paragraph.
+    stop: stop strings of plain completions. A chat's turn ends by itself.
+    max_tokens: default length limit of a completion.
+    gold_given: True if the row's label is shown to the teacher.
+    schema: JSON schema of the completion, or None; the text `{choices}` as a
+      value stands for the row's own choices.
+    exemplars: fields of `input`, `output`, and optionally `label` and `value`
+      (both only to be checked).
+  """
+
+  id: str
+  sha256: str
+  kind: str
+  datasets: tuple[str, ...]
+  reads: str
+  input: str
+  instruction: str = ""
+  lines: tuple[str, ...] = ()
+  stop: tuple[str, ...] = ()
+  max_tokens: int = 256
+  gold_given: bool = False
+  schema: Mapping[str, Any] | None = None
+  exemplars: tuple[Mapping[str, Any], ...] = ()
+
+  @property
+  def fields(self) -> tuple[str, ...]:
+    """Names of the row's fields that the template shows."""
+    return tuple(dict.fromkeys(_FIELD.findall(self.input)))
+
+  def serves(self, dataset: str) -> bool:
+    """True if this prompt is for the data set."""
+    return dataset in self.datasets or ANY_DATASET in self.datasets
+
+  def chat(self, fields: Mapping[str, Any]) -> list[Message]:
+    """The messages of a chat that ends with the row.
+
+    A conversation's own `messages` are sent as they are.
+    """
+    messages = []
+    if self.instruction:
+      messages.append({"role": "system", "content": self.instruction})
+    if self.reads == TURNS:
+      return messages + [dict(message) for message in fields["messages"]]
+    for exemplar in self.exemplars:
+      messages.append({"role": "user", "content": self._row(exemplar)})
+      messages.append({"role": "assistant", "content": exemplar["output"]})
+    messages.append({"role": "user", "content": self._row(fields)})
+    return messages
+
+  def text(self, fields: Mapping[str, Any]) -> str:
+    """The prompt of a plain completion, one string that ends with the row.
+
+    Raises:
+      errors.UserError: the prompt is of conversations, which need a chat.
+    """
+    if self.reads == TURNS:
+      raise errors.UserError(
+          f"prompt {self.id!r} is of conversations, which plain completion "
+          "cannot ask for; use --endpoint=chat")
+    blocks = [self.instruction] if self.instruction else []
+    blocks += [f"{self._row(exemplar)} {exemplar['output']}"
+               for exemplar in self.exemplars]
+    return "\n\n".join([*blocks, self._row(fields)])
+
+  def row_schema(self, fields: Mapping[str, Any]) -> Any:
+    """The completion's JSON schema for this row; None if there is none."""
+    return self.schema and _with_choices(self.schema, fields)
+
+  def _row(self, fields: Mapping[str, Any]) -> str:
+    """The template with the row's texts in it."""
+    def value(match: re.Match) -> str:
+      return self._as_lines(fields[match[1]])
+
+    return _FIELD.sub(value, self.input)
+
+  def _as_lines(self, value: Any) -> str:
+    """A field's text; a list becomes lettered lines."""
+    if isinstance(value, (list, tuple)):
+      return "\n".join(f"({letter}) {' '.join(str(item).split())}"
+                       for letter, item in zip(_LETTERS, value))
+    text = str(value).strip()
+    if self.lines:
+      text = _line_start_pattern(self.lines).sub(" ", text)
+    return text
+
+
+def _line_start_pattern(lines: Sequence[str]) -> re.Pattern:
+  """Line breaks, with the space around, before one of the line starts."""
+  starts = "|".join(re.escape(line) for line in lines)
+  # `re` caches the compiled pattern.
+  return re.compile(
+      rf"[^\S{_LINE_BREAKS}]*[{_LINE_BREAKS}]\s*(?=(?:{starts}))",
+      re.IGNORECASE)
+
+
+def _with_choices(schema: Any, fields: Mapping[str, Any]) -> Any:
+  if schema == "{choices}":
+    return list(dict.fromkeys(fields["choices"]))  # An enum repeats nothing.
+  if isinstance(schema, Mapping):
+    return {key: _with_choices(value, fields)
+            for key, value in schema.items()}
+  if isinstance(schema, list):
+    return [_with_choices(value, fields) for value in schema]
+  return schema
+
+
+def from_table(
+    table: Mapping[str, Any], *, prompt_id: str, sha256: str, where: str
+) -> Prompt:
+  """Returns the prompt of a parsed TOML table.
+
+  Raises:
+    errors.UserError: a key is unknown, missing, or of a wrong type.
+  """
+  table = dict(table)
+  known = {field.name for field in dataclasses.fields(Prompt)} - {
+      "id", "sha256"}
+  for key in table:
+    if key not in known:
+      raise errors.UserError(
+          f"{where}: " + errors.unknown_name_message("key", key, known))
+  for key in ("kind", "datasets", "reads", "input"):
+    if key not in table:
+      raise errors.UserError(f"{where} lacks the key {key!r}")
+  for key, kind in _TYPES.items():
+    if key in table and not _is_of(table[key], kind):
+      raise errors.UserError(
+          f"{where}: {key} is {table[key]!r}, expected {_TYPE_NAMES[kind]}")
+  if table["reads"] not in FORMS:
+    raise errors.UserError(f"{where}: " + errors.unknown_name_message(
+        "value of reads", table["reads"], FORMS))
+  for key in ("datasets", "lines", "stop", "exemplars"):
+    table[key] = tuple(table.get(key, ()))
+  if "schema" in table:
+    table["schema"] = _parse_schema(table["schema"], where)
+  prompt = Prompt(id=prompt_id, sha256=sha256, **{
+      **table, "instruction": table.get("instruction", "").strip()})
+  _check(prompt, where)
+  return prompt
+
+
+_TEXT, _TEXTS, _NUMBER, _BOOL, _TABLES = range(5)
+_TYPES = {
+    "kind": _TEXT, "datasets": _TEXTS, "reads": _TEXT, "input": _TEXT,
+    "instruction": _TEXT, "lines": _TEXTS, "stop": _TEXTS,
+    "max_tokens": _NUMBER, "gold_given": _BOOL, "schema": _TEXT,
+    "exemplars": _TABLES,
+}
+_TYPE_NAMES = {
+    _TEXT: "a text", _TEXTS: "a list of texts",
+    _NUMBER: "a positive whole number", _BOOL: "true or false",
+    _TABLES: "[[exemplars]] tables",
+}
+
+
+def _is_of(value: Any, kind: int) -> bool:
+  if kind == _TEXT:
+    return isinstance(value, str)
+  if kind == _NUMBER:
+    return type(value) is int and value > 0  # A bool is an int, too.
+  if kind == _BOOL:
+    return isinstance(value, bool)
+  item = str if kind == _TEXTS else dict
+  return isinstance(value, list) and all(isinstance(v, item) for v in value)
+
+
+def _parse_schema(text: str, where: str) -> Mapping[str, Any]:
+  try:
+    schema = json.loads(text)
+  except ValueError as error:
+    raise errors.UserError(f"{where}: schema is not JSON: {error}") from error
+  if not isinstance(schema, dict):
+    raise errors.UserError(f"{where}: schema is not a JSON object")
+  return schema
+
+
+def _check(prompt: Prompt, where: str) -> None:
+  """Refuses what would be found out only after the first paid request."""
+  if not prompt.datasets:
+    raise errors.UserError(
+        f'{where}: datasets is empty; name some, or write ["*"] for any')
+  if not prompt.fields and prompt.reads != TURNS:
+    raise errors.UserError(
+        f"{where}: input shows no field of the row; write {{inputs}} or "
+        "another field's name in it")
+  if "label" in prompt.fields and not prompt.gold_given:
+    raise errors.UserError(
+        f"{where} shows the row's label to the teacher; if this is meant, "
+        "add gold_given = true, so that it is not counted as the teacher's")
+  if prompt.gold_given and prompt.reads != RATIONALE:
+    raise errors.UserError(
+        f"{where}: with gold_given the completion is a rationale alone; "
+        f'write reads = "{RATIONALE}"')
+  for number, exemplar in enumerate(prompt.exemplars, start=1):
+    lacking = [f for f in (*prompt.fields, "output") if f not in exemplar]
+    if lacking:
+      raise errors.UserError(
+          f"{where}: exemplar {number} lacks {', '.join(lacking)}")
