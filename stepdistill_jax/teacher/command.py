@@ -16,7 +16,8 @@ SUMMARY = "import, collect and audit teacher outputs"
 # name -> module with SUMMARY, add_arguments(parser) and run(args).
 _SUBCOMMANDS = {
     "import": "stepdistill_jax.teacher.import_command",
-    "collect": "stepdistill_jax.teacher.collect_command",
+    "prompt": "stepdistill_jax.teacher.prompts.command",
+    "collect": "stepdistill_jax.teacher.collect.command",
     "audit": "stepdistill_jax.teacher.audit_command",
 }
 

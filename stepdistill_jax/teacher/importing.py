@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 from stepdistill_jax import errors
 from stepdistill_jax import locations
@@ -108,14 +108,15 @@ def import_published(
 
 
 def import_cache(
-    folder: str | os.PathLike, *, dataset: str | None = None,
-    teacher: str | None = None, output: str | os.PathLike | None = None,
-    rules: str = "strict", progress: Progress | None = None) -> ImportResult:
+    folder: str | os.PathLike | Sequence[pathlib.Path], *,
+    dataset: str | None = None, teacher: str | None = None,
+    output: str | os.PathLike | None = None, rules: str = "strict",
+    progress: Progress | None = None) -> ImportResult:
   """Imports teacher caches of our own format, one a split.
 
   Args:
     folder: a cache, or a folder whose subfolders are the caches of the splits
-      of one data set by one teacher.
+      of one data set by one teacher, or a list of such caches.
     dataset: name to use instead of the manifests'.
     teacher: name to use instead of the manifests'.
     output: folder of all records; `locations.records_dir()` by default.
@@ -126,8 +127,9 @@ def import_cache(
     errors.UserError: no cache, a damaged one, or caches that do not belong
       together.
   """
-  manifests = {path: cache.read_manifest(path)
-               for path in cache.find_caches(folder)}
+  if isinstance(folder, (str, os.PathLike)):
+    folder = cache.find_caches(folder)
+  manifests = {path: cache.read_manifest(path) for path in folder}
   dataset = dataset or _only("dataset", manifests)
   teacher = teacher or _only("teacher", manifests)
   spec = datasets.get(dataset)

@@ -53,9 +53,14 @@ def is_sparse(path: pathlib.Path) -> bool:
 
 def count_rows(path: pathlib.Path) -> int:
   """Number of entries of a row file, those with problems included."""
+  return sum(1 for _ in read_fields(path))
+
+
+def read_fields(path: pathlib.Path) -> Iterator[text_files.Entry]:
+  """Yields a row file's entries; `Entry.value` has the data set's fields."""
   if _is_xml(path):
-    return sum(1 for _ in _xml_problems(path))
-  return sum(1 for _ in text_files.read_entries(path))
+    return _xml_problems(path)
+  return text_files.read_entries(path)
 
 
 def read_rows(
@@ -65,12 +70,8 @@ def read_rows(
   Raises:
     errors.UserError: the file as a whole cannot be read.
   """
-  if _is_xml(path):
-    entries = _xml_problems(path)
-  else:
-    entries = text_files.read_entries(path)
   sparse, last = is_sparse(path), -1
-  for position, entry in enumerate(entries):
+  for position, entry in enumerate(read_fields(path)):
     row, problem = None, entry.problem
     if not problem and not isinstance(entry.value, dict):
       problem = "row_not_object"

@@ -160,10 +160,14 @@ class Budget:
     reserved: dollars that the requests under way may cost at most.
   """
 
-  def __init__(self, limit_usd: float | None):
+  def __init__(self, limit_usd: float | None, spent: float = 0.0):
     self._limit = limit_usd
-    self.spent = 0.0
+    self.spent = spent
     self.reserved = 0.0
+
+  @property
+  def is_limited(self) -> bool:
+    return self._limit is not None
 
   def reserve(self, most_usd: float) -> bool:
     """True if the request may be sent; then `settle` must follow."""

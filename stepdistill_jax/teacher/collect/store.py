@@ -36,7 +36,7 @@ _SHARD_BYTES = 64 * 2**20
 _INDEX = ".index.sqlite"
 _LOCK = ".lock"
 # What may differ from the run before: another address, more samples.
-_FREE_KEYS = ("base_url", "created_by", "samples")
+_FREE_KEYS = ("base_url", "samples", "samples_per_request")
 
 
 class Locked(Exception):
@@ -53,12 +53,14 @@ class Store:
   """
 
   def __init__(self, folder: str | os.PathLike, identity: Mapping[str, Any],
-               *, shard_bytes: int = _SHARD_BYTES):
-    """Opens the cache, or begins it.
+               *, files: Mapping[str, bytes] | None = None,
+               shard_bytes: int = _SHARD_BYTES):
+    """Opens the cache, or begins it; what is there changes at `append` only.
 
     Args:
       folder: the cache's folder; made if it is not there.
       identity: the manifest's content that must not change between runs.
+      files: to keep beside the shards, such as the prompt's.
       shard_bytes: size at which a new shard is begun.
 
     Raises:
@@ -67,6 +69,7 @@ class Store:
     """
     self.folder = pathlib.Path(folder)
     self._identity = dict(identity)
+    self._files = dict(files or {})
     self._shard_bytes = shard_bytes
     self._shard = -1
     self._file = -1
@@ -85,8 +88,6 @@ class Store:
       self._scan()
       self._journal = journal.Journal(self.folder)
       self.in_doubt = self._journal.in_doubt
-      self._open_shard()
-      self.write_manifest(complete=False)
     except BaseException:
       os.close(self._lock)
       raise
@@ -106,18 +107,11 @@ class Store:
         (row_id, sample)).fetchone()
     return found and found[0]
 
-  def key(self, row_id: str, sample: int) -> str | None:
-    """Key of the request that brought the sample, or None."""
-    found = self._index.execute(
-        "SELECT key FROM done WHERE id = ? AND sample = ?",
-        (row_id, sample)).fetchone()
-    return found and found[0].hex()
-
   def lines_of(self, key: str) -> list[dict[str, Any]]:
     """The completions that a request has brought; [] if it has none yet."""
     places = self._index.execute(
         "SELECT shard, offset, length FROM done WHERE key = ? AND "
-        "NOT copied AND reason NOT LIKE 'error%'",
+        "NOT copied AND reason NOT LIKE 'error%' ORDER BY id, sample",
         (bytes.fromhex(key),)).fetchall()
     return [self._read(*place) for place in places]
 
@@ -149,7 +143,12 @@ class Store:
       errors.UserError: the disk is full or gone.
     """
     encoded = [json.dumps(line).encode("ascii") + b"\n" for line in lines]
-    if self._offset >= self._shard_bytes:
+    if self._file < 0:
+      for name, content in self._files.items():
+        _replace(self.folder / name, content)
+      self._write_manifest(complete=False)
+      self._open_shard()
+    elif self._offset >= self._shard_bytes:
       self.sync()
       self._open_shard()
     data = b"".join(encoded)
@@ -170,8 +169,25 @@ class Store:
     self._offset = offset
 
   def sync(self) -> None:
-    """Returns when all that was appended is on the disk. Thread-safe."""
-    os.fdatasync(self._file)
+    """Returns when all that was appended is on the disk."""
+    if self._file >= 0:
+      self.syncer()()
+
+  def syncer(self) -> Callable[[], None]:
+    """A function for another thread that syncs what is appended by now.
+
+    Earlier shards were synced when the next one was begun.
+    """
+    # Of its own, as this one may be closed before the function is called.
+    file = os.dup(self._file)
+
+    def sync() -> None:
+      try:
+        os.fdatasync(file)
+      finally:
+        os.close(file)
+
+    return sync
 
   def sent(self, key: str) -> None:
     """Notes that a request is about to be sent."""
@@ -181,39 +197,22 @@ class Store:
     """Notes that a request has ended: its lines are appended, or it failed."""
     self._journal.answered(key)
 
-  def keep(self, name: str, data: bytes) -> None:
-    """Keeps a file beside the shards, such as the prompt."""
-    _replace(self.folder / name, data)
-
-  def write_manifest(self, complete: bool, **counted: Any) -> None:
-    """Replaces the manifest.
+  def close(self, complete: bool, **counted: Any) -> None:
+    """Ends the writing: superseded lines go, the manifest tells the counts.
 
     Args:
-      complete: True if no sample is missing; then the shards are described.
-      **counted: what the run counted.
+      complete: True if no sample is missing.
+      **counted: what the run counted, for the manifest.
     """
-    if "format_version" not in self._manifest:
-      self._manifest = {"format_version": cache.FORMAT_VERSION,
-                        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ",
-                                                 time.gmtime())}
-    self._manifest.update(self._identity, complete=complete, **counted)
-    for key in ("shards", "count"):
-      self._manifest.pop(key, None)
-    if complete:
-      shards = [_describe(path) for path in self._shards()]
-      self._manifest.update(
-          shards=shards, count=sum(shard["count"] for shard in shards))
-    text = json.dumps(self._manifest, indent=2, ensure_ascii=False)
-    _replace(self.folder / cache.MANIFEST, (text + "\n").encode("utf-8"))
-
-  def close(self, complete: bool, **counted: Any) -> None:
-    """Ends the writing: superseded lines go, the manifest tells the counts."""
-    self.sync()
-    os.close(self._file)
-    self._file = -1
+    if self._file >= 0:
+      self.sync()
+      os.close(self._file)
+      self._file = -1
     if self._stale:
       self._remove_superseded()
-    self.write_manifest(complete, **counted)
+    shards = [_describe(path) for path in self._shards()]
+    self._write_manifest(complete, shards=shards, count=sum(
+        shard["count"] for shard in shards), **counted)
     self._journal.close()
     self.abandon()
 
@@ -230,6 +229,20 @@ class Store:
     self._lock = -1
 
   # --- Inside.
+
+  def _write_manifest(self, complete: bool, **counted: Any) -> None:
+    """Replaces the manifest in one step."""
+    manifest = {
+        "format_version": cache.FORMAT_VERSION,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **self._manifest, **self._identity, "complete": complete, **counted}
+    if not complete and "shards" not in counted:
+      # They change from now on; readers take the shards as they find them.
+      for key in ("shards", "count"):
+        manifest.pop(key, None)
+    self._manifest = manifest
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    _replace(self.folder / cache.MANIFEST, (text + "\n").encode("utf-8"))
 
   def _require_same_identity(self) -> None:
     if not (self.folder / cache.MANIFEST).exists():

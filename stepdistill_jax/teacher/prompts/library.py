@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import pathlib
 import tomllib
@@ -101,8 +100,7 @@ def _parse(path: pathlib.Path, data: bytes) -> prompt_lib.Prompt:
   except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
     raise errors.UserError(f"{path} is not TOML: {error}") from error
   return prompt_lib.from_table(
-      table, prompt_id=path.stem, where=str(path),
-      sha256=hashlib.sha256(data).hexdigest())
+      table, prompt_id=path.stem, source=data, where=str(path))
 
 
 def _paths() -> Iterator[pathlib.Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from typing import Any, Mapping, Sequence
@@ -33,6 +34,7 @@ class Prompt:
   Attributes:
     id: the file's name without its ending.
     sha256: of the file's bytes: the prompt's version.
+    source: the file's bytes.
     kind: such as `few_shot_cot`; with a data set's name it finds the file.
     datasets: names of data sets, or `*` for any.
     reads: how completions are read, one of `FORMS`.
@@ -53,6 +55,7 @@ class Prompt:
 
   id: str
   sha256: str
+  source: bytes = dataclasses.field(repr=False)
   kind: str
   datasets: tuple[str, ...]
   reads: str
@@ -148,16 +151,16 @@ def _with_choices(schema: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def from_table(
-    table: Mapping[str, Any], *, prompt_id: str, sha256: str, where: str
+    table: Mapping[str, Any], *, prompt_id: str, source: bytes, where: str
 ) -> Prompt:
-  """Returns the prompt of a parsed TOML table.
+  """Returns the prompt of a parsed TOML file.
 
   Raises:
     errors.UserError: a key is unknown, missing, or of a wrong type.
   """
   table = dict(table)
   known = {field.name for field in dataclasses.fields(Prompt)} - {
-      "id", "sha256"}
+      "id", "sha256", "source"}
   for key in table:
     if key not in known:
       raise errors.UserError(
@@ -176,8 +179,10 @@ def from_table(
     table[key] = tuple(table.get(key, ()))
   if "schema" in table:
     table["schema"] = _parse_schema(table["schema"], where)
-  prompt = Prompt(id=prompt_id, sha256=sha256, **{
-      **table, "instruction": table.get("instruction", "").strip()})
+  table["instruction"] = table.get("instruction", "").strip()
+  prompt = Prompt(
+      id=prompt_id, sha256=hashlib.sha256(source).hexdigest(), source=source,
+      **table)
   _check(prompt, where)
   return prompt
 
