@@ -243,7 +243,7 @@ def answer_of(line: Mapping[str, Any], request: requests.Request
     raise failures.Failure(
         client.status_reason(status, text),
         failures.redact(f"batch: HTTP {status} {text}"))
-  return client.parse_answer(json.dumps(body).encode(), request)
+  return client.parse_answer(json.dumps(body), request)
 
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:

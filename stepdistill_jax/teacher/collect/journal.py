@@ -26,7 +26,7 @@ class Journal:
 
   def __init__(self, folder: pathlib.Path):
     self._path = folder / _NAME
-    self.in_doubt = _read(self._path)
+    self.in_doubt = read(folder)
     self._under_way: set[str] = set()
     self._file = -1
     self._begin()
@@ -78,10 +78,11 @@ def short(key: str) -> str:
   return key[:_DIGITS]
 
 
-def _read(path: pathlib.Path) -> set[str]:
+def read(folder: pathlib.Path) -> set[str]:
+  """The keys, shortened, that a cache's journal leaves in doubt."""
   keys: set[str] = set()
   try:
-    with path.open("rb") as file:
+    with (folder / _NAME).open("rb") as file:
       for raw in file:
         line = raw.decode("ascii", "replace")
         if line.startswith("+") and len(line) == _DIGITS + 2:
