@@ -3,6 +3,7 @@
     rows.py        the rows to ask about, as a stream
     requests.py    a row, a prompt and sampling settings as one request
     store.py       the teacher cache while it grows: durable, locked, indexed
+    index.py, journal.py, durable.py, lines.py   its parts
     plan.py        which requests are missing
     client.py      one request to an OpenAI-compatible server
     limits.py      rate, retries, circuit breaker, budget

@@ -58,8 +58,8 @@ def write(spec: job_lib.Spec, path: str) -> Written:
     errors.UserError: a file is there already, or cannot be written.
   """
   with job_lib.open_job(
-      dataclasses.asdict(spec), waiting=_refuse) as job, _Files(
-          pathlib.Path(path)) as files:
+      dataclasses.asdict(spec), waiting=job_lib.refuse_to_wait,
+      asks=False) as job, _Files(pathlib.Path(path)) as files:
     for item in job.items():
       if item is not None:
         files.write(job.plan.request(item))
@@ -75,7 +75,8 @@ def read(spec: job_lib.Spec, paths: Sequence[str]) -> job_lib.Outcome:
   answers = _Answers()
   for path in paths:
     answers.index(pathlib.Path(path))
-  with job_lib.open_job(dataclasses.asdict(spec), waiting=_refuse) as job:
+  with job_lib.open_job(
+      dataclasses.asdict(spec), waiting=job_lib.refuse_to_wait) as job:
     # One at a time: an identical row must find the first one's line.
     spec_one = dataclasses.replace(spec, concurrency=1, attempts=1,
                                    budget_usd=None, requests_per_minute=None,
@@ -248,7 +249,3 @@ def answer_of(line: Mapping[str, Any], request: requests.Request
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(f".{path.name}.new")
-
-
-def _refuse(who: str) -> None:
-  raise errors.UserError(f"{who}; wait for it to end")

@@ -212,8 +212,9 @@ def parse_answer(content: str, request: requests.Request) -> Answer:
   except (ValueError, TypeError, KeyError, AttributeError,
           RecursionError) as error:
     raise failures.Failure(
-        failures.MALFORMED, "the answer is not a completion: " + failures.redact(
-            f"{type(error).__name__} {error}")) from error
+        failures.MALFORMED, failures.redact(
+            f"the answer is not a completion: {type(error).__name__} {error}")
+    ) from error
   if not choices:
     raise failures.Failure(failures.MALFORMED, "the answer has no choices")
   # More than asked for is more than the row has samples.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from stepdistill_jax import errors
 from stepdistill_jax.teacher.collect import job as job_lib
 
 
@@ -40,7 +39,9 @@ def estimate(spec: job_lib.Spec) -> Estimate:
   Raises:
     errors.UserError: a mistake in the spec, or another process collects.
   """
-  with job_lib.open_job(dataclasses.asdict(spec), waiting=_refuse) as job:
+  with job_lib.open_job(
+      dataclasses.asdict(spec), waiting=job_lib.refuse_to_wait,
+      asks=False) as job:
     count = prompt_tokens = most = samples = 0
     seen = _Seen()
     for item in job.items():
@@ -104,7 +105,7 @@ class _Seen:
 
 def _likely_length(job: job_lib.Job) -> float | None:
   """Mean tokens of a completion, by those of before or by the exemplars."""
-  usage, endings = job.store.usage(), job.store.counts()
+  usage, endings = job.store.index.usage(), job.store.index.counts()
   if usage["completion_tokens"]:
     return usage["completion_tokens"] / max(1, sum(endings.values()))
   outputs = [exemplar["output"] for exemplar in job.prompt.exemplars]
@@ -116,7 +117,3 @@ def _likely_length(job: job_lib.Job) -> float | None:
 def _has_prices(spec: job_lib.Spec) -> bool:
   return (spec.usd_per_million_prompt is not None
           or spec.usd_per_million_completion is not None)
-
-
-def _refuse(who: str) -> None:
-  raise errors.UserError(f"{who}; wait for it to end")

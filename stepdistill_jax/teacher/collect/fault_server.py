@@ -140,10 +140,10 @@ def completion_of(body: Mapping[str, Any], *, with_usage: bool
   text = body["messages"][-1]["content"] if chat else body["prompt"]
   row = text.rpartition("\n\n")[2]
   numbers = re.findall(r"\d+(?:\.\d+)?", row)[:3] or ["0"]
-  answer = f"The numbers are {', '.join(numbers)}. The answer is ({' + '.join(numbers)})."
+  reason, total = f"The numbers are {', '.join(numbers)}.", " + ".join(numbers)
+  answer = f"{reason} The answer is ({total})."
   if "response_format" in body:
-    answer = json.dumps({"reason": f"The numbers are {', '.join(numbers)}.",
-                         "answer_choice": " + ".join(numbers)})
+    answer = json.dumps({"reason": reason, "answer_choice": total})
   choices = []
   for index in range(body.get("n", 1)):
     choice = {"index": index, "finish_reason": "stop", "logprobs": None}

@@ -7,16 +7,20 @@ import dataclasses
 import os
 import pathlib
 import re
+import tempfile
 from typing import Any, Callable, Iterator, Mapping
 
 from stepdistill_jax import errors
+from stepdistill_jax.teacher import cache
 from stepdistill_jax.teacher import import_counts
 from stepdistill_jax.teacher import prompts
 from stepdistill_jax.teacher import records
 from stepdistill_jax.teacher import table_files
 from stepdistill_jax.teacher.collect import client as client_lib
 from stepdistill_jax.teacher.collect import cost
+from stepdistill_jax.teacher.collect import durable
 from stepdistill_jax.teacher.collect import failures
+from stepdistill_jax.teacher.collect import index
 from stepdistill_jax.teacher.collect import limits
 from stepdistill_jax.teacher.collect import loop
 from stepdistill_jax.teacher.collect import plan as plan_lib
@@ -136,14 +140,14 @@ class Job:
         cost.load_tokenizer(spec.tokenizer) if spec.tokenizer else None)
     self.dropped = import_counts.Reasons()
     # A worker whose command was killed needs at most one request's time.
-    self.store = store_lib.wait_for_lock(
+    self.store = durable.wait_for_lock(
         self._open_store, longest_s=spec.timeout_s + 10, waiting=waiting)
     try:
       self.plan = plan_lib.Plan(
           self.settings, self.prompt, self.store, spec.history)
       self.present = sum(
-          count for reason, count in self.store.counts().items()
-          if not reason.startswith("error"))
+          count for reason, count in self.store.index.counts().items()
+          if not reason.startswith(index.ERROR))
       self.total = self._estimate_total()
     except BaseException:
       self.store.abandon()
@@ -192,9 +196,9 @@ class Job:
 
   def close(self, progress: loop.Progress) -> Outcome:
     """Closes the cache; returns what was done."""
-    endings, usage = self.store.counts(), self.store.usage()
+    endings, usage = self.store.index.counts(), self.store.index.usage()
     present = sum(count for reason, count in endings.items()
-                  if not reason.startswith("error"))
+                  if not reason.startswith(index.ERROR))
     # A cache may have more than the rows of this run, as with --limit.
     total = max(self.total, present)
     outcome = Outcome(
@@ -205,7 +209,7 @@ class Job:
     self.store.close(
         complete=not outcome.missing, total=total, endings=endings,
         dropped=outcome.dropped, usage=usage, usd=outcome.usd,
-        in_doubt=len(self.store.in_doubt))
+        asked_again=self.store.asked_again_before + progress.asked_again)
     return outcome
 
   def _estimate_total(self) -> int:
@@ -214,7 +218,7 @@ class Job:
     return self.source.count() * self.settings.samples
 
   def _spent_usd(self) -> float:
-    return self.estimator.prices.of_usage(self.store.usage())
+    return self.estimator.prices.of_usage(self.store.index.usage())
 
   def _open_store(self) -> store_lib.Store:
     prompt, spec = self.prompt, self.spec
@@ -237,15 +241,29 @@ class Job:
 
 
 @contextlib.contextmanager
-def open_job(values: Mapping[str, Any], *,
-             waiting: Callable[[str], None]) -> Iterator[Job]:
-  """Opens the job of a spec's plain values; leaves the cache unlocked."""
-  values = dict(values, stop=tuple(values.get("stop", ())))
-  job = Job(Spec(**values), waiting=waiting)
-  try:
-    yield job
-  finally:
-    job.store.abandon()
+def open_job(values: Mapping[str, Any], *, waiting: Callable[[str], None],
+             asks: bool = True) -> Iterator[Job]:
+  """Opens the job of a spec's plain values; leaves the cache unlocked.
+
+  Args:
+    values: the fields of a Spec.
+    waiting: called once if another process has the cache, with which.
+    asks: False if nothing will be added, so that no folder need be made.
+  """
+  spec = Spec(**dict(values, stop=tuple(values.get("stop", ()))))
+  with tempfile.TemporaryDirectory() as stand_in:
+    if not asks and not (pathlib.Path(spec.output) / cache.MANIFEST).exists():
+      spec = dataclasses.replace(spec, output=stand_in)
+    job = Job(spec, waiting=waiting)
+    try:
+      yield job
+    finally:
+      job.store.abandon()
+
+
+def refuse_to_wait(who: str) -> None:
+  """For `waiting`, where an answer is expected at once."""
+  raise errors.UserError(f"{who}; wait for it to end")
 
 
 def make_settings(spec: Spec, prompt: prompts.Prompt) -> requests.Settings:

@@ -28,12 +28,13 @@ class Journal:
     self._path = folder / _NAME
     self.in_doubt = read(folder)
     self._under_way: set[str] = set()
-    self._file = -1
-    self._begin()
+    self._file = -1  # Opened at the first request.
 
   def sent(self, key: str) -> None:
     """To be called before the request leaves."""
     key = short(key)
+    if self._file < 0:
+      self._begin()
     self._under_way.add(key)
     self._write(f"+{key}\n")
 
@@ -46,14 +47,25 @@ class Journal:
 
   def close(self) -> None:
     """Removes the file, unless something is still in doubt."""
+    if self._file < 0:
+      return
     os.close(self._file)
     if self._under_way or self.in_doubt:
       self._begin()
       os.close(self._file)
     else:
       self._path.unlink(missing_ok=True)
+    self._file = -1
+
+  def abandon(self) -> None:
+    """Leaves the file as it is."""
+    if self._file >= 0:
+      os.close(self._file)
+      self._file = -1
 
   def _write(self, line: str) -> None:
+    if self._file < 0:
+      return  # Nothing was sent.
     # Not synced: it is there for killed processes. After the machine's end
     # what was under way is unknown, as it is without this file.
     os.write(self._file, line.encode("ascii"))

@@ -15,15 +15,18 @@ from stepdistill_jax.teacher.collect import cost as cost_lib
 from stepdistill_jax.teacher.collect import failures
 from stepdistill_jax.teacher.collect import journal
 from stepdistill_jax.teacher.collect import limits
+from stepdistill_jax.teacher.collect import lines
 from stepdistill_jax.teacher.collect import plan as plan_lib
 from stepdistill_jax.teacher.collect import requests
-from stepdistill_jax.teacher.collect import store as store_lib
 
 # How long a completion may wait for its sync: short enough for nobody to
 # notice, long enough to sync many at once.
 _SYNC_EVERY_S = 0.02
 _REPORT_EVERY_S = 0.25
 _BUDGET_WAIT_S = 0.05
+# So many requests refused one after the other, and none answered: it is not
+# the rows, it is the settings.
+_HOPELESS = 50
 
 # Why a run ended before everything was asked.
 INTERRUPTED = "interrupted"
@@ -50,6 +53,7 @@ class Progress:
     copied: of them, those that cost nothing: an identical request's.
     failed: samples that ended with an error.
     held: requests not asked because they are in doubt.
+    asked_again: requests asked although they are in doubt.
     requests: sent, retries included.
     retries: sent again after a passing failure.
     failures: named reason -> failed attempts.
@@ -65,6 +69,7 @@ class Progress:
   copied: int = 0
   failed: int = 0
   held: int = 0
+  asked_again: int = 0
   requests: int = 0
   retries: int = 0
   failures: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -116,6 +121,7 @@ class Collector:
     # Key -> ends when the request's completion is in the cache, or failed.
     self._asked: dict[str, asyncio.Future] = {}
     self._unsynced = 0
+    self._refused_in_a_row = 0
     self._appended = asyncio.Event()
 
   def stop(self, reason: str, message: str = "") -> None:
@@ -176,10 +182,11 @@ class Collector:
     if known:
       self._append_copies(item, known)
       return self._next(item, len(known))
-    if (self._bounds.in_doubt == HOLD
-        and journal.short(request.key) in self._store.in_doubt):
-      self.progress.held += 1
-      return None
+    if journal.short(request.key) in self._store.in_doubt:
+      if self._bounds.in_doubt == HOLD:
+        self.progress.held += 1
+        return None
+      self.progress.asked_again += 1
     mine = asyncio.get_running_loop().create_future()
     self._asked[request.key] = mine
     failure = None
@@ -268,13 +275,19 @@ class Collector:
       progress.failures[failure.reason] = (
           progress.failures.get(failure.reason, 0) + 1)
       self._store.answered(request.key)
-      # A refusal of one request shows that the server is there.
-      breaker.failed() if failure.passing else breaker.succeeded()
       self._give_back_tokens(request, 0)
+      if failure.passing:
+        breaker.failed()
+      else:  # A refusal of one request shows that the server is there.
+        breaker.succeeded()
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row >= _HOPELESS:
+          self.stop(failure.reason, str(failure))
       raise
     finally:
       progress.under_way -= 1
     breaker.succeeded()
+    self._refused_in_a_row = 0
     progress.prompt_tokens += answer.usage.get("prompt_tokens", 0)
     progress.completion_tokens += answer.usage.get("completion_tokens", 0)
     if answer.usage:  # A server that does not tell is believed to use most.
@@ -308,46 +321,24 @@ class Collector:
 
   def _append_answer(self, item: plan_lib.Item, request: requests.Request,
                      answer: client_lib.Answer) -> None:
-    lines = []
-    for number, (sample, choice) in enumerate(
-        zip(item.samples, answer.choices)):
-      line = _line(item, sample, request.key)
-      line.update(
-          output=choice.output, finish_reason=choice.finish_reason,
-          # A request's tokens are paid once, however many its samples.
-          usage=dict(answer.usage) if number == 0 else {}, error=None)
-      if choice.reasoning:
-        line["reasoning"] = choice.reasoning
-      lines.append(line)
-    self._append(lines)
+    self._append(lines.of_answer(item, request.key, answer))
     self._store.answered(request.key)
 
   def _append_copies(self, item: plan_lib.Item,
                      known: list[dict[str, Any]]) -> None:
-    lines = []
-    for sample, original in zip(item.samples, known):
-      line = _line(item, sample, original["request"])
-      line.update({key: original[key] for key in (
-          "output", "finish_reason", "reasoning") if key in original})
-      line.update(usage={}, error=None, copy_of=original["id"])
-      lines.append(line)
-    self._append(lines)
-    self.progress.copied += len(lines)
+    copies = lines.copies(item, known)
+    self._append(copies)
+    self.progress.copied += len(copies)
 
   def _append_failure(self, item: plan_lib.Item, request: requests.Request,
                       failure: failures.Failure) -> None:
-    lines = []
-    for sample in item.samples:
-      line = _line(item, sample, request.key)
-      line.update(output=None, finish_reason=None, usage={},
-                  error=f"{failure.reason}: {failure}")
-      lines.append(line)
-    self._append(lines)
-    self.progress.failed += len(lines)
+    failed = lines.of_failure(item, request.key, failure)
+    self._append(failed)
+    self.progress.failed += len(failed)
 
-  def _append(self, lines: list[dict[str, Any]]) -> None:
-    self._store.append(lines)
-    self._unsynced += len(lines)
+  def _append(self, new_lines: list[dict[str, Any]]) -> None:
+    self._store.append(new_lines)
+    self._unsynced += len(new_lines)
     self._appended.set()
 
   async def _sync_often(self) -> None:
@@ -373,12 +364,6 @@ class Collector:
     while True:
       self._report(self.progress)
       await asyncio.sleep(_REPORT_EVERY_S)
-
-
-def _line(item: plan_lib.Item, sample: int, key: str) -> dict[str, Any]:
-  """A cache line, but for what came back."""
-  return {"id": item.id, "sample": sample, "position": item.position,
-          "input": item.input, "request": key}
 
 
 def _bucket(per_minute: float | None) -> limits.TokenBucket | None:

@@ -37,7 +37,8 @@ def run(spec: job_lib.Spec) -> job_lib.Outcome:
   spec = dataclasses.replace(
       spec, concurrency=_CHUNK, attempts=1, requests_per_minute=None,
       tokens_per_minute=None, budget_usd=None)
-  with job_lib.open_job(dataclasses.asdict(spec), waiting=_refuse) as job:
+  with job_lib.open_job(
+      dataclasses.asdict(spec), waiting=job_lib.refuse_to_wait) as job:
     # By name, so that a test can pass an engine of its own.
     engine = vllm.LLM(model=spec.model, **spec.extra_body.get("engine", {}))
     asker = Engine(engine, vllm)
@@ -121,7 +122,3 @@ def answer_of(output: Any, request: requests.Request) -> client.Answer:
       "prompt_tokens": len(output.prompt_token_ids or ()),
       "completion_tokens": sum(
           len(completion.token_ids) for completion in output.outputs)})
-
-
-def _refuse(who: str) -> None:
-  raise errors.UserError(f"{who}; wait for it to end")

@@ -76,6 +76,9 @@ def lines(outcome: job.Outcome, imported) -> list[str]:
       "requests")
   if progress.failures:
     told.append("  failed attempts: " + _counts(progress.failures))
+  if progress.asked_again:
+    told.append(f"  asked again though in doubt: {progress.asked_again:,}, "
+                "which the server may have charged twice")
   if progress.held:
     told.append(f"  held back as in doubt: {progress.held:,}")
   usage = (f"{outcome.usage['prompt_tokens']:,} prompt + "

@@ -89,7 +89,7 @@ class Plan:
         yield item
       return
     lacking = [sample for sample in range(self.settings.samples)
-               if self._lacks(row.id, sample)]
+               if self.store.lacks(row.id, sample)]
     size = self.settings.samples_per_request
     for start in range(0, len(lacking), size):
       yield Item(row.id, row.input, row.fields,
@@ -109,16 +109,12 @@ class Plan:
     return requests.build(
         self.settings, self.prompt, item.fields, item.samples)
 
-  def _lacks(self, item_id: str, sample: int) -> bool:
-    reason = self.store.reason(item_id, sample)
-    return reason is None or reason.startswith("error")
-
   def _turn_after(self, row: rows.AskedRow, turn: int) -> Item | None:
     """The first turn that is missing, given that those before are there."""
     messages = [dict(message) for message in row.fields["messages"]]
     for number in _assistant_turns(row):
       turn_id = f"{row.id}/turn-{number}"
-      if number > turn and self._lacks(turn_id, 0):
+      if number > turn and self.store.lacks(turn_id, 0):
         return _turn_item(row, turn_id, number, messages[:number])
       if self.history == REGENERATED:
         line = self.store.line(turn_id, 0)

@@ -18,18 +18,16 @@ shards, so that a finished cache has one line a sample.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import pathlib
-import sqlite3
 import time
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Mapping
 
 from stepdistill_jax import errors
 from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.collect import failures
+from stepdistill_jax.teacher.collect import durable
+from stepdistill_jax.teacher.collect import index as index_lib
 from stepdistill_jax.teacher.collect import journal
 
 _SHARD_BYTES = 64 * 2**20
@@ -39,17 +37,14 @@ _LOCK = ".lock"
 _FREE_KEYS = ("base_url", "samples", "samples_per_request")
 
 
-class Locked(Exception):
-  """Another process writes to this cache; the message says which."""
-
-
 class Store:
   """A teacher cache, opened for appending by one process; a context manager.
 
   Attributes:
     folder: the cache's folder.
-    in_doubt: keys of requests that were under way when an earlier writer was
-      killed: they may have been paid for.
+    index: what it holds.
+    in_doubt: keys, shortened, of requests that were under way when an earlier
+      writer was killed: they may have been paid for.
   """
 
   def __init__(self, folder: str | os.PathLike, identity: Mapping[str, Any],
@@ -64,7 +59,7 @@ class Store:
       shard_bytes: size at which a new shard is begun.
 
     Raises:
-      Locked: another process writes to it.
+      durable.Locked: another process writes to it.
       errors.UserError: it is a cache of something else, or cannot be written.
     """
     self.folder = pathlib.Path(folder)
@@ -74,20 +69,19 @@ class Store:
     self._shard = -1
     self._file = -1
     self._offset = 0
-    self._stale = 0
     self._manifest: dict[str, Any] = {}
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
-      self._lock = _lock(self.folder / _LOCK)
+      self._lock = durable.lock(self.folder / _LOCK)
     except OSError as error:
       raise errors.UserError(
           f"cannot write the cache {self.folder}: {error.strerror}") from error
     try:
       self._require_same_identity()
-      self._index = _new_index(self.folder / _INDEX)
+      self.index = index_lib.Index(self.folder / _INDEX)
       self._scan()
       self._journal = journal.Journal(self.folder)
-      self.in_doubt = self._journal.in_doubt
+      self.in_doubt = frozenset(self._journal.in_doubt)
     except BaseException:
       os.close(self._lock)
       raise
@@ -100,39 +94,24 @@ class Store:
 
   # --- What is there.
 
-  def reason(self, row_id: str, sample: int) -> str | None:
-    """How the sample ended: a finish reason, `error`, or None: not asked."""
-    found = self._index.execute(
-        "SELECT reason FROM done WHERE id = ? AND sample = ?",
-        (row_id, sample)).fetchone()
-    return found and found[0]
+  @property
+  def asked_again_before(self) -> int:
+    """Requests in doubt that earlier runs have asked again."""
+    return self._manifest.get("asked_again", 0)
+
+  def lacks(self, row_id: str, sample: int) -> bool:
+    """True if there is no completion of the sample."""
+    reason = self.index.reason(row_id, sample)
+    return reason is None or reason.startswith(index_lib.ERROR)
 
   def lines_of(self, key: str) -> list[dict[str, Any]]:
     """The completions that a request has brought; [] if it has none yet."""
-    places = self._index.execute(
-        "SELECT shard, offset, length FROM done WHERE key = ? AND "
-        "NOT copied AND reason NOT LIKE 'error%' ORDER BY id, sample",
-        (bytes.fromhex(key),)).fetchall()
-    return [self._read(*place) for place in places]
+    return [self._read(place) for place in self.index.places_of_request(key)]
 
   def line(self, row_id: str, sample: int) -> dict[str, Any] | None:
     """The sample's line, or None."""
-    place = self._index.execute(
-        "SELECT shard, offset, length FROM done WHERE id = ? AND sample = ?",
-        (row_id, sample)).fetchone()
-    return place and self._read(*place)
-
-  def counts(self) -> dict[str, int]:
-    """Number of samples by how they ended, `stop` or a named reason."""
-    return dict(self._index.execute(
-        "SELECT reason, COUNT(*) FROM done GROUP BY reason ORDER BY reason"))
-
-  def usage(self) -> dict[str, int]:
-    """Tokens paid for, as the servers told."""
-    prompt, completion = self._index.execute(
-        "SELECT TOTAL(prompt_tokens), TOTAL(completion_tokens) FROM done"
-    ).fetchone()
-    return {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}
+    place = self.index.place(row_id, sample)
+    return place and self._read(place)
 
   # --- Adding to it.
 
@@ -145,7 +124,7 @@ class Store:
     encoded = [json.dumps(line).encode("ascii") + b"\n" for line in lines]
     if self._file < 0:
       for name, content in self._files.items():
-        _replace(self.folder / name, content)
+        durable.replace(self.folder / name, content)
       self._write_manifest(complete=False)
       self._open_shard()
     elif self._offset >= self._shard_bytes:
@@ -162,11 +141,10 @@ class Store:
           f"cannot write to {self.folder}: {error.strerror}; what was "
           "collected is safe, make room and run the same command again"
       ) from error
-    offset = self._offset
     for line, piece in zip(lines, encoded):
-      self._enter(line, self._shard, offset, len(piece))
-      offset += len(piece)
-    self._offset = offset
+      self.index.enter(
+          line, index_lib.Place(self._shard, self._offset, len(piece)))
+      self._offset += len(piece)
 
   def sync(self) -> None:
     """Returns when all that was appended is on the disk."""
@@ -208,11 +186,12 @@ class Store:
       self.sync()
       os.close(self._file)
       self._file = -1
-    if self._stale:
+    if self.index.superseded:
       self._remove_superseded()
-    shards = [_describe(path) for path in self._shards()]
-    self._write_manifest(complete, shards=shards, count=sum(
-        shard["count"] for shard in shards), **counted)
+    shards = [durable.describe(path) for path in self._shards()]
+    self._write_manifest(
+        complete, shards=shards, count=sum(s["count"] for s in shards),
+        **counted)
     self._journal.close()
     self.abandon()
 
@@ -223,8 +202,8 @@ class Store:
     if self._file >= 0:
       os.close(self._file)
       self._file = -1
-    self._index.close()
-    (self.folder / _INDEX).unlink(missing_ok=True)
+    self._journal.abandon()
+    self.index.close()
     os.close(self._lock)  # Also unlocks.
     self._lock = -1
 
@@ -242,7 +221,7 @@ class Store:
         manifest.pop(key, None)
     self._manifest = manifest
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    _replace(self.folder / cache.MANIFEST, (text + "\n").encode("utf-8"))
+    durable.replace(self.folder / cache.MANIFEST, (text + "\n").encode("utf-8"))
 
   def _require_same_identity(self) -> None:
     if not (self.folder / cache.MANIFEST).exists():
@@ -275,34 +254,16 @@ class Store:
                   f"{path} is damaged at byte {offset}: not a line of a "
                   "teacher cache; restore it, or collect into another folder")
             break
-          self._enter(line, self._shard, offset, len(raw))
+          self.index.enter(
+              line, index_lib.Place(self._shard, offset, len(raw)))
           offset += len(raw)
       if offset < path.stat().st_size:
         os.truncate(path, offset)
-    self._index.commit()
 
-  def _enter(self, line: Mapping[str, Any], shard: int, offset: int,
-             length: int) -> None:
-    usage = line.get("usage") or {}
-    reason = line_reason(line)
-    before = self.reason(line["id"], line.get("sample", 0))
-    if before is not None:
-      if not before.startswith("error"):
-        # A completion is never superseded; an error after it is noise.
-        self._stale += 1
-        return
-      self._stale += 1
-    self._index.execute(
-        "INSERT OR REPLACE INTO done VALUES (?,?,?,?,?,?,?,?,?,?)",
-        (line["id"], line.get("sample", 0), reason,
-         bytes.fromhex(line.get("request", "")), "copy_of" in line,
-         shard, offset, length,
-         usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)))
-
-  def _read(self, shard: int, offset: int, length: int) -> dict[str, Any]:
-    with self._path(shard).open("rb") as file:
-      file.seek(offset)
-      return json.loads(file.read(length))
+  def _read(self, place: index_lib.Place) -> dict[str, Any]:
+    with self._path(place.shard).open("rb") as file:
+      file.seek(place.offset)
+      return json.loads(file.read(place.length))
 
   def _path(self, shard: int) -> pathlib.Path:
     return self.folder / f"shard-{shard:05d}.jsonl"
@@ -321,13 +282,12 @@ class Store:
       raise errors.UserError(
           f"cannot write {path}: {error.strerror}") from error
     self._offset = os.fstat(self._file).st_size
-    _sync_folder(self.folder)
+    durable.sync_folder(self.folder)
 
   def _remove_superseded(self) -> None:
     """Rewrites the shards that have lines which no longer count."""
     for path in self._shards():
-      places = {offset for (offset,) in self._index.execute(
-          "SELECT offset FROM done WHERE shard = ?", (_number(path),))}
+      places = self.index.offsets(_number(path))
       temporary = path.with_name(f".{path.name}")
       offset = dropped = 0
       with path.open("rb") as old, temporary.open("wb") as new:
@@ -343,66 +303,7 @@ class Store:
         os.replace(temporary, path)
       else:
         temporary.unlink()
-    _sync_folder(self.folder)
-    self._stale = 0
-
-
-def line_reason(line: Mapping[str, Any]) -> str:
-  """How a line's sample ended.
-
-  `stop` is as it should be; else a named reason, with `error:` before it if
-  there was no completion at all.
-  """
-  if line.get("error"):
-    return f"error:{failures.of_error(line['error'])}"
-  reason = line.get("finish_reason") or "unknown"
-  if reason == failures.STOP and not (line.get("output") or "").strip():
-    return failures.EMPTY
-  return reason
-
-
-def wait_for_lock(
-    make: Callable[[], Store], *, longest_s: float,
-    waiting: Callable[[str], None]) -> Store:
-  """Opens a store, waiting for a writer that is about to end.
-
-  Args:
-    make: opens the store; raises Locked while another process has it.
-    longest_s: how long to wait.
-    waiting: called once, with who has it.
-
-  Raises:
-    errors.UserError: it is still locked after that.
-  """
-  until, told = time.monotonic() + longest_s, False
-  while True:
-    try:
-      return make()
-    except Locked as error:
-      if not told:
-        waiting(str(error))
-        told = True
-      if time.monotonic() >= until:
-        raise errors.UserError(
-            f"{error}; it did not end within {longest_s:.0f} s: wait for it, "
-            "or end it, and run the same command again") from error
-      time.sleep(0.1)
-
-
-def _lock(path: pathlib.Path) -> int:
-  """Locks the file until its descriptor is closed, or the process ends."""
-  descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    holder = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
-    os.close(descriptor)
-    raise Locked(
-        f"{path.parent} is being written by process {holder or 'unknown'}"
-    ) from None
-  os.ftruncate(descriptor, 0)
-  os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-  return descriptor
+    durable.sync_folder(self.folder)
 
 
 def _require_same(folder: pathlib.Path, before: Mapping[str, Any],
@@ -419,24 +320,6 @@ def _require_same(folder: pathlib.Path, before: Mapping[str, Any],
           f"{value!r}; choose another --output, or the settings of before")
 
 
-def _new_index(path: pathlib.Path) -> sqlite3.Connection:
-  """An empty index on disk, so that memory does not grow with the cache."""
-  path.unlink(missing_ok=True)
-  # Used by one thread at a time.
-  index = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-  # Made anew at each opening, so it needs no safety of its own.
-  index.execute("PRAGMA journal_mode = OFF")
-  index.execute("PRAGMA synchronous = OFF")
-  index.execute("PRAGMA cache_size = -4096")  # KiB
-  index.execute(
-      "CREATE TABLE done (id TEXT, sample INT, reason TEXT, key BLOB, "
-      "copied INT, shard INT, offset INT, length INT, prompt_tokens INT, "
-      "completion_tokens INT, PRIMARY KEY (id, sample)) WITHOUT ROWID")
-  index.execute("CREATE INDEX by_key ON done (key)")
-  index.execute("BEGIN")
-  return index
-
-
 def _parse(raw: bytes) -> dict[str, Any] | None:
   """The line's object; None if it is cut or not a line of a cache."""
   if not raw.endswith(b"\n"):
@@ -445,38 +328,12 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
     line = json.loads(raw)
   except ValueError:
     return None
-  if isinstance(line, dict) and isinstance(line.get("id"), str):
-    return line
-  return None
+  try:
+    bytes.fromhex(line["request"])
+    return line if isinstance(line["id"], str) else None
+  except (KeyError, TypeError, ValueError):
+    return None
 
 
 def _number(path: pathlib.Path) -> int:
   return int(path.name[len("shard-"):-len(".jsonl")])
-
-
-def _describe(path: pathlib.Path) -> dict[str, Any]:
-  digest, count = hashlib.sha256(), 0
-  with path.open("rb") as file:
-    for line in file:
-      digest.update(line)
-      count += 1
-  return {"name": path.name, "count": count, "sha256": digest.hexdigest()}
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-  """Puts a file in its place in one step, on the disk when this returns."""
-  temporary = path.with_name(f".{path.name}.new")
-  with temporary.open("wb") as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-  _sync_folder(path.parent)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)

@@ -22,10 +22,8 @@ import traceback
 from typing import Any, Callable
 
 from stepdistill_jax import errors
-from stepdistill_jax.teacher.collect import client
 from stepdistill_jax.teacher.collect import job as job_lib
 from stepdistill_jax.teacher.collect import loop
-from stepdistill_jax.teacher.collect import store as store_lib
 
 DRAIN, ABORT = "drain", "abort"
 
