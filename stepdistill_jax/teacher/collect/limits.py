@@ -158,12 +158,14 @@ class Budget:
   Attributes:
     spent: dollars by the usage that the server told.
     reserved: dollars that the requests under way may cost at most.
+    reservations: number of these requests.
   """
 
   def __init__(self, limit_usd: float | None, spent: float = 0.0):
     self._limit = limit_usd
     self.spent = spent
     self.reserved = 0.0
+    self.reservations = 0
 
   @property
   def is_limited(self) -> bool:
@@ -175,9 +177,12 @@ class Budget:
         and self.spent + self.reserved + most_usd > self._limit):
       return False
     self.reserved += most_usd
+    self.reservations += 1
     return True
 
   def settle(self, most_usd: float, cost_usd: float) -> None:
     """Replaces a reservation by what the request did cost."""
-    self.reserved -= most_usd
+    self.reservations -= 1
+    # Sums of floats that should be 0 seldom are.
+    self.reserved = self.reserved - most_usd if self.reservations else 0.0
     self.spent += cost_usd

@@ -217,7 +217,7 @@ class Collector:
     budget, estimator = self._bounds.budget, self._estimator
     most_usd = estimator.most_usd(request) if budget.is_limited else 0.0
     while not budget.reserve(most_usd):
-      if budget.reserved <= 0:
+      if not budget.reservations:
         self.stop(BUDGET)
       if self._stopping.is_set():
         return None
