@@ -9,6 +9,7 @@ from stepdistill_jax.models.schedules import constant
 from stepdistill_jax.models.schedules import cosine
 from stepdistill_jax.models.schedules import linear
 from stepdistill_jax.models.schedules import step
+from stepdistill_jax.models.schedules import steps_of_epochs
 from stepdistill_jax.models.step_model import StepDistillModel
 from stepdistill_jax.models.trainer import StepDistillTrainer
 from stepdistill_jax.models.weights import label_and_rationale

@@ -7,9 +7,11 @@ lie side by side, so that a microbatch keeps a record's targets together and
 What belongs to the whole step, not to a microbatch, travels as batch features
 with equal rows, because a step slices its microbatches off every feature:
 
-* `task_denominators` `[rows, tasks]` float32: D_k, each task's sum of token
-  weights in the global batch;
-* `task_weights` `[rows, tasks]` float32: w_k at this step.
+* `step_task_denominators` `[rows, tasks]` float32: D_k, each task's sum of
+  token weights in the global batch;
+* `step_task_weights` `[rows, tasks]` float32: w_k at this step;
+* `step_records` and `step_mutual_information`, `[rows, 1]` float32: records
+  of the global batch with both targets, and β at this step.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import jax.numpy as jnp
 
 from stepdistill_jax.models import losses
 
-DENOMINATORS = "task_denominators"
-WEIGHTS = "task_weights"
-_STEP_FEATURES = (DENOMINATORS, WEIGHTS)
+_STEP = "step_"
+DENOMINATORS = _STEP + "task_denominators"
+WEIGHTS = _STEP + "task_weights"
+RECORDS = _STEP + "records"
+MUTUAL_INFORMATION = _STEP + "mutual_information"
 
 Batch = Mapping[str, jnp.ndarray]
 
@@ -42,7 +46,7 @@ def flatten_pairs(batch: Batch) -> Batch:
   if not is_paired(batch):
     return batch
   return {
-      name: value if name in _STEP_FEATURES
+      name: value if name.startswith(_STEP)
       else value.reshape((-1, *value.shape[2:]))
       for name, value in batch.items()}
 
@@ -53,17 +57,33 @@ def first_targets(batch: Batch) -> Batch:
   Of a row with segments, the first one is left and the others are padding.
   """
   if is_paired(batch):
-    return {name: value if name in _STEP_FEATURES else value[:, 0]
+    return {name: value if name.startswith(_STEP) else value[:, 0]
             for name, value in batch.items()}
   if "decoder_segment_ids" not in batch:
     return batch
   first = {side: batch[f"{side}_segment_ids"] == 1
            for side in ("encoder", "decoder")}
   return {
-      name: value if name in _STEP_FEATURES
+      name: value if name.startswith(_STEP)
       else value * first[name.split("_", 1)[0]].astype(value.dtype)
       for name, value in batch.items()
       if not name.endswith(("_segment_ids", "_positions"))}
+
+
+def by_record(batch: Batch, flat: jnp.ndarray) -> jnp.ndarray:
+  """`[records * K, length, ...]` of a paired batch, all of a record in a row.
+
+  Args:
+    batch: the batch before it was made flat.
+    flat: values for its flat targets.
+
+  Returns:
+    `[records, K * length, ...]`; values of a batch that is not paired stay.
+  """
+  if not is_paired(batch):
+    return flat
+  records, targets = batch["encoder_input_tokens"].shape[:2]
+  return flat.reshape((records, targets * flat.shape[1], *flat.shape[2:]))
 
 
 def task_ids(batch: Batch) -> jnp.ndarray:
@@ -89,20 +109,22 @@ def denominators(batch: Batch, num_tasks: int) -> jnp.ndarray:
 
 
 def with_step_features(
-    batch: Batch, num_tasks: int, weights: jnp.ndarray) -> Batch:
-  """Adds the features of the whole step to a global batch.
+    batch: Batch, features: Mapping[str, jnp.ndarray]) -> Batch:
+  """Adds values of the whole step to a global batch.
 
   Args:
     batch: the global batch, before it is cut into microbatches.
-    num_tasks: the number of tasks.
-    weights: `[tasks]` float32, the tasks' weights at this step.
+    features: `[any]` float32 by name, one of this module's constants.
 
   Returns:
-    The batch with `task_denominators` and `task_weights`.
+    The batch with them, repeated for every row.
   """
   rows = batch["encoder_input_tokens"].shape[0]
-  spread = lambda x: jnp.broadcast_to(x, (rows, num_tasks))
-  return {
-      **batch,
-      DENOMINATORS: spread(denominators(batch, num_tasks)),
-      WEIGHTS: spread(weights)}
+  return {**batch, **{
+      name: jnp.broadcast_to(value, (rows, *value.shape))
+      for name, value in features.items()}}
+
+
+def of_step(batch: Batch, name: str) -> jnp.ndarray:
+  """A value of the whole step: all rows have the same one."""
+  return batch[name][0]

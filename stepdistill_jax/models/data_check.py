@@ -39,6 +39,10 @@ def verify_data(cfg, model) -> None:
         f"task {provider.name!r} pairs {', '.join(targets)}, but the method "
         f"weighs {', '.join(weighed)} alone; use gin/methods/step_by_step.gin, "
         "or a task with one target")
+  if cfg.pack and getattr(model, "has_mutual_information", False):
+    raise errors.UserError(
+        "the mutual-information term needs one record a row, but PACK is "
+        "True; set PACK = False (pairs still share a row)")
   is_training = cfg.split.startswith("train")
   if (is_training and len(targets) == 1 and len(weighed) > 1
       and feature_converter.TASK_IDS not in features):

@@ -146,6 +146,14 @@ def task_metrics(
   return metrics
 
 
+def mutual_information_metrics(
+    term: jnp.ndarray, weight: jnp.ndarray) -> MetricsMap:
+  """The term's mean over records, and β."""
+  return {
+      "loss/mutual_information": t5x_metrics.AveragePerStep(total=term),
+      "loss_weight/mutual_information": _constant(weight)}
+
+
 def base_metrics(
     batch: batches.Batch, totals: TaskTotals, loss: jnp.ndarray,
     z_loss: jnp.ndarray) -> MetricsMap:

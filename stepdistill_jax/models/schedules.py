@@ -7,6 +7,7 @@ checkpoint, if that one does not start at 0.
 
 from __future__ import annotations
 
+import math
 from typing import Callable, Sequence, Union
 
 import jax.numpy as jnp
@@ -106,3 +107,12 @@ def as_schedule(weight: Weight) -> Schedule:
 def is_constant(weight: Weight) -> bool:
   """True if the weight is known not to depend on the step."""
   return isinstance(weight, Constant) or not callable(weight)
+
+
+def steps_of_epochs(epochs: float, records: int, batch_size: int) -> int:
+  """Steps that see each of `records` so many times.
+
+  >>> steps_of_epochs(epochs=3, records=720, batch_size=64)
+  34
+  """
+  return math.ceil(epochs * records / batch_size)

@@ -14,6 +14,8 @@ from stepdistill_jax.data import feature_converter
 from stepdistill_jax.models import batches
 from stepdistill_jax.models import losses
 from stepdistill_jax.models import metrics as metrics_lib
+from stepdistill_jax.models import mutual_information as mutual_information_lib
+from stepdistill_jax.models import schedules
 from stepdistill_jax.models import weights as weights_lib
 
 AGGREGATIONS = ("task_mean", "token_sum")
@@ -44,7 +46,8 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
       default_decoder_params: t5x_models.DecoderParams | None = None,
       task_weights: weights_lib.TaskWeights | None = None,
       aggregation: str = "task_mean",
-      loss_normalizing_factor: float | None = None):
+      loss_normalizing_factor: float | None = None,
+      mutual_information: schedules.Weight = 0.0):
     """Makes a student.
 
     Args:
@@ -62,6 +65,8 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
         mixture does, for comparison: token losses of all tasks are added and
         divided once, so that a task weighs as many tokens as it has.
       loss_normalizing_factor: with `token_sum`, what the sum is divided by.
+      mutual_information: β of `mutual_information`'s term; 0 leaves it out.
+        Batches must then have one record a row: paired or joined, not packed.
     """
     if aggregation not in AGGREGATIONS:
       raise ValueError(
@@ -81,11 +86,27 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
         default_decoder_params=default_decoder_params)
     self.task_weights = task_weights or weights_lib.single_task()
     self.aggregation = aggregation
+    self._mutual_information = schedules.as_schedule(mutual_information)
+    if self.has_mutual_information and len(self.task_names) < 2:
+      raise ValueError(
+          "mutual_information ties the rationale to the label, but the model "
+          f"weighs {', '.join(self.task_names)} alone")
 
   @property
   def task_names(self) -> tuple[str, ...]:
     """Names of the tasks, in the order of their ids from 1."""
     return self.task_weights.names
+
+  @property
+  def has_mutual_information(self) -> bool:
+    schedule = self._mutual_information
+    return not schedules.is_constant(schedule) or schedule.value != 0
+
+  @property
+  def is_constant(self) -> bool:
+    """True if the loss is the same function at every step."""
+    return self.task_weights.is_constant and schedules.is_constant(
+        self._mutual_information)
 
   # ---------------------------------------------------------------- batches
 
@@ -104,17 +125,28 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
       step: int32 scalar, the global step.
 
     Returns:
-      The batch with each task's denominator and weight.
+      The batch with each task's denominator and weight at this step.
     """
-    return batches.with_step_features(
-        batch, len(self.task_names), self.task_weights.at(step))
+    features = {
+        batches.DENOMINATORS: batches.denominators(
+            batch, len(self.task_names)),
+        batches.WEIGHTS: self.task_weights.at(step)}
+    if self.has_mutual_information:
+      ids = batches.by_record(
+          batch, batches.task_ids(batches.flatten_pairs(batch)))
+      both = mutual_information_lib.has_both(ids)
+      features |= {
+          batches.RECORDS: jnp.sum(both, dtype=jnp.float32)[None],
+          batches.MUTUAL_INFORMATION: jnp.asarray(
+              self._mutual_information(step), jnp.float32)[None]}
+    return batches.with_step_features(batch, features)
 
   def _prepared(self, batch: batches.Batch) -> batches.Batch:
     """The batch, prepared by itself where no trainer has done it."""
     self._check_targets(batch)
     if batches.DENOMINATORS in batch:
       return batch
-    if not self.task_weights.is_constant:
+    if not self.is_constant:
       raise ValueError(
           "the weights of the loss follow a schedule, but the batch does not "
           "say at which step it is; bind trainer_cls = "
@@ -153,31 +185,43 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
   ) -> tuple[jnp.ndarray, metrics_lib.MetricsMap]:
     """The loss without dropout; its metrics are means over all batches."""
     loss, metrics, totals, weights = self._loss(params, batch, None)
-    if self.aggregation == "task_mean":
+    if self.aggregation == "task_mean" and not self.has_mutual_information:
       metrics = metrics_lib.eval_metrics(
           self.task_names, totals, weights, metrics)
     return loss, metrics
 
   def _loss(self, params, batch, dropout_rng):
-    batch = batches.flatten_pairs(self._prepared(batch))
+    prepared = self._prepared(batch)
+    batch = batches.flatten_pairs(prepared)
     logits = self._compute_logits(params, batch, dropout_rng)
     token_loss = losses.token_loss(
         logits, batch["decoder_target_tokens"],
         label_smoothing=self._label_smoothing, z_loss=self._z_loss)
     totals = metrics_lib.task_totals(
         logits, batch, token_loss, len(self.task_names))
-    # All rows are equal: they belong to the step, not to its examples.
-    denominators = batch[batches.DENOMINATORS][0]  # [tasks]
-    weights = batch[batches.WEIGHTS][0]  # [tasks]
+    denominators = batches.of_step(batch, batches.DENOMINATORS)  # [tasks]
+    weights = batches.of_step(batch, batches.WEIGHTS)  # [tasks]
     coefficients = self._coefficients(weights, denominators)
     loss = jnp.sum(coefficients * totals.loss)
-    z_loss = jnp.sum(coefficients * totals.z_loss)
-    metrics = {
-        **metrics_lib.base_metrics(batch, totals, loss, z_loss),
-        **metrics_lib.task_metrics(
-            self.task_names, totals, denominators=denominators,
-            task_weights=weights, coefficients=coefficients)}
+    metrics = metrics_lib.task_metrics(
+        self.task_names, totals, denominators=denominators,
+        task_weights=weights, coefficients=coefficients)
+    if self.has_mutual_information:
+      term = self._mutual_information_loss(prepared, logits)
+      loss += batches.of_step(batch, batches.MUTUAL_INFORMATION)[0] * term
+      metrics |= metrics_lib.mutual_information_metrics(
+          term, batches.of_step(batch, batches.MUTUAL_INFORMATION)[0])
+    metrics |= metrics_lib.base_metrics(
+        batch, totals, loss, jnp.sum(coefficients * totals.z_loss))
     return loss, metrics, totals, weights
+
+  def _mutual_information_loss(self, batch, logits) -> jnp.ndarray:
+    """This microbatch's share of the mean over the global batch's records."""
+    ids = batches.task_ids(batches.flatten_pairs(batch))
+    by_record = mutual_information_lib.record_losses(
+        batches.by_record(batch, logits), batches.by_record(batch, ids))
+    return losses.safe_divide(
+        jnp.sum(by_record), batches.of_step(batch, batches.RECORDS)[0])
 
   def _coefficients(self, weights, denominators) -> jnp.ndarray:
     """What each task's sum of token losses is multiplied with, `[tasks]`."""

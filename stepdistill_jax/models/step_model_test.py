@@ -65,8 +65,9 @@ def test_record_weights_weigh_within_each_task(setting, pack):
 def test_gradient_of_a_task_without_weight_is_zero(setting, alpha, idle):
   model, params, examples, expected = setting
   def run(examples):
-    batch = batches.with_step_features(
-        fixtures.paired_batch(examples), 2, jnp.array([alpha, 1 - alpha]))
+    batch = model.prepare_batch(fixtures.paired_batch(examples), 0)
+    batch[batches.WEIGHTS] = np.broadcast_to(
+        np.float32([alpha, 1 - alpha]), batch[batches.WEIGHTS].shape)
     return value_and_grad(model, params, batch)
   loss, metrics, gradient = run(examples)
   weighed = {"label": "rationale", "rationale": "label"}[idle]

@@ -1,0 +1,105 @@
+"""Every gin file of the project parses, and says what a reader needs."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import gin
+import pytest
+
+from stepdistill_jax import errors
+from stepdistill_jax import gin_config
+from stepdistill_jax import locations
+
+ROOT = locations.resource_root()
+RECIPES = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "gin/recipes").rglob(
+        "*.gin"))
+SET = ['MODEL_DIR = "unused"', "INITIAL_CHECKPOINT_PATH = None"]
+
+
+@pytest.fixture(autouse=True)
+def train_script():
+  from t5x import train
+  with gin_config.main_module(train=train.train):
+    yield
+  gin.clear_config()
+
+
+def query(name):
+  return gin.query_parameter(f"{name}/macro.value")
+
+
+def resolved(macro):
+  """The value of a macro that names a function's result."""
+  value = query(macro)
+  return value.scoped_configurable_fn() if hasattr(
+      value, "scoped_configurable_fn") else value
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_parses_and_names_its_row(recipe):
+  gin_config.parse([recipe], SET)
+  name = pathlib.Path(recipe).stem
+  dataset = name.split("_", 1)[0]
+  assert query("DATASET") == dataset
+  task = resolved("MIXTURE_OR_TASK_NAME")
+  labels = "palm540b" if "distill" in name or "teacher" in name else "gold"
+  kind = ("step" if "step" in name or "mutual" in name else
+          "single" if "single" in name else "label")
+  assert task == {
+      "step": f"{dataset}_step_{labels}_palm540b",
+      "single": f"{dataset}_single_{labels}_palm540b",
+      "label": f"{dataset}_label_{labels}"}[kind]
+  text = (ROOT / recipe).read_text("utf-8")
+  assert f"--gin_file={recipe}" in text
+  if "t5x_habit" not in recipe and re.search("_(base|large|xxl)$", name):
+    assert re.search(r"Expected test accuracy: [\d.]+%", text)
+  assert ("Hardware" in text) == bool(
+      "t5x_habit" not in recipe and re.search("(small|base|large|xl)$", name))
+
+
+def test_recipes_are_what_the_script_writes():
+  script = pathlib.Path(ROOT) / "tools" / "make_recipes.py"
+  if not script.is_file():
+    pytest.skip("an installed wheel has no tools")
+  result = subprocess.run(
+      [sys.executable, str(script), "--check"], capture_output=True, text=True)
+  assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("method,name", [
+    ("finetune", "cqa_label_gold"), ("distill", "cqa_label_palm540b"),
+    ("step_by_step", "cqa_step_gold_palm540b"),
+    ("step_by_step_mixture", "cqa_mix_gold_palm540b"),
+    ("mutual_information", "cqa_step_gold_palm540b"),
+    ("single_task", "cqa_single_gold_palm540b"),
+    ("synthetic_vanilla", "cqa_label_palm540b"),
+    ("synthetic_cot_answer", "cqa_label_palm540b"),
+    ("synthetic_cot_reason", "cqa_single_palm540b_palm540b"),
+])
+def test_method_combines_with_model_run_and_data(method, name):
+  gin_config.parse(
+      ["gin/models/t5_1_1.gin", "gin/models/t5_1_1_small.gin",
+       "gin/runs/synthetic.gin", "gin/datasets/cqa.gin",
+       f"gin/methods/{method}.gin"], SET)
+  assert resolved("MIXTURE_OR_TASK_NAME") == name
+  steps = resolved("TRAIN_STEPS")
+  batch = query("BATCH_SIZE")
+  assert (steps - 1) * batch < 3 * 8766 <= steps * batch
+  # Tasks of the same data set, so of one vocabulary; a real object.
+  assert resolved("EVAL_TASK_NAME").startswith("cqa_")
+
+
+def test_size_is_switched_after_a_recipe():
+  gin_config.parse(
+      ["gin/recipes/svamp_step_by_step.gin", "gin/models/t5_1_1_small.gin"],
+      SET)
+  assert gin.query_parameter("network.T5Config.emb_dim") == 512
+  assert query("LEARNING_RATE") == 1e-3  # The rest is the recipe's.
+
+
+def test_paper_rows_ask_for_a_checkpoint():
+  with pytest.raises(errors.UserError, match="INITIAL_CHECKPOINT_PATH"):
+    gin_config.parse(["gin/recipes/svamp_step_by_step_base.gin"], SET[:1])
