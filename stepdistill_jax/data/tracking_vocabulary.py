@@ -35,9 +35,7 @@ def write(path: pathlib.Path, stories: Iterable[tracking.Story]) -> None:
       user_defined_symbols=[
           _SPACE + phrase.replace(" ", _SPACE) for phrase in _PHRASES],
       pad_id=0, eos_id=1, unk_id=2, bos_id=-1,  # T5's ids.
-      character_coverage=1.0,
-      normalization_rule_name="identity",  # The texts are ours, in ASCII.
-      num_threads=1, minloglevel=2)
+      character_coverage=1.0, num_threads=1, minloglevel=2)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   temporary.write_bytes(model.getvalue())
