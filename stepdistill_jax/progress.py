@@ -5,8 +5,9 @@ Everything goes to the standard error, so that results can be piped.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional, Protocol
 
 import numpy as np
 import rich.console
@@ -17,8 +18,35 @@ from stepdistill_jax import runtime
 _console = rich.console.Console(stderr=True, highlight=False)
 
 
+class Watcher(Protocol):
+  """Takes a run's progress in place of the terminal."""
+
+  def say(self, text: str) -> None:
+    """Called with what would be a line."""
+
+  def at_step(self, step: int) -> None:
+    """Called after every step, and before the first."""
+
+
+_watcher: Optional[Watcher] = None
+
+
+@contextlib.contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+  """Gives the progress of runs inside to a program that shows its own."""
+  global _watcher
+  before, _watcher = _watcher, watcher
+  try:
+    yield
+  finally:
+    _watcher = before
+
+
 def say(text: str) -> None:
   """Prints a line, above the progress bar if there is one."""
+  if _watcher is not None:
+    _watcher.say(text)
+    return
   _console.print(text, markup=False, soft_wrap=True)
 
 
@@ -93,7 +121,7 @@ class Progress:
     self._now = now
     self._start = now()
     self._bar: Optional[rich.progress.Progress] = None
-    if _console.is_terminal:
+    if _console.is_terminal and _watcher is None:
       self._bar = rich.progress.Progress(
           rich.progress.TextColumn("step {task.completed}/{task.total}"),
           rich.progress.BarColumn(),
@@ -108,6 +136,8 @@ class Progress:
     self._start = self._now()
     if self._bar is not None:
       self._bar.start()
+    if _watcher is not None:
+      _watcher.at_step(self._first)
     return self
 
   def __exit__(self, *unused_exception):
@@ -123,6 +153,8 @@ class Progress:
       say(f"first step done {time.time() - runtime.START_TIME:.1f} s after "
           "the start")
     self._step = step
+    if _watcher is not None:
+      _watcher.at_step(step)
     if self._bar is not None:
       self._bar.update(self._task, completed=step,
                        rate=f"{self._rate():.1f} steps/s")

@@ -1,0 +1,82 @@
+"""Stories, the teacher's cache, records and vocabulary, as the plan says.
+
+    OUTPUT/teacher_cache/{test,validation,train}/   what the teacher wrote
+    OUTPUT/records/stepdistill_tracking/            records and vocabulary
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+from typing import Any
+
+from stepdistill_jax.data import tracking
+from stepdistill_jax.data import tracking_teacher
+from stepdistill_jax.data import tracking_vocabulary
+from stepdistill_jax.quickstart import plan as plan_lib
+from stepdistill_jax.teacher import importing
+from stepdistill_jax.teacher import records
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkData:
+  """What a quickstart trains on.
+
+  Attributes:
+    records_dir: the records' folder, for `--tfds_data_dir`.
+    import_info: what the import counted, as in its `import.json`.
+    made: False if all of it was there already.
+  """
+
+  records_dir: pathlib.Path
+  import_info: dict[str, Any]
+  made: bool
+
+
+def prepare(output_dir: pathlib.Path, plan: plan_lib.Plan) -> BenchmarkData:
+  """Makes the data, unless an earlier call with this plan did.
+
+  Args:
+    output_dir: the quickstart's folder, claimed for this plan.
+    plan: decides every byte of it.
+  """
+  records_dir = output_dir / "records"
+  key = tracking.DATASET, tracking_teacher.TEACHER
+  # The records are renamed into place last: where they are, all is.
+  made = not (records.version_dir(records_dir, *key)
+              / "dataset_info.json").is_file()
+  if made:
+    _make(output_dir / "teacher_cache", records_dir, plan)
+  return BenchmarkData(
+      records_dir, records.import_info(records_dir, *key), made)
+
+
+def _make(cache_dir: pathlib.Path, records_dir: pathlib.Path,
+          plan: plan_lib.Plan) -> None:
+  # The test split first: it then depends on no other split's size.
+  stories = tracking.draw_splits(plan.data_seed, {
+      "test": plan.test_stories, "validation": plan.validation_stories,
+      "train": plan.train_stories}, plan.difficulty)
+  tracking_vocabulary.write(
+      records.vocabulary_path(records_dir, tracking.DATASET),
+      stories["train"])
+  shutil.rmtree(cache_dir, ignore_errors=True)  # Of an interrupted call.
+  tracking_teacher.write_caches(
+      cache_dir, stories, plan.teacher, seed=plan.data_seed,
+      difficulty=plan.difficulty)
+  importing.import_cache(cache_dir, output=records_dir)
+
+
+def count_train_stories(
+    records_dir: pathlib.Path, plan: plan_lib.Plan) -> dict[float, int]:
+  """How many training stories each of the plan's shares has."""
+  from stepdistill_jax.data import preprocessors
+  import tensorflow as tf
+
+  ids = [record.id for record in records.read_records(
+      records_dir, tracking.DATASET, tracking_teacher.TEACHER, "train")]
+  all_stories = tf.data.Dataset.from_tensor_slices({"id": ids})
+  return {
+      share: sum(1 for _ in preprocessors.choose_train_share(
+          all_stories, share=share)) for share in plan.shares}

@@ -1,0 +1,120 @@
+"""What the quickstart trains: methods, shares of the stories, seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from stepdistill_jax import errors
+from stepdistill_jax.data import tracking
+from stepdistill_jax.data import tracking_teacher
+
+# In the order of the report; the difference is the last minus the first.
+METHODS = ("finetune", "distill", "step_by_step")
+_PLAN_FILE = "plan.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One student: a method on a share of the training stories, from a seed."""
+
+  method: str
+  share: float
+  seed: int
+
+  @property
+  def name(self) -> str:
+    """The name of its folders."""
+    return f"{self.method}-{self.share:.0%}-seed{self.seed}".replace("%", "pct")
+
+  @property
+  def gin_file(self) -> str:
+    return f"gin/recipes/tracking_{self.method}.gin"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """All that decides the quickstart's numbers, but for the gin recipes.
+
+  Attributes:
+    budget: the name of the plan.
+    train_stories: stories of the whole training split.
+    validation_stories: looked at while training, never for a choice.
+    test_stories: unseen stories that every student is scored on.
+    shares: shares of the training split to train on, ascending.
+    seeds: of parameters and order of the data; each method runs each.
+    steps: training steps of every run.
+    data_seed: of the stories and of the teacher's mistakes.
+    difficulty: of the stories.
+    teacher: who writes rationales and labels.
+    methods: which of METHODS.
+  """
+
+  budget: str
+  train_stories: int
+  validation_stories: int
+  test_stories: int
+  shares: tuple[float, ...]
+  seeds: tuple[int, ...]
+  steps: int
+  data_seed: int = 0
+  difficulty: tracking.Difficulty = tracking.Difficulty()
+  teacher: tracking_teacher.SimulatedTeacher = (
+      tracking_teacher.SimulatedTeacher())
+  methods: tuple[str, ...] = METHODS
+
+  def runs(self) -> Iterator[Run]:
+    """All runs; what a first look needs comes first."""
+    for seed in self.seeds:
+      for share in reversed(self.shares):
+        for method in self.methods:
+          yield Run(method, share, seed)
+
+  def as_json(self) -> dict[str, Any]:
+    """The plan as JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+BUDGETS = {
+    "full": Plan(
+        budget="full", train_stories=2000, validation_stories=200,
+        test_stories=1000, shares=(0.25, 1.0), seeds=(0, 1), steps=2000),
+    "small": Plan(
+        budget="small", train_stories=1000, validation_stories=200,
+        test_stories=500, shares=(0.25, 1.0), seeds=(0, 1), steps=300),
+}
+
+
+def claim_folder(folder: pathlib.Path, plan: Plan) -> None:
+  """Makes `folder` this plan's, or checks that it is.
+
+  Raises:
+    errors.UserError: another plan's output is there, or something else.
+  """
+  path = folder / _PLAN_FILE
+  if not path.exists():
+    if folder.is_dir() and any(folder.iterdir()):
+      raise errors.UserError(
+          f"{folder} is not empty and not a quickstart's output; choose "
+          "another folder with --output_dir=DIR")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Renamed when whole: an interruption here leaves no half plan.
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(plan.as_json(), indent=2) + "\n", "utf-8")
+    temporary.replace(path)
+    return
+  try:
+    before = json.loads(path.read_text("utf-8"))
+  except ValueError as error:
+    raise errors.UserError(f"{path} is damaged ({error}); remove {folder}"
+                           ) from error
+  changed = [f"{key} was {before.get(key)!r}, now {value!r}"
+             for key, value in plan.as_json().items()
+             if before.get(key) != value]
+  if changed:
+    raise errors.UserError(
+        f"{folder} holds another quickstart ({'; '.join(changed[:3])}); "
+        "choose another folder with --output_dir=DIR, or remove it")
