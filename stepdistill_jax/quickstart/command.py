@@ -1,0 +1,149 @@
+"""The embedded benchmark from nothing to a report, in one command.
+
+Generates short stories, lets a simulated teacher explain them, trains small
+T5 students by `finetune`, `distill` and `step_by_step`, scores them on unseen
+stories, and writes report.html, report.json, learning_curve.png and the
+checkpoints to the output folder. Interrupted and run again, it goes on; what
+is done is skipped.
+
+  stepdistill quickstart                   at most 20 minutes on 2 cores
+  stepdistill quickstart --budget=small    at most 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+from stepdistill_jax import errors
+from stepdistill_jax import runtime
+
+SUMMARY = "embedded benchmark: train three methods, score, report"
+_BUDGETS = ("full", "small")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+      "--budget", choices=_BUDGETS, default="full",
+      help="small: fewer stories and steps (default: %(default)s)")
+  parser.add_argument(
+      "--output_dir", metavar="DIR", default=None,
+      help="folder of everything it writes (default: quickstart_output, "
+      "quickstart_output_small)")
+  parser.add_argument(
+      "--json", action="store_true",
+      help="print report.json instead of tables")
+
+
+def run(args: argparse.Namespace) -> int | None:
+  from stepdistill_jax.quickstart import plan as plan_lib
+
+  plan = plan_lib.BUDGETS[args.budget]
+  default = "quickstart_output" + ("" if args.budget == "full" else
+                                   f"_{args.budget}")
+  report = run_plan(
+      pathlib.Path(args.output_dir or default), plan, quiet=args.json)
+  if args.json:
+    print(json.dumps(report, indent=1))
+
+
+def run_plan(
+    output_dir: pathlib.Path, plan, *, quiet: bool = False) -> dict[str, Any]:
+  """Does a plan, or what is left of it, and writes its report.
+
+  Args:
+    output_dir: the quickstart's folder.
+    plan: a `plan.Plan`.
+    quiet: print nothing.
+
+  Returns:
+    The contents of `report.json`.
+
+  Raises:
+    errors.UserError: the folder is another plan's, or cannot be written.
+  """
+  import rich.console
+
+  from stepdistill_jax.quickstart import plan as plan_lib
+
+  start = time.monotonic()
+  console = rich.console.Console(quiet=quiet, highlight=False)
+  output_dir = output_dir.absolute()
+  try:
+    plan_lib.claim_folder(output_dir, plan)
+  except OSError as error:
+    raise errors.UserError(
+        f"cannot write to {output_dir}: {error.strerror}; choose another "
+        "folder with --output_dir=DIR") from error
+  try:
+    return _run_stages(output_dir, plan, console, start)
+  except KeyboardInterrupt:
+    console.print(
+        "stopped; the same command goes on from here", style="yellow")
+    raise
+
+
+def _run_stages(output_dir, plan, console, start) -> dict[str, Any]:
+  console.print(f"quickstart ({plan.budget}) -> {output_dir}", markup=False)
+  runtime.configure()
+  runtime.import_tensorflow()
+  from stepdistill_jax.quickstart import benchmark_data
+  from stepdistill_jax.quickstart import display
+  from stepdistill_jax.quickstart import runs as runs_lib
+  from stepdistill_jax.quickstart import summary
+  from stepdistill_jax.quickstart import text
+
+  data = benchmark_data.prepare(output_dir, plan)
+  console.print(_data_line(plan, data), markup=False)
+  console.print(
+      f"students: {len(list(plan.runs()))} of {plan.steps:,} steps each; "
+      f"accuracy on {plan.test_stories:,} unseen stories [95% interval]",
+      markup=False)
+  with display.Display(plan, console) as watcher:
+    runs_lib.train_and_score(output_dir, plan, data.records_dir, watcher)
+  report = summary.summarize(
+      output_dir, plan, data, seconds=time.monotonic() - start)
+  write_report(output_dir, report)
+  text.print_report(report, console)
+  console.print(
+      f"\nreport: {output_dir / 'report.html'} (this took "
+      f"{_duration(report['seconds'])}; checkpoints are in "
+      f"{output_dir / 'runs'})", markup=False, soft_wrap=True)
+  return report
+
+
+def _data_line(plan, data) -> str:
+  train = data.import_info["sources"]["train"]
+  counts = train["rules"][data.import_info["rules"]]
+  unusable = train["completions"] - counts["statuses"]["ok"]["count"]
+  return (
+      f"data: {plan.train_stories:,} stories to train on, "
+      f"{plan.validation_stories:,} to watch, {plan.test_stories:,} to test; "
+      f"of the teacher's {train['completions']:,} train completions "
+      f"{counts['correct']:,} are right and {unusable:,} unusable"
+      + ("" if data.made else " (made earlier)"))
+
+
+def _duration(seconds: float) -> str:
+  from stepdistill_jax import progress
+
+  return progress.duration(seconds)
+
+
+def write_report(output_dir: pathlib.Path, report: dict[str, Any]) -> None:
+  """Writes `learning_curve.png`, `report.html` and, last, `report.json`."""
+  from stepdistill_jax.quickstart import html
+  from stepdistill_jax.quickstart import learning_curve
+
+  figure = output_dir / "learning_curve.png"
+  learning_curve.draw(report, figure)
+  for name, content in (
+      ("report.html", html.render(report, figure)),
+      ("report.json", json.dumps(report, indent=1) + "\n")):
+    temporary = output_dir / f".{name}.{os.getpid()}"
+    temporary.write_text(content, encoding="utf-8")
+    os.replace(temporary, output_dir / name)

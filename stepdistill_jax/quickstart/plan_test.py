@@ -1,0 +1,45 @@
+"""Tests of plans and of the folder that belongs to one."""
+
+import dataclasses
+
+import pytest
+
+from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax.quickstart import plan as plan_lib
+
+SMALL = plan_lib.BUDGETS["small"]
+
+
+@pytest.mark.parametrize("plan", plan_lib.BUDGETS.values(),
+                         ids=plan_lib.BUDGETS)
+def test_budgets_have_what_a_comparison_needs(plan):
+  assert plan.methods == ("finetune", "distill", "step_by_step")
+  assert len(plan.shares) >= 2 and len(plan.seeds) >= 2
+  assert plan.test_stories >= 500
+  runs = list(plan.runs())
+  assert len({run.name for run in runs}) == len(runs) == (
+      3 * len(plan.shares) * len(plan.seeds))
+  for run in runs:
+    assert (locations.resource_root() / run.gin_file).is_file()
+
+
+def test_a_folder_is_claimed_once(tmp_path):
+  folder = tmp_path / "out"
+  plan_lib.claim_folder(folder, SMALL)
+  plan_lib.claim_folder(folder, SMALL)  # The same plan goes on.
+  other = dataclasses.replace(SMALL, steps=SMALL.steps + 1)
+  with pytest.raises(errors.UserError, match=r"steps was \d+, now \d+"):
+    plan_lib.claim_folder(folder, other)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+  (tmp_path / "thesis.tex").write_text("dear to its author")
+  with pytest.raises(errors.UserError, match="not a quickstart's output"):
+    plan_lib.claim_folder(tmp_path, SMALL)
+
+
+def test_a_damaged_plan_is_told(tmp_path):
+  (tmp_path / "plan.json").write_text("{")
+  with pytest.raises(errors.UserError, match="damaged"):
+    plan_lib.claim_folder(tmp_path, SMALL)

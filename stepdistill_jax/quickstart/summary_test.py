@@ -1,0 +1,131 @@
+"""Tests of the report, made from folders as the runs leave them."""
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+import rich.console
+
+from stepdistill_jax.quickstart import benchmark_data
+from stepdistill_jax.quickstart import command
+from stepdistill_jax.quickstart import html
+from stepdistill_jax.quickstart import plan as plan_lib
+from stepdistill_jax.quickstart import runs as runs_lib
+from stepdistill_jax.quickstart import summary
+from stepdistill_jax.quickstart import text
+from stepdistill_jax.teacher import records
+
+PLAN = dataclasses.replace(
+    plan_lib.BUDGETS["small"], train_stories=40, test_stories=50,
+    shares=(0.5, 1.0), seeds=(0, 1, 2))
+STORY = "mary took the apple . mary went to the attic . where is the apple ?"
+# Chances to be right, so that step-by-step is ahead.
+CHANCE = {"finetune": 0.3, "distill": 0.2, "step_by_step": 0.8}
+
+
+def write_run(output_dir, run, correct, answer="attic", rationale="why ."):
+  """What `stepdistill-eval` leaves of a run, as far as the report reads it."""
+  folder = runs_lib.scores_dir(output_dir, run)
+  folder.mkdir(parents=True)
+  scores = {
+      "name": run.name, "kind": "checkpoint", "n": len(correct),
+      "correct": int(sum(correct)), "accuracy": float(np.mean(correct)),
+      "ci95": [0.1, 0.9], "unparsable": 0, "rationales": None,
+      "cost": {"parameters": 222_208}}
+  teacher = {"name": "teacher simulated", "kind": "teacher", "accuracy": 0.85,
+             "ci95": [0.8, 0.9]}
+  (folder / "results.json").write_text(
+      json.dumps({"systems": [scores, teacher]}))
+  rows = [
+      {"system": run.name, "id": f"tracking/test/{n}", "input": STORY,
+       "target": "attic", "prediction": answer, "correct": bool(right),
+       **({"rationale": rationale} if run.method == "step_by_step" else {})}
+      for n, right in enumerate(correct)]
+  # The teacher's rows stand in the same file.
+  rows += [dict(rows[0], system="teacher simulated", correct=False)]
+  (folder / "examples.jsonl").write_text(
+      "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_outputs(output_dir, **texts):
+  rng = np.random.default_rng(0)
+  correct = {}
+  for run in PLAN.runs():
+    correct[run] = rng.random(PLAN.test_stories) < CHANCE[run.method]
+    write_run(output_dir, run, correct[run], **texts)
+  records.write_records(output_dir / "records", "tracking", "simulated", {
+      "train": [records.Record(id=f"tracking/train/{n}", inputs="a", label="b")
+                for n in range(PLAN.train_stories)]})
+  counts = {"completions": 40, "rules": {"strict": {
+      "correct": 33, "labels": 39,
+      "statuses": {"ok": {"count": 39}, "truncated": {"count": 1}}}}}
+  data = benchmark_data.BenchmarkData(
+      output_dir / "records",
+      {"rules": "strict", "sources": {"train": counts}}, made=True)
+  return summary.summarize(output_dir, PLAN, data, seconds=1.0), correct
+
+
+def test_differences_are_paired_by_seed_and_counted_from_the_answers(tmp_path):
+  report, correct = write_outputs(tmp_path)
+  assert [d["share"] for d in report["differences"]] == [0.5, 1.0, None]
+  for difference in report["differences"][:2]:
+    by_seed = [
+        correct[plan_lib.Run("step_by_step", difference["share"], s)].mean()
+        - correct[plan_lib.Run("finetune", difference["share"], s)].mean()
+        for s in PLAN.seeds]
+    assert difference["by_seed"] == pytest.approx(by_seed)
+    assert difference["mean"] == pytest.approx(np.mean(by_seed))
+    low, high = difference["ci95"]
+    assert low < difference["mean"] < high
+  assert report["differences"][-1]["mean"] == pytest.approx(
+      np.mean([d["mean"] for d in report["differences"][:2]]))
+
+
+def test_methods_have_a_mean_at_every_size(tmp_path):
+  report, correct = write_outputs(tmp_path)
+  assert len(report["methods"]) == 3 * 2
+  for entry in report["methods"]:
+    runs = [correct[plan_lib.Run(entry["method"], entry["share"], s)]
+            for s in PLAN.seeds]
+    assert entry["mean"] == pytest.approx(np.mean(runs))
+  sizes = report["train_stories"]
+  assert 0 < sizes["0.5"] < sizes["1"] == PLAN.train_stories
+  assert len(report["examples"]) == 3
+
+
+def test_a_negative_difference_is_told_as_such():
+  difference = {"first": "step_by_step", "second": "finetune", "share": 1.0,
+                "train_stories": 1200, "mean": -0.05, "ci95": (-0.08, -0.02),
+                "by_seed": (-0.04, -0.06)}
+  line, = text.difference_lines({"differences": [difference]})
+  assert line == ("1,200 stories: -5.0 points, 95% interval [-8.0, -2.0], by "
+                  "seed -4.0, -6.0 (worse, beyond chance)")
+  assert text.verdict(dict(difference, ci95=(-0.1, 0.1))) == "within chance"
+  assert text.verdict(dict(difference, ci95=None)) == "one seed cannot tell"
+
+
+def test_reports_escape_what_models_write(tmp_path):
+  hostile = "<script>alert(1)</script> [bold]x[/bold]"
+  report, _ = write_outputs(tmp_path, answer=hostile, rationale=hostile)
+  command.write_report(tmp_path, report)
+  page = (tmp_path / "report.html").read_text()
+  assert "<script" not in page
+  assert "&lt;script&gt;" in page
+  assert "http" not in page.replace("http-equiv", "")  # Self-contained.
+  assert json.loads((tmp_path / "report.json").read_text()) == json.loads(
+      json.dumps(report))
+  assert (tmp_path / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+  printed = io.StringIO()
+  text.print_report(report, rich.console.Console(file=printed, width=120))
+  assert "[bold]x[/bold]" in printed.getvalue()
+
+
+def test_the_page_marks_the_quoted_sentences():
+  page = html._example({  # pylint: disable=protected-access
+      "input": STORY, "label": "attic", "answer": "attic", "correct": True,
+      "rationale": "mary went to the attic ."})
+  assert "<mark>mary went to the attic .</mark>" in page
+  assert "<mark>mary took" not in page
+  assert '<p class="question">where is the apple ?</p>' in page
