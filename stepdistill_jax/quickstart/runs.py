@@ -48,6 +48,10 @@ def train_and_score(
     watcher: shows progress.
     clock: in seconds.
   """
+  # Imported before the first run: they register gin configurables, which gin
+  # refuses while it holds a run's configuration.
+  from stepdistill_jax.evaluation import model_loading  # pylint: disable=unused-import
+
   for run in plan.runs():
     start = clock()
     watcher.begin_run(run)
