@@ -240,6 +240,7 @@ class BaseTrainer(abc.ABC):
     self._train_state_axes = train_state_axes
     self._base_rng = rng
     self._compiled_train_step = None
+    self._compilation_seconds: Optional[float] = None
     self._compiled_eval_steps = {}
     self._created = time.time()
     self.stop_training = False
@@ -286,6 +287,10 @@ class BaseTrainer(abc.ABC):
              else contextlib.nullcontext())
     if start_step is None:
       start_step = int(jax.device_get(self.train_state.step))
+    if self._compilation_seconds is not None:
+      self.train_metrics_manager.write_scalar(
+          "timing/compilation_seconds", self._compilation_seconds, start_step)
+      self._compilation_seconds = None
     metrics, in_flight, data_wait = None, collections.deque(), 0.0
     train_state = self.train_state
     self.train_metrics_manager.start_duration_timer()
@@ -317,9 +322,9 @@ class BaseTrainer(abc.ABC):
     start = time.time()
     self._compiled_train_step = self._partitioner.compile(
         self._partitioned_train_step, self.train_state, batch)
-    self.train_metrics_manager.write_scalar(
-        "timing/compilation_seconds", time.time() - start,
-        self.train_state.step)
+    # Written by `train`: the step may be known only then, where this ran on
+    # shapes while the state was being read.
+    self._compilation_seconds = time.time() - start
 
   def eval(self, batch_iters: Mapping[str, Iterator[BatchType]]):
     """Evaluates with teacher forcing.
