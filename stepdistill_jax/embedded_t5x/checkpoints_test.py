@@ -1,0 +1,174 @@
+"""Checkpoints: saved, restored whole, in part, renamed, in other dtypes."""
+
+import json
+
+import flax.core
+from flax.linen import partitioning as flax_partitioning
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stepdistill_jax import errors
+from stepdistill_jax.embedded_t5x import adafactor
+from stepdistill_jax.embedded_t5x import checkpoint_config
+from stepdistill_jax.embedded_t5x import checkpoints
+from stepdistill_jax.embedded_t5x import partitioning
+from stepdistill_jax.embedded_t5x import state_initializer
+
+PARTITIONER = partitioning.PjitPartitioner(num_partitions=1)
+AXES = {"kernel": ("embed", "mlp"), "scale": ("embed",)}
+
+
+class Model:
+  """Two layers' parameters, under names of one's choice."""
+
+  def __init__(self, *layers, embed=4):
+    self.layers = layers
+    self.embed = embed
+
+  def init(self, rng, input_shapes=None, input_types=None):
+    del input_shapes, input_types
+    shapes = {"kernel": (self.embed, 6), "scale": (self.embed,)}
+    params = {layer: {k: jax.random.normal(jax.random.fold_in(rng, i), shape)
+                      for k, shape in shapes.items()}
+              for i, layer in enumerate(self.layers)}
+    axes = {layer: {f"{k}_axes": flax_partitioning.AxisMetadata(v)
+                    for k, v in AXES.items()} for layer in self.layers}
+    return flax.core.freeze({"params": params, "params_axes": axes})
+
+  def initializer(self, optimizer=True):
+    optimizer_def = adafactor.Adafactor(
+        logical_factor_rules=adafactor.standard_logical_factor_rules()
+    ) if optimizer else None
+    return state_initializer.TrainStateInitializer(
+        optimizer_def, self.init, {}, PARTITIONER)
+
+
+def save(directory, model, seed=0, step=7, **options):
+  initializer = model.initializer()
+  state = initializer.from_scratch(jax.random.PRNGKey(seed)).replace_step(
+      jnp.array(step, jnp.int32))
+  manager = checkpoints.OrbaxCheckpointManagerInterface(
+      str(directory), initializer.global_train_state_shape, PARTITIONER,
+      **options)
+  manager.save(state)
+  manager.close()
+  return state
+
+
+def restore(path, model, optimizer=True, init_seed=None, **options):
+  cfg = checkpoint_config.RestoreCheckpointConfig(
+      path=str(path), mode="specific", **options)
+  return model.initializer(optimizer).restore(
+      cfg, str(path),
+      init_rng=None if init_seed is None else jax.random.PRNGKey(init_seed))
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_round_trip(tmp_path):
+  state = save(tmp_path, Model("a", "b"))
+  restored = restore(tmp_path / "checkpoint_7", Model("a", "b"))
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  assert_equal(restored, state)
+  assert int(restored.step) == 7
+  assert restored.params["a"]["kernel"].sharding.mesh == PARTITIONER.mesh
+
+
+def test_layout_is_t5xs(tmp_path):
+  save(tmp_path, Model("a"))
+  names = json.loads(
+      (tmp_path / "checkpoint_7" / "state" / "_METADATA").read_text())
+  keys = {tuple(part["key"] for part in entry["key_metadata"])
+          for entry in names["tree_metadata"].values()}
+  assert {("target", "a", "kernel"), ("state", "step"),
+          ("state", "param_states", "a", "kernel", "v_row")} <= keys
+
+
+def test_inference_state_reads_parameters_only(tmp_path):
+  state = save(tmp_path, Model("a"))
+  restored = restore(tmp_path / "checkpoint_7", Model("a"), optimizer=False)
+  assert_equal(restored.params, state.params)
+
+
+def test_dtypes(tmp_path):
+  state = save(tmp_path, Model("a"), save_dtype="bfloat16")
+  path = tmp_path / "checkpoint_7"
+  kept = restore(path, Model("a"))
+  assert kept.params["a"]["kernel"].dtype == jnp.bfloat16
+  cast = restore(path, Model("a"), dtype="float32")
+  assert cast.params["a"]["kernel"].dtype == jnp.float32
+  assert_equal(cast.params, jax.tree.map(
+      lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), state.params))
+  # What the optimizer knows, and the step, keep their types.
+  assert_equal(cast.param_states, state.param_states)
+  assert cast.step.dtype == jnp.int32
+
+
+def test_renamed_and_filled_from_scratch(tmp_path):
+  state = save(tmp_path, Model("old"))
+  path = tmp_path / "checkpoint_7"
+  with pytest.raises(errors.UserError, match="lacks 4 of the model"):
+    restore(path, Model("new", "fresh"), optimizer=False)
+  restored = restore(
+      path, Model("new", "fresh"), optimizer=False,
+      assignment_map=[(r"target/new/(.*)", r"target/old/\1"),
+                      (r"target/fresh/.*", None)],
+      fallback_to_scratch=True, init_seed=3)
+  assert_equal(restored.params["new"], state.params["old"])
+  scratch = Model("new", "fresh").init(jax.random.PRNGKey(3))["params"]
+  np.testing.assert_allclose(
+      restored.params["fresh"]["kernel"], scratch["fresh"]["kernel"])
+
+
+def test_checkpoint_of_another_size_is_refused(tmp_path):
+  save(tmp_path, Model("a"))
+  with pytest.raises(errors.UserError, match=r"target/a/kernel is \(4, 6\)"):
+    restore(tmp_path / "checkpoint_7", Model("a", embed=8))
+
+
+def test_keeps_the_latest(tmp_path):
+  initializer = Model("a").initializer()
+  state = initializer.from_scratch(jax.random.PRNGKey(0))
+  manager = checkpoints.OrbaxCheckpointManagerInterface(
+      str(tmp_path), initializer.global_train_state_shape, PARTITIONER, keep=2)
+  for step in (1, 2, 3):
+    manager.save(state.replace_step(jnp.array(step)))
+  manager.wait_until_finished()
+  assert manager.all_steps() == checkpoints.all_steps(str(tmp_path)) == [2, 3]
+  assert manager.latest_step() == checkpoints.latest_step(str(tmp_path)) == 3
+  manager.close()
+
+
+def test_load_without_a_model(tmp_path):
+  state = save(tmp_path, Model("a"))
+  loaded = checkpoints.load_t5x_checkpoint(str(tmp_path), step=7)
+  assert_equal(loaded["target"], flax.core.unfreeze(state.params))
+  assert int(loaded["state"]["step"]) == 7
+
+
+def test_modes_find_checkpoints(tmp_path):
+  for step in (5, 10):
+    (tmp_path / f"checkpoint_{step}").mkdir()
+  (tmp_path / "checkpoint_15.orbax-checkpoint-tmp-1").mkdir()  # Unfinished.
+
+  def find(**kwargs):
+    cfg = checkpoint_config.RestoreCheckpointConfig(**kwargs)
+    _, paths = checkpoint_config.get_first_valid_restore_config_and_paths(
+        [cfg])
+    return [p.rsplit("_")[-1] for p in paths]
+
+  folder = str(tmp_path)
+  assert find(path=folder, mode="latest") == ["10"]
+  assert find(path=folder, mode="all") == ["5", "10"]
+  assert find(path=[f"{folder}/checkpoint_5"], mode="specific") == ["5"]
+  assert find(path=[]) == []
+  with pytest.raises(errors.UserError, match="checkpoints of steps .5, 10."):
+    find(path=folder, mode="specific")
+  with pytest.raises(errors.UserError, match="one of .*'latest'"):
+    find(path=folder, mode="last")
+  assert checkpoints.get_step_from_checkpoint_dir(
+      f"{folder}/checkpoint_5/") == (folder, 5)
