@@ -103,7 +103,8 @@ def accumulate_grads_microbatched(
       returns (loss, metrics), or with mutables (loss, (metrics, mutables)).
     train_state: of which only `params` and `flax_mutables` are read.
     batch: feature -> [batch, ...].
-    dropout_rng: each microbatch gets its own part of it.
+    dropout_rng: of the step. As in T5X, all its microbatches drop out the
+      same positions; other keys would give other losses than T5X's.
     num_microbatches: the batch is cut into so many runs of examples, whose
       gradients are added one after the other in float32; None or 1 does not
       cut.
@@ -133,21 +134,22 @@ def accumulate_grads_microbatched(
   microbatches = jax.tree.map(
       lambda x: x.reshape(num_microbatches, size, *x.shape[1:]), dict(batch))
 
+  microbatch_rng = jax.random.split(dropout_rng)[1]
+
   def add_microbatch(carry, microbatch):
-    rng, total, mutables = carry
-    rng, microbatch_rng = jax.random.split(rng)
+    total, mutables = carry
     microbatch = jax.tree.map(
         lambda x: partitioning.with_sharding_constraint(
             x, data_partition_spec), microbatch)
     grads, metrics, mutables = grads_and_metrics(
         microbatch, microbatch_rng, mutables)
     total = jax.tree.map(jnp.add, total, grads)
-    return (rng, total, mutables), metrics
+    return (total, mutables), metrics
 
   zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, jnp.float32), train_state.params)
-  (_, grads, mutables), stacked = jax.lax.scan(
-      add_microbatch, (dropout_rng, zeros, mutables), microbatches)
+  (grads, mutables), stacked = jax.lax.scan(
+      add_microbatch, (zeros, mutables), microbatches)
   # [num_microbatches, ...] -> [...]: merged in the order of microbatches.
   metrics = functools.reduce(merge_metrics, [
       jax.tree.map(lambda x, i=i: x[i], stacked)
