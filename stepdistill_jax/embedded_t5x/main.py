@@ -17,7 +17,8 @@ from stepdistill_jax import errors
 ENTRY_POINTS = {
     "train": ("train", "train", ()),
     "eval": ("eval", "evaluate", ()),
-    "infer": ("infer", "infer", ("create_task_from_tfexample_file",)),
+    "infer": ("infer", "infer", ("create_task_from_tfexample_file",
+                                "create_task_from_text_file")),
     "precompile": ("precompile", "precompile", ()),
     "export": ("export_lib", "save", ()),
 }

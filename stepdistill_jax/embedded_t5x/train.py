@@ -237,6 +237,8 @@ def train(
             initializer, partitioner, restore_cfg, restore_path, init_rng,
             save_checkpoint_cfg=save_cfg, model_dir=model_dir,
             ds_iter=train_iter))
+    if checkpoint_manager is not None:
+      stack.callback(checkpoint_manager.close)  # Waits for what is written.
     if train_state is None:
       train_state = initializer.from_scratch(init_rng)
     trainer.train_state = train_state
@@ -363,13 +365,12 @@ def train(
     except trainer_lib.PreemptionError:
       save()
       raise
-    finally:
-      if checkpoint_manager is not None:
-        checkpoint_manager.close()  # Waits for what is being written.
 
     # ------------------------------------------------------------------------
     # The end
     # ------------------------------------------------------------------------
+    if checkpoint_manager is not None:
+      checkpoint_manager.wait_until_finished()
     utils.sync_global_devices("trained")
     if jax.process_index() == 0:
       run_record.finish(model_dir, step)
