@@ -58,7 +58,8 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
-        "hf": ["transformers>=5", "safetensors>=0.5", "torch>=2.6"],
+        "hf": ["pyarrow>=15", "safetensors>=0.5", "torch>=2.6",
+               "transformers>=5"],
         "teacher": ["openai>=1.60"],
         "t5x": [
             "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],

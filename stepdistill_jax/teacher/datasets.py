@@ -58,6 +58,10 @@ class Dataset:
     held_out: share of the train split that becomes validation where the
       source has no validation split of its own.
     labels: all labels, of kind CLASS.
+    file_mark: what the names of this data set's files contain where several
+      data sets share a folder.
+    undivided_test_rows: where the source is one file for all splits: how many
+      of its rows, the last of a fixed permutation, are the test split.
   """
 
   name: str
@@ -67,6 +71,8 @@ class Dataset:
       default_factory=dict)
   held_out: float = 0.0
   labels: tuple[str, ...] = ()
+  file_mark: str = ""
+  undivided_test_rows: int = 0
 
   def is_correct(self, answer: str, label: str) -> bool:
     """True if `answer` counts as the human `label`."""
@@ -77,9 +83,13 @@ class Dataset:
 
 def get(name: str) -> Dataset:
   """Returns a known data set, or one of text labels by a user's own name."""
-  if name in DATASETS:
-    return DATASETS[name]
-  return Dataset(records.check_name("data set", name), TEXT, _read_plain)
+  return DATASETS[name] if name in DATASETS else own_dataset(name)
+
+
+def own_dataset(name: str, held_out: float = 0.0) -> Dataset:
+  """A data set of a user's own, with text labels."""
+  return Dataset(records.check_name("data set", name), TEXT, _read_plain,
+                 held_out=held_out)
 
 
 def cqa_inputs(question: str, choices: tuple[str, ...]) -> str:
@@ -96,6 +106,15 @@ def cqa_inputs(question: str, choices: tuple[str, ...]) -> str:
   return "\n".join([question, "Answer Choices:", *lines])
 
 
+_CHOICE_LINE = re.compile(r"^\(([a-z])\) (.*)$", re.MULTILINE)
+
+
+def choices_in(inputs: str) -> tuple[str, ...]:
+  """The choices of `cqa_inputs`; () if the text has none."""
+  lines = inputs.partition("\nAnswer Choices:\n")[2]
+  return tuple(text for _, text in _CHOICE_LINE.findall(lines))
+
+
 def nli_inputs(premise: str, hypothesis: str) -> str:
   """Premise and hypothesis with the stand-in of the EOS id between."""
   for text in (premise, hypothesis):
@@ -110,13 +129,26 @@ def split_nli_inputs(inputs: str) -> tuple[str, str]:
   return premise, hypothesis
 
 
-def _text(fields: Mapping[str, Any], name: str, default: str | None = None
-          ) -> str:
-  value = fields.get(name, default)
-  if value is None and default is not None:
-    return default
+_MISSING = object()
+
+
+def _get(fields: Mapping[str, Any], *names: str) -> Any:
+  """The value of the first of these names that there is, in any case."""
+  for name in names:
+    if name in fields:
+      return fields[name]
+  folded = {str(name).lower(): value for name, value in fields.items()}
+  for name in names:
+    if name.lower() in folded:
+      return folded[name.lower()]
+  return _MISSING
+
+
+def _check_text(value: Any) -> str:
+  if value is _MISSING:
+    raise BadRow("field_missing")
   if not isinstance(value, str):
-    raise BadRow("field_missing" if name not in fields else "field_not_text")
+    raise BadRow("field_not_text")
   try:
     value.encode("utf-8")
   except UnicodeEncodeError:
@@ -124,8 +156,20 @@ def _text(fields: Mapping[str, Any], name: str, default: str | None = None
   return value
 
 
-def _inputs(fields: Mapping[str, Any], name: str) -> str:
-  value = _text(fields, name)
+def _text(fields: Mapping[str, Any], *names: str) -> str:
+  """A text that must be there."""
+  return _check_text(_get(fields, *names))
+
+
+def _optional(fields: Mapping[str, Any], *names: str) -> str:
+  """A text that may be missing or null: then empty."""
+  value = _get(fields, *names)
+  return "" if value is _MISSING or value is None else _check_text(value)
+
+
+def _inputs(fields: Mapping[str, Any], *names: str) -> str:
+  """A text that must be there and not be blank."""
+  value = _text(fields, *names)
   if not value.strip():
     raise BadRow("empty_inputs")
   return value
@@ -133,49 +177,75 @@ def _inputs(fields: Mapping[str, Any], name: str) -> str:
 
 def _read_plain(fields: Mapping[str, Any]) -> Row:
   return Row(inputs=_inputs(fields, "inputs"),
-             label=_text(fields, "label", ""),
-             rationale=_text(fields, "rationale", ""))
+             label=_optional(fields, "label"),
+             rationale=_optional(fields, "rationale"))
 
 
 def _read_svamp(fields: Mapping[str, Any]) -> Row:
-  return Row(inputs=_inputs(fields, "input"), label=_text(fields, "label"))
+  if _get(fields, "input", "inputs") is not _MISSING:
+    return Row(inputs=_inputs(fields, "input", "inputs"),
+               label=_optional(fields, "label"))
+  body, question = _inputs(fields, "Body"), _inputs(fields, "Question")
+  return Row(inputs=f"{body}\n{question}", label=_text(fields, "Equation"))
 
 
 def _read_cqa(fields: Mapping[str, Any]) -> Row:
-  choices = fields.get("choices")
+  question, choices = _get(fields, "question"), _get(fields, "choices")
+  if isinstance(question, Mapping):  # CommonsenseQA's own files.
+    question, choices = question.get("stem"), question.get("choices")
+  if isinstance(choices, Mapping):  # Hugging Face: two lists.
+    choices = choices.get("text")
+  if isinstance(choices, list) and choices and isinstance(
+      choices[0], Mapping):
+    choices = [choice.get("text") if isinstance(choice, Mapping) else None
+               for choice in choices]
   if (not isinstance(choices, list) or not choices or len(choices) > 26
       or not all(isinstance(choice, str) for choice in choices)):
     raise BadRow("choices_not_texts")
+  choices = tuple(_check_text(choice) for choice in choices)
+  label = _optional(fields, "answer")
+  letter = _optional(fields, "answerKey")
+  if not label and letter:
+    position = ord(letter[0].lower()) - ord("a")
+    if not 0 <= position < len(choices) or len(letter) > 1:
+      raise BadRow("label_not_a_choice")
+    label = choices[position]
+  if label and label not in choices:
+    raise BadRow("label_not_a_choice")
+  question = _inputs({"question": question}, "question")
   return Row(
-      inputs=cqa_inputs(_inputs(fields, "question"), tuple(choices)),
-      label=_text(fields, "answer", ""), choices=tuple(choices),
-      rationale=_text(fields, "abstractive_explanation", ""))
+      inputs=cqa_inputs(question, choices), label=label, choices=choices,
+      rationale=_optional(fields, "abstractive_explanation"))
+
+
+# How files write the NLI labels: numbers, ANLI's letters, words.
+_NLI_NAMES = {
+    **{label: label for label in NLI_LABELS},
+    **{label[0]: label for label in NLI_LABELS},
+    **{str(number): label for number, label in enumerate(NLI_LABELS)},
+    # SNLI's raters did not agree.
+    "-1": "", "-": "", "": "",
+}
 
 
 def _read_nli(fields: Mapping[str, Any]) -> Row:
-  label = fields.get("label")
-  if label is None or label == -1:  # -1: SNLI's raters did not agree.
+  label = _get(fields, "label", "gold_label")
+  if label is _MISSING or label is None:
     label = ""
-  elif isinstance(label, str):
-    if label not in NLI_LABELS:
-      raise BadRow("label_not_allowed")
-  elif isinstance(label, int) and 0 <= label < 3:
-    label = NLI_LABELS[label]
-  else:
+  if isinstance(label, bool) or str(label) not in _NLI_NAMES:
     raise BadRow("label_not_allowed")
-  rationale = fields.get("explanation_1", fields.get("reason", ""))
+  premise = _inputs(fields, "premise", "context", "sentence1")
+  hypothesis = _inputs(fields, "hypothesis", "sentence2")
   return Row(
-      inputs=nli_inputs(_inputs(fields, "premise"),
-                        _inputs(fields, "hypothesis")),
-      label=label, rationale=rationale if isinstance(rationale, str) else "")
+      inputs=nli_inputs(premise, hypothesis), label=_NLI_NAMES[str(label)],
+      rationale=_optional(fields, "explanation_1", "reason"))
 
 
 def _read_asdiv(fields: Mapping[str, Any]) -> Row:
   # `9 (apples)`: the first word, as in the reference code.
   answer = _text(fields, "Answer").split(" ")[0]
-  return Row(
-      inputs=f"{_inputs(fields, 'Body')}\n{_inputs(fields, 'Question')}",
-      label=answer)
+  body, question = _inputs(fields, "Body"), _inputs(fields, "Question")
+  return Row(inputs=f"{body}\n{question}", label=answer)
 
 
 def _read_gsm8k(fields: Mapping[str, Any]) -> Row:
@@ -188,24 +258,28 @@ def _read_gsm8k(fields: Mapping[str, Any]) -> Row:
              rationale=re.sub(r"<<[^<>]*>>", "", solution).strip())
 
 
+def _anli(round_number: int) -> Dataset:
+  name = f"anli{round_number}"
+  return Dataset(
+      name, CLASS, _read_nli,
+      {"train": (f"{name}_train.json", f"{name}_train_recovered.jsonl"),
+       "validation": (f"{name}_valid.json",), "test": (f"{name}_test.json",)},
+      labels=NLI_LABELS, file_mark=f"r{round_number}")
+
+
 DATASETS: Mapping[str, Dataset] = {
     dataset.name: dataset for dataset in (
         Dataset("svamp", EQUATION, _read_svamp,
                 {"train": ("svamp_train.json",),
                  "validation": ("svamp_valid.json",),
                  "test": ("svamp_test.json",)},
-                held_out=0.1),
+                held_out=0.1, undivided_test_rows=200),
         Dataset("cqa", CHOICE, _read_cqa,
                 {"train": ("cqa_train.json",),
                  "validation": ("cqa_valid.json",),
                  "test": ("cqa_test.json",)},
                 held_out=0.1),
-        Dataset("anli1", CLASS, _read_nli,
-                {"train": ("anli1_train.json",
-                           "anli1_train_recovered.jsonl"),
-                 "validation": ("anli1_valid.json",),
-                 "test": ("anli1_test.json",)},
-                labels=NLI_LABELS),
+        _anli(1), _anli(2), _anli(3),
         Dataset("esnli", CLASS, _read_nli,
                 {"train": ("esnli_train.json",),
                  "validation": ("esnli_valid.json",),

@@ -5,9 +5,26 @@ Published caches (rows and PaLM completions joined by position):
   stepdistill teacher import --format=published --dataset=svamp \\
       --rows=data/svamp --outputs=data/svamp/palm --teacher=palm540b
 
+Raw Llama-3 generations (joined by content), and their cleaned form:
+
+  stepdistill teacher import --format=llama3 --dataset=svamp \\
+      --rows=data/svamp --outputs=data/svamp/llama3 --teacher=llama3
+  stepdistill teacher import --format=llama3_cot --dataset=cqa \\
+      --rows=data/cqa --outputs=data/cqa/llama3_cot --teacher=llama3_cot
+
 Caches of our own format (a folder with manifest.json, or one folder a split):
 
   stepdistill teacher import --format=cache --outputs=my_cache
+
+Your own CSV, TSV, JSON Lines or Parquet (train.csv, test.csv, or one file):
+
+  stepdistill teacher import --format=columns --dataset=mine \\
+      --outputs=my_data --teacher=my_llama \\
+      --columns=inputs=question,label=answer,rationale=why
+
+A known data set without a teacher (authors', Hugging Face or TFDS files):
+
+  stepdistill teacher import --format=rows --dataset=gsm8k --rows=data/gsm8k
 """
 
 from __future__ import annotations
@@ -17,28 +34,51 @@ import json
 import os
 import pathlib
 import shutil
+from typing import Any
 
 from stepdistill_jax import errors
 from stepdistill_jax import locations
 
 SUMMARY = "join teacher outputs with rows into distillation records"
-FORMATS = ("published", "cache")
+
+# format -> the options that it cannot do without.
+_NEEDS = {
+    "published": ("dataset", "rows", "outputs", "teacher"),
+    "llama3": ("dataset", "rows", "outputs", "teacher"),
+    "llama3_cot": ("dataset", "rows", "outputs", "teacher"),
+    "cache": ("outputs",),
+    "columns": ("dataset", "outputs", "columns", "teacher"),
+    "rows": ("dataset", "rows"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-      "--format", choices=FORMATS, default="published",
+      "--format", choices=tuple(_NEEDS), default="published",
       help="form of the completions (default: %(default)s)")
   parser.add_argument("--dataset", help="svamp, cqa, anli1, esnli, asdiv, ...")
   parser.add_argument(
       "--rows", metavar="DIR", help="folder of the data set's row files")
   parser.add_argument(
-      "--outputs", metavar="DIR", help="folder of the completions")
+      "--outputs", metavar="DIR", nargs="+",
+      help="folder (or files) of the completions")
   parser.add_argument(
       "--teacher", help="name of the teacher in task names, such as palm540b")
   parser.add_argument(
       "--output", metavar="DIR",
       help=f"folder of all records (default: {locations.records_dir()})")
+  parser.add_argument(
+      "--columns", metavar="ROLE=COLUMN,...",
+      help="of --format=columns; roles: inputs, label, rationale and "
+      "teacher_label (or output, a completion to parse), split")
+  parser.add_argument(
+      "--raw", metavar="DIR",
+      help="of --format=llama3_cot: folder of the raw generations (default: "
+      "llama3 beside --outputs)")
+  parser.add_argument(
+      "--keep-unverified-labels", action="store_true",
+      help="of --format=llama3_cot: take labels for the teacher's that may "
+      "be copied human labels")
   parser.add_argument(
       "--rules", default="strict",
       help="parsing rules: strict, or reference for what the papers' code "
@@ -51,32 +91,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-  from stepdistill_jax.teacher import importing
-  from stepdistill_jax.teacher import progress
-
   if args.vocabulary:
     path = install_vocabulary(args.vocabulary)
     if not args.json:
       print(f"vocabulary: {path}")
-    if not args.outputs:
+    if not args.outputs and not args.rows:
       return None
-  with progress.shown("rows", enabled=not args.json) as report:
-    if args.format == "published":
-      _require(args, "dataset", "rows", "outputs", "teacher")
-      result = importing.import_published(
-          dataset=args.dataset, rows=args.rows, outputs=args.outputs,
-          teacher=args.teacher, output=args.output, rules=args.rules,
-          progress=report)
-    else:
-      _require(args, "outputs")
-      result = importing.import_cache(
-          args.outputs, dataset=args.dataset, teacher=args.teacher,
-          output=args.output, rules=args.rules, progress=report)
+  missing = [f"--{name}" for name in _NEEDS[args.format]
+             if not getattr(args, name)]
+  if missing:
+    raise errors.UserError(
+        f"--format={args.format} needs {', '.join(missing)}; see "
+        "`stepdistill teacher import --help`")
+  result = _import(args)
   if args.json:
     print(json.dumps({"folder": str(result.folder), **result.info}))
   else:
     print("\n".join(summary_lines(result)))
   return None
+
+
+def _import(args: argparse.Namespace) -> Any:
+  """Calls the importer of the format; returns its ImportResult."""
+  from stepdistill_jax.teacher import import_tables
+  from stepdistill_jax.teacher import importing
+  from stepdistill_jax.teacher import progress
+
+  with progress.shown("rows", enabled=not args.json) as report:
+    options = {"output": args.output, "rules": args.rules, "progress": report}
+    if args.format == "llama3":
+      return importing.import_llama3(
+          dataset=args.dataset, rows=args.rows, outputs=args.outputs,
+          teacher=args.teacher, **options)
+    if args.format == "rows":
+      return import_tables.import_rows(
+          dataset=args.dataset, rows=args.rows,
+          teacher=args.teacher or "human", **options)
+    if len(args.outputs) > 1:
+      raise errors.UserError(
+          f"--format={args.format} takes one folder of --outputs, got "
+          f"{len(args.outputs)}")
+    outputs = args.outputs[0]
+    if args.format == "published":
+      return importing.import_published(
+          dataset=args.dataset, rows=args.rows, outputs=outputs,
+          teacher=args.teacher, **options)
+    if args.format == "llama3_cot":
+      return importing.import_llama3_cot(
+          dataset=args.dataset, rows=args.rows, outputs=outputs,
+          teacher=args.teacher, raw=args.raw,
+          keep_unverified=args.keep_unverified_labels, **options)
+    if args.format == "columns":
+      return import_tables.import_columns(
+          dataset=args.dataset, outputs=outputs, teacher=args.teacher,
+          columns=import_tables.parse_columns(args.columns), **options)
+    return importing.import_cache(
+        outputs, dataset=args.dataset, teacher=args.teacher, **options)
 
 
 def install_vocabulary(source: str) -> pathlib.Path:
@@ -106,7 +176,7 @@ def install_vocabulary(source: str) -> pathlib.Path:
   return target
 
 
-def summary_lines(result) -> list[str]:
+def summary_lines(result: Any) -> list[str]:
   """What the import did, for a person, and what to run next."""
   info = result.info
   name = f"{result.dataset}/{result.teacher}"
@@ -117,7 +187,7 @@ def summary_lines(result) -> list[str]:
         f"  {split}: {counts['rows']:,} rows, {counts['completions']:,} "
         f"completions -> {written or 'no'} records")
     rules = counts["rules"][info["rules"]]
-    if rules["with_gold"]:
+    if rules["with_gold"] and counts["completions"]:
       lines.append(
           f"    teacher accuracy {rules['accuracy']:.2%} "
           f"({rules['correct']:,} of {rules['with_gold']:,} with a human "
@@ -131,16 +201,10 @@ def summary_lines(result) -> list[str]:
       lines.append(f"    dropped: {entry['count']:,} {reason}, first at "
                    f"{entry['examples'][0]}")
   lines.extend(f"  note: {note}" for note in info["notes"])
+  task = (f"{result.dataset}_step_gold_{result.teacher}"
+          if any(c["completions"] for c in info["sources"].values())
+          else f"{result.dataset}_label_gold")
   lines.append(
-      f"next: stepdistill teacher audit --dataset={result.dataset} "
-      f"--teacher={result.teacher}, or train on the task "
-      f"{result.dataset}_step_gold_{result.teacher}")
+      f"next: `stepdistill teacher audit --dataset={result.dataset} "
+      f"--teacher={result.teacher}`, or train on the task {task}")
   return lines
-
-
-def _require(args: argparse.Namespace, *names: str) -> None:
-  missing = [f"--{name}" for name in names if not getattr(args, name)]
-  if missing:
-    raise errors.UserError(
-        f"--format={args.format} needs {', '.join(missing)}; see "
-        "`stepdistill teacher import --help`")

@@ -9,6 +9,8 @@ from typing import Any
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import parsing
 
+# Of the form of these counts in `import.json`.
+VERSION = 1
 # Examples kept of each reason, for a person to look up.
 _EXAMPLES = 3
 _EXCERPT = 160  # Characters.
@@ -55,30 +57,44 @@ class RuleCounts:
     labels: completions with a usable label.
     with_gold: completions whose row has a human label.
     correct: those whose label counts as the human one.
+    correct_if_trusted: the same with labels that are in doubt (copied from
+      the human ones, or perhaps so) taken for the teacher's.
     empty_rationales: completions without a rationale.
+    multiline_rationales: rationales with a newline in them.
+    non_ascii_rationales: rationales with other characters than ASCII.
   """
 
   statuses: Reasons = dataclasses.field(default_factory=Reasons)
   labels: int = 0
   with_gold: int = 0
   correct: int = 0
+  correct_if_trusted: int = 0
   empty_rationales: int = 0
+  multiline_rationales: int = 0
+  non_ascii_rationales: int = 0
 
   def add(self, dataset: datasets.Dataset, row: datasets.Row | None,
-          parsed: parsing.Parsed, where: str, output: str | None) -> None:
-    self.statuses.add(parsed.status, where, output)
-    self.labels += bool(parsed.label.strip())
+          parsed: parsing.Parsed, label_doubt: str, where: str,
+          output: str | None) -> None:
+    """Counts a completion as parsed, before doubts take its label away."""
+    doubted = bool(label_doubt and parsed.label.strip())
+    self.statuses.add(label_doubt if doubted else parsed.status, where, output)
+    self.labels += bool(parsed.label.strip()) and not doubted
     self.empty_rationales += not parsed.rationale.strip()
+    self.multiline_rationales += "\n" in parsed.rationale.strip()
+    self.non_ascii_rationales += not parsed.rationale.isascii()
     if row is not None and row.label:
       self.with_gold += 1
-      self.correct += dataset.is_correct(parsed.label, row.label)
+      correct = dataset.is_correct(parsed.label, row.label)
+      self.correct_if_trusted += correct
+      self.correct += correct and not doubted
 
   def as_json(self) -> dict[str, Any]:
+    values = {field.name: getattr(self, field.name)
+              for field in dataclasses.fields(self)}
     return {
-        "statuses": self.statuses.as_json(), "labels": self.labels,
-        "with_gold": self.with_gold, "correct": self.correct,
+        **values, "statuses": self.statuses.as_json(),
         "accuracy": self.correct / self.with_gold if self.with_gold else None,
-        "empty_rationales": self.empty_rationales,
     }
 
 
@@ -88,11 +104,23 @@ class SourceCounts:
 
   The source's split: SVAMP's 800 train rows, before some of them become
   validation.
+
+  Attributes:
+    rows: rows of the source, those that were dropped included.
+    completions: completions of the source, those without row included.
+    without_continuation: completions that do not go on into a made-up next
+      example: they were cut at the length limit, or end by themselves.
+    dropped: items that became no record.
+    written: split -> records.
+    rules: what each set of parsing rules makes of all completions.
+    overlap: share of the completions' words in their own row, and in the row
+      before; of joins by position.
   """
 
   rows: int = 0
   completions: int = 0
   dropped: Reasons = dataclasses.field(default_factory=Reasons)
+  without_continuation: int = 0
   written: collections.Counter[str] = dataclasses.field(
       default_factory=collections.Counter)
   rules: dict[str, RuleCounts] = dataclasses.field(
@@ -102,6 +130,7 @@ class SourceCounts:
   def as_json(self) -> dict[str, Any]:
     return {
         "rows": self.rows, "completions": self.completions,
+        "without_continuation": self.without_continuation,
         "written": dict(self.written), "dropped": self.dropped.as_json(),
         "rules": {name: counts.as_json()
                   for name, counts in self.rules.items()},

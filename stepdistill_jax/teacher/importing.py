@@ -1,72 +1,47 @@
-"""From rows and completions to distillation records.
+"""From rows and completions to distillation records, one function a format.
 
-Each format is a small function that yields `joining.Joined` items for every
-split of its source; `_import` does the rest in one pass and in bounded
-memory: parse, hold out validation rows, count, write.
+| function | completions | joined |
+|---|---|---|
+| `import_published` | batches of strings (PaLM) | by position, then checked |
+| `import_llama3_cot` | cleaned Llama-3 batches | by position, then checked |
+| `import_llama3` | raw Llama-3 generations | by content |
+| `import_cache` | our own caches | each with its row |
+| `import_columns` | a user's own tables | each with its row |
+| `import_rows` | none: human labels and explanations | |
+
+Each takes the fields of `record_importer.Options` as keywords and returns a
+`record_importer.ImportResult`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import itertools
 import os
 import pathlib
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from typing import Any, Iterator, Mapping, Sequence
 
 from stepdistill_jax import errors
-from stepdistill_jax import locations
 from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import content_index
 from stepdistill_jax.teacher import datasets
-from stepdistill_jax.teacher import import_counts
+from stepdistill_jax.teacher import free_text_rules
 from stepdistill_jax.teacher import joining
 from stepdistill_jax.teacher import parsing
+from stepdistill_jax.teacher import record_importer
 from stepdistill_jax.teacher import records
 from stepdistill_jax.teacher import row_files
-from stepdistill_jax.teacher import seen_inputs
 from stepdistill_jax.teacher import text_files
+from stepdistill_jax.teacher.record_importer import ImportResult
+from stepdistill_jax.teacher.record_importer import Options
+from stepdistill_jax.teacher.record_importer import Source
 
-# Called after every item with the number of items so far.
-Progress = Callable[[int], None]
-
-
-@dataclasses.dataclass
-class Source:
-  """One split of what is imported.
-
-  Attributes:
-    joined: the split's items, in order.
-    files: what they are read from, for the report.
-    rows: number of rows; needed where validation rows are held out of them.
-    check_overlap: True if the join was by position and has to be checked.
-  """
-
-  joined: Iterable[joining.Joined]
-  files: tuple[str, ...] = ()
-  rows: int = 0
-  check_overlap: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportResult:
-  """What an import wrote.
-
-  Attributes:
-    folder: the records' folder.
-    dataset: name of the data set.
-    teacher: name of the teacher.
-    info: what it counted, as in `import.json`.
-  """
-
-  folder: pathlib.Path
-  dataset: str
-  teacher: str
-  info: Mapping[str, Any]
+held_out_positions = record_importer.held_out_positions
 
 
 def import_published(
     *, dataset: str, rows: str | os.PathLike, outputs: str | os.PathLike,
-    teacher: str, output: str | os.PathLike | None = None,
-    rules: str = "strict", progress: Progress | None = None) -> ImportResult:
+    teacher: str, **options) -> ImportResult:
   """Imports a published cache: row files, and batches joined by position.
 
   Args:
@@ -74,44 +49,117 @@ def import_published(
     rows: folder of the row files, `svamp_train.json[.gz]`.
     outputs: folder of the batches, `train_CoT_0.json[.gz]`.
     teacher: the name to give the teacher, such as `palm540b`.
-    output: folder of all records; `locations.records_dir()` by default.
-    rules: `strict` or `reference`, see `parsing`.
-    progress: called with the number of rows done.
+    **options: fields of `Options`.
 
   Raises:
     errors.UserError: files are missing or damaged, or rows and completions do
       not belong together.
   """
-  spec = _known(dataset)
-  rows, outputs = pathlib.Path(rows), pathlib.Path(outputs)
-  sources, notes = {}, []
+  spec, notes = known_dataset(dataset), []
+  sources = _batch_sources(spec, rows, outputs, notes)
+  return record_importer.import_sources(
+      spec, teacher, sources, options=Options(**options),
+      format_name="published", notes=notes)
+
+
+def import_llama3_cot(
+    *, dataset: str, rows: str | os.PathLike, outputs: str | os.PathLike,
+    teacher: str, raw: str | os.PathLike | None = None, **options
+) -> ImportResult:
+  """Imports cleaned Llama-3 batches, which hold copied human labels.
+
+  The script that made them wrote the human label where it found none in the
+  generation. A label is believed where the raw generation names a label, it
+  is flagged `label_copied_from_gold` where it names none, and
+  `label_unverified` where there is no raw generation of the row; flagged
+  labels do not count as the teacher's.
+
+  Args:
+    dataset: a known data set.
+    rows: folder of the row files.
+    outputs: folder of the cleaned batches.
+    teacher: the name to give the teacher.
+    raw: folder of the raw generations, `cqa_test_llama3.json`; by default the
+      folder `llama3` beside `outputs`, if there is one.
+    **options: fields of `Options`.
+  """
+  spec, notes = known_dataset(dataset), []
+  raw = pathlib.Path(raw) if raw else pathlib.Path(outputs).parent / "llama3"
+  sources = _batch_sources(spec, rows, outputs, notes)
+  for split, source in sources.items():
+    # The generations that the script read; others of the split are not.
+    name = f"{spec.name}_{_SHORT_SPLITS[split]}_llama3.json"
+    index = None
+    if (raw / name).is_file() or (raw / f"{name}.gz").is_file():
+      index = content_index.ContentIndex()
+      _index_generations(
+          spec, [text_files.find_file(raw, name)], index, [])
+    else:
+      notes.append(f"{split}: no raw generations ({name} in {raw}), so no "
+                   "label can be told from a copied human label")
+    source.joined = _doubt_labels(spec, source.joined, index)
+  return record_importer.import_sources(
+      spec, teacher, sources, options=Options(**options),
+      format_name="llama3_cot", notes=notes)
+
+
+def import_llama3(
+    *, dataset: str, rows: str | os.PathLike,
+    outputs: str | os.PathLike | Sequence[str | os.PathLike], teacher: str,
+    **options) -> ImportResult:
+  """Imports raw generations `{"input", "gen_label", "org_label"}`.
+
+  They are joined by content: some of the published files hold rows of another
+  split than their names say.
+
+  Args:
+    dataset: a known data set.
+    rows: folder of the row files.
+    outputs: files of generations; or a folder, of which the files
+      `{dataset}_{split}_llama3.json` are read.
+    teacher: the name to give the teacher.
+    **options: fields of `Options`.
+  """
+  spec = known_dataset(dataset)
+  files = _generation_files(spec, outputs)
+  index, dropped, notes = content_index.ContentIndex(), [], []
+  _index_generations(spec, files, index, dropped)
+  sources = {}
   for split in records.SPLITS:
     row_file = row_files.find_row_file(spec, rows, split)
-    batches = joining.find_batches(outputs, split)
-    if row_file and batches:
-      sources[split] = _published_source(spec, row_file, batches)
-    elif batches:
-      notes.append(
-          f"{split}: {len(batches)} batches of completions, but no rows "
-          f"({' or '.join(spec.row_files.get(split, ('none known',)))} in "
-          f"{rows}); left out")
-    elif row_file:
-      notes.append(f"{split}: {row_file.name}, but no completions "
-                   f"({split}_CoT_0.json in {outputs}); left out")
+    if row_file is None:
+      continue
+    # Finds all, not any: what is found for no split has no row.
+    found = sum(
+        index.find(records.input_hash(entry.row.inputs)) is not None
+        for entry in row_files.read_rows(spec, row_file)
+        if entry.row is not None)
+    if not found:
+      notes.append(f"{split}: no completion in the files given; left out")
+      continue
+    sources[split] = Source(
+        _join_by_content(spec, row_file, index),
+        files=(str(row_file), *map(str, files)),
+        rows=row_files.count_rows(row_file))
   if not sources:
     raise errors.UserError(
-        f"nothing to import for {dataset!r}: "
-        + ("; ".join(notes) or f"neither rows in {rows} nor completions in "
-           f"{outputs}"))
-  return _import(spec, teacher, sources, output=output, rules=rules,
-                 format_name="published", notes=notes, progress=progress)
+        f"no generation of {', '.join(map(str, files))} is of a row in "
+        f"{rows} ({'; '.join(notes) or 'no row files there'})")
+  # What has no row is reported with the first split.
+  first = next(iter(sources.values()))
+  first.joined = itertools.chain(
+      first.joined, dropped,
+      (joining.Joined(None, output, "", where, dropped="no_row")
+       for output, where in index.unused()))
+  return record_importer.import_sources(
+      spec, teacher, sources, options=Options(**options),
+      format_name="llama3", notes=notes, free_text=True)
 
 
 def import_cache(
     folder: str | os.PathLike | Sequence[pathlib.Path], *,
-    dataset: str | None = None, teacher: str | None = None,
-    output: str | os.PathLike | None = None, rules: str = "strict",
-    progress: Progress | None = None) -> ImportResult:
+    dataset: str | None = None, teacher: str | None = None, **options
+) -> ImportResult:
   """Imports teacher caches of our own format, one a split.
 
   Args:
@@ -119,9 +167,7 @@ def import_cache(
       of one data set by one teacher, or a list of such caches.
     dataset: name to use instead of the manifests'.
     teacher: name to use instead of the manifests'.
-    output: folder of all records; `locations.records_dir()` by default.
-    rules: `strict` or `reference`, see `parsing`.
-    progress: called with the number of completions done.
+    **options: fields of `Options`.
 
   Raises:
     errors.UserError: no cache, a damaged one, or caches that do not belong
@@ -149,27 +195,17 @@ def import_cache(
       rows = sum(1 for _ in cache.read_completions(path))
     sources[split] = Source(
         _join_cache(spec, path), files=(str(path),), rows=rows)
-  return _import(spec, teacher, sources, output=output, rules=rules,
-                 format_name="cache", notes=[], progress=progress)
+  return record_importer.import_sources(
+      spec, teacher, sources, options=Options(**options),
+      format_name="cache")
 
 
-def held_out_positions(rows: int, share: float) -> frozenset[int]:
-  """Positions of the train rows that serve as validation.
+def known_dataset(dataset: str) -> datasets.Dataset:
+  """Returns a known data set.
 
-  The papers' rule: the first ceil(share·rows) of numpy's
-  `default_rng(0).permutation(rows)`, which is what Hugging Face's
-  `train_test_split(test_size=share, seed=0)` takes.
-
-  >>> len(held_out_positions(800, 0.1)), len(held_out_positions(9741, 0.1))
-  (80, 975)
+  Raises:
+    errors.UserError: there is none of this name; lists the near ones.
   """
-  import numpy as np  # Not needed for help texts.
-
-  permutation = np.random.default_rng(0).permutation(rows)
-  return frozenset(permutation[:math.ceil(share * rows)].tolist())
-
-
-def _known(dataset: str) -> datasets.Dataset:
   if dataset not in datasets.DATASETS:
     raise errors.UserError(errors.unknown_name_message(
         "data set", dataset, datasets.DATASETS,
@@ -177,18 +213,39 @@ def _known(dataset: str) -> datasets.Dataset:
   return datasets.DATASETS[dataset]
 
 
-def _only(key: str, manifests: Mapping[pathlib.Path, Mapping[str, Any]]
-          ) -> str:
-  """The value of `key` that all manifests share."""
-  values = sorted({manifest[key] for manifest in manifests.values()})
-  if len(values) > 1:
+# ---- Batches, joined by position ------------------------------------------
+
+_SHORT_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
+
+
+def _batch_sources(
+    spec: datasets.Dataset, rows: str | os.PathLike,
+    outputs: str | os.PathLike, notes: list[str]) -> dict[str, Source]:
+  """The splits that have both rows and batches; notes tell of the others."""
+  rows, outputs = pathlib.Path(rows), pathlib.Path(outputs)
+  sources = {}
+  for split in records.SPLITS:
+    row_file = row_files.find_row_file(spec, rows, split)
+    batches = joining.find_batches(outputs, split)
+    if row_file and batches:
+      sources[split] = _batch_source(spec, row_file, batches)
+    elif batches:
+      names = " or ".join(spec.row_files.get(split, ("no file known",)))
+      notes.append(f"{split}: {len(batches)} batches of completions, but no "
+                   f"rows ({names} in {rows}); left out")
+    elif row_file:
+      notes.append(f"{split}: {row_file.name}, but no completions "
+                   f"({_SHORT_SPLITS[split]}_CoT_0.json in {outputs}); left "
+                   "out")
+  if not sources:
     raise errors.UserError(
-        f"the caches are of several {key}s ({', '.join(values)}); give the "
-        f"folder of one of them, or --{key}=NAME to take all as one")
-  return values[0]
+        f"nothing to import for {spec.name!r}: "
+        + ("; ".join(notes) or f"neither rows in {rows} nor completions in "
+           f"{outputs}"))
+  return sources
 
 
-def _published_source(
+def _batch_source(
     spec: datasets.Dataset, row_file: pathlib.Path,
     batches: list[pathlib.Path]) -> Source:
   sparse = row_files.is_sparse(row_file)
@@ -203,25 +260,136 @@ def _published_source(
       check_overlap=True)
 
 
+def _doubt_labels(
+    spec: datasets.Dataset, joined: Iterator[joining.Joined],
+    index: content_index.ContentIndex | None) -> Iterator[joining.Joined]:
+  """Marks labels that the raw generation does not name."""
+  for item in joined:
+    found = None
+    if index is not None and item.row is not None:
+      found = index.find(records.input_hash(item.row.inputs))
+    if found is None:
+      item.label_doubt = parsing.UNVERIFIED_LABEL
+    elif not free_text_rules.names_a_label(found[0], item.row, spec):
+      item.label_doubt = parsing.COPIED_LABEL
+    yield item
+
+
+# ---- Generations, joined by content ----------------------------------------
+
+
+def _generation_files(
+    spec: datasets.Dataset,
+    outputs: str | os.PathLike | Sequence[str | os.PathLike]
+) -> list[pathlib.Path]:
+  if isinstance(outputs, (str, os.PathLike)):
+    outputs = [outputs]
+  files = []
+  for path in map(pathlib.Path, outputs):
+    if path.is_dir():
+      files += sorted(
+          p for short in _SHORT_SPLITS.values()
+          for p in path.glob(f"{spec.name}_{short}_llama3.json*"))
+    elif path.is_file():
+      files.append(path)
+    else:
+      raise errors.UserError(f"there is no file or folder {path}")
+  if not files:
+    raise errors.UserError(
+        f"no {spec.name}_SPLIT_llama3.json in {', '.join(map(str, outputs))}; "
+        "give the files of generations themselves with --outputs")
+  return files
+
+
+def _index_generations(
+    spec: datasets.Dataset, files: Sequence[pathlib.Path],
+    index: content_index.ContentIndex, dropped: list[joining.Joined]) -> None:
+  """Enters generations in the index; what cannot be entered in `dropped`."""
+  for path in files:
+    for entry in text_files.read_entries(path):
+      reason = entry.problem
+      fields = entry.value if isinstance(entry.value, dict) else {}
+      question = fields.get("input")
+      output, problem = joining.completion_text(fields.get("gen_label"), "")
+      if not reason and not fields:
+        reason = "line_not_object"
+      elif not reason and not isinstance(question, str):
+        reason = "input_not_text"
+      elif not reason and problem:
+        reason = problem
+      if not reason and not index.add(
+          records.input_hash(_generation_inputs(spec, question)), output,
+          entry.where):
+        reason = "repeated_completion"
+      if reason:
+        dropped.append(joining.Joined(
+            None, None, "", entry.where, dropped=reason))
+
+
+_PREMISE = re.compile(r"\s*premise:\s*(.*\S)\s*?,?\s*hypothesis:\s*(.*)",
+                      re.IGNORECASE | re.DOTALL)
+
+
+def _generation_inputs(spec: datasets.Dataset, question: str) -> str:
+  """The row's inputs, from a generation's `input`.
+
+  NLI files have `premise: P, hypothesis: H` or `Premise: P Hypothesis:H`.
+  """
+  if spec.label_kind != datasets.CLASS:
+    return question
+  match = _PREMISE.fullmatch(question)
+  if not match:
+    return question
+  premise, hypothesis = match.groups()
+  return premise.removesuffix(",") + records.EOS_TEXT + hypothesis
+
+
+def _join_by_content(
+    spec: datasets.Dataset, row_file: pathlib.Path,
+    index: content_index.ContentIndex) -> Iterator[joining.Joined]:
+  for entry in row_files.read_rows(spec, row_file):
+    if entry.row is None:
+      yield joining.Joined(None, None, "", entry.where, dropped=entry.problem)
+      continue
+    output, where = index.find(
+        records.input_hash(entry.row.inputs)) or (None, entry.where)
+    problem = "" if output is not None else parsing.NO_COMPLETION
+    yield joining.Joined(entry.row, output, problem, where)
+
+
+# ---- Our own caches ---------------------------------------------------------
+
+
+def _only(key: str, manifests: Mapping[pathlib.Path, Mapping[str, Any]]
+          ) -> str:
+  """The value of `key` that all manifests share."""
+  values = sorted({manifest[key] for manifest in manifests.values()})
+  if len(values) > 1:
+    raise errors.UserError(
+        f"the caches are of several {key}s ({', '.join(values)}); give the "
+        f"folder of one of them, or --{key}=NAME to take all as one")
+  return values[0]
+
+
 def _join_cache(
     spec: datasets.Dataset, folder: pathlib.Path) -> Iterator[joining.Joined]:
   """The completions of a cache, each with the row that it carries."""
   for position, entry in enumerate(cache.read_completions(folder)):
-    if entry.problem or not isinstance(entry.value, dict):
-      yield joining.Joined(None, None, "", entry.where,
-                           dropped=entry.problem or "line_not_object")
+    reason = entry.problem
+    if not reason and not isinstance(entry.value, dict):
+      reason = "line_not_object"
+    fields = None if reason else entry.value.get("input")
+    if not reason and not isinstance(fields, dict):
+      reason = "input_not_object"
+    if not reason:
+      try:
+        row = spec.read_row(fields)
+        row.position = position
+      except datasets.BadRow as error:
+        reason = str(error)
+    if reason:
+      yield joining.Joined(None, None, "", entry.where, dropped=reason)
       continue
-    fields = entry.value.get("input")
-    if not isinstance(fields, dict):
-      yield joining.Joined(None, None, "", entry.where,
-                           dropped="input_not_object")
-      continue
-    try:
-      row = spec.read_row(fields)
-    except datasets.BadRow as error:
-      yield joining.Joined(None, None, "", entry.where, dropped=str(error))
-      continue
-    row.position = position
     if entry.value.get("error"):
       text, problem = None, parsing.TEACHER_ERROR
     else:
@@ -229,122 +397,3 @@ def _join_cache(
     yield joining.Joined(
         row, text, problem, entry.where,
         truncated=entry.value.get("finish_reason") == "length")
-
-
-def _import(
-    spec: datasets.Dataset, teacher: str, sources: Mapping[str, Source], *,
-    output: str | os.PathLike | None, rules: str, format_name: str,
-    notes: list[str], progress: Progress | None) -> ImportResult:
-  """Parses, counts and writes all splits; the heart of every import."""
-  if rules not in parsing.RULES:
-    raise errors.UserError(
-        errors.unknown_name_message("rules", rules, parsing.RULES))
-  output = locations.records_dir() if output is None else output
-  seen = seen_inputs.SeenInputs()
-  counts = {split: import_counts.SourceCounts() for split in sources}
-  with records.RecordsWriter(output, spec.name, teacher) as writer:
-    done = 0
-    for split, source in sources.items():
-      importer = _SplitImporter(
-          spec, teacher, split, rules, seen, counts[split],
-          held_out=_held_out(spec, split, source, sources))
-      overlap = joining.OverlapCheck() if source.check_overlap else None
-      for joined in source.joined:
-        record = importer.record(joined, overlap)
-        if record is not None:
-          writer.write(record)
-        done += 1
-        if progress is not None:
-          progress(done)
-      if overlap is not None:
-        overlap.require_alignment()
-        counts[split].overlap = overlap.shares()
-    if not any(split_counts.written for split_counts in counts.values()):
-      raise errors.UserError(
-          f"no row of {spec.name} could be imported: "
-          + "; ".join(_first_reasons(counts)))
-    info = {
-        "dataset": spec.name, "teacher": teacher, "format": format_name,
-        "rules": rules, "notes": notes,
-        "files": {split: source.files for split, source in sources.items()},
-        "sources": {split: split_counts.as_json()
-                    for split, split_counts in counts.items()},
-        "repeated_inputs": seen.repeated(), "leaked_inputs": seen.leaked(),
-    }
-    writer.import_info = info
-    seen.close()
-  return ImportResult(writer.folder, spec.name, teacher, info)
-
-
-def _held_out(
-    spec: datasets.Dataset, split: str, source: Source,
-    sources: Mapping[str, Source]) -> frozenset[int]:
-  if split != "train" or "validation" in sources or not source.rows:
-    return frozenset()
-  return held_out_positions(source.rows, spec.held_out)
-
-
-def _first_reasons(
-    counts: Mapping[str, import_counts.SourceCounts]) -> list[str]:
-  return [f"{split}: {reason['count']} {name} ({reason['examples'][0]})"
-          for split, split_counts in counts.items()
-          for name, reason in split_counts.dropped.as_json().items()
-          ] or ["the sources are empty"]
-
-
-class _SplitImporter:
-  """Turns the joined items of one source split into records."""
-
-  def __init__(
-      self, spec: datasets.Dataset, teacher: str, split: str, rules: str,
-      seen: seen_inputs.SeenInputs, counts: import_counts.SourceCounts, *,
-      held_out: frozenset[int]):
-    self._spec, self._teacher, self._split = spec, teacher, split
-    self._rules, self._seen, self._counts = rules, seen, counts
-    self._held_out = held_out
-    self._parsers = {
-        name: parsing.get_parser(spec, name) for name in parsing.RULES}
-
-  def record(self, joined: joining.Joined,
-             overlap: joining.OverlapCheck | None) -> records.Record | None:
-    """The item's record; None if it is dropped, under a counted reason."""
-    counts, row = self._counts, joined.row
-    counts.rows += row is not None or joined.dropped not in ("", "no_row")
-    counts.completions += joined.output is not None or bool(joined.problem)
-    parsed = self._parse(joined)
-    if joined.dropped:
-      counts.dropped.add(joined.dropped, joined.where)
-      return None
-    if overlap is not None and parsed.rationale:
-      overlap.add(joined, parsed.rationale)
-    split = ("validation" if row.position in self._held_out else self._split)
-    counts.written[split] += 1
-    hashed = records.input_hash(row.inputs)
-    return records.Record(
-        id=records.record_id(self._spec.name, split, hashed,
-                             self._seen.add(hashed, split)),
-        inputs=row.inputs, label=row.label,
-        teacher_label=parsed.label.strip(), rationale=parsed.rationale.strip(),
-        status=parsed.status, teacher=self._teacher, dataset=self._spec.name,
-        split=split, origin=f"{self._split}[{row.position}]")
-
-  def _parse(self, joined: joining.Joined) -> parsing.Parsed:
-    """Parses by both rules, counts both, returns what the import's gives."""
-    result = None
-    row = joined.row or datasets.Row("", "")
-    for name, parser in self._parsers.items():
-      if joined.output is None:
-        parsed = parsing.Parsed(
-            "", "", joined.problem or parsing.NO_COMPLETION)
-      else:
-        parsed = parser(joined.output, row)
-        if joined.truncated and not parsed.label:
-          parsed.status = parsing.TRUNCATED
-        if joined.label_copied and parsed.label:
-          parsed = parsing.Parsed(parsed.rationale, "", parsing.COPIED_LABEL)
-      if name == self._rules:
-        result = parsed
-      if joined.dropped in ("", "no_row"):
-        self._counts.rules[name].add(
-            self._spec, joined.row, parsed, joined.where, joined.output)
-    return result

@@ -36,8 +36,10 @@ class Joined:
     where: file and line of the completion, else of the row.
     dropped: the named reason why this is no record; else empty.
     batch: name of the completion's file.
-    label_copied: True if the completion's label is known to be the gold one.
     truncated: True if the teacher stopped at its length limit.
+    label_doubt: `parsing.COPIED_LABEL` or `parsing.UNVERIFIED_LABEL` where
+      the label may not be the teacher's; else empty.
+    parsed: rationale and label that come apart and need no parsing.
   """
 
   row: datasets.Row | None
@@ -46,8 +48,9 @@ class Joined:
   where: str
   dropped: str = ""
   batch: str = ""
-  label_copied: bool = False
   truncated: bool = False
+  label_doubt: str = ""
+  parsed: parsing.Parsed | None = None
 
 
 def find_batches(folder: pathlib.Path, split: str) -> list[pathlib.Path]:

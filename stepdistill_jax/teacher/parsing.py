@@ -40,6 +40,8 @@ LABEL_NOT_A_CHOICE = "label_not_a_choice"  # Not one of the row's choices.
 LABEL_DIFFERS_IN_CASE = "label_differs_in_case"  # Reference rules only.
 SEVERAL_ANSWERS = "several_answers"  # "either (a) aquarium or (e) pond"
 COPIED_LABEL = "label_copied_from_gold"
+# From files in which some labels are copies, with nothing to check by.
+UNVERIFIED_LABEL = "label_unverified"
 # and `equation_unknown`, `equation_tuple`, …: see arithmetic.NotArithmetic.
 
 
@@ -77,15 +79,24 @@ def label_status(dataset: datasets.Dataset, label: str, row: datasets.Row
   return "ok"
 
 
-def get_parser(dataset: datasets.Dataset, rules: str) -> Parser:
-  """Returns the parser of a data set's chain-of-thought completions.
+def get_parser(
+    dataset: datasets.Dataset, rules: str, free_text: bool = False) -> Parser:
+  """Returns the parser of a data set's completions.
+
+  Args:
+    dataset: the data set.
+    rules: one of `RULES`.
+    free_text: True for generations without a fixed form, which have one rule.
 
   Raises:
     errors.UserError: unknown rules.
   """
+  from stepdistill_jax.teacher import free_text_rules
   from stepdistill_jax.teacher import reference_rules
   from stepdistill_jax.teacher import strict_rules
 
+  if free_text and rules in RULES:
+    return free_text_rules.get_parser(dataset)
   if rules == "strict":
     return strict_rules.get_parser(dataset)
   if rules == "reference":

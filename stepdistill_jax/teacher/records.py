@@ -82,13 +82,15 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Record))
 def normalize_input(text: str) -> str:
   """What two inputs have in common that differ in form only.
 
-  Unicode form NFKC, case folded, runs of white space as one space.
+  Unicode form NFKC, case folded, runs of white space as one space, also
+  around the sign between premise and hypothesis.
 
   >>> normalize_input(" How MANY\\napples? ")
   'how many apples?'
   """
   if not text.isascii():
     text = unicodedata.normalize("NFKC", text)
+  text = text.replace(EOS_TEXT, f" {EOS_TEXT} ")
   return " ".join(text.casefold().split())
 
 

@@ -32,6 +32,13 @@ def get_parser(dataset: datasets.Dataset) -> parsing.Parser:
   return functools.partial(_parse, split, dataset)
 
 
+def next_example_mark(dataset: datasets.Dataset) -> str | None:
+  """What a completion that goes on into a next example contains."""
+  if dataset.name not in _SPLITTERS:
+    return None
+  return "Premise:" if dataset.label_kind == datasets.CLASS else "Q:"
+
+
 def _parse(split, dataset, output: str, row: datasets.Row) -> parsing.Parsed:
   rationale, label, problem = split(output)
   rationale, label = rationale.rstrip(), label.rstrip()
@@ -82,5 +89,5 @@ def _esnli(output: str) -> tuple[str, str, str]:
 
 _SPLITTERS = {
     "svamp": _svamp, "asdiv": _svamp, "cqa": _cqa, "anli1": _anli,
-    "esnli": _esnli,
+    "anli2": _anli, "anli3": _anli, "esnli": _esnli,
 }

@@ -1,16 +1,13 @@
-"""Reading the row files of data sets: JSON Lines, JSON arrays, ASDiv's XML."""
+"""Finding and reading the row files of the published layout."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import pathlib
 from typing import Iterator
-from xml.etree import ElementTree
-from xml.parsers import expat
 
-from stepdistill_jax import errors
+from stepdistill_jax.teacher import containers
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import text_files
 
@@ -58,9 +55,7 @@ def count_rows(path: pathlib.Path) -> int:
 
 def read_fields(path: pathlib.Path) -> Iterator[text_files.Entry]:
   """Yields a row file's entries; `Entry.value` has the data set's fields."""
-  if _is_xml(path):
-    return _xml_problems(path)
-  return text_files.read_entries(path)
+  return containers.read_objects(path)
 
 
 def read_rows(
@@ -89,31 +84,3 @@ def read_rows(
       except datasets.BadRow as error:
         problem = str(error)
     yield RowEntry(row, problem, position, entry.where)
-
-
-def _is_xml(path: pathlib.Path) -> bool:
-  return path.name.removesuffix(".gz").endswith(".xml")
-
-
-def _xml_problems(path: pathlib.Path) -> Iterator[text_files.Entry]:
-  """Yields ASDiv's problems as entries with the fields of their elements."""
-  numbers = itertools.count(1)
-  with text_files.open_bytes(path) as file:
-    parser = ElementTree.XMLPullParser(events=("end",))
-    try:
-      while chunk := file.read(2**16):
-        # Entities can blow a small file up to gigabytes; ASDiv has none.
-        if b"<!DOCTYPE" in chunk or b"<!ENTITY" in chunk:
-          raise errors.UserError(
-              f"{path} declares XML entities; ASDiv.xml has none: fetch it "
-              "from its own repository")
-        parser.feed(chunk)
-        for _, element in parser.read_events():
-          if element.tag == "Problem":
-            fields = {child.tag: child.text or "" for child in element}
-            yield text_files.Entry(
-                fields, "", path, next(numbers), "element")
-            element.clear()
-      parser.close()
-    except (ElementTree.ParseError, expat.ExpatError) as error:
-      raise errors.UserError(f"{path} is not XML: {error}") from error

@@ -58,7 +58,8 @@ def _parse(cut, marker, read_label, dataset, output: str, row: datasets.Row
     return parsing.Parsed("", "", parsing.EMPTY_OUTPUT)
   first_failure = None
   for match in marker.finditer(text):
-    rationale = text[:match.start()].strip()
+    # `…, so the answer is` leaves a comma behind.
+    rationale = text[:match.start()].strip().rstrip(",").rstrip()
     label, problem = read_label(text[match.end():], row, dataset)
     if label:
       status = "ok" if rationale else parsing.EMPTY_RATIONALE
@@ -141,5 +142,7 @@ _FORMS = {
     "gsm8k": (_NEXT_QUESTION, _MARKER),
     "cqa": (_NEXT_QUESTION, _MARKER),
     "anli1": (_NEXT_PREMISE, _MARKER),
+    "anli2": (_NEXT_PREMISE, _MARKER),
+    "anli3": (_NEXT_PREMISE, _MARKER),
     "esnli": (_NEXT_PREMISE, _ESNLI_MARKER),
 }

@@ -9,6 +9,7 @@ import csv
 import io
 import pathlib
 from typing import Any, Iterator, Mapping
+import zlib
 
 from stepdistill_jax import errors
 from stepdistill_jax.teacher import text_files
@@ -47,6 +48,8 @@ def parse_columns(text: str) -> dict[str, str]:
       raise errors.UserError(
           f"--columns has {pair!r}, expected NAME=COLUMN, as in "
           "inputs=question,label=answer")
+    if name.strip() in columns:
+      raise errors.UserError(f"--columns names {name.strip()!r} twice")
     columns[name.strip()] = column.strip()
   return columns
 
@@ -75,6 +78,7 @@ def rename(fields: Mapping[str, Any], columns: Mapping[str, str],
 
 def _csv_entries(
     path: pathlib.Path, delimiter: str) -> Iterator[text_files.Entry]:
+  csv.field_size_limit(text_files.MAX_ENTRY_BYTES)
   with text_files.open_bytes(path) as raw:
     # Bytes that are not UTF-8 come through as lone surrogates, so that one
     # bad row does not end the file.
@@ -94,9 +98,10 @@ def _csv_entries(
     except csv.Error as error:
       raise errors.UserError(
           f"{path} line {reader.line_num} is not CSV: {error}") from error
-    except EOFError as error:
+    except (EOFError, OSError, zlib.error) as error:
       raise errors.UserError(
-          f"{path} is a cut gzip file; fetch it again") from error
+          f"{path} is a damaged or cut gzip file ({error}); fetch it again"
+      ) from error
 
 
 def _csv_entry(names: list[str], values: list[str], path: pathlib.Path,

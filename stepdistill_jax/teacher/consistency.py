@@ -1,0 +1,102 @@
+"""What a rationale says of its own label and of its own inputs.
+
+These are checks by words and numbers, cheap enough for every record. They
+find candidates for a person to read; they do not understand the texts.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+import re
+
+from stepdistill_jax.teacher import arithmetic
+from stepdistill_jax.teacher import datasets
+from stepdistill_jax.teacher import records
+
+_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
+# What a computation in a rationale came to: the number after a last `=`.
+_RESULT = re.compile(r"=\s*\$?\s*(-?\d[\d,]*(?:\.\d+)?)")
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+# Words that nearly every text has, so that sharing them says nothing.
+_COMMON = frozenset(
+    "a an and are as at be been but by can could did do does for from had has "
+    "have he her hers him his i if in into is it its may no not of on or she "
+    "so some that the their them then there these they this those to was we "
+    "were what when where which who will with would you your".split())
+
+
+def content_words(text: str) -> set[str]:
+  """The words and numbers of a text, in lower case, without common words."""
+  return set(_WORD.findall(text.lower())) - _COMMON
+
+
+def overlap(rationale: str, inputs: str) -> float | None:
+  """Share of the rationale's words that its inputs have too; None without.
+
+  >>> overlap("The dog runs fast.", "A dog runs.")
+  0.6666666666666666
+  """
+  words = content_words(rationale)
+  if not words:
+    return None
+  return len(words & content_words(inputs)) / len(words)
+
+
+def _named(text: str, names: tuple[str, ...]) -> set[str]:
+  """Those of the names that occur in the text as whole words."""
+  found = set()
+  for name in names:
+    folded = name.casefold()
+    if folded in text and re.search(
+        rf"(?<!\w){re.escape(folded)}(?!\w)", text):
+      found.add(folded)
+  # `new york` also contains `york`: only the longest of nested names counts.
+  return {name for name in found
+          if not any(name != other and name in other for other in found)}
+
+
+def contradicts_label(
+    dataset: datasets.Dataset, record: records.Record) -> bool:
+  """True if the rationale names or computes another answer than its label.
+
+  | labels | the rationale |
+  |---|---|
+  | classes | names exactly one of them, and it is another one |
+  | choices | names exactly one of its row's choices, and it is another one |
+  | equations, numbers | computes `= N` last, and the label has another value |
+  | texts | cannot be told; never |
+  """
+  label, rationale = record.teacher_label, record.rationale
+  if not label or not rationale:
+    return False
+  if dataset.label_kind in (datasets.EQUATION, datasets.NUMBER):
+    results = _RESULT.findall(rationale)
+    value = arithmetic.value_or_none(label)
+    if not results or value is None:
+      return False
+    last = arithmetic.value_or_none(results[-1].rstrip(","))
+    return last is not None and not arithmetic.values_equal(last, value)
+  if dataset.label_kind == datasets.CLASS:
+    names = dataset.labels
+  elif dataset.label_kind == datasets.CHOICE:
+    names = datasets.choices_in(record.inputs)
+  else:
+    return False
+  named = _named(rationale.casefold(), names)
+  return len(named) == 1 and label.casefold() not in named
+
+
+def states_answer(dataset: datasets.Dataset, record: records.Record) -> bool:
+  """True if the rationale contains its label, or the label's value."""
+  label, rationale = record.teacher_label, record.rationale
+  if not label or not rationale:
+    return False
+  if dataset.label_kind in (datasets.EQUATION, datasets.NUMBER):
+    value = arithmetic.value_or_none(label)
+    if value is None:
+      return False
+    return any(
+        arithmetic.values_equal(Fraction(number.replace(",", "")), abs(value))
+        for number in _NUMBER.findall(rationale)
+        if len(number) < 20 and number.replace(",", "").isascii())
+  return bool(_named(rationale.casefold(), (label,)))

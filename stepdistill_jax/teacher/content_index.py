@@ -1,0 +1,48 @@
+"""Completions by their inputs, for joins by content; kept on disk.
+
+An SQLite database without a name is temporary: small ones stay in memory,
+large ones go to disk, so memory does not grow with the cache.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Iterator
+
+
+class ContentIndex:
+  """Maps the hash of an input to the first completion seen for it."""
+
+  def __init__(self):
+    self._database = sqlite3.connect("", isolation_level=None)
+    self._database.executescript("""
+        PRAGMA journal_mode = OFF;
+        PRAGMA synchronous = OFF;
+        PRAGMA cache_size = -32768;  -- kB.
+        CREATE TABLE completions (
+            hash TEXT PRIMARY KEY, output TEXT, place TEXT, used INTEGER
+        ) WITHOUT ROWID;
+        BEGIN;
+    """)
+
+  def add(self, hashed_input: str, output: str, where: str) -> bool:
+    """Adds a completion; False if its input has one already."""
+    cursor = self._database.execute(
+        "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, 0)",
+        (hashed_input, output, where))
+    return cursor.rowcount == 1
+
+  def find(self, hashed_input: str) -> tuple[str, str] | None:
+    """(completion, where it was) of an input, or None; marks it as used."""
+    row = self._database.execute(
+        "UPDATE completions SET used = 1 WHERE hash = ? "
+        "RETURNING output, place", (hashed_input,)).fetchone()
+    return row
+
+  def unused(self) -> Iterator[tuple[str, str]]:
+    """(completion, where it was) of those that `find` never gave."""
+    yield from self._database.execute(
+        "SELECT output, place FROM completions WHERE NOT used ORDER BY place")
+
+  def close(self) -> None:
+    self._database.close()

@@ -1,0 +1,233 @@
+import gzip
+import json
+
+import pytest
+
+from stepdistill_jax import errors
+from stepdistill_jax import testing
+from stepdistill_jax.teacher import containers
+from stepdistill_jax.teacher import import_tables
+from stepdistill_jax.teacher import records
+from stepdistill_jax.teacher import tfrecord_files
+
+COLUMNS = {"inputs": "question", "label": "answer", "rationale": "why"}
+
+
+def read(folder, dataset, teacher, split):
+  found = records.read_records(folder, dataset, teacher, split)
+  return sorted(found, key=lambda r: r.origin)
+
+
+def import_columns(tmp_path, outputs, columns=None, **options):
+  return import_tables.import_columns(
+      dataset="mine", outputs=outputs, columns=columns or COLUMNS,
+      teacher="llama", output=tmp_path / "records", **options)
+
+
+def test_csv_tsv_jsonl_and_parquet_give_the_same_records(tmp_path):
+  rows = [
+      {"question": f"is it, {i}?", "answer": "ja\n\"so\"", "why": "because ü"}
+      for i in range(20)]
+  csv_text = "question,answer,why\n" + "".join(
+      '"is it, %d?","ja\n""so""",because ü\n' % i for i in range(20))
+  jsonl = "".join(json.dumps(row) + "\n" for row in rows)
+  files = {"a.csv": csv_text.encode(), "b.jsonl": jsonl.encode(),
+           "c.json": json.dumps(rows).encode(),
+           "d.csv.gz": gzip.compress(csv_text.encode()),
+           "e.tsv": csv_text.replace(",answer,", "\tanswer\t").replace(
+               '?",', '?"\t').replace('""",', '"""\t').encode()}
+  pyarrow = pytest.importorskip("pyarrow")
+  pyarrow.parquet = pytest.importorskip("pyarrow.parquet")
+  pyarrow.parquet.write_table(
+      pyarrow.Table.from_pylist(rows), tmp_path / "f.parquet")
+  found = {}
+  for name, content in files.items():
+    (tmp_path / name).write_bytes(content)
+  for path in tmp_path.glob("?.*"):
+    import_columns(tmp_path, path)
+    found[path.name] = [
+        (r.inputs, r.label, r.rationale, r.split, r.status)
+        for split in ("train", "validation")
+        for r in read(tmp_path / "records", "mine", "llama", split)]
+  assert len(found) == 6
+  first = found.pop("a.csv")
+  assert len(first) == 20 and sum(r[3] == "validation" for r in first) == 2
+  assert first[0][1:3] == ('ja\n"so"', "because ü")
+  for name, others in found.items():
+    assert others == first, name
+
+
+def test_files_and_columns_tell_splits(tmp_path):
+  (tmp_path / "d").mkdir()
+  for split in ("train", "dev", "test"):
+    (tmp_path / "d" / f"my_{split}.csv").write_text(
+        f"question,answer,why\n{split} 1,a,b\n{split} 2,a,b\n")
+  result = import_columns(tmp_path, tmp_path / "d")
+  assert {s: c["rows"] for s, c in result.info["sources"].items()} == {
+      "train": 2, "validation": 2, "test": 2}
+  (tmp_path / "one.csv").write_text(
+      "question,answer,why,part\n1,a,b,train\n2,a,b,test\n3,a,b,valid\n"
+      "4,a,b,other\n")
+  result = import_columns(
+      tmp_path, tmp_path / "one.csv", {**COLUMNS, "split": "part"})
+  assert records.split_sizes(tmp_path / "records", "mine", "llama") == {
+      "train": 1, "validation": 1, "test": 1}
+  dropped = result.info["sources"]["train"]["dropped"]
+  assert dropped["no_split"]["count"] == 1
+
+
+def test_raw_completions_and_ready_labels(tmp_path):
+  (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in [
+      {"q": "1", "a": 7, "o": "It is so. So the answer is 7."},
+      {"q": "2", "a": None, "o": None},
+      {"q": "3", "a": 2.5, "o": "no idea"}]))
+  columns = {"inputs": "q", "label": "a", "output": "o"}
+  import_columns(tmp_path, tmp_path / "a.jsonl", columns)
+  found = {r.inputs: r for split in ("train", "validation")
+           for r in read(tmp_path / "records", "mine", "llama", split)}
+  assert (found["1"].label, found["1"].teacher_label) == ("7", "7")
+  assert (found["2"].label, found["2"].status) == ("", "no_completion")
+  assert (found["3"].label, found["3"].status) == ("2.5", "no_marker")
+  (tmp_path / "b.jsonl").write_text(json.dumps(
+      {"q": "1", "o": "entails", "why": "it is"}))
+  result = import_tables.import_columns(
+      dataset="anli2", outputs=tmp_path / "b.jsonl", teacher="llama",
+      columns={"inputs": "q", "teacher_label": "o", "rationale": "why"},
+      output=tmp_path / "records")
+  statuses = result.info["sources"]["train"]["rules"]["strict"]["statuses"]
+  assert list(statuses) == ["label_not_allowed"]
+
+
+def test_bad_cells_are_counted(tmp_path):
+  (tmp_path / "a.jsonl").write_text("\n".join([
+      json.dumps({"question": "1", "answer": ["x"], "why": ""}),
+      json.dumps({"question": " ", "answer": "x", "why": ""}),
+      json.dumps({"question": "\ud800", "answer": "x", "why": ""}),
+      '{"question": "2", "answer": NaN, "why": ""}', "[]", "{",
+      json.dumps({"question": "3", "answer": "x", "why": "y"})]))
+  source = import_columns(tmp_path, tmp_path / "a.jsonl").info["sources"]
+  assert {k: v["count"] for k, v in source["train"]["dropped"].items()} == {
+      "field_not_text": 2, "empty_inputs": 1, "invalid_utf8": 1,
+      "row_not_object": 1, "not_json": 1}
+  (tmp_path / "b.csv").write_bytes(
+      b"question,answer,why\na,b\nc,d,e,f\ng\xff,h,i\nj,k,l\n")
+  source = import_columns(tmp_path, tmp_path / "b.csv").info["sources"]
+  assert {k: v["count"] for k, v in source["train"]["dropped"].items()} == {
+      "columns_differ": 2, "invalid_utf8": 1}
+
+
+@pytest.mark.parametrize("text, message", [
+    ("inputs=a,lable=b", "did you mean: .*label"), ("label=b", "for inputs"),
+    ("inputs=a,inputs=b", "twice"), ("inputs", "expected NAME=COLUMN"),
+    ("inputs=a,output=b,rationale=c", "give one kind"),
+])
+def test_columns_that_are_none(text, message):
+  with pytest.raises(errors.UserError, match=message):
+    import_tables.parse_columns(text)
+
+
+def test_a_column_that_is_not_there(tmp_path):
+  (tmp_path / "a.csv").write_text("qestion,answer,why\n1,a,b\n")
+  with pytest.raises(errors.UserError, match="did you mean: qestion"):
+    import_columns(tmp_path, tmp_path / "a.csv")
+
+
+def test_split_words():
+  assert containers.split_of("esnli_dev.csv") == "validation"
+  assert containers.split_of("test-00000-of-00001.parquet") == "test"
+  assert containers.split_of("latest.csv") is None
+  assert containers.split_of("train_test.csv") is None
+
+
+@pytest.mark.parametrize("dataset, sizes", [
+    ("svamp", {"train": 720, "validation": 80, "test": 200}),
+    ("cqa", {"train": 8766, "validation": 975, "test": 1221}),
+    ("gsm8k", {"train": 6725, "validation": 748, "test": 1319}),
+    ("asdiv", {"train": 2305}),
+    ("esnli", {"validation": 9842, "test": 9824}),
+])
+def test_real_rows_without_teacher(tmp_path, dataset, sizes):
+  data = testing.real_data_dir()
+  import_tables.import_rows(
+      dataset=dataset, rows=data / dataset, output=tmp_path)
+  assert records.split_sizes(tmp_path, dataset, "human") == sizes
+
+
+def test_the_undivided_svamp_file_gives_the_papers_splits(tmp_path):
+  data = testing.real_data_dir() / "svamp"
+  import_tables.import_rows(dataset="svamp", rows=data, output=tmp_path)
+  import_tables.import_rows(
+      dataset="svamp", rows=data / "SVAMP.json", output=tmp_path,
+      teacher="other")
+  for split in records.SPLITS:
+    assert [(r.id, r.inputs, r.label, r.origin) for r in read(
+        tmp_path, "svamp", "human", split)] == [
+            (r.id, r.inputs, r.label, r.origin) for r in read(
+                tmp_path, "svamp", "other", split)]
+
+
+def one_row(tmp_path, dataset, fields):
+  (tmp_path / "train.jsonl").write_text(json.dumps(fields))
+  import_tables.import_rows(
+      dataset=dataset, rows=tmp_path / "train.jsonl",
+      output=tmp_path / "records")
+  sizes = records.split_sizes(tmp_path / "records", dataset, "human")
+  (found,) = [r for split in sizes for r in read(
+      tmp_path / "records", dataset, "human", split)]
+  return found.inputs, found.label, found.rationale
+
+
+@pytest.mark.parametrize("dataset, fields, expected", [
+    ("anli2", {"context": "P", "hypothesis": "H", "label": "c", "reason": "r"},
+     ("P</s>H", "contradiction", "r")),
+    ("esnli", {"Sentence1": "P", "Sentence2": "H", "gold_label": "neutral",
+               "Explanation_1": "r"}, ("P</s>H", "neutral", "r")),
+    ("esnli", {"premise": "P", "hypothesis": "H", "label": -1,
+               "explanation_1": ""}, ("P</s>H", "", "")),
+    ("cqa", {"question": "Q", "choices": {"label": ["A", "B"],
+                                          "text": ["x", "y"]},
+             "answerKey": "B"},
+     ("Q\nAnswer Choices:\n(a) x\n(b) y", "y", "")),
+    ("cqa", {"question": {"stem": "Q", "choices": [
+        {"label": "A", "text": "x"}]}, "answerKey": "A"},
+     ("Q\nAnswer Choices:\n(a) x", "x", "")),
+    ("svamp", {"Body": "B.", "Question": "Q?", "Equation": "( 1.0 )"},
+     ("B.\nQ?", "( 1.0 )", "")),
+    ("asdiv", {"body": "B.", "question": "Q?", "answer": "9 (apples)"},
+     ("B.\nQ?", "9", "")),
+    ("gsm8k", {"question": "Q", "answer": "So <<1+1=2>>2.\n#### 1,234"},
+     ("Q", "1234", "So 2.")),
+])
+def test_forms_of_the_known_data_sets(tmp_path, dataset, fields, expected):
+  assert one_row(tmp_path, dataset, fields) == expected
+
+
+def test_a_prepared_tfds_folder(tmp_path):
+  folder = tmp_path / "gsm8k" / "1.0.0"
+  folder.mkdir(parents=True)
+  texts = ("question", "answer")
+  with (folder / "gsm8k-train.tfrecord-00000-of-00001").open("wb") as file:
+    for i in range(20):
+      tfrecord_files.write_record(file, tfrecord_files.encode_example(
+          {"question": f"Q{i}", "answer": f"R. #### {i}"}))
+  package = "tensorflow_datasets.core.features."
+  (folder / "features.json").write_text(json.dumps({
+      "pythonClassName": package + "features_dict.FeaturesDict",
+      "featuresDict": {"features": {
+          name: {"pythonClassName": package + "text_feature.Text", "text": {}}
+          for name in texts}}}))
+  (folder / "dataset_info.json").write_text(json.dumps({
+      "name": "gsm8k", "version": "1.0.0", "fileFormat": "tfrecord",
+      "splits": [{"name": "train", "shardLengths": ["20"], "filepathTemplate":
+                  "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}]}))
+  import_tables.import_rows(
+      dataset="gsm8k", rows=folder, output=tmp_path / "records")
+  found = [r for split in ("train", "validation")
+           for r in read(tmp_path / "records", "gsm8k", "human", split)]
+  assert sorted((r.inputs, r.label) for r in found) == sorted(
+      (f"Q{i}", str(i)) for i in range(20))
+
+
+def test_rows_that_are_not_there(tmp_path):
+  with pytest.raises(errors.UserError, match="no rows of svamp"):
+    import_tables.import_rows(dataset="svamp", rows=tmp_path, output=tmp_path)
