@@ -106,14 +106,15 @@ class MultiHeadDotProductAttention(nn.Module):
       deterministic: bool = False,
       decode_index: Array | None = None,
       static_kv: bool = False,
+      prefill: bool = False,
   ) -> Array:
     """Attends from `inputs_q` to `inputs_kv`.
 
     Decoding has two caches, in the collection `cache`, made by a first call
     on whole sequences:
     * self-attention (`decode`): that call makes room for the keys and values
-      of all positions. Each later call brings one position and writes it at
-      `decode_index`.
+      of all positions. A call with `prefill` keeps those of a whole prompt.
+      Each later call brings one position and writes it at `decode_index`.
     * cross-attention (`static_kv`): that call keeps the encoder's keys and
       values. Later calls use them and ignore `inputs_kv`; they may bring
       several rows (beams) for each row of the cache, side by side.
@@ -127,6 +128,8 @@ class MultiHeadDotProductAttention(nn.Module):
       deterministic: True switches dropout off.
       decode_index: position being decoded: a scalar, or `[batch]`.
       static_kv: use the cross-attention cache.
+      prefill: fill the self-attention cache; what is after the prompt is
+        overwritten before anything attends to it.
 
     Returns:
       `[batch, q_length, embed]`.
@@ -144,7 +147,10 @@ class MultiHeadDotProductAttention(nn.Module):
       if static_kv:
         self.put_variable("cache", "cross_key", key)
         self.put_variable("cache", "cross_value", value)
-    if decode:
+    if prefill:
+      self.put_variable("cache", "cached_key", key)
+      self.put_variable("cache", "cached_value", value)
+    elif decode:
       key, value = self._cached(key, value, decode_index)
 
     batch = query.shape[0]

@@ -39,12 +39,12 @@ class T5Config:
   float32_attention_logits: bool = False
 
 
-def _dropout(cfg: T5Config) -> nn.Dropout:
+def dropout(cfg: T5Config, name: str | None = None) -> nn.Dropout:
   """Dropout that draws once for all positions of a row."""
-  return nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+  return nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,), name=name)
 
 
-def _relative_bias(cfg: T5Config) -> layers.RelativePositionBiases:
+def relative_bias(cfg: T5Config) -> layers.RelativePositionBiases:
   return layers.RelativePositionBiases(
       num_buckets=32, max_distance=128, num_heads=cfg.num_heads,
       dtype=cfg.dtype, name="relpos_bias",
@@ -52,10 +52,11 @@ def _relative_bias(cfg: T5Config) -> layers.RelativePositionBiases:
           1.0, "fan_avg", "uniform"))
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
   """What encoder and decoder layers have in common.
 
-  The scanned network overrides the two classes.
+  The scanned network overrides the two classes; the decoder-only one names
+  its dropout layers.
   """
 
   config: T5Config
@@ -73,20 +74,24 @@ class _Layer(nn.Module):
         dropout_rate=cfg.dropout_rate, name=name,
         float32_logits=cfg.float32_attention_logits)
 
-  def residual(self, x: Array, update: Array, deterministic: bool) -> Array:
-    return _dropout(self.config)(update, deterministic=deterministic) + x
+  def residual(
+      self, x: Array, update: Array, deterministic: bool,
+      name: str | None = None) -> Array:
+    return dropout(self.config, name)(update, deterministic=deterministic) + x
 
-  def mlp_block(self, x: Array, deterministic: bool) -> Array:
+  def mlp_block(
+      self, x: Array, deterministic: bool, dropout_name: str | None = None
+  ) -> Array:
     cfg = self.config
     y = self.norm(x, "pre_mlp_layer_norm")
     y = self.mlp_cls(
         intermediate_dim=cfg.mlp_dim, activations=cfg.mlp_activations,
         intermediate_dropout_rate=cfg.dropout_rate, dtype=cfg.dtype,
         name="mlp")(y, deterministic=deterministic)
-    return self.residual(x, y, deterministic)
+    return self.residual(x, y, deterministic, dropout_name)
 
 
-class EncoderLayer(_Layer):
+class EncoderLayer(Layer):
   """Self-attention, then the feed-forward block."""
 
   @nn.compact
@@ -101,7 +106,7 @@ class EncoderLayer(_Layer):
     return self.mlp_block(x, deterministic)
 
 
-class DecoderLayer(_Layer):
+class DecoderLayer(Layer):
   """Self-attention, attention to the encoder, the feed-forward block."""
 
   @nn.compact
@@ -149,14 +154,14 @@ class Encoder(nn.Module):
     """int [batch, length] -> [batch, length, embed]."""
     cfg = self.config
     x = self.shared_embedding(encoder_input_tokens.astype("int32"))
-    x = _dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
+    x = dropout(cfg)(x, deterministic=deterministic).astype(cfg.dtype)
     x = self.run_layers(x, encoder_mask, deterministic)
     x = layers.LayerNorm(dtype=cfg.dtype, name="encoder_norm")(x)
     # T5X draws this dropout for each position; parity needs the same draws.
     return nn.Dropout(cfg.dropout_rate)(x, deterministic=deterministic)
 
   def run_layers(self, x, encoder_mask, deterministic):
-    bias = _relative_bias(self.config)(x.shape[-2], x.shape[-2], True)
+    bias = relative_bias(self.config)(x.shape[-2], x.shape[-2], True)
     for i in range(self.config.num_encoder_layers):
       x = EncoderLayer(self.config, name=f"layers_{i}")(
           x, encoder_mask, bias, deterministic)
@@ -185,25 +190,17 @@ class Decoder(nn.Module):
     del decoder_positions  # T5's positions are relative.
     cfg = self.config
     y = self.shared_embedding(decoder_input_tokens.astype("int32"))
-    y = _dropout(cfg)(y, deterministic=deterministic).astype(cfg.dtype)
+    y = dropout(cfg)(y, deterministic=deterministic).astype(cfg.dtype)
 
-    index = None
-    if decode:
-      started = self.has_variable("cache", "cache_index")
-      counter = self.variable(
-          "cache", "cache_index", lambda: jnp.zeros((), jnp.int32))
-      if started:
-        if not max_decode_length:
-          raise ValueError("decoding step by step needs max_decode_length")
-        index = counter.value
-        counter.value = index + 1
-        decoder_mask = causal_row(max_decode_length, index)
+    index = next_position(self, max_decode_length) if decode else None
+    if index is not None:
+      decoder_mask = causal_row(max_decode_length, index)
     y = self.run_layers(
         y, encoded, decoder_mask, encoder_decoder_mask, deterministic, decode,
         max_decode_length, index)
 
     y = layers.LayerNorm(dtype=cfg.dtype, name="decoder_norm")(y)
-    y = _dropout(cfg)(y, deterministic=deterministic)
+    y = dropout(cfg)(y, deterministic=deterministic)
     return self.logits(y)
 
   def logits(self, y: Array) -> Array:
@@ -220,12 +217,25 @@ class Decoder(nn.Module):
       self, y, encoded, decoder_mask, encoder_decoder_mask, deterministic,
       decode, max_decode_length, index):
     bias = decoder_bias(
-        _relative_bias(self.config), y.shape[-2], max_decode_length, index)
+        relative_bias(self.config), y.shape[-2], max_decode_length, index)
     for i in range(self.config.num_decoder_layers):
       y = DecoderLayer(self.config, name=f"layers_{i}")(
           y, encoded, decoder_mask, encoder_decoder_mask, bias, deterministic,
           decode, index)
     return y
+
+
+def next_position(
+    decoder: nn.Module, max_decode_length: int | None) -> Array | None:
+  """Counts a decoding step; its position, or None as the cache is made."""
+  if not decoder.has_variable("cache", "cache_index"):
+    decoder.put_variable("cache", "cache_index", jnp.zeros((), jnp.int32))
+    return None
+  if not max_decode_length:
+    raise ValueError("decoding step by step needs max_decode_length")
+  index = decoder.get_variable("cache", "cache_index")
+  decoder.put_variable("cache", "cache_index", index + 1)
+  return index
 
 
 def causal_row(length: int, index: Array) -> Array:
@@ -234,12 +244,12 @@ def causal_row(length: int, index: Array) -> Array:
 
 
 def decoder_bias(
-    relative_bias: layers.RelativePositionBiases, length: int,
+    biases: layers.RelativePositionBiases, length: int,
     max_decode_length: int | None, index: Array | None) -> Array:
   """Biases of all pairs of positions or, at a decoding step, of one row."""
   if index is None:
-    return relative_bias(length, length, False)
-  return relative_bias.decoding_row(max_decode_length, index)
+    return biases(length, length, False)
+  return biases.decoding_row(max_decode_length, index)
 
 
 class Transformer(nn.Module):

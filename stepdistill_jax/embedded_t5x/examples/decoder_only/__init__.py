@@ -1,0 +1,1 @@
+"""A decoder without an encoder: language models and prefix LMs."""
