@@ -1,5 +1,6 @@
 """Tests of the T5 network against itself and against Hugging Face's."""
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import stepdistill_jax  # noqa: F401  Makes t5x importable.
 from stepdistill_jax.embedded_t5x import test_utils
 from stepdistill_jax.embedded_t5x.examples.t5 import layers
 from stepdistill_jax.embedded_t5x.examples.t5 import network
+from stepdistill_jax.interop import hf_names
 
 # float32 through two layers: 1e-6 relative to logits of size 10 at most.
 TOLERANCE = dict(rtol=0, atol=1e-5)
@@ -52,34 +54,11 @@ def _as_hugging_face(params, config, variant):
       num_heads=config["num_heads"], dropout_rate=0.0,
       feed_forward_proj="gated-gelu" if gated else "relu",
       tie_word_embeddings=tied, pad_token_id=0, decoder_start_token_id=0))
-  weights = {"shared.weight": params["token_embedder"]["embedding"]}
-  if not tied:
-    weights["lm_head.weight"] = params["decoder"]["logits_dense"]["kernel"].T
-  for side in ("encoder", "decoder"):
-    weights[f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias"
-            ".weight"] = params[side]["relpos_bias"]["rel_embedding"].T
-    weights[f"{side}.final_layer_norm.weight"] = (
-        params[side][f"{side}_norm"]["scale"])
-    for i in range(config[f"num_{side}_layers"]):
-      layer = params[side][f"layers_{i}"]
-      blocks = {"SelfAttention": (
-          "attention", "pre_attention_layer_norm")}
-      if side == "decoder":
-        blocks = {
-            "SelfAttention": (
-                "self_attention", "pre_self_attention_layer_norm"),
-            "EncDecAttention": (
-                "encoder_decoder_attention",
-                "pre_cross_attention_layer_norm")}
-      blocks["DenseReluDense"] = ("mlp", "pre_mlp_layer_norm")
-      short = {"query": "q", "key": "k", "value": "v", "out": "o"}
-      for j, (theirs, (ours, norm)) in enumerate(blocks.items()):
-        prefix = f"{side}.block.{i}.layer.{j}"
-        weights[f"{prefix}.layer_norm.weight"] = layer[norm]["scale"]
-        for name, kernel in layer[ours].items():
-          name = short.get(name, name)
-          weights[f"{prefix}.{theirs}.{name}.weight"] = kernel["kernel"].T
-  state = {k: torch.tensor(np.asarray(v)) for k, v in weights.items()}
+  state = {}
+  for path, value in traverse_util.flatten_dict(params, sep="/").items():
+    tensor = hf_names.hf_tensor(path)
+    value = np.asarray(value)
+    state[tensor.name] = torch.tensor(value.T if tensor.transposed else value)
   missing, unexpected = model.load_state_dict(state, strict=False)
   assert not unexpected
   assert all("embed_tokens" in name or tied and "lm_head" in name

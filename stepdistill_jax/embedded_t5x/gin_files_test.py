@@ -1,0 +1,65 @@
+"""Tests that the gin files of T5X's names build the networks they name."""
+
+import pathlib
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import stepdistill_jax  # noqa: F401  Makes t5x importable.
+from stepdistill_jax import gin_config
+from t5x import models
+
+EXAMPLES = pathlib.Path(__file__).parent / "examples"
+FILES = sorted(
+    str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.gin"))
+
+# Millions, as the papers and model cards give them.
+PARAMETERS = {
+    "t5/t5_1_0/small.gin": 61, "t5/t5_1_0/base.gin": 223,
+    "t5/t5_1_0/large.gin": 738, "t5/t5_1_0/3B.gin": 2852,
+    "t5/t5_1_0/11B.gin": 11307,
+    "t5/t5_1_1/small.gin": 77, "t5/t5_1_1/base.gin": 248,
+    "t5/t5_1_1/large.gin": 783, "t5/t5_1_1/xl.gin": 2850,
+    "t5/t5_1_1/xxl.gin": 11135,
+    "t5/mt5/small.gin": 300, "t5/mt5/base.gin": 582,
+    "t5/mt5/large.gin": 1230, "t5/mt5/xl.gin": 3743,
+    "t5/mt5/xxl.gin": 12921,
+    "t5/byt5/small.gin": 300, "t5/byt5/base.gin": 582,
+    "t5/byt5/large.gin": 1229, "t5/byt5/xl.gin": 3742,
+    "t5/byt5/xxl.gin": 12921,
+}
+
+
+def _model_of(file):
+  gin_config.parse([f"t5x/examples/{file}"], ["DROPOUT_RATE = 0.25"])
+  decoder_only = file.startswith("decoder_only")
+  cls = models.DecoderOnlyModel if decoder_only else models.EncoderDecoderModel
+  model = gin.get_configurable(cls)()
+  gin.clear_config()
+  return model
+
+
+def _shapes(model):
+  tokens = {name: (1, 4) for name in (
+      "encoder_input_tokens", "decoder_input_tokens")}
+  return jax.eval_shape(
+      lambda key: model.get_initial_variables(key, tokens)["params"],
+      jax.random.PRNGKey(0))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_file_builds_its_network(file):
+  model = _model_of(file)
+  params = _shapes(model)
+  assert model.module.config.dropout_rate == 0.25
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+  if file in PARAMETERS:
+    count = sum(np.prod(x.shape) for x in jax.tree.leaves(params))
+    assert round(count / 1e6) == pytest.approx(PARAMETERS[file], rel=5e-3)
+
+
+def test_the_table_names_files():
+  assert set(PARAMETERS) <= set(FILES)
