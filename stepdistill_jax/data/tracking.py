@@ -51,7 +51,7 @@ class Difficulty:
   people: int = 4
   places: int = 6
   objects: int = 3
-  sentences: tuple[int, int] = (6, 9)
+  sentences: tuple[int, int] = (4, 6)
 
   def __post_init__(self):
     for name, least, words in (

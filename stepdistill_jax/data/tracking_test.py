@@ -88,7 +88,7 @@ def test_same_seed_same_stories_everywhere():
   splits = tracking.draw_splits(0, {"test": 20, "train": 20})
   texts = "\n".join(s.inputs for part in splits.values() for s in part)
   # Seen on Python 3.11 to 3.13: reports of different machines compare.
-  assert hashlib.sha256(texts.encode()).hexdigest()[:16] == "9398a03bc80fa807"
+  assert hashlib.sha256(texts.encode()).hexdigest()[:16] == "f691db737ab9ba12"
   assert splits == tracking.draw_splits(0, {"test": 20, "train": 20})
   assert splits != tracking.draw_splits(1, {"test": 20, "train": 20})
 

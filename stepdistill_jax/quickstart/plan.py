@@ -80,11 +80,11 @@ class Plan:
 
 BUDGETS = {
     "full": Plan(
-        budget="full", train_stories=2000, validation_stories=200,
-        test_stories=1000, shares=(0.25, 1.0), seeds=(0, 1), steps=2000),
+        budget="full", train_stories=4000, validation_stories=200,
+        test_stories=1000, shares=(0.25, 1.0), seeds=(0, 1), steps=1200),
     "small": Plan(
         budget="small", train_stories=1000, validation_stories=200,
-        test_stories=500, shares=(0.25, 1.0), seeds=(0, 1), steps=300),
+        test_stories=500, shares=(0.25, 1.0), seeds=(0, 1), steps=200),
 }
 
 
