@@ -16,13 +16,14 @@ def markdown(results: dict[str, Any], plots: Mapping[str, str]) -> str:
   parts += [f"> **Warning:** {_escape(line)}\n"
             for line in tables_lib.warnings(results)]
   for table in tables_lib.all_tables(results):
-    parts.append(_table(table))
+    parts.append(table_markdown(table))
   parts += [f"![{_escape(text)}](plots/{name})\n"
             for name, text in plots.items()]
   return "\n".join(parts)
 
 
-def _table(table: tables_lib.Table) -> str:
+def table_markdown(table: tables_lib.Table) -> str:
+  """A table with its title as a heading, every cell escaped."""
   lines = [f"## {_escape(table.title)}", "", _row(table.header),
            _row("---" for _ in table.header)]
   lines += [_row(row) for row in table.rows]
@@ -44,7 +45,6 @@ def _escape(text: str) -> str:
 def print_tables(results: dict[str, Any], console=None) -> None:
   """Prints accuracies, comparisons, seeds and warnings to the terminal."""
   import rich.console
-  import rich.table
   from rich import markup
 
   console = console or rich.console.Console()
@@ -53,18 +53,28 @@ def print_tables(results: dict[str, Any], console=None) -> None:
                 _narrow(tables_lib.seeds(results))):
     if not table.rows:
       continue
-    shown = rich.table.Table(
-        title=table.title, title_justify="left", caption=table.note or None,
-        caption_justify="left")
-    for name in table.header:
-      shown.add_column(markup.escape(name), overflow="fold",
-                       no_wrap=name not in _FOLDED)
-    for row in table.rows:
-      shown.add_row(*(markup.escape(cell) for cell in row))
-    console.print(shown)
+    print_table(table, console)
   for line in tables_lib.warnings(results):
     console.print(f"[yellow]warning:[/yellow] {markup.escape(line)}",
                   highlight=False)
+
+
+def print_table(table: tables_lib.Table, console=None) -> None:
+  """Prints one table to the terminal."""
+  import rich.console
+  import rich.table
+  from rich import markup
+
+  console = console or rich.console.Console()
+  shown = rich.table.Table(
+      title=table.title, title_justify="left", caption=table.note or None,
+      caption_justify="left")
+  for name in table.header:
+    shown.add_column(markup.escape(name), overflow="fold",
+                     no_wrap=name not in _FOLDED)
+  for row in table.rows:
+    shown.add_row(*(markup.escape(cell) for cell in row))
+  console.print(shown)
 
 
 # A terminal has 80 columns: names may be folded, and these are left out.
