@@ -7,10 +7,7 @@ teacher is changed in one place.
 
 from __future__ import annotations
 
-import seqio
-
 from stepdistill_jax import errors
-from stepdistill_jax.data import task_registry
 
 GOLD, TEACHER = "gold", "teacher"
 # Kinds whose name has the labels alone, the teacher alone, or both.
@@ -63,11 +60,14 @@ def task_name(
 
 
 def vocabulary_of(
-    mixture_or_task_name: str, feature: str = "targets") -> seqio.Vocabulary:
-  """The vocabulary of a task: a model that takes it cannot have another.
+    mixture_or_task_name: str, feature: str = "targets"):
+  """The `seqio.Vocabulary` of a task; a model that takes it has no other.
 
   Raises:
     errors.UserError: there is no such task; names the near ones.
   """
+  # Names alone are made without SeqIO, which takes seconds to import.
+  from stepdistill_jax.data import task_registry
+
   provider = task_registry.require_task(mixture_or_task_name)
   return provider.output_features[feature].vocabulary
