@@ -178,13 +178,13 @@ def recipe(dataset: str, method: str, size: str) -> tuple[str, str]:
       f"({SIZES[size]}).",
       expectation(dataset, method, size),
   ) + f"""#
+#   stepdistill checkpoint import-hf HF_FOLDER --output=t5_1_1_{size}
 #   t5x train --gin_file=gin/recipes/{name}.gin \\
-#     --gin.MODEL_DIR=\\"/path/to/{name}\\" \\
-#     --gin.INITIAL_CHECKPOINT_PATH=\\"/path/to/t5_1_1_{size}/checkpoint_0\\"
+#     --gin_file=t5_1_1_{size}/student.gin --gin.MODEL_DIR=\\"/path/to/run\\"
 #
 """ + _comment(
     f"Needs the records of `stepdistill teacher import --dataset={dataset}`"
-    f"{rows} and a pretrained T5 v1.1 (`stepdistill checkpoint import-hf`).",
+    f"{rows} and a pretrained T5 v1.1.",
     f"Hardware: {chips} TPU v5e chip{'s' if chips > 1 else ''} or more "
     f"({parameters(size) * 16 / 1e9:.0f} GB of parameters, gradients and "
     f"AdamW's state); about {_duration(hours(dataset, method, size))} on "

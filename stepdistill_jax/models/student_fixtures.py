@@ -10,7 +10,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 from t5x import optimizers
-from t5x.examples.t5 import network
+from t5x.examples.t5 import network as t5_network
 
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.models import step_model
@@ -19,8 +19,14 @@ from stepdistill_jax.models import weights as weights_lib
 VOCAB = 64
 
 
-def tiny_module(dtype: str = "float32", **overrides) -> network.Transformer:
-  """A T5 v1.1 of 1 + 1 layers and width 16: compiles in a second or two."""
+def tiny_module(network=t5_network, dtype: str = "float32", **overrides):
+  """A T5 v1.1 of 1 + 1 layers and width 16: compiles in a second or two.
+
+  Args:
+    network: the module of `T5Config` and `Transformer`.
+    dtype: of activations.
+    **overrides: of the config.
+  """
   config = dict(
       vocab_size=VOCAB, dtype=dtype, emb_dim=16, num_heads=4,
       num_encoder_layers=1, num_decoder_layers=1, head_dim=4, mlp_dim=32,
