@@ -39,14 +39,19 @@ _LIKENESS = 0.75
 def get_parser(dataset: datasets.Dataset) -> parsing.Parser:
   """Returns the strict parser of a data set's completions."""
   cut, marker = _FORMS.get(dataset.name, (None, _MARKER))
-  read_label = {
+  return functools.partial(
+      _parse, cut, marker, label_reader(dataset), dataset)
+
+
+def label_reader(dataset: datasets.Dataset):
+  """Returns (answer's text, row, dataset) -> (label, "") or ("", reason)."""
+  return {
       datasets.EQUATION: _equation,
       datasets.NUMBER: _number,
       datasets.CHOICE: _choice,
       datasets.CLASS: _class_label,
       datasets.TEXT: _text_label,
   }[dataset.label_kind]
-  return functools.partial(_parse, cut, marker, read_label, dataset)
 
 
 def _parse(cut, marker, read_label, dataset, output: str, row: datasets.Row
