@@ -73,7 +73,7 @@ def faults(rows: int, kills: int) -> str:
           as server):
       trial = testing.killed_collection(
           pathlib.Path(folder), server, rows=rows, kills=kills, target=target,
-          more=("--timeout_s=1", "--backoff_s=0.1", "--attempts=30",
+          more=("--timeout_s=5", "--backoff_s=0.1", "--attempts=30",
                 "--concurrency=32"), longest_s=600)
     stats, trials[name] = trial.stats, trial
     print(f"{name:>28} {trial.kills:>4} {trial.lost:>5} {stats['paid']:>6} "
@@ -122,7 +122,8 @@ async def _plain_client(server: testing.Server, messages, requests: int
   import openai
 
   async with openai.AsyncOpenAI(
-      base_url=server.base_url, api_key="none", max_retries=0) as client:
+      base_url=server.base_url, api_key="none", max_retries=0,
+      timeout=600) as client:
     numbers = iter(range(requests))
 
     async def work() -> None:
