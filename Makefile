@@ -26,7 +26,7 @@ quickstart: setup
 	@$(BIN)/stepdistill quickstart $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -45,12 +45,13 @@ def test_recipe_parses_and_names_its_row(recipe):
   dataset = name.split("_", 1)[0]
   assert query("DATASET") == dataset
   task = resolved("MIXTURE_OR_TASK_NAME")
-  labels = "palm540b" if "distill" in name or "teacher" in name else "gold"
+  teacher = "simulated" if dataset == "tracking" else "palm540b"
+  labels = teacher if "distill" in name or "teacher" in name else "gold"
   kind = ("step" if "step" in name or "mutual" in name else
           "single" if "single" in name else "label")
   assert task == {
-      "step": f"{dataset}_step_{labels}_palm540b",
-      "single": f"{dataset}_single_{labels}_palm540b",
+      "step": f"{dataset}_step_{labels}_{teacher}",
+      "single": f"{dataset}_single_{labels}_{teacher}",
       "label": f"{dataset}_label_{labels}"}[kind]
   text = (ROOT / recipe).read_text("utf-8")
   assert f"--gin_file={recipe}" in text
