@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Mapping
+from typing import Iterable, Mapping
 
 from stepdistill_jax import errors
 from stepdistill_jax.evaluation import answers
@@ -168,25 +168,37 @@ BENCHMARKS = {
 }
 
 
-def get(name: str) -> Benchmark:
+def get(name: str, own: Iterable[str] = ()) -> Benchmark:
   """Returns a benchmark by name.
+
+  Args:
+    name: of the table above, or of a user's own data set.
+    own: names of the data sets with records here; one that is not in the table
+      is compared as text.
 
   Raises:
     errors.UserError: no such benchmark; the message lists near names.
   """
-  if name not in BENCHMARKS:
-    raise errors.UserError(
-        errors.unknown_name_message("benchmark", name, BENCHMARKS))
-  return BENCHMARKS[name]
+  if name in BENCHMARKS:
+    return BENCHMARKS[name]
+  if name in own:
+    return Benchmark(name, name, TEXT, "exact text")
+  raise errors.UserError(errors.unknown_name_message(
+      "benchmark", name, {*BENCHMARKS, *own}))
 
 
-def parse_names(text: str) -> list[Benchmark]:
-  """Reads `--benchmarks`: names with commas between, or `all`."""
+def parse_names(text: str, own: Iterable[str] = ()) -> list[Benchmark]:
+  """Reads `--benchmarks`: names with commas between, or `all`.
+
+  Raises:
+    errors.UserError: no name, or one that is no benchmark.
+  """
+  own = list(own)
   names = [name.strip() for name in text.split(",") if name.strip()]
   if not names:
     raise errors.UserError(
         "--benchmarks is empty; pass names with commas between, or `all`: "
         + ",".join(BENCHMARKS))
   if names == ["all"]:
-    return list(BENCHMARKS.values())
-  return [get(name) for name in dict.fromkeys(names)]
+    names = [*BENCHMARKS, *own]
+  return [get(name, own) for name in dict.fromkeys(names)]

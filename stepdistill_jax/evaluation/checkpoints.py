@@ -72,11 +72,10 @@ class Checkpoint:
   ) -> list[systems_lib.Answers]:
     """Asks the student; see `systems.System`."""
     asked = questions_lib.Questions(
-        example_set, benchmarks_lib.get(example_set.benchmark),
-        self._model.input_vocabulary, prefix=self._prefix(),
+        example_set, self._model.input_vocabulary, prefix=self._prefix(),
         explain_prefix=self._explain_prefix(),
         labels=self._closed_labels(example_set),
-        label_length=self._label_length(example_set.benchmark))
+        label_length=self._label_length(example_set))
     overlap = self._overlap_warnings(example_set)
     return [
         dataclasses.replace(
@@ -123,9 +122,8 @@ class Checkpoint:
       return self._task.explain_prefix or "explain: "
     return self._task.explain_prefix
 
-  def _label_length(self, benchmark: str) -> int:
-    length = (self._config.label_length
-              or benchmarks_lib.get(benchmark).decode_length)
+  def _label_length(self, example_set: examples_lib.ExampleSet) -> int:
+    length = self._config.label_length or example_set.spec.decode_length
     if self._task.answer_after_rationale:
       length += self._config.rationale_length
     return length
@@ -139,9 +137,8 @@ class Checkpoint:
 
   def _closed_labels(self, example_set) -> tuple[str, ...]:
     """Labels of the train split, where they are a small closed set."""
-    benchmark = benchmarks_lib.get(example_set.benchmark)
-    if "score" not in self._config.modes or benchmark.kind != (
-        benchmarks_lib.TEXT):
+    if "score" not in self._config.modes or (
+        example_set.spec.kind != benchmarks_lib.TEXT):
       return ()
     rows = self._train_rows(example_set)
     labels = sorted({row.label for row in rows if row.label})

@@ -19,7 +19,6 @@ from stepdistill_jax.evaluation import run_folder
 from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import systems
 from stepdistill_jax.evaluation import testing
-from stepdistill_jax.teacher import records
 
 ROWS = 23
 # One bucket of 96 for all inputs: each program is compiled once.

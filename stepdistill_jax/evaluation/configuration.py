@@ -10,7 +10,7 @@ from typing import Any, Callable
 import gin
 
 from stepdistill_jax import errors
-from stepdistill_jax import locations
+from stepdistill_jax import gin_config
 from stepdistill_jax.evaluation import evaluate
 from stepdistill_jax.evaluation import model_config as model_config_lib
 from stepdistill_jax.evaluation import systems as systems_lib
@@ -29,18 +29,13 @@ def from_flags(
   Gin's state is empty afterwards: a checkpoint's own configuration is parsed
   into it later.
   """
-  gin.add_config_file_search_path(str(locations.resource_root()))
   try:
-    gin.parse_config_files_and_bindings(args.gin_file, args.gin_bindings)
+    gin_config.parse(args.gin_file, args.gin_bindings)
     return (_EvalConfig(**_given(args, evaluate.EvalConfig)),
             _ModelConfig(**_given(args, model_config_lib.ModelConfig)))
-  except (OSError, ValueError, TypeError, SyntaxError, AttributeError,
-          RuntimeError, errors.UserError) as error:
+  except (TypeError, ValueError, errors.UserError) as error:
     # Gin adds lines that name its configurable.
-    first_line = str(error).strip().splitlines()[0]
-    if not isinstance(error, errors.UserError):
-      first_line = f"gin configuration: {first_line}"
-    raise errors.UserError(first_line) from error
+    raise errors.UserError(str(error).strip().splitlines()[0]) from error
   finally:
     gin.clear_config()
 
@@ -61,7 +56,7 @@ def split_name(value: str) -> tuple[str | None, str]:
 
 def make_systems(
     args: argparse.Namespace, model_config: model_config_lib.ModelConfig,
-    records_dir: pathlib.Path,
+    records_dir: pathlib.Path, rules: str = "strict",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[systems_lib.System]:
   """Makes the systems of a call, in the order checkpoint to teacher.
@@ -89,10 +84,15 @@ def make_systems(
         path, name=name, free_text=args.free_text))
   for value in args.teacher:
     name, teacher = split_name(value)
+    if "/" in teacher or pathlib.Path(teacher).is_dir():
+      from stepdistill_jax.evaluation import teacher_cache
+
+      systems.append(teacher_cache.TeacherCache(teacher, rules, name=name))
+      continue
     known = {t for _, t in records.list_records(records_dir)}
     if teacher not in known:
       raise errors.UserError(errors.unknown_name_message(
           "teacher", teacher, known, f"(records under {records_dir})"))
     systems.append(systems_lib.TeacherRecords(
-        teacher, records_dir, name=name))
+        teacher, records_dir, name=name, rules=rules))
   return systems

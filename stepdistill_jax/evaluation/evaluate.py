@@ -45,7 +45,6 @@ class EvalConfig:
 
   def __post_init__(self):
     answers_lib.check_rules(self.rules)
-    benchmarks_lib.parse_names(self.benchmarks)
     if self.split not in examples_lib.SPLITS:
       raise errors.UserError(errors.unknown_name_message(
           "split", self.split, examples_lib.SPLITS))
@@ -71,7 +70,7 @@ def load_example_sets(
   sets, warnings = [], []
   everything = config.benchmarks.strip() == "all"
   here = examples_lib.available_datasets(records_dir)
-  for benchmark in benchmarks_lib.parse_names(config.benchmarks):
+  for benchmark in benchmarks_lib.parse_names(config.benchmarks, here):
     if everything and benchmark.name not in here:
       warnings.append(
           f"benchmark {benchmark.name} was left out: no records of it under "
@@ -120,7 +119,8 @@ def evaluate(
     raise errors.UserError("nothing was scored: " + "; ".join(warnings))
   for example_set in _sets_for_teacher_lines(systems, example_sets, config):
     results += _score(
-        systems_lib.TeacherRecords(example_set.teacher, records_dir),
+        systems_lib.TeacherRecords(
+            example_set.teacher, records_dir, rules=config.rules),
         example_set, store, config)
   summaries = [result.summary for result in results]
   document = {
@@ -157,8 +157,7 @@ def _sets_for_teacher_lines(systems, example_sets, config):
   if not config.teacher_line or not any(
       s.kind in ("checkpoint", "hf") for s in systems):
     return []
-  given = {s.teacher for s in systems
-           if isinstance(s, systems_lib.TeacherRecords)}
+  given = {s.teacher for s in systems if s.kind == "teacher"}
   return [s for s in example_sets if s.teacher not in given
           and any(row.teacher_label for row in s.examples)]
 
@@ -170,7 +169,7 @@ def preferred_teacher(
 
   def choose(dataset: str) -> str | None:
     for system in systems:
-      if isinstance(system, systems_lib.TeacherRecords):
+      if system.kind == "teacher":
         return system.teacher
       trained_on = getattr(system, "trained_on", None)
       if trained_on and trained_on[0] == dataset and trained_on[1]:

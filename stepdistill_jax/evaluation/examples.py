@@ -9,6 +9,7 @@ from typing import Iterable, Sequence
 
 from stepdistill_jax import errors
 from stepdistill_jax import locations
+from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
 from stepdistill_jax.teacher import records
 
 SPLITS = records.SPLITS
@@ -54,6 +55,11 @@ class ExampleSet:
   examples: tuple[Example, ...]
   without_label: int = 0
   left_out_ids: frozenset[str] = frozenset()
+
+  @property
+  def spec(self) -> benchmarks_lib.Benchmark:
+    """How the answers are read and scored."""
+    return benchmarks_lib.get(self.benchmark, own=[self.benchmark])
 
   def fingerprint(self) -> str:
     """A hash of ids, questions and answers; the order does not matter."""

@@ -11,7 +11,6 @@ import numpy as np
 
 from stepdistill_jax import errors
 from stepdistill_jax.evaluation import batching
-from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import decoded as decoded_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import model_config as model_config_lib
@@ -73,10 +72,9 @@ class HuggingFaceStudent:
     if prefix == model_config_lib.AUTO:
       prefix = self._prefixes.get("predict", "")
     asked = questions_lib.Questions(
-        example_set, benchmarks_lib.get(example_set.benchmark),
-        self.vocabulary, prefix=prefix, explain_prefix=explain,
+        example_set, self.vocabulary, prefix=prefix, explain_prefix=explain,
         label_length=self._config.label_length
-        or benchmarks_lib.get(example_set.benchmark).decode_length)
+        or example_set.spec.decode_length)
     return questions_lib.ask(
         self, asked, self._config, store or store_lib.AnswerStore(),
         self._identity(), self._progress)
@@ -181,7 +179,8 @@ class TorchStudent:
 
     labels = torch.from_numpy(_pad(targets, self._pad))
     mask = torch.from_numpy(_mask(targets))
-    start = torch.full((len(labels), 1), self.model.config.decoder_start_token_id)
+    start = torch.full(
+        (len(labels), 1), self.model.config.decoder_start_token_id)
     with torch.inference_mode():
       logits = self.model(
           input_ids=torch.from_numpy(_pad(inputs, self._pad)),

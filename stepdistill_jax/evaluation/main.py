@@ -183,7 +183,7 @@ def _score(args, config, model_config, records_dir: pathlib.Path):
     store.clear()
   with terminal_progress.shown() as progress:
     systems = configuration.make_systems(
-        args, model_config, records_dir, progress)
+        args, model_config, records_dir, config.rules, progress)
     example_sets, warnings = evaluate.load_example_sets(
         config, records_dir, evaluate.preferred_teacher(systems))
     results, rows = evaluate.evaluate(

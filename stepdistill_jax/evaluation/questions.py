@@ -12,7 +12,6 @@ import math
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from stepdistill_jax import errors
-from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import cost as cost_lib
 from stepdistill_jax.evaluation import decoded as decoded_lib
 from stepdistill_jax.evaluation import examples as examples_lib
@@ -43,7 +42,6 @@ class Questions:
 
   Attributes:
     example_set: what is asked.
-    benchmark: how it is scored.
     vocabulary: a seqio vocabulary, the student's.
     prefix: before each question when the label is asked for.
     explain_prefix: likewise for the rationale; None to not ask for it.
@@ -52,7 +50,6 @@ class Questions:
   """
 
   example_set: examples_lib.ExampleSet
-  benchmark: benchmarks_lib.Benchmark
   vocabulary: Any
   prefix: str = ""
   explain_prefix: str | None = None
@@ -61,11 +58,11 @@ class Questions:
 
   @property
   def name(self) -> str:
-    return f"{self.benchmark.name} {self.example_set.split}"
+    return f"{self.example_set.benchmark} {self.example_set.split}"
 
   def choices(self, example: examples_lib.Example) -> tuple[str, ...]:
     """The distinct answers that `score` weighs against each other."""
-    found = self.benchmark.choices(example.inputs) or self.labels
+    found = self.example_set.spec.choices(example.inputs) or self.labels
     return tuple(dict.fromkeys(found))
 
   def encode(self, text: str, prefix: str = "") -> list[int]:

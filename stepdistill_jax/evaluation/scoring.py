@@ -57,7 +57,7 @@ def score(
     The result; its `n` is always the number of examples asked.
   """
   answers_lib.check_rules(rules)
-  benchmark = benchmarks_lib.get(example_set.benchmark)
+  benchmark = example_set.spec
   rows = example_set.examples
   if [a.id for a in given.answers] != [row.id for row in rows]:
     raise ValueError(f"{system.name}: answers are not those to the examples")

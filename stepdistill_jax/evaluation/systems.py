@@ -17,6 +17,7 @@ from stepdistill_jax import locations
 from stepdistill_jax.evaluation import cost as cost_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import store as store_lib
+from stepdistill_jax.teacher import records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +104,9 @@ class TeacherRecords:
 
   kind = "teacher"
   def __init__(self, teacher: str, records_dir: pathlib.Path | None = None,
-               name: str | None = None):
+               name: str | None = None, rules: str = "strict"):
     self.teacher = teacher
+    self._rules = rules
     self.name = name or f"teacher {teacher}"
     self.source = f"records of {teacher}"
     self._records_dir = pathlib.Path(records_dir or locations.records_dir())
@@ -136,10 +138,24 @@ class TeacherRecords:
         Answer(asked.id, None) if row is None else Answer(
             asked.id, row.teacher_label, rationale=row.rationale or None)
         for asked, row in zip(example_set.examples, rows, strict=True))
+    warnings += self._rules_warning(example_set.benchmark)
     cost = cost_lib.of_teacher(self.teacher, [
         f"{row.inputs} {row.rationale} {row.teacher_label}"
         for row in rows if row is not None])
     return [Answers(answers, tuple(warnings), cost)]
+
+
+  def _rules_warning(self, benchmark: str) -> list[str]:
+    """Says by which rules the records' labels were parsed, if by others."""
+    if self._rules != "reference":
+      return []
+    parsed_by = records.import_info(
+        self._records_dir, benchmark, self.teacher).get("rules", "other")
+    if parsed_by == "reference":
+      return []
+    return [f"the records' labels were parsed by {parsed_by} rules; for the "
+            "papers' own line import them with `stepdistill teacher import "
+            "--rules=reference`"]
 
 
 class PredictionsFile:

@@ -1,0 +1,109 @@
+"""A teacher's raw cache as a system: parsed by the rules of the call."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, Iterator
+
+from stepdistill_jax.evaluation import cost as cost_lib
+from stepdistill_jax.evaluation import examples as examples_lib
+from stepdistill_jax.evaluation import store as store_lib
+from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import datasets
+from stepdistill_jax.teacher import parsing
+from stepdistill_jax.teacher import records
+
+
+class TeacherCache:
+  """The completions of a cache folder, joined to the examples by content.
+
+  Args:
+    folder: a cache, or a folder of caches (of several splits or data sets).
+    rules: `strict` or `reference`, see `teacher.parsing`.
+    name: for tables; `teacher NAME` by default.
+
+  Raises:
+    errors.UserError: no cache there.
+  """
+
+  kind = "teacher"
+
+  def __init__(self, folder: str | pathlib.Path, rules: str = "strict",
+               name: str | None = None):
+    self._caches = [
+        (path, cache.read_manifest(path)) for path in cache.find_caches(folder)]
+    self.teacher = self._caches[0][1]["teacher"]
+    self.name = name or f"teacher {self.teacher}"
+    self.source = str(folder)
+    self._rules = rules
+
+  def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
+    """Why the cache has no line for a benchmark, or None."""
+    if any(m["dataset"] == example_set.benchmark for _, m in self._caches):
+      return None
+    return f"{self.source} has no completions of {example_set.benchmark}"
+
+  def answer(
+      self, example_set: examples_lib.ExampleSet,
+      store: store_lib.AnswerStore | None = None,
+  ) -> list[systems_lib.Answers]:
+    """Parses the completion of every example; see `systems.System`."""
+    del store  # Parsing again is faster than looking up.
+    spec = datasets.get(example_set.benchmark)
+    parser = parsing.get_parser(spec, self._rules)
+    completions = self._completions(example_set, spec)
+    answers, texts, missing = [], [], 0
+    for example in example_set.examples:
+      # A question that stands twice in a split has its own completions.
+      waiting = completions.get(records.input_hash(example.inputs), [])
+      output = waiting.pop(0) if waiting else None
+      row, text = output or (None, None)
+      missing += text is None
+      if text is None:
+        answers.append(systems_lib.Answer(example.id, None))
+        continue
+      parsed = parser(text, row)
+      texts.append(f"{example.inputs} {parsed.rationale} {parsed.label}")
+      answers.append(systems_lib.Answer(
+          example.id, parsed.label, rationale=parsed.rationale or None))
+    warnings = (f"{missing} of {len(answers)} examples have no completion in "
+                "the cache; they count as wrong",) if missing else ()
+    return [systems_lib.Answers(
+        tuple(answers), warnings, cost_lib.of_teacher(self.teacher, texts))]
+
+  def _completions(
+      self, example_set: examples_lib.ExampleSet, spec: datasets.Dataset,
+  ) -> dict[str, list[tuple[datasets.Row, str | None]]]:
+    """Hash of the inputs to the row and raw text of its completions."""
+    found: dict[str, list[tuple[datasets.Row, str | None]]] = {}
+    for path, manifest in self._caches:
+      if manifest["dataset"] != example_set.benchmark or not _may_hold(
+          manifest["split"], example_set.split):
+        continue
+      for fields, output in _lines(path):
+        try:
+          row = spec.read_row(fields)
+        except datasets.BadRow:
+          continue  # No example can ask for it.
+        found.setdefault(records.input_hash(row.inputs), []).append(
+            (row, output))
+    return found
+
+
+def _may_hold(cache_split: str, split: str) -> bool:
+  """Validation rows may have been held out from train."""
+  return cache_split == split or (
+      split == "validation" and cache_split == "train")
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], str | None]]:
+  """Yields input fields and raw text; None where the teacher failed."""
+  for entry in cache.read_completions(path):
+    line = entry.value
+    if entry.problem or not isinstance(line, dict) or not isinstance(
+        line.get("input"), dict):
+      continue
+    output = line.get("output")
+    failed = line.get("error") is not None or not isinstance(output, str)
+    yield line["input"], None if failed else output
