@@ -102,6 +102,10 @@ def test_rouge_and_overlap():
   text, other = "Bald eagles fly over rivers.", "eagles often fly over Texas"
   expected = rouge_scorer.RougeScorer(["rougeL"]).score(text, other)
   assert rationales.rouge_l(text, other) == expected["rougeL"].fmeasure
+  for same in (text, "...", ""):
+    scorer = rouge_scorer.RougeScorer(["rougeL"])
+    assert rationales.rouge_l(same, same) == (
+        scorer.score(same, same)["rougeL"].fmeasure)
   assert metrics.rationale_overlap([text], [other])["rouge_l"] == (
       expected["rougeL"].fmeasure)
   assert rationales.overlap("the of", "anything") == 0.0

@@ -1,0 +1,83 @@
+"""The teacher's lines: published PaLM numbers, and raw caches under rules."""
+
+import json
+
+import pytest
+
+from stepdistill_jax import testing
+from stepdistill_jax.evaluation import examples
+from stepdistill_jax.evaluation import main
+from stepdistill_jax.evaluation import scoring
+from stepdistill_jax.evaluation import teacher_cache
+from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import importing
+
+# Correct of all, by the papers' rules (papers.md; data/README.md section 4).
+# The validation splits of svamp and cqa are held out from train: together
+# they are the published train split.
+PALM = {
+    ("svamp", "test"): (148, 200), ("svamp", "train"): (586, 800),
+    ("cqa", "test"): (943, 1221), ("cqa", "train"): (7234, 9741),
+    ("anli1", "test"): (656, 1000), ("anli1", "validation"): (668, 1000),
+    ("esnli", "test"): (7171, 9824), ("esnli", "validation"): (7201, 9842),
+}
+
+
+@pytest.fixture(name="records_dir", scope="module")
+def _records_dir(tmp_path_factory):
+  data = testing.real_data_dir()
+  folder = tmp_path_factory.mktemp("palm")
+  for dataset in ("svamp", "cqa", "anli1", "esnli"):
+    importing.import_published(
+        dataset=dataset, rows=data / dataset, outputs=data / dataset / "palm",
+        teacher="palm540b", output=folder, rules="reference")
+  return folder
+
+
+@pytest.mark.parametrize("dataset, split", PALM)
+def test_palm_by_the_papers_rule(records_dir, capsys, dataset, split):
+  correct = n = 0
+  for part in (split, "validation") if split == "train" else (split,):
+    assert main.main([
+        "--teacher=palm540b", f"--benchmarks={dataset}", f"--split={part}",
+        "--rules=reference", "--json", f"--records_dir={records_dir}"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["systems"]
+    assert not line["warnings"] and line["cost"]["parameters"] == 540e9
+    correct, n = correct + line["correct"], n + line["n"]
+  assert (correct, n) == PALM[dataset, split]
+
+
+ROWS = [
+    {"input": "Mary had 8 pears and ate 3.\nHow many are left?",
+     "label": "( 8.0 - 3.0 )"},
+    {"input": "Tom has 2 boxes of 4.\nHow many?", "label": "( 2.0 * 4.0 )"},
+    {"input": "Ann has 1.\nHow many?", "label": "( 1.0 + 0.0 )"},
+    {"input": "Bob has 5.\nHow many?", "label": "( 5.0 + 0.0 )"},
+]
+OUTPUTS = [
+    "She ate 3. The answer is (8 - 3).\n\nQ: next",  # Right by both rules.
+    "Two boxes. The answer is 2 * 4.",  # No parentheses: strict alone.
+    "She has 1. The answer is (1 + 1).",  # Wrong.
+    None,  # The teacher failed.
+]
+
+
+@pytest.mark.parametrize("rules, correct, unparsable", [
+    ("strict", 2, 1), ("reference", 1, 2)])
+def test_a_raw_cache_is_parsed_by_the_rules_of_the_call(
+    tmp_path, rules, correct, unparsable):
+  with cache.CacheWriter(tmp_path / "cache", teacher="big", dataset="svamp",
+                         split="test") as writer:
+    for i, (row, output) in enumerate(zip(ROWS, OUTPUTS)):
+      writer.write(cache.Completion(
+          str(i), row, output, error=None if output else "timeout"))
+  importing.import_cache(tmp_path / "cache", output=tmp_path / "records")
+  example_set = examples.load(
+      "svamp", "test", records_dir=tmp_path / "records")
+  system = teacher_cache.TeacherCache(tmp_path / "cache", rules)
+  (given,) = system.answer(example_set)
+  summary = scoring.score(system, example_set, given, rules=rules).summary
+  assert summary["name"] == "teacher big"
+  assert (summary["n"], summary["correct"]) == (4, correct)
+  assert (summary["missing"], summary["unparsable"]) == (1, unparsable)
+  assert "1 of 4 examples have no completion" in summary["warnings"][0]
