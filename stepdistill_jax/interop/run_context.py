@@ -13,6 +13,7 @@ from stepdistill_jax.interop import import_hf
 from stepdistill_jax.interop import tokenizers
 
 CONFIG_FILE = "config.gin"
+RUN_FILE = "run.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,14 @@ class Context:
   def task_name(self) -> str | None:
     """The SeqIO task or mixture of the run."""
     name = self.bindings.get("MIXTURE_OR_TASK_NAME")
-    return name if isinstance(name, str) else None
+    if isinstance(name, str):
+      return name
+    # The methods' gin files put the name together; the run wrote it down.
+    try:
+      run = json.loads((self.run_folder / RUN_FILE).read_text("utf-8"))
+      return run["data"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+      return None
 
   @property
   def base_config(self) -> Mapping[str, Any]:
