@@ -51,7 +51,7 @@ class Context:
   def task_name(self) -> str | None:
     """The SeqIO task or mixture of the run."""
     name = self.bindings.get("MIXTURE_OR_TASK_NAME")
-    if isinstance(name, str):
+    if isinstance(name, str) and name[:1] not in ("@", "%"):
       return name
     # The methods' gin files put the name together; the run wrote it down.
     try:
