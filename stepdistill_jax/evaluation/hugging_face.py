@@ -218,7 +218,7 @@ def _load_model(path: pathlib.Path):
   try:
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
         path, dtype=torch.float32)
-  except (OSError, ValueError, RuntimeError) as error:
+  except Exception as error:  # Its readers raise errors of several packages.
     raise errors.UserError(
         f"{path}: {str(error).strip().splitlines()[0]}") from error
   return model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 from stepdistill_jax import testing
@@ -27,11 +28,11 @@ task_names.task_name:
   dataset = '{dataset}'
   labels = 'gold'
   teacher = 'palm540b'
-task_names.task_vocabulary.mixture_or_task_name = %MIXTURE_OR_TASK_NAME
+task_names.vocabulary_of.mixture_or_task_name = %MIXTURE_OR_TASK_NAME
 students.StepDistillModel:
   module = @network.Transformer()
-  input_vocabulary = @task_names.task_vocabulary()
-  output_vocabulary = @task_names.task_vocabulary()
+  input_vocabulary = @task_names.vocabulary_of()
+  output_vocabulary = @task_names.vocabulary_of()
   optimizer_def = None
 network.Transformer.config = @network.T5Config()
 network.T5Config:
@@ -104,7 +105,10 @@ def write_run(
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "config.gin").write_text(CONFIG.format(
       kind=kind, dataset=dataset, seed=seed, vocab_size=vocab_size))
-  model, _ = model_loading.rebuild_model(folder / "config.gin", records_dir)
+  model, task_name = model_loading.rebuild_model(
+      folder / "config.gin", records_dir)
+  (folder / "run.json").write_text(json.dumps(
+      {"data": {"task": task_name}, "seeds": {"model": seed}}))
   partitioner = partitioning.PjitPartitioner(
       num_partitions=1,
       logical_axis_rules=partitioning.standard_logical_axis_rules())

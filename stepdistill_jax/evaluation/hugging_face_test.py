@@ -1,0 +1,103 @@
+"""Tests of Hugging Face students: the same answers as the checkpoint's own."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from stepdistill_jax import errors
+from stepdistill_jax.evaluation import checkpoints
+from stepdistill_jax.evaluation import evaluate
+from stepdistill_jax.evaluation import examples
+from stepdistill_jax.evaluation import model_config
+from stepdistill_jax.evaluation import testing
+
+pytest.importorskip("transformers")
+pytest.importorskip("torch")
+from stepdistill_jax.evaluation import hugging_face  # pylint: disable=g-import-not-at-top,wrong-import-position
+from stepdistill_jax.interop import export_hf  # pylint: disable=g-import-not-at-top,wrong-import-position
+
+SETTINGS = dict(batch_size=8, label_length=12, rationale_length=16)
+
+
+@pytest.fixture(name="folders", scope="module")
+def _folders(tmp_path_factory):
+  """Records, a run, and the run's student in the Hugging Face format."""
+  base = tmp_path_factory.mktemp("hf")
+  records_dir, run = base / "records", base / "run"
+  testing.write_records(records_dir, rows=17)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("STEPDISTILL_RECORDS", str(records_dir))
+    testing.write_run(run, records_dir=records_dir)
+    export_hf.export_hf(run, base / "student", export_hf.Options(
+        records_dir=records_dir, quiet=True))
+    yield records_dir, run, base / "student"
+
+
+def _answers(system, records_dir, dataset):
+  (given,) = system.answer(
+      examples.load(dataset, "test", records_dir=records_dir))
+  return given
+
+
+def _texts(given, field="text"):
+  """Letters; SeqIO writes ids that a random student makes up as ` ⁇ `."""
+  return ["".join(getattr(a, field).replace("\u2047", "").split())
+          for a in given.answers]
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_same_answers_as_the_checkpoint(folders, beam):
+  """Question encoding, greedy decoding, scores, rationales, perplexity."""
+  records_dir, run, student = folders
+  config = model_config.ModelConfig(
+      **SETTINGS, beam=beam, rationales="auto" if beam == 1 else "no")
+  ours = checkpoints.Checkpoint(run, config, records_dir=records_dir)
+  theirs = hugging_face.HuggingFaceStudent(student, config)
+  datasets = ("svamp", "anli1") if beam == 1 else ("svamp",)
+  for dataset in datasets:
+    expected = _answers(ours, records_dir, dataset)
+    found = _answers(theirs, records_dir, dataset)
+    if beam == 1:
+      assert _texts(found) == _texts(expected)
+    else:
+      # Length penalties differ (T5X's is GNMT's), so some beams do.
+      same = [a == b for a, b in zip(_texts(found), _texts(expected))]
+      assert np.mean(same) > 0.5
+      continue
+    assert _texts(found, "rationale") == _texts(expected, "rationale")
+    for field in ("score", "rationale_log_prob"):
+      # Float32 sums in another order, over at most 60 tokens.
+      np.testing.assert_allclose(
+          [getattr(a, field) or 0.0 for a in found.answers],
+          [getattr(a, field) or 0.0 for a in expected.answers],
+          rtol=2e-4, atol=2e-4)
+    assert found.cost["parameters"] == expected.cost["parameters"]
+
+
+def test_scores_of_choices_and_a_teacher_line(folders):
+  records_dir, _, student = folders
+  system = hugging_face.HuggingFaceStudent(
+      student, model_config.ModelConfig(**SETTINGS, mode="score"), name="hf")
+  config = evaluate.EvalConfig(benchmarks="anli1")
+  sets, _ = evaluate.load_example_sets(config, records_dir)
+  results, rows = evaluate.evaluate(
+      [system], sets, config, records_dir=records_dir)
+  assert [(s["name"], s["mode"]) for s in results["systems"]] == [
+      ("hf", "score"), ("teacher palm540b", "generate")]
+  assert len(rows) == 2 * 17
+  assert results["systems"][0]["unparsable"] == 0
+
+
+def test_bad_folders(folders, tmp_path):
+  config = model_config.ModelConfig()
+  with pytest.raises(errors.UserError, match="no config.json"):
+    hugging_face.HuggingFaceStudent(tmp_path, config)
+  (tmp_path / "config.json").write_text(json.dumps({"model_type": "t6"}))
+  with pytest.raises(errors.UserError, match=str(tmp_path)):
+    hugging_face.HuggingFaceStudent(tmp_path, config)
+  shutil.copytree(folders[2], tmp_path / "copy")
+  (tmp_path / "copy" / "model.safetensors").write_bytes(b"junk")
+  with pytest.raises(errors.UserError, match="copy"):
+    hugging_face.HuggingFaceStudent(tmp_path / "copy", config).student
