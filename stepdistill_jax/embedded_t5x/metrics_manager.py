@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import os
 import threading
 import time
-from typing import Mapping, Optional
+from typing import Any, Mapping, Optional
 
-from clu import metric_writers
-import clu.values
 import jax
 import numpy as np
 
@@ -32,29 +31,29 @@ class MetricsManager:
     """
     self._name = name
     self.summary_dir = summary_dir and os.path.join(summary_dir, name)
-    self._writer = self._create_writer(name, summary_dir)
+    self._closed = False
     self._writer_lock = threading.Lock()
     self._thread = concurrent.futures.ThreadPoolExecutor(
         1, thread_name_prefix="MetricsManager")
     self._period_start = time.time()
     self._previous_period_end = 0.0
 
-  def _create_writer(self, name: str, summary_dir: Optional[str]):
-    if jax.process_index() != 0 or summary_dir is None:
+  @functools.cached_property
+  def summary_writer(self):
+    """The `clu.metric_writers.MetricWriter`, made when first used."""
+    # Imported here: it takes a while, and there is time for it later.
+    from clu import metric_writers  # pylint: disable=g-import-not-at-top
+    if jax.process_index() != 0 or self.summary_dir is None:
       return metric_writers.MultiWriter([])
     return metric_writers.AsyncMultiWriter([
-        metric_writers.SummaryWriter(os.path.join(summary_dir, name))])
-
-  @property
-  def summary_writer(self) -> metric_writers.MetricWriter:
-    return self._writer
+        metric_writers.SummaryWriter(self.summary_dir)])
 
   def write_scalar(self, key: str, val, step: int) -> None:
     self.write_scalars(step, {key: val})
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     with self._writer_lock:
-      self._writer.write_scalars(int(jax.device_get(step)), scalars)
+      self.summary_writer.write_scalars(int(jax.device_get(step)), scalars)
 
   def start_duration_timer(self, block_on=()) -> None:
     """Marks the begin of a period.
@@ -69,12 +68,12 @@ class MetricsManager:
     self._period_start = time.time()
 
   def write_metrics_summary(
-      self, metrics: Mapping[str, clu.metrics.Metric], step: int,
-      num_steps: int) -> concurrent.futures.Future:
+      self, metrics: Mapping[str, Any], step: int, num_steps: int
+  ) -> concurrent.futures.Future:
     """Writes metrics once they are computed.
 
     Args:
-      metrics: merged over the period.
+      metrics: name -> `clu.metrics.Metric`, merged over the period.
       step: the last step of the period.
       num_steps: of the period.
 
@@ -93,20 +92,21 @@ class MetricsManager:
       # Off the devices, so that nothing is compiled for a division.
       final = jax.tree.map(np.asarray, final)
       values = {name: m.compute_value() for name, m in final.items()}
+      from clu import metric_writers  # pylint: disable=g-import-not-at-top
       with self._writer_lock:
         metric_writers.write_values(
-            self._writer, int(jax.device_get(step)), values)
+            self.summary_writer, int(jax.device_get(step)), values)
       return values
 
     return self._thread.submit(summarize)
 
   def flush(self) -> None:
     self._thread.submit(lambda: None).result()
-    self._writer.flush()
+    self.summary_writer.flush()
 
   def close(self) -> None:
     """Waits for what is being written; safe to call twice."""
     self._thread.shutdown(wait=True)
-    if self._writer is not None:
-      self._writer.close()
-      self._writer = None
+    if not self._closed and "summary_writer" in self.__dict__:
+      self.summary_writer.close()
+    self._closed = True

@@ -200,11 +200,6 @@ def train(
     batch_spec = {
         name: jax.ShapeDtypeStruct((layout.batch_size, *x.shape[1:]), x.dtype)
         for name, x in train_iter.element_spec.items()}
-    train_eval_datasets = {}
-    if train_eval_dataset_cfg is not None:
-      train_eval_datasets = train_eval_get_dataset_fn(
-          train_eval_dataset_cfg, layout.shard_id, layout.num_shards,
-          eval_steps, model.FEATURE_CONVERTER_CLS)
 
     # ------------------------------------------------------------------------
     # Trainer: its step compiles in the background from here on
@@ -219,8 +214,7 @@ def train(
     trainer = stack.enter_context(trainer_cls(
         model=model, train_state=state_shape, partitioner=partitioner,
         train_state_axes=initializer.train_state_axes,
-        eval_names=list(train_eval_datasets), summary_dir=model_dir,
-        rng=trainer_rng))
+        eval_names=(), summary_dir=model_dir, rng=trainer_rng))
     trainer.check_batch_size(layout.batch_size)
     background = stack.enter_context(
         concurrent.futures.ThreadPoolExecutor(1))
@@ -268,6 +262,15 @@ def train(
     # ------------------------------------------------------------------------
     # Evaluations
     # ------------------------------------------------------------------------
+    # Built when first used, so that the first step need not wait for them.
+    @functools.cache
+    def train_eval_datasets() -> Mapping[str, Any]:
+      if train_eval_dataset_cfg is None:
+        return {}
+      return train_eval_get_dataset_fn(
+          train_eval_dataset_cfg, layout.shard_id, layout.num_shards,
+          eval_steps, model.FEATURE_CONVERTER_CLS)
+
     @functools.cache
     def evaluator() -> Optional[eval_lib.InferenceEvaluator]:
       if infer_eval_dataset_cfg is None:
@@ -281,14 +284,14 @@ def train(
     def evaluate() -> None:
       """Both evaluations of the current state."""
       start = time.time()
-      if train_eval_datasets:
+      if train_eval_datasets():
         trainer.compile_eval({
             name: utils.get_zeros_batch_like_dataset(ds)
-            for name, ds in train_eval_datasets.items()})
+            for name, ds in train_eval_datasets().items()})
         metrics = trainer.eval({
             name: ds.as_numpy_iterator() if isinstance(
                 ds, tf.data.Dataset) else ds
-            for name, ds in train_eval_datasets.items()})
+            for name, ds in train_eval_datasets().items()})
         progress_lib.say_metrics("train-eval", step, metrics)
         trainer.stop_training |= run_actions(
             trainer_lib.ActionMode.TRAIN_EVAL, actions, trainer.train_state,

@@ -231,7 +231,7 @@ class BaseTrainer(abc.ABC):
       model: a `models.BaseModel`.
       train_state: the initial one.
       partitioner: compiles and shards.
-      eval_names: the data sets that `eval` will be given.
+      eval_names: data sets that `eval` will be given; others may come.
       summary_dir: for event files; None writes none.
       train_state_axes: the train state's PartitionSpecs.
       rng: folded with the step, so that any step can be replayed alone.
@@ -248,10 +248,10 @@ class BaseTrainer(abc.ABC):
     self.stop_training = False
     self.on_step: Optional[Callable[[int], None]] = None
     self.train_metrics_manager = MetricsManager("train", summary_dir)
-    self.eval_metrics_managers = {
-        # 113: with its folder's name, a file name stays below 128 characters.
-        name: MetricsManager(f"training_eval/{name[:113]}", summary_dir)
-        for name in eval_names}
+    self._summary_dir = summary_dir
+    self.eval_metrics_managers = {}
+    for name in eval_names:
+      self._eval_metrics_manager(name)
 
   def __enter__(self):
     return self
@@ -263,6 +263,13 @@ class BaseTrainer(abc.ABC):
     self.train_metrics_manager.close()
     for manager in self.eval_metrics_managers.values():
       manager.close()
+
+  def _eval_metrics_manager(self, name: str) -> MetricsManager:
+    if name not in self.eval_metrics_managers:
+      # 113: with its folder's name, a file name stays below 128 characters.
+      self.eval_metrics_managers[name] = MetricsManager(
+          f"training_eval/{name[:113]}", self._summary_dir)
+    return self.eval_metrics_managers[name]
 
   def _get_step_rng(self, step) -> Rng:
     return jax.random.fold_in(self._base_rng, step)
@@ -332,14 +339,14 @@ class BaseTrainer(abc.ABC):
     """Evaluates with teacher forcing.
 
     Args:
-      batch_iters: by name of data set; the names given as `eval_names`.
+      batch_iters: by name of data set.
 
     Returns:
       By name of data set, name -> `clu.values.Value`.
     """
     summaries = {}
     for name, batches in batch_iters.items():
-      manager = self.eval_metrics_managers[name]
+      manager = self._eval_metrics_manager(name)
       manager.start_duration_timer()
       metrics, num_steps = None, 0
       for batch in batches:
@@ -366,7 +373,7 @@ class BaseTrainer(abc.ABC):
       if specs not in self._compiled_eval_steps:
         self._compiled_eval_steps[specs] = self._partitioner.compile(
             self._partitioned_eval_step, self.train_state, batch)
-      self.eval_metrics_managers[name].write_scalar(
+      self._eval_metrics_manager(name).write_scalar(
           "timing/compilation_seconds", time.time() - start,
           self.train_state.step)
 
