@@ -97,7 +97,7 @@ NETWORKS = {
     "xxl": Network(4096, 64, 24, 10240)}
 VOCABULARY = 32128
 # (inputs, label, rationale, both in one) of gin/datasets, in tokens.
-LENGTHS = {"svamp": (88, 24, 104, 128), "cqa": (112, 16, 72, 88),
+LENGTHS = {"svamp": (88, 24, 104, 112), "cqa": (112, 16, 72, 80),
            "anli1": (208, 8, 176, 184), "esnli": (136, 8, 80, 88)}
 # The least TPU v5e slice that holds the parameters, their gradients and
 # AdamW's state (16 bytes a parameter) in 16 GB a chip, with room to work.

@@ -31,8 +31,12 @@ def torch_twin(module, params):
       name: value for name, value in dataclasses.asdict(module.config).items()
       if name in fields})
   config = transformers.T5Config(
-      **hf_config.from_architecture(arch), dropout_rate=0.0)
+      **{**hf_config.from_architecture(arch), "dropout_rate": 0.0})
+  config.scale_decoder_outputs = False  # Only tied heads are scaled.
   twin = transformers.T5ForConditionalGeneration(config)
+  # T5Config ties the head whatever it is told; v1.1 has one of its own.
+  twin.lm_head.weight = torch.nn.Parameter(
+      torch.empty_like(twin.lm_head.weight))
   state = {}
   for name, value in traverse_util.flatten_dict(params, sep="/").items():
     tensor = hf_names.hf_tensor(name)

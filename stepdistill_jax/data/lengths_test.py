@@ -1,0 +1,78 @@
+"""Tests of `stepdistill data lengths`."""
+
+import json
+
+import numpy as np
+import pytest
+
+from stepdistill_jax import cli
+from stepdistill_jax import errors
+from stepdistill_jax import testing
+from stepdistill_jax.data import lengths as lengths_lib
+from stepdistill_jax.teacher import records
+
+words = lambda texts: [len(text.split()) for text in texts]
+
+
+def record(inputs, label="a b", rationale="c d e", **fields):
+  return records.Record(
+      id=inputs, inputs=inputs, label=label, rationale=rationale, **fields)
+
+
+def test_prefix_and_eos_count():
+  measured = lengths_lib.measure(
+      [record("one two three"), record("x", rationale=""),
+       record("no label", label="")], words)
+  # A prefix is one word, "The answer is" three.
+  np.testing.assert_array_equal(measured.inputs, [3 + 1 + 1, 1 + 1 + 1])
+  np.testing.assert_array_equal(measured.label, [3, 3])
+  np.testing.assert_array_equal(measured.rationale, [4, 0])
+  np.testing.assert_array_equal(measured.single, [3 + 3 + 2 + 1, 3 + 2 + 1])
+  assert measured.longest() == {
+      "MAX_INPUTS": 8, "MAX_LABEL": 8, "MAX_RATIONALE": 8, "MAX_SINGLE": 16}
+
+
+def test_longer_of_human_and_teacher_label_counts():
+  measured = lengths_lib.measure(
+      [record("x", label="a", teacher_label="b c d")], words)
+  np.testing.assert_array_equal(measured.label, [4])
+
+
+def test_no_label_at_all():
+  with pytest.raises(errors.UserError, match="no record has a label"):
+    lengths_lib.measure([record("x", label="")], words)
+
+
+def test_rows_are_those_of_training():
+  """The packing that is simulated here is the one of the tf.data pipeline."""
+  from stepdistill_jax.models import student_fixtures as fixtures
+
+  examples = fixtures.random_pairs(2, 120, longest=12)
+  # Pairs whose two inputs are of one length, as those of one question are.
+  examples = [{**e, "rationale_inputs": e["inputs"]} for e in examples]
+  size = lambda name: np.array([len(e[name]) for e in examples])
+  measured = lengths_lib.Lengths(
+      inputs=size("inputs"), label=size("targets"),
+      rationale=size("rationale_targets"), single=size("targets"))
+  row = lengths_lib.best_row(measured, inputs=(64, 128))
+  assert row.targets % 32 == 0 and row.inputs in (32, 64, 128)
+  batch = fixtures.convert(examples, row.inputs, row.targets, pack=True)
+  assert row.pairs == 120 / len(batch["encoder_input_tokens"])
+  tokens = sum((batch[f"{side}_segment_ids"] != 0).sum()
+               for side in ("encoder", "decoder"))
+  assert row.filled == tokens / sum(
+      batch[f"{side}_segment_ids"].size for side in ("encoder", "decoder"))
+  assert row.filled > 0.7
+
+
+def test_command(tmp_path, capsys):
+  vocabulary = testing.write_tiny_vocabulary(tmp_path / "spiece.model")
+  records.write_records(tmp_path, "svamp", "palm540b", {
+      "train": [record("is it 1?</s>it is 2", "( 1.0 )", "one.")]})
+  arguments = ["data", "lengths", "--dataset=svamp", "--teacher=palm540b",
+               f"--records={tmp_path}", f"--vocabulary={vocabulary}"]
+  assert cli.main(arguments) == 0
+  printed = capsys.readouterr().out
+  assert "MAX_INPUTS = " in printed and "PACKED_FEATURE_LENGTHS" in printed
+  assert cli.main([*arguments, "--json"]) == 0
+  assert json.loads(capsys.readouterr().out)["longest"]["MAX_LABEL"] > 0
