@@ -60,6 +60,7 @@ setuptools.setup(
         "gpu": ["jax[cuda12]"],
         "hf": ["pyarrow>=15", "safetensors>=0.5", "torch>=2.6",
                "transformers>=5"],
+        "serve": ["ctranslate2>=4.5"],
         "teacher": ["openai>=1.60"],
         "t5x": [
             "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],

@@ -137,7 +137,6 @@ def _task(tensor: Tensor, writer: safetensors_files.Writer) -> streaming.Task:
             _cast(tensor.name, block[inner:inner_stop], tensor.dtype))
       advance(block.nbytes)
       del block
-    writer.sync()
 
   return streaming.Task(tensor.name, tensor.array.nbytes, run)
 

@@ -172,9 +172,5 @@ class Writer:
     while data:
       data = data[self._stream.write(data):]
 
-  def sync(self) -> None:
-    """Returns when all is on the disk."""
-    os.fsync(self._stream.fileno())
-
   def close(self) -> None:
     self._stream.close()

@@ -24,6 +24,8 @@ from stepdistill_jax import errors
 BLOCK_BYTES = 32 * 2**20
 JOURNAL_FILE = "conversion_journal.jsonl"
 _LINE_SECONDS = 10.0  # Between lines where there is no terminal.
+_SYNC_BYTES = 4 * 2**30  # Between waits for the disk.
+_SYNCED = {"synced": True}
 
 
 def rows_per_block(rows: int, row_bytes: int,
@@ -80,46 +82,80 @@ class Task:
   run: Callable[[Callable[[int], None]], None]
 
 
-class Journal:
-  """Which tasks of a conversion are done; survives the process."""
+def _boot_id() -> str:
+  """Differs after the machine was started again."""
+  try:
+    return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+  except OSError:
+    return ""
 
-  def __init__(self, file: pathlib.Path, identity: Mapping[str, Any]):
+
+class Journal:
+  """Which tasks of a conversion are done; survives the process.
+
+  Waiting for the disk after every array would take longer than writing it. So
+  the disk is waited for every few GB, and what was written after that counts
+  as done only as long as the machine has not been started again.
+  """
+
+  def __init__(self, file: pathlib.Path, identity: Mapping[str, Any],
+               boot_id: Callable[[], str] = _boot_id):
     """Opens or begins a journal.
 
     Args:
       file: in the folder that is being written.
       identity: what the result depends on; JSON.
+      boot_id: tells starts of the machine apart.
 
     Raises:
       errors.UserError: the journal there is of another conversion.
     """
     self._file = file
-    identity = json.loads(json.dumps(identity))
+    header = {"identity": json.loads(json.dumps(identity)), "boot": boot_id()}
+    before, lines = self._read()
     self.done: set[str] = set()
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    # A line without its end was cut off by a kill; the next must not join it.
-    whole = text[:text.rfind("\n") + 1]
-    if whole != text:
-      file.write_text(whole, encoding="utf-8")
-    lines = whole.splitlines()
-    if lines:
-      before = json.loads(lines[0])
-      differing = [k for k in sorted({*before, *identity})
-                   if before.get(k) != identity.get(k)]
-      if differing:
-        raise errors.UserError(
-            f"{file.parent} holds the unfinished result of another "
-            f"conversion (it differs in: {', '.join(differing)}); remove that "
-            "folder, or give another --output")
-      self.done = set(map(json.loads, lines[1:]))
-    else:
-      file.write_text(json.dumps(identity) + "\n", encoding="utf-8")
+    if before:
+      _check_identity(before["identity"], header["identity"], file.parent)
+      if before["boot"] != header["boot"]:
+        synced = [i for i, line in enumerate(lines) if line == _SYNCED]
+        lines = lines[:synced[-1] + 1] if synced else []
+      self.done = {line["done"] for line in lines if line != _SYNCED}
+    file.write_text("".join(
+        json.dumps(line) + "\n" for line in [header, *lines]),
+                    encoding="utf-8")
+
+  def _read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The header, empty if there is none, and the lines after it."""
+    if not self._file.exists():
+      return {}, []
+    text = self._file.read_text(encoding="utf-8")
+    # A line without its end was cut off by a kill.
+    lines = [json.loads(line)
+             for line in text[:text.rfind("\n") + 1].splitlines()]
+    return (lines[0], lines[1:]) if lines else ({}, [])
+
+  def _append(self, line: Mapping[str, Any]) -> None:
+    with self._file.open("a", encoding="utf-8") as stream:
+      stream.write(json.dumps(line) + "\n")
 
   def mark(self, name: str) -> None:
-    with self._file.open("a", encoding="utf-8") as stream:
-      stream.write(json.dumps(name) + "\n")
-      stream.flush()
-      os.fsync(stream.fileno())
+    """Enters a task as done."""
+    self._append({"done": name})
+
+  def sync(self) -> None:
+    """Waits until all that was written is on the disk."""
+    os.sync()
+    self._append(_SYNCED)
+
+
+def _check_identity(before, now, folder: pathlib.Path) -> None:
+  differing = [k for k in sorted({*before, *now})
+               if before.get(k) != now.get(k)]
+  if differing:
+    raise errors.UserError(
+        f"{folder} holds the unfinished result of another conversion (it "
+        f"differs in: {', '.join(differing)}); remove that folder, or give "
+        "another --output")
 
 
 class Progress:
@@ -187,9 +223,12 @@ def check_free_space(folder: pathlib.Path, needed: int) -> None:
 def run(tasks: Sequence[Task], journal: Journal, progress: Progress) -> None:
   """Runs the tasks that are not yet done, in order.
 
+  When this returns, all is on the disk.
+
   Raises:
     errors.UserError: the disk is full, or cannot be written.
   """
+  unsynced = 0
   try:
     for task in tasks:
       if task.name in journal.done:
@@ -197,6 +236,11 @@ def run(tasks: Sequence[Task], journal: Journal, progress: Progress) -> None:
         continue
       task.run(progress.advance)
       journal.mark(task.name)
+      unsynced += task.nbytes
+      if unsynced > _SYNC_BYTES:
+        journal.sync()
+        unsynced = 0
+    journal.sync()
   except OSError as error:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS,
                            errno.EACCES):

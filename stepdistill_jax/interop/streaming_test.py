@@ -150,6 +150,18 @@ def test_a_line_of_the_journal_that_was_cut_off_counts_for_nothing(tmp_path):
   assert streaming.Journal(file, {"a": 2}).done == set()
 
 
+def test_after_a_new_start_of_the_machine_only_what_was_synced_counts(tmp_path):
+  file = tmp_path / "journal"
+  journal = streaming.Journal(file, {}, boot_id=lambda: "monday")
+  journal.mark("first")
+  journal.sync()
+  journal.mark("second")
+  assert streaming.Journal(file, {}, lambda: "monday").done == {
+      "first", "second"}
+  for _ in range(2):
+    assert streaming.Journal(file, {}, lambda: "tuesday").done == {"first"}
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
 def test_a_full_disk_is_a_line(tmp_path, code):
   def fail(advance):

@@ -30,6 +30,8 @@ CONTEXT = ts.Context({
     "cache_pool": {"total_bytes_limit": 0},
     "data_copy_concurrency": {"limit": 2},
     "file_io_concurrency": {"limit": 4},
+    # `streaming.Journal` waits for the disk, for many arrays at once.
+    "file_io_sync": False,
 })
 
 
