@@ -1,0 +1,124 @@
+"""A model that runs without this project: StableHLO, parameters, tokenizer.
+
+The folder also gets `reader.py`, ten lines that need jax, numpy and
+sentencepiece alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Mapping, Optional
+
+from etils import epath
+import flax.core
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+
+from stepdistill_jax import errors
+from stepdistill_jax import progress
+from stepdistill_jax.embedded_t5x import utils
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_READER = '''"""Answers lines of text: echo "..." | python reader.py"""
+import json, pathlib, sys
+import jax, numpy as np, sentencepiece
+from jax import export
+folder = pathlib.Path(__file__).parent
+meta = json.loads((folder / "export.json").read_text())
+model = export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
+params = dict(np.load(folder / "params.npz"))
+vocabulary = sentencepiece.SentencePieceProcessor(
+    model_file=str(folder / "spiece.model"))
+
+def answer(text):
+  ids = vocabulary.encode(text)[:meta["inputs_length"] - 1] + [meta["eos_id"]]
+  batch = np.zeros((meta["batch_size"], meta["inputs_length"]), np.int32)
+  batch[0, :len(ids)] = ids
+  ids = np.asarray(jax.jit(model.call)(params, batch))[0].tolist()
+  ids = ids[:ids.index(meta["eos_id"])] if meta["eos_id"] in ids else ids
+  known = vocabulary.vocab_size()  # The model has more ids, for speed.
+  return vocabulary.decode([i if i < known else vocabulary.unk_id() for i in ids])
+
+if __name__ == "__main__":
+  for line in sys.stdin:
+    print(answer(line.strip()))
+'''
+
+
+def save(
+    *,
+    model,
+    restore_checkpoint_cfg: utils.RestoreCheckpointConfig,
+    partitioner,
+    output_dir: str,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: Optional[int] = 1,
+    train_state_initializer_cls=utils.TrainStateInitializer) -> None:
+  """Writes greedy (or the model's) decoding of token ids as StableHLO.
+
+  Args:
+    model: an encoder-decoder model with a SentencePiece vocabulary.
+    restore_checkpoint_cfg: the checkpoint.
+    partitioner: restores it; the export is for one device.
+    output_dir: gets `model.stablehlo` (`(params, inputs [batch, length] int32)
+      -> ids [batch, length]`), `params.npz`, `spiece.model`, `export.json`
+      and `reader.py`.
+    task_feature_lengths: of `inputs` and `targets`, in tokens.
+    batch_size: None means 1.
+    train_state_initializer_cls: makes the train state.
+  """
+  vocabulary = model.input_vocabulary
+  if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    raise errors.UserError(
+        f"only SentencePiece vocabularies can be exported, not {vocabulary}")
+  batch_size = batch_size or 1
+  shapes = {"inputs": (batch_size, task_feature_lengths["inputs"]),
+            "targets": (batch_size, task_feature_lengths["targets"])}
+
+  def as_batch(inputs):
+    blank = jnp.zeros(shapes["targets"], jnp.int32)
+    return {"encoder_input_tokens": inputs, "decoder_input_tokens": blank,
+            "decoder_target_tokens": blank}
+
+  spec = jax.eval_shape(as_batch, jnp.zeros(shapes["inputs"], jnp.int32))
+  cfg, paths = utils.get_first_valid_restore_config_and_paths(
+      [restore_checkpoint_cfg])
+  if len(paths) != 1:
+    raise errors.UserError(
+        f"export needs one checkpoint; {restore_checkpoint_cfg.path} has "
+        f"{len(paths)}")
+  state = train_state_initializer_cls(
+      None, model.get_initial_variables, {k: s.shape for k, s in spec.items()},
+      partitioner, {k: s.dtype for k, s in spec.items()}).restore(cfg, paths[0])
+  params = traverse_util.flatten_dict(
+      flax.core.unfreeze(state.params), sep="/")
+  params = {k: np.asarray(v, np.float32) for k, v in params.items()}
+
+  @jax.jit
+  def predict(params, inputs):
+    params = flax.core.freeze(traverse_util.unflatten_dict(params, sep="/"))
+    return model.predict_batch(params, as_batch(inputs))
+
+  exported = jax.export.export(predict, platforms=PLATFORMS)(
+      jax.eval_shape(lambda: params),
+      jax.ShapeDtypeStruct(shapes["inputs"], jnp.int32))
+  folder = epath.Path(output_dir)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "model.stablehlo").write_bytes(bytes(exported.serialize()))
+  with (folder / "params.npz").open("wb") as file:
+    np.savez(file, **params)
+  with (epath.Path(vocabulary.sentencepiece_model_file).open("rb") as source,
+        (folder / "spiece.model").open("wb") as target):
+    shutil.copyfileobj(source, target)
+  (folder / "export.json").write_text(json.dumps({
+      "checkpoint": paths[0], "step": int(jax.device_get(state.step)),
+      "batch_size": batch_size, "inputs_length": shapes["inputs"][1],
+      "targets_length": shapes["targets"][1], "platforms": PLATFORMS,
+      "eos_id": vocabulary.eos_id, "jax": jax.__version__}, indent=2) + "\n")
+  (folder / "reader.py").write_text(_READER)
+  progress.say(f"wrote {output_dir}; try: echo TEXT | python "
+               f"{folder / 'reader.py'}")

@@ -1,0 +1,175 @@
+"""A model in a notebook: train a step, predict, score, evaluate on lists."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any, Callable, Mapping, Optional, Sequence, Union
+
+from etils import epath
+import jax
+import seqio
+import tensorflow as tf
+
+from stepdistill_jax.embedded_t5x import trainer as trainer_lib
+from stepdistill_jax.embedded_t5x import utils
+
+# A text, which is input and target, or {"inputs": ..., "targets": ...}.
+Example = Union[str, Mapping[str, str]]
+
+
+class InteractiveModel:
+  """A model with its train state, for examples in memory."""
+
+  def __init__(
+      self, batch_size: int, task_feature_lengths: Mapping[str, int],
+      output_dir: str, partitioner, model, dtype: Optional[str],
+      restore_mode: str, checkpoint_path: str,
+      input_shapes: Mapping[str, Sequence[int]],
+      input_types: Optional[Mapping[str, Any]] = None,
+      init_random_seed: int = 42, add_eos: bool = True,
+      eval_names: Optional[Sequence[str]] = None,
+      learning_rate_fn: Optional[Callable[..., Any]] = None):
+    """Restores or initializes.
+
+    Args:
+      batch_size: of training and inference.
+      task_feature_lengths: feature -> length in tokens.
+      output_dir: for checkpoints, from the latest of which it goes on.
+      partitioner: compiles and shards.
+      model: a `BaseTransformerModel`.
+      dtype: of restored and saved parameters.
+      restore_mode: `specific` or `latest`.
+      checkpoint_path: what to begin from; empty begins from scratch.
+      input_shapes: of a batch, by model feature.
+      input_types: dtypes, by model feature.
+      init_random_seed: of initialization and dropout.
+      add_eos: whether texts get an end-of-sequence id.
+      eval_names: for T5X's interface.
+      learning_rate_fn: by default that of `create_learning_rate_scheduler`.
+    """
+    self._batch_size = batch_size
+    self._lengths = task_feature_lengths
+    self._converter = model.FEATURE_CONVERTER_CLS(pack=False)
+    self._features = {
+        "inputs": seqio.Feature(model.input_vocabulary, add_eos=add_eos),
+        "targets": seqio.Feature(model.output_vocabulary, add_eos=add_eos)}
+    self.model, self.partitioner = model, partitioner
+    epath.Path(output_dir).mkdir(parents=True, exist_ok=True)
+    init_rng, trainer_rng = jax.random.split(
+        jax.random.PRNGKey(init_random_seed))
+    initializer = utils.TrainStateInitializer(
+        model.optimizer_def, model.get_initial_variables, input_shapes,
+        partitioner, input_types)
+    latest = utils.RestoreCheckpointConfig(output_dir, "latest", dtype=dtype)
+    initial = utils.RestoreCheckpointConfig(
+        checkpoint_path or (), restore_mode, dtype=dtype)
+    state = initializer.from_checkpoint_or_scratch(
+        [latest, initial], init_rng=init_rng)
+    self._manager = latest.checkpoint_manager_cls(
+        output_dir, initializer.global_train_state_shape, partitioner,
+        save_dtype=dtype, keep=5)
+    self.train_state_axes = initializer.train_state_axes
+    self.train_summary = None
+    self.trainer = trainer_lib.Trainer(
+        model=model, train_state=state, partitioner=partitioner,
+        eval_names=eval_names or (), summary_dir=os.fspath(output_dir),
+        train_state_axes=self.train_state_axes, rng=trainer_rng,
+        learning_rate_fn=(
+            learning_rate_fn or utils.create_learning_rate_scheduler()),
+        num_microbatches=None)
+
+  @property
+  def train_state(self):
+    return self.trainer.train_state
+
+  @property
+  def step(self) -> int:
+    return int(jax.device_get(self.train_state.step))
+
+  def _task_dataset(self, examples, preprocessors=None) -> tf.data.Dataset:
+    pairs = [{"inputs": e, "targets": e} if isinstance(e, str) else dict(e)
+             for e in examples]
+    ds = tf.data.Dataset.from_tensor_slices(
+        {k: [p.get(k, "") for p in pairs] for k in pairs[0]})
+    if preprocessors is None:
+      preprocessors = [
+          seqio.preprocessors.tokenize, seqio.preprocessors.append_eos]
+    for preprocess in preprocessors:
+      accepted = preprocess.__code__.co_varnames if hasattr(
+          preprocess, "__code__") else ()
+      ds = preprocess(ds, **({"output_features": self._features}
+                             if "output_features" in accepted else {}))
+    return seqio.utils.trim_dataset(ds, self._lengths, self._features)
+
+  def _model_dataset(self, task_ds: tf.data.Dataset) -> tf.data.Dataset:
+    kept = task_ds.map(lambda x: {k: x[k] for k in self._features})
+    return self._converter(kept, task_feature_lengths=self._lengths)
+
+  def train_step(self, examples: Sequence[Example], preprocessors=None):
+    """One step on as many examples as a batch has."""
+    batch = self._model_dataset(
+        self._task_dataset(examples, preprocessors)).batch(
+            self._batch_size, drop_remainder=True)
+    self.train_step_from_batch_iterator(batch.as_numpy_iterator())
+
+  def train_step_from_batch_iterator(self, iterator) -> None:
+    self.train_summary = self.trainer.train(iterator, 1, self.step).result()
+
+  def save_checkpoint(self) -> None:
+    self._manager.save(self.train_state)
+    self._manager.wait_until_finished()
+
+  @functools.cache
+  def _infer_fn(self, step_name: str):
+    return utils.get_infer_fn(
+        getattr(self.model, step_name), self._batch_size,
+        self.train_state_axes, self.partitioner)
+
+  def infer_with_preprocessors(
+      self, mode: str, examples: Sequence[Example], preprocessors=None):
+    """Predictions as (example, text), or scores as (example, number).
+
+    Args:
+      mode: `predict`, `predict_with_aux` or `score`.
+      examples: the inputs, and the targets to score.
+      preprocessors: by default, tokenize and append EOS.
+
+    Returns:
+      The pairs; with auxiliary values, the pairs and the values by name.
+    """
+    task_ds = self._task_dataset(examples, preprocessors)
+    step = {"predict": "predict_batch", "score": "score_batch",
+            "predict_with_aux": "predict_batch_with_aux"}[mode]
+    rng = {} if mode == "score" else {"rng": jax.random.PRNGKey(0)}
+    result = self._infer_fn(step)(
+        self._model_dataset(task_ds).enumerate(), self.train_state, **rng)
+    pairs, aux = result if isinstance(result, tuple) else (result, None)
+    outputs = [output for _, output in pairs]
+    if mode != "score":
+      decode = self._features["targets"].vocabulary.decode_tf
+      outputs = [decode(tf.constant(o)).numpy().decode() for o in outputs]
+    pairs = list(zip(task_ds.as_numpy_iterator(), outputs))
+    return pairs if aux is None else (pairs, aux)
+
+  def predict(self, examples: Sequence[Example]):
+    return self.infer_with_preprocessors("predict", examples)
+
+  def predict_with_aux(self, examples: Sequence[Example]):
+    return self.infer_with_preprocessors("predict_with_aux", examples)
+
+  def score(self, examples: Sequence[Example]):
+    return self.infer_with_preprocessors("score", examples)
+
+  def evaluate(
+      self, examples: Sequence[Mapping[str, str]],
+      metric_fns: Sequence[Callable[..., Mapping[str, Any]]],
+      postprocessor: Callable[..., Any] = lambda text, **_: text):
+    """Metrics of predictions against the examples' targets."""
+    predictions = [postprocessor(text, is_target=False)
+                   for _, text in self.predict(examples)]
+    targets = [postprocessor(e["targets"], is_target=True) for e in examples]
+    metrics = {}
+    for metric_fn in metric_fns:
+      metrics.update(metric_fn(targets, predictions))
+    return metrics

@@ -1,0 +1,110 @@
+"""precompile, export and the interactive model, on a tiny student."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+
+from stepdistill_jax import errors
+from stepdistill_jax import t5x_command
+from stepdistill_jax import testing
+from stepdistill_jax.embedded_t5x import interactive_model
+from stepdistill_jax.embedded_t5x import models
+from stepdistill_jax.embedded_t5x import optimizers
+from stepdistill_jax.embedded_t5x import partitioning
+from stepdistill_jax.embedded_t5x import testing_tasks
+from stepdistill_jax.embedded_t5x.examples.t5 import network
+
+MODEL = "t5x/configs/runs/testing_model.gin"
+LENGTHS = {"inputs": 12, "targets": 8}
+
+
+def make_model(vocabulary):
+  config = network.T5Config(
+      vocab_size=384, emb_dim=16, num_heads=2, num_encoder_layers=1,
+      num_decoder_layers=1, head_dim=4, mlp_dim=16, dropout_rate=0.0)
+  return models.EncoderDecoderModel(
+      module=network.Transformer(config=config), input_vocabulary=vocabulary,
+      output_vocabulary=vocabulary,
+      optimizer_def=optimizers.adam(learning_rate=0.01))
+
+
+def make_interactive(tmp_path, vocabulary):
+  return interactive_model.InteractiveModel(
+      batch_size=4, task_feature_lengths=LENGTHS, output_dir=str(tmp_path),
+      partitioner=partitioning.PjitPartitioner(num_partitions=1),
+      model=make_model(vocabulary), dtype="float32", restore_mode="specific",
+      checkpoint_path="",
+      input_shapes={"encoder_input_tokens": (4, 12),
+                    "decoder_target_tokens": (4, 8),
+                    "decoder_input_tokens": (4, 8)},
+      input_types={k: jnp.int32 for k in (
+          "encoder_input_tokens", "decoder_target_tokens",
+          "decoder_input_tokens")})
+
+
+def test_interactive_model_trains_predicts_and_goes_on(tmp_path):
+  examples = [{"inputs": w, "targets": w} for w in ("ab", "cd", "ef", "gh")]
+  model = make_interactive(tmp_path, testing_tasks.VOCABULARY)
+  losses = []
+  for _ in range(5):
+    model.train_step(examples)
+    losses.append(model.train_summary["loss"].value)
+  assert model.step == 5 and losses[-1] < losses[0]
+  predicted = model.predict(["ab", "cd", "ef"])  # Not a whole batch.
+  assert [e["inputs_pretokenized"] for e, _ in predicted] == [
+      b"ab", b"cd", b"ef"]
+  scores = [score for _, score in model.score(examples)]
+  assert all(score < 0 for score in scores)
+  metrics = model.evaluate(examples, [testing_tasks.exact_match])
+  assert 0 <= metrics["exact_match"] <= 100
+  model.save_checkpoint()
+  again = make_interactive(tmp_path, testing_tasks.VOCABULARY)
+  assert again.step == 5
+  np.testing.assert_allclose(
+      [score for _, score in again.score(examples)], scores, rtol=1e-6)
+
+
+def test_export_runs_without_this_project(tmp_path):
+  spiece = testing.write_tiny_vocabulary(tmp_path / "tiny.model")
+  vocabulary = seqio.SentencePieceVocabulary(str(spiece), extra_ids=0)
+  model = make_interactive(tmp_path / "run", vocabulary)
+  model.save_checkpoint()
+  from stepdistill_jax.embedded_t5x import export_lib
+  from stepdistill_jax.embedded_t5x import utils
+  out = tmp_path / "out"
+  arguments = dict(
+      partitioner=partitioning.PjitPartitioner(num_partitions=1),
+      restore_checkpoint_cfg=utils.RestoreCheckpointConfig(
+          str(tmp_path / "run" / "checkpoint_0"), "specific"),
+      output_dir=str(out), task_feature_lengths=LENGTHS)
+  export_lib.save(model=make_model(vocabulary), **arguments)
+  meta = json.loads((out / "export.json").read_text())
+  assert meta["inputs_length"] == 12 and meta["step"] == 0
+  texts = ["the answer", "is"]
+  result = subprocess.run(
+      [sys.executable, str(out / "reader.py")], input="\n".join(texts),
+      capture_output=True, text=True, check=True, cwd=tmp_path,
+      env={"PATH": "/usr/bin", "JAX_PLATFORMS": "cpu"})
+  expected = [text for _, text in model.predict(texts)]
+  assert result.stdout.splitlines() == expected
+  with pytest.raises(errors.UserError, match="SentencePiece"):
+    export_lib.save(model=make_model(testing_tasks.VOCABULARY), **arguments)
+
+
+def test_precompile_fills_the_cache_that_train_reads(tmp_path):
+  t5x_command.run("precompile", ["t5x/configs/runs/precompile.gin", MODEL], [
+      f"MODEL_DIR = {str(tmp_path)!r}", "USE_CACHED_TASKS = False",
+      "BATCH_SIZE = 8", "partitioning.PjitPartitioner.backend = None",
+      "train/utils.DatasetConfig.pack = False",
+      "trainer.Trainer.num_microbatches = 2"], engine="embedded")
+  assert "stablehlo" in (
+      tmp_path / "lowered_hlo_pre_optimization").read_text()
+  assert "HloModule" in (
+      tmp_path / "lowered_hlo_post_optimization").read_text()
+  assert np.load(tmp_path / "assignment").size == jax.device_count()
