@@ -31,6 +31,7 @@ def _records_dir(tmp_path_factory):
   testing.write_records(folder, ROWS)
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("STEPDISTILL_RECORDS", str(folder))
+    patch.setenv("STEPDISTILL_VOCAB", str(folder / testing.VOCABULARY))
     yield folder
   seqio.set_tfds_data_dir_override(None)
 

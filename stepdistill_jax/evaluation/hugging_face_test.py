@@ -29,6 +29,8 @@ def _folders(tmp_path_factory):
   testing.write_records(records_dir, rows=17)
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("STEPDISTILL_RECORDS", str(records_dir))
+    patch.setenv(
+        "STEPDISTILL_VOCAB", str(records_dir / testing.VOCABULARY))
     testing.write_run(run, records_dir=records_dir)
     export_hf.export_hf(run, base / "student", export_hf.Options(
         records_dir=records_dir, quiet=True))

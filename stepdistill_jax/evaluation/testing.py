@@ -50,9 +50,15 @@ network.T5Config:
 """
 
 
+VOCABULARY = "spiece.model"  # At most 200 pieces, and 100 extra ids.
+
+
 def write_records(
     records_dir: pathlib.Path, rows: int = 23, overlap: int = 2) -> None:
-  """Writes svamp and anli1 records with a vocabulary of their own.
+  """Writes svamp and anli1 records, and a small vocabulary beside them.
+
+  The caller names it as T5's (`$STEPDISTILL_VOCAB`): a process may have
+  registered these tasks before, with T5's vocabulary.
 
   Args:
     records_dir: where to.
@@ -66,8 +72,7 @@ def write_records(
       train[i].inputs = test[i].inputs.upper()
     records.write_records(
         records_dir, dataset, TEACHER, {"train": train, "test": test})
-    testing.write_tiny_vocabulary(
-        records.vocabulary_path(records_dir, dataset))
+  testing.write_tiny_vocabulary(records_dir / VOCABULARY)
 
 
 def _record(dataset: str, split: str, i: int) -> records.Record:
@@ -88,7 +93,7 @@ def _record(dataset: str, split: str, i: int) -> records.Record:
 
 def write_run(
     folder: pathlib.Path, *, kind: str = "step", dataset: str = "svamp",
-    seed: int = 0, vocab_size: int = 256, step: int = 7,
+    seed: int = 0, vocab_size: int = 384, step: int = 7,
     records_dir: pathlib.Path,
 ) -> pathlib.Path:
   """Writes a run's folder: `config.gin`, and a checkpoint of random weights.

@@ -62,11 +62,12 @@ def test_steps_and_evals_report_global_means(num_microbatches):
 
 
 def test_bindings_of_t5x_trainer_count():
-  gin.parse_config("""
-    from __gin__ import dynamic_registration
-    from t5x import trainer
-    trainer.Trainer.num_microbatches = 4
-  """)
+  with gin.unlock_config():  # Another test may have run a locked config.
+    gin.parse_config("""
+      from __gin__ import dynamic_registration
+      from t5x import trainer
+      trainer.Trainer.num_microbatches = 4
+    """)
   try:
     assert inherited_bindings.of(t5x_trainer.Trainer) == {
         "num_microbatches": 4}
