@@ -15,7 +15,7 @@ from stepdistill_jax import locations
 ROOT = locations.resource_root()
 RECIPES = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "gin/recipes").rglob(
-        "*.gin"))
+        "*.gin") if not path.name.startswith("tracking"))
 SET = ['MODEL_DIR = "unused"', "INITIAL_CHECKPOINT_PATH = None"]
 
 

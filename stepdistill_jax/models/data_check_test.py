@@ -1,0 +1,92 @@
+"""Tests that a method without its data stops at once, saying what is missing."""
+
+import dataclasses
+
+import pytest
+from t5x import utils
+
+from stepdistill_jax import errors
+from stepdistill_jax import testing
+from stepdistill_jax.data import task_names
+from stepdistill_jax.data import task_registry
+from stepdistill_jax.models import data_check
+from stepdistill_jax.teacher import records
+
+BOTH = ("label", "rationale")
+
+
+@dataclasses.dataclass
+class Student:
+  """What the check asks of a model."""
+
+  vocabulary: object
+  task_names: tuple[str, ...] = BOTH
+  has_mutual_information: bool = False
+
+  input_vocabulary = property(lambda self: self.vocabulary)
+  output_vocabulary = property(lambda self: self.vocabulary)
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch):
+  """Writes records and checks a task of theirs."""
+  monkeypatch.setenv("STEPDISTILL_VOCAB", str(
+      testing.write_tiny_vocabulary(tmp_path / "spiece.model")))
+  monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path))
+  task_registry.register_dataset("checked", ["someone"])
+
+  def check(kind, labels="gold", *, tasks=BOTH, split="train", pack=False,
+            mutual_information=False, **fields):
+    if fields:
+      records.write_records(tmp_path, "checked", "someone", {split: [
+          records.Record(id=f"{split}/0", inputs="x", **fields)]})
+    name = task_names.task_name(kind, "checked", labels, "someone")
+    config = utils.DatasetConfig(
+        mixture_or_task_name=name, task_feature_lengths={}, split=split,
+        batch_size=1, shuffle=False, seed=0, pack=pack)
+    data_check.verify_data(config, Student(
+        task_names.vocabulary_of(name), tasks, mutual_information))
+
+  return check
+
+
+WHOLE = dict(label="a", teacher_label="a", rationale="because.")
+
+
+@pytest.mark.parametrize("kind,tasks", [
+    ("step", BOTH), ("mix", BOTH), ("single", ("label",)),
+    ("label", ("label",))])
+def test_whole_records_pass(check, kind, tasks):
+  check(kind, tasks=tasks, **WHOLE)
+  check(kind, "teacher", tasks=tasks, **WHOLE)
+
+
+@pytest.mark.parametrize("kind,labels,fields,message", [
+    ("step", "gold", dict(WHOLE, rationale=""), "needs rationales"),
+    ("mix", "gold", dict(WHOLE, rationale=""), "needs rationales"),
+    ("step", "gold", dict(WHOLE, label=""), "needs human labels.*LABELS"),
+    ("step", "teacher", dict(WHOLE, teacher_label=""),
+     "needs teacher's labels"),
+])
+def test_records_without_what_the_method_needs(
+    check, kind, labels, fields, message):
+  with pytest.raises(errors.UserError, match=message):
+    check(kind, labels, **fields)
+
+
+def test_no_records_at_all(check):
+  with pytest.raises(errors.UserError, match="stepdistill teacher import"):
+    check("step")
+
+
+def test_targets_and_weights_that_do_not_fit(check):
+  with pytest.raises(errors.UserError, match="has no rationale"):
+    check("label", **WHOLE)
+  with pytest.raises(errors.UserError, match="weighs label alone"):
+    check("step", tasks=("label",), **WHOLE)
+  check("predict", split="validation", **WHOLE)  # Scored with one head.
+
+
+def test_mutual_information_is_not_packed(check):
+  with pytest.raises(errors.UserError, match="PACK = False"):
+    check("step", pack=True, mutual_information=True, **WHOLE)
