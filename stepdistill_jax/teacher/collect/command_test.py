@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from stepdistill_jax import cli
 from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher.collect import durable
 from stepdistill_jax.teacher.collect import loop
 from stepdistill_jax.teacher.collect import offline
 from stepdistill_jax.teacher.collect import testing
@@ -354,20 +354,14 @@ def test_progress_in_one_line():
 
 def test_a_cache_in_use_is_waited_for(tmp_path):
   rows, output = testing.write_rows(tmp_path / "rows.csv", 6), tmp_path / "c"
-  with testing.loopback("--latency_s=1.5") as server:
-    argv = testing.command(rows, output, server, "--concurrency=6")
-    with subprocess.Popen(argv, env=testing.environment(),
-                          stdout=subprocess.DEVNULL) as first:
-      while server.stats()["requests"] < 6:
-        time.sleep(0.02)
-      first.kill()  # Its worker has all six under way.
-    ended = run(argv)
-    assert ended.returncode == 0
-    assert "waiting for it to end" in ended.stderr
-    assert server.stats()["paid"] == server.stats()["requests"] == 6
-
-
-def test_the_loopback_server_ends_with_its_starter():
-  with testing.loopback() as server:
-    assert pathlib.Path(testing.__file__).is_file()
-    assert server.stats()["paid"] == 0
+  output.mkdir()
+  held = durable.lock(output / ".lock")
+  with testing.loopback() as server, subprocess.Popen(
+      testing.command(rows, output, server), env=testing.environment(),
+      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    told = process.stderr.readline()
+    assert f"written by process {os.getpid()}; waiting for it to end" in told
+    assert server.stats()["requests"] == 0
+    os.close(held)
+    assert process.wait(timeout=120) == 0
+    assert server.stats()["paid"] == 6
