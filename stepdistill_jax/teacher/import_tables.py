@@ -28,7 +28,6 @@ from stepdistill_jax.teacher import text_files
 # `rationale` and `teacher_label` are a completion that is parsed already.
 COLUMN_ROLES = (
     "inputs", "label", "output", "rationale", "teacher_label", "split")
-_OWN_HELD_OUT = 0.1  # Of a user's train split, where there is no other.
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -71,7 +70,7 @@ def import_columns(
   """
   spec = datasets.get(dataset)
   if spec.name not in datasets.DATASETS:
-    spec = datasets.own_dataset(spec.name, held_out=_OWN_HELD_OUT)
+    spec = datasets.own_dataset(spec.name, held_out=importing.OWN_HELD_OUT)
   path = pathlib.Path(outputs)
   if path.is_dir():
     files = containers.files_by_split(path)

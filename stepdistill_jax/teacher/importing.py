@@ -23,6 +23,7 @@ from typing import Any, Iterator, Mapping, Sequence
 
 from stepdistill_jax import errors
 from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import cache_joining
 from stepdistill_jax.teacher import content_index
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import free_text_rules
@@ -37,6 +38,8 @@ from stepdistill_jax.teacher.record_importer import Options
 from stepdistill_jax.teacher.record_importer import Source
 
 held_out_positions = record_importer.held_out_positions
+# Of a user's own train split, where there is no validation split.
+OWN_HELD_OUT = 0.1
 
 
 def import_published(
@@ -158,8 +161,8 @@ def import_llama3(
 
 def import_cache(
     folder: str | os.PathLike | Sequence[pathlib.Path], *,
-    dataset: str | None = None, teacher: str | None = None, **options
-) -> ImportResult:
+    dataset: str | None = None, teacher: str | None = None,
+    reject_wrong: bool = False, **options) -> ImportResult:
   """Imports teacher caches of our own format, one a split.
 
   Args:
@@ -167,6 +170,8 @@ def import_cache(
       of one data set by one teacher, or a list of such caches.
     dataset: name to use instead of the manifests'.
     teacher: name to use instead of the manifests'.
+    reject_wrong: True to use no rationale that leads to another label than
+      the human one.
     **options: fields of `Options`.
 
   Raises:
@@ -179,7 +184,13 @@ def import_cache(
   dataset = dataset or _only("dataset", manifests)
   teacher = teacher or _only("teacher", manifests)
   spec = datasets.get(dataset)
+  forms = {path: cache_joining.Form.of(manifest, str(path / cache.MANIFEST))
+           for path, manifest in manifests.items()}
+  if spec.name not in datasets.DATASETS and any(
+      form.collected for form in forms.values()):
+    spec = datasets.own_dataset(spec.name, held_out=OWN_HELD_OUT)
   sources: dict[str, Source] = {}
+  notes: list[str] = []
   for path, manifest in manifests.items():
     split = manifest["split"]
     if split not in records.SPLITS:
@@ -190,14 +201,15 @@ def import_cache(
       raise errors.UserError(
           f"{path} and {sources[split].files[0]} are both caches of split "
           f"{split!r}; import one of them")
-    rows = manifest.get("count") or 0
+    rows = forms[path].rows
     if not rows and spec.held_out:
       rows = sum(1 for _ in cache.read_completions(path))
-    sources[split] = Source(
-        _join_cache(spec, path), files=(str(path),), rows=rows)
+    joined = cache_joining.join(
+        spec, path, forms[path], reject_wrong=reject_wrong, notes=notes)
+    sources[split] = Source(joined, files=(str(path),), rows=rows)
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
-      format_name="cache")
+      format_name="cache", notes=notes)
 
 
 def known_dataset(dataset: str) -> datasets.Dataset:
@@ -369,31 +381,3 @@ def _only(key: str, manifests: Mapping[pathlib.Path, Mapping[str, Any]]
         f"the caches are of several {key}s ({', '.join(values)}); give the "
         f"folder of one of them, or --{key}=NAME to take all as one")
   return values[0]
-
-
-def _join_cache(
-    spec: datasets.Dataset, folder: pathlib.Path) -> Iterator[joining.Joined]:
-  """The completions of a cache, each with the row that it carries."""
-  for position, entry in enumerate(cache.read_completions(folder)):
-    reason = entry.problem
-    if not reason and not isinstance(entry.value, dict):
-      reason = "line_not_object"
-    fields = None if reason else entry.value.get("input")
-    if not reason and not isinstance(fields, dict):
-      reason = "input_not_object"
-    if not reason:
-      try:
-        row = spec.read_row(fields)
-        row.position = position
-      except datasets.BadRow as error:
-        reason = str(error)
-    if reason:
-      yield joining.Joined(None, None, "", entry.where, dropped=reason)
-      continue
-    if entry.value.get("error"):
-      text, problem = None, parsing.TEACHER_ERROR
-    else:
-      text, problem = joining.completion_text(entry.value.get("output"), "")
-    yield joining.Joined(
-        row, text, problem, entry.where,
-        truncated=entry.value.get("finish_reason") == "length")

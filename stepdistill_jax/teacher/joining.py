@@ -40,6 +40,7 @@ class Joined:
     label_doubt: `parsing.COPIED_LABEL` or `parsing.UNVERIFIED_LABEL` where
       the label may not be the teacher's; else empty.
     parsed: rationale and label that come apart and need no parsing.
+    weight: what the record weighs in the loss; None for 1.
   """
 
   row: datasets.Row | None
@@ -51,6 +52,7 @@ class Joined:
   truncated: bool = False
   label_doubt: str = ""
   parsed: parsing.Parsed | None = None
+  weight: float | None = None
 
 
 def find_batches(folder: pathlib.Path, split: str) -> list[pathlib.Path]:

@@ -211,7 +211,8 @@ class _SplitImporter:
         inputs=row.inputs, label=row.label,
         teacher_label=parsed.label.strip(), rationale=parsed.rationale.strip(),
         status=parsed.status, teacher=self._teacher, dataset=self._spec.name,
-        split=split, origin=f"{self._split}[{row.position}]")
+        split=split, origin=f"{self._split}[{row.position}]",
+        weight="" if joined.weight is None else f"{joined.weight:.6g}")
 
   def _parse(self, joined: joining.Joined) -> parsing.Parsed:
     """Parses by both rules, counts both, returns what the import's gives."""

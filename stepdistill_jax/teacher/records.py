@@ -62,6 +62,8 @@ class Record:
     split: `train`, `validation` or `test`.
     origin: where it came from, for a person to look it up: `train[538]` is
       the row at position 538 of the source's train split.
+    weight: what the record's teacher outputs weigh in the loss, a number as
+      text; empty for 1. The share of several samples that agree, for one.
   """
 
   id: str
@@ -74,6 +76,7 @@ class Record:
   dataset: str = ""
   split: str = "train"
   origin: str = ""
+  weight: str = ""
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))
