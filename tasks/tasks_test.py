@@ -97,14 +97,39 @@ def test_pairs_have_the_labels_of_fine_tuning(records_folder):
 
 def test_mixtures_tell_their_tasks_apart(records_folder):
   found = examples("svamp_mix_gold_palm540b")
-  assert all(set(example) == {"inputs", "targets", "task_ids"}
-             for example in found)
+  assert all(
+      set(example) == {"inputs", "targets", "task_ids", "record_weights"}
+      for example in found)
   by_task = {1: set(), 2: set()}
   for example in found:
     by_task[int(example["task_ids"][0])].add(
         decode("svamp_label_gold", "inputs", example["inputs"]))
   assert by_task[1] <= {"predict: is it 0?", "predict: is it 1?"}
   assert by_task[2] <= {"explain: is it 0?", "explain: is it 2?"}
+
+
+def test_agreement_weighs_what_the_teacher_said(records_folder):
+  records.write_records(records_folder, "svamp", "palm540b", {
+      split: [record(n, split, label="( 1.0 )", teacher_label="(1)",
+                     rationale="one.", weight=weight)
+              for n, weight in enumerate(["", "0.5", "1"])]
+      for split in ("train", "test")})
+
+  def weights(name, split="train"):
+    return [e["record_weights"].tolist() for e in examples(name, split)]
+
+  assert weights("svamp_rationale_palm540b") == [[1], [0.5], [1]]
+  assert weights("svamp_label_gold") == [[1], [1], [1]]
+  assert weights("svamp_label_palm540b") == [[1], [0.5], [1]]
+  assert weights("svamp_step_gold_palm540b") == [[1, 1], [1, 0.5], [1, 1]]
+  assert weights("svamp_step_palm540b_palm540b")[1] == [0.5, 0.5]
+  assert weights("svamp_rationale_palm540b", "test") == [[1], [1], [1]]
+  with gin.unlock_config():
+    gin.bind_parameter("record_weight.use", False)
+  try:
+    assert weights("svamp_rationale_palm540b") == [[1], [1], [1]]
+  finally:
+    gin.clear_config()
 
 
 def test_train_shares_are_nested_and_the_same_for_all_methods(

@@ -22,6 +22,8 @@ EXPLAIN_PREFIX = "explain: "
 # Task ids of target tokens; further targets of a record get 3, 4, …
 LABEL_TASK_ID = 1
 RATIONALE_TASK_ID = 2
+# float32 [targets of the example]; see the feature converter.
+RECORD_WEIGHTS = "record_weights"
 _SHARE_BUCKETS = 1 << 20  # Shares are exact to a millionth.
 
 _Example = Mapping[str, tf.Tensor]
@@ -57,6 +59,29 @@ def label_text(example: _Example, label_source: str) -> tf.Tensor:
   return tf.where(use_gold, gold, teacher)
 
 
+@gin.configurable(module="stepdistill_jax.data.preprocessors")
+def record_weight(example: _Example, use: bool = True) -> tf.Tensor:
+  """What a record's teacher outputs weigh in the loss, float32 scalar.
+
+  Args:
+    example: a record; its `weight` is a number as text, or empty for 1. For
+      several samples of a teacher it is the share of them that agree.
+    use: False for 1 in any case. It is 1 in the validation and test splits.
+  """
+  text = example.get("weight", tf.constant(""))
+  if not use:
+    text = tf.constant("")
+  unweighted = (text == "") | (example["split"] != "train")
+  return tf.strings.to_number(tf.where(unweighted, "1", text))
+
+
+def _label_weight(example: _Example, label_source: str) -> tf.Tensor:
+  """The weight of a label: a human one is as good as any other."""
+  if label_source == GOLD:
+    return tf.constant(1.0)
+  return record_weight(example)
+
+
 def label_example(
     dataset: tf.data.Dataset, *, label_source: str, prefix: str
 ) -> tf.data.Dataset:
@@ -68,6 +93,7 @@ def label_example(
         "inputs": prefix + example["inputs"],
         "targets": label_text(example, label_source),
         "task_ids": tf.constant([LABEL_TASK_ID], tf.int32),
+        RECORD_WEIGHTS: _label_weight(example, label_source)[None],
     }
 
   return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
@@ -84,6 +110,7 @@ def rationale_example(
         "inputs": prefix + example["inputs"],
         "targets": example["rationale"],
         "task_ids": tf.constant([RATIONALE_TASK_ID], tf.int32),
+        RECORD_WEIGHTS: record_weight(example)[None],
     }
 
   return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
@@ -108,6 +135,7 @@ def single_example(
         "inputs": example["inputs"],
         "targets": tf.where(missing, "", target),
         "task_ids": tf.constant([LABEL_TASK_ID], tf.int32),
+        RECORD_WEIGHTS: record_weight(example)[None],
     }
 
   return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
@@ -129,6 +157,8 @@ def paired_example(
         "targets": label_text(example, label_source),
         "rationale_inputs": EXPLAIN_PREFIX + example["inputs"],
         "rationale_targets": example["rationale"],
+        RECORD_WEIGHTS: tf.stack([
+            _label_weight(example, label_source), record_weight(example)]),
     }
 
   return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")

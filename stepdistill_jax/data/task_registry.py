@@ -24,6 +24,7 @@ import functools
 from typing import Iterable, Sequence
 
 import seqio
+import tensorflow as tf
 
 from stepdistill_jax import errors
 from stepdistill_jax.data import preprocessors
@@ -92,9 +93,11 @@ def _add_task(
     return
   output_features = {
       feature: _text_feature(dataset) for feature in features}
-  if with_task_ids:
-    output_features["task_ids"] = seqio.Feature(
-        seqio.PassThroughVocabulary(size=_MAX_TASK_ID), add_eos=False)
+  if with_task_ids:  # Mixtures drop what is not declared.
+    pass_through = seqio.PassThroughVocabulary(size=_MAX_TASK_ID)
+    output_features["task_ids"] = seqio.Feature(pass_through, add_eos=False)
+    output_features[preprocessors.RECORD_WEIGHTS] = seqio.Feature(
+        pass_through, add_eos=False, dtype=tf.float32)
   seqio.TaskRegistry.add(
       name,
       source=sources.RecordsSource(dataset, teacher),
