@@ -80,6 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="of --format=llama3_cot: take labels for the teacher's that may "
       "be copied human labels")
   parser.add_argument(
+      "--reject-wrong", "--reject_wrong", action="store_true",
+      help="of --format=cache: use no rationale that leads to another label "
+      "than the human one")
+  parser.add_argument(
       "--rules", default="strict",
       help="parsing rules: strict, or reference for what the papers' code "
       "does, defects included (default: %(default)s)")
@@ -146,7 +150,8 @@ def _import(args: argparse.Namespace) -> Any:
           dataset=args.dataset, outputs=outputs, teacher=args.teacher,
           columns=import_tables.parse_columns(args.columns), **options)
     return importing.import_cache(
-        outputs, dataset=args.dataset, teacher=args.teacher, **options)
+        outputs, dataset=args.dataset, teacher=args.teacher,
+        reject_wrong=args.reject_wrong, **options)
 
 
 def install_vocabulary(source: str) -> pathlib.Path:

@@ -67,6 +67,10 @@ def _add_data_arguments(group) -> None:
       "--no_records", action="store_true",
       help="only collect; `stepdistill teacher import --format=cache` later")
   group.add_argument(
+      "--reject_wrong", action="store_true",
+      help="records get no rationale that leads to another label than the "
+      "human one")
+  group.add_argument(
       "--min_success_ratio", type=float, default=0.7, metavar="SHARE",
       help="fail if fewer completions end as they should (default: "
       "%(default)s)")
@@ -220,7 +224,8 @@ def finish(args: argparse.Namespace, outcome) -> int:
   stopped = outcome.progress.stopped
   enough = outcome.success_ratio >= args.min_success_ratio
   if enough and not stopped and not args.no_records:
-    imported = outcomes.write_records(outcome, args.records)
+    imported = outcomes.write_records(
+        outcome, args.records, args.reject_wrong)
   if args.json:
     print(json.dumps(outcomes.as_json(outcome, imported)))
   else:

@@ -207,7 +207,8 @@ class Job:
         endings=endings, dropped=self.dropped.as_json(), usage=usage,
         usd=self.estimator.prices.of_usage(usage), progress=progress)
     self.store.close(
-        complete=not outcome.missing, total=total, endings=endings,
+        complete=not outcome.missing, rows=self.source.count(), total=total,
+        endings=endings,
         dropped=outcome.dropped, usage=usage, usd=outcome.usd,
         asked_again=self.store.asked_again_before + progress.asked_again)
     return outcome

@@ -20,7 +20,8 @@ _STOPS = {
 }
 
 
-def write_records(outcome: job.Outcome, records_dir: str | None):
+def write_records(outcome: job.Outcome, records_dir: str | None,
+                  reject_wrong: bool):
   """Writes the records of the cache and of its other splits' caches.
 
   Returns an `importing.ImportResult`.
@@ -28,7 +29,8 @@ def write_records(outcome: job.Outcome, records_dir: str | None):
   from stepdistill_jax.teacher import importing
 
   return importing.import_cache(
-      caches_of_all_splits(pathlib.Path(outcome.folder)), output=records_dir)
+      caches_of_all_splits(pathlib.Path(outcome.folder)), output=records_dir,
+      reject_wrong=reject_wrong)
 
 
 def caches_of_all_splits(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any, Iterator, Mapping
 
 from stepdistill_jax import errors
+from stepdistill_jax.teacher import containers
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import import_counts
 from stepdistill_jax.teacher import prompts
@@ -91,7 +92,7 @@ class Source:
   def _entries(self) -> Iterator[text_files.Entry]:
     if self.dataset.name in datasets.DATASETS and not self.columns:
       return row_files.read_fields(self.path)
-    return table_files.read_entries(self.path)
+    return containers.read_objects(self.path)
 
   def _row(self, entry: text_files.Entry, position: int,
            prompt: prompts.Prompt, seen: seen_inputs.SeenInputs
