@@ -12,3 +12,19 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(
 from stepdistill_jax import runtime  # pylint: disable=g-import-not-at-top
 
 runtime.configure()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _gin_unlocked_for_module():
+  """A run locks gin's configuration; what follows it may import more."""
+  import gin
+  with gin.unlock_config():
+    yield
+
+
+@pytest.fixture(autouse=True)
+def _gin_unlocked(_gin_unlocked_for_module):
+  """The same for each test: a fixture of its module may have run something."""
+  import gin
+  with gin.unlock_config():
+    yield
