@@ -9,6 +9,8 @@ import tempfile
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(
     pathlib.Path(tempfile.gettempdir()) / "stepdistill_jax_test_cache"))
 
+import pytest  # pylint: disable=g-import-not-at-top
+
 from stepdistill_jax import runtime  # pylint: disable=g-import-not-at-top
 
 runtime.configure()
