@@ -215,9 +215,6 @@ def after_rationale(text: str) -> str | None:
   return None if part == text else part.strip()
 
 
-# ---- Answers inside free text (a single-task student, a chat model) ----------
-
-
 def find_label(text: str, labels: Sequence[str]) -> str | None:
   """Returns the only one of `labels` named in the answer part, or None."""
   part = tidy(answer_part(text))
@@ -232,33 +229,3 @@ def find_label(text: str, labels: Sequence[str]) -> str | None:
   # A target `rationale label` ends with the label, whatever came before.
   ending = [label for label in found if part.endswith(tidy(label))]
   return max(ending, key=len) if ending else None
-
-
-def find_choice(text: str, choices: Sequence[str]) -> str | None:
-  """Returns the choice of the first letter `(x)`, else the only one named."""
-  match = re.search(r"\(([a-z])\)", tidy(answer_part(text)))
-  if match:
-    index = ord(match.group(1)) - ord("a")
-    return choices[index] if index < len(choices) else None
-  return find_label(text, choices)
-
-
-def find_equation(text: str, rules: str) -> float | None:
-  """The value of the last bracketed expression, else of the last number."""
-  part = answer_part(text[-_MAX_ANSWER_CHARS:])
-  value = read_equation(part, rules)
-  if value is not None:
-    return value
-  start, depth = None, 0
-  last = None
-  for index, character in enumerate(part):
-    if character == "(":
-      start = index if depth == 0 else start
-      depth += 1
-    elif character == ")" and depth:
-      depth -= 1
-      if depth == 0:
-        last = part[start:index + 1]
-  if last is not None and (value := equation_value(last)) is not None:
-    return value
-  return read_number(part)

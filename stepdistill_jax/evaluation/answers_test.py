@@ -49,10 +49,8 @@ def test_values_equal_python_and_each_other(text):
 def test_no_reader_raises(text):
   for rules in answers.RULES:
     answers.read_equation(text, rules)
-    answers.find_equation(text, rules)
   answers.read_number(text)
   answers.read_choice(text, CHOICES)
-  answers.find_choice(text, CHOICES)
   answers.find_label(text, CHOICES)
   answers.read_choices(text)
   answers.answer_part(text)
@@ -86,13 +84,6 @@ def test_find_label(text, label):
 def test_nested_names_count_once():
   assert answers.find_label("he sat by the river bank", CHOICES[:2]) == (
       "river bank")
-
-
-@pytest.mark.parametrize("text, value", [
-    ("He had 8 and lost 3. ( 8.0 - 3.0 )", 5), ("Answer: 42 points", 42),
-    ("we divide (84 / 2). The answer is (84 / 2).", 42), ("none", None)])
-def test_find_equation(text, value):
-  assert answers.find_equation(text, "strict") == value
 
 
 @pytest.mark.parametrize("text, value", [

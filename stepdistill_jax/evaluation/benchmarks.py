@@ -7,6 +7,8 @@ from typing import Iterable, Mapping
 
 from stepdistill_jax import errors
 from stepdistill_jax.evaluation import answers
+from stepdistill_jax.teacher import datasets
+from stepdistill_jax.teacher import free_text_rules
 
 # How an answer is read; `Benchmark.kind`.
 LABEL = "label"  # One of a few fixed words.
@@ -67,35 +69,38 @@ class Benchmark:
       label: the gold answer.
       inputs: the question; CQA's choices are read from it.
       rules: `strict` or `reference`, see `answers`.
-      free_text: look for the answer inside a longer text (a rationale that
-        ends in its label) instead of reading the text as the answer.
+      free_text: look for the answer inside a longer text, by the rule that
+        reads teachers' free generations (`teacher.free_text_rules`), instead
+        of reading the text as the answer.
 
     Returns:
       The judgement; an unreadable prediction is never correct.
     """
-    judge = _JUDGES[self.kind]
-    return judge(self, prediction, label, inputs, rules, free_text)
+    if free_text:
+      prediction = self._find_answer(prediction, inputs)
+    return _JUDGES[self.kind](self, prediction, label, inputs, rules)
+
+  def _find_answer(self, text: str, inputs: str) -> str:
+    row = datasets.Row(inputs, label="", choices=self.choices(inputs))
+    parser = free_text_rules.get_parser(datasets.get(self.name))
+    return parser(text, row).label
 
 
-def _judge_label(benchmark, prediction, label, inputs, rules, free_text):
+def _judge_label(benchmark, prediction, label, inputs, rules):
   del inputs
   labels = benchmark.labels
-  if free_text:
-    parsed = answers.find_label(prediction, labels)
-  elif rules == "reference":
+  if rules == "reference":
     parsed = prediction if prediction in labels else None
   else:
     parsed = answers.read_label(prediction, labels)
   return Judgement(parsed, parsed is not None and parsed == label)
 
 
-def _judge_choice(benchmark, prediction, label, inputs, rules, free_text):
+def _judge_choice(benchmark, prediction, label, inputs, rules):
   choices = benchmark.choices(inputs)
   if not choices:  # Without choices, only the texts can be compared.
-    return _judge_text(benchmark, prediction, label, inputs, rules, free_text)
-  if free_text:
-    parsed = answers.find_choice(prediction, choices)
-  elif rules == "reference":
+    return _judge_text(benchmark, prediction, label, inputs, rules)
+  if rules == "reference":
     parsed = prediction if prediction in choices else None
   else:
     parsed = answers.read_choice(prediction, choices)
@@ -110,29 +115,25 @@ def _judge_choice(benchmark, prediction, label, inputs, rules, free_text):
       })
 
 
-def _judge_equation(benchmark, prediction, label, inputs, rules, free_text):
+def _judge_equation(benchmark, prediction, label, inputs, rules):
   del benchmark, inputs
-  read = answers.find_equation if free_text else answers.read_equation
-  value = read(prediction, rules)
+  value = answers.read_equation(prediction, rules)
   gold = answers.read_equation(label, rules)
   correct = (value is not None and gold is not None
              and answers.same_value(value, gold, rules))
   return Judgement(None if value is None else number_text(value), correct)
 
 
-def _judge_number(benchmark, prediction, label, inputs, rules, free_text):
-  del benchmark, inputs, free_text
+def _judge_number(benchmark, prediction, label, inputs, rules):
+  del benchmark, inputs
   value, gold = answers.read_number(prediction), answers.read_number(label)
   correct = (value is not None and gold is not None
              and answers.same_value(value, gold, rules))
   return Judgement(None if value is None else number_text(value), correct)
 
 
-def _judge_text(benchmark, prediction, label, inputs, rules, free_text):
+def _judge_text(benchmark, prediction, label, inputs, rules):
   del benchmark, inputs
-  if free_text:
-    prediction = answers.answer_part(prediction)
-    prediction = prediction.split()[-1] if prediction.split() else ""
   if rules == "reference":
     return Judgement(prediction or None, prediction == label)
   parsed = answers.tidy(prediction)

@@ -55,10 +55,12 @@ def test_svamp_by_value():
 def test_free_text():
   assert _judge("esnli", "They hug. So the answer is neutral.", "neutral",
                 free_text=True).correct
-  assert _judge("svamp", "He lost 3 of 8. ( 8.0 - 3.0 )", "( 8.0 - 3.0 )",
+  assert _judge("svamp", "8 - 3 = 5, so the answer is 5.", "( 8.0 - 3.0 )",
                 free_text=True).correct
-  assert _judge("tracking", "mary went to the kitchen . kitchen", "kitchen",
+  assert _judge("cqa", "At home? No: answer: (b)", "away", inputs=CQA,
                 free_text=True).correct
+  unmarked = _judge("svamp", "8 - 3 = 5", "( 8.0 - 3.0 )", free_text=True)
+  assert unmarked.parsed is None and not unmarked.correct
 
 
 def test_names():

@@ -9,10 +9,15 @@ from stepdistill_jax.evaluation import cost as cost_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import store as store_lib
 from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.teacher import answer_forms
 from stepdistill_jax.teacher import cache
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import parsing
 from stepdistill_jax.teacher import records
+
+_CHAIN_OF_THOUGHT = "chain_of_thought"
+# The row that was asked, the raw text (None: the teacher failed), its parser.
+_Completion = tuple[datasets.Row, str | None, parsing.Parser]
 
 
 class TeacherCache:
@@ -51,14 +56,13 @@ class TeacherCache:
     """Parses the completion of every example; see `systems.System`."""
     del store  # Parsing again is faster than looking up.
     spec = datasets.get(example_set.benchmark)
-    parser = parsing.get_parser(spec, self._rules)
     completions = self._completions(example_set, spec)
     answers, texts, missing = [], [], 0
     for example in example_set.examples:
       # A question that stands twice in a split has its own completions.
       waiting = completions.get(records.input_hash(example.inputs), [])
       output = waiting.pop(0) if waiting else None
-      row, text = output or (None, None)
+      row, text, parser = output or (None, None, None)
       missing += text is None
       if text is None:
         answers.append(systems_lib.Answer(example.id, None))
@@ -74,21 +78,29 @@ class TeacherCache:
 
   def _completions(
       self, example_set: examples_lib.ExampleSet, spec: datasets.Dataset,
-  ) -> dict[str, list[tuple[datasets.Row, str | None]]]:
-    """Hash of the inputs to the row and raw text of its completions."""
-    found: dict[str, list[tuple[datasets.Row, str | None]]] = {}
+  ) -> dict[str, list[_Completion]]:
+    """Hash of the inputs to its completions."""
+    found: dict[str, list[_Completion]] = {}
     for path, manifest in self._caches:
       if manifest["dataset"] != example_set.benchmark or not _may_hold(
           manifest["split"], example_set.split):
         continue
+      parser = self._parser(spec, manifest)
       for fields, output in _lines(path):
         try:
           row = spec.read_row(fields)
         except datasets.BadRow:
           continue  # No example can ask for it.
         found.setdefault(records.input_hash(row.inputs), []).append(
-            (row, output))
+            (row, output, parser))
     return found
+
+  def _parser(self, spec, manifest) -> parsing.Parser:
+    """Of the form that the cache's prompt asked for."""
+    form = manifest.get("reads") or _CHAIN_OF_THOUGHT
+    if form == _CHAIN_OF_THOUGHT:
+      return parsing.get_parser(spec, self._rules)
+    return answer_forms.get_parser(spec, form)
 
 
 def _may_hold(cache_split: str, split: str) -> bool:

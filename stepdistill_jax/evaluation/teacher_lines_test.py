@@ -10,7 +10,9 @@ from stepdistill_jax.evaluation import main
 from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import teacher_cache
 from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import importing
+from stepdistill_jax.teacher import records
 
 # Correct of all, by the papers' rules (papers.md; data/README.md section 4).
 # The validation splits of svamp and cqa are held out from train: together
@@ -45,6 +47,37 @@ def test_palm_by_the_papers_rule(records_dir, capsys, dataset, split):
     assert not line["warnings"] and line["cost"]["parameters"] == 540e9
     correct, n = correct + line["correct"], n + line["n"]
   assert (correct, n) == PALM[dataset, split]
+
+
+# The data README's rule for free generations: correct, and without a label.
+LLAMA = {"svamp": (138, 22, 200), "cqa": (751, 116, 1221),
+         "anli1": (401, 3, 1000)}
+
+
+@pytest.mark.parametrize("dataset", LLAMA)
+def test_llama_from_records_and_as_a_predictions_file(
+    tmp_path, capsys, dataset):
+  data = testing.real_data_dir() / dataset
+  importing.import_llama3(
+      dataset=dataset, rows=data, outputs=[data / "llama3"], teacher="llama3",
+      output=tmp_path)
+  raw = json.loads((data / "llama3" / f"{dataset}_test_llama3.json").read_text())
+  rows = (data / f"{dataset}_test.json").read_text().splitlines()
+  spec = datasets.get(dataset)
+  by_input = {
+      records.input_hash(spec.read_row(json.loads(row)).inputs):
+          generation["gen_label"]
+      for row, generation in zip(rows, raw, strict=True)}
+  asked = examples.load(dataset, "test", records_dir=tmp_path).examples
+  (tmp_path / "raw.jsonl").write_text("".join(
+      json.dumps({"id": e.id, "text": by_input[records.input_hash(e.inputs)]})
+      + "\n" for e in asked))
+  assert main.main([
+      "--teacher=llama3", f"--predictions={tmp_path / 'raw.jsonl'}",
+      "--free_text", f"--benchmarks={dataset}", "--json",
+      f"--records_dir={tmp_path}"]) == 0
+  for line in json.loads(capsys.readouterr().out)["systems"]:
+    assert (line["correct"], line["unparsable"], line["n"]) == LLAMA[dataset]
 
 
 ROWS = [
