@@ -5,23 +5,23 @@ from __future__ import annotations
 import functools
 from typing import Callable, Mapping, Sequence
 
-from stepdistill_jax.teacher import datasets
+from stepdistill_jax.evaluation import metrics
 
 
 def accuracy_for(dataset: str) -> Callable[..., Mapping[str, float]]:
-  """A SeqIO metric function: percent of answers that count as the target.
+  """A SeqIO metric function, in percent, by the eval binary's strict rules.
 
-  Equations and numbers are compared by value, other labels as texts.
+  `accuracy`: answers that count as the target; equations and numbers are
+  compared by value, other labels as texts. `unparsable`: answers that are no
+  label at all, which count as wrong.
   """
-  spec = datasets.get(dataset)
+  (label_accuracy,) = metrics.label_metric_fns(dataset)
 
   def accuracy(
       targets: Sequence[str], predictions: Sequence[str]
   ) -> Mapping[str, float]:
-    correct = sum(
-        spec.is_correct(prediction.strip(), target.strip())
-        for target, prediction in zip(targets, predictions, strict=True))
-    return {"accuracy": 100.0 * correct / max(1, len(targets))}
+    return {name: 100.0 * share
+            for name, share in label_accuracy(targets, predictions).items()}
 
   return accuracy
 

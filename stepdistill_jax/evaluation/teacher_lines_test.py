@@ -61,13 +61,14 @@ def test_llama_from_records_and_as_a_predictions_file(
   importing.import_llama3(
       dataset=dataset, rows=data, outputs=[data / "llama3"], teacher="llama3",
       output=tmp_path)
-  raw = json.loads((data / "llama3" / f"{dataset}_test_llama3.json").read_text())
+  generations = data / "llama3" / f"{dataset}_test_llama3.json"
   rows = (data / f"{dataset}_test.json").read_text().splitlines()
   spec = datasets.get(dataset)
   by_input = {
       records.input_hash(spec.read_row(json.loads(row)).inputs):
           generation["gen_label"]
-      for row, generation in zip(rows, raw, strict=True)}
+      for row, generation in zip(
+          rows, json.loads(generations.read_text()), strict=True)}
   asked = examples.load(dataset, "test", records_dir=tmp_path).examples
   (tmp_path / "raw.jsonl").write_text("".join(
       json.dumps({"id": e.id, "text": by_input[records.input_hash(e.inputs)]})
