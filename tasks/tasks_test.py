@@ -189,7 +189,8 @@ def test_metrics_compare_values(records_folder):
   (metric,) = task.metric_fns
   assert metric(targets=["( 4.0 / 2.0 )", "( 1.0 )", "( 3.0 )"],
                 predictions=["(8 / 4)", "( 2 )", "no"]) == {
-                    "accuracy": pytest.approx(100 / 3)}
+                    "accuracy": pytest.approx(100 / 3),
+                    "unparsable": pytest.approx(100 / 3)}
   single = task_registry.require_task("svamp_single_gold_palm540b")
   assert single.postprocess_fn("so. The answer is (1) The answer is (2)") == (
       "(2)")

@@ -33,7 +33,6 @@ def _records_dir(tmp_path_factory):
     patch.setenv("STEPDISTILL_RECORDS", str(folder))
     patch.setenv("STEPDISTILL_VOCAB", str(folder / testing.VOCABULARY))
     yield folder
-  seqio.set_tfds_data_dir_override(None)
 
 
 @pytest.fixture(name="run", scope="module")

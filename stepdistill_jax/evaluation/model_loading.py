@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from typing import Iterator
 
 import flax
 from flax import traverse_util
@@ -41,20 +43,33 @@ def rebuild_model(config_path: pathlib.Path, records_dir: pathlib.Path):
   """
   from t5x import train as train_script
 
-  if records_dir.is_dir():
-    seqio.set_tfds_data_dir_override(str(records_dir))
-  names = {"train": train_script.train}
   try:
-    with gin_config.main_module(**names):
+    with gin_config.main_module(train=train_script.train), (
+        _tasks_read(records_dir)):
       gin_config.parse([str(config_path.resolve())], [])
-    model = _macro("MODEL", config_path)
-    task_name = _macro("MIXTURE_OR_TASK_NAME", config_path)
+      model = _macro("MODEL", config_path)
+      task_name = _macro("MIXTURE_OR_TASK_NAME", config_path)
+      # Vocabularies look for their files when they are first used.
+      for vocabulary in (model.input_vocabulary, model.output_vocabulary):
+        vocabulary.decode(vocabulary.encode(""))
   except errors.UserError as error:
     raise errors.UserError(
         f"{config_path}: the model cannot be rebuilt: {error}") from error
   finally:
     gin.clear_config()
   return model, str(task_name)
+
+
+@contextlib.contextmanager
+def _tasks_read(records_dir: pathlib.Path) -> Iterator[None]:
+  """Lets tasks and vocabularies look into a folder of records meanwhile."""
+  before = seqio.utils._get_data_dir_override(None)  # pylint: disable=protected-access
+  if records_dir.is_dir():
+    seqio.set_tfds_data_dir_override(str(records_dir))
+  try:
+    yield
+  finally:
+    seqio.set_tfds_data_dir_override(before)
 
 
 def _macro(name: str, config_path: pathlib.Path):
