@@ -24,14 +24,20 @@ class _LateVocabulary(seqio.SentencePieceVocabulary):
 
   def _model_context(self):
     # Looked up each time: the place may be set after a first, failed use.
-    path = str(self._find())
+    path = self.sentencepiece_model_file
     if path != self._sentencepiece_model_file:
       self._sentencepiece_model_file, self._model = path, None
     return super()._model_context()
 
   @property
   def sentencepiece_model_file(self) -> str:
-    return str(self._find())
+    try:
+      return str(self._find())
+    except errors.UserError:
+      if not self._sentencepiece_model_file:
+        raise
+      # A model is used after SeqIO was told of its records for a while.
+      return self._sentencepiece_model_file
 
   def _find(self):
     raise NotImplementedError

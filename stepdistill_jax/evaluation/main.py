@@ -149,6 +149,7 @@ def _run(args: argparse.Namespace) -> int:
   from stepdistill_jax import runtime
 
   runtime.configure()  # Before JAX and TensorFlow are imported.
+  runtime.import_tensorflow()
   from stepdistill_jax.evaluation import configuration
 
   config, model_config = configuration.from_flags(args)
