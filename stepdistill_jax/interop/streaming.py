@@ -20,8 +20,9 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from stepdistill_jax import errors
 
-# Large enough for a disk's full speed, small beside any model.
-BLOCK_BYTES = 32 * 2**20
+# Large enough for a disk's full speed, small beside any model. Some ten are in
+# memory at once: those in flight, each as it was read, chunked and compressed.
+BLOCK_BYTES = 16 * 2**20
 JOURNAL_FILE = "conversion_journal.jsonl"
 _LINE_SECONDS = 10.0  # Between lines where there is no terminal.
 _SYNC_BYTES = 4 * 2**30  # Between waits for the disk.
