@@ -108,7 +108,7 @@ def find_checkpoint(
 def describe_data(cfg: datasets.DatasetConfig) -> Mapping[str, Any]:
   """Name, split and fingerprint of a data set, for the run's record."""
   provider = datasets.find_task(cfg)
-  digest = hashlib.sha256()
+  digest, folders = hashlib.sha256(), set()
   for task in sorted(seqio.get_subtasks(provider), key=lambda t: t.name):
     if cfg.split not in (task.splits or ()):
       continue
@@ -116,10 +116,12 @@ def describe_data(cfg: datasets.DatasetConfig) -> Mapping[str, Any]:
         task.source.list_shards(cfg.split)) if os.path.isfile(f)]
     small = sum(f.stat().st_size for f in files) <= _MAX_HASHED_BYTES
     for file in files:
+      folders.add(str(file.parent.absolute()))
       digest.update(f"{file.name} {file.stat().st_size}\n".encode())
       if small:
         digest.update(file.read_bytes())
   return {"task": provider.name, "split": cfg.split,
           "task_feature_lengths": dict(cfg.task_feature_lengths or {}),
           "batch_size": cfg.batch_size, "pack": cfg.pack,
-          "shuffle": cfg.shuffle, "files_sha256": digest.hexdigest()}
+          "shuffle": cfg.shuffle, "folders": sorted(folders),
+          "files_sha256": digest.hexdigest()}

@@ -293,7 +293,8 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
   config = hf_config.from_architecture(
       arch, family, tensors[0].dtype.name, context.base_config)
   card = model_card.describe(
-      source, context, options.results, options.name or output.name)
+      source, context, options.results, options.name or output.name,
+      options.records_dir)
   config["task_specific_params"] = card.task_specific_params()
 
   output = output.resolve()

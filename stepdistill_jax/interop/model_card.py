@@ -214,7 +214,8 @@ def _is_source(source: str, checkpoint: pathlib.Path) -> bool:
 
 def describe(
     source: t5x_reader.Checkpoint, context: run_context.Context,
-    results: pathlib.Path | None, name: str) -> Card:
+    results: pathlib.Path | None, name: str,
+    records_dir: pathlib.Path | None = None) -> Card:
   """Gathers what a model card says.
 
   Args:
@@ -222,10 +223,11 @@ def describe(
     context: its surroundings.
     results: a `results.json`, or None.
     name: the model's.
+    records_dir: the run's records; None looks around the run.
   """
   initial = (context.origin or {}).get("source") or context.bindings.get(
       "INITIAL_CHECKPOINT_PATH")
-  task_name = context.task_name if context.imported is None else None
+  task_name = context.task_name(records_dir)
   return Card(
       name=name, step=source.step, task_name=task_name,
       trained_on=run_folder.parse_task_name(task_name) if task_name else None,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any, Mapping
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.interop import gin_model
 from stepdistill_jax.interop import import_hf
 from stepdistill_jax.interop import tokenizers
@@ -47,18 +49,45 @@ class Context:
         return float(self.bindings[name])
     return 0.1
 
-  @property
-  def task_name(self) -> str | None:
-    """The SeqIO task or mixture of the run."""
+  def task_name(self, records_dir: pathlib.Path | None = None) -> str | None:
+    """The SeqIO task or mixture that the run was trained on, if it was."""
     name = self.bindings.get("MIXTURE_OR_TASK_NAME")
-    if isinstance(name, str) and name[:1] not in ("@", "%"):
-      return name
-    # The methods' gin files put the name together; the run wrote it down.
-    try:
-      run = json.loads((self.run_folder / RUN_FILE).read_text("utf-8"))
-      return run["data"]["task"]
-    except (OSError, ValueError, KeyError, TypeError):
+    if self.imported is not None or not isinstance(name, str):
       return None
+    if not name.startswith(("@", "%")):
+      return name
+    # The methods' gin files put the name together; our engine writes it down.
+    written = self._run_data().get("task")
+    return written if isinstance(written, str) else self._rebuilt(
+        records_dir)[1]
+
+  def _run_data(self) -> Mapping[str, Any]:
+    """What `run.json` says of the training data; empty without one."""
+    try:
+      data = json.loads((self.run_folder / RUN_FILE).read_text("utf-8"))["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+      return {}
+    return data if isinstance(data, dict) else {}
+
+  def records_dir(self) -> pathlib.Path:
+    """Where the run's records are: as it wrote down, if they still are."""
+    folders = self._run_data().get("folders")
+    for folder in folders if isinstance(folders, list) else ():
+      # RECORDS/stepdistill_DATASET/TEACHER/VERSION
+      parents = pathlib.Path(str(folder)).parents
+      if len(parents) > 2 and parents[2].is_dir():
+        return parents[2]
+    return locations.records_dir()
+
+  def _rebuilt(self, records_dir: pathlib.Path | None):
+    """The run's model and the name of its task."""
+    try:
+      return _rebuild(self.run_folder / CONFIG_FILE,
+                      pathlib.Path(records_dir or self.records_dir()))
+    except errors.UserError as error:
+      raise errors.UserError(
+          f"{error}; --records_dir=DIR names the run's records, "
+          "--tokenizer=PATH its vocabulary") from error
 
   @property
   def base_config(self) -> Mapping[str, Any]:
@@ -87,7 +116,9 @@ class Context:
     if stated is not None:
       return stated
     if self.imported is None and (self.run_folder / CONFIG_FILE).is_file():
-      return _tokenizer_of_model(self.run_folder / CONFIG_FILE, records_dir)
+      return _tokenizer_of_vocabulary(
+          self._rebuilt(records_dir)[0].output_vocabulary,
+          self.run_folder / CONFIG_FILE)
     if self.hf_folder is not None:
       return tokenizers.find(self.hf_folder, self.base_config)
     raise errors.UserError(
@@ -110,15 +141,20 @@ class Context:
         self.bindings.get("SentencePieceVocabulary.extra_ids", 0))
 
 
-def _tokenizer_of_model(
-    config_file: pathlib.Path,
-    records_dir: pathlib.Path | None) -> tokenizers.Tokenizer:
-  """Rebuilds the run's model for its vocabulary; imports jax."""
-  from stepdistill_jax import locations  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.evaluation import model_loading  # pylint: disable=g-import-not-at-top
-  model, _ = model_loading.rebuild_model(
-      config_file, pathlib.Path(records_dir or locations.records_dir()))
-  vocabulary = model.output_vocabulary
+@functools.cache
+def _rebuild(config_file: pathlib.Path, records_dir: pathlib.Path):
+  """Rebuilds a run's model: (model, name of its task). Imports jax."""
+  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax import runtime
+  runtime.configure()
+  runtime.import_tensorflow()
+  from stepdistill_jax.evaluation import model_loading
+  # pylint: enable=g-import-not-at-top
+  return model_loading.rebuild_model(config_file, records_dir)
+
+
+def _tokenizer_of_vocabulary(
+    vocabulary, config_file: pathlib.Path) -> tokenizers.Tokenizer:
   extra_ids = getattr(vocabulary, "extra_ids", 0) or 0
   file = getattr(vocabulary, "sentencepiece_model_file", None)
   if file:
