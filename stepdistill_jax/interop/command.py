@@ -19,6 +19,9 @@ import argparse
 import json
 import pathlib
 
+# Help must not wait for what a command needs.
+# pylint: disable=g-import-not-at-top
+
 SUMMARY = "checkpoints: import-hf, export-hf, import-t5x, inspect, verify"
 
 
@@ -55,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
   def command(name: str, summary: str, run, example: str):
     sub = commands.add_parser(
-        name, help=summary, description=summary, epilog=f"example:\n  {example}",
+        name, help=summary, description=summary,
+        epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     sub.set_defaults(run_checkpoint=run)
     sub.add_argument("--json", action="store_true",
@@ -150,7 +154,7 @@ def _say(args: argparse.Namespace, result, lines: list[str]) -> int:
 
 
 def _converted(args: argparse.Namespace, done, folder, extra: list[str]) -> int:
-  from stepdistill_jax.interop import inspect_checkpoint  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.interop import inspect_checkpoint
   size = inspect_checkpoint.size(done.nbytes)
   return _say(args, {
       "output": str(folder), "parameters": done.parameters,
@@ -159,7 +163,7 @@ def _converted(args: argparse.Namespace, done, folder, extra: list[str]) -> int:
 
 
 def _import_hf(args: argparse.Namespace) -> int:
-  from stepdistill_jax.interop import import_hf  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.interop import import_hf
   done = import_hf.import_hf(
       _path(args.path), args.output, step=args.step, dtype=args.dtype,
       pad_vocabulary=args.pad_vocabulary, layout=args.layout, quiet=args.quiet)
@@ -176,7 +180,7 @@ def _next_steps(done) -> list[str]:
 
 
 def _export_hf(args: argparse.Namespace) -> int:
-  from stepdistill_jax.interop import export_hf  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.interop import export_hf
   options = export_hf.Options(
       dtype=args.dtype, family=args.family, vocab_size=args.vocab_size,
       tokenizer=args.tokenizer, records_dir=args.records_dir,
@@ -189,7 +193,7 @@ def _export_hf(args: argparse.Namespace) -> int:
 
 
 def _import_t5x(args: argparse.Namespace) -> int:
-  from stepdistill_jax.interop import import_t5x  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.interop import import_t5x
   done = import_t5x.import_t5x(
       args.path, args.output, layout=args.layout, dtype=args.dtype,
       step=args.step, optimizer_state=args.optimizer_state, quiet=args.quiet)
@@ -197,13 +201,13 @@ def _import_t5x(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-  from stepdistill_jax.interop import inspect_checkpoint  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.interop import inspect_checkpoint
   found = inspect_checkpoint.inspect(args.path)
   return _say(args, found, [inspect_checkpoint.text(found)])
 
 
 def _verify(args: argparse.Namespace) -> int:
-  from stepdistill_jax.interop import verify  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.interop import verify
   return verify.run(args.path, as_json=args.json)
 
 

@@ -25,7 +25,8 @@ import re
 EMBEDDING = "shared.weight"
 HEAD = "lm_head.weight"
 # The embedding under the names of the two stacks; copies where they exist.
-EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+EMBEDDING_COPIES = ("encoder.embed_tokens.weight",
+                    "decoder.embed_tokens.weight")
 # Old checkpoints have it; no version of the network ever read it.
 UNUSED = (
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
@@ -33,7 +34,8 @@ UNUSED = (
 _PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "o"}
 # sublayer in T5X -> (index of the layer within a block, module's name)
 _SUBLAYERS = {
-    "encoder": {"attention": (0, "SelfAttention"), "mlp": (1, "DenseReluDense")},
+    "encoder": {"attention": (0, "SelfAttention"),
+                "mlp": (1, "DenseReluDense")},
     "decoder": {"self_attention": (0, "SelfAttention"),
                 "encoder_decoder_attention": (1, "EncDecAttention"),
                 "mlp": (2, "DenseReluDense")},
@@ -44,7 +46,8 @@ _NORMS = {
                 "pre_cross_attention_layer_norm": 1, "pre_mlp_layer_norm": 2},
 }
 _IN_LAYER = re.compile(
-    r"(encoder|decoder)/layers_(\d+)/([a-z_]+)(?:/([a-z_0-9]+))?/(scale|kernel)")
+    r"(encoder|decoder)/layers_(\d+)/([a-z_]+)(?:/([a-z_0-9]+))?/"
+    r"(scale|kernel)")
 
 
 @dataclasses.dataclass(frozen=True)

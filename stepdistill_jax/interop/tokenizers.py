@@ -7,15 +7,14 @@ neither: its tokens are bytes.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import pathlib
-import re
 import shutil
 from typing import Any, Mapping
 
 from stepdistill_jax import errors
+from stepdistill_jax.interop import tokenizer_json
 
 SPIECE_FILE = "spiece.model"
 JSON_FILE = "tokenizer.json"
@@ -24,8 +23,6 @@ CONFIG_FILE = "tokenizer_config.json"
 KEPT = ("config.json", "generation_config.json", JSON_FILE, CONFIG_FILE,
         "special_tokens_map.json", "added_tokens.json", SPIECE_FILE)
 T5_EXTRA_IDS = 100
-_SENTINEL = re.compile(r"<extra_id_\d+>")
-_CONTROL, _UNKNOWN, _NORMAL = 3, 2, 1  # SentencePiece's types of pieces.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,58 +53,6 @@ def _is_bytes(folder: pathlib.Path, config: Mapping[str, Any]) -> bool:
           or config.get("tokenizer_class") == "ByT5Tokenizer")
 
 
-def _charsmap(normalizer: Mapping[str, Any] | None) -> bytes:
-  """The table of SentencePiece's normalization in a tokenizer.json."""
-  if not normalizer:
-    return b""
-  if normalizer.get("type") == "Precompiled":
-    return base64.b64decode(normalizer["precompiled_charsmap"])
-  for inner in normalizer.get("normalizers", ()):
-    if found := _charsmap(inner):
-      return found
-  return b""
-
-
-def spiece_of_json(file: pathlib.Path) -> Tokenizer:
-  """Makes the SentencePiece model of a `tokenizer.json`.
-
-  Raises:
-    errors.UserError: it is no unigram model, or has other special tokens than
-      T5 has.
-  """
-  from sentencepiece import sentencepiece_model_pb2  # pylint: disable=g-import-not-at-top
-  tokenizer = _json(file)
-  model = tokenizer.get("model") or {}
-  vocab = model.get("vocab")
-  if not isinstance(vocab, list) or model.get("unk_id") is None:
-    raise errors.UserError(
-        f"{file} has a {model.get('type', 'missing')} model, expected Unigram, "
-        f"as T5's is; put the checkpoint's {SPIECE_FILE} beside it")
-  extra_ids = 0
-  while vocab and _SENTINEL.fullmatch(vocab[-1][0]):
-    vocab, extra_ids = vocab[:-1], extra_ids + 1
-  if [piece for piece, _ in vocab[:3]] != ["<pad>", "</s>", "<unk>"]:
-    raise errors.UserError(
-        f"{file} begins with the pieces {[p for p, _ in vocab[:3]]}, expected "
-        "<pad>, </s>, <unk>, as T5's does")
-  proto = sentencepiece_model_pb2.ModelProto()
-  for index, (piece, score) in enumerate(vocab):
-    kind = (_UNKNOWN if index == model["unk_id"] else
-            _CONTROL if index < 2 else _NORMAL)
-    proto.pieces.add(piece=piece, score=score, type=kind)
-  spec = proto.trainer_spec
-  spec.model_type = spec.UNIGRAM
-  spec.vocab_size = len(vocab)
-  spec.pad_id, spec.eos_id, spec.unk_id, spec.bos_id = 0, 1, 2, -1
-  charsmap = _charsmap(tokenizer.get("normalizer"))
-  proto.normalizer_spec.name = "nmt_nfkc" if charsmap else "identity"
-  proto.normalizer_spec.precompiled_charsmap = charsmap
-  proto.normalizer_spec.add_dummy_prefix = True
-  proto.normalizer_spec.remove_extra_whitespaces = True
-  proto.normalizer_spec.escape_whitespaces = True
-  return Tokenizer(proto.SerializeToString(), extra_ids)
-
-
 def find(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
   """Reads a Hugging Face folder's tokenizer.
 
@@ -126,7 +71,8 @@ def find(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer((folder / SPIECE_FILE).read_bytes(),
                      default if extra is None else extra)
   if (folder / JSON_FILE).is_file():
-    return spiece_of_json(folder / JSON_FILE)
+    return Tokenizer(*tokenizer_json.to_spiece(
+        folder / JSON_FILE, _json(folder / JSON_FILE)))
   if config["vocab_size"] == 384:  # ByT5's folders may have no such file.
     return Tokenizer(None, 125)
   raise errors.UserError(
@@ -175,9 +121,17 @@ def write(folder: pathlib.Path, tokenizer: Tokenizer,
         shutil.copyfile(kept / name, folder / name)
     if (folder / CONFIG_FILE).is_file():
       return
+  name = "ByT5Tokenizer"
   if tokenizer.spiece is not None:
     (folder / SPIECE_FILE).write_bytes(tokenizer.spiece)
-  name = "T5Tokenizer" if tokenizer.spiece is not None else "ByT5Tokenizer"
+    name = "T5Tokenizer"
+    if not tokenizer_json.is_like_t5(tokenizer.spiece):
+      # That class would make T5's kind of tokenizer of the pieces.
+      name = "PreTrainedTokenizerFast"
+      (folder / JSON_FILE).write_text(
+          json.dumps(tokenizer_json.of_spiece(
+              tokenizer.spiece, tokenizer.extra_ids), ensure_ascii=False),
+          encoding="utf-8")
   config = {
       "tokenizer_class": name, "pad_token": "<pad>", "eos_token": "</s>",
       "unk_token": "<unk>", "extra_ids": tokenizer.extra_ids,
