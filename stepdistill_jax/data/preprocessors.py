@@ -24,6 +24,7 @@ LABEL_TASK_ID = 1
 RATIONALE_TASK_ID = 2
 # float32 [targets of the example]; see the feature converter.
 RECORD_WEIGHTS = "record_weights"
+_KEPT_IN_MEMORY = 20_000  # Records; some 1 KB each.
 _SHARE_BUCKETS = 1 << 20  # Shares are exact to a millionth.
 
 _Example = Mapping[str, tf.Tensor]
@@ -238,21 +239,37 @@ def append_eos(
     limit = (sequence_length or {}).get(name)
     if limit is not None:
       value = value[:limit - 1]
-    return tf.cond(
-        tf.size(value) > 0,
-        lambda: tf.concat([value, [feature.vocabulary.eos_id]], axis=0),
-        lambda: value)
+    # One EOS id or none, without a branch: branches are slow in TensorFlow.
+    end = tf.fill([tf.minimum(tf.size(value), 1)], feature.vocabulary.eos_id)
+    return tf.concat([value, tf.cast(end, value.dtype)], axis=0)
 
   return _map(dataset, lambda example: {
       name: append(name, value) for name, value in example.items()})
 
 
+def tokenized_records(
+    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],
+    *, first_step) -> tf.data.Dataset:
+  """Records -> token ids, kept in memory where the data set is small.
+
+  SeqIO keeps small data sets in memory too, but as records: they would be
+  tokenized anew in every epoch, for longer than a small student trains.
+
+  Args:
+    dataset: records.
+    output_features: of the task.
+    first_step: makes the texts of the task's targets.
+  """
+  size = int(dataset.cardinality())  # Negative if infinite or not known.
+  dataset = tokenize(first_step(choose_train_share(dataset)), output_features)
+  return dataset.cache() if 0 <= size <= _KEPT_IN_MEMORY else dataset
+
+
 def standard_preprocessors(first_step) -> Sequence:
   """The preprocessors of a task whose texts `first_step` makes."""
   return [
-      first_step,
-      tokenize,
+      functools.partial(tokenized_records, first_step=first_step),
       seqio.CacheDatasetPlaceholder(),
-      choose_train_share,
+      choose_train_share,  # Cached tasks have all records.
       append_eos,
   ]

@@ -64,8 +64,13 @@ class RecordsSource(seqio.DataSource):
     if split not in sizes:
       raise errors.UserError(errors.unknown_name_message(
           "split", split, sizes, f"(records of {self.dataset})"))
-    return self._tfds_source().get_dataset(
+    dataset = self._tfds_source().get_dataset(
         split=split, shuffle=shuffle, seed=seed, shard_info=shard_info)
+    if shard_info is None or shard_info.num_shards == 1:
+      # TFDS loses it; preprocessors keep small data sets in memory.
+      dataset = dataset.apply(
+          tf.data.experimental.assert_cardinality(sizes[split]))
+    return dataset
 
   def resolve(self) -> tuple[str, str]:
     """Returns (records folder, teacher) of the records that are read.

@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="folder of everything it writes (default: quickstart_output, "
       "quickstart_output_small)")
   parser.add_argument(
+      "--workers", type=int, metavar="N", default=None,
+      help="students that train beside each other, each on one processor "
+      "(default: 2; 1 with an accelerator or one processor)")
+  parser.add_argument(
       "--json", action="store_true",
       help="print report.json instead of tables")
 
@@ -42,23 +46,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int | None:
   from stepdistill_jax.quickstart import plan as plan_lib
 
+  if args.workers is not None and args.workers < 1:
+    raise errors.UserError(f"--workers={args.workers}: must be at least 1")
   plan = plan_lib.BUDGETS[args.budget]
   default = "quickstart_output" + ("" if args.budget == "full" else
                                    f"_{args.budget}")
   report = run_plan(
-      pathlib.Path(args.output_dir or default), plan, quiet=args.json)
+      pathlib.Path(args.output_dir or default), plan, quiet=args.json,
+      workers=args.workers)
   if args.json:
     print(json.dumps(report, indent=1))
 
 
 def run_plan(
-    output_dir: pathlib.Path, plan, *, quiet: bool = False) -> dict[str, Any]:
+    output_dir: pathlib.Path, plan, *, quiet: bool = False,
+    workers: int | None = None) -> dict[str, Any]:
   """Does a plan, or what is left of it, and writes its report.
 
   Args:
     output_dir: the quickstart's folder.
     plan: a `plan.Plan`.
     quiet: print nothing.
+    workers: how many processes train; None chooses.
 
   Returns:
     The contents of `report.json`.
@@ -80,31 +89,36 @@ def run_plan(
         f"cannot write to {output_dir}: {error.strerror}; choose another "
         "folder with --output_dir=DIR") from error
   try:
-    return _run_stages(output_dir, plan, console, start)
+    return _run_stages(output_dir, plan, console, start, workers)
   except KeyboardInterrupt:
     console.print(
         "stopped; the same command goes on from here", style="yellow")
     raise
 
 
-def _run_stages(output_dir, plan, console, start) -> dict[str, Any]:
-  console.print(f"quickstart ({plan.budget}) -> {output_dir}", markup=False)
-  runtime.configure()
-  runtime.import_tensorflow()
-  from stepdistill_jax.quickstart import benchmark_data
+def _run_stages(
+    output_dir, plan, console, start, num_workers) -> dict[str, Any]:
   from stepdistill_jax.quickstart import display
-  from stepdistill_jax.quickstart import runs as runs_lib
-  from stepdistill_jax.quickstart import summary
-  from stepdistill_jax.quickstart import text
+  from stepdistill_jax.quickstart import workers as workers_lib
 
-  data = benchmark_data.prepare(output_dir, plan)
-  console.print(_data_line(plan, data), markup=False)
-  console.print(
-      f"students: {len(list(plan.runs()))} of {plan.steps:,} steps each; "
-      f"accuracy on {plan.test_stories:,} unseen stories [95% interval]",
-      markup=False)
-  with display.Display(plan, console) as watcher:
-    runs_lib.train_and_score(output_dir, plan, data.records_dir, watcher)
+  console.print(f"quickstart ({plan.budget}) -> {output_dir}", markup=False,
+                soft_wrap=True)
+  runtime.configure()
+  num_workers = num_workers or workers_lib.default_number()
+  with workers_lib.Workers(output_dir, plan, num_workers) as workers:
+    runtime.import_tensorflow()
+    from stepdistill_jax.quickstart import benchmark_data
+    from stepdistill_jax.quickstart import summary
+    from stepdistill_jax.quickstart import text
+
+    data = benchmark_data.prepare(output_dir, plan)
+    console.print(_data_line(plan, data), markup=False, soft_wrap=True)
+    console.print(
+        f"students: {len(list(plan.runs()))} of {plan.steps:,} steps each; "
+        f"accuracy on {plan.test_stories:,} unseen stories [95% interval]",
+        markup=False, soft_wrap=True)
+    with display.Display(plan, console) as watcher:
+      workers.train_and_score(data.records_dir, watcher)
   report = summary.summarize(
       output_dir, plan, data, seconds=time.monotonic() - start)
   write_report(output_dir, report)

@@ -15,6 +15,8 @@ from stepdistill_jax.data import tracking_teacher
 # In the order of the report; the difference is the last minus the first.
 METHODS = ("finetune", "distill", "step_by_step")
 _PLAN_FILE = "plan.json"
+# A pair is two examples; a step of step_by_step takes about twice as long.
+_EXAMPLES_PER_RECORD = {"step_by_step": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +69,19 @@ class Plan:
   methods: tuple[str, ...] = METHODS
 
   def runs(self) -> Iterator[Run]:
-    """All runs; what a first look needs comes first."""
+    """All runs; what a first look needs comes first.
+
+    A group's longest run comes first, so that processes beside each other
+    end together and the first two compile different programs.
+    """
     for seed in self.seeds:
       for share in reversed(self.shares):
-        for method in self.methods:
+        for method in reversed(self.methods):
           yield Run(method, share, seed)
+
+  def work(self, run: Run) -> int:
+    """A measure of a run's time, for time left."""
+    return self.steps * _EXAMPLES_PER_RECORD.get(run.method, 1)
 
   def as_json(self) -> dict[str, Any]:
     """The plan as JSON values."""

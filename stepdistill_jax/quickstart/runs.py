@@ -1,64 +1,29 @@
-"""Trains and scores the plan's students, one after the other, in one process.
+"""Trains and scores one student of a plan.
 
     OUTPUT/runs/{run}/     as `t5x train` leaves it
     OUTPUT/scores/{run}/   as `stepdistill-eval` leaves it
 
-TensorFlow and JAX are imported once, and all seeds and sizes of a method run
-the same compiled program, out of JAX's compilation cache. What is finished is
-skipped; a training that was interrupted goes on from its last checkpoint.
+What is finished is skipped; a training that was interrupted goes on from its
+last checkpoint.
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
-import time
-from typing import Any, Callable, Protocol
+from typing import Any, Protocol
 
 from stepdistill_jax import progress as progress_lib
 from stepdistill_jax import run_record
-from stepdistill_jax import t5x_command
 from stepdistill_jax.data import tracking
 from stepdistill_jax.quickstart import plan as plan_lib
 
 
 class Watcher(progress_lib.Watcher, Protocol):
-  """Follows the runs; see `display`."""
-
-  def begin_run(self, run: plan_lib.Run) -> None:
-    """Called before a run's training, or where it is skipped."""
+  """Follows one run."""
 
   def scoring(self, done: int, total: int) -> None:
     """Called as answers to the test stories come."""
-
-  def end_run(self, run: plan_lib.Run, results: dict[str, Any],
-              seconds: float | None) -> None:
-    """Called with a run's scores; seconds is None where all was skipped."""
-
-
-def train_and_score(
-    output_dir: pathlib.Path, plan: plan_lib.Plan, records_dir: pathlib.Path,
-    watcher: Watcher, clock: Callable[[], float] = time.monotonic) -> None:
-  """Does all of the plan's runs that are not done yet.
-
-  Args:
-    output_dir: the quickstart's folder.
-    plan: what to run.
-    records_dir: of the benchmark.
-    watcher: shows progress.
-    clock: in seconds.
-  """
-  # Imported before the first run: they register gin configurables, which gin
-  # refuses while it holds a run's configuration.
-  from stepdistill_jax.evaluation import model_loading  # pylint: disable=unused-import
-
-  for run in plan.runs():
-    start = clock()
-    watcher.begin_run(run)
-    trained = _train(output_dir, plan, records_dir, run, watcher)
-    scored = _score(output_dir, records_dir, run, watcher)
-    watcher.end_run(run, read_results(output_dir, run),
-                    clock() - start if trained or scored else None)
 
 
 def run_dir(output_dir: pathlib.Path, run: plan_lib.Run) -> pathlib.Path:
@@ -78,6 +43,21 @@ def read_results(
   return json.loads(path.read_text("utf-8"))
 
 
+def is_done(
+    output_dir: pathlib.Path, plan: plan_lib.Plan, run: plan_lib.Run) -> bool:
+  """Whether a run is trained to its end and scored."""
+  return _is_trained(output_dir, plan, run) and _is_scored(output_dir, run)
+
+
+def _is_trained(output_dir, plan, run) -> bool:
+  record = run_record.read(run_dir(output_dir, run)) or {}
+  return record.get("finished", {}).get("step") == plan.steps
+
+
+def _is_scored(output_dir, run) -> bool:
+  return (scores_dir(output_dir, run) / "results.json").is_file()
+
+
 def bindings(output_dir: pathlib.Path, plan: plan_lib.Plan,
              run: plan_lib.Run) -> list[str]:
   """What a run changes in its gin recipe."""
@@ -92,30 +72,34 @@ def bindings(output_dir: pathlib.Path, plan: plan_lib.Plan,
   ]
 
 
-def _train(output_dir, plan, records_dir, run, watcher) -> bool:
-  """Trains a run; False if it was trained already."""
-  folder = run_dir(output_dir, run)
-  finished = (run_record.read(folder) or {}).get("finished")
-  if finished and finished["step"] == plan.steps:
-    return False
-  with progress_lib.watched_by(watcher):
-    t5x_command.run(
-        "train", [run.gin_file], bindings(output_dir, plan, run),
-        tfds_data_dir=str(records_dir))
-  return True
+def train_and_score(
+    output_dir: pathlib.Path, plan: plan_lib.Plan, records_dir: pathlib.Path,
+    run: plan_lib.Run, watcher: Watcher) -> None:
+  """Does what is left to do of a run.
 
-
-def _score(output_dir, records_dir, run, watcher) -> bool:
-  """Scores a run on the test stories; False if it was scored already."""
+  Args:
+    output_dir: the quickstart's folder.
+    plan: which the run is part of.
+    records_dir: of the benchmark.
+    run: what to train.
+    watcher: is told of steps and answers.
+  """
+  from stepdistill_jax import t5x_command
   from stepdistill_jax.evaluation import scoring
+  # Imported before the first run: it registers gin configurables, which gin
+  # refuses while it holds a run's configuration.
+  from stepdistill_jax.evaluation import model_loading  # pylint: disable=unused-import
 
-  folder = scores_dir(output_dir, run)
-  if (folder / "results.json").is_file():
-    return False
-  scoring.score_checkpoint(
-      run_dir(output_dir, run), tracking.DATASET, "test",
-      records_dir=records_dir, output=folder, name=run.name,
-      # The longest rationale is three sentences; a stray one is cut short.
-      rationale_length=32,
-      progress=lambda done, total, what: watcher.scoring(done, total))
-  return True
+  if not _is_trained(output_dir, plan, run):
+    with progress_lib.watched_by(watcher):
+      t5x_command.run(
+          "train", [run.gin_file], bindings(output_dir, plan, run),
+          tfds_data_dir=str(records_dir))
+  if not _is_scored(output_dir, run):
+    scoring.score_checkpoint(
+        run_dir(output_dir, run), tracking.DATASET, "test",
+        records_dir=records_dir, output=scores_dir(output_dir, run),
+        name=run.name,
+        # The longest rationale is three sentences; a stray one is cut short.
+        rationale_length=32,
+        progress=lambda done, total, what: watcher.scoring(done, total))

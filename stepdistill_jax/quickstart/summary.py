@@ -60,7 +60,8 @@ def summarize(
           timespec="seconds"),
       "plan": plan.as_json(),
       "train_stories": {f"{share:g}": n for share, n in sizes.items()},
-      "machine": _machine(), "versions": dict(run_record.versions()),
+      "machine": _machine(output_dir, all_runs[0]),
+      "versions": dict(run_record.versions()),
       "parameters": results[all_runs[0]]["systems"][0]["cost"]["parameters"],
       "seconds": seconds,
       "teacher": _teacher(data.import_info, results[all_runs[0]]),
@@ -168,10 +169,8 @@ def _examples(plan, answers) -> list[dict[str, Any]]:
        "correct": row["correct"]} for row in rows[:EXAMPLES_SHOWN]]
 
 
-def _machine() -> dict[str, Any]:
-  import jax
-
+def _machine(output_dir, run) -> dict[str, Any]:
+  record = run_record.read(runs_lib.run_dir(output_dir, run)) or {}
   return {"processors": os.cpu_count(), "system": platform.system(),
-          "machine": platform.machine(),
-          "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+          "machine": platform.machine(), "devices": record.get("devices"),
           "benchmark": tracking.DATASET}

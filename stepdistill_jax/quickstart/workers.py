@@ -1,0 +1,240 @@
+"""Processes that train and score students beside each other.
+
+A student is so small that one core is busy with it and a second idles. So
+each of several processes trains a student of its own on one thread; TensorFlow
+and JAX are imported once in each, and a program that one has compiled the
+others read from JAX's compilation cache.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+from multiprocessing import connection as connection_lib
+import os
+import pathlib
+import signal
+import sys
+import time
+import traceback
+from typing import Any, Callable, Protocol
+
+from stepdistill_jax import errors
+from stepdistill_jax.quickstart import plan as plan_lib
+from stepdistill_jax.quickstart import runs as runs_lib
+
+# Spawned, as a fork of a process with TensorFlow's threads may hang.
+_context = multiprocessing.get_context("spawn")
+_SECONDS_TO_END = 10.0
+_SECONDS_BETWEEN_NEWS = 0.2  # A person reads no faster.
+_ACCELERATOR_PACKAGES = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin",
+                         "jax_rocm7_plugin")
+
+
+class Watcher(Protocol):
+  """Follows all runs; see `display`."""
+
+  def begin_run(self, run: plan_lib.Run) -> None:
+    """Called before a run's training."""
+
+  def at_step(self, run: plan_lib.Run, step: int) -> None:
+    """Called some times a second while a run trains."""
+
+  def scoring(self, run: plan_lib.Run, done: int, total: int) -> None:
+    """Called as answers to the test stories come."""
+
+  def end_run(self, run: plan_lib.Run, results: dict[str, Any],
+              seconds: float | None) -> None:
+    """Called with a run's scores; seconds is None where all was skipped."""
+
+
+def default_number() -> int:
+  """Two where there are two processors; one for an accelerator.
+
+  An accelerator belongs to one process at a time.
+  """
+  platforms = os.environ.get("JAX_PLATFORMS", "")
+  if platforms != "cpu" and any(
+      importlib.util.find_spec(name) for name in _ACCELERATOR_PACKAGES):
+    return 1
+  processors = len(os.sched_getaffinity(0)) if hasattr(
+      os, "sched_getaffinity") else os.cpu_count() or 1
+  return min(2, processors)
+
+
+class _News:
+  """Tells the parent of a run's progress; a `runs.Watcher`."""
+
+  def __init__(self, tell: Callable[..., None]):
+    self._tell, self._last = tell, 0.0
+
+  def say(self, text: str) -> None:
+    """Lines of `t5x train` stay in its logs."""
+
+  def at_step(self, step: int) -> None:
+    self._tell_seldom("at_step", step)
+
+  def scoring(self, done: int, total: int) -> None:
+    self._tell_seldom("scoring", done, total)
+
+  def _tell_seldom(self, *news) -> None:
+    now = time.monotonic()
+    if now - self._last >= _SECONDS_BETWEEN_NEWS:
+      self._last = now
+      self._tell(*news)
+
+
+def _work(connection, output_dir: pathlib.Path, plan: plan_lib.Plan,
+          alone: bool) -> None:
+  """A worker's main function: does the runs that come until None does."""
+  # The parent decides what Ctrl-C means; it reaches all of a terminal.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  if not alone:
+    os.environ["NPROC"] = "1"  # Of XLA's threads on a CPU.
+  from stepdistill_jax import runtime
+
+  runtime.configure()
+  tensorflow = runtime.import_tensorflow()
+  if not alone:
+    tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+    tensorflow.config.threading.set_intra_op_parallelism_threads(1)
+  try:
+    while (job := connection.recv()) is not None:
+      records_dir, run = job
+      runs_lib.train_and_score(
+          output_dir, plan, records_dir, run,
+          _News(lambda *news: connection.send(news)))
+      connection.send(("done",))
+  except errors.UserError as error:
+    connection.send(("user_error", str(error)))
+  except (EOFError, BrokenPipeError):
+    pass  # The parent is gone.
+  except Exception:  # pylint: disable=broad-except  # Raised by the parent.
+    connection.send(("failed", traceback.format_exc()))
+
+
+class _Worker:
+  """The parent's end of a worker."""
+
+  def __init__(self, output_dir, plan, alone):
+    self.connection, theirs = _context.Pipe()
+    self.process = _context.Process(
+        target=_work, args=(theirs, output_dir, plan, alone), daemon=True)
+    self.process.start()
+    theirs.close()
+    self.run: plan_lib.Run | None = None
+    self.since = 0.0
+
+  def start(self, records_dir: pathlib.Path, run: plan_lib.Run) -> None:
+    self.run, self.since = run, time.monotonic()
+    self._send((records_dir, run))
+
+  def dismiss(self) -> None:
+    self.run = None
+    self._send(None)
+
+  def _send(self, job) -> None:
+    try:
+      self.connection.send(job)
+    except BrokenPipeError:
+      pass  # `news` tells how it ended.
+
+  def news(self) -> tuple[Any, ...]:
+    """What the worker has to tell.
+
+    Raises:
+      errors.UserError: a user's mistake, or the process was killed.
+      RuntimeError: a defect.
+    """
+    try:
+      kind, *values = self.connection.recv()
+    except (EOFError, ConnectionResetError):
+      self.process.join()
+      name = "no student" if self.run is None else self.run.name
+      raise errors.UserError(
+          f"the process that trained {name} was ended from outside (exit "
+          f"code {self.process.exitcode}; -9 is mostly for want of memory: "
+          "take --workers=1); the same command goes on from here") from None
+    if kind == "user_error":
+      raise errors.UserError(*values)
+    if kind == "failed":
+      raise RuntimeError(f"in the process of {self.run.name}:\n{values[0]}")
+    return kind, *values
+
+
+class Workers:
+  """A plan's processes; a context manager that ends them.
+
+  They import what they need while the caller prepares the data.
+  """
+
+  def __init__(self, output_dir: pathlib.Path, plan: plan_lib.Plan,
+               number: int):
+    """Initializes.
+
+    Args:
+      output_dir: the quickstart's folder.
+      plan: what to run.
+      number: of processes; fewer if fewer runs are left.
+    """
+    self._output_dir = output_dir
+    self._todo, self._done = [], []
+    for run in plan.runs():
+      done = runs_lib.is_done(output_dir, plan, run)
+      (self._done if done else self._todo).append(run)
+    number = min(number, len(self._todo))
+    sys.stdout.flush()
+    self._workers = [_Worker(output_dir, plan, alone=number == 1)
+                     for _ in range(number)]
+
+  def __enter__(self) -> Workers:
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    for worker in self._workers:
+      worker.process.terminate()
+    deadline = time.monotonic() + _SECONDS_TO_END
+    for worker in self._workers:
+      worker.process.join(max(0.0, deadline - time.monotonic()))
+      worker.process.kill()
+
+  def train_and_score(
+      self, records_dir: pathlib.Path, watcher: Watcher) -> None:
+    """Does all runs that are not done yet.
+
+    Args:
+      records_dir: of the benchmark.
+      watcher: shows progress.
+
+    Raises:
+      errors.UserError: of any worker.
+    """
+    for run in self._done:
+      watcher.begin_run(run)
+      watcher.end_run(run, runs_lib.read_results(self._output_dir, run), None)
+    todo = iter(self._todo)
+    for worker in self._workers:
+      self._next(worker, todo, records_dir, watcher)
+    while busy := [w for w in self._workers if w.run is not None]:
+      ready = connection_lib.wait([w.connection for w in busy])
+      for worker in busy:
+        if worker.connection in ready:
+          self._hear(worker, todo, records_dir, watcher)
+
+  def _next(self, worker, todo, records_dir, watcher) -> None:
+    run = next(todo, None)
+    if run is None:
+      worker.dismiss()
+      return
+    watcher.begin_run(run)
+    worker.start(records_dir, run)
+
+  def _hear(self, worker, todo, records_dir, watcher) -> None:
+    kind, *values = worker.news()
+    if kind != "done":
+      getattr(watcher, kind)(worker.run, *values)
+      return
+    watcher.end_run(
+        worker.run, runs_lib.read_results(self._output_dir, worker.run),
+        time.monotonic() - worker.since)
+    self._next(worker, todo, records_dir, watcher)
