@@ -2,6 +2,7 @@
 
     OUTPUT/teacher_cache/{test,validation,train}/   what the teacher wrote
     OUTPUT/records/stepdistill_tracking/            records and vocabulary
+    OUTPUT/teacher_audit.html                       what they are worth
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from stepdistill_jax.data import tracking
 from stepdistill_jax.data import tracking_teacher
 from stepdistill_jax.data import tracking_vocabulary
 from stepdistill_jax.quickstart import plan as plan_lib
+from stepdistill_jax.teacher import audit
+from stepdistill_jax.teacher import audit_report
 from stepdistill_jax.teacher import importing
 from stepdistill_jax.teacher import records
 
@@ -26,11 +29,13 @@ class BenchmarkData:
   Attributes:
     records_dir: the records' folder, for `--tfds_data_dir`.
     import_info: what the import counted, as in its `import.json`.
+    audit_page: what the audit found.
     made: False if all of it was there already.
   """
 
   records_dir: pathlib.Path
   import_info: dict[str, Any]
+  audit_page: pathlib.Path
   made: bool
 
 
@@ -48,8 +53,13 @@ def prepare(output_dir: pathlib.Path, plan: plan_lib.Plan) -> BenchmarkData:
               / "dataset_info.json").is_file()
   if made:
     _make(output_dir / "teacher_cache", records_dir, plan)
+  audit_page = output_dir / "teacher_audit.html"
+  if made or not audit_page.is_file():
+    audit_page.write_text(audit_report.html_page(*audit.audit(
+        records_dir, *key, vocabulary=records.vocabulary_path(
+            records_dir, tracking.DATASET))), "utf-8")
   return BenchmarkData(
-      records_dir, records.import_info(records_dir, *key), made)
+      records_dir, records.import_info(records_dir, *key), audit_page, made)
 
 
 def _make(cache_dir: pathlib.Path, records_dir: pathlib.Path,

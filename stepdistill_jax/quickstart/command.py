@@ -126,7 +126,8 @@ def _run_stages(
   console.print(
       f"\nreport: {output_dir / 'report.html'} (this took "
       f"{_duration(report['seconds'])}; checkpoints are in "
-      f"{output_dir / 'runs'})", markup=False, soft_wrap=True)
+      f"{output_dir / 'runs'}, the teacher's audit is {data.audit_page})",
+      markup=False, soft_wrap=True)
   return report
 
 

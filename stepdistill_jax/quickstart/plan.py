@@ -91,7 +91,7 @@ class Plan:
 BUDGETS = {
     "full": Plan(
         budget="full", train_stories=4000, validation_stories=200,
-        test_stories=1000, shares=(0.25, 1.0), seeds=(0, 1), steps=1200),
+        test_stories=1000, shares=(0.25, 1.0), seeds=(0, 1), steps=1500),
     "small": Plan(
         budget="small", train_stories=1000, validation_stories=200,
         test_stories=500, shares=(0.25, 1.0), seeds=(0, 1), steps=200),

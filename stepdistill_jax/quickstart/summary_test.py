@@ -63,7 +63,8 @@ def write_outputs(output_dir, **texts):
       "statuses": {"ok": {"count": 39}, "truncated": {"count": 1}}}}}
   data = benchmark_data.BenchmarkData(
       output_dir / "records",
-      {"rules": "strict", "sources": {"train": counts}}, made=True)
+      {"rules": "strict", "sources": {"train": counts}},
+      output_dir / "teacher_audit.html", made=True)
   return summary.summarize(output_dir, PLAN, data, seconds=1.0), correct
 
 

@@ -1,0 +1,107 @@
+"""The quickstart from nothing to its report, with real processes."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+import rich.console
+
+from stepdistill_jax import errors
+from stepdistill_jax.quickstart import command
+from stepdistill_jax.quickstart import display
+from stepdistill_jax.quickstart import plan as plan_lib
+from stepdistill_jax.quickstart import runs as runs_lib
+from stepdistill_jax.quickstart import workers as workers_lib
+
+PLAN = dataclasses.replace(
+    plan_lib.BUDGETS["small"], budget="test", train_stories=40,
+    validation_stories=8, test_stories=12, shares=(1.0,), seeds=(0, 1),
+    steps=2, methods=("finetune", "step_by_step"))
+
+
+def files(folder):
+  """All files with the times of their last change."""
+  return {path: path.stat().st_mtime_ns
+          for path in folder.rglob("*") if path.is_file()}
+
+
+def test_from_nothing_to_a_report_and_again(tmp_path, capsys):
+  output = tmp_path / "out"
+  first = command.run_plan(output, PLAN, workers=2)
+  printed = capsys.readouterr().out
+  assert "step_by_step − finetune" in printed
+  assert "unseen story 3" in printed
+  assert len(first["runs"]) == 4
+  for run in PLAN.runs():
+    rows = (runs_lib.scores_dir(output, run) / "examples.jsonl").read_text()
+    answered = [json.loads(row) for row in rows.splitlines()]
+    assert sum(row["system"] == run.name for row in answered) == 12
+    assert (runs_lib.run_dir(output, run) / "checkpoint_2").is_dir()
+  for name in ("report.html", "learning_curve.png", "teacher_audit.html"):
+    assert (output / name).stat().st_size > 1000
+  # A second call does nothing but the report.
+  before = files(output / "runs") | files(output / "scores")
+  second = command.run_plan(output, PLAN, workers=2)
+  assert "done earlier" in capsys.readouterr().out
+  assert files(output / "runs") | files(output / "scores") == before
+  for key in ("methods", "differences", "examples", "runs"):
+    assert second[key] == first[key]
+
+
+class _Watcher:
+  """Remembers what it is told."""
+
+  def __init__(self, at_begin=lambda: None):
+    self.begun, self._at_begin = [], at_begin
+
+  def begin_run(self, run):
+    self.begun.append(run)
+    self._at_begin()
+
+
+def test_a_killed_process_is_told_and_ends_the_others(tmp_path):
+  plan_lib.claim_folder(tmp_path, PLAN)
+  with workers_lib.Workers(tmp_path, PLAN, 2) as workers:
+    processes = [w.process for w in workers._workers]  # pylint: disable=protected-access
+    processes[0].kill()
+    with pytest.raises(errors.UserError, match=r"exit code -9.*goes on"):
+      workers.train_and_score(tmp_path / "records", _Watcher())
+  assert not any(process.is_alive() for process in processes)
+
+
+def test_an_interruption_ends_all_processes(tmp_path):
+  plan_lib.claim_folder(tmp_path, PLAN)
+
+  def interrupt():
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    with workers_lib.Workers(tmp_path, PLAN, 2) as workers:
+      processes = [w.process for w in workers._workers]  # pylint: disable=protected-access
+      workers.train_and_score(tmp_path / "records", _Watcher(interrupt))
+  assert not any(process.is_alive() for process in processes)
+
+
+def test_runs_that_overlap_have_a_bar_each():
+  printed = io.StringIO()
+  console = rich.console.Console(
+      file=printed, force_terminal=True, width=120)
+  now = [0.0]
+  watcher = display.Display(PLAN, console, clock=lambda: now[0])
+  first, second, *_ = PLAN.runs()
+  results = {"systems": [{"accuracy": 0.5, "ci95": [0.25, 0.75]}]}
+  with watcher:
+    watcher.begin_run(first)
+    watcher.begin_run(second)
+    for step in range(3):
+      now[0] += 1
+      watcher.at_step(first, step)
+    watcher._bars.refresh()  # pylint: disable=protected-access
+    watcher.scoring(first, 3, 12)
+    watcher.end_run(first, results, 3.0)
+    watcher.end_run(second, results, None)
+  assert "1/4" in printed.getvalue() and "2/4" in printed.getvalue()
+  assert "1.0 steps/s" in printed.getvalue()
+  assert "50.0% [25.0%, 75.0%]  3s" in printed.getvalue()
+  assert "done earlier" in printed.getvalue()
