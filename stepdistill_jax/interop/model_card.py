@@ -67,9 +67,11 @@ class Card:
 
   def task_specific_params(self) -> dict[str, Any]:
     """The prefixes, for `config.json`; `stepdistill-eval --hf` reads them."""
+    # Transformers 4's `pipeline` would else search with 4 beams.
+    params: dict[str, Any] = {"text2text-generation": {"num_beams": 1}}
     if self.trained_on is None:
-      return {}
-    params = {"predict": {"prefix": self.prefix}}
+      return params
+    params["predict"] = {"prefix": self.prefix}
     if self.explain_prefix is not None:
       params["explain"] = {"prefix": self.explain_prefix}
     return params
