@@ -61,7 +61,7 @@ setuptools.setup(
         "hf": ["pyarrow>=15", "safetensors>=0.5", "torch>=2.6",
                "transformers>=5"],
         "serve": ["ctranslate2>=4.5"],
-        "teacher": ["openai>=1.60"],
+        "teacher": ["openai[aiohttp]>=2"],
         "t5x": [
             "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
         "test": [

@@ -1,5 +1,6 @@
 """Exports in use: tokenizers, the model card's code, CTranslate2."""
 
+import pathlib
 import re
 import subprocess
 import sys
@@ -83,6 +84,21 @@ def test_the_code_of_the_model_card_runs(exported):
   code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
   done = subprocess.run(
       [sys.executable, "-c", code], cwd=exported / "out", check=True,
+      capture_output=True, text=True)
+  assert done.stdout.endswith("\n")
+
+
+def test_the_code_of_the_readme_runs(exported):
+  if exported.name != "flan_t50":
+    pytest.skip("one family is enough: the code is the same for all")
+  readme = pathlib.Path(__file__).resolve().parents[2] / "README.md"
+  if not readme.is_file():
+    pytest.skip("there is no README.md beside an installed package")
+  section = readme.read_text().partition("\n## Serving\n")[2]
+  code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+  (exported / "student").symlink_to(exported / "out")
+  done = subprocess.run(
+      [sys.executable, "-c", code], cwd=exported, check=True,
       capture_output=True, text=True)
   assert done.stdout.endswith("\n")
 
