@@ -69,10 +69,16 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
       raise ValueError("a varint of more than 64 bits")
 
 
-@functools.lru_cache(maxsize=256)
-def _key_field(name: str) -> bytes:
+@functools.lru_cache(maxsize=1 << 14)
+def _entry_start(name: str, size: int) -> bytes:
+  """An entry's bytes up to its value of `size` bytes; the same for many."""
   key = name.encode("utf-8")
-  return _FIELD_1 + _varint(len(key)) + key
+  bytes_list = _FIELD_1 + _varint(size)
+  feature_size = len(bytes_list) + size
+  feature = _FIELD_1 + _varint(feature_size) + bytes_list
+  entry = (_FIELD_1 + _varint(len(key)) + key
+           + _FIELD_2 + _varint(len(feature) + size) + feature)
+  return _FIELD_1 + _varint(len(entry) + size) + entry
 
 
 def encode_example(features: Mapping[str, str]) -> bytes:
@@ -86,10 +92,8 @@ def encode_example(features: Mapping[str, str]) -> bytes:
   entries = []
   for name, text in features.items():
     value = text.encode("utf-8")
-    bytes_list = _FIELD_1 + _varint(len(value)) + value
-    feature = _FIELD_1 + _varint(len(bytes_list)) + bytes_list
-    entry = _key_field(name) + _FIELD_2 + _varint(len(feature)) + feature
-    entries.append(_FIELD_1 + _varint(len(entry)) + entry)
+    entries.append(_entry_start(name, len(value)))
+    entries.append(value)
   body = b"".join(entries)
   return _FIELD_1 + _varint(len(body)) + body
 
@@ -105,18 +109,39 @@ def decode_example(data: bytes) -> dict[str, str]:
     end, at = _open(data, 0, 1)
     end += at
     while at < end:
-      _, at = _open(data, at, 1)  # The entry.
-      size, at = _open(data, at, 1)  # Its key.
-      name, at = data[at:at + size], at + size
-      for field in (2, 1, 1):  # Feature, BytesList, value.
-        size, at = _open(data, at, field)
-      features[name.decode("utf-8")] = data[at:at + size].decode("utf-8")
+      if data[at] != 0x0a:  # The entry; `_open`, without its call.
+        raise ValueError("it has another field or type than expected")
+      size, at = data[at + 1], at + 2
+      if size >= 0x80:
+        size, at = _read_varint(data, at - 1)
+      key = data[at + 2:at + 2 + data[at + 1]]
+      # All but the value follows from name and size: compared, not parsed.
+      name, start = _entry_of_size(key, size)
+      if not data.startswith(start, at):
+        raise ValueError("a feature has not exactly one text value")
+      features[name] = data[at + len(start):at + size].decode("utf-8")
       at += size
   except IndexError as error:
     raise ValueError("it ends early") from error
   if at != len(data):
-    raise ValueError("a feature has not exactly one value")
+    raise ValueError("it ends early")
   return features
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _entry_of_size(key: bytes, size: int) -> tuple[str, bytes]:
+  """An entry's name, and its bytes between its own size and its value.
+
+  Raises:
+    ValueError: no value makes an entry of this size.
+  """
+  name = key.decode("utf-8")
+  for value_size in range(max(0, size - len(key) - 32), size):
+    start = _entry_start(name, value_size)
+    inner = start[1 + len(_varint(size)):]
+    if len(inner) + value_size == size:
+      return name, inner
+  raise ValueError("a feature has not exactly one text value")
 
 
 def _open(data: bytes, at: int, field: int) -> tuple[int, int]:
