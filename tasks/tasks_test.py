@@ -1,3 +1,5 @@
+import contextlib
+
 import gin
 import numpy as np
 import pytest
@@ -132,28 +134,75 @@ def test_agreement_weighs_what_the_teacher_said(records_folder):
     gin.clear_config()
 
 
-def test_train_shares_are_nested_and_the_same_for_all_methods(
+@contextlib.contextmanager
+def bound(**bindings):
+  """Gin bindings of `choose_train_share` and `filter_train_records`."""
+  with gin.unlock_config():
+    for name, value in bindings.items():
+      owner = ("choose_train_share" if name in ("share", "seed")
+               else "filter_train_records")
+      gin.bind_parameter(f"{owner}.{name}", value)
+  try:
+    yield
+  finally:
+    gin.clear_config()
+
+
+def test_train_shares_are_exact_nested_and_the_same_for_all_methods(
     records_folder):
   records.write_records(records_folder, "svamp", "palm540b", {
       split: [record(n, split, label="( 1.0 )", rationale="one.")
               for n in range(400)] for split in ("train", "test")})
   kept = {}
-  for share in (0.25, 0.5, 1.0):
-    with gin.unlock_config():
-      gin.bind_parameter("choose_train_share.share", share)
-    try:
-      kept[share] = [{e["id"] for e in examples(name)} for name in (
-          "svamp_label_gold", "svamp_step_gold_palm540b",
-          "svamp_mix_gold_palm540b.rationale")]
-      assert len(examples("svamp_label_gold", "test")) == 400
-    finally:
-      gin.clear_config()
-    assert all(ids == kept[share][0] for ids in kept[share])
-  assert kept[0.25][0] < kept[0.5][0] < kept[1.0][0]
-  # Five standard deviations of 400 coin tosses.
-  assert abs(len(kept[0.25][0]) - 100) < 44
-  assert abs(len(kept[0.5][0]) - 200) < 50
-  assert len(kept[1.0][0]) == 400
+  for share, names in (
+      (0.125, ("svamp_label_gold",)),
+      (0.25, ("svamp_label_gold", "svamp_step_gold_palm540b",
+              "svamp_mix_gold_palm540b.rationale")),
+      (1.0, ("svamp_label_gold",))):
+    with bound(share=share):
+      found = [{e["id"] for e in examples(name)} for name in names]
+      assert share != 0.25 or len(examples("svamp_label_gold", "test")) == 400
+    assert all(ids == found[0] for ids in found)
+    kept[share] = found[0]
+  assert kept[0.125] < kept[0.25] < kept[1.0]
+  assert [len(kept[share]) for share in kept] == [50, 100, 400]
+  with bound(share=0.25, seed=1):
+    assert {e["id"] for e in examples("svamp_label_gold")} != kept[0.25]
+
+
+def test_hosts_choose_among_all_records(records_folder):
+  records.write_records(records_folder, "svamp", "palm540b", {
+      "train": [record(n, label="( 1.0 )") for n in range(60)]})
+  task, found = task_registry.require_task("svamp_label_gold"), []
+  with bound(share=0.5):
+    for index in range(2):
+      found += [e["id"] for e in task.get_dataset(
+          sequence_length=LENGTHS, split="train", shuffle=False,
+          shard_info=seqio.ShardInfo(index, 2)).as_numpy_iterator()]
+    whole = [e["id"] for e in examples("svamp_label_gold")]
+  assert len(found) == 30 and sorted(found) == sorted(whole)
+
+
+def test_filters_drop_train_records_and_tell(records_folder, caplog):
+  caplog.set_level("INFO")
+  step = "svamp_step_palm540b_palm540b"
+  with bound(only_correct=True):
+    assert [e["id"] for e in examples(step)] == [b"train/0"]
+    # Human labels are no teacher's output; test splits are whole.
+    assert len(examples("svamp_label_gold")) == 2
+    assert len(examples(step, "test")) == 2
+  assert ("train records of svamp by palm540b: 3 records: 1 kept; "
+          "dropped 2 by only_correct") in caplog.text
+  with bound(max_pieces=8):
+    assert [e["id"] for e in examples("svamp_rationale_palm540b")] == [
+        b"train/2"]
+  with bound(only_ok=True, share=0.5), pytest.raises(
+      errors.UserError, match="min_overlap is 2"):
+    gin.bind_parameter("filter_train_records.min_overlap", 2)
+    examples(step)
+  with bound(min_overlap=1.0, only_ok=True), pytest.raises(
+      errors.UserError, match="no train record of 'svamp' by 'palm540b'"):
+    examples(step)
 
 
 def test_nli_inputs_have_the_eos_id_between_premise_and_hypothesis(

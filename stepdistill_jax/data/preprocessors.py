@@ -13,7 +13,8 @@ import gin
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import errors
+from stepdistill_jax.data import selection
+from stepdistill_jax.data import sources
 from stepdistill_jax.teacher import records
 
 GOLD = "gold"
@@ -25,7 +26,10 @@ RATIONALE_TASK_ID = 2
 # float32 [targets of the example]; see the feature converter.
 RECORD_WEIGHTS = "record_weights"
 _KEPT_IN_MEMORY = 20_000  # Records; some 1 KB each.
-_SHARE_BUCKETS = 1 << 20  # Shares are exact to a millionth.
+
+# What gin binds of this module and stands elsewhere.
+choose_train_share = selection.choose_train_share
+filter_train_records = selection.filter_train_records
 
 _Example = Mapping[str, tf.Tensor]
 _map = functools.partial(
@@ -192,37 +196,6 @@ def tokenize(
   return _map(dataset, tokenize_example)
 
 
-@gin.configurable(module="stepdistill_jax.data.preprocessors")
-def choose_train_share(
-    dataset: tf.data.Dataset, share: float = 1.0, seed: int = 0
-) -> tf.data.Dataset:
-  """Keeps a share of the train split's records; other splits stay whole.
-
-  A record's id alone decides, so the choice is the same for all methods,
-  hosts and runs; with one seed, a smaller share is part of a larger one.
-
-  Args:
-    dataset: examples with `id`.
-    share: above 0 to 1. What is kept is this share to within the chance of
-      as many coin tosses.
-    seed: another seed keeps other records.
-  """
-  if not 0 < share <= 1:
-    raise errors.UserError(
-        f"choose_train_share.share = {share}, expected above 0 to 1")
-  if share == 1:
-    return dataset
-
-  def is_kept(example: _Example) -> tf.Tensor:
-    record_id = example["id"]
-    bucket = tf.strings.to_hash_bucket_fast(
-        f"{seed} " + record_id, _SHARE_BUCKETS)
-    in_train = tf.strings.regex_full_match(record_id, "(.*/)?train/.*")
-    return ~in_train | (bucket < round(share * _SHARE_BUCKETS))
-
-  return dataset.filter(is_kept)
-
-
 def append_eos(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],
     sequence_length: Mapping[str, int] | None = None) -> tf.data.Dataset:
@@ -249,7 +222,7 @@ def append_eos(
 
 def tokenized_records(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],
-    *, first_step) -> tf.data.Dataset:
+    *, first_step, source: sources.RecordsSource) -> tf.data.Dataset:
   """Records -> token ids, kept in memory where the data set is small.
 
   SeqIO keeps small data sets in memory too, but as records: they would be
@@ -259,17 +232,22 @@ def tokenized_records(
     dataset: records.
     output_features: of the task.
     first_step: makes the texts of the task's targets.
+    source: of the records.
   """
   size = int(dataset.cardinality())  # Negative if infinite or not known.
-  dataset = tokenize(first_step(choose_train_share(dataset)), output_features)
+  selected = selection.keep_selected(dataset, source)
+  dataset = tokenize(first_step(selected), output_features)
   return dataset.cache() if 0 <= size <= _KEPT_IN_MEMORY else dataset
 
 
-def standard_preprocessors(first_step) -> Sequence:
+def standard_preprocessors(
+    first_step, source: sources.RecordsSource) -> Sequence:
   """The preprocessors of a task whose texts `first_step` makes."""
   return [
-      functools.partial(tokenized_records, first_step=first_step),
+      functools.partial(
+          tokenized_records, first_step=first_step, source=source),
       seqio.CacheDatasetPlaceholder(),
-      choose_train_share,  # Cached tasks have all records.
+      # Cached tasks have all records.
+      functools.partial(selection.keep_selected, source=source),
       append_eos,
   ]

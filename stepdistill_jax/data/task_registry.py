@@ -98,10 +98,11 @@ def _add_task(
     output_features["task_ids"] = seqio.Feature(pass_through, add_eos=False)
     output_features[preprocessors.RECORD_WEIGHTS] = seqio.Feature(
         pass_through, add_eos=False, dtype=tf.float32)
+  source = sources.RecordsSource(dataset, teacher)
   seqio.TaskRegistry.add(
       name,
-      source=sources.RecordsSource(dataset, teacher),
-      preprocessors=preprocessors.standard_preprocessors(first_step),
+      source=source,
+      preprocessors=preprocessors.standard_preprocessors(first_step, source),
       postprocess_fn=postprocess_fn,
       output_features=output_features,
       metric_fns=[task_metrics.accuracy_for(dataset)] if has_label else [])

@@ -18,6 +18,7 @@ from stepdistill_jax.data import tracking_vocabulary
 from stepdistill_jax.quickstart import plan as plan_lib
 from stepdistill_jax.teacher import audit
 from stepdistill_jax.teacher import audit_report
+from stepdistill_jax.teacher import filters
 from stepdistill_jax.teacher import importing
 from stepdistill_jax.teacher import records
 
@@ -81,12 +82,6 @@ def _make(cache_dir: pathlib.Path, records_dir: pathlib.Path,
 def count_train_stories(
     records_dir: pathlib.Path, plan: plan_lib.Plan) -> dict[float, int]:
   """How many training stories each of the plan's shares has."""
-  from stepdistill_jax.data import preprocessors
-  import tensorflow as tf
-
-  ids = [record.id for record in records.read_records(
-      records_dir, tracking.DATASET, tracking_teacher.TEACHER, "train")]
-  all_stories = tf.data.Dataset.from_tensor_slices({"id": ids})
-  return {
-      share: sum(1 for _ in preprocessors.choose_train_share(
-          all_stories, share=share)) for share in plan.shares}
+  total = records.split_sizes(
+      records_dir, tracking.DATASET, tracking_teacher.TEACHER)["train"]
+  return {share: filters.share_size(total, share) for share in plan.shares}

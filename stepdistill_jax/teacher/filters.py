@@ -1,7 +1,7 @@
 """Which records train: filters, and nested subsamples.
 
-Gin binds `data.select_records.*`, see `stepdistill_jax.data.selection`; what
-is dropped is counted under the name of the first filter that drops it.
+Gin binds them, see `stepdistill_jax.data.selection`; what is dropped is
+counted under the name of the first filter that drops it.
 """
 
 from __future__ import annotations
@@ -95,13 +95,17 @@ class Selection:
 
   Attributes:
     kept: ids.
-    total: records of the split.
+    left_out: ids.
     dropped: reason -> records.
   """
 
   kept: frozenset[str]
-  total: int
+  left_out: list[str]
   dropped: collections.Counter
+
+  @property
+  def total(self) -> int:
+    return len(self.kept) + len(self.left_out)
 
   def summary(self) -> str:
     """`720 records: 631 kept; dropped 89 by only_correct`."""
@@ -112,13 +116,48 @@ class Selection:
             + (f"; dropped {dropped}" if dropped else ""))
 
 
-def subsample_rank(record_id: str, seed: int) -> str:
+def subsample_rank(record_id: str, seed: int) -> bytes:
   """A record's place in the order in which subsamples grow.
 
   Depends on the record and the seed alone, so the records of a smaller share
   are among those of any larger one, in every task.
   """
-  return hashlib.sha256(f"{seed}/{record_id}".encode("utf-8")).hexdigest()
+  return hashlib.sha256(f"{seed}/{record_id}".encode("utf-8")).digest()
+
+
+def check_share(share: float) -> float:
+  """Returns a share over 0 and up to 1.
+
+  Raises:
+    errors.UserError: it is something else.
+  """
+  if (isinstance(share, bool) or not isinstance(share, (int, float))
+      or not 0 < share <= 1):
+    raise errors.UserError(
+        f"the share of train records is {share!r}, expected a number above 0 "
+        "to 1")
+  return float(share)
+
+
+def share_size(total: int, share: float) -> int:
+  """Number of records of a share: rounded up, so that none is empty.
+
+  >>> share_size(1000, 0.25), share_size(720, 0.1), share_size(3, 0.01)
+  (250, 72, 1)
+  """
+  # 0.1 * 720 is a little more than 72 in binary.
+  return math.ceil(share * total - 1e-9)
+
+
+def select_share(ids: Iterable[str], share: float, seed: int) -> Selection:
+  """Chooses a share of records by their ids alone; see `select`."""
+  ordered = list(ids)
+  count = share_size(len(ordered), check_share(share))
+  if count < len(ordered):
+    ordered.sort(key=lambda name: subsample_rank(name, seed))
+  left_out = ordered[count:]
+  return Selection(frozenset(ordered[:count]), left_out, collections.Counter(
+      {"share": len(left_out)} if left_out else {}))
 
 
 def select(
@@ -141,24 +180,11 @@ def select(
   Raises:
     errors.UserError: the share is not one.
   """
-  if not 0 < share <= 1:
-    raise errors.UserError(f"share is {share}, expected over 0 and up to 1")
-  reasons: dict[str, str] = {}
-  for record in split_records:
-    reasons[record.id] = filters.reason(dataset, record, count_pieces)
-  total = len(reasons)
-  chosen: Iterable[str] = reasons
-  dropped: collections.Counter[str] = collections.Counter()
-  if share < 1:
-    # Rounded up, so that a small share of a small split is not empty.
-    count = math.ceil(share * total)
-    chosen = sorted(
-        reasons, key=lambda name: subsample_rank(name, seed))[:count]
-    dropped["share"] = total - count
-  kept = set()
-  for name in chosen:
-    if reasons[name]:
-      dropped[reasons[name]] += 1
-    else:
-      kept.add(name)
-  return Selection(frozenset(kept), total, dropped)
+  reasons = {record.id: filters.reason(dataset, record, count_pieces)
+             for record in split_records}
+  chosen = select_share(reasons, share, seed)
+  filtered = [name for name in chosen.kept if reasons[name]]
+  dropped = chosen.dropped + collections.Counter(
+      reasons[name] for name in filtered)
+  return Selection(
+      chosen.kept.difference(filtered), chosen.left_out + filtered, dropped)

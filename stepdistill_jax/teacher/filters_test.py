@@ -60,7 +60,7 @@ def test_a_share_is_of_all_records():
   assert both.dropped["share"] == 50
 
 
-@pytest.mark.parametrize("share", [0, -0.1, 1.01])
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan"), "half", True])
 def test_shares_that_are_none(share):
-  with pytest.raises(errors.UserError, match="share is"):
+  with pytest.raises(errors.UserError, match="the share of train records is"):
     filters.select([], SVAMP, share=share)

@@ -24,7 +24,7 @@ import os
 import pathlib
 import re
 import shutil
-from typing import Any, BinaryIO, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, Callable, Iterable, Iterator, Mapping
 import unicodedata
 
 from stepdistill_jax import errors
@@ -288,6 +288,27 @@ def read_records(
   Raises:
     errors.UserError: no such records or split, or a damaged shard.
   """
+  decode = tfrecord_files.decode_example
+  for example in _read_split(records_dir, dataset, teacher, split, decode):
+    yield Record(**{name: example.get(name, "") for name in FIELDS})
+
+
+def read_ids(
+    records_dir: str | os.PathLike, dataset: str, teacher: str, split: str
+) -> Iterator[str]:
+  """Yields the ids of a split's records, faster than `read_records`."""
+  for name, value in _read_split(
+      records_dir, dataset, teacher, split, tfrecord_files.decode_first):
+    if name != FIELDS[0]:
+      raise errors.UserError(
+          f"the records of {dataset!r} by {teacher!r} in {records_dir} do not "
+          "begin with their ids; import them anew")
+    yield value
+
+
+def _read_split(
+    records_dir: str | os.PathLike, dataset: str, teacher: str, split: str,
+    decode: Callable[[bytes], Any]) -> Iterator[Any]:
   folder = require_records(records_dir, dataset, teacher)
   counts = split_sizes(records_dir, dataset, teacher)
   if split not in counts:
@@ -296,8 +317,7 @@ def read_records(
   for path in sorted(folder.glob(f"{_PREFIX}{dataset}-{split}.tfrecord-*")):
     with path.open("rb") as file:
       try:
-        for example in tfrecord_files.read_examples(file, str(path)):
-          yield Record(**{name: example.get(name, "") for name in FIELDS})
+        yield from tfrecord_files.read_examples(file, str(path), decode)
       except tfrecord_files.CorruptFileError as error:
         raise errors.UserError(
             f"{error}; import these records anew") from error

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import BinaryIO, Iterator, Mapping
+from typing import Any, BinaryIO, Callable, Iterator, Mapping
 
 import google_crc32c
 
@@ -109,23 +109,42 @@ def decode_example(data: bytes) -> dict[str, str]:
     end, at = _open(data, 0, 1)
     end += at
     while at < end:
-      if data[at] != 0x0a:  # The entry; `_open`, without its call.
-        raise ValueError("it has another field or type than expected")
-      size, at = data[at + 1], at + 2
-      if size >= 0x80:
-        size, at = _read_varint(data, at - 1)
-      key = data[at + 2:at + 2 + data[at + 1]]
-      # All but the value follows from name and size: compared, not parsed.
-      name, start = _entry_of_size(key, size)
-      if not data.startswith(start, at):
-        raise ValueError("a feature has not exactly one text value")
-      features[name] = data[at + len(start):at + size].decode("utf-8")
-      at += size
+      name, value, at = _entry(data, at)
+      features[name] = value
   except IndexError as error:
     raise ValueError("it ends early") from error
   if at != len(data):
     raise ValueError("it ends early")
   return features
+
+
+def decode_first(data: bytes) -> tuple[str, str]:
+  """The name and value of an example's first feature.
+
+  Raises:
+    ValueError: the data does not begin as an example of texts.
+  """
+  try:
+    _, at = _open(data, 0, 1)
+    return _entry(data, at)[:2]
+  except IndexError as error:
+    raise ValueError("it ends early") from error
+
+
+def _entry(data: bytes, at: int) -> tuple[str, str, int]:
+  """The name and value of the entry at `at`, and the position after it."""
+  if data[at] != 0x0a:  # `_open`, without its call.
+    raise ValueError("it has another field or type than expected")
+  size, at = data[at + 1], at + 2
+  if size >= 0x80:
+    size, at = _read_varint(data, at - 1)
+  key = data[at + 2:at + 2 + data[at + 1]]
+  # All but the value follows from name and size: compared, not parsed.
+  name, start = _entry_of_size(key, size)
+  if not data.startswith(start, at):
+    raise ValueError("a feature has not exactly one text value")
+  end = at + size
+  return name, data[at + len(start):end].decode("utf-8"), end
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -181,7 +200,9 @@ def read_records(file: BinaryIO, name: str = "") -> Iterator[bytes]:
     yield payload
 
 
-def read_examples(file: BinaryIO, name: str = "") -> Iterator[dict[str, str]]:
+def read_examples(
+    file: BinaryIO, name: str = "",
+    decode: Callable[[bytes], Any] = decode_example) -> Iterator[Any]:
   """Yields the decoded examples of a TFRecord file.
 
   Raises:
@@ -189,7 +210,7 @@ def read_examples(file: BinaryIO, name: str = "") -> Iterator[dict[str, str]]:
   """
   for payload in read_records(file, name):
     try:
-      yield decode_example(payload)
+      yield decode(payload)
     except ValueError as error:
       raise CorruptFileError(
           f"{name} has a record that is not an example of texts: {error}"
