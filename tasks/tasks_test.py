@@ -183,8 +183,7 @@ def test_hosts_choose_among_all_records(records_folder):
   assert len(found) == 30 and sorted(found) == sorted(whole)
 
 
-def test_filters_drop_train_records_and_tell(records_folder, caplog):
-  caplog.set_level("INFO")
+def test_filters_drop_train_records_and_tell(records_folder, capsys):
   step = "svamp_step_palm540b_palm540b"
   with bound(only_correct=True):
     assert [e["id"] for e in examples(step)] == [b"train/0"]
@@ -192,7 +191,8 @@ def test_filters_drop_train_records_and_tell(records_folder, caplog):
     assert len(examples("svamp_label_gold")) == 2
     assert len(examples(step, "test")) == 2
   assert ("train records of svamp by palm540b: 3 records: 1 kept; "
-          "dropped 2 by only_correct") in caplog.text
+          "dropped 2 by only_correct") in " ".join(
+              capsys.readouterr().err.split())
   with bound(max_pieces=8):
     assert [e["id"] for e in examples("svamp_rationale_palm540b")] == [
         b"train/2"]
@@ -203,6 +203,32 @@ def test_filters_drop_train_records_and_tell(records_folder, caplog):
   with bound(min_overlap=1.0, only_ok=True), pytest.raises(
       errors.UserError, match="no train record of 'svamp' by 'palm540b'"):
     examples(step)
+
+
+def test_two_data_sets_as_one(records_folder):
+  records.write_records(records_folder, "asdiv", "palm540b", {"train": [
+      records.Record(id=f"asdiv/train/{n}", inputs=f"has it {n}?", label="1",
+                     teacher_label="(2)", rationale="two.") for n in range(6)]})
+  # Of svamp's three records, two have a teacher's label.
+  name = "svamp_asdiv_step_palm540b_palm540b"
+  mixture = task_registry.require_task(name)
+  assert {task.name: mixture.get_rate(task) for task in mixture.tasks} == {
+      f"{name}.svamp": 3.0, f"{name}.asdiv": 6.0}
+  dataset = mixture.get_dataset(
+      sequence_length=LENGTHS, split="train", shuffle=False, num_epochs=None)
+  found = list(dataset.take(60).as_numpy_iterator())
+  assert {decode("svamp_label_gold", "inputs", e["inputs"]) for e in found} == {
+      *(f"predict: has it {n}?" for n in range(6)),
+      "predict: is it 0?", "predict: is it 2?"}
+  assert all(e["record_weights"].tolist() == [1, 1] for e in found)
+  scored = mixture.get_dataset(
+      sequence_length=LENGTHS, split="test", shuffle=False, num_epochs=1)
+  assert len(list(scored.as_numpy_iterator())) == 2
+
+
+def test_rounds_of_anli_have_tasks():
+  for name in ("anli2_label_gold", "anli3_step_gold_palm540b"):
+    assert task_registry.require_task(name).name == name
 
 
 def test_nli_inputs_have_the_eos_id_between_premise_and_hypothesis(

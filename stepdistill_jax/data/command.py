@@ -1,7 +1,8 @@
 """What a data set's records look like to training.
 
-example:
+examples:
   stepdistill data lengths --dataset=svamp --teacher=palm540b
+  stepdistill data cache --tasks=svamp_step_gold_palm540b --output=/data/cached
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 
-SUMMARY = "lengths of a data set's sequences, and what recipes should state"
+SUMMARY = "lengths of a data set's sequences; tasks tokenized beforehand"
 
 
 def add_arguments(parser) -> None:
@@ -26,9 +27,38 @@ def add_arguments(parser) -> None:
       "--vocabulary", metavar="FILE",
       help="SentencePiece model (default: the data set's own, else T5's)")
   lengths.add_argument("--json", action="store_true", help="print JSON")
+  lengths.set_defaults(data_run=_lengths)
+  cache = subparsers.add_parser(
+      "cache", help="tokenize tasks once, for runs with USE_CACHED_TASKS",
+      description="Writes SeqIO's cache of tasks, on this machine or with "
+      "Beam.")
+  cache.add_argument(
+      "--tasks", required=True, metavar="NAME,...",
+      help="tasks or mixtures, such as svamp_step_gold_palm540b")
+  cache.add_argument(
+      "--output", required=True, metavar="DIR",
+      help="folder of all cached tasks")
+  cache.add_argument(
+      "--records", metavar="DIR",
+      help="folder of records (default: $STEPDISTILL_RECORDS)")
+  cache.add_argument(
+      "--shards", type=int, default=16,
+      help="of a split, at least as many as hosts (default: %(default)s)")
+  cache.add_argument(
+      "--overwrite", action="store_true",
+      help="replace older caches of these tasks: needed after an import")
+  cache.add_argument(
+      "--beam", metavar="OPTIONS",
+      help="use Apache Beam with these pipeline options, such as "
+      "--beam=--runner=DirectRunner")
+  cache.set_defaults(data_run=_cache)
 
 
 def run(args) -> None:
+  args.data_run(args)
+
+
+def _lengths(args) -> None:
   import json
 
   from stepdistill_jax import locations
@@ -63,3 +93,40 @@ def run(args) -> None:
   print("for gin/datasets:")
   for line in lengths_lib.gin_lines(lengths, row):
     print(f"  {line}")
+
+
+def _cache(args) -> None:
+  from stepdistill_jax import errors
+  from stepdistill_jax import runtime
+
+  if args.shards < 1:
+    raise errors.UserError(f"--shards is {args.shards}, expected 1 or more")
+  runtime.configure()
+  runtime.import_tensorflow()
+  import seqio
+
+  if args.records:
+    seqio.set_tfds_data_dir_override(args.records)
+  import tasks  # Registers them.  # pylint: disable=unused-import
+  from stepdistill_jax.data import caching
+  from stepdistill_jax.data import vocabularies
+  from stepdistill_jax.teacher import progress
+
+  names = [name for name in args.tasks.split(",") if name]
+  found = caching.find_tasks(names)
+  if args.beam:
+    caching.cache_with_beam(
+        found, args.output, records_dir=vocabularies.records_dir(),
+        shards=args.shards, overwrite=args.overwrite,
+        pipeline_options=args.beam)
+  for task in found:  # After Beam: says what is there.
+    with progress.shown("examples") as report:
+      done = caching.cache_task(
+          task, args.output, shards=args.shards, progress=report,
+          overwrite=args.overwrite and not args.beam)
+    counts = ", ".join(f"{n:,} {split}" for split, n in done.examples.items())
+    note = "" if done.written or args.beam else (
+        " (was there already; --overwrite writes it anew)")
+    print(f"{done.name}: {counts} -> {done.folder}{note}")
+  print("use them: t5x train ... --gin.USE_CACHED_TASKS=True "
+        f"--seqio_additional_cache_dirs={args.output}")

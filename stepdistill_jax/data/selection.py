@@ -13,12 +13,12 @@ from __future__ import annotations
 import functools
 import os
 
-from absl import logging
 import gin
 import numpy as np
 import tensorflow as tf
 
 from stepdistill_jax import errors
+from stepdistill_jax import progress
 from stepdistill_jax.data import sources
 from stepdistill_jax.data import vocabularies
 from stepdistill_jax.teacher import audit
@@ -53,7 +53,7 @@ def filter_train_records(
   """The filters of train records; see `teacher.filters.Filters`.
 
   They judge a teacher's outputs, so a task of human labels alone has only
-  `dedupe` of them. What each drops is logged.
+  `dedupe` of them. A run's first lines tell what each dropped.
   """
   return filters_lib.Filters(
       only_ok=only_ok, only_correct=only_correct,
@@ -126,8 +126,8 @@ def _select(
   else:
     selection = filters_lib.select_share(
         records.read_ids(data_dir, dataset, teacher, "train"), share, seed)
-  logging.info("train records of %s by %s: %s", dataset, teacher,
-               selection.summary())
+  progress.say(
+      f"train records of {dataset} by {teacher}: {selection.summary()}")
   if not selection.kept:
     raise errors.UserError(
         f"no train record of {dataset!r} by {teacher!r} is left: "

@@ -11,6 +11,7 @@
 | `{dataset}_step_{gold or teacher}_{teacher}` | label and rationale, paired |
   both |
 | `{dataset}_mix_{gold or teacher}_{teacher}` | a mixture of the two | both |
+| `svamp_asdiv_{…}_{teacher}` | both data sets, see `register_union` | |
 
 `step` tasks have the features `inputs`, `targets`, `rationale_inputs` and
 `rationale_targets`; the components of mixtures also have `task_ids`.
@@ -21,7 +22,7 @@ records are missing is told what to run.
 from __future__ import annotations
 
 import functools
-from typing import Iterable, Sequence
+from typing import Iterable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -31,10 +32,18 @@ from stepdistill_jax.data import preprocessors
 from stepdistill_jax.data import sources
 from stepdistill_jax.data import task_metrics
 from stepdistill_jax.data import vocabularies
+from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import records
 
 _GOLD = preprocessors.GOLD
 _MAX_TASK_ID = 16
+_PREFIXES = {"label": "", "predict": preprocessors.PREDICT_PREFIX}
+_PAIRED_FEATURES = (
+    "inputs", "targets", "rationale_inputs", "rationale_targets")
+# What mixtures' components declare besides.
+_NOTHING: Mapping[str, tf.DType] = {}
+_WEIGHTS = {preprocessors.RECORD_WEIGHTS: tf.float32}
+_TASK_IDS_AND_WEIGHTS = {"task_ids": tf.int32, **_WEIGHTS}
 
 
 def register_dataset(dataset: str, teachers: Iterable[str]) -> None:
@@ -49,6 +58,54 @@ def register_dataset(dataset: str, teachers: Iterable[str]) -> None:
       _add_single_task(dataset, label_source, teacher)
       _add_paired_task(dataset, label_source, teacher)
       _add_mixture(dataset, label_source, teacher)
+
+
+def register_union(name: str, teachers: Iterable[str]) -> None:
+  """Registers the tasks of several data sets taken together, as mixtures.
+
+  `{name}_label_{teacher}`, `…_predict_…`, `…_explain_…`, `…_rationale_…` and
+  the paired `{name}_step_{teacher}_{teacher}`: with teacher labels alone, as
+  no human ones are compared by one rule. Each data set comes as often as it
+  has train records.
+
+  Args:
+    name: of `datasets.UNIONS`.
+    teachers: such as `palm540b`.
+  """
+  for teacher in teachers:
+    for form in ("label", "predict", "explain", "rationale", "step"):
+      labels = f"{teacher}_{teacher}" if form == "step" else teacher
+      union = f"{name}_{form}_{labels}"
+      if union in seqio.MixtureRegistry.names():
+        continue
+      parts = []
+      for dataset in datasets.members(name):
+        parts.append(f"{union}.{dataset}")
+        _add_union_part(parts[-1], dataset, teacher, form)
+      seqio.MixtureRegistry.add(union, [(part, _train_records)
+                                        for part in parts])
+
+
+def _add_union_part(name: str, dataset: str, teacher: str, form: str) -> None:
+  if form == "step":
+    _add_task(
+        name, dataset, teacher, functools.partial(
+            preprocessors.paired_example, label_source=teacher),
+        _PAIRED_FEATURES, has_label=True, passed_through=_WEIGHTS)
+  elif form in ("explain", "rationale"):
+    _add_task(name, dataset, teacher, preprocessors.rationale_example,
+              passed_through=_WEIGHTS)
+  else:
+    _add_task(
+        name, dataset, teacher, functools.partial(
+            preprocessors.label_example, label_source=teacher,
+            prefix=_PREFIXES[form]),
+        has_label=True, passed_through=_WEIGHTS)
+
+
+def _train_records(task: seqio.Task) -> float:
+  """A mixing rate; read when a run asks for it."""
+  return float(task.source.num_input_examples("train") or 0)
 
 
 def register_found_records() -> None:
@@ -86,18 +143,21 @@ def _text_feature(dataset: str) -> seqio.Feature:
 def _add_task(
     name: str, dataset: str, teacher: str | None, first_step,
     features: Sequence[str] = ("inputs", "targets"), *,
-    has_label: bool = False, with_task_ids: bool = False,
+    has_label: bool = False, passed_through: Mapping[str, tf.DType] = _NOTHING,
     postprocess_fn=None) -> None:
-  """Adds a task unless it is there."""
+  """Adds a task unless it is there.
+
+  Components of mixtures declare what is `passed_through`: mixtures drop all
+  other features that are no texts.
+  """
   if name in seqio.TaskRegistry.names():
     return
   output_features = {
       feature: _text_feature(dataset) for feature in features}
-  if with_task_ids:  # Mixtures drop what is not declared.
-    pass_through = seqio.PassThroughVocabulary(size=_MAX_TASK_ID)
-    output_features["task_ids"] = seqio.Feature(pass_through, add_eos=False)
-    output_features[preprocessors.RECORD_WEIGHTS] = seqio.Feature(
-        pass_through, add_eos=False, dtype=tf.float32)
+  for feature, dtype in passed_through.items():
+    output_features[feature] = seqio.Feature(
+        seqio.PassThroughVocabulary(size=_MAX_TASK_ID), add_eos=False,
+        dtype=dtype)
   source = sources.RecordsSource(dataset, teacher)
   seqio.TaskRegistry.add(
       name,
@@ -110,8 +170,7 @@ def _add_task(
 
 def _add_label_tasks(
     dataset: str, label_source: str, teacher: str | None) -> None:
-  for form, prefix in (("label", ""), ("predict",
-                                       preprocessors.PREDICT_PREFIX)):
+  for form, prefix in _PREFIXES.items():
     _add_task(
         f"{dataset}_{form}_{label_source}", dataset, teacher,
         functools.partial(preprocessors.label_example,
@@ -134,8 +193,7 @@ def _add_paired_task(dataset: str, label_source: str, teacher: str) -> None:
       f"{dataset}_step_{label_source}_{teacher}", dataset, teacher,
       functools.partial(preprocessors.paired_example,
                         label_source=label_source),
-      ("inputs", "targets", "rationale_inputs", "rationale_targets"),
-      has_label=True)
+      _PAIRED_FEATURES, has_label=True)
 
 
 def _add_mixture(dataset: str, label_source: str, teacher: str) -> None:
@@ -147,8 +205,9 @@ def _add_mixture(dataset: str, label_source: str, teacher: str) -> None:
       functools.partial(
           preprocessors.label_example, label_source=label_source,
           prefix=preprocessors.PREDICT_PREFIX),
-      has_label=True, with_task_ids=True)
+      has_label=True, passed_through=_TASK_IDS_AND_WEIGHTS)
   _add_task(f"{name}.rationale", dataset, teacher,
-            preprocessors.rationale_example, with_task_ids=True)
+            preprocessors.rationale_example,
+            passed_through=_TASK_IDS_AND_WEIGHTS)
   seqio.MixtureRegistry.add(
       name, [(f"{name}.label", 1.0), (f"{name}.rationale", 1.0)])

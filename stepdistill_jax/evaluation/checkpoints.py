@@ -20,6 +20,7 @@ from stepdistill_jax.evaluation import questions as questions_lib
 from stepdistill_jax.evaluation import run_folder as run_folder_lib
 from stepdistill_jax.evaluation import store as store_lib
 from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.teacher import datasets
 
 # More distinct labels than this are no closed set of answers.
 _MOST_CLOSED_LABELS = 64
@@ -146,7 +147,7 @@ class Checkpoint:
 
   def _train_rows(self, example_set) -> list[examples_lib.Example]:
     teacher = example_set.teacher
-    if example_set.benchmark == self._task.dataset:
+    if example_set.benchmark in datasets.members(self._task.dataset):
       teacher = self._task.teacher or teacher
     try:
       return examples_lib.read_rows(
@@ -156,8 +157,8 @@ class Checkpoint:
 
   def _overlap_warnings(self, example_set) -> Sequence[str]:
     """Says how many of the questions the run was trained on."""
-    if example_set.benchmark != self._task.dataset or (
-        example_set.split == "train"):
+    if example_set.split == "train" or (
+        example_set.benchmark not in datasets.members(self._task.dataset)):
       return ()
     train = self._train_rows(example_set)
     found = examples_lib.overlap(example_set.examples, train)

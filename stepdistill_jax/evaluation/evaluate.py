@@ -18,6 +18,7 @@ from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import seed_groups
 from stepdistill_jax.evaluation import store as store_lib
 from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.teacher import datasets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,8 @@ def preferred_teacher(
       if system.kind == "teacher":
         return system.teacher
       trained_on = getattr(system, "trained_on", None)
-      if trained_on and trained_on[0] == dataset and trained_on[1]:
+      if trained_on and trained_on[1] and (
+          dataset in datasets.members(trained_on[0])):
         return trained_on[1]
     return None
 

@@ -82,6 +82,19 @@ def value_or_none(text: str) -> Fraction | None:
     return None
 
 
+def problem_of(text: str) -> str:
+  """`equation_` and the named reason why `text` has no value, or empty.
+
+  >>> problem_of("(2 * x)"), problem_of("(2 * 3)")
+  ('equation_unknown', '')
+  """
+  try:
+    evaluate(text)
+  except NotArithmetic as error:
+    return f"equation_{error.reason}"
+  return ""
+
+
 def same_value(a: str, b: str) -> bool:
   """True if both texts have a value and the values are equal.
 

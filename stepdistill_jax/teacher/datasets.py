@@ -291,3 +291,11 @@ DATASETS: Mapping[str, Dataset] = {
                 held_out=0.1),
     )
 }
+
+# Data sets that are trained on together, under one name in task names.
+UNIONS: Mapping[str, tuple[str, ...]] = {"svamp_asdiv": ("svamp", "asdiv")}
+
+
+def members(name: str) -> tuple[str, ...]:
+  """The data sets of a union; of any other name the name itself."""
+  return UNIONS.get(name, (name,))

@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import re
 
+from stepdistill_jax.teacher import arithmetic
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import parsing
 
@@ -33,7 +34,7 @@ _MARKERS = tuple(re.compile(marker, re.IGNORECASE)
 # `(b)`, or `b)`, `b.` or `b` at the end; `a house` is no letter.
 _CHOICE_LETTER = re.compile(r"\(([a-z])\)|(?:^|\s)([a-z])(?:[).]|$)")
 _CLASS_LETTER = re.compile(r"\(([a-c])\)")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?", re.ASCII)
 
 
 def get_parser(dataset: datasets.Dataset) -> parsing.Parser:
@@ -112,7 +113,9 @@ def _number(lowered: str, answer: str, row, dataset) -> tuple[str, str]:
   numbers = _NUMBER.findall(lowered)
   if not numbers:
     return "", parsing.NO_LABEL
-  return numbers[-1].replace(",", ""), ""
+  number = numbers[-1].replace(",", "")
+  problem = arithmetic.problem_of(number)
+  return ("", problem) if problem else (number, "")
 
 
 def _rest_of_line(lowered: str, answer: str, row, dataset

@@ -63,10 +63,7 @@ def label_status(dataset: datasets.Dataset, label: str, row: datasets.Row
   if not label.strip():
     return NO_LABEL
   if dataset.label_kind in (datasets.EQUATION, datasets.NUMBER):
-    try:
-      arithmetic.evaluate(label)
-    except arithmetic.NotArithmetic as error:
-      return f"equation_{error.reason}"
+    return arithmetic.problem_of(label) or "ok"
   elif dataset.label_kind == datasets.CLASS:
     if label not in dataset.labels:
       return LABEL_NOT_ALLOWED

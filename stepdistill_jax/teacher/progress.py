@@ -1,4 +1,4 @@
-"""One line of progress on a terminal: how many, how fast."""
+"""One line of progress on a terminal: how many, how fast, how long yet."""
 
 from __future__ import annotations
 

@@ -85,14 +85,11 @@ def _equation(answer: str, row, dataset) -> tuple[str, str]:
     text = text[:end + 1] if end >= 0 else text
   if not text:
     return "", parsing.NO_LABEL
-  try:
-    arithmetic.evaluate(text)
-  except arithmetic.NotArithmetic as error:
-    return "", f"equation_{error.reason}"
-  return text, ""
+  problem = arithmetic.problem_of(text)
+  return ("", problem) if problem else (text, "")
 
 
-_NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?", re.ASCII)
 
 
 def _number(answer: str, row, dataset) -> tuple[str, str]:
@@ -103,7 +100,9 @@ def _number(answer: str, row, dataset) -> tuple[str, str]:
   match = _NUMBER.search(answer.strip().split("\n")[0])
   if match is None:
     return "", problem
-  return match.group().replace(",", "").replace("$", ""), ""
+  number = match.group().replace(",", "").replace("$", "")
+  problem = arithmetic.problem_of(number)
+  return ("", problem) if problem else (number, "")
 
 
 def _choice(answer: str, row: datasets.Row, dataset) -> tuple[str, str]:

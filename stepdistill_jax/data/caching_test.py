@@ -1,0 +1,112 @@
+import json
+
+import gin
+import numpy as np
+import pytest
+import seqio
+
+from stepdistill_jax import cli
+from stepdistill_jax import errors
+from stepdistill_jax import testing
+from stepdistill_jax.data import caching
+from stepdistill_jax.teacher import records
+import tasks  # pylint: disable=unused-import
+
+LENGTHS = {"inputs": 12, "targets": 8, "rationale_targets": 16}
+NAMES = ("svamp_label_gold", "svamp_step_gold_palm540b",
+         "svamp_mix_gold_palm540b.rationale")
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path, monkeypatch):
+  vocabulary = testing.write_tiny_vocabulary(tmp_path / "spiece.model")
+  monkeypatch.setenv("STEPDISTILL_VOCAB", str(vocabulary))
+  monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path))
+  write_records(tmp_path)
+  before = seqio.get_global_cache_dirs()
+  seqio.set_global_cache_dirs([str(tmp_path / "cached")])
+  yield tmp_path
+  seqio.set_global_cache_dirs(before)
+  for name in NAMES:  # Tasks remember where their cache was found.
+    seqio.TaskRegistry.get(name)._cache_dir = None  # pylint: disable=protected-access
+
+
+def write_records(folder, rows=40):
+  records.write_records(folder, "svamp", "palm540b", {
+      split: [records.Record(
+          id=f"svamp/{split}/{n}", inputs=f"is it {n}? " * (1 + n % 3),
+          label=f"( {n}.0 )", teacher_label=f"({n})" if n % 4 else "",
+          rationale=f"{n} and so on." if n % 4 else "", weight="0.5")
+              for n in range(count)]
+      for split, count in (("train", rows), ("test", 5))})
+
+
+def examples(name, **kwargs):
+  dataset = seqio.TaskRegistry.get(name).get_dataset(
+      sequence_length=LENGTHS, shuffle=False, **kwargs)
+  found = list(dataset.as_numpy_iterator())
+  return {example["id"]: example for example in found}, len(found)
+
+
+def test_cached_examples_are_the_others(folder):
+  for task in caching.find_tasks(NAMES):
+    done = caching.cache_task(task, folder / "cached", shards=3)
+    assert done.written
+    for split in ("train", "test"):
+      cached, count = examples(task.name, split=split, use_cached=True)
+      fresh, _ = examples(task.name, split=split)
+      assert count == len(cached) == done.examples[split]
+      assert cached.keys() == fresh.keys()
+      for key, example in fresh.items():
+        assert example.keys() == cached[key].keys()
+        for name, value in example.items():
+          np.testing.assert_array_equal(cached[key][name], value)
+          assert np.asarray(cached[key][name]).dtype == np.asarray(value).dtype
+      stats = json.loads((done.folder / f"stats.{split}.json").read_text())
+      task.get_cached_stats(split)
+      assert stats["examples"] == count and stats["targets_tokens"] > count
+
+
+def test_records_are_chosen_behind_the_cache(folder):
+  (task,) = caching.find_tasks(["svamp_label_gold"])
+  caching.cache_task(task, folder / "cached")
+  with gin.unlock_config():
+    gin.bind_parameter("choose_train_share.share", 0.25)
+  try:
+    cached, count = examples(task.name, split="train", use_cached=True)
+    assert count == 10
+    assert cached.keys() == examples(task.name, split="train")[0].keys()
+  finally:
+    gin.clear_config()
+
+
+def test_a_cache_is_whole_or_not_there(folder, monkeypatch):
+  (task,) = caching.find_tasks(["svamp_label_gold"])
+  monkeypatch.setattr(seqio, "dict_to_tfexample", None)
+  with pytest.raises(TypeError):
+    caching.cache_task(task, folder / "cached")
+  assert not any((folder / "cached").iterdir())
+  monkeypatch.undo()
+  monkeypatch.setenv("STEPDISTILL_RECORDS", str(folder))
+  monkeypatch.setenv("STEPDISTILL_VOCAB", str(folder / "spiece.model"))
+  assert caching.cache_task(task, folder / "cached").examples["train"] == 40
+  write_records(folder, rows=30)
+  again = caching.cache_task(task, folder / "cached")
+  assert not again.written and again.examples["train"] == 40
+  anew = caching.cache_task(task, folder / "cached", overwrite=True)
+  assert anew.written and anew.examples["train"] == 30
+
+
+def test_the_command(folder, capsys, monkeypatch):
+  arguments = ["data", "cache", "--tasks=svamp_mix_gold_palm540b",
+               f"--output={folder / 'out'}"]
+  assert not cli.main(arguments)
+  out = capsys.readouterr().out
+  assert "svamp_mix_gold_palm540b.rationale: 30 train, 3 test" in out
+  assert "USE_CACHED_TASKS" in out
+  assert cli.main([*arguments[:2], "--tasks=svamp_labl_gold",
+                   arguments[3]]) == errors.USER_ERROR_EXIT_CODE
+  assert "did you mean: svamp_label_gold" in capsys.readouterr().err
+  monkeypatch.setattr(caching, "has_beam", lambda: False)
+  assert cli.main([*arguments, "--beam=--runner=DirectRunner"]) == 2
+  assert "pip install apache-beam" in capsys.readouterr().err

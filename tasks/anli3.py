@@ -1,0 +1,5 @@
+"""ANLI, round 3: premise, EOS, hypothesis; three labels."""
+
+from stepdistill_jax.data import task_registry
+
+task_registry.register_dataset("anli3", teachers=("palm540b", "llama3"))
