@@ -71,7 +71,7 @@ def find_tasks(names: Sequence[str]) -> list[seqio.Task]:
 def cache_task(
     task: seqio.Task, cache_dir: str | os.PathLike, *, shards: int = SHARDS,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None) -> CachedTask:
+    progress: Callable[[int, int], None] | None = None) -> CachedTask:
   """Writes the examples of a task, all its splits.
 
   The folder is renamed into its place when it is whole, so a run never reads
@@ -82,7 +82,7 @@ def cache_task(
     cache_dir: of all cached tasks, for `--seqio_additional_cache_dirs`.
     shards: of a split; hosts read different ones.
     overwrite: False to leave an older cache of the task as it is.
-    progress: called with the number of examples done.
+    progress: called with the numbers of examples done and of records.
 
   Raises:
     errors.UserError: the task's records are missing, or nothing can be
@@ -95,10 +95,11 @@ def cache_task(
   try:
     temporary.mkdir(parents=True)
     counts, done = {}, 0
+    total = sum(task.source.num_input_examples(s) or 0 for s in task.splits)
     for split in task.splits:
       counts[split] = _write_split(
           task, split, temporary, shards,
-          lambda n, done=done: progress and progress(done + n))
+          lambda n, done=done: progress and progress(done + n, total))
       done += counts[split]
     (temporary / _COMPLETED).touch()
     _put_in_place(temporary, folder)

@@ -178,7 +178,7 @@ class SplitAudit:
 def audit(
     records_dir: str | os.PathLike, dataset: str, teacher: str, *,
     vocabulary: str | os.PathLike | None,
-    progress: Callable[[int], None] | None = None
+    progress: Callable[[int, int], None] | None = None
 ) -> tuple[dict[str, Any], Mapping[str, SplitAudit]]:
   """Audits the records of a data set by a teacher.
 
@@ -188,7 +188,7 @@ def audit(
     teacher: name of the teacher.
     vocabulary: a SentencePiece model, in whose pieces lengths are given; None
       for words.
-    progress: called with the number of records done.
+    progress: called with the numbers of records done and of all.
 
   Returns:
     The audit as JSON values, and the splits' own objects for the report.
@@ -196,8 +196,8 @@ def audit(
   spec = datasets.get(dataset)
   count_pieces = piece_counter(vocabulary) if vocabulary else count_words
   splits = {}
-  done = 0
-  for split in records.split_sizes(records_dir, dataset, teacher):
+  done, sizes = 0, records.split_sizes(records_dir, dataset, teacher)
+  for split in sizes:
     split_audit = splits[split] = SplitAudit(spec, count_pieces)
 
     def counted(split=split):
@@ -207,7 +207,7 @@ def audit(
         yield record
         done += 1
         if progress is not None:
-          progress(done)
+          progress(done, sum(sizes.values()))
 
     split_audit.add_all(counted())
   info = records.import_info(records_dir, dataset, teacher)

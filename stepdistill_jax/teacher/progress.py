@@ -13,8 +13,10 @@ _SECONDS_BETWEEN = 0.2
 @contextlib.contextmanager
 def shown(unit: str, *, enabled: bool = True, file=None,
           clock: Callable[[], float] = time.monotonic
-          ) -> Iterator[Callable[[int], None] | None]:
-  """Gives a function to call with the number done so far.
+          ) -> Iterator[Callable[..., None] | None]:
+  """Gives a function to call with the number done so far, and of how many.
+
+  The second number may be a guess or None: then no time left is shown.
 
   Args:
     unit: what is counted, such as "rows".
@@ -30,13 +32,19 @@ def shown(unit: str, *, enabled: bool = True, file=None,
   last = start
   written = False
 
-  def report(done: int) -> None:
+  def report(done: int, total: int | None = None) -> None:
     nonlocal last, written
     if done % 64 or (now := clock()) - last < _SECONDS_BETWEEN:
       return
     last, written = now, True
     rate = done / max(now - start, 1e-9)
-    file.write(f"\r  {done:,} {unit}, {rate:,.0f}/s\x1b[K")
+    of_all = ""
+    if total and total >= done:
+      of_all = f" of {total:,}"
+    line = f"{done:,}{of_all} {unit}, {rate:,.0f}/s"
+    if of_all:
+      line += f", {_clock_text((total - done) / max(rate, 1e-9))} left"
+    file.write(f"\r  {line}\x1b[K")
     file.flush()
 
   try:
@@ -45,3 +53,9 @@ def shown(unit: str, *, enabled: bool = True, file=None,
     if written:
       file.write("\r\x1b[K")
       file.flush()
+
+
+def _clock_text(seconds: float) -> str:
+  """Minutes and seconds: `1:05`."""
+  minutes, rest = divmod(round(seconds), 60)
+  return f"{minutes}:{rest:02d}"

@@ -20,10 +20,12 @@ from stepdistill_jax.teacher import joining
 from stepdistill_jax.teacher import parsing
 from stepdistill_jax.teacher import records
 from stepdistill_jax.teacher import reference_rules
+from stepdistill_jax.teacher import row_files
 from stepdistill_jax.teacher import seen_inputs
 
-# Called after every item with the number of items so far.
-Progress = Callable[[int], None]
+# Called after every item with the number of items so far, and of how many
+# (None where that is not known).
+Progress = Callable[[int, int | None], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Options:
     rules: `strict` or `reference`, see `parsing`.
     keep_unverified: True to take labels for the teacher's that may be copies
       of the human ones and cannot be checked.
-    progress: called with the number of items done.
+    progress: called with the numbers of items done and of all.
   """
 
   output: str | os.PathLike | None = None
@@ -119,6 +121,7 @@ def import_sources(
   output = (locations.records_dir() if options.output is None
             else options.output)
   notes = [] if notes is None else notes
+  total = _expected(sources.values()) if options.progress else None
   seen = seen_inputs.SeenInputs()
   counts = {split: import_counts.SourceCounts() for split in sources}
   with records.RecordsWriter(output, spec.name, teacher) as writer:
@@ -135,7 +138,7 @@ def import_sources(
           writer.write(record)
         done += 1
         if options.progress is not None:
-          options.progress(done)
+          options.progress(done, total)
       if overlap is not None:
         overlap.require_alignment()
         counts[split].overlap = overlap.shares()
@@ -144,8 +147,9 @@ def import_sources(
           f"no row of {spec.name} could be imported: "
           + "; ".join(_first_reasons(counts)))
     info = {
-        "counts_version": import_counts.VERSION, "dataset": spec.name, "teacher": teacher, "format": format_name,
-        "rules": options.rules, "notes": notes,
+        "counts_version": import_counts.VERSION, "dataset": spec.name,
+        "teacher": teacher, "format": format_name, "rules": options.rules,
+        "notes": notes,
         "files": {split: source.files for split, source in sources.items()},
         "sources": {split: split_counts.as_json()
                     for split, split_counts in counts.items()},
@@ -154,6 +158,14 @@ def import_sources(
     writer.import_info = info
     seen.close()
   return ImportResult(writer.folder, spec.name, teacher, info)
+
+
+def _expected(sources: Iterable[Source]) -> int | None:
+  """About how many items the sources have; None where it cannot be told."""
+  counts = [
+      source.rows or (row_files.guess_rows(pathlib.Path(source.files[0]))
+                      if source.files else 0) for source in sources]
+  return sum(counts) if all(counts) else None
 
 
 def _held_out(

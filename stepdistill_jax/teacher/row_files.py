@@ -6,12 +6,15 @@ import dataclasses
 import os
 import pathlib
 from typing import Iterator
+import zlib
 
+from stepdistill_jax import errors
 from stepdistill_jax.teacher import containers
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import text_files
 
 # Row files of which only some rows were found; they carry their position.
+_BY_LINES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _SPARSE_MARK = "_recovered"
 
 
@@ -51,6 +54,24 @@ def is_sparse(path: pathlib.Path) -> bool:
 def count_rows(path: pathlib.Path) -> int:
   """Number of entries of a row file, those with problems included."""
   return sum(1 for _ in read_fields(path))
+
+
+def guess_rows(path: pathlib.Path) -> int:
+  """The number of a file's lines where lines are rows, else 0; never raises.
+
+  For a progress display: far faster than `count_rows`.
+  """
+  if containers.suffix_of(path) not in _BY_LINES or not path.is_file():
+    return 0
+  lines, first = 0, b""
+  try:
+    with text_files.open_bytes(path) as file:
+      while chunk := file.read(2**20):
+        first = first or chunk.lstrip()[:1]
+        lines += chunk.count(b"\n")
+  except (OSError, EOFError, zlib.error, errors.UserError):
+    return 0  # Whoever reads the rows will say what is wrong.
+  return 0 if first == b"[" else lines
 
 
 def read_fields(path: pathlib.Path) -> Iterator[text_files.Entry]:

@@ -1,0 +1,204 @@
+"""Greedy decoding of SVAMP's test split against Hugging Face's `generate`.
+
+One T5 v1.1 small, the same weights on both sides, the same CPU, batch 32, at
+most 64 tokens as in the papers. The weights are random ones after a short
+training on SVAMP's labels, so that answers look like equations and end as
+they do in use. Both sides get the same token ids; Hugging Face takes them in
+the file's order, as a loop over `generate` does, `stepdistill-eval` in its
+length-sorted buckets. Compiling is timed apart; runs alternate, the median
+counts, and every token is compared.
+
+    python benchmarks/decode.py --data=DIR --vocabulary=spiece.model
+
+DIR holds `svamp/svamp_train.json` and `svamp/svamp_test.json`. Nothing is
+downloaded; a trained student may be given instead with --hf=DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import tempfile
+import time
+
+CONFIG = """\
+from __gin__ import dynamic_registration
+import __main__ as train_script
+import tasks
+from stepdistill_jax import models as students
+from stepdistill_jax.data import task_names
+from t5x.examples.t5 import network
+
+MIXTURE_OR_TASK_NAME = 'svamp_label_gold'
+MODEL = @students.StepDistillModel()
+train_script.train.model = %MODEL
+task_names.vocabulary_of.mixture_or_task_name = %MIXTURE_OR_TASK_NAME
+students.StepDistillModel:
+  module = @network.Transformer()
+  input_vocabulary = @task_names.vocabulary_of()
+  output_vocabulary = @task_names.vocabulary_of()
+  optimizer_def = None
+network.Transformer.config = @network.T5Config()
+network.T5Config:
+  vocab_size = {vocab_size}
+  emb_dim = {d_model}
+  num_heads = {num_heads}
+  num_encoder_layers = {num_layers}
+  num_decoder_layers = {num_decoder_layers}
+  head_dim = {d_kv}
+  mlp_dim = {d_ff}
+  mlp_activations = ('gelu', 'linear')
+  dropout_rate = 0.0
+  logits_via_embedding = False
+"""
+BATCH, LENGTH = 32, 64
+
+
+def read_rows(data: pathlib.Path, split: str) -> list[dict]:
+  path = data / "svamp" / f"svamp_{split}.json"
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def train_student(folder: pathlib.Path, rows, encode, steps: int) -> None:
+  """Writes a Hugging Face folder: T5 v1.1 small after a short training."""
+  import torch
+  import transformers
+
+  torch.manual_seed(0)
+  model = transformers.T5ForConditionalGeneration(transformers.T5Config(
+      vocab_size=32128, d_model=512, d_kv=64, d_ff=1024, num_layers=8,
+      num_decoder_layers=8, num_heads=6, feed_forward_proj="gated-gelu",
+      tie_word_embeddings=False, decoder_start_token_id=0, dropout_rate=0.0))
+  optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+  for step in range(steps):
+    batch = [rows[(16 * step + i) % len(rows)] for i in range(16)]
+    inputs = pad([encode(row["input"]) for row in batch])
+    labels = pad([encode(row["label"]) for row in batch], -100)
+    loss = model(input_ids=inputs, attention_mask=(inputs > 0).long(),
+                 labels=labels).loss
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    print(f"\rtraining: step {step + 1} of {steps}, loss {loss.item():.2f}",
+          end="", flush=True)
+  print()
+  model.save_pretrained(folder)
+
+
+def pad(sequences, value: int = 0):
+  import torch
+
+  return torch.nn.utils.rnn.pad_sequence(
+      [torch.tensor(s) for s in sequences], batch_first=True,
+      padding_value=value)
+
+
+def until_eos(tokens: list[int]) -> tuple[int, ...]:
+  return tuple(tokens[:tokens.index(1) + 1] if 1 in tokens else tokens)
+
+
+def hugging_face_tokens(model, inputs) -> list[tuple[int, ...]]:
+  import torch
+
+  found = []
+  with torch.inference_mode():
+    for start in range(0, len(inputs), BATCH):
+      ids = pad(inputs[start:start + BATCH])
+      out = model.generate(
+          input_ids=ids, attention_mask=(ids > 0).long(), do_sample=False,
+          num_beams=1, max_new_tokens=LENGTH)
+      found += [until_eos(row[1:]) for row in out.tolist()]
+  return found
+
+
+def our_tokens(student, inputs) -> list[tuple[int, ...]]:
+  found: list = [None] * len(inputs)
+  for indices, decoded in student.generate(inputs, LENGTH):
+    for index, answer in zip(indices, decoded):
+      found[index] = answer.tokens
+  return found
+
+
+def load_ours(hf: pathlib.Path, folder: pathlib.Path):
+  """The folder's weights as a checkpoint, loaded as `stepdistill-eval` does."""
+  from stepdistill_jax.evaluation import checkpoints
+  from stepdistill_jax.evaluation import model_config
+  from stepdistill_jax.interop import import_hf
+
+  import_hf.import_hf(hf, folder, quiet=True)
+  shapes = json.loads((hf / "config.json").read_text())
+  (folder / "config.gin").write_text(CONFIG.format(**shapes))
+  return checkpoints.Checkpoint(
+      folder, model_config.ModelConfig(batch_size=BATCH),
+      records_dir=folder).student
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--data", type=pathlib.Path, required=True)
+  parser.add_argument("--vocabulary", required=True)
+  parser.add_argument("--hf", type=pathlib.Path, default=None)
+  parser.add_argument("--train_steps", type=int, default=60)
+  parser.add_argument("--repeats", type=int, default=3)
+  parser.add_argument("--limit", type=int, default=None)
+  args = parser.parse_args()
+  os.environ["STEPDISTILL_VOCAB"] = args.vocabulary
+  from stepdistill_jax import runtime
+
+  runtime.configure()
+  runtime.import_tensorflow()
+  import sentencepiece
+  import torch
+  import transformers
+
+  transformers.logging.set_verbosity_error()
+  transformers.utils.logging.disable_progress_bar()
+  pieces = sentencepiece.SentencePieceProcessor(model_file=args.vocabulary)
+  encode = lambda text: [*pieces.encode(text), 1]
+  inputs = [encode(row["input"])
+            for row in read_rows(args.data, "test")[:args.limit]]
+  with tempfile.TemporaryDirectory() as scratch:
+    hf = args.hf or pathlib.Path(scratch) / "hf"
+    if args.hf is None:
+      train_student(hf, read_rows(args.data, "train"), encode,
+                    args.train_steps)
+      shutil.copy(args.vocabulary, hf / "spiece.model")
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+        hf, dtype=torch.float32).eval()
+    ours = load_ours(hf, pathlib.Path(scratch) / "ours")
+    start = time.perf_counter()
+    ours_tokens = our_tokens(ours, inputs)
+    first = time.perf_counter() - start
+    their_tokens = hugging_face_tokens(theirs, inputs)  # Warms up too.
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for _ in range(args.repeats):
+      for name, run in (("theirs", lambda: hugging_face_tokens(theirs, inputs)),
+                        ("ours", lambda: our_tokens(ours, inputs))):
+        start = time.perf_counter()
+        run()
+        seconds[name].append(time.perf_counter() - start)
+  same = sum(a == b for a, b in zip(ours_tokens, their_tokens))
+  lengths = [len(t) for t in their_tokens]
+  print(f"{len(inputs)} questions, answers of {min(lengths)} to "
+        f"{max(lengths)} tokens (mean {statistics.mean(lengths):.1f}), batch "
+        f"{BATCH}, {torch.get_num_threads()} torch threads, "
+        f"{os.cpu_count()} cores")
+  rates = {}
+  for name, title in (("theirs", f"transformers {transformers.__version__}"),
+                      ("ours", "stepdistill-eval")):
+    rates[name] = len(inputs) / statistics.median(seconds[name])
+    runs = ", ".join(f"{s:.2f}" for s in seconds[name])
+    print(f"  {title:<22}{rates[name]:8.1f} examples/s   (runs: {runs} s)")
+  print(f"  first run with compilation: {first:.1f} s")
+  print(f"{rates['ours'] / rates['theirs']:.1f} times the examples per second "
+        f"of Hugging Face generate; {same} of {len(inputs)} answers have the "
+        "same tokens")
+
+
+if __name__ == "__main__":
+  main()
