@@ -1,5 +1,6 @@
 """Every gin file of the project parses, and says what a reader needs."""
 
+import importlib
 import pathlib
 import re
 import subprocess
@@ -104,3 +105,22 @@ def test_size_is_switched_after_a_recipe():
 def test_paper_rows_ask_for_a_checkpoint():
   with pytest.raises(errors.UserError, match="INITIAL_CHECKPOINT_PATH"):
     gin_config.parse(["gin/recipes/svamp_step_by_step_base.gin"], SET[:1])
+
+
+@pytest.mark.parametrize("mode,function,output", [
+    ("eval", "evaluate", "EVAL_OUTPUT_DIR"),
+    ("infer", "infer", "INFER_OUTPUT_DIR")])
+@pytest.mark.parametrize("method", ["finetune", "step_by_step"])
+def test_evaluation_and_inference_combine_with_methods(
+    mode, function, output, method):
+  gin.clear_config()
+  module = importlib.import_module(f"t5x.{mode}")
+  with gin_config.main_module(**{function: getattr(module, function)}):
+    gin_config.parse(
+        ["gin/models/t5_1_1.gin", "gin/models/t5_1_1_tiny.gin",
+         f"gin/runs/{mode}.gin", "gin/datasets/svamp.gin",
+         f"gin/methods/{method}.gin"],
+        ['CHECKPOINT_PATH = "unused"', f'{output} = "unused"'])
+  assert resolved("EVAL_TASK_NAME") == {
+      "finetune": "svamp_label_gold",
+      "step_by_step": "svamp_predict_gold"}[method]
