@@ -9,6 +9,9 @@ import sys
 from typing import Callable, Iterable
 
 USER_ERROR_EXIT_CODE = 2
+# EX_TEMPFAIL: the same command goes on where this one stopped. What starts
+# runs (launch/, schedulers) starts again on it.
+PREEMPTED_EXIT_CODE = 75
 
 
 class UserError(Exception):
@@ -17,6 +20,10 @@ class UserError(Exception):
   The message says what was got, what was expected, where, and what to do, in
   one line.
   """
+
+
+class Preempted(Exception):
+  """A run has saved and ends because it was told to; it can go on later."""
 
 
 def near_names(name: str, options: Iterable[str], limit: int = 5) -> list[str]:
@@ -54,8 +61,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         raise
       print(f"error: {error}", file=sys.stderr)
       return USER_ERROR_EXIT_CODE
-    except KeyboardInterrupt:
-      print("interrupted", file=sys.stderr)
+    except Preempted as stopped:
+      print(stopped, file=sys.stderr)
+      return PREEMPTED_EXIT_CODE
+    except KeyboardInterrupt as interrupted:
+      print(str(interrupted) or "interrupted", file=sys.stderr)
       return 130  # 128 + SIGINT, as shells report it.
     except BrokenPipeError:
       # The reader (`| head`) left: silence the flush at exit too.

@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import sys
@@ -22,6 +23,8 @@ from stepdistill_jax import errors
 
 FILE_NAME = "run.json"
 SCHEMA_VERSION = 1
+_EVALUATED_FILE = "evaluated.json"
+_FINGERPRINT = "files_sha256"
 _PACKAGES = ("stepdistill_jax", "jax", "jaxlib", "flax", "optax",
              "orbax-checkpoint", "seqio", "tensorflow")
 # What a restart may change: it tells how long, how often and where, not what
@@ -38,21 +41,28 @@ _MAY_CHANGE = re.compile(
     r".*standard_logical_axis_rules\..*|.*Evaluator\..*|.*Logger\..*|"
     r"(infer_eval|train_eval)/.*)")
 
-_options: dict[str, Any] = {"command": None, "allow_config_change": False}
+_options: dict[str, Any] = {
+    "command": None, "allow_config_change": False, "strict": False}
 
 
 @contextlib.contextmanager
 def launched(
-    command: Sequence[str], allow_config_change: bool = False
-) -> Iterator[None]:
+    command: Sequence[str], allow_config_change: bool = False,
+    strict: bool = False) -> Iterator[None]:
   """Says, for what runs inside, how it was started."""
   before = dict(_options)
   _options.update(
-      command=list(command), allow_config_change=allow_config_change)
+      command=list(command), allow_config_change=allow_config_change,
+      strict=strict)
   try:
     yield
   finally:
     _options.update(before)
+
+
+def launch_option(name: str) -> Any:
+  """An argument of the `launched` that this runs in."""
+  return _options[name]
 
 
 def _now() -> str:
@@ -86,7 +96,11 @@ def _write(model_dir, record: Mapping[str, Any]) -> None:
   folder = epath.Path(model_dir)
   folder.mkdir(parents=True, exist_ok=True)
   partial = folder / (FILE_NAME + ".partial")
-  partial.write_text(json.dumps(record, indent=2, default=str) + "\n")
+  with partial.open("w") as stream:
+    stream.write(json.dumps(record, indent=2, default=str) + "\n")
+    if "://" not in str(partial):
+      stream.flush()
+      os.fsync(stream.fileno())
   partial.replace(folder / FILE_NAME)
 
 
@@ -136,12 +150,41 @@ def finish(model_dir, step: int) -> None:
     _write(model_dir, record)
 
 
-def check_same_config(model_dir, config: Mapping[str, str]) -> None:
-  """Raises UserError if the folder is a run's with another configuration."""
+def evaluated(model_dir, step: int) -> None:
+  """Notes that the evaluations of a step are written."""
+  folder = epath.Path(model_dir)
+  partial = folder / (_EVALUATED_FILE + ".partial")
+  partial.write_text(json.dumps({"step": step}) + "\n")
+  partial.replace(folder / _EVALUATED_FILE)
+
+
+def last_evaluation(model_dir) -> int:
+  """The last step whose evaluations are written; -1 if none is."""
+  try:
+    return int(json.loads(
+        (epath.Path(model_dir) / _EVALUATED_FILE).read_text())["step"])
+  except (OSError, ValueError, KeyError, TypeError):
+    return -1  # At worst an evaluation is repeated.
+
+
+def check_same_run(
+    model_dir, config: Mapping[str, str], data: Mapping[str, Any]) -> None:
+  """Raises UserError if the folder is a run's with other config or data.
+
+  Args:
+    model_dir: the run folder.
+    config: gin bindings, name -> text.
+    data: what is known of the training data.
+  """
   record = read(model_dir)
   if record is None or _options["allow_config_change"] or not config:
     return
-  changed = differences(record.get("config", {}), config)
+  changed = list(differences(record.get("config", {}), config))
+  before = record.get("data", {}).get(_FINGERPRINT)
+  if before and before != data.get(_FINGERPRINT):
+    changed.append(
+        f"the files of {data.get('task')} had the fingerprint {before[:12]}, "
+        f"now {str(data.get(_FINGERPRINT))[:12]}")
   if changed:
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     raise errors.UserError(

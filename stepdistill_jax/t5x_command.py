@@ -6,6 +6,9 @@ examples:
   t5x eval --gin_file=t5x/examples/t5/t5_1_1/small.gin \\
       --gin_file=t5x/configs/runs/eval.gin --gin.CHECKPOINT_PATH='"..."' ...
 
+Training saves and ends on SIGTERM with exit code 75, on Ctrl-C with 130; the
+same command goes on from there.
+
 Runs on Google's T5X where that is installed, else on the embedded engine;
 `--engine` chooses. Gin files are found relative to the current folder, to
 this project (gin/...) and to T5X (t5x/...).
@@ -69,6 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
       "--allow_config_change", action="store_true",
       help="let a run go on with a config other than it began with")
   parser.add_argument(
+      "--strict", action="store_true",
+      help="refuse to start where a checkpoint is bad, rather than to take the "
+      "one before it")
+  parser.add_argument(
       "--dry_run", action="store_true", help="only parse the gin files")
   return parser
 
@@ -83,6 +90,7 @@ def run(
     tfds_data_dir: Optional[str] = None,
     seqio_additional_cache_dirs: Sequence[str] = (),
     allow_config_change: bool = False,
+    strict: bool = False,
     dry_run: bool = False,
     command: Optional[Sequence[str]] = None) -> Any:
   """Runs a mode in this process.
@@ -99,6 +107,7 @@ def run(
     tfds_data_dir: data folder of all TFDS tasks.
     seqio_additional_cache_dirs: where cached SeqIO tasks are.
     allow_config_change: let a run folder's configuration change.
+    strict: refuse a folder whose latest checkpoint is bad.
     dry_run: only parse.
     command: what to record as the command; by default the call's arguments.
 
@@ -107,6 +116,7 @@ def run(
 
   Raises:
     errors.UserError: a mistake in the configuration, data or folders.
+    errors.Preempted: a training saved and ended on SIGTERM.
   """
   if mode not in MODES:
     raise errors.UserError(errors.unknown_name_message("mode", mode, MODES))
@@ -126,7 +136,7 @@ def run(
     runtime.START_TIME = time.time()
     command = ["t5x", mode, *(f"--gin_file={f}" for f in gin_files),
                *(f"--gin_bindings={b}" for b in gin_bindings)]
-  with run_record.launched(command, allow_config_change):
+  with run_record.launched(command, allow_config_change, strict):
     return t5x_main.launch(
         mode, gin_files, gin_bindings, gin_search_paths=gin_search_paths,
         tfds_data_dir=tfds_data_dir,
@@ -163,7 +173,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       gin_search_paths=_split(args.gin_search_paths),
       tfds_data_dir=args.tfds_data_dir,
       seqio_additional_cache_dirs=_split(args.seqio_additional_cache_dirs),
-      allow_config_change=args.allow_config_change, dry_run=args.dry_run,
+      allow_config_change=args.allow_config_change, strict=args.strict,
+      dry_run=args.dry_run,
       command=["t5x", *argv])
   return 0
 

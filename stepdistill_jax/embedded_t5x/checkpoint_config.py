@@ -13,6 +13,7 @@ from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.embedded_t5x import checkpoints
 from stepdistill_jax.embedded_t5x import state_utils
+from stepdistill_jax.resilience import checkpoint_choice
 
 
 def _check_choice(config: str, name: str, value: Any, choices) -> None:
@@ -30,7 +31,10 @@ class SaveCheckpointConfig:
       state keeps its own.
     period: in steps.
     checkpoint_steps: further steps at which to save.
-    keep: number of latest checkpoints to keep; None keeps all.
+    period_minutes: save when so much time has passed since the last save, at
+      the next step at which metrics are written. T5X has no such option.
+    keep: number of latest checkpoints to keep; None keeps all. Multiples, and
+      the best by a metric: see `OrbaxCheckpointManagerInterface`.
     keep_dataset_checkpoints: the same for the state of the data.
     save_dataset: whether to save the state of the training data.
     checkpointer_cls: unused but for T5X's `SaveBestCheckpointer` bindings.
@@ -49,6 +53,7 @@ class SaveCheckpointConfig:
       default_factory=list)
   checkpoint_manager_cls: Callable[..., Any] = (
       checkpoints.OrbaxCheckpointManagerInterface)
+  period_minutes: Optional[float] = None
 
   def __post_init__(self):
     _check_choice("SaveCheckpointConfig", "dtype", self.dtype,
@@ -142,23 +147,28 @@ def get_first_valid_restore_config_and_paths(
     The config and the paths of its checkpoints, ascending by step; (None, [])
     if there is none.
 
+  Checkpoints that are not what was written are left out, and reported.
+
   Raises:
-    errors.UserError: a path does not exist.
+    errors.UserError: a path does not exist, or no checkpoint is good.
   """
   for cfg in restore_cfgs:
     if cfg.mode == "specific":
       for path in cfg.paths:
         _check_is_checkpoint(path)
+        checkpoint_choice.require_good(path)
       if cfg.paths:
         return cfg, cfg.paths
       continue
-    found = []
+    found = []  # Ascending in each folder.
     for folder in cfg.paths:
       if not epath.Path(folder).is_dir():
         raise errors.UserError(
             f"no folder of checkpoints at {folder} (mode {cfg.mode!r})")
       found += [checkpoint_paths.get_checkpoint_dir(folder, step)
                 for step in checkpoint_paths.all_steps(folder)]
+    if found and cfg.mode == "latest":
+      return cfg, [checkpoint_choice.newest_good(found)]
     if found:
-      return cfg, found[-1:] if cfg.mode == "latest" else found
+      return cfg, checkpoint_choice.all_good(found)
   return None, []

@@ -1,10 +1,20 @@
-"""Writing T5X's orbax checkpoints, asynchronously, and keeping the latest."""
+"""Writing T5X's orbax checkpoints, asynchronously, checked and kept by policy.
+
+Orbax writes a checkpoint under another name. When it is done, the manifest of
+its files is written and synced, in the background, and the folder renamed. So
+what has a checkpoint's name is whole, and can be compared with what was
+written. Object stores have no renaming: there the manifest comes last.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import os
-from typing import Any, Callable, Mapping, Optional, Sequence
+import threading
+import time
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from etils import epath
 import gin
@@ -12,10 +22,20 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from stepdistill_jax import errors
+from stepdistill_jax import progress
 from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.embedded_t5x import checkpoint_reading
+from stepdistill_jax.resilience import checkpoint_choice
+from stepdistill_jax.resilience import checkpoint_manifest
+from stepdistill_jax.resilience import fault_points
+from stepdistill_jax.resilience import retention
 
 DATASET_ITEM = "dataset"
+# What belongs to the run, not to the model: see `save`.
+RUN_STATE_ITEM = "run_state"
+_UNCHECKED = ".unchecked"
+_TEMPORARY = ".orbax-checkpoint-tmp"
 
 
 class DatasetCheckpointHandler(ocp.CheckpointHandler):
@@ -51,7 +71,12 @@ class DatasetArgs(ocp.args.CheckpointArgs):
 
 @gin.configurable
 class OrbaxCheckpointManagerInterface:
-  """Saves and restores the checkpoints of one folder."""
+  """Saves and restores the checkpoints of one folder.
+
+  Attributes:
+    before_commit: called in the background, on host 0, when a checkpoint's
+      files are complete and before it gets its name.
+  """
 
   def __init__(
       self,
@@ -65,7 +90,10 @@ class OrbaxCheckpointManagerInterface:
       period: Optional[int] = 1,
       checkpoint_steps: Optional[Sequence[int]] = None,
       keep_dataset_checkpoints: Optional[int] = None,
-      force_keep_period: Optional[int] = None):
+      force_keep_period: Optional[int] = None,
+      metric_name_to_monitor: Optional[str] = None,
+      metric_mode: str = "max",
+      keep_checkpoints_without_metrics: bool = True):
     """Initializes.
 
     Args:
@@ -75,13 +103,20 @@ class OrbaxCheckpointManagerInterface:
       dataset_iterator: if given, its position is saved and restored too.
       save_dtype: of saved parameters; None keeps theirs.
       restore_dtype: of restored parameters; None keeps the saved one.
-      keep: number of latest checkpoints kept; None keeps all.
+      keep: number of checkpoints kept, the latest, or the best besides the
+        latest if a metric is monitored; None keeps all.
       period: in steps; `save` heeds it only with force=False.
       checkpoint_steps: for T5X's interface; the train loop reads them.
       keep_dataset_checkpoints: for T5X's interface.
       force_keep_period: checkpoints at multiples of it are always kept.
+      metric_name_to_monitor: `COLLECTION/NAME` in the run's TensorBoard files,
+        such as `inference_eval/my_task/accuracy`; None keeps the latest.
+      metric_mode: `max` if more is better, else `min`.
+      keep_checkpoints_without_metrics: whether checkpoints of steps at which
+        the metric is not known stay.
     """
     del checkpoint_steps, keep_dataset_checkpoints
+    retention.check(keep, metric_mode)
     self._train_state = train_state
     self._partitioner = partitioner
     self._dataset_iterator = dataset_iterator
@@ -93,51 +128,117 @@ class OrbaxCheckpointManagerInterface:
         f"{checkpoint_paths.TRAIN_DS_PREFIX}-"
         f"{layout.shard_id:03}-of-{layout.num_shards:03}")
     self._directory = epath.Path(directory)
-    self._options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        save_interval_steps=period or 1,
-        keep_period=force_keep_period,
-        cleanup_tmp_directories=True,
-        step_prefix=checkpoint_paths.get_checkpoint_prefix(),
-        enable_async_checkpointing=True)
-    self._lazy_manager: Optional[ocp.CheckpointManager] = None
+    self._period = period or 1
+    self._keep = keep
+    self._keep_period = force_keep_period
+    self._metric_name = metric_name_to_monitor
+    self._metric_mode = metric_mode
+    self._keep_without_metric = keep_checkpoints_without_metrics
+    self.before_commit: Callable[[], None] = lambda: None
+    self._lazy_checkpointer: Optional[ocp.AsyncCheckpointer] = None
+    self._finisher = concurrent.futures.ThreadPoolExecutor(1)
+    self._finishing: Optional[concurrent.futures.Future] = None
+    self._orbax_wrote = threading.Event()
+    self._failed = False
 
   @property
-  def _manager(self) -> ocp.CheckpointManager:
+  def _checkpointer(self) -> ocp.AsyncCheckpointer:
     # Made when first needed: restoring alone must not touch the folder.
-    if self._lazy_manager is None:
-      handlers = {
-          checkpoint_reading.STATE_ITEM: ocp.PyTreeCheckpointHandler(),
-          DATASET_ITEM: self._dataset_handler}
-      self._lazy_manager = ocp.CheckpointManager(
-          self._directory, options=self._options, item_handlers=handlers)
-    return self._lazy_manager
+    if self._lazy_checkpointer is None:
+      if jax.process_index() == 0:
+        self._remove_unfinished()
+      self._lazy_checkpointer = ocp.AsyncCheckpointer(
+          ocp.CompositeCheckpointHandler(**{
+              checkpoint_reading.STATE_ITEM: ocp.PyTreeCheckpointHandler(),
+              RUN_STATE_ITEM: ocp.JsonCheckpointHandler(),
+              DATASET_ITEM: self._dataset_handler}),
+          async_options=ocp.options.AsyncOptions(
+              post_finalization_callback=self._orbax_wrote.set))
+    return self._lazy_checkpointer
+
+  def _remove_unfinished(self) -> None:
+    """Removes what an earlier process was writing or deleting as it ended."""
+    prefix = checkpoint_paths.get_checkpoint_prefix() + "_"
+    for path in (self._directory.iterdir() if self._directory.is_dir() else ()):
+      if path.name.startswith(prefix) and path.is_dir() and (
+          _TEMPORARY in path.name or path.name.endswith(
+              (_UNCHECKED, retention.DELETED_SUFFIX))):
+        path.rmtree()
 
   @property
   def directory(self) -> epath.Path:
     return self._directory
 
   def all_steps(self) -> Sequence[int]:
-    return self._manager.all_steps()
+    return checkpoint_paths.all_steps(self._directory)
 
   def latest_step(self) -> Optional[int]:
-    return self._manager.latest_step()
+    return checkpoint_paths.latest_step(self._directory)
 
   def should_save(self, step: int) -> bool:
-    return self._manager.should_save(step)
+    return step % self._period == 0 and step not in self.all_steps()
 
   def wait_until_finished(self) -> None:
-    if self._lazy_manager is not None:
-      self._lazy_manager.wait_until_finished()
+    """Waits for what is being written; raises UserError if that failed."""
+    if self._lazy_checkpointer is None:
+      return
+    with _told_to_user(self._directory):
+      try:
+        self._lazy_checkpointer.wait_until_finished()
+      except BaseException:
+        self._failed = True
+        raise
+      if self._finishing is not None:
+        finishing, self._finishing = self._finishing, None
+        finishing.result()
 
   def close(self) -> None:
-    if self._lazy_manager is not None:
-      self._lazy_manager.close()
+    if self._lazy_checkpointer is None:
+      return
+    try:
+      self.wait_until_finished()
+    finally:
+      checkpointer, self._lazy_checkpointer = self._lazy_checkpointer, None
+      checkpointer.close()
+      self._finisher.shutdown()
+
+  def _finish(self, written: epath.Path, final: epath.Path) -> None:
+    """Makes a checkpoint of what orbax writes; runs in the background."""
+    # Orbax tells shortly before it gives the folder its name.
+    while not (self._orbax_wrote.wait(0.02) and written.exists()):
+      if self._failed:
+        return
+      time.sleep(0.005)
+    fault_points.reach("checkpoint_written")
+    self.before_commit()
+    checkpoint_manifest.write(written)
+    fault_points.reach("manifest_written")
+    if written != final:
+      written.rename(final)
+      checkpoint_manifest.sync_folder(final.parent)
+    fault_points.reach("checkpoint_named")
+    try:
+      for step in self._steps_to_delete():
+        retention.delete(checkpoint_paths.get_checkpoint_dir(
+            os.fspath(self._directory), step))
+    except OSError as error:
+      progress.say(f"warning: an old checkpoint cannot be deleted: {error}")
+
+  def _steps_to_delete(self) -> Sequence[int]:
+    steps = self.all_steps()
+    metric = None
+    if self._metric_name is not None:
+      metric = retention.read_metric(
+          os.fspath(self._directory), self._metric_name, steps)
+    return retention.to_delete(
+        steps, keep=self._keep, keep_period=self._keep_period, metric=metric,
+        mode=self._metric_mode, keep_without_metric=self._keep_without_metric)
 
   def save(
       self, train_state,
       state_transformation_fns: Sequence[Callable[..., Any]] = (),
-      force: bool = True) -> bool:
+      force: bool = True,
+      run_state: Optional[Mapping[str, Any]] = None) -> bool:
     """Starts to write a checkpoint.
 
     The arrays are copied before this returns; writing goes on behind.
@@ -146,12 +247,16 @@ class OrbaxCheckpointManagerInterface:
       train_state: what to save.
       state_transformation_fns: `fn(state dict, names) -> (dict, names)`.
       force: save whatever `period` says.
+      run_state: what else a run needs to go on exactly, for JSON.
 
     Returns:
-      Whether a checkpoint is written.
+      Whether a checkpoint is written; not if there is one of this step.
+
+    Raises:
+      errors.UserError: this or the last checkpoint cannot be written.
     """
     step = int(jax.device_get(train_state.step))
-    if not force and not self._manager.should_save(step):
+    if step in self.all_steps() or not force and not self.should_save(step):
       return False
     state_dict = train_state.state_dict()
     for transform in state_transformation_fns:
@@ -167,8 +272,23 @@ class OrbaxCheckpointManagerInterface:
     if self._dataset_iterator is not None:
       args[DATASET_ITEM] = DatasetArgs(
           self._dataset_iterator if self._writes_dataset else None)
-    return self._manager.save(
-        step, args=ocp.args.Composite(**args), force=force)
+    if run_state:
+      args[RUN_STATE_ITEM] = ocp.args.JsonSave(dict(run_state))
+    with _told_to_user(self._directory):
+      self.wait_until_finished()  # Raises the last one's error, if it had one.
+      final = epath.Path(checkpoint_paths.get_checkpoint_dir(
+          os.fspath(self._directory), step))
+      written = final if "://" in os.fspath(final) else (
+          final.with_name(final.name + _UNCHECKED))
+      self._orbax_wrote.clear()
+      self._failed = False
+      self._checkpointer.save(
+          written, args=ocp.args.Composite(**args),
+          custom_metadata=checkpoint_choice.MARK)
+      if jax.process_index() == 0:
+        self._finishing = self._finisher.submit(self._finish, written, final)
+    fault_points.reach("save_started")
+    return True
 
   def restore(
       self,
@@ -191,6 +311,7 @@ class OrbaxCheckpointManagerInterface:
       raise ValueError("Give one of `step` and `path`")
     if path is None:
       path = checkpoint_paths.get_checkpoint_dir(self._directory, step)
+    checkpoint_choice.require_good(os.fspath(path))
     state = checkpoint_reading.restore(
         path, self._train_state, self._partitioner,
         dtype=self._restore_dtype, fallback_state=fallback_state,
@@ -199,3 +320,31 @@ class OrbaxCheckpointManagerInterface:
       self._dataset_handler.restore(
           epath.Path(path) / DATASET_ITEM, DatasetArgs(self._dataset_iterator))
     return state
+
+
+def read_run_state(path: str) -> Mapping[str, Any]:
+  """What a checkpoint's `save` was given as `run_state`; empty if nothing."""
+  folder = epath.Path(path) / RUN_STATE_ITEM
+  if not folder.is_dir():
+    return {}
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+    return checkpointer.restore(folder)
+
+
+@contextlib.contextmanager
+def _told_to_user(directory: epath.Path) -> Iterator[None]:
+  """Makes a line of what the disk says when it takes no checkpoint."""
+  try:
+    yield
+  except (OSError, ValueError, RuntimeError) as error:
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      raise
+    folder = os.fspath(directory)
+    latest = (f"the last good one is checkpoint_{step}"
+              if (step := checkpoint_paths.latest_step(folder)) is not None
+              else "it has none")
+    gone = "" if directory.is_dir() else " (the folder is gone)"
+    raise errors.UserError(
+        f"cannot write a checkpoint into {folder}{gone}: "
+        f"{' '.join(str(error).split())[:300]}; {latest}; make room or mend "
+        "the folder, then give the same command again") from error

@@ -200,20 +200,27 @@ def get_training_eval_datasets(
 class TrainIterator:
   """Training batches on the devices; can be peeked at, skipped and saved."""
 
-  def __init__(self, iterator, shard_batch: Callable[[Any], Any]):
+  def __init__(
+      self, iterator_at: Callable[[int], Any],
+      shard_batch: Callable[[Any], Any], element_spec: Any):
     """Initializes.
 
     Args:
-      iterator: a `clu.data.DatasetIterator` over numpy batches.
+      iterator_at: gives the `clu.data.DatasetIterator` over numpy batches
+        that begins with a batch of this number. It is called once: two
+        iterators of one tf.data pipeline do not shuffle alike.
       shard_batch: puts a host's batch on its devices.
+      element_spec: of a host's batch.
     """
-    self._iterator = iterator
+    self._iterator_at = iterator_at
+    self._first_batch = 0
     self._shard_batch = shard_batch
+    self.element_spec = element_spec
     self._first: Optional[concurrent.futures.Future] = None
 
-  @property
-  def element_spec(self):
-    return self._iterator.element_spec
+  @functools.cached_property
+  def _iterator(self):
+    return self._iterator_at(self._first_batch)
 
   def __iter__(self):
     return self
@@ -234,9 +241,10 @@ class TrainIterator:
     return self._first
 
   def skip(self, num_batches: int) -> None:
-    """Drops batches, as if they had been trained on."""
-    for _ in itertools.islice(self._iterator, num_batches):
-      pass
+    """Goes to a later batch; only before the first one is asked for."""
+    if "_iterator" in self.__dict__:
+      raise ValueError("Batches can be skipped at the start only")
+    self._first_batch += num_batches
 
   def save(self, filename) -> None:
     if self._first is not None:
@@ -253,16 +261,35 @@ class TrainIterator:
 def prepare_train_iter(
     train_iter, *, partitioner, checkpoint_cfg=None, data_layout=None
 ) -> TrainIterator:
-  """Wraps what a `get_dataset_fn` returned for the train loop."""
+  """Wraps what a `get_dataset_fn` returned for the train loop.
+
+  A `tf.data.Dataset` with an attribute `starting_at(batch)`, which gives the
+  dataset from that batch on, resumes without reading what lies before.
+  """
   del data_layout  # T5X's interface has it.
-  if isinstance(train_iter, tf.data.Dataset):
-    saved = checkpoint_cfg and checkpoint_cfg.save and (
-        checkpoint_cfg.save.save_dataset)
+  if not isinstance(train_iter, tf.data.Dataset):
+
+    def skipped(batch: int):
+      for _ in itertools.islice(train_iter, batch):
+        pass
+      return train_iter
+
+    return TrainIterator(
+        skipped, partitioner.shard_batch, train_iter.element_spec)
+  saved = checkpoint_cfg and checkpoint_cfg.save and (
+      checkpoint_cfg.save.save_dataset)
+  starting_at = getattr(train_iter, "starting_at", train_iter.skip)
+
+  def iterator_at(batch: int):
+    dataset = starting_at(batch) if batch else train_iter
     if not saved:
       # A saved position is that of T5X's pipeline, which does not prefetch.
-      train_iter = train_iter.prefetch(tf.data.AUTOTUNE)
-    train_iter = clu.data.TfDatasetIterator(train_iter, checkpoint=True)
-  return TrainIterator(train_iter, partitioner.shard_batch)
+      dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    return clu.data.TfDatasetIterator(dataset, checkpoint=True)
+
+  spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype.as_numpy_dtype)
+          for name, x in train_iter.element_spec.items()}
+  return TrainIterator(iterator_at, partitioner.shard_batch, spec)
 
 
 def get_vocabulary(

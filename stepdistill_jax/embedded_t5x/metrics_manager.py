@@ -101,8 +101,10 @@ class MetricsManager:
     return self._thread.submit(summarize)
 
   def flush(self) -> None:
+    """Waits until what was given so far is in the files."""
     self._thread.submit(lambda: None).result()
-    self.summary_writer.flush()
+    with self._writer_lock:
+      self.summary_writer.flush()
 
   def close(self) -> None:
     """Waits for what is being written; safe to call twice."""

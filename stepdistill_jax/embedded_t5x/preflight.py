@@ -7,11 +7,15 @@ import os
 import pathlib
 from typing import Any, Mapping, Optional, Tuple
 
+from etils import epath
+import jax
 import seqio
 
 from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import checkpoint_config
+from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.embedded_t5x import datasets
+from stepdistill_jax.resilience import checkpoint_choice
 
 # Larger data is identified by its file names and sizes alone.
 _MAX_HASHED_BYTES = 256 * 2**20
@@ -69,6 +73,16 @@ def _check_vocabularies(task: seqio.Task) -> None:
       ) from error
 
 
+def make_folder(model_dir: str) -> None:
+  """Makes the run folder; raises UserError if that cannot be."""
+  try:
+    epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.UserError(
+        f"cannot make MODEL_DIR={model_dir}: {error.strerror or error}; take "
+        "another one") from error
+
+
 def find_checkpoint(
     model_dir: str,
     save_cfg: Optional[checkpoint_config.SaveCheckpointConfig],
@@ -102,7 +116,17 @@ def find_checkpoint(
   if len(paths) > 1:
     raise errors.UserError(
         f"training begins from one checkpoint, not from {list(paths)}")
-  return cfg, paths[0] if paths else None
+  if not paths:
+    return cfg, None
+  folder = os.path.dirname(paths[0].rstrip("/"))
+  if folder == model_dir.rstrip("/") and jax.process_index() == 0:
+    # Newer ones are bad, and their steps will be saved again.
+    _, step = checkpoint_paths.get_step_from_checkpoint_dir(paths[0])
+    for newer in checkpoint_paths.all_steps(folder):
+      if newer > step:
+        checkpoint_choice.set_aside(
+            checkpoint_paths.get_checkpoint_dir(folder, newer))
+  return cfg, paths[0]
 
 
 def describe_data(cfg: datasets.DatasetConfig) -> Mapping[str, Any]:

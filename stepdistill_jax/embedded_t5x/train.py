@@ -15,7 +15,6 @@ import os
 import time
 from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Type
 
-from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ from stepdistill_jax import errors
 from stepdistill_jax import gin_config
 from stepdistill_jax import progress as progress_lib
 from stepdistill_jax import run_record
+from stepdistill_jax.embedded_t5x import checkpoint_manager as checkpoint_manager_lib
 from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.embedded_t5x import datasets
 from stepdistill_jax.embedded_t5x import eval as eval_lib
@@ -35,6 +35,11 @@ from stepdistill_jax.embedded_t5x import preflight
 from stepdistill_jax.embedded_t5x import state_initializer
 from stepdistill_jax.embedded_t5x import trainer as trainer_lib
 from stepdistill_jax.embedded_t5x import utils
+from stepdistill_jax.resilience import fault_points
+from stepdistill_jax.resilience import guards as guards_lib
+from stepdistill_jax.resilience import run_lock
+from stepdistill_jax.resilience import save_policy
+from stepdistill_jax.resilience import signals as signals_lib
 
 _TRAIN_METRIC_KEY = "train"
 # Metrics are written at least so often, in steps, unless the config says
@@ -155,8 +160,8 @@ def train(
     # ------------------------------------------------------------------------
     # Checks: a user's mistake must not wait for a compilation
     # ------------------------------------------------------------------------
+    signals = stack.enter_context(signals_lib.SignalWatch())
     config = gin_config.bindings()
-    run_record.check_same_config(model_dir, config)
     eval_cfgs = [c for c in (train_eval_dataset_cfg, infer_eval_dataset_cfg)
                  if c is not None]
     for cfg in (train_dataset_cfg, *eval_cfgs):
@@ -164,6 +169,11 @@ def train(
       if verify_matching_vocabs_fn and isinstance(
           model, models.BaseTransformerModel):
         verify_matching_vocabs_fn(cfg, model)
+    data = preflight.describe_data(train_dataset_cfg)
+    run_record.check_same_run(model_dir, config, data)
+    if jax.process_index() == 0:
+      preflight.make_folder(model_dir)
+      stack.enter_context(run_lock.held(model_dir))
     save_cfg, restore_cfg = checkpoint_cfg.save, checkpoint_cfg.restore
     restore_cfg, restore_path = preflight.find_checkpoint(
         model_dir, save_cfg, restore_cfg)
@@ -175,7 +185,6 @@ def train(
         raise errors.UserError(errors.unknown_name_message(
             "action mode", name, action_modes))
     actions = {action_modes[k]: v for k, v in (actions or {}).items()}
-    epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
 
     # ------------------------------------------------------------------------
     # Seeds
@@ -231,8 +240,11 @@ def train(
             initializer, partitioner, restore_cfg, restore_path, init_rng,
             save_checkpoint_cfg=save_cfg, model_dir=model_dir,
             ds_iter=train_iter))
+    train_metrics = trainer.train_metrics_manager
     if checkpoint_manager is not None:
       stack.callback(checkpoint_manager.close)  # Waits for what is written.
+      # What has been saved has been logged: a killed run lacks no metrics.
+      checkpoint_manager.before_commit = train_metrics.flush
     if train_state is None:
       train_state = initializer.from_scratch(init_rng)
     trainer.train_state = train_state
@@ -245,19 +257,24 @@ def train(
       train_iter.skip(step - _first_step_of_run(model_dir, step))
     utils.log_model_info(
         os.path.join(model_dir, "model-info.txt"), state_shape, partitioner)
-    train_metrics = trainer.train_metrics_manager
     train_metrics.write_scalar(
         "timing/init_or_restore_seconds", time.time() - init_start, step)
     summarize_config_fn(model_dir, train_metrics.summary_writer, step)
     if jax.process_index() == 0:
       run_record.start(
           model_dir, engine="embedded", config=config, step=step, seeds=seeds,
-          data=preflight.describe_data(train_dataset_cfg),
+          data=data,
           devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}")
     if total_steps < step:
       raise errors.UserError(
           f"TRAIN_STEPS={total_steps} is less than the checkpoint's step, "
           f"{step}; TRAIN_STEPS counts those steps too")
+
+    run_state = resuming and checkpoint_manager_lib.read_run_state(
+        restore_path) or {}
+    trainer.period_so_far = run_state.get("period")
+    monitor = guards_lib.Monitor(
+        guards_lib.Guards(), run_state.get("losses", ()))
 
     # ------------------------------------------------------------------------
     # Evaluations
@@ -284,6 +301,8 @@ def train(
     def evaluate() -> None:
       """Both evaluations of the current state."""
       start = time.time()
+      trainer.watchdog.enter(trainer.watchdog.EVALUATION, step)
+      fault_points.reach("evaluation")
       if train_eval_datasets():
         trainer.compile_eval({
             name: utils.get_zeros_batch_like_dataset(ds)
@@ -296,28 +315,51 @@ def train(
         trainer.stop_training |= run_actions(
             trainer_lib.ActionMode.TRAIN_EVAL, actions, trainer.train_state,
             metrics)
+      future = None
       if evaluator() is not None:
         future = evaluator().evaluate(
             trainer.train_state, initializer.train_state_axes)
-        background.submit(
-            lambda at=step: progress_lib.say_metrics(
-                "infer-eval", at, future.result() or {}))
         if not concurrent_metrics:
           trainer.stop_training |= run_actions(
               trainer_lib.ActionMode.INFER_EVAL, actions, trainer.train_state,
               future.result() or {})
       train_metrics.write_scalar(
           "timing/evaluate_seconds", time.time() - start, step)
+      trainer.watchdog.enter(None)
+      background.submit(finish_evaluation, step, future)
+
+    def finish_evaluation(at: int, future) -> None:
+      """Tells the results; once they are written, a resumed run knows."""
+      if future is not None:
+        progress_lib.say_metrics("infer-eval", at, future.result() or {})
+      for manager in list(trainer.eval_metrics_managers.values()):
+        manager.flush()
+      if jax.process_index() == 0:
+        run_record.evaluated(model_dir, at)
+
+    def check_metrics() -> None:
+      """Waits for the metrics of all periods so far, and looks at them."""
+      while unchecked:
+        at, summary = unchecked.pop(0)
+        monitor.check(at, progress_lib.floats(summary.result()))
 
     def save() -> None:
       """Starts to write a checkpoint; returns when the state is copied."""
-      if checkpoint_manager is not None:
-        start = time.time()
-        checkpoint_manager.save(
-            trainer.train_state, save_cfg.state_transformation_fns)
-        train_metrics.write_scalar(
-            "timing/checkpoint_seconds", time.time() - start, step)
+      if checkpoint_manager is None:
+        return
+      check_metrics()  # What went wrong is not saved.
+      start = time.time()
+      trainer.watchdog.enter(trainer.watchdog.CHECKPOINT, step)
+      checkpoint_manager.save(
+          trainer.train_state, save_cfg.state_transformation_fns,
+          run_state={"losses": monitor.losses, **(
+              {"period": trainer.period_so_far}
+              if trainer.period_so_far else {})})
+      trainer.watchdog.enter(None)
+      train_metrics.write_scalar(
+          "timing/checkpoint_seconds", time.time() - start, step)
 
+    unchecked = []  # (step, future of a period's metrics)
     if run_eval_before_training:
       evaluate()
     checkpoint_period = (save_cfg and save_cfg.period) or 0
@@ -342,36 +384,67 @@ def train(
     if gc_period:
       gc.disable()
       stack.callback(gc.enable)
-    progress = stack.enter_context(
-        progress_lib.Progress(total_steps, first_step))
-    trainer.on_step = progress.at_step
+    stack.enter_context(trainer.watchdog)
+    signals.saves_from_here()
+    trainer.should_stop = signals.should_stop
     try:
+      is_eval_step = eval_period and step and step % eval_period == 0
+      if resuming and is_eval_step and (
+          run_record.last_evaluation(model_dir) < step):
+        with signals.breaking_off():  # It was cut off when the run was.
+          evaluate()
+      progress = stack.enter_context(
+          progress_lib.Progress(total_steps, first_step))
+      trainer.on_step = progress.at_step
+      saving = save_policy.TimedSaving(save_cfg and save_cfg.period_minutes)
       while step < total_steps and not trainer.stop_training:
         stop = _next_stop(step, total_steps, periods, checkpoint_steps)
         summary = trainer.train(train_iter, stop - step, start_step=step)
+        if summary is None:  # A signal came within the period.
+          step = int(jax.device_get(trainer.train_state.step))
+          break
         step = stop
         summary.add_done_callback(
-            lambda done, at=step: progress.report(at, progress_lib.floats(done.result())))
+            lambda done, at=step: progress.report(
+                at, progress_lib.floats(done.result())))
+        unchecked.append((step, summary))
         if not concurrent_metrics:
           trainer.stop_training |= run_actions(
               trainer_lib.ActionMode.TRAIN, actions, trainer.train_state,
               {_TRAIN_METRIC_KEY: summary.result()})
+        while len(unchecked) > 1:  # The devices are past that one.
+          at, summary = unchecked.pop(0)
+          monitor.check(at, progress_lib.floats(summary.result()))
         last = step == total_steps or trainer.stop_training
         if gc_period and (last or step % gc_period == 0):
           gc.collect()
-        if step in checkpoint_steps or checkpoint_period and (
-            last or step % checkpoint_period == 0):
+        if saving.is_due() or step in checkpoint_steps or (
+            checkpoint_period and (last or step % checkpoint_period == 0)):
           save()
+          saving.saved()
+        if signals.received is not None:
+          break
         if eval_cfgs and (last or eval_period and step % eval_period == 0):
-          summary.result()
-          evaluate()
-    except trainer_lib.PreemptionError:
+          check_metrics()
+          with signals.breaking_off():
+            evaluate()
+    except signals_lib.Interrupted:
+      pass
+    if signals.received is not None:
       save()
-      raise
+      if checkpoint_manager is not None:
+        checkpoint_manager.wait_until_finished()
+      utils.sync_global_devices("stopped")
+      signals.stop(
+          f"step {step} is saved; the same command goes on from there"
+          if checkpoint_manager else f"step {step} is reached, nothing is "
+          "saved: no SaveCheckpointConfig")
+    check_metrics()
 
     # ------------------------------------------------------------------------
     # The end
     # ------------------------------------------------------------------------
+    signals.ends_from_here()
     if checkpoint_manager is not None:
       checkpoint_manager.wait_until_finished()
     utils.sync_global_devices("trained")

@@ -26,6 +26,10 @@ from jax.sharding import PartitionSpec
 from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import metrics as metrics_lib
 from stepdistill_jax.embedded_t5x import partitioning
+from stepdistill_jax.resilience import fault_points
+from stepdistill_jax.resilience import guards as guards_lib
+from stepdistill_jax.resilience import unfinished_period
+from stepdistill_jax.resilience import watchdog as watchdog_lib
 # pylint: disable=unused-import
 from stepdistill_jax.embedded_t5x.actions import (
     ActionMapType, ActionMode, BaseAction, EarlyStoppingAction,
@@ -42,7 +46,7 @@ _MAX_STEPS_AHEAD = 2
 
 
 class PreemptionError(Exception):
-  """The machine is about to go; save and leave."""
+  """T5X's name for what `errors.Preempted` is here."""
 
 
 def merge_metrics(a: MetricMapType, b: MetricMapType) -> MetricMapType:
@@ -191,9 +195,11 @@ def train_with_lr(
   grads, metrics, mutables = accumulate_grads_microbatched(
       model, train_state, batch, dropout_rng, num_microbatches,
       data_partition_spec)
-  return apply_grads(
+  new_state, metrics = apply_grads(
       train_state, grads, metrics, learning_rate, weight_metrics_computer,
       {"flax_mutables": mutables} if mutables else None)
+  return guards_lib.guard_step(
+      guards_lib.Guards(), train_state, new_state, grads, metrics)
 
 
 def eval_step(model, train_state, batch: BatchType) -> MetricMapType:
@@ -220,6 +226,10 @@ class BaseTrainer(abc.ABC):
     train_metrics_manager: writes to `train`.
     eval_metrics_managers: by name of data set.
     on_step: called with the number of finished steps, for a progress bar.
+    should_stop: asked after each step; True ends `train` there.
+    period_so_far: the metrics merged since the last that were written, and of
+      how many steps, where `should_stop` cut a period (`unfinished_period`).
+    watchdog: is told what the trainer is waiting for.
   """
 
   def __init__(
@@ -247,6 +257,9 @@ class BaseTrainer(abc.ABC):
     self._created = time.time()
     self.stop_training = False
     self.on_step: Optional[Callable[[int], None]] = None
+    self.should_stop: Callable[[int], bool] = lambda step: False
+    self.period_so_far: Optional[Mapping[str, Any]] = None
+    self.watchdog = watchdog_lib.Watchdog()
     self.train_metrics_manager = MetricsManager("train", summary_dir)
     self._summary_dir = summary_dir
     self.eval_metrics_managers = {}
@@ -289,7 +302,17 @@ class BaseTrainer(abc.ABC):
   def train(
       self, batch_iter: Iterator[BatchType], num_steps: int,
       start_step: Optional[int] = None):
-    """Runs steps; returns a future of the metrics merged over them."""
+    """Runs steps and writes their metrics.
+
+    Args:
+      batch_iter: gives a batch for each step.
+      num_steps: at most; `should_stop` may end it sooner.
+      start_step: the step before the first; None asks the train state.
+
+    Returns:
+      A future of the metrics merged over the steps; None if `should_stop` cut
+      them short: then they are in `period_so_far`.
+    """
     train_step = self._compiled_train_step or self._partitioned_train_step
     # A compiled loop moves nothing between host and devices unasked.
     guard = (jax.transfer_guard("disallow") if self._compiled_train_step
@@ -301,15 +324,20 @@ class BaseTrainer(abc.ABC):
           "timing/compilation_seconds", self._compilation_seconds, start_step)
       self._compilation_seconds = None
     metrics, in_flight, data_wait = None, collections.deque(), 0.0
-    train_state = self.train_state
+    carried, self.period_so_far = self.period_so_far, None
+    train_state, watchdog = self.train_state, self.watchdog
     self.train_metrics_manager.start_duration_timer()
     with guard:
       for step in range(start_step, start_step + num_steps):
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
           waiting_since = time.time()
+          watchdog.enter(watchdog.BATCH, step)
           batch = self._on_devices(next(batch_iter))
           data_wait += time.time() - waiting_since
+          watchdog.enter(watchdog.STEP, step)
           train_state, update = train_step(train_state, batch)
+          if metrics is None and carried is not None:
+            metrics = unfinished_period.from_json(carried, update)
           metrics = update if metrics is None else self._merge_metrics(
               metrics, update)
           in_flight.append(update)
@@ -317,14 +345,24 @@ class BaseTrainer(abc.ABC):
           jax.block_until_ready(in_flight.popleft())
         if self.on_step is not None:
           self.on_step(step + 1 - len(in_flight))
+        fault_points.reach("step")
+        if self.should_stop(step + 1):
+          break
+    watchdog.enter(None)
     self.train_state = train_state
+    done = step + 1 - start_step
+    if carried is not None:
+      done += carried["num_steps"]
+    if step + 1 < start_step + num_steps:
+      self.period_so_far = unfinished_period.to_json(metrics, done)
+      return None
     metrics = dict(metrics or {})
     metrics["timing/data_wait_fraction"] = (
         metrics_lib.TimeRate.from_model_output(data_wait))
     metrics["timing/uptime"] = clu.metrics.LastValue(
         total=time.time() - self._created, count=1)
     return self.train_metrics_manager.write_metrics_summary(
-        metrics, start_step + num_steps, num_steps)
+        metrics, start_step + num_steps, done)
 
   def compile_train(self, batch: BatchType) -> None:
     """Compiles the train step ahead of time, for batches like this one."""

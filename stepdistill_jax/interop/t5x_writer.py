@@ -24,7 +24,7 @@ import numpy as np
 import tensorstore as ts
 
 from stepdistill_jax import errors
-from stepdistill_jax.embedded_t5x import checkpoint_manifest
+from stepdistill_jax.resilience import checkpoint_manifest
 from stepdistill_jax.embedded_t5x import legacy_checkpoints
 from stepdistill_jax.interop import streaming
 from stepdistill_jax.interop import t5x_reader

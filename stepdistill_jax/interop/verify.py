@@ -6,7 +6,7 @@ import json
 import os
 
 from stepdistill_jax import errors
-from stepdistill_jax.embedded_t5x import checkpoint_manifest
+from stepdistill_jax.resilience import checkpoint_manifest
 from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.interop import t5x_reader
 

@@ -63,6 +63,7 @@ def test_steps_and_evals_report_global_means(num_microbatches):
 
 def test_bindings_of_t5x_trainer_count():
   with gin.unlock_config():  # Another test may have run a locked config.
+    gin.clear_config()
     gin.parse_config("""
       from __gin__ import dynamic_registration
       from t5x import trainer

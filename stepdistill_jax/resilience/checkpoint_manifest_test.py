@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from stepdistill_jax.embedded_t5x import checkpoint_manifest
+from stepdistill_jax.resilience import checkpoint_manifest
 
 FILES = {"state/_METADATA": b"{}", "state/a/0.0": bytes(range(256)) * 9,
          "state/b/0.0": bytes(range(255, -1, -1)) * 9, "empty": b""}
@@ -34,6 +34,18 @@ def test_every_flipped_bit_is_found(checkpoint, name):
     (checkpoint / name).write_bytes(data)
     assert found(checkpoint) == [(name, "checksum")]
     data[position // 8] ^= 1 << position % 8
+
+
+def test_every_flipped_bit_of_the_manifest_is_found(checkpoint):
+  manifest = checkpoint / checkpoint_manifest.MANIFEST_FILE
+  good = manifest.read_bytes()
+  for position in range(0, 8 * len(good), 7):
+    data = bytearray(good)
+    data[position // 8] ^= 1 << position % 8
+    manifest.write_bytes(data)
+    assert found(checkpoint), position
+  manifest.write_bytes(good)
+  assert found(checkpoint) == []
 
 
 def test_missing_cut_off_and_swapped_files(checkpoint):

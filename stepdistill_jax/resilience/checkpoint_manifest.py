@@ -1,10 +1,11 @@
 """A checkpoint's manifest: the size and checksum of each of its files.
 
-Orbax restores a checkpoint with a flipped bit in silence. So after a
-checkpoint is complete, `checksums.json` is written into its folder, last of
-all, and compared before it is restored or by `stepdistill checkpoint verify`.
+Orbax restores a checkpoint with a flipped bit in silence. So when a
+checkpoint's files are complete, `checksums.json` is written into its folder,
+last of all; then the folder gets its final name. The manifest is compared
+before a checkpoint is restored, and by `stepdistill checkpoint verify`.
 
-A checkpoint without one is of Google's T5X, or was cut off before the end.
+A checkpoint without one is of Google's T5X.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import concurrent.futures
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any, Iterator, Mapping
 
+from etils import epath
 import xxhash
 
 MANIFEST_FILE = "checksums.json"
 _ALGORITHM = "xxh3_128"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+_OWN_CHECKSUM = "checksum_of_this"
 _BLOCK_BYTES = 2**20
 _THREADS = 4
 
@@ -40,65 +42,94 @@ class Problem:
   detail: str
 
 
-def _files(folder: pathlib.Path) -> Iterator[str]:
+def _is_local(path: epath.Path) -> bool:
+  return "://" not in os.fspath(path)
+
+
+def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
   """Names of all files below a folder but the manifest, sorted."""
-  for path in sorted(folder.rglob("*")):
-    name = path.relative_to(folder).as_posix()
+  for path in sorted(folder.iterdir(), key=lambda path: path.name):
+    name = prefix + path.name
+    if path.is_dir():
+      yield from _files(path, name + "/")
     # A manifest that was cut off while it was written is none.
-    if path.is_file() and not name.startswith(MANIFEST_FILE):
+    elif not name.startswith(MANIFEST_FILE):
       yield name
 
 
-def _checksum(file: pathlib.Path) -> str:
+def _checksum(file: epath.Path, sync: bool = False) -> str:
   digest = xxhash.xxh3_128()
-  with file.open("rb", buffering=0) as stream:
+  with file.open("rb") as stream:
     while block := stream.read(_BLOCK_BYTES):
       digest.update(block)
+    if sync:
+      os.fsync(stream.fileno())
   return digest.hexdigest()
 
 
-def _entry(file: pathlib.Path) -> dict[str, Any]:
-  checksum = _checksum(file)
-  return {"size": file.stat().st_size, "checksum": checksum}
+def _entry(file: epath.Path) -> dict[str, Any]:
+  checksum = _checksum(file, sync=_is_local(file))
+  return {"size": file.stat().length, "checksum": checksum}
 
 
-def has_manifest(checkpoint: str | os.PathLike[str]) -> bool:
-  return (pathlib.Path(checkpoint) / MANIFEST_FILE).is_file()
-
-
-def write(checkpoint: str | os.PathLike[str]) -> pathlib.Path:
-  """Writes the manifest of a complete checkpoint; returns its path.
-
-  When this returns, it is on the disk. Reads every file once; call it off the
-  training thread.
-  """
-  folder = pathlib.Path(checkpoint)
-  names = list(_files(folder))
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    entries = dict(zip(names, pool.map(
-        lambda name: _entry(folder / name), names)))
-  manifest = {"schema_version": _SCHEMA_VERSION, "algorithm": _ALGORITHM,
-              "files": entries}
-  target = folder / MANIFEST_FILE
-  temporary = target.with_name(MANIFEST_FILE + ".partial")
-  with temporary.open("w", encoding="utf-8") as stream:
-    json.dump(manifest, stream, indent=1)
-    stream.flush()
-    os.fsync(stream.fileno())
-  os.replace(temporary, target)
+def sync_folder(folder: epath.Path) -> None:
+  """Waits until names in a folder are on the disk."""
   descriptor = os.open(folder, os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def has_manifest(checkpoint: str | os.PathLike[str]) -> bool:
+  return (epath.Path(checkpoint) / MANIFEST_FILE).exists()
+
+
+def _dump(manifest: Mapping[str, Any]) -> str:
+  """A manifest's text, with a checksum of its own: every flipped bit shows."""
+  own = xxhash.xxh3_128_hexdigest(json.dumps(manifest).encode())
+  return json.dumps({**manifest, _OWN_CHECKSUM: own}, indent=1)
+
+
+def write(checkpoint: str | os.PathLike[str]) -> epath.Path:
+  """Writes the manifest of a complete checkpoint; returns its path.
+
+  When this returns, it and the files that it lists are on the disk. Reads
+  every file once; call it off the training thread.
+  """
+  folder = epath.Path(checkpoint)
+  names = list(_files(folder))
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    entries = dict(zip(names, pool.map(
+        lambda name: _entry(folder / name), names)))
+  text = _dump({"schema_version": _SCHEMA_VERSION, "algorithm": _ALGORITHM,
+                "files": entries})
+  target = folder / MANIFEST_FILE
+  if not _is_local(folder):
+    target.write_text(text)  # Appears at once.
+    return target
+  temporary = folder / (MANIFEST_FILE + ".partial")
+  with open(temporary, "w", encoding="utf-8") as stream:
+    stream.write(text)
+    stream.flush()
+    os.fsync(stream.fileno())
+  os.replace(temporary, target)
+  for path in {(folder / name).parent for name in names} | {folder}:
+    sync_folder(path)
   return target
 
 
-def _read(file: pathlib.Path) -> Mapping[str, Mapping[str, Any]]:
+def _read(file: epath.Path) -> Mapping[str, Mapping[str, Any]]:
   """Reads a manifest's entries; raises ValueError if it is damaged."""
-  manifest = json.loads(file.read_bytes())
+  text = file.read_bytes().decode()
+  manifest = json.loads(text)
   if not isinstance(manifest, dict) or manifest.get(
       "algorithm") != _ALGORITHM or not isinstance(manifest.get("files"), dict):
+    raise ValueError("it is not what was written")
+  own = manifest.pop(_OWN_CHECKSUM, None)
+  # Manifests of the project's first conversions have no checksum of their own.
+  if (own is not None or manifest.get("schema_version") != 1) and (
+      text != _dump(manifest)):
     raise ValueError("it is not what was written")
   for name, entry in manifest["files"].items():
     if ".." in name.split("/") or name.startswith("/") or not isinstance(
@@ -107,10 +138,10 @@ def _read(file: pathlib.Path) -> Mapping[str, Mapping[str, Any]]:
   return manifest["files"]
 
 
-def _check(file: pathlib.Path, name: str,
+def _check(file: epath.Path, name: str,
            entry: Mapping[str, Any]) -> Problem | None:
   try:
-    size = file.stat().st_size
+    size = file.stat().length
     if size != entry["size"]:
       return Problem(name, "size", f"{size:,} bytes, expected "
                      f"{entry['size']:,}")
@@ -135,7 +166,7 @@ def verify(checkpoint: str | os.PathLike[str]) -> list[Problem]:
     manifest does not list count as wrong: a swapped or left-over chunk would
     be read.
   """
-  folder = pathlib.Path(checkpoint)
+  folder = epath.Path(checkpoint)
   try:
     entries = _read(folder / MANIFEST_FILE)
   except (OSError, ValueError) as error:

@@ -1,0 +1,169 @@
+"""Which checkpoint is restored: the newest that its manifest confirms.
+
+A bad one is reported with its path and file, and the one before it is taken;
+`--strict` refuses instead. Checkpoints of Google's T5X have no manifest and
+are restored with a line that says so. One of ours that lacks it has lost it:
+orbax's metadata, in another file, say that it was written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Optional, Sequence
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from stepdistill_jax import errors
+from stepdistill_jax import progress
+from stepdistill_jax import run_record
+from stepdistill_jax.resilience import checkpoint_manifest
+
+_METADATA_FILE = "_CHECKPOINT_METADATA"
+_COMMITTED_FILE = "commit_success.txt"
+# What `custom_metadata` of a checkpoint with a manifest holds.
+MARK = {"manifest": checkpoint_manifest.MANIFEST_FILE}
+_MOST_FILES_TOLD = 3
+# Checkpoint -> its manifest's time and size: what was read need not be again.
+_confirmed: dict[str, tuple[float, int]] = {}
+
+
+def _is_marked(checkpoint: epath.Path) -> bool:
+  try:
+    metadata = json.loads((checkpoint / _METADATA_FILE).read_bytes())
+    return bool((metadata["custom_metadata"] or {}).get("manifest"))
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    return False
+
+
+def problems(
+    checkpoint: str) -> Optional[Sequence[checkpoint_manifest.Problem]]:
+  """What is wrong with a checkpoint's files; None where none can tell."""
+  folder = epath.Path(checkpoint)
+  manifest = folder / checkpoint_manifest.MANIFEST_FILE
+  if not manifest.exists():
+    if _is_marked(folder):
+      return [checkpoint_manifest.Problem(
+          checkpoint_manifest.MANIFEST_FILE, "missing", "is missing")]
+    # Object stores do not rename: orbax says there when all is written.
+    if "://" in checkpoint and not any(
+        (folder / name).exists() for name in (_COMMITTED_FILE, "checkpoint")):
+      return [checkpoint_manifest.Problem(
+          _COMMITTED_FILE, "missing", "is missing: it was not written whole")]
+    return None
+  stat = manifest.stat()
+  seen = stat.mtime, stat.length
+  if _confirmed.get(checkpoint) == seen:
+    return []
+  found = checkpoint_manifest.verify(folder)
+  if not found:
+    _confirmed[checkpoint] = seen
+  return found
+
+
+def describe(
+    checkpoint: str, found: Sequence[checkpoint_manifest.Problem]) -> str:
+  """A line about a bad checkpoint: path, with the step, and its files."""
+  files = "; ".join(f"{p.file}: {p.detail}" for p in found[:_MOST_FILES_TOLD])
+  more = len(found) - _MOST_FILES_TOLD
+  return (f"the checkpoint {checkpoint} is not what was written: {files}"
+          + (f"; and {more} more" if more > 0 else ""))
+
+
+def _on_first_host(decide) -> int:
+  """A number that host 0 decides on and all hosts get."""
+  if jax.process_count() == 1:
+    return decide()
+  error, choice = None, -1
+  if jax.process_index() == 0:
+    try:
+      choice = decide()
+    except errors.UserError as refused:
+      error = refused
+  choice = int(multihost_utils.broadcast_one_to_all(
+      np.int32(-1 if error else choice)))
+  if choice < 0:
+    raise error or errors.UserError(
+        "host 0 found no good checkpoint; its log says which files are bad")
+  return choice
+
+
+def _say_unchecked(checkpoint: str) -> None:
+  progress.say(
+      f"{checkpoint} has no {checkpoint_manifest.MANIFEST_FILE} (Google's T5X "
+      "writes none): restored without a check of its files")
+
+
+def require_good(checkpoint: str) -> None:
+  """Raises UserError if a checkpoint's files are not what was written."""
+
+  def decide() -> int:
+    found = problems(checkpoint)
+    if found:
+      raise errors.UserError(describe(checkpoint, found))
+    if found is None and checkpoint not in _confirmed:
+      _confirmed[checkpoint] = (0.0, 0)  # Said once.
+      _say_unchecked(checkpoint)
+    return 0
+
+  _on_first_host(decide)
+
+
+def newest_good(checkpoints: Sequence[str]) -> str:
+  """The newest good one of a folder's checkpoints, reporting the bad ones.
+
+  Args:
+    checkpoints: paths, oldest first; at least one.
+
+  Raises:
+    errors.UserError: the newest is bad and `--strict` was given, or all are.
+  """
+
+  def decide() -> int:
+    for index in reversed(range(len(checkpoints))):
+      found = problems(checkpoints[index])
+      if not found:
+        if found is None:
+          _say_unchecked(checkpoints[index])
+          _confirmed[checkpoints[index]] = (0.0, 0)
+        return index
+      line = describe(checkpoints[index], found)
+      if run_record.launch_option("strict"):
+        raise errors.UserError(
+            f"{line}; without --strict the one before it is used")
+      if index == 0:
+        raise errors.UserError(
+            f"{line}; no good checkpoint is left in "
+            f"{os.path.dirname(checkpoints[0])}")
+      progress.say(f"warning: {line}; trying the one before it")
+    raise AssertionError("no checkpoint given")
+
+  return checkpoints[_on_first_host(decide)]
+
+
+def all_good(checkpoints: Sequence[str]) -> list[str]:
+  """Those without a problem; the others are reported, or refused."""
+  good = []
+  for checkpoint in checkpoints:
+    try:
+      require_good(checkpoint)
+      good.append(checkpoint)
+    except errors.UserError as error:
+      if run_record.launch_option("strict"):
+        raise
+      progress.say(f"warning: {error}; left out")
+  return good
+
+
+def set_aside(checkpoint: str) -> str:
+  """Renames a bad checkpoint, so that its step can be saved again."""
+  number, target = 1, epath.Path(checkpoint + ".bad")
+  while target.exists():
+    number += 1
+    target = epath.Path(f"{checkpoint}.bad{number}")
+  epath.Path(checkpoint).rename(target)
+  progress.say(f"{checkpoint} is now {target}: training saves that step again")
+  return os.fspath(target)
