@@ -140,6 +140,7 @@ class OrbaxCheckpointManagerInterface:
     self._finishing: Optional[concurrent.futures.Future] = None
     self._orbax_wrote = threading.Event()
     self._failed = False
+    self._newest: Optional[int] = None
 
   @property
   def _checkpointer(self) -> ocp.AsyncCheckpointer:
@@ -256,7 +257,8 @@ class OrbaxCheckpointManagerInterface:
       errors.UserError: this or the last checkpoint cannot be written.
     """
     step = int(jax.device_get(train_state.step))
-    if step in self.all_steps() or not force and not self.should_save(step):
+    if step in (self._newest, *self.all_steps()) or (
+        not force and not self.should_save(step)):
       return False
     state_dict = train_state.state_dict()
     for transform in state_transformation_fns:
@@ -282,6 +284,7 @@ class OrbaxCheckpointManagerInterface:
           final.with_name(final.name + _UNCHECKED))
       self._orbax_wrote.clear()
       self._failed = False
+      self._newest = step
       self._checkpointer.save(
           written, args=ocp.args.Composite(**args),
           custom_metadata=checkpoint_choice.MARK)

@@ -64,10 +64,13 @@ def launch(
     configured = gin.get_configurable(entry)
     try:
       return None if dry_run else configured()
-    except errors.UserError as error:
+    except (errors.UserError, errors.Preempted, KeyboardInterrupt) as error:
       # Gin adds lines about its call stack, of no use to a user.
       line = str(error).split("\n  In call to configurable")[0]
-      raise errors.UserError(line) from error
+      kind = next(kind for kind in (
+          errors.UserError, errors.Preempted, KeyboardInterrupt)
+                  if isinstance(error, kind))
+      raise kind(line) from error
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

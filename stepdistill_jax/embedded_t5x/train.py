@@ -364,7 +364,13 @@ def train(
       evaluate()
     checkpoint_period = (save_cfg and save_cfg.period) or 0
     checkpoint_steps = sorted((save_cfg and save_cfg.checkpoint_steps) or ())
-    if step == total_steps:
+    eval_period = eval_period if eval_cfgs else 0
+    # An evaluation that was cut off when the run was.
+    must_evaluate = bool(
+        resuming and eval_cfgs
+        and (step == total_steps or eval_period and step % eval_period == 0)
+        and run_record.last_evaluation(model_dir) < step)
+    if step == total_steps and not must_evaluate:
       progress_lib.say(f"step {step} is TRAIN_STEPS already: nothing to train")
       return step, trainer.train_state
     if checkpoint_period and not resuming:
@@ -373,7 +379,6 @@ def train(
     # ------------------------------------------------------------------------
     # Train loop
     # ------------------------------------------------------------------------
-    eval_period = eval_period if eval_cfgs else 0
     if stats_period is None:
       stats_period = min([
           _DEFAULT_STATS_PERIOD,
@@ -388,10 +393,8 @@ def train(
     signals.saves_from_here()
     trainer.should_stop = signals.should_stop
     try:
-      is_eval_step = eval_period and step and step % eval_period == 0
-      if resuming and is_eval_step and (
-          run_record.last_evaluation(model_dir) < step):
-        with signals.breaking_off():  # It was cut off when the run was.
+      if must_evaluate:
+        with signals.breaking_off():
           evaluate()
       progress = stack.enter_context(
           progress_lib.Progress(total_steps, first_step))
