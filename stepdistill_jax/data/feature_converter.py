@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Mapping, Sequence
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -193,6 +194,27 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
         name: task_feature_lengths[
             "inputs" if name.startswith("encoder_") else "targets"]
         for name in names}
+
+  def row_sizes(self, element_spec, sizes, task_feature_lengths):
+    """What records take of a packed row.
+
+    Args:
+      element_spec: of the task's examples.
+      sizes: name of a feature -> its length in each example, int `[examples]`.
+      task_feature_lengths: of a row.
+
+    Returns:
+      (input tokens `[examples]`, target tokens `[examples]`, input length of a
+      row, target length of a row).
+    """
+    prefixes = self._prefixes_of(element_spec)
+    lengths = _lengths_of(prefixes, task_feature_lengths)
+    inputs, targets = (
+        sum(np.minimum(sizes(prefix + name), pair[i])
+            for prefix, pair in zip(prefixes, lengths))
+        for i, name in enumerate(("inputs", "targets")))
+    return (inputs, targets, task_feature_lengths["inputs"],
+            task_feature_lengths["targets"])
 
   def _prefixes_of(self, element_spec) -> tuple[str, ...]:
     """The target prefixes that the data set has, its features checked."""

@@ -1,0 +1,199 @@
+"""Training batches whose order is a function of seed and step alone.
+
+`get_dataset` stands in for `t5x.utils.get_dataset` (gin:
+`train_script.train.get_dataset_fn`), on either engine. SeqIO's own pipeline
+shuffles in a window over the border of two epochs and must replay what was
+read to go on; it also shuffles each host's share for itself. This one
+
+* gives every example exactly once per epoch,
+* starts at any step at once,
+* gives the same global batches whatever the number of hosts.
+
+A task's preprocessing runs once, at the first batch, and its token ids stay in
+memory; a random preprocessor would give the same in every epoch.
+"""
+
+from __future__ import annotations
+
+import fractions
+import math
+from typing import Any, Callable, Iterator, Sequence
+
+import gin
+import numpy as np
+import seqio
+import tensorflow as tf
+from t5x import utils
+
+from stepdistill_jax import errors
+from stepdistill_jax.data import example_order
+from stepdistill_jax.data import example_store
+from stepdistill_jax.data import feature_converter
+
+# A mixture's rates are rounded to whole numbers of which the largest is at
+# most this times the smallest.
+_FINEST_RATE = 1000
+_PARALLEL_PIECES = 4
+_ADVICE = ("train in SeqIO's order: train_script.train.get_dataset_fn = "
+           "@utils.get_dataset")
+
+
+class _Batches:
+  """Says which examples are in a host's share of each global batch."""
+
+  def __init__(self, cfg, store, rates, row_lengths, shard_id, num_shards):
+    self._cfg = cfg
+    self._store = store
+    self._rates = rates
+    self._row_lengths = row_lengths
+    self._share = cfg.batch_size // num_shards
+    self._shard_id = shard_id
+    self._made = None
+    self._row_sizes = None
+
+  @property
+  def _order(self):
+    """Made late: it needs the number of examples, so all of them read."""
+    if self._made is None:
+      cfg, seed = self._cfg, self._cfg.seed
+      orders = [
+          example_order.ExampleOrder(count, seed + 1_000_003 * i, cfg.shuffle)
+          for i, count in enumerate(self._store.counts)]
+      self._made = orders[0] if len(orders) == 1 else (
+          example_order.MixtureOrder(orders, self._rates, seed))
+      if cfg.pack:
+        self._row_sizes = self._row_lengths(self._store)
+        self._made = example_order.PackedOrder(
+            self._made, *self._row_sizes)
+    return self._made
+
+  def from_step(self, first: int) -> Iterator[Any]:
+    """Examples to convert together, from a step on, without end."""
+    step = first
+    while True:
+      start = step * self._cfg.batch_size + self._shard_id * self._share
+      if self._cfg.pack:
+        yield from self._pieces(self._order.rows(start, self._share))
+      else:
+        yield self._store.take(
+            self._order.at(np.arange(start, start + self._share)))
+      step += 1
+
+  def _pieces(self, rows: Sequence[np.ndarray]) -> Iterator[Any]:
+    """Whole rows in pieces that the packing takes in one block."""
+    lengths = self._cfg.task_feature_lengths
+    most = max(lengths["inputs"], lengths["targets"])
+    piece: list[np.ndarray] = []
+    for i, row in enumerate(rows):
+      piece.append(row)
+      last = i + 1 == len(rows)
+      # A row that does not follow the one before it would flow into it.
+      if last or sum(map(len, piece)) + len(rows[i + 1]) > most or (
+          self._fits_behind(row, rows[i + 1])):
+        yield self._store.take(np.concatenate(piece))
+        piece = []
+
+  def _fits_behind(self, row: np.ndarray, following: np.ndarray) -> bool:
+    """Whether packing would put the next row's first example into a row."""
+    sizes = self._row_sizes
+    both = np.append(row, following[0])
+    return sizes[0][both].sum() <= sizes[2] and (
+        sizes[1][both].sum() <= sizes[3])
+
+
+def _integer_rates(rates: Sequence[float]) -> list[int]:
+  """Rates as the smallest whole numbers of the same proportions."""
+  parts = [fractions.Fraction(rate / min(rates)).limit_denominator(
+      _FINEST_RATE) for rate in rates]
+  factor = math.lcm(*(part.denominator for part in parts))
+  if factor > _FINEST_RATE:
+    return [max(1, round(_FINEST_RATE * rate / max(rates))) for rate in rates]
+  return [int(part * factor) for part in parts]
+
+
+def _examples(cfg, provider) -> tuple[example_store.ExampleStore, list[int]]:
+  """(all examples, rates of the parts) of a task or mixture."""
+  tasks = [task for task in seqio.get_subtasks(provider)
+           if cfg.split in task.splits]
+  example_store.check_size(tasks, cfg.split, _ADVICE)
+  datasets = [
+      task.get_dataset(
+          sequence_length=cfg.task_feature_lengths, split=cfg.split,
+          use_cached=cfg.use_cached, shuffle=False, seed=cfg.seed,
+          num_epochs=1, trim_output_features=cfg.trim_output_features,
+          try_in_mem_cache=False)
+      for task in tasks]
+  rates = [1] if len(tasks) == 1 else _integer_rates(
+      [provider.get_rate(task) for task in tasks])
+  return example_store.ExampleStore(datasets, provider.name), rates
+
+
+@gin.configurable(module="stepdistill_jax.data.exact_order")
+def get_dataset(
+    cfg: utils.DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    feature_converter_cls: Callable[..., seqio.FeatureConverter],
+    num_epochs: int | None = None,
+    continue_from_last_checkpoint: bool = False) -> tf.data.Dataset:
+  """The batches of one share of a data set, without end.
+
+  Args:
+    cfg: the data set, with a seed.
+    shard_id: which share.
+    num_shards: number of shares.
+    feature_converter_cls: makes model features of task features.
+    num_epochs: must be None; T5X's interface has it.
+    continue_from_last_checkpoint: must be False; T5X's interface has it.
+
+  Returns:
+    A dataset of feature -> [batch_size / num_shards, ...]. Its attribute
+    `starting_at(step)` gives the dataset that begins with the batch of a step.
+  """
+  if num_epochs is not None or continue_from_last_checkpoint:
+    raise ValueError("num_epochs and continue_from_last_checkpoint are not "
+                     "supported: training ends after its steps")
+  if cfg.batch_size % num_shards:
+    raise errors.UserError(
+        f"batch size {cfg.batch_size} is not divisible by the {num_shards} "
+        "hosts that load different data")
+  converter = feature_converter_cls(
+      pack=cfg.pack, use_custom_packing_ops=cfg.use_custom_packing_ops)
+  provider = seqio.get_mixture_or_task(cfg.mixture_or_task_name) if isinstance(
+      cfg.mixture_or_task_name, str) else cfg.mixture_or_task_name
+  is_mixture = len(seqio.get_subtasks(provider)) > 1
+  if cfg.seed is None or cfg.task_feature_lengths is None or cfg.pack and (
+      is_mixture or not isinstance(
+          converter, feature_converter.StepDistillFeatureConverter)):
+    # SeqIO packs by rules of its own.
+    return utils.get_dataset(cfg, shard_id, num_shards, feature_converter_cls)
+  store, rates = _examples(cfg, provider)
+
+  def row_lengths(store: example_store.ExampleStore):
+    return converter.row_sizes(
+        store.element_spec, store.sizes, cfg.task_feature_lengths)
+
+  batches = _Batches(cfg, store, rates, row_lengths, shard_id, num_shards)
+
+  def convert(examples: tf.data.Dataset) -> tf.data.Dataset:
+    examples = examples.map(lambda example: {
+        name: tf.ensure_shape(example[name], spec.shape)
+        for name, spec in store.element_spec.items()})
+    return converter(examples, cfg.task_feature_lengths)
+
+  def starting_at(step: int) -> tf.data.Dataset:
+    shares = tf.data.Dataset.from_generator(
+        lambda: batches.from_step(step), output_signature=store.batches_spec())
+    if cfg.pack:
+      rows = shares.interleave(
+          lambda examples: convert(
+              tf.data.Dataset.from_tensor_slices(examples)),
+          cycle_length=_PARALLEL_PIECES, block_length=cfg.batch_size,
+          num_parallel_calls=_PARALLEL_PIECES, deterministic=True)
+    else:
+      rows = convert(shares.unbatch())
+    return rows.batch(cfg.batch_size // num_shards, drop_remainder=True)
+
+  dataset = starting_at(0)
+  dataset.starting_at = starting_at
+  return dataset

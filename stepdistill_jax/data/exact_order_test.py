@@ -1,0 +1,171 @@
+"""Every example once per epoch, from any step, for any number of hosts."""
+
+import collections
+import time
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+import stepdistill_jax  # pylint: disable=unused-import  # Finds t5x.
+from stepdistill_jax.data import exact_order
+from stepdistill_jax.data import example_order
+from stepdistill_jax.data import feature_converter
+from t5x import utils
+
+SIZES = {"a": 23, "b": 7}
+PLAIN, PAIRED, MIXTURE = "exact_plain_a", "exact_paired", "exact_mixture"
+LENGTHS = {"inputs": 24, "targets": 20}
+BATCH = 4
+CONVERTER = feature_converter.StepDistillFeatureConverter
+
+
+def _example(name: str, index: int, paired: bool):
+  """Token 2 + 100 * (name is b) + index says which example it is."""
+  token = 2 + 100 * (name == "b") + index
+  example = {"inputs": [token] * (1 + index % 5) + [1],
+             "targets": [token] * (1 + index % 3) + [1]}
+  if paired:
+    example |= {"rationale_inputs": [token] * 3 + [1],
+                "rationale_targets": [token] * (index % 4) + [1]}
+  return example
+
+
+def _register(task: str, name: str, paired: bool = False):
+  examples = [_example(name, i, paired) for i in range(SIZES[name])]
+
+  def dataset(split, shuffle_files=False, seed=None):
+    del split, shuffle_files, seed
+    return tf.data.Dataset.from_generator(
+        lambda: iter(examples), output_signature={
+            key: tf.TensorSpec([None], tf.int32) for key in examples[0]})
+
+  vocabulary = seqio.PassThroughVocabulary(1000)
+  seqio.TaskRegistry.add(
+      task, source=seqio.FunctionDataSource(
+          dataset, splits=["train"], num_input_examples={
+              "train": SIZES[name]}),
+      preprocessors=[], output_features={
+          key: seqio.Feature(vocabulary, add_eos=False)
+          for key in examples[0]})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tasks():
+  if PLAIN not in seqio.TaskRegistry.names():
+    _register(PLAIN, "a")
+    _register("exact_plain_b", "b")
+    _register(PAIRED, "a", paired=True)
+    seqio.MixtureRegistry.add(MIXTURE, [(PLAIN, 1.0), ("exact_plain_b", 0.5)])
+
+
+def make(task, shard=0, shards=1, pack=False, seed=3, shuffle=True):
+  return exact_order.get_dataset(
+      utils.DatasetConfig(
+          mixture_or_task_name=task, task_feature_lengths=LENGTHS,
+          split="train", batch_size=BATCH, shuffle=shuffle, seed=seed,
+          pack=pack), shard, shards, CONVERTER)
+
+
+def take(dataset, batches):
+  return list(dataset.take(batches).as_numpy_iterator())
+
+
+def examples_in(batch) -> list[int]:
+  """The number of each example of a batch, in order."""
+  tokens = batch["encoder_input_tokens"]
+  if "encoder_positions" not in batch:
+    return tokens.reshape(len(tokens), -1)[:, 0].tolist()
+  firsts = (batch["encoder_positions"] == 0) & (tokens > 0)
+  # The second sequence of a pair is its rationale's.
+  return [t for row, first in zip(tokens, firsts) for t in row[first][::2]]
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_every_example_once_per_epoch(pack):
+  batches = take(make(PAIRED, pack=pack), 40)
+  seen = [number for batch in batches for number in examples_in(batch)]
+  epochs = [seen[i:i + 23] for i in range(0, len(seen) - 23, 23)]
+  assert len(epochs) >= 6
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(2, 25))
+  assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("task,pack", [
+    (PLAIN, False), (MIXTURE, False), (PAIRED, False), (PAIRED, True)])
+def test_starts_at_any_step(task, pack):
+  whole = take(make(task, pack=pack), 14)
+  for step in (1, 5, 11):
+    later = take(make(task, pack=pack).starting_at(step), 3)
+    for expected, found in zip(whole[step:], later):
+      np.testing.assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("task,pack", [(MIXTURE, False), (PAIRED, True)])
+@pytest.mark.parametrize("shards", [2, 4])
+def test_global_batches_do_not_depend_on_the_hosts(task, pack, shards):
+  whole = take(make(task, pack=pack), 9)
+  shares = [take(make(task, shard, shards, pack), 9)
+            for shard in range(shards)]
+  for batch, *parts in zip(whole, *shares):
+    np.testing.assert_equal(
+        {name: np.concatenate([part[name] for part in parts])
+         for name in batch}, batch)
+
+
+def test_packed_rows_are_as_full_as_the_converters():
+  task = seqio.get_mixture_or_task(PAIRED)
+  ds = task.get_dataset(LENGTHS, "train", shuffle=False)
+  expected = list(CONVERTER(pack=True)(ds, LENGTHS).as_numpy_iterator())
+  rows = [{name: values[i] for name, values in batch.items()}
+          for batch in take(make(PAIRED, pack=True, shuffle=False), 4)
+          for i in range(BATCH)]
+  np.testing.assert_equal(rows[:len(expected)], expected)
+
+
+def test_mixture_keeps_its_rates_and_epochs():
+  seen = [n for batch in take(make(MIXTURE), 36) for n in examples_in(batch)]
+  parts = {"a": [n for n in seen if n < 100], "b": [n for n in seen if n > 99]}
+  assert len(parts["a"]) == 2 * len(parts["b"])
+  for name, numbers in parts.items():
+    size = SIZES[name]
+    for start in range(0, len(numbers) - size, size):
+      counts = collections.Counter(numbers[start:start + size])
+      assert len(counts) == size and set(counts.values()) == {1}
+
+
+def test_other_seeds_give_other_orders():
+  orders = {tuple(examples_in(take(make(PLAIN, seed=seed), 1)[0]))
+            for seed in range(5)}
+  assert len(orders) == 5
+
+
+def _mix(z: int) -> int:
+  """SplitMix64's finalizer, on Python's own integers."""
+  z = (z + 0x9E3779B97F4A7C15) % 2**64
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+  return z ^ (z >> 31)
+
+
+def test_order_is_made_of_64_bit_integers_alone():
+  # So it stays under other versions of NumPy and on other machines.
+  for seed, stream in ((7, 3), (-1, 0), (2**63, 10**6)):
+    key = _mix((_mix(seed % 2**64) + stream) % 2**64)
+    bits = [_mix(key ^ _mix(i)) for i in range(50)]
+    assert example_order.random_bits(
+        seed, stream, np.arange(50)).tolist() == bits
+    assert example_order.permutation(seed, stream, 50).tolist() == sorted(
+        range(50), key=bits.__getitem__)
+
+
+def test_step_100_000_of_svamps_size_is_found_at_once():
+  start = time.perf_counter()
+  plain = example_order.ExampleOrder(700, seed=0)
+  plain.at(np.arange(64) + 100_000 * 64)
+  sizes = np.random.default_rng(0).integers(20, 120, 700)
+  packed = example_order.PackedOrder(plain, 2 * sizes, sizes, 1024, 608)
+  packed.rows(100_000 * 32, 32)
+  assert time.perf_counter() - start < 2.0  # Seconds; it takes 0.1.

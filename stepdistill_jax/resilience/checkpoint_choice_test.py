@@ -1,0 +1,156 @@
+"""Bad checkpoints of a real run: all damage is found, the one before is used."""
+
+import pathlib
+import random
+import shutil
+
+import flax.core
+from flax.linen import partitioning as flax_partitioning
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stepdistill_jax import errors
+from stepdistill_jax import run_record
+from stepdistill_jax.embedded_t5x import adafactor
+from stepdistill_jax.embedded_t5x import checkpoint_config
+from stepdistill_jax.embedded_t5x import checkpoints
+from stepdistill_jax.embedded_t5x import partitioning
+from stepdistill_jax.embedded_t5x import state_initializer
+from stepdistill_jax.resilience import checkpoint_choice
+from stepdistill_jax.resilience import checkpoint_manifest
+from stepdistill_jax.resilience import damage
+
+PARTITIONER = partitioning.PjitPartitioner(num_partitions=1)
+
+
+def _initializer():
+  def init(rng, input_shapes=None, input_types=None):
+    del input_shapes, input_types
+    params = {"a": {"kernel": jax.random.normal(rng, (16, 12))}}
+    axes = {"a": {"kernel_axes": flax_partitioning.AxisMetadata(
+        ("embed", "mlp"))}}
+    return flax.core.freeze({"params": params, "params_axes": axes})
+
+  return state_initializer.TrainStateInitializer(
+      adafactor.Adafactor(
+          logical_factor_rules=adafactor.standard_logical_factor_rules()),
+      init, {}, PARTITIONER)
+
+
+@pytest.fixture(scope="module", name="written")
+def _written(tmp_path_factory) -> pathlib.Path:
+  """A folder with the checkpoints 5 and 10."""
+  folder = tmp_path_factory.mktemp("written") / "run"
+  initializer = _initializer()
+  manager = checkpoints.OrbaxCheckpointManagerInterface(
+      str(folder), initializer.global_train_state_shape, PARTITIONER)
+  for step in (5, 10):
+    state = initializer.from_scratch(jax.random.PRNGKey(step))
+    manager.save(state.replace_step(jnp.array(step)), run_state={"x": step})
+  manager.close()
+  return folder
+
+
+@pytest.fixture(name="run")
+def _run(written, tmp_path) -> pathlib.Path:
+  return pathlib.Path(shutil.copytree(written, tmp_path / "run"))
+
+
+def latest(folder) -> str:
+  cfg = checkpoint_config.RestoreCheckpointConfig(path=str(folder))
+  _, (path,) = checkpoint_config.get_first_valid_restore_config_and_paths(
+      [cfg])
+  return pathlib.Path(path).name
+
+
+def test_good_ones_are_taken_in_silence(run, capsys):
+  assert latest(run) == "checkpoint_10"
+  assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", damage.KINDS)
+def test_all_damage_is_found(written, tmp_path, kind):
+  # 15 of each of the 4 kinds, in all files of the checkpoint.
+  rng = random.Random(kind)
+  for trial in range(15):
+    folder = tmp_path / str(trial)
+    shutil.copytree(written, folder)
+    told = damage.inflict(kind, folder / "checkpoint_10", rng)
+    assert checkpoint_choice.problems(str(folder / "checkpoint_10")), told
+    assert latest(folder) == "checkpoint_5", told
+
+
+def test_the_report_names_path_and_file(run, capsys):
+  damage.inflict("bit_flip", run / "checkpoint_10", random.Random(1))
+  (problem,) = checkpoint_manifest.verify(run / "checkpoint_10")
+  assert latest(run) == "checkpoint_5"
+  said = " ".join(capsys.readouterr().err.split())
+  assert f"{run}/checkpoint_10 is not what was written: {problem.file}" in said
+  with run_record.launched(["t5x"], strict=True), pytest.raises(
+      errors.UserError, match="checkpoint_10 .*without --strict"):
+    latest(run)
+
+
+def test_no_good_one_is_left(run):
+  for step in (5, 10):
+    damage.inflict("truncation", run / f"checkpoint_{step}", random.Random(2))
+  with pytest.raises(errors.UserError, match="no good checkpoint is left"):
+    latest(run)
+  cfg = checkpoint_config.RestoreCheckpointConfig(
+      path=str(run / "checkpoint_5"), mode="specific")
+  with pytest.raises(errors.UserError, match="is not what was written"):
+    checkpoint_config.get_first_valid_restore_config_and_paths([cfg])
+  with pytest.raises(errors.UserError, match="is not what was written"):
+    _initializer().restore(cfg, str(run / "checkpoint_5"))
+
+
+def test_googles_checkpoints_restore_with_a_line(run, capsys):
+  # They have neither the manifest nor the mark.
+  checkpoint = run / "checkpoint_10"
+  (checkpoint / checkpoint_manifest.MANIFEST_FILE).unlink()
+  metadata = checkpoint / "_CHECKPOINT_METADATA"
+  metadata.write_text(metadata.read_text().replace('"manifest"', '"other"'))
+  assert latest(run) == "checkpoint_10"
+  assert "no checksums.json (Google's T5X" in " ".join(
+      capsys.readouterr().err.split())
+
+
+def test_a_lost_manifest_is_damage(run):
+  (run / "checkpoint_10" / checkpoint_manifest.MANIFEST_FILE).unlink()
+  assert latest(run) == "checkpoint_5"
+
+
+def test_set_aside_and_saved_again(run):
+  aside = [checkpoint_choice.set_aside(str(run / "checkpoint_10"))]
+  shutil.copytree(run / "checkpoint_5", run / "checkpoint_10")
+  aside.append(checkpoint_choice.set_aside(str(run / "checkpoint_10")))
+  assert [pathlib.Path(p).name for p in aside] == [
+      "checkpoint_10.bad", "checkpoint_10.bad2"]
+  assert checkpoints.all_steps(str(run)) == [5]
+
+
+def test_what_was_left_unfinished_is_removed(run):
+  for name in ("checkpoint_11.unchecked", "checkpoint_3.deleted",
+               "checkpoint_11.unchecked.orbax-checkpoint-tmp"):
+    (run / name).mkdir()
+  (run / "checkpoint_2.bad").mkdir()
+  assert checkpoints.all_steps(str(run)) == [5, 10]
+  initializer = _initializer()
+  manager = checkpoints.OrbaxCheckpointManagerInterface(
+      str(run), initializer.global_train_state_shape, PARTITIONER,
+      keep=1, force_keep_period=5)
+  manager.save(initializer.from_scratch(jax.random.PRNGKey(0)).replace_step(
+      jnp.array(11)))
+  manager.close()
+  assert sorted(p.name for p in run.glob("checkpoint*")) == [
+      "checkpoint_10", "checkpoint_11", "checkpoint_2.bad", "checkpoint_5"]
+
+
+def test_run_state_goes_with_the_checkpoint(run):
+  from stepdistill_jax.embedded_t5x import checkpoint_manager
+  assert checkpoint_manager.read_run_state(
+      str(run / "checkpoint_10")) == {"x": 10}
+  np.testing.assert_equal(checkpoints.load_t5x_checkpoint(
+      str(run), 10)["state"]["step"], 10)
