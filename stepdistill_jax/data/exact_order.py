@@ -38,7 +38,7 @@ _ADVICE = ("train in SeqIO's order: train_script.train.get_dataset_fn = "
            "@utils.get_dataset")
 
 
-class _Batches:
+class Batches:
   """Says which examples are in a host's share of each global batch."""
 
   def __init__(self, cfg, store, rates, row_lengths, shard_id, num_shards):
@@ -66,6 +66,20 @@ class _Batches:
         self._made = example_order.PackedOrder(
             self._made, *self._row_sizes)
     return self._made
+
+  def num_examples(self) -> int:
+    """Of an epoch of all parts."""
+    return sum(self._store.counts)
+
+  def examples_of_steps(self, first: int, last: int) -> list[int]:
+    """Numbers of a host's examples in the steps from first to before last."""
+    found = []
+    for step in range(first, last):
+      start = step * self._cfg.batch_size + self._shard_id * self._share
+      found += (np.concatenate(self._order.rows(start, self._share))
+                if self._cfg.pack else self._order.at(
+                    np.arange(start, start + self._share))).tolist()
+    return found
 
   def from_step(self, first: int) -> Iterator[Any]:
     """Examples to convert together, from a step on, without end."""
@@ -148,7 +162,8 @@ def get_dataset(
 
   Returns:
     A dataset of feature -> [batch_size / num_shards, ...]. Its attribute
-    `starting_at(step)` gives the dataset that begins with the batch of a step.
+    `starting_at(step)` gives the dataset that begins with the batch of a step,
+    `batches` says which examples are where.
   """
   if num_epochs is not None or continue_from_last_checkpoint:
     raise ValueError("num_epochs and continue_from_last_checkpoint are not "
@@ -173,7 +188,7 @@ def get_dataset(
     return converter.row_sizes(
         store.element_spec, store.sizes, cfg.task_feature_lengths)
 
-  batches = _Batches(cfg, store, rates, row_lengths, shard_id, num_shards)
+  batches = Batches(cfg, store, rates, row_lengths, shard_id, num_shards)
 
   def convert(examples: tf.data.Dataset) -> tf.data.Dataset:
     examples = examples.map(lambda example: {
@@ -196,4 +211,5 @@ def get_dataset(
 
   dataset = starting_at(0)
   dataset.starting_at = starting_at
+  dataset.batches = batches
   return dataset

@@ -125,6 +125,45 @@ def test_packed_rows_are_as_full_as_the_converters():
   np.testing.assert_equal(rows[:len(expected)], expected)
 
 
+@pytest.mark.parametrize("pack", [False, True])
+def test_says_which_examples_are_where(pack):
+  dataset = make(PAIRED, pack=pack)
+  told = dataset.batches.examples_of_steps(2, 5)
+  assert [2 + i for i in told] == [
+      n for batch in take(dataset, 5)[2:] for n in examples_in(batch)]
+  assert dataset.batches.num_examples() == 23
+
+
+def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
+  # Rows as real ones are: some without rationale.
+  from stepdistill_jax import testing
+  from stepdistill_jax.teacher import records
+  rows = [records.Record(
+      id=f"svamp/train/{i}", inputs=f"{i} apples and {i % 7} more",
+      label=f"( {i}.0 + {i % 7}.0 )", teacher_label=str(i + i % 7),
+      rationale=f"{i} + {i % 7}" if i % 9 else "", dataset="svamp",
+      teacher="palm540b", split="train") for i in range(700)]
+  records.write_records(tmp_path, "svamp", "palm540b", {"train": rows})
+  monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path))
+  monkeypatch.setenv("STEPDISTILL_VOCAB", str(
+      testing.write_tiny_vocabulary(tmp_path / "spiece.model")))
+  import tasks  # pylint: disable=unused-import
+  rng, step, batches = np.random.default_rng(0), 0, []
+  lengths = {"inputs": 64, "targets": 32}
+  cfg = utils.DatasetConfig(
+      mixture_or_task_name="svamp_step_gold_palm540b", split="train",
+      task_feature_lengths=lengths, batch_size=50, shuffle=True, seed=0)
+  while step < 28:  # Two epochs; every process goes further than it saves.
+    saved = step + int(rng.integers(1, 6))
+    dataset = exact_order.get_dataset(cfg, 0, 1, CONVERTER)
+    batches += take(dataset.starting_at(step), saved - step)
+    step = saved
+  inputs = [row.tobytes() for batch in batches[:28]
+            for row in batch["encoder_input_tokens"][:, 0]]
+  for epoch in (inputs[:700], inputs[700:1400]):
+    assert len(set(epoch)) == 700
+
+
 def test_mixture_keeps_its_rates_and_epochs():
   seen = [n for batch in take(make(MIXTURE), 36) for n in examples_in(batch)]
   parts = {"a": [n for n in seen if n < 100], "b": [n for n in seen if n > 99]}

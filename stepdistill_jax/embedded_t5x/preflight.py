@@ -83,6 +83,14 @@ def make_folder(model_dir: str) -> None:
         "another one") from error
 
 
+def check_folder_is_there(model_dir: str) -> None:
+  """Raises UserError if the run folder was deleted."""
+  if "://" not in model_dir and not os.path.isdir(model_dir):
+    raise errors.UserError(
+        f"MODEL_DIR={model_dir} was deleted or moved while the run worked in "
+        "it; nothing is saved. Put it back and give the same command again")
+
+
 def find_checkpoint(
     model_dir: str,
     save_cfg: Optional[checkpoint_config.SaveCheckpointConfig],

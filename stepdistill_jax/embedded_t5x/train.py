@@ -348,6 +348,7 @@ def train(
       if checkpoint_manager is None:
         return
       check_metrics()  # What went wrong is not saved.
+      preflight.check_folder_is_there(model_dir)
       start = time.time()
       trainer.watchdog.enter(trainer.watchdog.CHECKPOINT, step)
       checkpoint_manager.save(
@@ -405,6 +406,7 @@ def train(
         summary = trainer.train(train_iter, stop - step, start_step=step)
         if summary is None:  # A signal came within the period.
           step = int(jax.device_get(trainer.train_state.step))
+          monitor.check_nonfinite(step, trainer.nonfinite_so_far)
           break
         step = stop
         summary.add_done_callback(

@@ -229,6 +229,7 @@ class BaseTrainer(abc.ABC):
     should_stop: asked after each step; True ends `train` there.
     period_so_far: the metrics merged since the last that were written, and of
       how many steps, where `should_stop` cut a period (`unfinished_period`).
+    nonfinite_so_far: how many of those steps were not finite.
     watchdog: is told what the trainer is waiting for.
   """
 
@@ -259,6 +260,7 @@ class BaseTrainer(abc.ABC):
     self.on_step: Optional[Callable[[int], None]] = None
     self.should_stop: Callable[[int], bool] = lambda step: False
     self.period_so_far: Optional[Mapping[str, Any]] = None
+    self.nonfinite_so_far = 0
     self.watchdog = watchdog_lib.Watchdog()
     self.train_metrics_manager = MetricsManager("train", summary_dir)
     self._summary_dir = summary_dir
@@ -355,6 +357,7 @@ class BaseTrainer(abc.ABC):
       done += carried["num_steps"]
     if step + 1 < start_step + num_steps:
       self.period_so_far = unfinished_period.to_json(metrics, done)
+      self.nonfinite_so_far = guards_lib.count_nonfinite(metrics)
       return None
     metrics = dict(metrics or {})
     metrics["timing/data_wait_fraction"] = (

@@ -104,6 +104,12 @@ def guard_step(guards: Guards, old_state, new_state, grads, metrics):
   return new_state, metrics
 
 
+def count_nonfinite(metrics: Mapping[str, Any]) -> int:
+  """How many of the steps that metrics are merged over were not finite."""
+  counted = metrics.get(METRIC)
+  return 0 if counted is None else int(jax.device_get(counted.count))
+
+
 class Monitor:
   """Looks at the metrics of each period and stops or warns by policy.
 
@@ -127,12 +133,7 @@ class Monitor:
       errors.UserError: the policy says that the run stops.
     """
     bad = int(metrics.get(METRIC, 0))
-    if bad and self._guards.nonfinite == "stop":
-      raise errors.UserError(
-          f"the loss or a gradient was not finite in {bad} of the steps up to "
-          f"{step} (loss {metrics.get('loss')}); nothing was saved since. Try "
-          "a lower learning rate or float32 activations, or skip such steps "
-          "with guards.Guards.nonfinite = 'skip'")
+    self.check_nonfinite(step, bad, metrics.get("loss"))
     self._skipped = self._skipped + bad if bad else 0
     if bad:
       progress.say(
@@ -144,6 +145,16 @@ class Monitor:
           f"guards.Guards.max_skipped_steps = "
           f"{self._guards.max_skipped_steps}: the run does not recover")
     self._check_spike(step, metrics.get("loss"))
+
+  def check_nonfinite(
+      self, step: int, count: int, loss: float | None = None) -> None:
+    """Raises UserError if so many steps that were not finite stop the run."""
+    if count and self._guards.nonfinite == "stop":
+      raise errors.UserError(
+          f"the loss or a gradient was not finite in {count} of the steps up "
+          f"to {step}{'' if loss is None else f' (loss {loss})'}; nothing was "
+          "saved since. Try a lower learning rate or float32 activations, or "
+          "skip such steps with guards.Guards.nonfinite = 'skip'")
 
   def _check_spike(self, step: int, loss: float | None) -> None:
     if loss is None or not math.isfinite(loss) or (

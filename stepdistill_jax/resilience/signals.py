@@ -2,7 +2,8 @@
 
 Before and after the train loop there is nothing to save: the first signal
 ends the run there. On several hosts JAX's preemption service takes SIGTERM,
-so that all hosts save at the same step, whichever of them got the signal.
+so that all hosts save at the same step, whichever of them got the signal;
+Ctrl-C ends them at once, as they do not end the same step.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ import jax
 from jax.experimental import multihost_utils
 
 from stepdistill_jax import errors
-
-_HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
@@ -44,11 +43,10 @@ class SignalWatch:
     self._several_hosts = jax.process_count() > 1
 
   def __enter__(self):
-    if threading.current_thread() is threading.main_thread():
-      for number in _HANDLED:
-        # JAX's own handler must stay: it tells the other hosts.
-        if number == signal.SIGTERM and self._several_hosts:
-          continue
+    # On several hosts JAX's own handler must stay: it tells the others.
+    if not self._several_hosts and (
+        threading.current_thread() is threading.main_thread()):
+      for number in (signal.SIGTERM, signal.SIGINT):
         self._take(number)
     return self
 

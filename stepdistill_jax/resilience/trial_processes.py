@@ -136,7 +136,9 @@ def _in_fork(request: Mapping[str, Any]) -> None:
   os.environ.update(request["environment"])
   code = 1
   try:
+    from stepdistill_jax import runtime  # pylint: disable=g-import-not-at-top
     from stepdistill_jax import t5x_command  # pylint: disable=g-import-not-at-top
+    runtime.START_TIME = time.time()
     code = t5x_command.main(request["start"])
   except SystemExit as done:
     code = done.code

@@ -6,6 +6,7 @@ For tests and `benchmarks/faults.py`.
 from __future__ import annotations
 
 import pathlib
+import random
 from typing import Mapping, Sequence
 
 import numpy as np
@@ -114,3 +115,33 @@ def assert_same_run(
     if not (rtol and key[0] != "train"):
       compare(a[key], b[key], str(key))
   return len(a)
+
+
+def largest_difference(
+    model_dir: pathlib.Path, expected: pathlib.Path, step: int) -> float:
+  """The largest difference of parameters, relative to the largest of each."""
+  import jax  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.embedded_t5x import checkpoints  # pylint: disable=g-import-not-at-top
+  a, b = (checkpoints.load_t5x_checkpoint(str(folder), step)["target"]
+          for folder in (model_dir, expected))
+  return max(jax.tree.leaves(jax.tree.map(
+      lambda x, y: float(np.max(np.abs(x - y)) / np.max(np.abs(y))), a, b)))
+
+
+def assert_same_examples(
+    model_dir: pathlib.Path, expected: pathlib.Path) -> None:
+  """Compares the metrics that depend on the data alone, exactly."""
+  a, b = ({key: value for key, value in scalars(folder).items()
+           if "non_padding_fraction" in key[1]}
+          for folder in (model_dir, expected))
+  if not a or a != b:
+    raise AssertionError(f"other examples: {a} and {b}")
+
+
+def random_fault(rng: random.Random) -> str:
+  """Where the next process is killed: anywhere in training and saving."""
+  point, most = rng.choice([
+      ("step", 9), ("step", 9), ("step", 9), ("save_started", 2),
+      ("checkpoint_written", 2), ("manifest_written", 2),
+      ("checkpoint_named", 2), ("evaluation", 1)])
+  return f"{point}:{rng.randint(1, most)}:kill"
