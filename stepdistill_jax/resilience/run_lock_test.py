@@ -1,5 +1,6 @@
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from stepdistill_jax import errors
 from stepdistill_jax.resilience import run_lock
 
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _HOLD = """
 import sys
 from stepdistill_jax.resilience import run_lock
@@ -28,8 +30,8 @@ def test_one_run_at_a_time(tmp_path):
 
 def test_a_killed_process_leaves_no_lock(tmp_path, capsys):
   holder = subprocess.Popen(
-      [sys.executable, "-c", _HOLD, str(tmp_path)], stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE, text=True)
+      [sys.executable, "-c", _HOLD, str(tmp_path)], cwd=_ROOT,
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
   assert holder.stdout.readline() == "held\n"
   with pytest.raises(errors.UserError, match=f"process {holder.pid} on "):
     with run_lock.held(str(tmp_path)):
