@@ -187,15 +187,23 @@ def read_index(path) -> Mapping[str, Any]:
   return flat
 
 
-def open_array(path, array: ZarrArray, context=None) -> ts.TensorStore:
+def open_array(path, array: ZarrArray, context=None,
+               fill_missing: bool = True) -> ts.TensorStore:
   """Opens an array of the checkpoint whose folder is `path`.
+
+  Args:
+    path: the checkpoint's folder.
+    array: which.
+    context: TensorStore's.
+    fill_missing: whether a chunk without a file is zeros, not an error.
 
   Raises:
     errors.UserError: it is missing, or not of the shape in the index.
   """
   base = kvstore_spec(path)
   spec = {"driver": "zarr",
-          "kvstore": {**base, "path": base["path"] + array.folder + "/"}}
+          "kvstore": {**base, "path": base["path"] + array.folder + "/"},
+          "fill_missing_data_reads": fill_missing}
   try:
     opened = ts.open(
         spec, read=True, open=True, context=context).result()
@@ -248,10 +256,19 @@ class LegacySource:
       inline = np.asarray(value, dtype)
       return jax.make_array_from_callback(
           inline.shape, request.sharding, lambda index: inline[index])
-    opened = open_array(self._folder, value)
+    # Chunks of zeros were not stored; no T5's parameters have any.
+    opened = open_array(self._folder, value,
+                        fill_missing=not name.startswith("target/"))
 
     def read(index) -> np.ndarray:
-      values = as_stored_dtype(opened[index].read().result(), value.dtype)
+      try:
+        values = opened[index].read().result()
+      except ValueError as error:
+        raise errors.UserError(
+            f"the array {name} of {self._folder} cannot be read, its files "
+            f"are incomplete or damaged: {str(error).split(' [')[0]}"
+        ) from error
+      values = as_stored_dtype(values, value.dtype)
       return values if dtype is None else values.astype(dtype)
 
     return jax.make_array_from_callback(value.shape, request.sharding, read)

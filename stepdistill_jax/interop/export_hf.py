@@ -273,9 +273,9 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
     errors.UserError: the checkpoint is no T5, its tokenizer is not known, or
       the folder cannot be written.
   """
-  if output.exists() and any(output.iterdir()):
+  if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise errors.UserError(
-        f"{output} exists and is not empty; give another --output")
+        f"{output} exists and is not an empty folder; give another --output")
   source = t5x_reader.open_checkpoint(checkpoint)
   context = run_context.find(source.path)
   parameters = source.parameters
@@ -299,7 +299,10 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
 
   output = output.resolve()
   partial = output.with_name(f"partial_{output.name}")
-  partial.mkdir(parents=True, exist_ok=True)
+  try:
+    partial.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.UserError(f"cannot make {partial}: {error}") from error
   _write_weights(partial, shard(tensors, options.max_shard_bytes), {
       "source": source.path, "step": source.step,
       "tensors": [[t.name, t.shape, t.dtype.name] for t in tensors],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import json
+import numbers
 import pathlib
+import re
 from typing import Any, Mapping
 
 from stepdistill_jax import errors
@@ -26,6 +28,14 @@ _RELATIVES = {
 # approximation, which is flax's default; the exact `gelu` has no counterpart.
 _ACTIVATIONS = {"relu": "relu", "gelu_new": "gelu", "silu": "silu",
                 "swish": "silu"}
+# Entries that are texts and the like; numbers are checked where they are used.
+_KINDS = {"model_type": str, "architectures": list, "feed_forward_proj": str,
+          "quantization_config": dict, "transformers_version": str,
+          "tokenizer_class": str, "tie_word_embeddings": bool,
+          "scale_decoder_outputs": bool, "dropout_rate": numbers.Real}
+_WORDS = {str: "a text", list: "a list", dict: "an object", bool: "true or "
+          "false", numbers.Real: "a number"}
+_MOST_LAYERS = 1000  # Names of more would fill the memory.
 
 
 class Head(enum.Enum):
@@ -58,6 +68,12 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     raise errors.UserError(f"{file} is not valid JSON: {error}") from error
   if not isinstance(config, dict):
     raise errors.UserError(f"{file} holds no JSON object")
+  config = {key: value for key, value in config.items() if value is not None}
+  for key, kind in _KINDS.items():
+    if key in config and not isinstance(config[key], kind):
+      raise errors.UserError(
+          f"{file}: `{key}` is {config[key]!r}, expected "
+          f"{_WORDS[kind]}")
   _check_family(config, file)
   return config
 
@@ -72,7 +88,7 @@ def _check_family(config: Mapping[str, Any], file: pathlib.Path) -> None:
   classes = config.get("architectures") or []
   expected = MODEL_CLASSES[family]
   # Checkpoints of 2020 name the class by what it was called then.
-  if classes and not set(classes) & {
+  if classes and not set(map(str, classes)) & {
       expected, "T5WithLMHeadModel", "T5ForConditionalGeneration"}:
     raise errors.UserError(
         f"{file}: architectures {classes} has no output layer for text; "
@@ -131,11 +147,11 @@ def head(config: Mapping[str, Any], has_head: bool,
     errors.UserError: a head is missing, or is one that T5X cannot have.
   """
   tied = config.get("tie_word_embeddings", config["model_type"] == "t5")
-  version = str(config.get("transformers_version") or "4")
+  version = re.match(r"\d+", config.get("transformers_version", ""))
   scaled = config.get("scale_decoder_outputs")
   if scaled is None:
     modern_mt5 = (config["model_type"] == "mt5"
-                  and int(version.split(".")[0] or 4) >= 5)
+                  and version is not None and int(version[0]) >= 5)
     scaled = tied is not False and not modern_mt5
   if not has_head:
     if tied is False:
@@ -174,6 +190,10 @@ def to_architecture(
   def integer(key: str) -> int:
     return _number(config, key, int, file)
 
+  for key in ("num_layers", "num_decoder_layers"):
+    if config.get(key) is not None and integer(key) > _MOST_LAYERS:
+      raise errors.UserError(
+          f"{file}: `{key}` is {config[key]}, expected at most {_MOST_LAYERS}")
   encoder_layers = integer("num_layers")
   return architecture.Architecture(
       vocab_size=integer("vocab_size"), emb_dim=integer("d_model"),

@@ -52,7 +52,7 @@ def _shards(folder: pathlib.Path, index: str) -> dict[str, list[str]]:
   try:
     weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
     pairs = [(str(tensor), str(file)) for tensor, file in weight_map.items()]
-  except (ValueError, KeyError, AttributeError) as error:
+  except (ValueError, KeyError, AttributeError, TypeError) as error:
     raise errors.UserError(
         f"{path} is no index of shards: {error!r}") from error
   shards: dict[str, list[str]] = {}
@@ -94,6 +94,11 @@ def _import_torch(file: pathlib.Path):
 def _read_torch(file: pathlib.Path) -> dict[str, Tensor]:
   """Opens a torch file, with torch's loader that only makes tensors."""
   torch = _import_torch(file)
+  with file.open("rb") as stream:
+    if stream.read(1) in (b"", b"<", b"{", b"v"):  # HTML, JSON, git-lfs.
+      raise errors.UserError(
+          f"{file} is no torch file, is it damaged or cut off? Download it "
+          "again")
   try:
     # Files from before torch 1.6 are no zip files and cannot be mapped.
     state = torch.load(file, map_location="cpu", weights_only=True,

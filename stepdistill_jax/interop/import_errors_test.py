@@ -8,6 +8,7 @@ import pytest
 
 from stepdistill_jax import cli
 from stepdistill_jax import errors
+from stepdistill_jax.interop import export_hf
 from stepdistill_jax.interop import fixtures
 from stepdistill_jax.interop import hf_config
 from stepdistill_jax.interop import import_hf
@@ -281,3 +282,66 @@ def test_writer_and_reader_agree_with_the_library(tmp_path):
     np.testing.assert_array_equal(
         safetensors_files.read_rows(
             tmp_path / "theirs", slots[name], 1, 3), tensor[1:3])
+
+
+@pytest.mark.parametrize("entry, expected", [
+    ({"model_type": ["t5"]}, "expected a text"),
+    ({"architectures": 5}, "expected a list"),
+    ({"feed_forward_proj": 3}, "expected a text"),
+    ({"dropout_rate": "x"}, "expected a number"),
+    ({"quantization_config": True}, "expected an object"),
+    ({"tie_word_embeddings": "no"}, "expected true or false"),
+    ({"num_layers": 10**7}, "expected at most 1000")])
+def test_entries_of_another_kind(folder, entry, expected):
+  change_config(folder, **entry)
+  refused(folder, "config.json", *entry, expected)
+
+
+def test_entries_that_are_null_or_not_of_a_release(folder, tmp_path):
+  change_config(folder, dropout_rate=None, transformers_version="main")
+  (folder / "tokenizer_config.json").write_text('{"tokenizer_class": null}')
+  import_hf.import_hf(folder, tmp_path / "out", quiet=True)
+
+
+@pytest.mark.parametrize("file, text, expected", [
+    ("spiece.model", "<html>", "no SentencePiece model"),
+    ("spiece.model", "", "no SentencePiece model"),
+    ("tokenizer_config.json", "[1]", "holds no JSON object"),
+    ("tokenizer_config.json", '{"extra_ids": "x"}', "expected a number"),
+    ("model.safetensors.index.json", "[]", "no index of shards"),
+    ("model.safetensors.index.json", "{}", "no index of shards")])
+def test_damaged_small_files(folder, file, text, expected):
+  (folder / file).write_text(text)
+  refused(folder, expected)
+
+
+@pytest.mark.parametrize("model, expected", [
+    ("[]", "holds no JSON object"), ('{"model": 5}', "missing model"),
+    ('{"model": {"unk_id": 2, "vocab": [["<pad>", 0], 5]}}',
+     "is it damaged?")])
+def test_damaged_tokenizer_json(folder, model, expected):
+  (folder / "spiece.model").unlink()
+  (folder / "tokenizer.json").write_text(model)
+  refused(folder, expected)
+
+
+@pytest.mark.parametrize("file, text, expected", [
+    ("import.json", "[]", "holds no JSON object"),
+    ("import.json", '{"step": 0, "vocab_size": "x"}', "not written by"),
+    ("hf/config.json", "{", "not valid JSON"),
+    ("config.gin", "x = = 3", "no gin file")])
+def test_exports_of_damaged_folders(folder, tmp_path, file, text, expected):
+  import_hf.import_hf(folder, tmp_path / "t5x", quiet=True)
+  (tmp_path / "t5x" / file).write_text(text)
+  with pytest.raises(errors.UserError, match=expected) as caught:
+    export_hf.export_hf(tmp_path / "t5x", tmp_path / "out")
+  assert file in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_exports_to_where_no_folder_can_be(folder, tmp_path):
+  import_hf.import_hf(folder, tmp_path / "t5x", quiet=True)
+  (tmp_path / "file").write_text("")
+  for output in (tmp_path / "file", tmp_path / "file" / "x", folder):
+    with pytest.raises(errors.UserError, match=str(tmp_path)):
+      export_hf.export_hf(tmp_path / "t5x", output)
+  assert (tmp_path / "file").read_text() == ""

@@ -260,7 +260,8 @@ def import_hf(
   tensors = hf_weights.open_folder(folder)
   arch, head, copies = plan(config, tensors, str(folder), pad_vocabulary)
   tokenizer = tokenizers.find(folder, config)
-  pieces = tokenizers.vocabulary_size(tokenizer)
+  pieces = tokenizers.vocabulary_size(
+      tokenizer, f"the tokenizer of {folder}")
   if pieces > config["vocab_size"]:
     raise errors.UserError(
         f"{folder}: the tokenizer has {pieces} ids, but the embedding only "

@@ -168,6 +168,21 @@ def test_damage_is_told_in_a_line(sources, tmp_path, break_it, expected):
   assert not (tmp_path / "out" / "checkpoint_3").exists()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("damage", [
+    lambda file: file.unlink(), lambda file: file.write_bytes(b"<html>")])
+def test_a_lost_chunk_is_not_taken_for_zeros(
+    sources, tmp_path, layout, damage):
+  """As after a download that was cut off."""
+  shutil.copytree(sources / layout, tmp_path / "in")
+  damage(next((tmp_path / "in").rglob("*logits_dense.kernel/0.0")))
+  with pytest.raises(
+      errors.UserError, match="array target/decoder/logits_dense/kernel") as e:
+    import_t5x.import_t5x(str(tmp_path / "in"), tmp_path / "out", quiet=True)
+  assert "\n" not in str(e.value)
+  assert not (tmp_path / "out" / "checkpoint_7").exists()
+
+
 @pytest.mark.parametrize("change, expected", [
     (lambda a: a.pop("target/decoder/layers_1/mlp/wo/kernel"),
      r"lacks the parameter decoder/layers_1/mlp/wo/kernel, expected of shape"),

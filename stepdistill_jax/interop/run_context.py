@@ -100,7 +100,7 @@ class Context:
   def _hf_json(self, name: str) -> Mapping[str, Any]:
     if self.hf_folder is None or not (self.hf_folder / name).is_file():
       return {}
-    return json.loads((self.hf_folder / name).read_text(encoding="utf-8"))
+    return _json_object(self.hf_folder / name)
 
   def tokenizer(self, records_dir: pathlib.Path | None = None
                 ) -> tokenizers.Tokenizer:
@@ -170,10 +170,23 @@ def _import_json(folder: pathlib.Path) -> Mapping[str, Any] | None:
   file = folder / import_hf.PROVENANCE_FILE
   if not file.is_file():
     return None
+  found = _json_object(file)
+  for key, kind in (("vocab_size", int), ("padded_vocab_size", int),
+                    ("dtypes", dict), ("family", str), ("source", str)):
+    if not isinstance(found.get(key, kind()), kind):
+      raise errors.UserError(
+          f"{file}: `{key}` is {found[key]!r}; it was not written by an import")
+  return found
+
+
+def _json_object(file: pathlib.Path) -> dict[str, Any]:
   try:
-    return json.loads(file.read_text(encoding="utf-8"))
+    value = json.loads(file.read_text(encoding="utf-8"))
   except ValueError as error:
     raise errors.UserError(f"{file} is not valid JSON: {error}") from error
+  if not isinstance(value, dict):
+    raise errors.UserError(f"{file} holds no JSON object")
+  return value
 
 
 def find(path: str) -> Context:

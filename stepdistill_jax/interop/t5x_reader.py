@@ -117,8 +117,13 @@ def _of_store(name: str, store: ts.TensorStore, dtype=None) -> Array:
   dtype = store.dtype.numpy_dtype if dtype is None else dtype
 
   def read(index) -> np.ndarray:
-    return legacy_checkpoints.as_stored_dtype(
-        np.asarray(store[index].read().result()), dtype)
+    try:
+      values = store[index].read().result()
+    except ValueError as error:
+      raise errors.UserError(
+          f"the array {name} cannot be read, its files are incomplete or "
+          f"damaged: {str(error).split(' [')[0]}") from error
+    return legacy_checkpoints.as_stored_dtype(np.asarray(values), dtype)
 
   return Array(name, tuple(store.shape), dtype,
                tuple(store.chunk_layout.read_chunk.shape or store.shape), read)
@@ -171,6 +176,10 @@ def _open_orbax(state: epath.Path, path: str) -> Checkpoint:
     names = _orbax_names(state)
     options = json.loads((state / METADATA_FILE).read_text())
   else:  # Orbax before 2023: an index like T5X's older one, with names.
+    if not (state / legacy_checkpoints.INDEX_FILE).exists():
+      raise errors.UserError(
+          f"{path} is incomplete: {state} has neither {METADATA_FILE} nor "
+          f"{legacy_checkpoints.INDEX_FILE}")
     index = legacy_checkpoints.read_index(state)
     names = {name: value.removeprefix(_PLACEHOLDER)
              for name, value in index.items()
@@ -185,7 +194,10 @@ def _open_orbax(state: epath.Path, path: str) -> Checkpoint:
       raise errors.UserError(f"{path} lists an array at {stored!r}")
     kvstore = ({"driver": "ocdbt", "base": base, "path": stored + "/"} if ocdbt
                else {**base, "path": base["path"] + stored + "/"})
-    return {"driver": driver, "kvstore": kvstore}
+    return {"driver": driver, "kvstore": kvstore,
+            # Only where zeros are stored too is a missing file a loss.
+            "fill_missing_data_reads": not options.get(
+                "store_array_data_equal_to_fill_value", False)}
 
   arrays = _open_all({n: spec(s) for n, s in names.items()}, path)
   arrays.update({n: _of_value(n, v) for n, v in values.items()})
@@ -196,7 +208,10 @@ def _open_legacy(folder: epath.Path) -> Checkpoint:
   arrays = {}
   for name, value in legacy_checkpoints.read_index(folder).items():
     if isinstance(value, legacy_checkpoints.ZarrArray):
-      store = legacy_checkpoints.open_array(os.fspath(folder), value, CONTEXT)
+      store = legacy_checkpoints.open_array(
+          os.fspath(folder), value, CONTEXT,
+          # Chunks of zeros were not stored; no T5's parameters have any.
+          fill_missing=not name.startswith("target/"))
       arrays[name] = _of_store(name, store, value.dtype)
     else:
       arrays[name] = _of_value(name, value)

@@ -181,12 +181,19 @@ def to_spiece(
       T5 has.
   """
   from sentencepiece import sentencepiece_model_pb2
-  model = tokenizer.get("model") or {}
+  model = tokenizer.get("model")
+  model = model if isinstance(model, dict) else {}
   vocab = model.get("vocab")
   if not isinstance(vocab, list) or model.get("unk_id") is None:
     raise errors.UserError(
         f"{file} has a {model.get('type', 'missing')} model, expected Unigram, "
-        f"as T5's is; put the checkpoint's spiece.model beside it")
+        "as T5's is; put the checkpoint's spiece.model beside it")
+  if not all(isinstance(entry, list) and len(entry) == 2
+             and isinstance(entry[0], str)
+             and isinstance(entry[1], (int, float)) for entry in vocab):
+    raise errors.UserError(
+        f"{file}: expected [piece, score] for each entry of `vocab`; is it "
+        "damaged?")
   extra_ids = 0
   while vocab and _SENTINEL.fullmatch(vocab[-1][0]):
     vocab, extra_ids = vocab[:-1], extra_ids + 1

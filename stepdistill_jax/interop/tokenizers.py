@@ -42,14 +42,29 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
   if not file.is_file():
     return {}
   try:
-    return json.loads(file.read_text(encoding="utf-8"))
+    value = json.loads(file.read_text(encoding="utf-8"))
   except ValueError as error:
     raise errors.UserError(f"{file} is not valid JSON: {error}") from error
+  if not isinstance(value, dict):
+    raise errors.UserError(f"{file} holds no JSON object")
+  return value
+
+
+def _extra_ids(folder: pathlib.Path, default: int) -> int:
+  """How many sentinels the folder says that there are."""
+  value = _json(folder / CONFIG_FILE).get("extra_ids")
+  if value is None:
+    return default
+  if type(value) is not int or value < 0:
+    raise errors.UserError(
+        f"{folder / CONFIG_FILE}: `extra_ids` is {value!r}, expected a number, "
+        "0 or more")
+  return value
 
 
 def _is_bytes(folder: pathlib.Path, config: Mapping[str, Any]) -> bool:
-  named = _json(folder / CONFIG_FILE).get("tokenizer_class", "")
-  return (named.startswith("ByT5")
+  named = _json(folder / CONFIG_FILE).get("tokenizer_class")
+  return (str(named).startswith("ByT5")
           or config.get("tokenizer_class") == "ByT5Tokenizer")
 
 
@@ -63,13 +78,12 @@ def find(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
   Raises:
     errors.UserError: there is none, or one that SeqIO cannot have.
   """
-  extra = _json(folder / CONFIG_FILE).get("extra_ids")
   if _is_bytes(folder, config):
-    return Tokenizer(None, 125 if extra is None else extra)
+    return Tokenizer(None, _extra_ids(folder, 125))
   if (folder / SPIECE_FILE).is_file():
     default = 0 if config["model_type"] == "mt5" else T5_EXTRA_IDS
     return Tokenizer((folder / SPIECE_FILE).read_bytes(),
-                     default if extra is None else extra)
+                     _extra_ids(folder, default))
   if (folder / JSON_FILE).is_file():
     return Tokenizer(*tokenizer_json.to_spiece(
         folder / JSON_FILE, _json(folder / JSON_FILE)))
@@ -91,17 +105,26 @@ def keep(folder: pathlib.Path, target: pathlib.Path,
     (target / SPIECE_FILE).write_bytes(tokenizer.spiece)
 
 
-def vocabulary_size(tokenizer: Tokenizer) -> int:
-  """Ids of a tokenizer, sentinels included."""
+def vocabulary_size(tokenizer: Tokenizer, where="the tokenizer") -> int:
+  """Ids of a tokenizer, sentinels included.
+
+  Args:
+    tokenizer: the tokenizer.
+    where: names it in errors.
+
+  Raises:
+    errors.UserError: it is no SentencePiece model.
+  """
   if tokenizer.spiece is None:
     return 3 + 256 + tokenizer.extra_ids  # Pad, EOS and unknown come first.
   import sentencepiece  # pylint: disable=g-import-not-at-top
+  if not tokenizer.spiece:
+    raise errors.UserError(f"{where} is no SentencePiece model: it is empty")
   try:
     processor = sentencepiece.SentencePieceProcessor(
         model_proto=tokenizer.spiece)
   except RuntimeError as error:
-    raise errors.UserError(
-        f"the tokenizer is no SentencePiece model: {error}") from error
+    raise errors.UserError(f"{where} is no SentencePiece model") from error
   return processor.GetPieceSize() + tokenizer.extra_ids
 
 
