@@ -16,6 +16,7 @@ from stepdistill_jax.teacher.collect import requests
 
 # Servers with no key (vLLM, llama.cpp, …) ignore it; the client wants one.
 _NO_KEY = "no-key"
+_SHOWN = 120  # Characters of what should have been a completion.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ class Client:
           failures.CONNECTION, self._message(error)) from error
     finally:
       posted.cancel()  # Does nothing if it is done.
-    return parse_answer(content, request)
+    return parse_answer(content, request, self._api_key)
 
   def _message(self, error: BaseException) -> str:
     cause = error.__cause__
@@ -172,7 +173,7 @@ def status_reason(status: int, text: str) -> str:
   text = text.lower()
   if status in (401, 403):
     return failures.UNAUTHORIZED
-  if status == 404:
+  if status in (404, 405, 501):
     return failures.NOT_FOUND
   if status == 402 or status == 429 and "insufficient_quota" in text:
     return failures.QUOTA
@@ -212,8 +213,14 @@ def retry_after_s(headers: Mapping[str, str],
   return None
 
 
-def parse_answer(content: str, request: requests.Request) -> Answer:
+def parse_answer(content: str, request: requests.Request,
+                 secret: str = "") -> Answer:
   """Reads the body of an answer with status 200.
+
+  Args:
+    content: the body.
+    request: what was asked.
+    secret: must not be in a message.
 
   Raises:
     failures.Failure: it has no completion.
@@ -226,8 +233,8 @@ def parse_answer(content: str, request: requests.Request) -> Answer:
           RecursionError) as error:
     raise failures.Failure(
         failures.MALFORMED, failures.redact(
-            f"the answer is not a completion: {type(error).__name__} {error}")
-    ) from error
+            f"the answer is not a completion ({type(error).__name__} {error})"
+            f" but {content[:_SHOWN].strip()!r}", secret)) from error
   if not choices:
     raise failures.Failure(failures.MALFORMED, "the answer has no choices")
   # More than asked for is more than the row has samples.

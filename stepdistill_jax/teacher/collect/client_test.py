@@ -100,6 +100,8 @@ def test_a_wrong_key_ends_the_run_and_is_not_repeated():
     (402, "", failures.QUOTA),
     (403, "", failures.UNAUTHORIZED),
     (404, "no such model", failures.NOT_FOUND),
+    (501, "Unsupported method ('POST')", failures.NOT_FOUND),
+    (405, "Method Not Allowed", failures.NOT_FOUND),
     (408, "", failures.TIMEOUT),
     (422, "", failures.BAD_REQUEST),
     (429, "slow down", failures.RATE_LIMITED),
@@ -155,6 +157,14 @@ def test_what_is_no_completion(content):
   with pytest.raises(failures.Failure) as caught:
     client.parse_answer(content, request())
   assert caught.value.reason == failures.MALFORMED
+
+
+def test_what_came_instead_is_told_without_the_key():
+  with pytest.raises(failures.Failure, match="but '<html>log in, ") as caught:
+    client.parse_answer("<html>log in, my-own-secret\n" + "x" * 1000,
+                        request(), "my-own-secret")
+  assert "my-own" not in str(caught.value)
+  assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("url", [

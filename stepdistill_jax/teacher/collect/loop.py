@@ -122,6 +122,7 @@ class Collector:
     self._asked: dict[str, asyncio.Future] = {}
     self._unsynced = 0
     self._refused_in_a_row = 0
+    self._last_failure: failures.Failure | None = None
     self._appended = asyncio.Event()
 
   def stop(self, reason: str, message: str = "") -> None:
@@ -255,7 +256,7 @@ class Collector:
       if breaker.is_open:
         await self._unless_stopping(breaker.ready())
     except limits.BreakerGaveUp as error:
-      self.stop(SERVER_DOWN, str(error))
+      self.stop(SERVER_DOWN, f"{error}; the last: {self._last_failure}")
     if self._request_rate is not None:
       await self._unless_stopping(self._request_rate.acquire())
     if self._token_rate is not None:
@@ -272,6 +273,7 @@ class Collector:
     try:
       answer = await self._asker.ask(request)
     except failures.Failure as failure:
+      self._last_failure = failure
       progress.failures[failure.reason] = (
           progress.failures.get(failure.reason, 0) + 1)
       self._store.answered(request.key)

@@ -244,6 +244,7 @@ def test_a_server_that_is_down_is_left_alone(tmp_path, monkeypatch):
   start = time.monotonic()
   outcome = ask_by(spec, refuse)
   assert outcome.progress.stopped == loop.SERVER_DOWN
+  assert outcome.progress.message.endswith("; the last: refused")
   assert time.monotonic() - start < 10
   assert len(asked) < 100  # Not hundreds a second.
 

@@ -217,7 +217,9 @@ def progress_text(progress: loop.Progress, *, total: int, present: int,
     parts.append(f"ETA {_duration((total - present - done) / rate)}")
   parts.append(f"{progress.under_way} under way")
   if progress.retries:
-    parts.append(f"{progress.retries:,} retries")
+    # Of them, what fails most often: it may be the user's to mend.
+    most = max(progress.failures, key=progress.failures.get, default="")
+    parts.append(f"{progress.retries:,} retries" + (most and f" ({most})"))
   if progress.failed:
     parts.append(f"{progress.failed:,} failed")
   parts.append(f"{progress.prompt_tokens:,}+{progress.completion_tokens:,} "
