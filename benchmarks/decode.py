@@ -3,7 +3,7 @@
 One T5 v1.1 small, the same weights on both sides, the same CPU, batch 32, at
 most 64 tokens as in the papers. The weights are random ones after a short
 training on SVAMP's labels, so that answers look like equations and end as
-they do in use. Both sides get the same token ids; Hugging Face takes them in
+they do in use (--train_steps=0: random weights with a likely end). Both sides get the same token ids; Hugging Face takes them in
 the file's order, as a loop over `generate` does, `stepdistill-eval` in its
 length-sorted buckets. Compiling is timed apart; runs alternate, the median
 counts, and every token is compared.
@@ -86,7 +86,11 @@ def train_student(folder: pathlib.Path, rows, encode, steps: int) -> None:
     optimizer.step()
     print(f"\rtraining: step {step + 1} of {steps}, loss {loss.item():.2f}",
           end="", flush=True)
-  print()
+  if steps:
+    print()
+  else:  # Random weights never end: make the end of a sentence likelier.
+    with torch.no_grad():
+      model.lm_head.weight[1] *= 2.0
   model.save_pretrained(folder)
 
 
