@@ -107,6 +107,8 @@ def test_the_command(folder, capsys, monkeypatch):
   assert cli.main([*arguments[:2], "--tasks=svamp_labl_gold",
                    arguments[3]]) == errors.USER_ERROR_EXIT_CODE
   assert "did you mean: svamp_label_gold" in capsys.readouterr().err
+  assert cli.main([*arguments[:2], "--tasks= ,", arguments[3]]) == 2
+  assert "--tasks names no task" in capsys.readouterr().err
   monkeypatch.setattr(caching, "has_beam", lambda: False)
   assert cli.main([*arguments, "--beam=--runner=DirectRunner"]) == 2
   assert "pip install apache-beam" in capsys.readouterr().err

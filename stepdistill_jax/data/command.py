@@ -101,6 +101,11 @@ def _cache(args) -> None:
 
   if args.shards < 1:
     raise errors.UserError(f"--shards is {args.shards}, expected 1 or more")
+  names = [name.strip() for name in args.tasks.split(",") if name.strip()]
+  if not names:
+    raise errors.UserError(
+        "--tasks names no task; pass for instance "
+        "--tasks=svamp_step_gold_palm540b")
   runtime.configure()
   runtime.import_tensorflow()
   import seqio
@@ -112,7 +117,6 @@ def _cache(args) -> None:
   from stepdistill_jax.data import vocabularies
   from stepdistill_jax.teacher import progress
 
-  names = [name for name in args.tasks.split(",") if name]
   found = caching.find_tasks(names)
   if args.beam:
     caching.cache_with_beam(
