@@ -11,6 +11,8 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
+import logging
 import os
 import threading
 import time
@@ -146,6 +148,8 @@ class OrbaxCheckpointManagerInterface:
   def _checkpointer(self) -> ocp.AsyncCheckpointer:
     # Made when first needed: restoring alone must not touch the folder.
     if self._lazy_checkpointer is None:
+      # Its errors are raised, and told, where a checkpoint is waited for.
+      logging.getLogger("absl").addFilter(_is_not_of_orbax)
       if jax.process_index() == 0:
         self._remove_unfinished()
       self._lazy_checkpointer = ocp.AsyncCheckpointer(
@@ -314,7 +318,8 @@ class OrbaxCheckpointManagerInterface:
       raise ValueError("Give one of `step` and `path`")
     if path is None:
       path = checkpoint_paths.get_checkpoint_dir(self._directory, step)
-    checkpoint_choice.require_good(os.fspath(path))
+    checkpoint_choice.require_good(
+        os.fspath(path), if_not_just_checked=True)
     state = checkpoint_reading.restore(
         path, self._train_state, self._partitioner,
         dtype=self._restore_dtype, fallback_state=fallback_state,
@@ -334,6 +339,10 @@ def read_run_state(path: str) -> Mapping[str, Any]:
     return checkpointer.restore(folder)
 
 
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+  return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
 @contextlib.contextmanager
 def _told_to_user(directory: epath.Path) -> Iterator[None]:
   """Makes a line of what the disk says when it takes no checkpoint."""
@@ -346,8 +355,12 @@ def _told_to_user(directory: epath.Path) -> Iterator[None]:
     latest = (f"the last good one is checkpoint_{step}"
               if (step := checkpoint_paths.latest_step(folder)) is not None
               else "it has none")
-    gone = "" if directory.is_dir() else " (the folder is gone)"
+    reason = " ".join(str(error).split())[:300]
+    if not directory.is_dir():
+      reason = "the folder is gone"
+    elif os.strerror(errno.ENOSPC) in str(error):
+      reason = "no space is left on the disk"
     raise errors.UserError(
-        f"cannot write a checkpoint into {folder}{gone}: "
-        f"{' '.join(str(error).split())[:300]}; {latest}; make room or mend "
-        "the folder, then give the same command again") from error
+        f"cannot write a checkpoint into {folder}: {reason}; {latest}; make "
+        "room or mend the folder, then give the same command again"
+    ) from error

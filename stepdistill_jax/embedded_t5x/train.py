@@ -330,8 +330,14 @@ def train(
 
     def finish_evaluation(at: int, future) -> None:
       """Tells the results; once they are written, a resumed run knows."""
-      if future is not None:
-        progress_lib.say_metrics("infer-eval", at, future.result() or {})
+      try:
+        metrics = (future.result() or {}) if future is not None else {}
+      except Exception as error:  # pylint: disable=broad-exception-caught
+        # Training goes on; a run that starts again makes up for it.
+        progress_lib.say(
+            f"warning: the evaluation at step {at} failed: {error}")
+        return
+      progress_lib.say_metrics("infer-eval", at, metrics)
       for manager in list(trainer.eval_metrics_managers.values()):
         manager.flush()
       if jax.process_index() == 0:

@@ -6,6 +6,7 @@ import json
 import os
 
 from stepdistill_jax import errors
+from stepdistill_jax.resilience import checkpoint_choice
 from stepdistill_jax.resilience import checkpoint_manifest
 from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.interop import t5x_reader
@@ -34,11 +35,9 @@ def verify(path: str) -> dict[str, list[str] | None]:
   """
   found: dict[str, list[str] | None] = {}
   for checkpoint in checkpoints_at(path):
-    if not checkpoint_manifest.has_manifest(checkpoint):
-      found[checkpoint] = None
-      continue
-    found[checkpoint] = [f"{p.file}: {p.detail}"
-                         for p in checkpoint_manifest.verify(checkpoint)]
+    problems = checkpoint_choice.problems(checkpoint)
+    found[checkpoint] = None if problems is None else [
+        f"{p.file}: {p.detail}" for p in problems]
   return found
 
 

@@ -27,8 +27,9 @@ _COMMITTED_FILE = "commit_success.txt"
 # What `custom_metadata` of a checkpoint with a manifest holds.
 MARK = {"manifest": checkpoint_manifest.MANIFEST_FILE}
 _MOST_FILES_TOLD = 3
-# Checkpoint -> its manifest's time and size: what was read need not be again.
-_confirmed: dict[str, tuple[float, int]] = {}
+# Checkpoints just found good, or told to have no manifest: what is chosen and
+# then restored is not read twice.
+_just_checked: set[str] = set()
 
 
 def _is_marked(checkpoint: epath.Path) -> bool:
@@ -54,14 +55,7 @@ def problems(
       return [checkpoint_manifest.Problem(
           _COMMITTED_FILE, "missing", "is missing: it was not written whole")]
     return None
-  stat = manifest.stat()
-  seen = stat.mtime, stat.length
-  if _confirmed.get(checkpoint) == seen:
-    return []
-  found = checkpoint_manifest.verify(folder)
-  if not found:
-    _confirmed[checkpoint] = seen
-  return found
+  return checkpoint_manifest.verify(folder)
 
 
 def describe(
@@ -97,19 +91,33 @@ def _say_unchecked(checkpoint: str) -> None:
       "writes none): restored without a check of its files")
 
 
-def require_good(checkpoint: str) -> None:
-  """Raises UserError if a checkpoint's files are not what was written."""
+def require_good(checkpoint: str, *, if_not_just_checked: bool = False) -> None:
+  """Raises UserError if a checkpoint's files are not what was written.
+
+  Args:
+    checkpoint: the folder.
+    if_not_just_checked: skip the check, once, if the last call found it good.
+  """
 
   def decide() -> int:
+    if if_not_just_checked and checkpoint in _just_checked:
+      _just_checked.remove(checkpoint)
+      return 0
     found = problems(checkpoint)
     if found:
       raise errors.UserError(describe(checkpoint, found))
-    if found is None and checkpoint not in _confirmed:
-      _confirmed[checkpoint] = (0.0, 0)  # Said once.
-      _say_unchecked(checkpoint)
+    _found_good(checkpoint, found)
+    if if_not_just_checked:
+      _just_checked.discard(checkpoint)
     return 0
 
   _on_first_host(decide)
+
+
+def _found_good(checkpoint: str, found) -> None:
+  if found is None:
+    _say_unchecked(checkpoint)
+  _just_checked.add(checkpoint)
 
 
 def newest_good(checkpoints: Sequence[str]) -> str:
@@ -126,9 +134,7 @@ def newest_good(checkpoints: Sequence[str]) -> str:
     for index in reversed(range(len(checkpoints))):
       found = problems(checkpoints[index])
       if not found:
-        if found is None:
-          _say_unchecked(checkpoints[index])
-          _confirmed[checkpoints[index]] = (0.0, 0)
+        _found_good(checkpoints[index], found)
         return index
       line = describe(checkpoints[index], found)
       if run_record.launch_option("strict"):

@@ -122,6 +122,35 @@ def test_a_lost_manifest_is_damage(run):
   assert latest(run) == "checkpoint_5"
 
 
+def test_verify_command(run, capsys):
+  from stepdistill_jax import cli
+  assert cli.main(["checkpoint", "verify", str(run)]) == 0
+  damage.inflict("swap", run / "checkpoint_5", random.Random(4))
+  (run / "checkpoint_10" / checkpoint_manifest.MANIFEST_FILE).unlink()
+  assert cli.main(["checkpoint", "verify", str(run)]) == 1
+  assert capsys.readouterr().out.count("BAD") == 2
+
+
+@pytest.mark.parametrize("break_folder,reason", [
+    (lambda folder: (shutil.rmtree(folder), folder.write_text("")),
+     "the folder is gone"),
+    (lambda folder: (folder / "checkpoint_15.unchecked").write_text(""), ""),
+])
+def test_a_disk_that_takes_no_checkpoint(run, break_folder, reason):
+  initializer = _initializer()
+  manager = checkpoints.OrbaxCheckpointManagerInterface(
+      str(run), initializer.global_train_state_shape, PARTITIONER)
+  state = initializer.from_scratch(jax.random.PRNGKey(0))
+  break_folder(run)
+  with pytest.raises(errors.UserError, match=(
+      f"cannot write a checkpoint into {run}: {reason}.*same command again")):
+    manager.save(state.replace_step(jnp.array(15)))
+    manager.wait_until_finished()
+  manager.close()
+  if run.is_dir():
+    assert latest(run) == "checkpoint_10"
+
+
 def test_set_aside_and_saved_again(run):
   aside = [checkpoint_choice.set_aside(str(run / "checkpoint_10"))]
   shutil.copytree(run / "checkpoint_5", run / "checkpoint_10")
