@@ -78,7 +78,7 @@ def kills(t: Trials, count: int) -> str:
   """SIGKILL at random points; runs of up to 20 kills each."""
   done, runs, compared = 0, 0, 0
   while done < count:
-    faults = [trials.random_fault(t.rng) for _ in range(20)]
+    faults = [trials.random_fault(t.rng) for _ in range(min(20, count - done))]
     more, codes = t.run_with_faults(f"kills{runs}", faults)
     done += codes[-signal.SIGKILL]
     runs, compared = runs + 1, compared + more

@@ -157,9 +157,14 @@ def _serve() -> None:
   import tensorflow  # pylint: disable=g-import-not-at-top,unused-import
   from stepdistill_jax import t5x_finder  # pylint: disable=g-import-not-at-top
   t5x_finder.install("embedded")
+  import jax.interpreters.mlir  # pylint: disable=g-import-not-at-top,unused-import
+  with contextlib.suppress(ImportError):  # JAX imports it late, for a second.
+    from jaxlib.mlir.dialects import mhlo  # pylint: disable=g-import-not-at-top,unused-import
   import seqio  # pylint: disable=g-import-not-at-top,unused-import
+  import tasks  # pylint: disable=g-import-not-at-top,unused-import
   from clu import metric_writers  # pylint: disable=g-import-not-at-top,unused-import
   from stepdistill_jax import models  # pylint: disable=g-import-not-at-top,unused-import
+  from stepdistill_jax.embedded_t5x import main  # pylint: disable=g-import-not-at-top,unused-import
   from stepdistill_jax.embedded_t5x import train  # pylint: disable=g-import-not-at-top,unused-import
   codes: dict[int, int] = {}
   # Not `for line in sys.stdin`: a fork would read on in its buffer.
