@@ -42,6 +42,11 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
     _watcher = before
 
 
+def is_watched() -> bool:
+  """Whether another program shows the progress."""
+  return _watcher is not None
+
+
 def say(text: str) -> None:
   """Prints a line, above the progress bar if there is one."""
   if _watcher is not None:

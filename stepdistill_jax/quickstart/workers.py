@@ -107,8 +107,8 @@ def _work(connection, output_dir: pathlib.Path, plan: plan_lib.Plan,
       connection.send(("done",))
   except errors.UserError as error:
     connection.send(("user_error", str(error)))
-  except (EOFError, BrokenPipeError):
-    pass  # The parent is gone.
+  except (EOFError, BrokenPipeError, errors.Preempted):
+    pass  # The parent is gone, or has ended this worker.
   except Exception:  # pylint: disable=broad-except  # Raised by the parent.
     connection.send(("failed", traceback.format_exc()))
 

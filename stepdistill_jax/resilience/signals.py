@@ -19,6 +19,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from stepdistill_jax import errors
+from stepdistill_jax import progress
 
 
 class Interrupted(Exception):
@@ -55,6 +56,8 @@ class SignalWatch:
       signal.signal(number, handler)
 
   def _take(self, number: int) -> None:
+    if signal.getsignal(number) == signal.SIG_IGN:
+      return  # Whoever started the process deals with it.
     handler = signal.signal(number, self._handle)
     # None: set by other code than Python's; it cannot be put back.
     self._before.setdefault(
@@ -66,8 +69,9 @@ class SignalWatch:
     self.received = number
     if not self._can_save:
       self.stop("nothing was trained that is not saved")
-    os.write(2, f"{signal.Signals(number).name}: saving; a second signal ends "
-             "the run at once\n".encode())
+    if not progress.is_watched():
+      os.write(2, f"{signal.Signals(number).name}: saving; a second signal "
+               "ends the run at once\n".encode())
     if self._breaks_off:
       raise Interrupted()
 
