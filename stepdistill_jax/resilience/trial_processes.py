@@ -38,6 +38,9 @@ class Process:
     return self._wait()
 
   def text(self) -> str:
+    """What it has printed so far."""
+    if not self.log.exists():
+      return ""  # A fork opens it itself.
     return self.log.read_text(errors="replace")
 
 
