@@ -55,10 +55,19 @@ def build_parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _as_binding(argument: str) -> str:
+  """`--gin.NAME=VALUE`, T5X's short form, as `--gin_bindings=NAME = VALUE`."""
+  if not argument.startswith("--gin.") or "=" not in argument:
+    return argument
+  name, value = argument.removeprefix("--gin.").split("=", 1)
+  return f"--gin_bindings={name} = {value}"
+
+
 @errors.command
 def main(argv: list[str] | None = None) -> int:
   """Entry point of the `stepdistill` console script."""
-  args = build_parser().parse_args(argv)
+  argv = sys.argv[1:] if argv is None else argv
+  args = build_parser().parse_args([_as_binding(arg) for arg in argv])
   return args.run(args) or 0
 
 

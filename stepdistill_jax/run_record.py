@@ -91,6 +91,11 @@ def read(model_dir) -> Optional[dict[str, Any]]:
         f"{path} is not valid JSON ({error}); mend or remove it") from error
 
 
+def data_shards(model_dir) -> Optional[int]:
+  """In how many shards a run has cut its records; None for a new run."""
+  return (read(model_dir) or {}).get("data", {}).get("shards")
+
+
 def _write(model_dir, record: Mapping[str, Any]) -> None:
   """Replaces the file at once, so that no reader sees half of it."""
   folder = epath.Path(model_dir)

@@ -17,13 +17,15 @@ this project (gin/...) and to T5X (t5x/...).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
-from typing import Any, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence
 
 from stepdistill_jax import errors
 from stepdistill_jax import runtime
 from stepdistill_jax import t5x_finder
+from stepdistill_jax.scale import processes
 
 MODES = {
     "train": "train a model; a second run goes on from its last checkpoint",
@@ -77,7 +79,25 @@ def build_parser() -> argparse.ArgumentParser:
       "one before it")
   parser.add_argument(
       "--dry_run", action="store_true", help="only parse the gin files")
+  several = parser.add_argument_group(
+      "several processes (SLURM, Open MPI, GKE and TPU VMs are recognized)")
+  several.add_argument(
+      "--multiprocess_gpu", type=_true_or_false, nargs="?", const=True,
+      default=False, metavar="BOOL",
+      help="this is one of several processes, on whatever devices")
+  several.add_argument(
+      "--coordinator_address", metavar="HOST:PORT", help="of process 0")
+  several.add_argument(
+      "--process_count", type=int, metavar="N", help="number of processes")
+  several.add_argument(
+      "--process_index", type=int, metavar="I", help="of this one, from 0")
   return parser
+
+
+def _true_or_false(text: str) -> bool:
+  if text.lower() not in ("true", "false", "1", "0"):
+    raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+  return text.lower() in ("true", "1")
 
 
 def run(
@@ -92,6 +112,7 @@ def run(
     allow_config_change: bool = False,
     strict: bool = False,
     dry_run: bool = False,
+    cluster: Optional[processes.Cluster] = None,
     command: Optional[Sequence[str]] = None) -> Any:
   """Runs a mode in this process.
 
@@ -109,6 +130,7 @@ def run(
     allow_config_change: let a run folder's configuration change.
     strict: refuse a folder whose latest checkpoint is bad.
     dry_run: only parse.
+    cluster: the processes that this is one of; None if it is alone.
     command: what to record as the command; by default the call's arguments.
 
   Returns:
@@ -130,13 +152,15 @@ def run(
   from stepdistill_jax import progress  # pylint: disable=g-import-not-at-top
   from stepdistill_jax import run_record  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.embedded_t5x import main as t5x_main  # pylint: disable=g-import-not-at-top
-  progress.say(_first_line(mode))
+  processes.join(cluster)
   runtime.import_tensorflow()
   if command is None:
     runtime.START_TIME = time.time()
     command = ["t5x", mode, *(f"--gin_file={f}" for f in gin_files),
                *(f"--gin_bindings={b}" for b in gin_bindings)]
-  with run_record.launched(command, allow_config_change, strict):
+  with (processes.guard(), _one_tells(progress),
+        run_record.launched(command, allow_config_change, strict)):
+    progress.say(_first_line(mode, cluster))
     return t5x_main.launch(
         mode, gin_files, gin_bindings, gin_search_paths=gin_search_paths,
         tfds_data_dir=tfds_data_dir,
@@ -144,12 +168,39 @@ def run(
         dry_run=dry_run)
 
 
-def _first_line(mode: str) -> str:
+class _Silent:
+  """Takes the progress of processes other than the first."""
+
+  def say(self, text: str) -> None:
+    if text.startswith("warning"):
+      print(text, file=sys.stderr, flush=True)
+
+  def at_step(self, step: int) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def _one_tells(progress) -> Iterator[None]:
+  """Of several processes only the first tells of the run's progress."""
+  import jax  # pylint: disable=g-import-not-at-top
+  # Asking for the index of a process alone would start JAX's devices.
+  if not jax.distributed.is_initialized() or jax.process_index() == 0:
+    yield
+    return
+  with progress.watched_by(_Silent()):
+    yield
+
+
+def _first_line(mode: str, cluster: Optional[processes.Cluster]) -> str:
   """Says which engine runs where."""
   engine = t5x_finder.current_engine()
   name = {"google": "Google's T5X",
           "embedded": "stepdistill_jax's embedded T5X"}[engine]
-  return f"t5x {mode}: engine {engine} ({name})"
+  several = ""
+  if cluster is not None:
+    import jax  # pylint: disable=g-import-not-at-top
+    several = f", {jax.process_count()} processes by {cluster.kind}"
+  return f"t5x {mode}: engine {engine} ({name}){several}"
 
 
 def _split(paths: str) -> list[str]:
@@ -175,6 +226,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       seqio_additional_cache_dirs=_split(args.seqio_additional_cache_dirs),
       allow_config_change=args.allow_config_change, strict=args.strict,
       dry_run=args.dry_run,
+      cluster=None if args.dry_run else processes.find(
+          args.multiprocess_gpu, args.coordinator_address, args.process_count,
+          args.process_index),
       command=["t5x", *argv])
   return 0
 

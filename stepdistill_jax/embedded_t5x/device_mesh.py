@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from typing import Optional, Sequence, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import jax
 from jax.experimental import mesh_utils
@@ -15,6 +16,20 @@ from stepdistill_jax import errors
 
 # (x, y, z, core) on a TPU, (host, device of the host) elsewhere.
 HardwareMesh = Tuple[int, ...]
+
+
+_pretended: Optional[Sequence[jax.Device]] = None
+
+
+@contextlib.contextmanager
+def pretended(devices: Sequence[jax.Device]) -> Iterator[None]:
+  """Makes meshes of other devices than this host's, to compile for them."""
+  global _pretended
+  before, _pretended = _pretended, devices
+  try:
+    yield
+  finally:
+    _pretended = before
 
 
 def _coordinates(device: jax.Device, devices_per_host: int) -> HardwareMesh:
@@ -71,7 +86,7 @@ def make_mesh(
       inside a slice; the mesh then has those three axes.
     dcn_mesh_shape: the same between slices.
   """
-  devices = jax.devices(backend)
+  devices = jax.devices(backend) if _pretended is None else _pretended
   if ici_mesh_shape is not None and dcn_mesh_shape is not None:
     grid = mesh_utils.create_hybrid_device_mesh(
         ici_mesh_shape, dcn_mesh_shape, devices=devices)
@@ -85,8 +100,12 @@ def make_mesh(
         f"devices, {len(devices)} ({devices[0].platform}); "
         "set PjitPartitioner.num_partitions to a divisor")
   shape = (len(devices) // num_partitions, num_partitions)
-  return Mesh(mesh_utils.create_device_mesh(shape, devices=devices),
-              ("data", "model"))
+  try:
+    grid = mesh_utils.create_device_mesh(shape, devices=devices)
+  except NotImplementedError:  # `model` is a part of a side of the torus.
+    grid = mesh_utils.create_device_mesh(
+        shape, devices=devices, allow_split_physical_axes=True)
+  return Mesh(grid, ("data", "model"))
 
 
 @dataclasses.dataclass

@@ -209,10 +209,12 @@ class BasePartitioner(abc.ABC):
       The tree of global arrays [batch, ...].
     """
     num_shards = self.get_data_layout().num_shards
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(
-            self.data_sharding, np.asarray(x),
-            (x.shape[0] * num_shards, *x.shape[1:])), batch)
+    # To the train loop's guard a transfer to a part of the mesh is implicit.
+    with jax.transfer_guard_host_to_device("allow"):
+      return jax.tree.map(
+          lambda x: jax.make_array_from_process_local_data(
+              self.data_sharding, np.asarray(x),
+              (x.shape[0] * num_shards, *x.shape[1:])), batch)
 
   def move_params_to_devices(self, train_state, train_state_axes):
     """Puts a train state of host arrays on the devices."""

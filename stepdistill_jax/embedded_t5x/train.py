@@ -40,6 +40,8 @@ from stepdistill_jax.resilience import guards as guards_lib
 from stepdistill_jax.resilience import run_lock
 from stepdistill_jax.resilience import save_policy
 from stepdistill_jax.resilience import signals as signals_lib
+from stepdistill_jax.scale import data_shards as data_shards_lib
+from stepdistill_jax.scale import processes
 
 _TRAIN_METRIC_KEY = "train"
 # Metrics are written at least so often, in steps, unless the config says
@@ -177,6 +179,10 @@ def train(
     save_cfg, restore_cfg = checkpoint_cfg.save, checkpoint_cfg.restore
     restore_cfg, restore_path = preflight.find_checkpoint(
         model_dir, save_cfg, restore_cfg)
+    processes.agree(
+        "restore path", str(restore_path),
+        "the hosts see different checkpoints to begin from; MODEL_DIR must be "
+        "in storage that all of them share")
     resuming = restore_path is not None and (
         os.path.dirname(restore_path.rstrip("/")) == model_dir.rstrip("/"))
     action_modes = trainer_lib.ActionMode.__members__
@@ -201,9 +207,12 @@ def train(
     train_dataset_cfg = dataclasses.replace(
         train_dataset_cfg, seed=seeds["data"])
     layout = partitioner.get_data_layout(train_dataset_cfg.batch_size)
+    data_shards = data_shards_lib.choose(
+        train_dataset_cfg, layout, run_record.data_shards(model_dir))
     train_iter = utils.prepare_train_iter(
-        get_dataset_fn(train_dataset_cfg, layout.shard_id, layout.num_shards,
-                       model.FEATURE_CONVERTER_CLS),
+        data_shards_lib.get_dataset(
+            get_dataset_fn, train_dataset_cfg, layout, data_shards,
+            model.FEATURE_CONVERTER_CLS),
         partitioner=partitioner, checkpoint_cfg=checkpoint_cfg,
         data_layout=layout)
     batch_spec = {
@@ -263,7 +272,7 @@ def train(
     if jax.process_index() == 0:
       run_record.start(
           model_dir, engine="embedded", config=config, step=step, seeds=seeds,
-          data=data,
+          data={**data, "shards": data_shards},
           devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}")
     if total_steps < step:
       raise errors.UserError(
@@ -392,6 +401,8 @@ def train(
           *(p for p in (eval_period, checkpoint_period) if p)])
     periods = [stats_period, eval_period, checkpoint_period, gc_period]
     train_iter.peek_async()  # The pipeline warms up while XLA compiles.
+    if jax.process_count() > 1:
+      data_shards_lib.check_first_batch(train_iter, layout)
     compiling.result()
     if gc_period:
       gc.disable()

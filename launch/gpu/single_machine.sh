@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Trains on the GPUs of this machine, one process for all of them.
+#
+#   launch/gpu/single_machine.sh train --gin_file=... --gin.MODEL_DIR=...
+#
+# Starts again, up to RESTARTS times (10), when training saved because it was
+# told to end (exit code 75) or was killed by a signal; a mistake (2) ends it.
+set -euo pipefail
+
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# shellcheck source=launch/gpu/environment.sh
+source "${HERE}/environment.sh"
+
+[[ $# -gt 0 ]] || {
+  echo "error: t5x's arguments are missing, such as: train --gin_file=..." >&2
+  exit 2
+}
+
+stopped=''
+child=''
+trap 'stopped=1; [[ -z "${child}" ]] || kill -TERM "${child}"' TERM INT
+
+for ((restart = 0; restart <= ${RESTARTS:-10}; restart++)); do
+  t5x "$@" &
+  child=$!
+  code=0
+  # A trapped signal ends `wait` before the child does.
+  while wait "${child}" || code=$?; [[ ${code} -gt 128 ]] \
+      && kill -0 "${child}" 2>/dev/null; do code=0; done
+  [[ -z "${stopped}" ]] || exit "${code}"
+  if [[ ${code} -ne 75 && ${code} -le 128 ]]; then
+    exit "${code}"
+  fi
+  echo "[launch] t5x ended with ${code}; starting it again" >&2
+done
+echo "[launch] gave up after ${RESTARTS:-10} restarts" >&2
+exit 1

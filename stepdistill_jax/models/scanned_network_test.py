@@ -1,0 +1,67 @@
+"""The looped network against the plain one: same parameters, same values."""
+
+import jax
+import numpy as np
+import pytest
+
+from stepdistill_jax import errors
+from t5x import test_utils  # pylint: disable=g-bad-import-order
+from t5x.examples.t5 import network as plain_network
+
+from stepdistill_jax.models import scanned_network
+
+_BATCH = test_utils.make_batch(0)
+
+
+def _models(dtype="float32", remat_policy="minimal", **config):
+  class _Looped:
+    T5Config = plain_network.T5Config
+    Transformer = lambda config: scanned_network.Transformer(  # pylint: disable=unnecessary-lambda-assignment
+        config, remat_policy=remat_policy)
+
+  config = {"dtype": dtype, **config}
+  return (test_utils.make_model(plain_network, config),
+          test_utils.make_model(_Looped, config))
+
+
+def _loss_and_gradient(model, params, rng=None):
+  return jax.jit(jax.value_and_grad(
+      lambda p: model.loss_fn(p, _BATCH, rng)[0]))(params)
+
+
+@pytest.mark.parametrize("remat_policy", scanned_network.REMAT_POLICIES)
+def test_same_parameters_loss_and_gradient(remat_policy):
+  plain, looped = _models(remat_policy=remat_policy)
+  variables = test_utils.initial_variables(plain)
+  jax.tree.map(np.testing.assert_array_equal, variables["params"],
+               test_utils.initial_variables(looped)["params"])
+  loss, gradient = _loss_and_gradient(plain, variables["params"])
+  loss2, gradient2 = _loss_and_gradient(looped, variables["params"])
+  # The same operations in float32; XLA fuses them otherwise in a loop.
+  np.testing.assert_allclose(loss2, loss, rtol=1e-6)
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5),
+      gradient, gradient2)
+
+
+def test_dropout_is_drawn_for_each_layer_and_step():
+  _, looped = _models(dropout_rate=0.5)
+  params = test_utils.initial_variables(looped)["params"]
+  losses = [
+      float(_loss_and_gradient(looped, params, jax.random.PRNGKey(seed))[0])
+      for seed in (0, 0, 1)]
+  assert losses[0] == losses[1] != losses[2]
+
+
+def test_decoding_answers_as_the_plain_network():
+  plain, looped = _models()
+  params = test_utils.initial_variables(plain)["params"]
+  np.testing.assert_array_equal(
+      plain.predict_batch(params, _BATCH), looped.predict_batch(params, _BATCH))
+
+
+def test_an_unknown_policy_is_told():
+  _, looped = _models(remat_policy="some")
+  params = test_utils.initial_variables(looped)["params"]
+  with pytest.raises(errors.UserError, match="unknown remat_policy 'some'"):
+    _loss_and_gradient(looped, params)

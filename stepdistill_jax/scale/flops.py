@@ -1,0 +1,96 @@
+"""Matrix products of a T5 step, by formulas.
+
+Two FLOPs for each multiply-add. Going backward costs twice the forward
+products (one for the input's gradient, one for the parameter's or the other
+operand's); what is computed again for rematerialization is no useful work and
+does not count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """A T5's dimensions.
+
+  Attributes:
+    vocab: rows of the embedding.
+    embed: width of the residual stream.
+    heads: attention heads.
+    head_dim: of each.
+    mlp: width of the hidden layer.
+    mlp_inputs: projections into it: 2 where gated.
+    encoder_layers: number of.
+    decoder_layers: number of.
+  """
+
+  vocab: int
+  embed: int
+  heads: int
+  head_dim: int
+  mlp: int
+  mlp_inputs: int
+  encoder_layers: int
+  decoder_layers: int
+
+  @classmethod
+  def of(cls, config) -> "Sizes":
+    """Of a `T5Config`."""
+    return cls(
+        config.vocab_size, config.emb_dim, config.num_heads, config.head_dim,
+        config.mlp_dim, len(config.mlp_activations),
+        config.num_encoder_layers, config.num_decoder_layers)
+
+
+def _attention(sizes: Sizes, queries: int, keys: int, project_keys: int) -> int:
+  """One attention block of one row."""
+  joined = sizes.heads * sizes.head_dim
+  # Query and output maps act on queries, key and value maps on keys.
+  projections = 2 * (2 * queries + 2 * project_keys) * sizes.embed * joined
+  products = 2 * 2 * queries * keys * joined
+  return projections + products
+
+
+def _mlp(sizes: Sizes, length: int) -> int:
+  return 2 * length * sizes.embed * sizes.mlp * (sizes.mlp_inputs + 1)
+
+
+def forward(sizes: Sizes, rows: int, inputs: int, targets: int) -> int:
+  """FLOPs of a forward pass.
+
+  Args:
+    sizes: of the network.
+    rows: of the batch.
+    inputs: length of a row of the encoder.
+    targets: length of a row of the decoder.
+  """
+  encoder = sizes.encoder_layers * (
+      _attention(sizes, inputs, inputs, inputs) + _mlp(sizes, inputs))
+  decoder = sizes.decoder_layers * (
+      _attention(sizes, targets, targets, targets)
+      + _attention(sizes, targets, inputs, inputs) + _mlp(sizes, targets))
+  logits = 2 * targets * sizes.embed * sizes.vocab
+  return rows * (encoder + decoder + logits)
+
+
+def train(sizes: Sizes, rows: int, inputs: int, targets: int) -> int:
+  """FLOPs of a train step: forward and backward."""
+  return 3 * forward(sizes, rows, inputs, targets)
+
+
+def decode(
+    sizes: Sizes, rows: int, inputs: int, targets: int, beams: int = 1) -> int:
+  """FLOPs of an answer of `targets` tokens with cached keys and values.
+
+  Each step attends to the whole cache, filled or not.
+  """
+  encoder = sizes.encoder_layers * (
+      _attention(sizes, inputs, inputs, inputs) + _mlp(sizes, inputs))
+  joined = sizes.heads * sizes.head_dim
+  cross_keys = sizes.decoder_layers * 2 * 2 * inputs * sizes.embed * joined
+  step = sizes.decoder_layers * (
+      _attention(sizes, 1, targets, 1) + _attention(sizes, 1, inputs, 0)
+      + _mlp(sizes, 1)) + 2 * sizes.embed * sizes.vocab
+  return rows * (encoder + cross_keys + beams * targets * step)

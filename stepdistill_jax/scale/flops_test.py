@@ -1,0 +1,67 @@
+"""The formulas against the matrix products of an unrolled program."""
+
+import math
+
+import jax
+import pytest
+
+from t5x import test_utils  # pylint: disable=g-bad-import-order
+from t5x.examples.t5 import network
+
+from stepdistill_jax.scale import flops
+
+_BATCH = test_utils.make_batch(0)
+ROWS = len(_BATCH["encoder_input_tokens"])
+INPUTS, TARGETS = test_utils.ENCODER_LENGTH, test_utils.DECODER_LENGTH
+
+
+def _dot_flops(jaxpr) -> int:
+  """FLOPs of all matrix products in a program without loops."""
+  total = 0
+  for equation in jaxpr.eqns:
+    assert equation.primitive.name not in ("scan", "while"), "not unrolled"
+    if equation.primitive.name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      operand = equation.invars[0].aval.shape
+      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(
+          operand[axis] for axis in contracted)
+    for value in equation.params.values():
+      if hasattr(value, "jaxpr"):
+        value = value.jaxpr
+      if hasattr(value, "eqns"):
+        total += _dot_flops(value)
+  return total
+
+
+def _program_flops(config, backward: bool) -> tuple[int, flops.Sizes]:
+  model = test_utils.make_model(network, config)
+  variables = jax.eval_shape(
+      lambda rng: model.get_initial_variables(
+          rng, {k: v.shape for k, v in _BATCH.items()}), jax.random.PRNGKey(0))
+  loss = lambda p, batch: model.loss_fn(p, batch, None)[0]
+  program = jax.grad(loss) if backward else loss
+  jaxpr = jax.make_jaxpr(program)(variables["params"], _BATCH)
+  return _dot_flops(jaxpr.jaxpr), flops.Sizes.of(model.module.config)
+
+
+@pytest.mark.parametrize("config", [
+    {}, {"mlp_activations": ("relu",)},
+    {"num_encoder_layers": 3, "num_decoder_layers": 1, "head_dim": 5}])
+def test_formulas_are_exact_for_an_unrolled_program(config):
+  counted, sizes = _program_flops(config, backward=False)
+  # Position biases multiply a one-hot matrix: they are not the formulas'.
+  biases = 2 * 32 * sizes.heads * (INPUTS**2 + TARGETS**2)
+  forward = flops.forward(sizes, ROWS, INPUTS, TARGETS)
+  assert counted in (forward, forward + biases)
+  extra = counted - forward
+  counted, _ = _program_flops(config, backward=True)
+  # Going backward the one-hot matrix has no gradient: one product more.
+  assert counted - flops.train(sizes, ROWS, INPUTS, TARGETS) == 2 * extra
+
+
+def test_decoding_is_a_forward_pass_whose_steps_see_the_whole_cache():
+  sizes = flops.Sizes(64, 16, 2, 6, 32, 2, 2, 2)
+  one = flops.decode(sizes, 1, INPUTS, 1)
+  assert one == flops.forward(sizes, 1, INPUTS, 1)
+  assert flops.decode(sizes, 3, INPUTS, 5, beams=2) < 6 * flops.forward(
+      sizes, 1, INPUTS, 5)

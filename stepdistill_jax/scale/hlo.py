@@ -1,0 +1,164 @@
+"""Collectives of a compiled program, counted from XLA's text.
+
+A collective in a loop counts once for each turn. Bytes are what one device
+sends by the best algorithm known, in a group of n devices:
+
+  all-gather, all-to-all, reduce-scatter   (n-1)/n of the larger side
+  all-reduce                               twice that
+  collective-permute                       the operand
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from typing import Mapping
+
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16,
+         "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64,
+         "u64": 64, "f64": 64, "c64": 64, "f8e4m3fn": 8, "f8e5m2": 8}
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all",
+         "collective-permute")
+_INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|[\w\[\],{}:()#*\-]+) "
+    r"([\w\-]+)\((.*)$")
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|called_computations|"
+    r"branch_computations|true_computation|false_computation)="
+    r"(\{[^}]*\}|%?[\w.\-]+)")
+
+
+@dataclasses.dataclass
+class Collectives:
+  """What one device sends in one run of a program.
+
+  Attributes:
+    bytes: by kind.
+    count: by kind.
+    unknown_loops: loops whose number of turns is not in the text; their
+      collectives are counted once.
+  """
+
+  bytes: Mapping[str, float]
+  count: Mapping[str, int]
+  unknown_loops: int
+
+  @property
+  def total_bytes(self) -> float:
+    return sum(self.bytes.values())
+
+
+def _bytes_of(shape: str) -> float:
+  """Bytes of the largest array in a shape or tuple of shapes."""
+  sizes = [
+      _BITS[dtype] / 8 * math.prod(map(int, dims.split(",")) if dims else [1])
+      for dtype, dims in _SHAPE.findall(shape) if dtype in _BITS]
+  return max(sizes, default=0.0)
+
+
+def _sum_bytes(shape: str) -> float:
+  return sum(
+      _BITS[dtype] / 8 * math.prod(map(int, dims.split(",")) if dims else [1])
+      for dtype, dims in _SHAPE.findall(shape) if dtype in _BITS)
+
+
+def _group_size(line: str, num_devices: int) -> int:
+  """Devices that talk to each other in a collective."""
+  if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+    return len(match[1].split(","))
+  if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", line):
+    return int(match[2])
+  if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):
+    sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
+    names = re.findall(r"'([^']+)'", match[2])
+    return math.prod(int(sizes.get(name, 1)) for name in names)
+  return num_devices
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """Instructions of each computation, and the entry's name."""
+  found, current, entry = {}, None, ""
+  for line in text.splitlines():
+    if line and not line[0].isspace() and line.rstrip().endswith("{"):
+      match = re.match(r"(ENTRY )?%?([\w.\-]+)", line)
+      if match and "=" not in line.split("(")[0]:
+        current = match[2]
+        found[current] = []
+        entry = current if match[1] else entry
+        continue
+    if current is not None and line.strip() != "}":
+      found[current].append(line)
+  return found, entry
+
+
+def _turns(condition: list[str]) -> int | None:
+  """How often a loop runs whose counter goes up by one from 0."""
+  constants = {}
+  for line in condition:
+    if match := re.search(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)",
+                          line):
+      constants[match[1]] = int(match[2])
+  for line in condition:
+    if " compare(" in line and "direction=LT" in line:
+      for name, value in constants.items():
+        if re.search(rf"[%( ]{re.escape(name)}[,)]", line):
+          return value
+  return max(constants.values()) if len(constants) == 1 else None
+
+
+def collectives(text: str, num_devices: int) -> Collectives:
+  """Counts the collectives of a program.
+
+  Args:
+    text: `compiled.as_text()`.
+    num_devices: that the program runs on.
+  """
+  computations, entry = _computations(text)
+  sent, count = collections.Counter(), collections.Counter()
+  unknown = 0
+
+  def visit(name: str, times: int) -> None:
+    nonlocal unknown
+    for line in computations.get(name, ()):
+      match = _INSTRUCTION.match(line)
+      if not match:
+        continue
+      shape, operation = match[2], match[3]
+      kind = operation.removesuffix("-start")
+      if kind in KINDS:
+        _add(kind, name, line, shape, times)
+      if operation == "while":
+        body = re.search(r"body=%?([\w.\-]+)", line)[1]
+        condition = re.search(r"condition=%?([\w.\-]+)", line)[1]
+        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+        turns = int(known[1]) if known else _turns(computations[condition])
+        unknown += turns is None
+        visit(body, times * (turns or 1))
+      elif kind not in KINDS:
+        for called in _CALLED.findall(line):
+          for inner in re.findall(r"[\w.\-]+", called):
+            visit(inner, times)
+
+  def _add(kind, computation, line, shape, times):
+    group = _group_size(line, num_devices)
+    if group < 2 and kind != "collective-permute":
+      return
+    # What an asynchronous one gives holds its operand too.
+    started = f"{kind}-start(" in line and shape[0] == "("
+    size = _bytes_of(shape) if started else _sum_bytes(shape)
+    if kind == "reduce-scatter" and not started:
+      size *= group  # The text has the smaller side's shape.
+    share = (group - 1) / group
+    # An all-reduce of which each device keeps a part; XLA's TPU compiler
+    # makes reduce-scatters of this form.
+    if kind == "all-reduce" and "reduce-scatter" in computation:
+      kind = "reduce-scatter"
+    factor = {"all-reduce": 2 * share, "collective-permute": 1.0}
+    sent[kind] += times * size * factor.get(kind, share)
+    count[kind] += times
+
+  visit(entry, 1)
+  return Collectives(dict(sent), dict(count), unknown)

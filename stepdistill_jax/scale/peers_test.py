@@ -1,0 +1,42 @@
+"""A process that goes without a word is noticed; one that ends is not."""
+
+import queue
+import socket
+import threading
+
+import pytest
+
+from stepdistill_jax.scale import peers
+
+
+def test_an_orderly_end_is_no_loss():
+  count, port, lost = 3, queue.Queue(), queue.Queue()
+  together = threading.Barrier(count)
+
+  def process(index):
+    with peers.watched(
+        index, count, "127.0.0.1",
+        lambda text: [port.put(text) for _ in range(count - 1)], port.get,
+        lost.put):
+      together.wait(10)
+
+  threads = [threading.Thread(target=process, args=(i,)) for i in range(count)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(10)
+    assert not thread.is_alive()
+  assert lost.empty()
+
+
+@pytest.mark.parametrize("text", [b"", b"x"])
+def test_a_connection_that_ends_without_bye_is_a_loss(text):
+  ours, theirs = socket.socketpair()
+  lost = queue.Queue()
+  watch = peers._Watch({ours: 7}, lost.put)  # pylint: disable=protected-access
+  watch.start()
+  if text:
+    theirs.sendall(text)
+  theirs.close()
+  assert lost.get(timeout=10) == 7
+  watch.join(10)

@@ -1,0 +1,87 @@
+"""Plans of a small student, compiled by libtpu where it is installed."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from stepdistill_jax.scale import figures
+from stepdistill_jax.scale import programs
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+_COMMAND = [sys.executable, "-m", "stepdistill_jax.cli", "plan",
+            "--gin_file=gin/recipes/tracking_step_by_step.gin"]
+# One layer of each is enough: less to compile.
+_SMALL = ["--gin.network.T5Config.num_encoder_layers=1",
+          "--gin.network.T5Config.num_decoder_layers=1"]
+
+
+def _plan(*arguments, **environment):
+  return subprocess.run(
+      [*_COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True,
+      env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+
+
+def _needs_libtpu():
+  if programs.libtpu_path() is None:
+    pytest.skip("libtpu is not installed; pip install 'stepdistill_jax[tpu]' "
+                "(or set TPU_LIBRARY_PATH) to run this test")
+
+
+def test_a_plan_of_a_small_student():
+  _needs_libtpu()
+  process = _plan(
+      *_SMALL, "--topology=v5litepod-4", "--json", "--price=2",
+      "--gin.partitioning.standard_logical_axis_rules."
+      "parameter_partitioning_dims=2")
+  assert process.returncode == 0, process.stderr
+  assert "Warning" not in process.stderr and "E0000" not in process.stderr
+  plan = json.loads(process.stdout)
+  assert plan["fits"] and plan["caveat"] == figures.CAVEAT
+  assert (plan["topology"], plan["chips"]) == ("v5e:2x2", 4)
+  assert plan["mesh"] == {"data": 4, "model": 1}
+  train, infer = plan["programs"]["train"], plan["programs"]["decode"]
+  memory = train["hbm_bytes"]
+  assert memory["parameters"] > 0 and memory["optimizer"] > 0
+  assert memory["total"] >= memory["parameters"] + memory["optimizer"]
+  assert train["flops"] > 2 * plan["programs"]["eval"]["flops"] > 0
+  assert infer["fits"] and infer["flops"] > 0
+  # Sharded parameters are gathered, gradients summed.
+  assert train["collective_bytes"].get("all-gather", 0) > 0
+  recipe = plan["recipe"]
+  assert recipe["steps"] == 1200
+  assert recipe["cost"] == pytest.approx(2 * recipe["chip_hours"])
+  assert recipe["hours"] * 3600 == pytest.approx(
+      1200 * train["bound"]["seconds"])
+
+
+def test_what_does_not_fit_is_told_and_the_code_is_1():
+  _needs_libtpu()
+  process = _plan(
+      *_SMALL, "--topology=v5e-4", "--programs=train",
+      "--gin.BATCH_SIZE=262144", "--gin.network.T5Config.mlp_dim=16384")
+  assert process.returncode == 1, process.stderr
+  assert "does NOT fit" in process.stdout
+  assert figures.CAVEAT in process.stdout
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--topology=v5e-17",), "unknown slice 'v5e-17' of v5e; known: v5e-1,"),
+    (("--topology=v9-8",), "known generations: v4, v5e, v5p, v6e"),
+    (("--topology=v5e-8", "--programs=trian"), "did you mean: train"),
+    (("--topology=v5e-8", "--price=-1"), "--price must not be negative"),
+])
+def test_mistakes_are_told_in_a_line(arguments, words):
+  process = _plan(*arguments)
+  assert process.returncode == 2
+  assert words in process.stderr
+  assert len(process.stderr.strip().splitlines()) == 1
+
+
+def test_without_libtpu_the_extra_is_named():
+  process = _plan("--topology=v5e-8", TPU_LIBRARY_PATH="/none")
+  assert process.returncode == 2
+  assert "pip install 'stepdistill_jax[tpu]'" in process.stderr

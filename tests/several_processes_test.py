@@ -1,0 +1,160 @@
+"""Two processes train, one is killed, all are restarted; others go on.
+
+For real, through launch/local: 2 processes with 4 virtual CPU devices each on
+loopback. The same checkpoint goes on as 1 process with 8 devices and with 2.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from stepdistill_jax.quickstart import benchmark_data
+from stepdistill_jax.quickstart import plan
+from stepdistill_jax.scale import processes
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LAUNCH = [sys.executable, str(ROOT / "launch" / "local" / "run.py")]
+STEPS, SAVED = 6, 3
+# Float32 sums over 2, 8 or 2 x 4 devices are added in other orders.
+LOSS_TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def records_dir(tmp_path_factory):
+  small = dataclasses.replace(
+      plan.BUDGETS["small"], train_stories=60, validation_stories=12,
+      test_stories=12)
+  return benchmark_data.prepare(
+      tmp_path_factory.mktemp("benchmark"), small).records_dir
+
+
+def _arguments(model_dir, records_dir, **bindings):
+  bindings = {"MODEL_DIR": f'"{model_dir}"', "TRAIN_STEPS": STEPS,
+              "BATCH_SIZE": 16, "CHECKPOINT_PERIOD": SAVED, "EVAL_PERIOD": 100,
+              "train_script.train.stats_period": 1, "CHECKPOINTS_KEPT": "None",
+              **bindings}
+  return ["train", "--gin_file=gin/recipes/tracking_step_by_step.gin",
+          f"--tfds_data_dir={records_dir}",
+          *(f"--gin.{name}={value}" for name, value in bindings.items())]
+
+
+def _environment(**changes):
+  return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+          **changes}
+
+
+def _losses(model_dir):
+  """step -> loss, the last written where a step was repeated."""
+  from tensorboard.backend.event_processing import event_accumulator
+  from tensorboard.util import tensor_util
+  events = event_accumulator.EventAccumulator(
+      str(model_dir / "train"), size_guidance={"tensors": 0})
+  events.Reload()
+  return {event.step: float(tensor_util.make_ndarray(event.tensor_proto))
+          for event in events.Tensors("loss")}
+
+
+def _predictions(model_dir):
+  """All predictions that the evaluation of the last step wrote."""
+  (file,) = (model_dir / "inference_eval").rglob(f"*-{STEPS:06}.jsonl")
+  lines = [json.loads(line) for line in file.read_text().splitlines()]
+  return [(line["input"], line["prediction"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def two_processes(records_dir, tmp_path_factory):
+  """(run folder, what was printed, seconds from the kill to the restart)."""
+  model_dir = tmp_path_factory.mktemp("two") / "run"
+  launcher = subprocess.Popen(
+      [*LAUNCH, "--processes=2", "--cpu_devices=4", "--restarts=1", "--",
+       *_arguments(model_dir, records_dir)],
+      cwd=ROOT, env=_environment(), stderr=subprocess.PIPE, text=True)
+  printed, killed_at, noticed_at = [], None, None
+  for line in launcher.stderr:
+    printed.append((time.monotonic(), line))
+    if killed_at is None and (model_dir / f"checkpoint_{SAVED}").is_dir():
+      children = subprocess.run(
+          ["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True,
+          check=True).stdout.split()
+      os.kill(int(children[1]), signal.SIGKILL)
+      killed_at = time.monotonic()
+    if noticed_at is None and "starting all again" in line:
+      noticed_at = time.monotonic()
+  assert launcher.wait() == 0, "".join(line for _, line in printed)
+  assert killed_at and noticed_at, "".join(line for _, line in printed)
+  return model_dir, "".join(line for _, line in printed), noticed_at - killed_at
+
+
+def test_a_killed_process_is_told_and_all_go_on(two_processes):
+  model_dir, printed, seconds = two_processes
+  assert "process 0 of 2: process 1 is lost" in printed
+  assert "done after 1 restarts" in printed
+  assert seconds < processes.LOST_SECONDS
+  starts = json.loads((model_dir / "run.json").read_text())["starts"]
+  assert len(starts) == 2 and starts[1]["step"] >= SAVED
+  assert set(_losses(model_dir)) == set(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("num_devices", [8, 2])
+def test_one_process_goes_on_with_the_same_losses_and_predictions(
+    two_processes, records_dir, num_devices, tmp_path):
+  model_dir = tmp_path / "run"
+  model_dir.mkdir()
+  for name in ("run.json", f"checkpoint_{SAVED}"):
+    source = two_processes[0] / name
+    (shutil.copytree if source.is_dir() else shutil.copy)(
+        source, model_dir / name)
+  subprocess.run(
+      [sys.executable, "-m", "stepdistill_jax.t5x_command",
+       *_arguments(model_dir, records_dir)], cwd=ROOT, check=True,
+      env=_environment(XLA_FLAGS="--xla_force_host_platform_device_count="
+                       f"{num_devices}"))
+  expected, got = _losses(two_processes[0]), _losses(model_dir)
+  assert sorted(got) == list(range(SAVED + 1, STEPS + 1))
+  np.testing.assert_allclose(
+      [got[step] for step in sorted(got)],
+      [expected[step] for step in sorted(got)], rtol=LOSS_TOLERANCE)
+  assert _predictions(model_dir) == _predictions(two_processes[0])
+
+
+def test_a_mistake_ends_all_processes_without_a_restart(records_dir, tmp_path):
+  process = subprocess.run(
+      [*LAUNCH, "--processes=2", "--cpu_devices=1", "--",
+       *_arguments(tmp_path / "run", records_dir, BATCH_SIZE=3)],
+      cwd=ROOT, env=_environment(), capture_output=True, text=True,
+      timeout=300)
+  assert process.returncode == 2
+  assert "batch size 3 is not divisible" in process.stderr
+  assert "starting all again" not in process.stderr
+  assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], "t5x's arguments are missing"),
+    (["--processes=0", "--", "train"], "--processes must be 1 or more"),
+    (["--cpu_devices=2", "--gpus=1", "--", "train"], "exclude each other"),
+])
+def test_mistakes_in_the_launcher_s_arguments(arguments, words):
+  process = subprocess.run(
+      [*LAUNCH, *arguments], capture_output=True, text=True)
+  assert process.returncode == 2
+  assert words in process.stderr
+
+
+def test_a_dry_run_prints_the_commands():
+  process = subprocess.run(
+      [*LAUNCH, "--processes=2", "--gpus=2", "--dry_run", "--", "train", "--x"],
+      capture_output=True, text=True, check=True)
+  first, second = process.stdout.splitlines()
+  assert "CUDA_VISIBLE_DEVICES='0,1'" in first
+  assert "CUDA_VISIBLE_DEVICES='2,3'" in second
+  assert "--process_count=2 --process_index=1" in second
