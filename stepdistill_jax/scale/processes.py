@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
 import sys
@@ -29,8 +30,11 @@ _HEARTBEAT_SECONDS = 30
 # looked at in turns; most losses are seen at once, by a broken connection.
 LOST_SECONDS = 2 * _HEARTBEAT_SECONDS
 _CONNECT_SECONDS = 300
+# For each other while all are alive: one may compile or read longer.
+_WAIT_SECONDS = 1800
 _METADATA = ("http://metadata.google.internal/computeMetadata/v1/instance/"
              "attributes/worker-network-endpoints")
+_exchanges = itertools.count()
 # What errors say when a peer or the coordinator has gone.
 _LOST = re.compile(
     r"(connection (reset|closed|refused)|heartbeat|socket closed|broken pipe|"
@@ -236,6 +240,7 @@ def guard(exit_now: Callable[[int], Any] = os._exit) -> Iterator[None]:
     exit_now: takes the exit code, for tests.
   """
   import jax  # pylint: disable=g-import-not-at-top
+  from jax.experimental import multihost_utils  # pylint: disable=g-import-not-at-top
   if not jax.distributed.is_initialized():
     yield
     return
@@ -248,6 +253,11 @@ def guard(exit_now: Callable[[int], Any] = os._exit) -> Iterator[None]:
 
   try:
     with _watched(lost_one):
+      # The first to need a connection between the devices of CPUs waits for
+      # the others for 30 seconds only: all are brought together here, before
+      # one of them reads or compiles longer.
+      exchange("joined", "")
+      multihost_utils.sync_global_devices("joined")
       yield
   except Exception as error:  # pylint: disable=broad-except
     lost = next((e for e in _causes(error) if is_lost_peer(e)), None)
@@ -298,18 +308,18 @@ def exchange(name: str, value: str) -> list[str]:
   """The texts of all processes, by their index; waits for them.
 
   By the coordination service, not the devices: no shape must be agreed on,
-  and nothing is compiled.
+  and nothing is compiled. All processes must call in the same order.
   """
   import jax  # pylint: disable=g-import-not-at-top
   if jax.process_count() == 1:
     return [value]
   from jax._src import distributed  # pylint: disable=g-import-not-at-top  # JAX has no public key-value store.
   client = distributed.global_state.client
-  key = f"stepdistill/{name}"
-  client.key_value_set(f"{key}/{jax.process_index()}", value,
-                       allow_overwrite=True)
-  client.wait_at_barrier(f"{key}/set", LOST_SECONDS * 1000)
-  values = [client.blocking_key_value_get(f"{key}/{i}", LOST_SECONDS * 1000)
+  # A second run in these processes must not read the first one's texts.
+  key = f"stepdistill/{next(_exchanges)}/{name}"
+  client.key_value_set(f"{key}/{jax.process_index()}", value)
+  client.wait_at_barrier(f"{key}/set", _WAIT_SECONDS * 1000)
+  values = [client.blocking_key_value_get(f"{key}/{i}", _WAIT_SECONDS * 1000)
             for i in range(jax.process_count())]
-  client.wait_at_barrier(f"{key}/got", LOST_SECONDS * 1000)
+  client.wait_at_barrier(f"{key}/got", _WAIT_SECONDS * 1000)
   return values
