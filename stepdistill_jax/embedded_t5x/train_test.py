@@ -118,6 +118,29 @@ def test_begins_from_another_runs_checkpoint(whole_run, tmp_path):
   assert sorted(scalars(tmp_path / "train", "loss")) == [4]
 
 
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+  with pytest.raises(errors.UserError, match="not finite in 1 of the steps"):
+    run_train(tmp_path, *NO_EVAL, steps=9, *[
+        "utils.create_learning_rate_scheduler.base_learning_rate = 1e30"])
+  # Its metrics are written, and nothing is saved.
+  counted = scalars(tmp_path / "train", "guard/nonfinite_steps")
+  assert sum(counted.values()) >= 1
+  assert [p.name for p in tmp_path.glob("checkpoint_*")] == ["checkpoint_0"]
+
+
+def test_other_data_in_the_same_folder_is_refused(whole_run):
+  path = whole_run[0] / "run.json"
+  text = path.read_text()
+  try:
+    record = json.loads(text)
+    path.write_text(json.dumps(
+        {**record, "data": {**record["data"], "files_sha256": "0" * 64}}))
+    with pytest.raises(errors.UserError, match="had the fingerprint 000"):
+      run_train(whole_run[0])
+  finally:
+    path.write_text(text)
+
+
 def test_actions_end_training(tmp_path, monkeypatch):
   from stepdistill_jax.embedded_t5x import train as train_lib
   seen = []
