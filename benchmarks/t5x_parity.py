@@ -1,6 +1,6 @@
 """The embedded engine against Google's T5X: parameters, losses, decodes.
 
-    python benchmarks/t5x_parity.py                  # All, about 20 minutes.
+    python benchmarks/t5x_parity.py                  # All, about 30 minutes.
     python benchmarks/t5x_parity.py --parts=1,3      # About 3 minutes.
 
 Needs an environment where Google's T5X is importable. Each engine runs in
@@ -9,6 +9,10 @@ processes of its own, on the CPU in float32. Parts:
   1  initial parameters bit-equal, logical axes equal
   2  loss at each of 50 training steps, within 1e-5 relative
   3  decodes equal token for token, scores within 1e-4
+  4  a checkpoint of either engine's step 25, optimizer included, goes on in
+     both: losses of steps 26 to 50 as in 2
+  5  T5X's public example gin files, made small, train on both: losses as in 2,
+     by Google's own files on both engines and by the embedded ones
 
 The last line is the headline; the exit status is 1 if anything differs.
 """
@@ -16,6 +20,7 @@ The last line is the headline; the exit status is 1 if anything differs.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import pathlib
@@ -26,6 +31,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.parity import example_probe  # noqa: E402
 from benchmarks.parity import model_probe  # noqa: E402
 from benchmarks.parity import run_probe  # noqa: E402
 import numpy as np  # noqa: E402
@@ -33,6 +39,7 @@ from stepdistill_jax import t5x_finder  # noqa: E402
 
 LOSS_TOLERANCE = 1e-5
 ENGINES = ("embedded", "google")
+_EXCHANGED = ("packed_dropout", "adamw_packed")
 
 
 def _run(engine: str, module: str, *arguments: str) -> None:
@@ -88,10 +95,59 @@ def losses(folder: pathlib.Path, steps: int) -> list[bool]:
   return good
 
 
+def exchange(folder: pathlib.Path) -> list[bool]:
+  """Part 4."""
+  good = []
+  cases = f"--cases={','.join(_EXCHANGED)}"
+  for saver in ENGINES:
+    kept = folder / f"saved_by_{saver}"
+    _run(saver, "run_probe", str(folder / "unused.json"), cases,
+         f"--steps={run_probe.SAVED_STEP}", f"--keep={kept}")
+    results = []
+    for engine in ENGINES:
+      file = folder / f"{saver}_{engine}.json"
+      _run(engine, "run_probe", str(file), cases, f"--begin_from={kept}")
+      results.append(json.loads(file.read_text()))
+    for case, worst in run_probe.compare(*results).items():
+      steps = sorted(int(step) for step in results[0][case])
+      good.append(_row(
+          f"4 {case}, saved by {saver}",
+          f"losses of steps {steps[0]} to {steps[-1]} within {worst:.1e}",
+          worst <= LOSS_TOLERANCE
+          and steps[0] == run_probe.SAVED_STEP + 1))
+  return good
+
+
+def examples(folder: pathlib.Path) -> list[bool]:
+  """Part 5."""
+  (google_folder,) = importlib.util.find_spec(
+      "t5x").submodule_search_locations
+  root = str(pathlib.Path(google_folder).parent)
+  results = {}
+  for name, engine, paths in (
+      ("google", "google", root), ("embedded, Google's files", "embedded",
+                                   root), ("embedded", "embedded", "")):
+    results[name] = {}
+    for network in ("t5/", "scalable_t5/"):
+      file = folder / "examples.json"
+      chosen = [e for e in example_probe.EXAMPLES if e.startswith(network)]
+      _run(engine, "example_probe", str(file), f"--gin_search_paths={paths}",
+           f"--examples={','.join(chosen)}")
+      results[name].update(json.loads(file.read_text()))
+  google = results.pop("google")
+  good = []
+  for name, result in results.items():
+    for example, worst in run_probe.compare(result, google).items():
+      good.append(_row(
+          f"5 {example}", f"{name}: losses within {worst:.1e}",
+          worst <= LOSS_TOLERANCE))
+  return good
+
+
 def main() -> int:
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-  parser.add_argument("--parts", default="1,2,3")
+  parser.add_argument("--parts", default="1,2,3,4,5")
   parser.add_argument("--steps", type=int, default=run_probe.STEPS)
   args = parser.parse_args()
   parts = set(args.parts.split(","))
@@ -105,6 +161,10 @@ def main() -> int:
       good += models(pathlib.Path(folder), parts)
     if "2" in parts:
       good += losses(pathlib.Path(folder), args.steps)
+    if "4" in parts:
+      good += exchange(pathlib.Path(folder))
+    if "5" in parts:
+      good += examples(pathlib.Path(folder))
   print(f"parity with Google's T5X: {sum(good)} of {len(good)} comparisons "
         "equal")
   return 0 if all(good) else 1

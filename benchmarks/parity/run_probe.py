@@ -20,10 +20,16 @@ from typing import Mapping, Sequence
 from stepdistill_jax import runtime
 
 STEPS = 50
-_GIN_FILE = str(
-    pathlib.Path(__file__).resolve().parents[2] / "stepdistill_jax"
-    / "embedded_t5x" / "configs" / "runs" / "testing.gin")
-_ADAMW = os.path.join(os.path.dirname(__file__), "adamw.gin")
+SAVED_STEP = 25
+_HERE = pathlib.Path(__file__).resolve().parent
+# The run and network of the engine's own file; the rest is ours, by paths that
+# both engines find.
+_GIN_FILES = (
+    "t5x/configs/runs/finetune.gin",
+    str(_HERE.parents[1] / "stepdistill_jax" / "embedded_t5x" / "configs"
+        / "runs" / "testing_model.gin"),
+    str(_HERE / "parity_run.gin"))
+_ADAMW = str(_HERE / "adamw.gin")
 # Google's engine on a CPU spreads the model over all devices, so that every
 # sharded axis must be divisible by 8.
 _DIVISIBLE = ("network.T5Config.num_heads = 8", "network.T5Config.head_dim = 4")
@@ -55,12 +61,9 @@ def train(
     bindings: Sequence[str] = (), steps: int = STEPS) -> None:
   """Trains in this process, with metrics of every step."""
   from stepdistill_jax import t5x_command
-  t5x_command.run("train", [_GIN_FILE, *gin_files], [
+  t5x_command.run("train", [*_GIN_FILES, *gin_files], [
       f"MODEL_DIR = {model_dir!r}", f"TRAIN_STEPS = {steps}",
-      "EVAL_PERIOD = 100", "train_script.train.stats_period = 1",
-      "train_script.train.train_eval_dataset_cfg = None",
-      "train_script.train.infer_eval_dataset_cfg = None",
-      "utils.SaveCheckpointConfig.period = 25", *bindings])
+      f"utils.SaveCheckpointConfig.period = {SAVED_STEP}", *bindings])
 
 
 def read_losses(model_dir: str, tag: str = "loss") -> dict[int, float]:
@@ -94,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("output")
   parser.add_argument("--cases", required=True)
   parser.add_argument("--steps", type=int, default=STEPS)
+  parser.add_argument("--keep", help="folder to leave the runs in")
+  parser.add_argument(
+      "--begin_from", help="folder of runs whose step 25 to begin from")
   args = parser.parse_args(argv)
   cases = args.cases.split(",")
   devices = {CASES[case][0] for case in cases}
@@ -105,8 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   losses = {}
   for case in cases:
     _, gin_files, bindings = CASES[case]
-    with tempfile.TemporaryDirectory() as folder:
-      train(folder, gin_files, [*_DIVISIBLE, *bindings], args.steps)
+    bindings = [*_DIVISIBLE, *bindings]
+    if args.begin_from:
+      bindings.append("INITIAL_CHECKPOINT_PATH = " + repr(
+          f"{args.begin_from}/{case}/checkpoint_{SAVED_STEP}"))
+    with tempfile.TemporaryDirectory() as temporary:
+      folder = f"{args.keep or temporary}/{case}"
+      train(folder, gin_files, bindings, args.steps)
       losses[case] = read_losses(folder)
   pathlib.Path(args.output).write_text(json.dumps(losses, indent=1))
   return 0
