@@ -192,6 +192,8 @@ def epochs(seed: int) -> str:
     assert counts[2] == steps * batch - size
     lines.append(f"{name}: {size} examples, each once; first batch "
                  f"{first:.1f} s, step 100,000 after {later:.2f} s more")
+  if all(line.endswith("no records here") for line in lines):
+    return "NOT RUN: import the records first (`stepdistill teacher import`)"
   return "; ".join(lines)
 
 
@@ -231,7 +233,8 @@ def main() -> None:
   if "epochs" in parts:
     results["epochs"] = epochs(args.seed)
     print(f"{'epochs':9} {results['epochs']}", flush=True)
-  print(f"faults: {len(results)} parts passed, {restarts} processes, "
+  passed = sum(not line.startswith("NOT RUN") for line in results.values())
+  print(f"faults: {passed} of {len(results)} parts passed, {restarts} processes, "
         f"{time.time() - started:.0f} s")
 
 
