@@ -7,12 +7,14 @@ T5X's gin files are found by T5X's names on the embedded engine too: gin looks
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib.util  # pylint: disable=unused-import  # gin forgets to.
+import logging
 import os
 import pathlib
 import re
 import sys
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import gin
 
@@ -22,6 +24,9 @@ from stepdistill_jax import locations
 _EMBEDDED_ROOT = pathlib.Path(__file__).resolve().parent / "embedded_t5x"
 # Long enough that gin never breaks a value; it also draws rules that long.
 _LONG_LINE = 20_000
+# A macro that nothing uses and that looks this much like one that is used is a
+# misspelling; T5X lets others pass, as in commands shared by many gin files.
+_MISSPELT = 0.8
 
 
 def _embedded_path(path: str) -> pathlib.Path | None:
@@ -75,13 +80,38 @@ def _check_file(name: str, folders: Sequence[str]) -> None:
 def _explain(error: Exception, bindings: Sequence[str]) -> str:
   """Makes a line of gin's message."""
   message = " ".join(str(error).split())
-  if "malformed node or string" in message or "Failed to parse token" in (
-      message):
+  if any(of_gin in message for of_gin in (
+      "malformed node or string", "Failed to parse token",
+      "Unable to parse value")):
     near = next((b for b in bindings if re.search(r"=\s*[A-Za-z_./~]", b)
                  and not re.search(r"=\s*(True|False|None)\b", b)), "")
     message += (f"; a string needs quotes: --gin.{near.split('=')[0].strip()}="
                 "'\"...\"'" if near else "")
   return f"gin config: {message}"
+
+
+@contextlib.contextmanager
+def _lookups_unheard() -> Iterator[None]:
+  """Gin logs an error for each folder that a file is not in, before it is."""
+  before = logging.root.manager.disable
+  logging.disable(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.disable(before)
+
+
+def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
+  """Raises UserError for a macro on the command line that looks misspelt."""
+  used = set(in_files)
+  for value in bindings().values():
+    used.update(re.findall(r"%(\w+)", value))
+  for binding in gin_bindings:
+    name = binding.partition("=")[0].strip()
+    if re.fullmatch(r"\w+", name) and name not in used and (
+        difflib.get_close_matches(name, used, cutoff=_MISSPELT)):
+      raise errors.UserError(
+          errors.unknown_name_message("gin macro", name, used))
 
 
 def parse(
@@ -98,8 +128,8 @@ def parse(
     skip_unknown: as in `gin.parse_config`.
 
   Raises:
-    errors.UserError: a file does not exist, a macro is not set, or the text
-      is no valid gin.
+    errors.UserError: a file does not exist, a macro is not set or misspelt,
+      or the text is no valid gin.
   """
   folders = search_paths(extra_search_paths)
   for name in gin_files:
@@ -109,12 +139,16 @@ def parse(
   # Gin only appends to its search path; a second run has its own.
   gin.config._LOCATION_PREFIXES[:] = ["", *folders]  # pylint: disable=protected-access
   try:
-    gin.parse_config_files_and_bindings(
-        list(gin_files), list(gin_bindings), finalize_config=False,
-        skip_unknown=skip_unknown)
+    with _lookups_unheard():
+      gin.parse_config_files_and_bindings(
+          list(gin_files), [], finalize_config=False,
+          skip_unknown=skip_unknown)
+      in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
+      gin.parse_config(list(gin_bindings), skip_unknown)
   except (ValueError, SyntaxError, NameError, AttributeError, IOError,
           ImportError, TypeError) as error:
     raise errors.UserError(_explain(error, gin_bindings)) from error
+  _check_macros(gin_bindings, in_files)
   missing = unset_macros()
   if missing:
     raise errors.UserError(
