@@ -161,6 +161,14 @@ def test_mistakes_are_told_and_nothing_is_called(gcloud, arguments, words):
   assert not calls
 
 
+@pytest.mark.parametrize("argument", ["--help", "-h", "help"])
+def test_help_needs_no_name(argument):
+  shown = subprocess.run(
+      ["bash", str(SCRIPT), argument], check=True, capture_output=True,
+      text=True)
+  assert "example" in shown.stdout and not shown.stderr
+
+
 def test_dry_run_calls_nothing_and_prints_every_command(gcloud):
   process, calls = gcloud(*WATCH, "--queued", "--dry-run", *T5X)
   assert process.returncode == 0, process.stderr

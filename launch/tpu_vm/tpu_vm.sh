@@ -43,6 +43,11 @@ options
   --poll=SECONDS     how often `watch` looks (60)
   --restarts=N       how many preemptions `watch` survives (100)
   --dry-run          print every command instead of running it
+
+example
+  tpu_vm.sh watch --name=svamp --zone=us-central2-b --type=v4-8 --spot -- \
+    --gin_file=gin/recipes/svamp_step_by_step_base.gin \
+    --gin.MODEL_DIR='"gs://bucket/svamp"'
 EOF
 }
 
@@ -61,6 +66,7 @@ do_it() {
 
 parse_arguments() {
   [[ $# -gt 0 ]] || { usage >&2; exit 2; }
+  case "$1" in -h|--help|help) usage; exit 0 ;; esac
   SUBCOMMAND="$1"; shift
   NAME='' ZONE='' PROJECT='' TYPE='' VERSION='' SPOT='' QUEUED='' DRY_RUN=''
   WORKER=0 FROM='' TO='' POLL=60 RESTARTS=100
@@ -241,6 +247,5 @@ watch() {
 parse_arguments "$@"
 case "${SUBCOMMAND}" in
   create|setup|run|logs|status|watch|fetch|delete) "${SUBCOMMAND}" ;;
-  -h|--help|help) usage ;;
   *) usage >&2; die "unknown subcommand ${SUBCOMMAND}" ;;
 esac
