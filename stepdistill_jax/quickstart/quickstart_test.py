@@ -3,7 +3,11 @@
 import dataclasses
 import io
 import json
+import signal
+import subprocess
+import sys
 
+import gin
 import pytest
 import rich.console
 
@@ -81,6 +85,38 @@ def test_an_interruption_ends_all_processes(tmp_path):
       processes = [w.process for w in workers._workers]  # pylint: disable=protected-access
       workers.train_and_score(tmp_path / "records", _Watcher(interrupt))
   assert not any(process.is_alive() for process in processes)
+
+
+PARENT = """
+import pathlib, sys
+from stepdistill_jax.quickstart import quickstart_test, workers
+if __name__ == "__main__":
+  folder = workers.Workers(pathlib.Path(sys.argv[1]), quickstart_test.PLAN, 2)
+  print(*(w.process.pid for w in folder._workers), flush=True)
+  sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_a_killed_command(tmp_path, number):
+  script = tmp_path / "parent.py"
+  script.write_text(PARENT)
+  parent = subprocess.Popen(
+      [sys.executable, str(script), str(tmp_path)], stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  assert len(parent.stdout.readline().split()) == 2
+  parent.send_signal(number)
+  # Ends when the last process that has this end of the pipe does.
+  _, said = parent.communicate(timeout=120)
+  assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b" c', "back\\slash"])
+def test_folders_of_any_name_reach_gin(tmp_path, name):
+  run = next(iter(PLAN.runs()))
+  text = runs_lib.bindings(tmp_path / name, PLAN, run)[0]
+  assert gin.config.parse_value(text.removeprefix("MODEL_DIR = ")) == str(
+      runs_lib.run_dir(tmp_path / name, run))
 
 
 def test_runs_that_overlap_have_a_bar_each():

@@ -62,7 +62,7 @@ def bindings(output_dir: pathlib.Path, plan: plan_lib.Plan,
              run: plan_lib.Run) -> list[str]:
   """What a run changes in its gin recipe."""
   return [
-      f"MODEL_DIR = '{run_dir(output_dir, run)}'",
+      f"MODEL_DIR = {str(run_dir(output_dir, run))!r}",
       f"TRAIN_SHARE = {run.share}",
       f"TRAIN_STEPS = {plan.steps}",
       f"RANDOM_SEED = {run.seed}",

@@ -15,6 +15,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 import traceback
 from typing import Any, Callable, Protocol
@@ -84,11 +85,26 @@ class _News:
       self._tell(*news)
 
 
+def _end_with_parent() -> None:
+  """Ends this process when the parent does, however that ends.
+
+  As if killed: the next call goes on from the last checkpoint.
+  """
+  sentinel = multiprocessing.parent_process().sentinel
+
+  def wait() -> None:
+    connection_lib.wait([sentinel])
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
+
+
 def _work(connection, output_dir: pathlib.Path, plan: plan_lib.Plan,
           alone: bool) -> None:
   """A worker's main function: does the runs that come until None does."""
   # The parent decides what Ctrl-C means; it reaches all of a terminal.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  _end_with_parent()
   if not alone:
     os.environ["NPROC"] = "1"  # Of XLA's threads on a CPU.
   from stepdistill_jax import runtime
