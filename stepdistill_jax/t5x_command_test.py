@@ -91,6 +91,19 @@ def test_uneven_batch(capsys, tmp_path):
   assert "batch size 8 is not divisible by Trainer.num_microbatches=3" in line
 
 
+@pytest.mark.parametrize("value", ["'8'", "0", "-8", "8.0"])
+def test_batch_size_that_is_none(capsys, tmp_path, value):
+  line = train(capsys, tmp_path, f"--gin.BATCH_SIZE={value}")
+  assert f"BATCH_SIZE must be a positive whole number, got {value}" in line
+
+
+def test_value_of_another_type(capsys, tmp_path):
+  line = train(capsys, tmp_path, "--gin.utils.create_learning_rate_scheduler"
+               ".warmup_steps=1", "--gin.utils.create_learning_rate_scheduler"
+               ".factors=7")
+  assert "gin config:" in line and "create_learning_rate_scheduler" in line
+
+
 def test_uneven_partitions(capsys, tmp_path):
   line = train(capsys, tmp_path,
                "--gin.partitioning.PjitPartitioner.num_partitions=3")

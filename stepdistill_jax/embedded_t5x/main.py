@@ -7,11 +7,14 @@ is the same as `t5x train --gin_file=...`.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from typing import Any, Optional, Sequence
 
 from stepdistill_jax import errors
 
+# Begins the lines that gin adds to an error, the innermost call first.
+_GIN_CALL = "\n  In call to configurable"
 # mode -> (module of t5x, function, other names that gin files use of
 # `__main__`).
 ENTRY_POINTS = {
@@ -66,11 +69,20 @@ def launch(
       return None if dry_run else configured()
     except (errors.UserError, errors.Preempted, KeyboardInterrupt) as error:
       # Gin adds lines about its call stack, of no use to a user.
-      line = str(error).split("\n  In call to configurable")[0]
+      line = str(error).split(_GIN_CALL)[0]
       kind = next(kind for kind in (
           errors.UserError, errors.Preempted, KeyboardInterrupt)
                   if isinstance(error, kind))
       raise kind(line) from error
+    except (AttributeError, TypeError, ValueError) as error:
+      message, *calls = str(error).split(_GIN_CALL)
+      name = re.match(r" '([\w.]+)'", calls[0])[1] if calls else function_name
+      if name == function_name:
+        raise
+      raise errors.UserError(
+          f"gin config: {' '.join(message.split())} (in {name}, which has its "
+          "arguments from gin; STEPDISTILL_TRACEBACK=1 shows where)"
+      ) from error
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

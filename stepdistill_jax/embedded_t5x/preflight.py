@@ -27,6 +27,9 @@ def _one_line(error: BaseException) -> str:
 
 def check_data(cfg: datasets.DatasetConfig, partitioner) -> None:
   """Raises UserError unless a config's data can be read in even batches."""
+  if not isinstance(cfg.batch_size, int) or cfg.batch_size < 1:
+    raise errors.UserError(
+        f"BATCH_SIZE must be a positive whole number, got {cfg.batch_size!r}")
   partitioner.get_data_layout(cfg.batch_size)
   provider = datasets.find_task(cfg)
   tasks = seqio.get_subtasks(provider)
