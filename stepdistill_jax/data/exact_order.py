@@ -29,6 +29,7 @@ from stepdistill_jax import errors
 from stepdistill_jax.data import example_order
 from stepdistill_jax.data import example_store
 from stepdistill_jax.data import feature_converter
+from stepdistill_jax.data import pipelines
 
 # A mixture's rates are rounded to whole numbers of which the largest is at
 # most this times the smallest.
@@ -182,7 +183,7 @@ def get_dataset(
           converter, feature_converter.StepDistillFeatureConverter)):
     # SeqIO packs by rules of its own.
     return utils.get_dataset(cfg, shard_id, num_shards, feature_converter_cls)
-  store, rates = _examples(cfg, provider)
+  store, rates = pipelines.build(lambda: _examples(cfg, provider))
 
   def row_lengths(store: example_store.ExampleStore):
     return converter.row_sizes(
@@ -197,6 +198,9 @@ def get_dataset(
     return converter(examples, cfg.task_feature_lengths)
 
   def starting_at(step: int) -> tf.data.Dataset:
+    return pipelines.build(lambda: batches_from(step))
+
+  def batches_from(step: int) -> tf.data.Dataset:
     shares = tf.data.Dataset.from_generator(
         lambda: batches.from_step(step), output_signature=store.batches_spec())
     if cfg.pack:

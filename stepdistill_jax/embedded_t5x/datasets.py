@@ -22,6 +22,7 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax import errors
+from stepdistill_jax.data import pipelines
 
 
 @dataclasses.dataclass
@@ -104,25 +105,6 @@ def shared_time_seed() -> int:
   return int(multihost_utils.broadcast_one_to_all(seconds))
 
 
-def build(make: Callable[[], Any]) -> Any:
-  """Builds a pipeline without AutoGraph if that can be, else with it.
-
-  AutoGraph rewrites every function that a pipeline maps, for seconds, while
-  only those that branch or loop on tensors need it. Without it these raise,
-  so that a pipeline built without it means the same.
-  """
-  try:
-    from tensorflow.python.autograph.core import ag_ctx  # pylint: disable=g-import-not-at-top
-    disabled = ag_ctx.ControlStatusCtx(status=ag_ctx.Status.DISABLED)
-  except (ImportError, AttributeError):  # It is not TensorFlow's public API.
-    return make()
-  try:
-    with disabled:
-      return make()
-  except Exception:  # pylint: disable=broad-except  # Whatever `make` raises.
-    return make()
-
-
 def get_dataset(
     cfg: DatasetConfig,
     shard_id: int,
@@ -161,7 +143,7 @@ def get_dataset(
       trim_output_features=cfg.trim_output_features,
       batch_size=cfg.batch_size // num_shards,
       verbose=False)
-  return make() if cfg.pack else build(make)  # SeqIO's packing loops.
+  return make() if cfg.pack else pipelines.build(make)  # SeqIO's packing loops.
 
 
 def get_training_eval_datasets(
@@ -235,9 +217,10 @@ class TrainIterator:
   def peek_async(self) -> concurrent.futures.Future:
     """Starts to prepare the next batch in the background."""
     if self._first is None:
-      with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        self._first = pool.submit(next, self._iterator)
-        pool.shutdown(wait=False)
+      # No `with`: its end would wait for the batch.
+      pool = concurrent.futures.ThreadPoolExecutor(1)
+      self._first = pool.submit(next, self._iterator)
+      pool.shutdown(wait=False)
     return self._first
 
   def skip(self, num_batches: int) -> None:

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from stepdistill_jax import errors
 from stepdistill_jax import progress
+from stepdistill_jax.data import pipelines
 from stepdistill_jax.embedded_t5x import checkpoint_paths
-from stepdistill_jax.embedded_t5x import datasets
 from stepdistill_jax.embedded_t5x import gin_utils
 from stepdistill_jax.embedded_t5x import preflight
 from stepdistill_jax.embedded_t5x import state_initializer
@@ -61,7 +61,7 @@ class InferenceEvaluator:
         sequence_length=cfg.task_feature_lengths,
         use_memory_cache=cfg.use_memory_cache,
         **loggers)
-    self._evaluator = datasets.build(make)
+    self._evaluator = pipelines.build(make)
     self._infer_fns = {}
 
   @property
