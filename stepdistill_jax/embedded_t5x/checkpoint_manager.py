@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from stepdistill_jax import durable_files
 from stepdistill_jax import errors
 from stepdistill_jax import progress
 from stepdistill_jax.embedded_t5x import checkpoint_paths
@@ -220,7 +221,7 @@ class OrbaxCheckpointManagerInterface:
     fault_points.reach("manifest_written")
     if written != final:
       written.rename(final)
-      checkpoint_manifest.sync_folder(final.parent)
+      durable_files.sync_folder(final.parent)
     fault_points.reach("checkpoint_named")
     try:
       for step in self._steps_to_delete():

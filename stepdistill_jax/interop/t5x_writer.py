@@ -23,6 +23,7 @@ import msgpack
 import numpy as np
 import tensorstore as ts
 
+from stepdistill_jax import durable_files
 from stepdistill_jax import errors
 from stepdistill_jax.resilience import checkpoint_manifest
 from stepdistill_jax.embedded_t5x import legacy_checkpoints
@@ -108,14 +109,14 @@ class CheckpointWriter:
       create = self.declare("state/step", (), np.dtype(np.int32), ())
       create().write(np.int32(self.step)).result()
       file = self._arrays_folder / t5x_reader.METADATA_FILE
-      _write_synced(file, json.dumps(self._orbax_metadata()).encode())
+      durable_files.write(file, json.dumps(self._orbax_metadata()).encode())
     else:
       file = self.partial / legacy_checkpoints.INDEX_FILE
-      _write_synced(file, self._legacy_index())
+      durable_files.write(file, self._legacy_index())
     (self.partial / streaming.JOURNAL_FILE).unlink(missing_ok=True)
     checkpoint_manifest.write(self.partial)
     os.replace(self.partial, self.final)
-    _sync_folder(self.final.parent)
+    durable_files.sync_folder(self.final.parent)
     return self.final
 
   def discard(self) -> None:
@@ -152,21 +153,6 @@ class CheckpointWriter:
         _NDARRAY_EXTENSION, msgpack.packb(((), step.dtype.name,
                                            step.tobytes())))
     return msgpack.packb(tree, strict_types=True)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
-def _write_synced(file: pathlib.Path, data: bytes) -> None:
-  with file.open("wb") as stream:
-    stream.write(data)
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 def copy_rows(

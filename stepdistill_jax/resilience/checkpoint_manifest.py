@@ -19,6 +19,8 @@ from typing import Any, Iterator, Mapping
 from etils import epath
 import xxhash
 
+from stepdistill_jax import durable_files
+
 MANIFEST_FILE = "checksums.json"
 _ALGORITHM = "xxh3_128"
 _SCHEMA_VERSION = 2
@@ -72,15 +74,6 @@ def _entry(file: epath.Path) -> dict[str, Any]:
   return {"size": file.stat().length, "checksum": checksum}
 
 
-def sync_folder(folder: epath.Path) -> None:
-  """Waits until names in a folder are on the disk."""
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
 def has_manifest(checkpoint: str | os.PathLike[str]) -> bool:
   return (epath.Path(checkpoint) / MANIFEST_FILE).exists()
 
@@ -109,13 +102,10 @@ def write(checkpoint: str | os.PathLike[str]) -> epath.Path:
     target.write_text(text)  # Appears at once.
     return target
   temporary = folder / (MANIFEST_FILE + ".partial")
-  with open(temporary, "w", encoding="utf-8") as stream:
-    stream.write(text)
-    stream.flush()
-    os.fsync(stream.fileno())
+  durable_files.write(temporary, text.encode())
   os.replace(temporary, target)
   for path in {(folder / name).parent for name in names} | {folder}:
-    sync_folder(path)
+    durable_files.sync_folder(path)
   return target
 
 

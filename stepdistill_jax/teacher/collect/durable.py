@@ -9,6 +9,7 @@ import pathlib
 import time
 from typing import Any, Callable, TypeVar
 
+from stepdistill_jax import durable_files
 from stepdistill_jax import errors
 
 T = TypeVar("T")
@@ -74,17 +75,6 @@ def describe(path: pathlib.Path) -> dict[str, Any]:
 def replace(path: pathlib.Path, data: bytes) -> None:
   """Puts a file in its place in one step, on the disk when this returns."""
   temporary = path.with_name(f".{path.name}.new")
-  with temporary.open("wb") as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
+  durable_files.write(temporary, data)
   os.replace(temporary, path)
-  sync_folder(path.parent)
-
-
-def sync_folder(folder: pathlib.Path) -> None:
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
+  durable_files.sync_folder(path.parent)

@@ -24,6 +24,7 @@ import pathlib
 import time
 from typing import Any, Callable, Mapping
 
+from stepdistill_jax import durable_files
 from stepdistill_jax import errors
 from stepdistill_jax.teacher import cache
 from stepdistill_jax.teacher.collect import durable
@@ -282,7 +283,7 @@ class Store:
       raise errors.UserError(
           f"cannot write {path}: {error.strerror}") from error
     self._offset = os.fstat(self._file).st_size
-    durable.sync_folder(self.folder)
+    durable_files.sync_folder(self.folder)
 
   def _remove_superseded(self) -> None:
     """Rewrites the shards that have lines which no longer count."""
@@ -303,7 +304,7 @@ class Store:
         os.replace(temporary, path)
       else:
         temporary.unlink()
-    durable.sync_folder(self.folder)
+    durable_files.sync_folder(self.folder)
 
 
 def _require_same(folder: pathlib.Path, before: Mapping[str, Any],
