@@ -23,6 +23,7 @@ import time
 from typing import Any, Iterator, Optional, Sequence
 
 from stepdistill_jax import errors
+from stepdistill_jax import gin_arguments
 from stepdistill_jax import runtime
 from stepdistill_jax import t5x_finder
 from stepdistill_jax.scale import processes
@@ -52,15 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
   parser.add_argument(
       "mode", choices=MODES, metavar="MODE",
       help="; ".join(f"{mode}: {what}" for mode, what in MODES.items()))
-  parser.add_argument(
-      "--gin_file", action="append", default=[], metavar="FILE",
-      help="gin file; may be repeated, later ones override")
-  parser.add_argument(
-      "--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'",
-      help="a binding that overrides the files; --gin.NAME=VALUE is the same")
-  parser.add_argument(
-      "--gin_search_paths", default="", metavar="DIR,...",
-      help="where gin files are looked for first")
+  gin_arguments.add(parser)
   parser.add_argument(
       "--tfds_data_dir", metavar="DIR",
       help="data folder of all TFDS tasks (default: $STEPDISTILL_RECORDS)")

@@ -16,21 +16,14 @@ import json
 import sys
 
 from stepdistill_jax import errors
+from stepdistill_jax import gin_arguments
 
 SUMMARY = "memory, FLOPs, speed bound and cost of a run on a TPU slice"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments of `stepdistill plan`."""
-  parser.add_argument(
-      "--gin_file", action="append", default=[], metavar="FILE",
-      help="of the run, as for `t5x train`; may be repeated")
-  parser.add_argument(
-      "--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'",
-      help="overrides the files; --gin.NAME=VALUE is the same")
-  parser.add_argument(
-      "--gin_search_paths", default="", metavar="DIR,...",
-      help="where gin files are looked for first")
+  gin_arguments.add(parser)
   parser.add_argument(
       "--topology", required=True, metavar="NAME",
       help="slice: v5e-16, v5litepod-16, v5e:4x4, v4-32, v5p-8, v6e-8")
