@@ -15,6 +15,8 @@ set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 readonly ROOT
+# shellcheck source=launch/common.sh
+source "${ROOT}/launch/common.sh"
 
 usage() {
   cat <<'EOF'
@@ -39,18 +41,6 @@ options
   --spot           cheaper, may be preempted
   --dry-run        print every command instead of running it
 EOF
-}
-
-die() { echo "error: $*" >&2; exit 2; }
-
-# Runs a command, or prints it so that it can be pasted into a shell.
-do_it() {
-  if [[ -n "${DRY_RUN}" ]]; then
-    printf '%q ' "$@"
-    printf '\n'
-  else
-    "$@"
-  fi
 }
 
 require() {

@@ -19,6 +19,8 @@ readonly EXIT_PREEMPTED=75
 readonly REMOTE_DIR='stepdistill_run'  # Below the home folder of each worker.
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 readonly ROOT
+# shellcheck source=launch/common.sh
+source "${ROOT}/launch/common.sh"
 
 usage() {
   cat <<'EOF'
@@ -51,18 +53,7 @@ example
 EOF
 }
 
-die() { echo "error: $*" >&2; exit 2; }
 say() { echo "[tpu_vm] $*" >&2; }
-
-# Runs a command, or prints it so that it can be pasted into a shell.
-do_it() {
-  if [[ -n "${DRY_RUN}" ]]; then
-    printf '%q ' "$@"
-    printf '\n'
-  else
-    "$@"
-  fi
-}
 
 parse_arguments() {
   [[ $# -gt 0 ]] || { usage >&2; exit 2; }
