@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import sys
 
+from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
 
 # name -> module; the order is the order of `stepdistill --help`.
@@ -25,24 +26,17 @@ COMMANDS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-  """Argparse, with unknown choices answered by near names."""
-
-  def error(self, message):
-    self.print_usage(sys.stderr)
-    self.exit(errors.USER_ERROR_EXIT_CODE, f"error: {message}\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
   """Returns the parser of `stepdistill` with all its subcommands."""
-  parser = _Parser(
+  parser = argument_parser.Parser(
       prog="stepdistill",
       description="Distilling step-by-step in JAX: teacher outputs in, "
       "a scored T5 student out.",
       epilog="Training runs with `t5x train --gin_file=...`, scoring with "
       "`stepdistill-eval`.")
   subparsers = parser.add_subparsers(
-      dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+      dest="command", metavar="COMMAND", required=True,
+      parser_class=argument_parser.Parser)
   for name, module_name in COMMANDS.items():
     if importlib.util.find_spec(module_name) is None:
       continue

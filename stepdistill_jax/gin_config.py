@@ -19,6 +19,7 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 import gin
 
 from stepdistill_jax import errors
+from stepdistill_jax import gin_values
 from stepdistill_jax import locations
 
 _EMBEDDED_ROOT = pathlib.Path(__file__).resolve().parent / "embedded_t5x"
@@ -85,8 +86,12 @@ def _explain(error: Exception, bindings: Sequence[str]) -> str:
       "Unable to parse value")):
     near = next((b for b in bindings if re.search(r"=\s*[A-Za-z_./~]", b)
                  and not re.search(r"=\s*(True|False|None)\b", b)), "")
-    message += (f"; a string needs quotes: --gin.{near.split('=')[0].strip()}="
-                "'\"...\"'" if near else "")
+    name = near.split("=")[0].strip()
+    if near and gin_values.wants_text(name) is False:
+      return (f"{name} must be {gin_values.RULES[name].expected}; got "
+              f"{near.partition('=')[2].strip()}")
+    message += (f"; a string needs quotes: --gin.{name}='\"...\"'" if near
+                else "")
   return f"gin config: {message}"
 
 
@@ -155,6 +160,7 @@ def parse(
         f"gin macro{'s' if len(missing) > 1 else ''} not set: "
         f"{', '.join(missing)}; pass for instance --gin.{missing[0]}=VALUE "
         "(a string needs quotes: '\"...\"')")
+  gin_values.check(bindings())
   try:
     gin.finalize()
   except ValueError as error:

@@ -22,6 +22,7 @@ import sys
 import time
 from typing import Any, Iterator, Optional, Sequence
 
+from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
 from stepdistill_jax import gin_arguments
 from stepdistill_jax import runtime
@@ -37,15 +38,9 @@ MODES = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-
-  def error(self, message):
-    self.exit(errors.USER_ERROR_EXIT_CODE, f"error: {message}\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
   """Returns the parser of `t5x`."""
-  parser = _Parser(
+  parser = argument_parser.Parser(
       prog="t5x", description=__doc__,
       formatter_class=argparse.RawDescriptionHelpFormatter,
       usage="t5x MODE --gin_file=FILE [--gin_file=FILE ...] "

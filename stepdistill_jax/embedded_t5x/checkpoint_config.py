@@ -118,14 +118,16 @@ class CheckpointConfig:
 
 def _check_is_checkpoint(path: str) -> None:
   """Raises UserError where no checkpoint is, saying what is there."""
-  if (epath.Path(path).is_dir() or epath.Path(path).is_file()
-      or epath.Path(path + ".index").exists()):
-    if not checkpoint_paths.all_steps(path):
-      return
-    steps = checkpoint_paths.all_steps(path)
+  if checkpoint_paths.is_checkpoint(path):
+    return
+  steps = checkpoint_paths.all_steps(path)
+  if steps:
     advice = (f"it holds the checkpoints of steps {list(steps)[-5:]}; name one "
               f"({checkpoint_paths.get_checkpoint_dir(path, steps[-1])}) or "
               "use mode 'latest'")
+  elif epath.Path(path).exists():
+    advice = ("it holds neither `state/_METADATA` (current T5X) nor a "
+              "`checkpoint` file (older T5X)")
   else:
     parent = os.path.dirname(path.rstrip("/"))
     steps = checkpoint_paths.all_steps(parent)

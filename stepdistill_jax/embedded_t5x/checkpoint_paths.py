@@ -30,6 +30,14 @@ def all_steps(checkpoints_dir: str) -> Sequence[int]:
   return [step for step, _ in _numbered(checkpoints_dir)]
 
 
+def is_checkpoint(path: str) -> bool:
+  """Whether a path looks like a checkpoint of any layout that is read."""
+  folder = epath.Path(path)
+  return (folder.is_file() or epath.Path(path + ".index").exists()
+          or any((folder / name).exists()
+                 for name in ("state", "_METADATA", "checkpoint")))
+
+
 def all_dataset_checkpoint_steps(checkpoints_dir: str) -> Sequence[int]:
   """Steps whose checkpoint has the state of the training data too."""
   return [step for step, path in _numbered(checkpoints_dir)

@@ -53,6 +53,7 @@ def launch(
   import gin  # pylint: disable=g-import-not-at-top
   import seqio  # pylint: disable=g-import-not-at-top
   from stepdistill_jax import gin_config  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax import gin_values  # pylint: disable=g-import-not-at-top
   module_name, function_name, others = ENTRY_POINTS[mode]
   module = importlib.import_module(f"t5x.{module_name}")
   entry = getattr(module, function_name)
@@ -62,7 +63,11 @@ def launch(
     seqio.set_tfds_data_dir_override(tfds_data_dir)
   seqio.add_global_cache_dirs(list(seqio_additional_cache_dirs))
   with gin_config.main_module(**names):
-    gin_config.parse(gin_files, gin_bindings, gin_search_paths)
+    try:
+      gin_config.parse(gin_files, gin_bindings, gin_search_paths)
+    except errors.UserError as error:
+      advice = gin_values.mode_advice(mode, str(error))
+      raise errors.UserError(advice) if advice else error
     # Registered by the gin file's reference to it, unless it has none.
     configured = gin.get_configurable(entry)
     try:

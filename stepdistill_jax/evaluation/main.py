@@ -19,6 +19,7 @@ import pathlib
 import sys
 from typing import Sequence
 
+from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
 from stepdistill_jax import locations
 
@@ -27,7 +28,7 @@ _LEAVE_TO_GIN = None  # A flag that was not given leaves gin's value.
 
 def build_parser() -> argparse.ArgumentParser:
   """Returns the parser of `stepdistill-eval`."""
-  parser = argparse.ArgumentParser(
+  parser = argument_parser.Parser(
       prog="stepdistill-eval",
       description="Scores checkpoints, Hugging Face students, prediction "
       "files and cached teachers on benchmarks.",

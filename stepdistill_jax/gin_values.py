@@ -1,0 +1,133 @@
+"""Values of the macros that users set, checked before anything else.
+
+T5X's gin files name the same macros everywhere. A value that cannot work is
+told here in a line that names the macro; a few minutes later it would be
+XLA's message, or none at all.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+from typing import Any, Callable, Mapping, Optional
+
+from stepdistill_jax import errors
+
+
+def _is_number(value: Any) -> bool:
+  return (isinstance(value, (int, float)) and not isinstance(value, bool)
+          and math.isfinite(value))
+
+
+def _is_whole(value: Any, least: int) -> bool:
+  return (isinstance(value, int) and not isinstance(value, bool)
+          and value >= least)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+  """What a macro's literal value must be."""
+
+  expected: str
+  allows: Callable[[Any], bool]
+  example: str
+
+
+_COUNT = _Rule("a whole number above 0", lambda v: _is_whole(v, 1), "100")
+_COUNT_OR_NONE = _Rule(
+    "a whole number above 0, or None", lambda v: v is None or _is_whole(v, 1),
+    "100")
+_FOLDER = _Rule(
+    "a folder's path", lambda v: isinstance(v, str) and bool(v.strip()),
+    "'\"/tmp/run\"'")
+_PATH_OR_NONE = _Rule(
+    "a checkpoint's path, or None",
+    lambda v: v is None or bool(v) and isinstance(v, (str, list, tuple)),
+    "'\"/tmp/run/checkpoint_400\"'")
+
+RULES: Mapping[str, _Rule] = {
+    "TRAIN_STEPS": _COUNT,
+    "EVAL_PERIOD": _COUNT,
+    "EVAL_STEPS": _COUNT_OR_NONE,
+    "CHECKPOINT_PERIOD": _COUNT_OR_NONE,
+    "BATCH_SIZE": _COUNT,
+    "MAX_INPUTS": _COUNT,
+    "MAX_LABEL": _COUNT,
+    "MAX_RATIONALE": _COUNT,
+    "MAX_SINGLE": _COUNT,
+    "RANDOM_SEED": _Rule(
+        "a whole number, or None",
+        lambda v: v is None or _is_whole(v, 0), "0"),
+    "LEARNING_RATE": _Rule(
+        "a number of at least 0", lambda v: _is_number(v) and v >= 0, "1e-3"),
+    "DROPOUT_RATE": _Rule(
+        "a number from 0 to below 1",
+        lambda v: _is_number(v) and 0 <= v < 1, "0.1"),
+    "TRAIN_SHARE": _Rule(
+        "a number above 0, up to 1", lambda v: _is_number(v) and 0 < v <= 1,
+        "0.25"),
+    "ALPHA": _Rule(
+        "a number from 0 to 1, or a schedule such as @students.linear()",
+        lambda v: _is_number(v) and 0 <= v <= 1, "0.5"),
+    "MODEL_DIR": _FOLDER,
+    "EVAL_OUTPUT_DIR": _FOLDER,
+    "INFER_OUTPUT_DIR": _FOLDER,
+    "CHECKPOINT_PATH": _PATH_OR_NONE,
+    "INITIAL_CHECKPOINT_PATH": _PATH_OR_NONE,
+}
+
+
+def wants_text(macro: str) -> Optional[bool]:
+  """Whether a macro's value is text; None for a macro without a rule."""
+  rule = RULES.get(macro)
+  return None if rule is None else rule in (_FOLDER, _PATH_OR_NONE)
+
+
+def example(macro: str) -> str:
+  """A value as it is given on a command line, such as `100`."""
+  return RULES[macro].example
+
+
+def check(bindings: Mapping[str, str]) -> None:
+  """Checks the literal values of known macros.
+
+  Args:
+    bindings: name -> value as gin text. Macros (`%X`) and references (`@f`)
+      have their values later and pass.
+
+  Raises:
+    errors.UserError: a value that cannot work.
+  """
+  for name, rule in RULES.items():
+    if name not in bindings:
+      continue
+    try:
+      value = ast.literal_eval(bindings[name])
+    except (ValueError, SyntaxError):
+      continue
+    if not rule.allows(value):
+      raise errors.UserError(
+          f"{name} must be {rule.expected}; got {value!r}: pass for instance "
+          f"--gin.{name}={rule.example}")
+
+
+def mode_advice(mode: str, message: str) -> str:
+  """What to do where gin files are for another mode than the command's.
+
+  Args:
+    mode: of `t5x`, such as `eval`.
+    message: gin's own.
+
+  Returns:
+    A line instead of gin's, or "" if gin complains of something else.
+  """
+  scripts = {"train_script.train": "train", "eval_script.evaluate": "eval",
+             "infer_script.infer": "infer"}
+  meant = next((to for name, to in scripts.items()
+                if f"selector {name};" in message), None)
+  if meant is None or meant == mode:
+    return ""
+  return (f"these gin files are for `t5x {meant}`, not for `t5x {mode}`; "
+          f"include a run file for {mode}, such as gin/runs/{mode}.gin, and "
+          "the model, data set and method, instead of a recipe")

@@ -1,0 +1,49 @@
+"""Values of macros that cannot work are told before anything is compiled."""
+
+import pytest
+
+from stepdistill_jax import errors
+from stepdistill_jax import gin_values
+
+
+@pytest.mark.parametrize("name, value", [
+    ("TRAIN_STEPS", "-1"), ("TRAIN_STEPS", "4.5"), ("TRAIN_STEPS", "True"),
+    ("TRAIN_STEPS", "'abc'"), ("LEARNING_RATE", "-1"),
+    ("LEARNING_RATE", "'abc'"), ("LEARNING_RATE", "1e999"),
+    ("EVAL_PERIOD", "0"), ("EVAL_STEPS", "0"), ("CHECKPOINT_PERIOD", "0"),
+    ("MAX_INPUTS", "0"), ("TRAIN_SHARE", "0"), ("TRAIN_SHARE", "1.5"),
+    ("RANDOM_SEED", "'a'"), ("DROPOUT_RATE", "1.5"), ("DROPOUT_RATE", "1.0"),
+    ("ALPHA", "'0.5'"), ("ALPHA", "1.01"), ("MODEL_DIR", "''"),
+    ("MODEL_DIR", "None"), ("MODEL_DIR", "7"), ("BATCH_SIZE", "0"),
+    ("INITIAL_CHECKPOINT_PATH", "''"), ("CHECKPOINT_PATH", "3"),
+])
+def test_bad_values_are_refused(name, value):
+  with pytest.raises(errors.UserError) as refused:
+    gin_values.check({name: value})
+  message = str(refused.value)
+  assert message.startswith(f"{name} must be ")
+  assert f"--gin.{name}=" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("name, value", [
+    ("TRAIN_STEPS", "@students.steps_of_epochs()"), ("TRAIN_STEPS", "%STEPS"),
+    ("ALPHA", "@students.linear()"), ("ALPHA", "1"), ("LEARNING_RATE", "0.0"),
+    ("EVAL_STEPS", "None"), ("CHECKPOINT_PERIOD", "None"),
+    ("RANDOM_SEED", "None"), ("INITIAL_CHECKPOINT_PATH", "None"),
+    ("CHECKPOINT_PATH", "['/a', '/b']"), ("ANYTHING_ELSE", "-1"),
+])
+def test_what_can_work_passes(name, value):
+  gin_values.check({name: value})
+
+
+def test_every_example_is_a_value_that_passes():
+  for name in gin_values.RULES:
+    gin_values.check({name: gin_values.example(name).strip("'")})
+
+
+def test_gin_files_of_another_mode_are_named():
+  message = "gin config: Couldn't resolve selector train_script.train; ..."
+  assert "for `t5x train`, not for `t5x eval`" in (
+      gin_values.mode_advice("eval", message))
+  assert not gin_values.mode_advice("train", message)
+  assert not gin_values.mode_advice("eval", "gin config: something else")
