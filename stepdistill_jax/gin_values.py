@@ -43,7 +43,8 @@ _FOLDER = _Rule(
     "'\"/tmp/run\"'")
 _PATH_OR_NONE = _Rule(
     "a checkpoint's path, or None",
-    lambda v: v is None or bool(v) and isinstance(v, (str, list, tuple)),
+    lambda v: (v is None or isinstance(v, (list, tuple))
+               or isinstance(v, str) and bool(v.strip())),
     "'\"/tmp/run/checkpoint_400\"'")
 
 RULES: Mapping[str, _Rule] = {
@@ -51,7 +52,6 @@ RULES: Mapping[str, _Rule] = {
     "EVAL_PERIOD": _COUNT,
     "EVAL_STEPS": _COUNT_OR_NONE,
     "CHECKPOINT_PERIOD": _COUNT_OR_NONE,
-    "BATCH_SIZE": _COUNT,
     "MAX_INPUTS": _COUNT,
     "MAX_LABEL": _COUNT,
     "MAX_RATIONALE": _COUNT,

@@ -14,7 +14,7 @@ from stepdistill_jax import gin_values
     ("MAX_INPUTS", "0"), ("TRAIN_SHARE", "0"), ("TRAIN_SHARE", "1.5"),
     ("RANDOM_SEED", "'a'"), ("DROPOUT_RATE", "1.5"), ("DROPOUT_RATE", "1.0"),
     ("ALPHA", "'0.5'"), ("ALPHA", "1.01"), ("MODEL_DIR", "''"),
-    ("MODEL_DIR", "None"), ("MODEL_DIR", "7"), ("BATCH_SIZE", "0"),
+    ("MODEL_DIR", "None"), ("MODEL_DIR", "7"),
     ("INITIAL_CHECKPOINT_PATH", "''"), ("CHECKPOINT_PATH", "3"),
 ])
 def test_bad_values_are_refused(name, value):

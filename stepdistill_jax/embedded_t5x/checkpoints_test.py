@@ -152,7 +152,7 @@ def test_load_without_a_model(tmp_path):
 
 def test_modes_find_checkpoints(tmp_path):
   for step in (5, 10):
-    (tmp_path / f"checkpoint_{step}").mkdir()
+    (tmp_path / f"checkpoint_{step}" / "state").mkdir(parents=True)
   (tmp_path / "checkpoint_15.orbax-checkpoint-tmp-1").mkdir()  # Unfinished.
 
   def find(**kwargs):
