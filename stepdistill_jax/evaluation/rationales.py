@@ -78,8 +78,12 @@ def summarize(
     rows: Sequence[examples_lib.Example],
     given: Sequence[systems_lib.Answer],
     judged: Sequence[benchmarks_lib.Judgement],
+    of_teacher: bool = False,
 ) -> dict | None:
   """Metrics of the rationales of one system; None where it gave none.
+
+  With `of_teacher`, rationales that are the row's own reference say nothing
+  when compared with it, and are left out of `n_teacher`.
 
   Returns a dict with counts and means:
     n: examples with a rationale of the system.
@@ -97,7 +101,8 @@ def summarize(
   perplexity = _perplexity(given)
   if not with_rationale and perplexity is None:
     return None
-  taught = [(row, a) for row, a, _ in with_rationale if row.rationale]
+  taught = [(row, a) for row, a, _ in with_rationale if row.rationale
+            and not (of_teacher and a.rationale == row.rationale)]
   stated = [
       (stated_answer(benchmark, a.rationale, row.inputs), j)
       for row, a, j in with_rationale]

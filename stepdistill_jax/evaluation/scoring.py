@@ -78,7 +78,8 @@ def score(
       "variants": _variants(judged),
       **_breakdowns(benchmark, rows, given.answers, judged),
       "rationales": rationales.summarize(
-          benchmark, rows, given.answers, judged),
+          benchmark, rows, given.answers, judged,
+          of_teacher=system.kind == "teacher"),
       "cost": given.cost or None, "method": given.method,
       "warnings": list(given.warnings),
   }

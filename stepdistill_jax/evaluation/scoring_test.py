@@ -136,6 +136,10 @@ def test_agreement_and_perplexity():
   assert (found["n"], found["n_teacher"], found["n_stated"]) == (2, 1, 2)
   assert found["agreement"] == 0.5 and found["rouge_l"] == 1.0
   assert found["perplexity"] == pytest.approx(np.exp(8 / 8))
+  # A teacher is not compared with itself.
+  own = rationales.summarize(
+      benchmarks.get("svamp"), rows, given, judged, of_teacher=True)
+  assert (own["n"], own["n_teacher"], own["rouge_l"]) == (2, 0, None)
 
 
 def test_calibration_equals_scikit_learn():

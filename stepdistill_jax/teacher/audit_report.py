@@ -9,6 +9,7 @@ from typing import Any, Mapping
 from stepdistill_jax.teacher import audit
 
 _BARS = 32
+_EXAMPLE_WIDTH = 60  # Beside count and reason, in a terminal of 100 columns.
 _CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem;
        margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -48,12 +49,11 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
           "rationales")
       for reason, entry in counts["statuses"].items():
         if reason != "ok":
-          example = f"  e.g. {entry['examples'][0][:90]}" if (
-              entry["examples"]) else ""
-          lines.append(f"    {entry['count']:>7,} {reason:<24}{example}")
+          lines.append(f"    {entry['count']:>7,} {reason:<24}"
+                       f"{_short_example(entry['examples'])}")
     for reason, entry in source["dropped"].items():
-      lines.append(f"    {entry['count']:>7,} dropped: {reason}  e.g. "
-                   f"{entry['examples'][0]}")
+      lines.append(f"    {entry['count']:>7,} {'dropped: ' + reason:<24}"
+                   f"{_short_example(entry['examples'])}")
   for split, numbers in report["splits"].items():
     accuracy = numbers["teacher_accuracy"]
     against = numbers["rationales_contradicting_their_label"]
@@ -70,7 +70,8 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
         + _percentile_text(numbers["lengths"]["rationale"]),
         f"  rationales that contradict their label {against['count']:,} "
         f"({percent(against['share'])}); that state the answer "
-        f"{percent(states['share'])}; words found in their inputs "
+        f"{percent(states['share'])}",
+        "  words of rationales found in their inputs "
         f"{percent(numbers['mean_overlap_with_inputs'])}",
         f"  repeated inputs {numbers['repeated_inputs']:,}",
     ]
@@ -79,6 +80,16 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
       f"{n:,} in {pair}" for pair, n in leaked.items()) or "none"))
   lines += [f"note: {note}" for note in info.get("notes", [])]
   return lines
+
+
+def _short_example(examples: list[str]) -> str:
+  """The first example, without its file's folder, cut for a terminal."""
+  if not examples:
+    return ""
+  file, colon, text = examples[0].partition(": ")
+  example = f"  e.g. {file.rpartition('/')[2]}{colon}{text}"
+  return example if len(example) <= _EXAMPLE_WIDTH else (
+      example[:_EXAMPLE_WIDTH - 1] + "…")
 
 
 def _percentile_text(lengths: Mapping[str, float]) -> str:
