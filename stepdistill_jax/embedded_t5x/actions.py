@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import abc
 import enum
 import math
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Sequence
 
 from absl import logging
 
@@ -19,41 +18,35 @@ class ActionMode(enum.Enum):
   INFER_EVAL = 3
 
 
-class BaseAction(abc.ABC):
+class BaseAction:
   """Something to do with the metrics of a train loop or an evaluation."""
 
-  @abc.abstractmethod
   def run(self, train_state, metrics_by_task: Mapping[str, Mapping[str, Any]]
           ) -> bool:
     """Returns True to end training."""
+    raise NotImplementedError
 
 
 ActionMapType = Mapping[ActionMode, Sequence[BaseAction]]
 
 
-def _scalar(metrics_by_task, task: str, metric: str) -> Optional[float]:
+def _scalar(metrics_by_task, task: str, metric: str) -> float | None:
   """The metric as a float; None, with a warning, if there is none."""
-  metrics = metrics_by_task.get(task)
-  if metrics is None:
-    logging.warning("An action watches task %s; there are %s", task,
-                    sorted(metrics_by_task))
-    return None
-  value = metrics.get(metric)
-  value = getattr(value, "value", value)  # clu.values.Scalar, or a number.
+  value = metrics_by_task.get(task, {}).get(metric)
   try:
-    return float(value)
+    return float(getattr(value, "value", value))  # clu's, or a number.
   except (TypeError, ValueError):
-    logging.warning("An action watches metric %s of %s; there are %s", metric,
-                    task, sorted(metrics))
+    logging.warning(
+        "An action watches metric %s of %s; there are %s", metric, task,
+        {k: sorted(v) for k, v in metrics_by_task.items()})
     return None
 
 
 class EarlyStoppingAction(BaseAction):
   """Ends training when a metric has stopped improving."""
 
-  def __init__(
-      self, metric: Tuple[str, str], mode: str, patience: int = 3,
-      atol: float = 0.0, rtol: float = 0.0):
+  def __init__(self, metric: tuple[str, str], mode: str, patience: int = 3,
+               atol: float = 0.0, rtol: float = 0.0):
     """Initializes.
 
     Args:
@@ -69,24 +62,19 @@ class EarlyStoppingAction(BaseAction):
       raise ValueError(f"atol and rtol must be >= 0, got {atol} and {rtol}")
     self._task, self._metric = metric
     self._sign = 1.0 if mode == "min" else -1.0
-    self._patience = patience
-    self._atol = atol
-    self._rtol = rtol
+    self._patience, self._atol, self._rtol = patience, atol, rtol
     self._history = []
-
-  def _improved(self, previous: float, current: float) -> bool:
-    tolerance = self._atol + self._rtol * abs(previous)
-    return self._sign * (previous - current) > tolerance
 
   def run(self, train_state, metrics_by_task) -> bool:
     value = _scalar(metrics_by_task, self._task, self._metric)
     if value is None:
       return False
     self._history = [*self._history, value][-self._patience:]
-    if len(self._history) < self._patience:
-      return False
-    if any(self._improved(previous, current) for previous, current
-           in zip(self._history, self._history[1:])):
+    improved = any(
+        self._sign * (previous - current)
+        > self._atol + self._rtol * abs(previous)
+        for previous, current in zip(self._history, self._history[1:]))
+    if improved or len(self._history) < self._patience:
       return False
     logging.warning("Ending training: %s of %s did not improve: %s",
                     self._metric, self._task, self._history)
@@ -97,8 +85,7 @@ class TerminateOnNanAction(BaseAction):
   """Ends training when a metric is not finite."""
 
   def __init__(self, task: str, metric: str = "loss"):
-    self._task = task
-    self._metric = metric
+    self._task, self._metric = task, metric
 
   def run(self, train_state, metrics_by_task) -> bool:
     value = _scalar(metrics_by_task, self._task, self._metric)

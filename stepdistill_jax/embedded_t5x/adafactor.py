@@ -13,6 +13,8 @@ heuristic that T5 was trained with: the two largest axes, if large enough.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import enum
 import re
 from typing import Any, Mapping, Sequence
@@ -48,13 +50,9 @@ HEURISTIC_RULE = HeuristicRule.token
 FactorRule = HeuristicRule | tuple[FactorDim, ...]
 
 _FACTOR_DIM_NAMES = {
-    "row": FactorDim.ROW,
-    "col": FactorDim.COLUMN,
-    "column": FactorDim.COLUMN,
-    "batch": FactorDim.BATCH,
-    "none": FactorDim.NONE,
-    "unfactorized": FactorDim.NONE,
-}
+    "row": FactorDim.ROW, "col": FactorDim.COLUMN, "column": FactorDim.COLUMN,
+    "batch": FactorDim.BATCH, "none": FactorDim.NONE,
+    "unfactorized": FactorDim.NONE}
 
 
 def factor_name_to_factordim(name: str | FactorDim | None) -> FactorDim:
@@ -111,29 +109,6 @@ class HParamMap:
 
 
 @struct.dataclass
-class _AdafactorHyperParams:
-  """The constructor's arguments."""
-
-  learning_rate: float | None
-  factored: bool
-  multiply_by_parameter_scale: bool | HParamMap
-  beta1: float | None
-  decay_rate: float
-  step_offset: int
-  clipping_threshold: float | None
-  weight_decay_rate: float | None
-  min_dim_size_to_factor: int
-  epsilon1: float
-  epsilon2: float
-  factor_map: HParamMap | Mapping[str, FactorRule] | None = None
-  logical_factor_rules: Any = None
-  weight_decay_rate_lr_exponent: float | None = None
-  global_norm_clip_threshold: float | None = None
-  max_parameter_scale: float | None = None
-  skip_nan_updates: bool | None = False
-
-
-@struct.dataclass
 class _AdafactorParamState:
   """Second moments (factored or not) and momentum; `[1]` where unused."""
 
@@ -148,8 +123,9 @@ class _AdafactorParamState:
 _Axes = tuple[tuple[int, ...], tuple[tuple[int, ...], tuple[int, ...]] | None]
 
 
+@dataclasses.dataclass
 class Adafactor(optimizers.OptimizerDef):
-  """Adafactor.
+  """Adafactor; it is its own `hyper_params`.
 
   With G the gradient, R and C the running means of G² + epsilon1 over the
   column and row axes:
@@ -157,81 +133,75 @@ class Adafactor(optimizers.OptimizerDef):
       V = R Cᵀ / mean(R)
       U = G / sqrt(V), divided by max(1, rms(U) / clipping_threshold)
       parameter -= learning_rate · max(epsilon2, rms(parameter)) · U
+
+  Attributes:
+    learning_rate: relative step size; the trainer overrides it each step.
+    factored: False keeps all second moments, as Adam does.
+    multiply_by_parameter_scale: whether steps are relative to the
+      parameter's root mean square; may differ by name (`HParamMap`).
+    beta1: momentum, or None for none.
+    decay_rate: second moments decay with 1 - step^-decay_rate.
+    step_offset: the step at which fine-tuning starts: restarts the decay.
+    clipping_threshold: of the update's root mean square, or None.
+    weight_decay_rate: share of a parameter taken away each step, or None.
+    min_dim_size_to_factor: matrices with a smaller side are not factored.
+    epsilon1: added to squared gradients.
+    epsilon2: least parameter scale.
+    dtype_momentum: of the momentum.
+    factor_map: factor rules by parameter name.
+    logical_factor_rules: factor rules by logical axis name; take the place
+      of `factor_map` where the model names its axes.
+    weight_decay_rate_lr_exponent: multiplies the weight decay by
+      learning_rate to this power, or None.
+    global_norm_clip_threshold: of the gradient's norm over all parameters,
+      or None.
+    max_parameter_scale: largest parameter scale, or None.
+    skip_nan_updates: keeps what an update would turn into NaN.
   """
 
-  def __init__(
-      self,
-      learning_rate: float | None = None,
-      factored: bool = True,
-      multiply_by_parameter_scale: bool | HParamMap = True,
-      beta1: float | None = None,
-      decay_rate: float = 0.8,
-      step_offset: int = 0,
-      clipping_threshold: float | None = 1.0,
-      weight_decay_rate: float | None = None,
-      min_dim_size_to_factor: int = 128,
-      epsilon1: float = 1e-30,
-      epsilon2: float = 1e-3,
-      dtype_momentum: Any = jnp.float32,
-      factor_map: HParamMap | None = None,
-      logical_factor_rules: Mapping[str, FactorDim] | None = None,
-      weight_decay_rate_lr_exponent: float | None = None,
-      global_norm_clip_threshold: float | None = None,
-      max_parameter_scale: float | None = None,
-      skip_nan_updates: bool | None = False,
-  ):
-    """Sets the rule up.
+  learning_rate: float | None = None
+  factored: bool = True
+  multiply_by_parameter_scale: bool | HParamMap = True
+  beta1: float | None = None
+  decay_rate: float = 0.8
+  step_offset: int = 0
+  clipping_threshold: float | None = 1.0
+  weight_decay_rate: float | None = None
+  min_dim_size_to_factor: int = 128
+  epsilon1: float = 1e-30
+  epsilon2: float = 1e-3
+  dtype_momentum: Any = jnp.float32
+  factor_map: HParamMap | Mapping[str, FactorRule] | None = None
+  logical_factor_rules: Mapping[str, FactorDim] | None = None
+  weight_decay_rate_lr_exponent: float | None = None
+  global_norm_clip_threshold: float | None = None
+  max_parameter_scale: float | None = None
+  skip_nan_updates: bool | None = False
 
-    Args:
-      learning_rate: relative step size; the trainer overrides it each step.
-      factored: False keeps all second moments, as Adam does.
-      multiply_by_parameter_scale: whether steps are relative to the
-        parameter's root mean square; may differ by name (`HParamMap`).
-      beta1: momentum, or None for none.
-      decay_rate: second moments decay with 1 - step^-decay_rate.
-      step_offset: the step at which fine-tuning starts: restarts the decay.
-      clipping_threshold: of the update's root mean square, or None.
-      weight_decay_rate: share of a parameter taken away each step, or None.
-      min_dim_size_to_factor: matrices with a smaller side are not factored.
-      epsilon1: added to squared gradients.
-      epsilon2: least parameter scale.
-      dtype_momentum: of the momentum.
-      factor_map: factor rules by parameter name.
-      logical_factor_rules: factor rules by logical axis name; take the place
-        of `factor_map` where the model names its axes.
-      weight_decay_rate_lr_exponent: multiplies the weight decay by
-        learning_rate to this power, or None.
-      global_norm_clip_threshold: of the gradient's norm over all parameters,
-        or None.
-      max_parameter_scale: largest parameter scale, or None.
-      skip_nan_updates: keeps what an update would turn into NaN.
-    """
-    if not factored and factor_map is not None:
+  def __post_init__(self):
+    if not self.factored and self.factor_map is not None:
       raise ValueError("Adafactor: factor_map was given with factored=False")
-    if not isinstance(multiply_by_parameter_scale, (bool, HParamMap)):
+    if not isinstance(self.multiply_by_parameter_scale, (bool, HParamMap)):
       raise TypeError(
           "Adafactor: multiply_by_parameter_scale must be a bool or an "
-          f"HParamMap, got {type(multiply_by_parameter_scale).__name__}")
-    if not isinstance(factor_map, (type(None), HParamMap)):
+          f"HParamMap, got {type(self.multiply_by_parameter_scale).__name__}")
+    if not isinstance(self.factor_map, (type(None), HParamMap)):
       raise TypeError(
           "Adafactor: factor_map must be None or an HParamMap, got "
-          f"{type(factor_map).__name__}")
-    self.dtype_momentum = jax.dtypes.canonicalize_dtype(dtype_momentum)
-    super().__init__(_AdafactorHyperParams(
-        learning_rate, factored, multiply_by_parameter_scale, beta1,
-        decay_rate, step_offset, clipping_threshold, weight_decay_rate,
-        min_dim_size_to_factor, epsilon1, epsilon2, factor_map,
-        logical_factor_rules, weight_decay_rate_lr_exponent,
-        global_norm_clip_threshold, max_parameter_scale, skip_nan_updates))
-
-  def __eq__(self, other: Any) -> bool:
-    return (
-        isinstance(other, Adafactor)
-        and self.hyper_params == other.hyper_params
-        and self.dtype_momentum == other.dtype_momentum)
+          f"{type(self.factor_map).__name__}")
+    self.dtype_momentum = jax.dtypes.canonicalize_dtype(self.dtype_momentum)
 
   def __hash__(self) -> int:
     return id(self)
+
+  @property
+  def hyper_params(self) -> Adafactor:
+    return self
+
+  def replace(self, **changes) -> Adafactor:
+    new = copy.copy(self)
+    vars(new).update(changes)
+    return new
 
   def init_state(self, params):
     states = {
@@ -250,7 +220,7 @@ class Adafactor(optimizers.OptimizerDef):
       state = state.replace(
           v_row=jnp.zeros(np.delete(param.shape, columns), jnp.float32),
           v_col=jnp.zeros(np.delete(param.shape, rows), jnp.float32))
-    if self.hyper_params.beta1 is not None:
+    if self.beta1 is not None:
       state = state.replace(m=jnp.zeros(param.shape, self.dtype_momentum))
     return state
 
@@ -263,71 +233,65 @@ class Adafactor(optimizers.OptimizerDef):
       norm = jnp.sqrt(jnp.sum(jnp.array(squares)))
       scale = limit * jnp.minimum(1.0 / limit, 1.0 / norm)
       flat_grads = {path: g * scale for path, g in flat_grads.items()}
-    updated = {
-        path: self.apply_param_gradient(
-            state.step, hyper_params, param, flat_states[path],
-            flat_grads[path], "/".join(path))
-        for path, param in flat_params.items()}
-    return (
-        _unflat(params, {path: new for path, (new, _) in updated.items()}),
-        OptimizerState(
-            state.step + 1,
-            _unflat(params, {path: s for path, (_, s) in updated.items()})))
+    new_params, new_states = {}, {}
+    for path, param in flat_params.items():
+      new_params[path], new_states[path] = hyper_params.apply_param_gradient(
+          state.step, param, flat_states[path], flat_grads[path],
+          "/".join(path))
+    return _unflat(params, new_params), OptimizerState(
+        state.step + 1, _unflat(params, new_states))
 
   def apply_param_gradient(
-      self, step: Array, hyper_params: _AdafactorHyperParams, param: Array,
-      state: _AdafactorParamState, grad: Array, path: str
-  ) -> tuple[Array, _AdafactorParamState]:
+      self, step: Array, param: Array, state: _AdafactorParamState,
+      grad: Array, path: str) -> tuple[Array, _AdafactorParamState]:
     """One parameter's step; see the class for the equations."""
-    h = hyper_params
-    if h.learning_rate is None:
+    if self.learning_rate is None:
       raise ValueError(
           "Adafactor has no learning rate; set trainer.Trainer."
           "learning_rate_fn, or Adafactor.learning_rate")
     averaged, factored = self._axes(param.shape, path)
-    grad = grad.astype(jnp.float32)
-    step_size = h.learning_rate
-    relative = h.multiply_by_parameter_scale
+    step_size = self.learning_rate
+    relative = self.multiply_by_parameter_scale
     if isinstance(relative, HParamMap):
       relative = relative[path]
     if relative:
-      scale = jnp.maximum(_root_mean_square(param, averaged), h.epsilon2)
-      if h.max_parameter_scale is not None:
-        scale = jnp.minimum(scale, h.max_parameter_scale)
+      scale = jnp.maximum(_root_mean_square(param, averaged), self.epsilon2)
+      if self.max_parameter_scale is not None:
+        scale = jnp.minimum(scale, self.max_parameter_scale)
       step_size = step_size * scale
 
     new_state, update = self._precondition(
-        self._decay_rate_pow(step - h.step_offset, h.decay_rate), h.epsilon1,
-        factored, state, grad)
-    if h.clipping_threshold is not None:
+        step, factored, state, grad.astype(jnp.float32))
+    if self.clipping_threshold is not None:
       update = update / jnp.maximum(
-          1.0, _root_mean_square(update, averaged) / h.clipping_threshold)
+          1.0, _root_mean_square(update, averaged) / self.clipping_threshold)
     update = step_size * update
-    if h.beta1 is not None:
-      update = h.beta1 * state.m + (1.0 - h.beta1) * update
+    if self.beta1 is not None:
+      update = self.beta1 * state.m + (1.0 - self.beta1) * update
       new_state = new_state.replace(m=update.astype(self.dtype_momentum))
 
-    decay = h.weight_decay_rate
-    if h.weight_decay_rate_lr_exponent:
+    decay = self.weight_decay_rate
+    if self.weight_decay_rate_lr_exponent:
       decay = (decay or 1.0) * (
-          h.learning_rate ** h.weight_decay_rate_lr_exponent)
-    kept = param if decay is None else (1.0 - decay) * param
-    new_param = kept - update
-    if h.skip_nan_updates:
-      new_state = jax.tree.map(
-          lambda new, old: jnp.where(jnp.isnan(new), old, new), new_state,
-          state)
-      new_param = jnp.where(jnp.isnan(new_param), param, new_param)
+          self.learning_rate ** self.weight_decay_rate_lr_exponent)
+    new_param = (param if decay is None else (1.0 - decay) * param) - update
+    if self.skip_nan_updates:
+      new_state, new_param = jax.tree.map(
+          lambda new, old: jnp.where(jnp.isnan(new), old, new),
+          (new_state, new_param), (state, param))
     return new_param.astype(param.dtype), new_state
 
   def _precondition(
-      self, decay_rate: Array, epsilon: float, factored, state, grad
+      self, step: Array, factored, state: _AdafactorParamState, grad: Array
   ) -> tuple[_AdafactorParamState, Array]:
     """New second moments, and the gradient over their root."""
+    # Steps count from 1, so that the first replaces all.
+    count = jnp.array(step - self.step_offset, jnp.float32) + 1.0
+    decay_rate = 1.0 - count ** (-self.decay_rate)
+    mixing_rate = 1.0 - decay_rate
     unused = jnp.zeros((1,))
     state = state.replace(m=unused)
-    square = grad * grad + epsilon
-    mixing_rate = 1.0 - decay_rate
+    square = grad * grad + self.epsilon1
     if factored is None:
       v = decay_rate * state.v + mixing_rate * square
       return state.replace(v_row=unused, v_col=unused, v=v), grad * v ** -0.5
@@ -342,19 +306,12 @@ class Adafactor(optimizers.OptimizerDef):
     state = state.replace(v_row=v_row, v_col=v_col, v=unused)
     return state, grad * row_factor * col_factor
 
-  @staticmethod
-  def _decay_rate_pow(i: Array, exponent: float = 0.8) -> Array:
-    """1 - step^-exponent, counting steps from 1: the first replaces all."""
-    return 1.0 - (jnp.array(i, jnp.float32) + 1.0) ** (-exponent)
-
   def _axes(self, shape: Sequence[int], path: str) -> _Axes:
     """The axes to average over, and those to factor along."""
     every = tuple(range(len(shape)))
-    if not self.hyper_params.factored:
+    if not self.factored:
       return every, None
-    rule = HEURISTIC_RULE
-    if self.hyper_params.factor_map:
-      rule = self.hyper_params.factor_map[path]
+    rule = self.factor_map[path] if self.factor_map else HEURISTIC_RULE
     if rule is None:
       return every, None
     if rule is HEURISTIC_RULE:
@@ -381,13 +338,13 @@ class Adafactor(optimizers.OptimizerDef):
     if len(shape) < 2:
       return None
     order = np.argsort(shape)  # Its order of equal sizes is T5X's too.
-    if shape[order[-2]] < self.hyper_params.min_dim_size_to_factor:
+    if shape[order[-2]] < self.min_dim_size_to_factor:
       return None
     return (int(order[-2]),), (int(order[-1]),)
 
   def set_param_axes(self, param_logical_axes: PyTree) -> None:
     """Turns `logical_factor_rules` into rules for these parameters."""
-    names = self.hyper_params.logical_factor_rules
+    names = self.logical_factor_rules
     if names is None:
       return
 
@@ -403,10 +360,9 @@ class Adafactor(optimizers.OptimizerDef):
       return tuple(
           d if d is FactorDim.BATCH else FactorDim.NONE for d in dims)
 
-    factor_map = {
+    self.factor_map = {
         "/".join(path): rule("/".join(path), axes)
         for path, axes in _flat(param_logical_axes).items()}
-    self.hyper_params = self.hyper_params.replace(factor_map=factor_map)
 
   def derive_logical_axes(
       self, optimizer_state: optimizers.Optimizer, param_logical_axes: PyTree
@@ -421,7 +377,7 @@ class Adafactor(optimizers.OptimizerDef):
       axes = _flat(param_logical_axes)[path]
       states[path] = _AdafactorParamState(
           v_row=None, v_col=None, v=axes if state.v.shape != (1,) else None,
-          m=axes if self.hyper_params.beta1 else None)
+          m=axes if self.beta1 else None)
     return optimizer_state.replace(
         state=OptimizerState(None, _unflat(param_logical_axes, states)),
         target=param_logical_axes)

@@ -11,11 +11,8 @@ from flax.core import scope as flax_scope
 import jax
 import jax.numpy as jnp
 import seqio
-from stepdistill_jax.embedded_t5x import decoding
-from stepdistill_jax.embedded_t5x import losses
-from stepdistill_jax.embedded_t5x import metrics as metrics_lib
-from stepdistill_jax.embedded_t5x import model_metrics
-from stepdistill_jax.embedded_t5x import optimizers
+from stepdistill_jax.embedded_t5x import (
+    decoding, losses, metrics as metrics_lib, model_metrics, optimizers)
 
 Array = Any
 PyTree = Any
@@ -23,7 +20,6 @@ Batch = Mapping[str, Array]
 MetricsMap = metrics_lib.MetricsMap
 LossNormalizingFactor = (
     float | int | str | losses.SpecialLossNormalizingFactor | None)
-
 TokensIdsToLogitsCallable = decoding.TokensToLogits
 
 
@@ -35,11 +31,9 @@ class DecodeFnCallable(Protocol):
       tokens_to_logits: TokensIdsToLogitsCallable, eos_id: int,
       num_decodes: int, decode_rng: Array | None, cache_offset: int, **kwargs
   ) -> tuple[Array, Array]:
-    """Decodes a batch.
+    """Returns int `[batch, num_decodes, length]`, scores `[batch, num_decodes]`.
 
-    Returns:
-      int `[batch, num_decodes, length]` and scores `[batch, num_decodes]`,
-      the best last.
+    The best is last.
     """
 
 
@@ -48,7 +42,6 @@ class BaseModel(abc.ABC):
 
   Attributes:
     FEATURE_CONVERTER_CLS: makes a task's examples into the model's features.
-    optimizer_def: the optimizer to train it with.
   """
 
   FEATURE_CONVERTER_CLS: Callable[..., seqio.FeatureConverter]
@@ -70,8 +63,7 @@ class BaseModel(abc.ABC):
       self, params: PyTree, batch: Batch, rng: jax.Array | None = None
   ) -> Array:
     """Predicted tokens, see `predict_batch_with_aux`."""
-    return self.predict_batch_with_aux(
-        params=params, batch=batch, rng=rng)[0]
+    return self.predict_batch_with_aux(params=params, batch=batch, rng=rng)[0]
 
   @abc.abstractmethod
   def predict_batch_with_aux(
@@ -80,9 +72,8 @@ class BaseModel(abc.ABC):
     """Predicted tokens, and what else is known of them (`scores`)."""
 
   @abc.abstractmethod
-  def score_batch(
-      self, params: PyTree, batch: Batch, return_intermediates: bool = False
-  ) -> Array:
+  def score_batch(self, params: PyTree, batch: Batch,
+                  return_intermediates: bool = False) -> Array:
     """Log-probability of each row's targets, `[batch]`."""
 
   @abc.abstractmethod
@@ -97,29 +88,23 @@ class BaseTransformerModel(BaseModel):
   """Loss, metrics and scores from the logits that subclasses compute."""
 
   def __init__(
-      self,
-      module: nn.Module,
-      input_vocabulary: seqio.Vocabulary,
+      self, module: nn.Module, input_vocabulary: seqio.Vocabulary,
       output_vocabulary: seqio.Vocabulary,
       optimizer_def: optimizers.OptimizerDefType,
-      decode_fn: DecodeFnCallable | None = None,
-      label_smoothing: float = 0.0,
+      decode_fn: DecodeFnCallable | None = None, label_smoothing: float = 0.0,
       z_loss: float = 0.0,
-      loss_normalizing_factor: LossNormalizingFactor = None,
-  ):
+      loss_normalizing_factor: LossNormalizingFactor = None):
     """Sets the model up.
 
     Args:
-      module: the network.
       input_vocabulary: of the encoder's tokens.
       output_vocabulary: of the decoder's tokens; its `eos_id` ends decoding.
-      optimizer_def: the optimizer to train with.
-      decode_fn: how to decode.
       label_smoothing: see `losses.token_cross_entropy`.
       z_loss: coefficient of the z-loss.
       loss_normalizing_factor: what the loss is divided by, see
         `losses.get_loss_normalizing_factor_and_weights`.
     """
+    super().__init__(optimizer_def)
     self.module = module
     self._input_vocabulary = input_vocabulary
     self._output_vocabulary = output_vocabulary
@@ -127,7 +112,6 @@ class BaseTransformerModel(BaseModel):
     self._label_smoothing = label_smoothing
     self._z_loss = z_loss
     self._loss_normalizing_factor = loss_normalizing_factor
-    super().__init__(optimizer_def=optimizer_def)
 
   @property
   def input_vocabulary(self) -> seqio.Vocabulary:
@@ -143,9 +127,23 @@ class BaseTransformerModel(BaseModel):
 
   @abc.abstractmethod
   def _compute_logits(
-      self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None
-  ) -> Array:
-    """Logits of the targets' positions, `[batch, length, vocab]`."""
+      self, params: PyTree, batch: Batch,
+      dropout_rng: jax.Array | None = None,
+      mutable: flax_scope.CollectionFilter = False,
+      other_variables: PyTree | None = None) -> Any:
+    """Logits of the targets' positions, `[batch, length, vocab]`.
+
+    With `mutable`, also the changed collections.
+    """
+
+  def _apply(self, params, dropout_rng, mutable, other_variables, *inputs,
+             **features) -> Any:
+    """The network on whole sequences, with dropout if there is a key."""
+    return self.module.apply(
+        {"params": params, **(other_variables or {})}, *inputs, **features,
+        decode=False, enable_dropout=dropout_rng is not None,
+        rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+        mutable=mutable)
 
   def loss_fn(
       self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None
@@ -168,8 +166,7 @@ class BaseTransformerModel(BaseModel):
       z_loss: Array | None = None,
       segment_ids: Mapping[str, Array] | None = None) -> MetricsMap:
     return model_metrics.compute_base_metrics(
-        logits=logits, targets=targets, mask=mask, loss=loss, z_loss=z_loss,
-        segment_ids=segment_ids)
+        logits, targets, mask, loss, z_loss, segment_ids)
 
   def score_batch(
       self, params: PyTree, batch: Batch, return_intermediates: bool = False
@@ -177,8 +174,6 @@ class BaseTransformerModel(BaseModel):
     """Log-probability of each row's targets, weighted by the loss weights.
 
     Args:
-      params: parameters.
-      batch: model features.
       return_intermediates: also returns what the network sowed, with
         `decoder/{target_tokens,loss_weights,token_scores}` added, each a
         tuple of one `[batch, length]` array.
@@ -207,8 +202,8 @@ class BaseTransformerModel(BaseModel):
   def _decode(
       self, inputs: Array, cache: PyTree, tokens_to_logits: Callable[..., Any],
       num_decodes: int, return_all_decodes: bool, rng: jax.Array | None,
-      decoder_params: Mapping[str, Any] | None,
-      initial_index: Array | None) -> tuple[Array, Mapping[str, Array]]:
+      decoder_params: Mapping[str, Any] | None, initial_index: Array | None
+  ) -> tuple[Array, Mapping[str, Array]]:
     """Calls `decode_fn`; keeps all decodes or the best."""
     arguments = dict(decoder_params or {})
     if rng is not None:
@@ -220,7 +215,7 @@ class BaseTransformerModel(BaseModel):
     if initial_index is not None:
       arguments["initial_index"] = initial_index
     arguments.setdefault("eos_id", self.output_vocabulary.eos_id or 1)
-    decodes, scores = self._decode_fn(
+    decodes, scores = self.decode_fn(
         inputs=inputs, cache=cache, tokens_to_logits=tokens_to_logits,
         num_decodes=num_decodes,
         # Scanned layers put their axis before the batch.
@@ -243,9 +238,8 @@ def _segments(batch: Batch) -> Mapping[str, Array]:
       if name in batch}
 
 
-def ones(
-    name: str, shapes: Mapping[str, Any], types: Mapping[str, Any] | None,
-    default: Any) -> Array | None:
+def ones(name: str, shapes: Mapping[str, Any],
+         types: Mapping[str, Any] | None, default: Any) -> Array | None:
   """An example input for initialization; None if there is no such feature."""
   if name not in shapes:
     return None

@@ -47,18 +47,12 @@ class BeamState:
 
 
 def beam_search(
-    inputs: Array,
-    cache: Mapping[str, Any],
-    tokens_to_logits: state_lib.TokensToLogits,
-    eos_id: int,
-    num_decodes: int = 4,
-    alpha: float = 0.6,
-    max_decode_len: int | None = None,
-    max_decode_step: int = -1,
-    min_log_prob: float = NEG_INF_VALUE,
-    decode_rng: Array | None = None,
-    cache_offset: int = 0,
-    initial_index: Array | None = None,
+    inputs: Array, cache: Mapping[str, Any],
+    tokens_to_logits: state_lib.TokensToLogits, eos_id: int,
+    num_decodes: int = 4, alpha: float = 0.6,
+    max_decode_len: int | None = None, max_decode_step: int = -1,
+    min_log_prob: float = NEG_INF_VALUE, decode_rng: Array | None = None,
+    cache_offset: int = 0, initial_index: Array | None = None
 ) -> tuple[Array, Array]:
   """The `num_decodes` best sequences of each row.
 
@@ -71,7 +65,6 @@ def beam_search(
     cache: the network's cache. If it already holds the prompt,
       `initial_index` says how far.
     tokens_to_logits: one step of the network.
-    eos_id: the token that ends a sequence.
     num_decodes: number of beams.
     alpha: exponent of the length penalty; 0 for none.
     max_decode_len: longest output; None means `length`.
@@ -201,8 +194,7 @@ def _one_step(
 
 
 def _best_extensions(
-    logits: Array, live_logprobs: Array, k: int
-) -> tuple[Array, Array, Array]:
+    logits: Array, live_logprobs: Array, k: int) -> tuple[Array, Array, Array]:
   """The k best (beam, token) pairs of each row, best first.
 
   Normalizing changes no order within a beam, so the k best logits of each
@@ -212,7 +204,6 @@ def _best_extensions(
   Args:
     logits: `[batch * beams, vocab]`.
     live_logprobs: `[batch, beams]`.
-    k: how many.
 
   Returns:
     `[batch, k]` each: log-probability of the sequence, beam, token.

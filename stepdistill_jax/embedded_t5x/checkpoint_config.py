@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from typing import Any, Callable, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Sequence
 
 from etils import epath
 
 from stepdistill_jax import errors
-from stepdistill_jax.embedded_t5x import checkpoint_paths
-from stepdistill_jax.embedded_t5x import checkpoints
-from stepdistill_jax.embedded_t5x import state_utils
+from stepdistill_jax.embedded_t5x import (
+    checkpoint_paths, checkpoints, state_utils)
 from stepdistill_jax.resilience import checkpoint_choice
 
 
@@ -34,26 +33,25 @@ class SaveCheckpointConfig:
     period_minutes: save when so much time has passed since the last save, at
       the next step at which metrics are written. T5X has no such option.
     keep: number of latest checkpoints to keep; None keeps all. Multiples, and
-      the best by a metric: see `OrbaxCheckpointManagerInterface`.
+      the best by a metric: see `checkpoints.SaveBestCheckpointer`.
     keep_dataset_checkpoints: the same for the state of the data.
     save_dataset: whether to save the state of the training data.
-    checkpointer_cls: unused but for T5X's `SaveBestCheckpointer` bindings.
+    checkpointer_cls: `checkpoints.SaveBestCheckpointer` keeps the best.
     state_transformation_fns: applied to the state dict before writing.
-    checkpoint_manager_cls: what writes.
   """
 
-  dtype: Optional[str] = "float32"
-  period: Optional[int] = None
-  checkpoint_steps: Optional[Sequence[int]] = None
-  keep: Optional[int] = None
-  keep_dataset_checkpoints: Optional[int] = None
+  dtype: str | None = "float32"
+  period: int | None = None
+  checkpoint_steps: Sequence[int] | None = None
+  keep: int | None = None
+  keep_dataset_checkpoints: int | None = None
   save_dataset: bool = False
   checkpointer_cls: Callable[..., Any] = checkpoints.Checkpointer
   state_transformation_fns: Sequence[Callable[..., Any]] = dataclasses.field(
       default_factory=list)
   checkpoint_manager_cls: Callable[..., Any] = (
       checkpoints.OrbaxCheckpointManagerInterface)
-  period_minutes: Optional[float] = None
+  period_minutes: float | None = None
 
   def __post_init__(self):
     _check_choice("SaveCheckpointConfig", "dtype", self.dtype,
@@ -74,17 +72,15 @@ class RestoreCheckpointConfig:
     fallback_to_scratch: initialize what the checkpoint lacks.
     dtype: of the restored parameters; None keeps the saved one.
     restore_dataset: whether to restore the state of the data too.
-    checkpointer_cls: unused; T5X's interface has it.
     state_transformation_fns: applied after reading, after `assignment_map`.
-    checkpoint_manager_cls: what reads.
   """
 
-  path: Union[str, Sequence[str]]
+  path: str | Sequence[str]
   mode: str = "latest"
-  assignment_map: Optional[Sequence[Tuple[str, Optional[str]]]] = None
+  assignment_map: Sequence[tuple[str, str | None]] | None = None
   strict: bool = True
   fallback_to_scratch: bool = False
-  dtype: Optional[str] = None
+  dtype: str | None = None
   restore_dataset: bool = False
   checkpointer_cls: Callable[..., Any] = checkpoints.Checkpointer
   state_transformation_fns: Sequence[Callable[..., Any]] = ()
@@ -112,8 +108,8 @@ class RestoreCheckpointConfig:
 class CheckpointConfig:
   """Both; either may be None."""
 
-  save: Optional[SaveCheckpointConfig] = None
-  restore: Optional[RestoreCheckpointConfig] = None
+  save: SaveCheckpointConfig | None = None
+  restore: RestoreCheckpointConfig | None = None
 
 
 def _check_is_checkpoint(path: str) -> None:
@@ -137,8 +133,8 @@ def _check_is_checkpoint(path: str) -> None:
 
 
 def get_first_valid_restore_config_and_paths(
-    restore_cfgs: Sequence[RestoreCheckpointConfig],
-) -> Tuple[Optional[RestoreCheckpointConfig], Sequence[str]]:
+    restore_cfgs: Sequence[RestoreCheckpointConfig]
+) -> tuple[RestoreCheckpointConfig | None, Sequence[str]]:
   """Finds the first config with something to restore.
 
   Args:
@@ -174,3 +170,14 @@ def get_first_valid_restore_config_and_paths(
     if found:
       return cfg, checkpoint_choice.all_good(found)
   return None, []
+
+
+def find_one(restore_cfg: RestoreCheckpointConfig,
+             needed_by: str) -> tuple[RestoreCheckpointConfig, str]:
+  """The config and its only checkpoint's path; UserError if not just one."""
+  cfg, paths = get_first_valid_restore_config_and_paths([restore_cfg])
+  if len(paths) != 1:
+    raise errors.UserError(
+        f"{needed_by} needs one checkpoint; {restore_cfg.path} "
+        f"(mode {restore_cfg.mode!r}) has {len(paths)}")
+  return cfg, paths[0]

@@ -12,11 +12,12 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
+import functools
 import logging
 import os
 import threading
 import time
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from etils import epath
 import gin
@@ -24,15 +25,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from stepdistill_jax import durable_files
-from stepdistill_jax import errors
-from stepdistill_jax import progress
-from stepdistill_jax.embedded_t5x import checkpoint_paths
-from stepdistill_jax.embedded_t5x import checkpoint_reading
-from stepdistill_jax.resilience import checkpoint_choice
-from stepdistill_jax.resilience import checkpoint_manifest
-from stepdistill_jax.resilience import fault_points
-from stepdistill_jax.resilience import retention
+from stepdistill_jax import durable_files, errors, progress
+from stepdistill_jax.embedded_t5x import checkpoint_paths, checkpoint_reading
+from stepdistill_jax.resilience import (
+    checkpoint_choice, checkpoint_manifest, fault_points, retention)
 
 DATASET_ITEM = "dataset"
 # What belongs to the run, not to the model: see `save`.
@@ -69,7 +65,7 @@ class DatasetCheckpointHandler(ocp.CheckpointHandler):
 class DatasetArgs(ocp.args.CheckpointArgs):
   """The iterator to save or restore; None saves nothing."""
 
-  item: Optional[Any] = None
+  item: Any | None = None
 
 
 @gin.configurable
@@ -82,20 +78,12 @@ class OrbaxCheckpointManagerInterface:
   """
 
   def __init__(
-      self,
-      directory: str,
-      train_state,
-      partitioner,
-      dataset_iterator=None,
-      save_dtype=None,
-      restore_dtype=None,
-      keep: Optional[int] = None,
-      period: Optional[int] = 1,
-      checkpoint_steps: Optional[Sequence[int]] = None,
-      keep_dataset_checkpoints: Optional[int] = None,
-      force_keep_period: Optional[int] = None,
-      metric_name_to_monitor: Optional[str] = None,
-      metric_mode: str = "max",
+      self, directory: str, train_state, partitioner, dataset_iterator=None,
+      save_dtype=None, restore_dtype=None, keep: int | None = None,
+      period: int | None = 1, checkpoint_steps: Sequence[int] | None = None,
+      keep_dataset_checkpoints: int | None = None,
+      force_keep_period: int | None = None,
+      metric_name_to_monitor: str | None = None, metric_mode: str = "max",
       keep_checkpoints_without_metrics: bool = True):
     """Initializes.
 
@@ -110,7 +98,6 @@ class OrbaxCheckpointManagerInterface:
         latest if a metric is monitored; None keeps all.
       period: in steps; `save` heeds it only with force=False.
       checkpoint_steps: for T5X's interface; the train loop reads them.
-      keep_dataset_checkpoints: for T5X's interface.
       force_keep_period: checkpoints at multiples of it are always kept.
       metric_name_to_monitor: `COLLECTION/NAME` in the run's TensorBoard files,
         such as `inference_eval/my_task/accuracy`; None keeps the latest.
@@ -130,20 +117,19 @@ class OrbaxCheckpointManagerInterface:
     self._dataset_handler = DatasetCheckpointHandler(
         f"{checkpoint_paths.TRAIN_DS_PREFIX}-"
         f"{layout.shard_id:03}-of-{layout.num_shards:03}")
-    self._directory = epath.Path(directory)
+    self.directory = epath.Path(directory)
     self._period = period or 1
-    self._keep = keep
-    self._keep_period = force_keep_period
     self._metric_name = metric_name_to_monitor
-    self._metric_mode = metric_mode
-    self._keep_without_metric = keep_checkpoints_without_metrics
+    self._to_delete = functools.partial(
+        retention.to_delete, keep=keep, keep_period=force_keep_period,
+        mode=metric_mode, keep_without_metric=keep_checkpoints_without_metrics)
     self.before_commit: Callable[[], None] = lambda: None
-    self._lazy_checkpointer: Optional[ocp.AsyncCheckpointer] = None
+    self._lazy_checkpointer: ocp.AsyncCheckpointer | None = None
     self._finisher = concurrent.futures.ThreadPoolExecutor(1)
-    self._finishing: Optional[concurrent.futures.Future] = None
+    self._finishing: concurrent.futures.Future | None = None
     self._orbax_wrote = threading.Event()
     self._failed = False
-    self._newest: Optional[int] = None
+    self._newest: int | None = None
 
   @property
   def _checkpointer(self) -> ocp.AsyncCheckpointer:
@@ -165,21 +151,17 @@ class OrbaxCheckpointManagerInterface:
   def _remove_unfinished(self) -> None:
     """Removes what an earlier process was writing or deleting as it ended."""
     prefix = checkpoint_paths.get_checkpoint_prefix() + "_"
-    for path in (self._directory.iterdir() if self._directory.is_dir() else ()):
+    for path in (self.directory.iterdir() if self.directory.is_dir() else ()):
       if path.name.startswith(prefix) and path.is_dir() and (
           _TEMPORARY in path.name or path.name.endswith(
               (_UNCHECKED, retention.DELETED_SUFFIX))):
         path.rmtree()
 
-  @property
-  def directory(self) -> epath.Path:
-    return self._directory
-
   def all_steps(self) -> Sequence[int]:
-    return checkpoint_paths.all_steps(self._directory)
+    return checkpoint_paths.all_steps(self.directory)
 
-  def latest_step(self) -> Optional[int]:
-    return checkpoint_paths.latest_step(self._directory)
+  def latest_step(self) -> int | None:
+    return checkpoint_paths.latest_step(self.directory)
 
   def should_save(self, step: int) -> bool:
     return step % self._period == 0 and step not in self.all_steps()
@@ -188,7 +170,7 @@ class OrbaxCheckpointManagerInterface:
     """Waits for what is being written; raises UserError if that failed."""
     if self._lazy_checkpointer is None:
       return
-    with _told_to_user(self._directory):
+    with _told_to_user(self.directory):
       try:
         self._lazy_checkpointer.wait_until_finished()
       except BaseException:
@@ -226,31 +208,26 @@ class OrbaxCheckpointManagerInterface:
     try:
       for step in self._steps_to_delete():
         retention.delete(checkpoint_paths.get_checkpoint_dir(
-            os.fspath(self._directory), step))
+            os.fspath(self.directory), step))
     except OSError as error:
       progress.say(f"warning: an old checkpoint cannot be deleted: {error}")
 
   def _steps_to_delete(self) -> Sequence[int]:
-    steps = self.all_steps()
-    metric = None
+    steps, metric = self.all_steps(), None
     if self._metric_name is not None:
       metric = retention.read_metric(
-          os.fspath(self._directory), self._metric_name, steps)
-    return retention.to_delete(
-        steps, keep=self._keep, keep_period=self._keep_period, metric=metric,
-        mode=self._metric_mode, keep_without_metric=self._keep_without_metric)
+          os.fspath(self.directory), self._metric_name, steps)
+    return self._to_delete(steps, metric=metric)
 
   def save(
       self, train_state,
       state_transformation_fns: Sequence[Callable[..., Any]] = (),
-      force: bool = True,
-      run_state: Optional[Mapping[str, Any]] = None) -> bool:
+      force: bool = True, run_state: Mapping[str, Any] | None = None) -> bool:
     """Starts to write a checkpoint.
 
     The arrays are copied before this returns; writing goes on behind.
 
     Args:
-      train_state: what to save.
       state_transformation_fns: `fn(state dict, names) -> (dict, names)`.
       force: save whatever `period` says.
       run_state: what else a run needs to go on exactly, for JSON.
@@ -281,10 +258,10 @@ class OrbaxCheckpointManagerInterface:
           self._dataset_iterator if self._writes_dataset else None)
     if run_state:
       args[RUN_STATE_ITEM] = ocp.args.JsonSave(dict(run_state))
-    with _told_to_user(self._directory):
+    with _told_to_user(self.directory):
       self.wait_until_finished()  # Raises the last one's error, if it had one.
       final = epath.Path(checkpoint_paths.get_checkpoint_dir(
-          os.fspath(self._directory), step))
+          os.fspath(self.directory), step))
       written = final if "://" in os.fspath(final) else (
           final.with_name(final.name + _UNCHECKED))
       self._orbax_wrote.clear()
@@ -299,10 +276,8 @@ class OrbaxCheckpointManagerInterface:
     return True
 
   def restore(
-      self,
-      step: Optional[int] = None,
-      path: Optional[str] = None,
-      fallback_state: Optional[Mapping[str, Any]] = None,
+      self, step: int | None = None, path: str | None = None,
+      fallback_state: Mapping[str, Any] | None = None,
       state_transformation_fns: Sequence[Callable[..., Any]] = (),
       lazy_parameters: bool = False):
     """Restores a train state, and the data's position if it was given.
@@ -312,13 +287,12 @@ class OrbaxCheckpointManagerInterface:
       path: of any checkpoint.
       fallback_state: see `checkpoint_reading.restore`.
       state_transformation_fns: the same.
-      lazy_parameters: for T5X's interface.
     """
     del lazy_parameters
     if (step is None) == (path is None):
       raise ValueError("Give one of `step` and `path`")
     if path is None:
-      path = checkpoint_paths.get_checkpoint_dir(self._directory, step)
+      path = checkpoint_paths.get_checkpoint_dir(self.directory, step)
     checkpoint_choice.require_good(
         os.fspath(path), if_not_just_checked=True)
     state = checkpoint_reading.restore(

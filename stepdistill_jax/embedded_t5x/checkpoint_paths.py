@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Optional, Sequence, Tuple
+from typing import Sequence
 
 from etils import epath
 import gin
@@ -17,17 +17,16 @@ def get_checkpoint_prefix(prefix: str = "checkpoint") -> str:
   return prefix
 
 
-def _numbered(folder: str) -> Sequence[Tuple[int, epath.Path]]:
-  path = epath.Path(folder)
-  pattern = re.compile(rf"{re.escape(get_checkpoint_prefix())}_(\d+)")
-  matches = [(pattern.fullmatch(p.name), p)
-             for p in (path.iterdir() if path.is_dir() else ())]
-  return sorted((int(m.group(1)), p) for m, p in matches if m)
+def _step_of(name: str) -> int | None:
+  match = re.fullmatch(rf"{re.escape(get_checkpoint_prefix())}_(\d+)", name)
+  return int(match[1]) if match else None
 
 
 def all_steps(checkpoints_dir: str) -> Sequence[int]:
   """Steps with a finished checkpoint, ascending."""
-  return [step for step, _ in _numbered(checkpoints_dir)]
+  path = epath.Path(checkpoints_dir)
+  steps = [_step_of(p.name) for p in (path.iterdir() if path.is_dir() else ())]
+  return sorted(step for step in steps if step is not None)
 
 
 def is_checkpoint(path: str) -> bool:
@@ -40,28 +39,25 @@ def is_checkpoint(path: str) -> bool:
 
 def all_dataset_checkpoint_steps(checkpoints_dir: str) -> Sequence[int]:
   """Steps whose checkpoint has the state of the training data too."""
-  return [step for step, path in _numbered(checkpoints_dir)
-          if list(path.glob(f"{TRAIN_DS_PREFIX}-*"))
-          or list(path.glob(f"dataset/**/{TRAIN_DS_PREFIX}-*"))]
+  return [step for step in all_steps(checkpoints_dir) if any(
+      epath.Path(get_checkpoint_dir(checkpoints_dir, step)).glob(
+          f"**/{TRAIN_DS_PREFIX}-*"))]
 
 
-def latest_step(checkpoints_dir: str) -> Optional[int]:
-  steps = all_steps(checkpoints_dir)
-  return steps[-1] if steps else None
+def latest_step(checkpoints_dir: str) -> int | None:
+  return max(all_steps(checkpoints_dir), default=None)
 
 
-def get_checkpoint_dir(
-    checkpoints_dir: str, step: int,
-    step_format_fixed_length: Optional[int] = None) -> str:
+def get_checkpoint_dir(checkpoints_dir: str, step: int,
+                       step_format_fixed_length: int | None = None) -> str:
   number = str(step).zfill(step_format_fixed_length or 0)
   return os.path.join(checkpoints_dir, f"{get_checkpoint_prefix()}_{number}")
 
 
-def get_step_from_checkpoint_dir(checkpoint_dir: str) -> Tuple[str, int]:
+def get_step_from_checkpoint_dir(checkpoint_dir: str) -> tuple[str, int]:
   """Splits `DIR/checkpoint_STEP` into (DIR, STEP)."""
   parent, name = os.path.split(checkpoint_dir.rstrip("/"))
-  match = re.fullmatch(rf"{re.escape(get_checkpoint_prefix())}_(\d+)", name)
-  if not match:
+  if (step := _step_of(name)) is None:
     raise ValueError(
         f"'{checkpoint_dir}' is not named {get_checkpoint_prefix()}_STEP")
-  return parent, int(match.group(1))
+  return parent, step

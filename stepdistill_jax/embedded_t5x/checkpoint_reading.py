@@ -8,7 +8,7 @@ two sources. `restore` decides what to ask for.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping, Optional, Protocol, Sequence
+from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from etils import epath
 from flax import traverse_util
@@ -25,13 +25,7 @@ STATE_ITEM = "state"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """An array in a checkpoint.
-
-  Attributes:
-    name: its `a/b/c` name there, such as `target/encoder/.../kernel`.
-    shape: its shape.
-    dtype: its dtype.
-  """
+  """An array of a checkpoint: its name there (`target/.../kernel`) and so on."""
 
   name: str
   shape: tuple[int, ...]
@@ -43,7 +37,7 @@ class Request:
   """How to load an entry: sharding, and dtype (None: as saved)."""
 
   sharding: jax.sharding.Sharding
-  dtype: Optional[np.dtype] = None
+  dtype: np.dtype | None = None
 
 
 class Source(Protocol):
@@ -122,19 +116,14 @@ def _check_shapes(path, wanted, found: Mapping[str, Entry]) -> None:
 
 
 def restore(
-    path,
-    train_state,
-    partitioner,
-    *,
-    dtype=None,
-    fallback_state: Optional[Mapping[str, Any]] = None,
+    path, train_state, partitioner, *, dtype=None,
+    fallback_state: Mapping[str, Any] | None = None,
     state_transformation_fns: Sequence[Callable[..., Any]] = ()):
   """Restores a train state.
 
   Args:
     path: `MODEL_DIR/checkpoint_STEP`.
     train_state: the state's shapes (`jax.ShapeDtypeStruct` leaves).
-    partitioner: gives the shardings.
     dtype: of the restored parameters (`target`); None keeps the saved one.
     fallback_state: a state dict whose entries fill what the checkpoint lacks.
     state_transformation_fns: `fn(checkpoint's dict, model's dict) -> dict`,

@@ -12,7 +12,7 @@ import functools
 import importlib
 import itertools
 import time
-from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Mapping, Sequence
 
 import clu.data
 import jax
@@ -33,9 +33,7 @@ class DatasetConfig:
     mixture_or_task_name: registered name, or the task or mixture itself.
     task_feature_lengths: feature -> length in tokens; None means the longest
       of the data.
-    split: such as `train`.
     batch_size: of the global batch, in examples.
-    shuffle: whether to shuffle.
     seed: of the shuffle and of random preprocessing; None takes a new one.
     use_cached: read what `seqio_cache_tasks` wrote.
     pack: join several examples in a row.
@@ -43,26 +41,23 @@ class DatasetConfig:
     module: imported first, for its registrations; T5X deprecates it.
     use_memory_cache: keep evaluation batches in memory.
     trim_output_features: cut features to their length.
-    runtime_preprocessors: unused; AirIO's.
-    num_prefetch_threads: unused; AirIO's.
-    num_workers: unused; AirIO's.
   """
 
-  mixture_or_task_name: Union[str, seqio.Task, seqio.Mixture]
-  task_feature_lengths: Optional[Mapping[str, int]]
+  mixture_or_task_name: str | seqio.Task | seqio.Mixture
+  task_feature_lengths: Mapping[str, int] | None
   split: str
   batch_size: int
   shuffle: bool
-  seed: Optional[int]
+  seed: int | None
   use_cached: bool = False
   pack: bool = False
   use_custom_packing_ops: bool = False
-  module: Optional[str] = None
+  module: str | None = None
   use_memory_cache: bool = True
   trim_output_features: bool = True
-  runtime_preprocessors: Optional[Sequence[Any]] = None
-  num_prefetch_threads: Optional[int] = None
-  num_workers: Optional[int] = 0
+  runtime_preprocessors: Sequence[Any] | None = None
+  num_prefetch_threads: int | None = None
+  num_workers: int | None = 0
 
 
 def import_module(module: str) -> None:
@@ -70,7 +65,7 @@ def import_module(module: str) -> None:
   importlib.import_module(module)
 
 
-def find_task(cfg: DatasetConfig) -> Union[seqio.Task, seqio.Mixture]:
+def find_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
   """The task or mixture that a config names.
 
   Raises:
@@ -106,18 +101,13 @@ def shared_time_seed() -> int:
 
 
 def get_dataset(
-    cfg: DatasetConfig,
-    shard_id: int,
-    num_shards: int,
+    cfg: DatasetConfig, shard_id: int, num_shards: int,
     feature_converter_cls: Callable[..., seqio.FeatureConverter],
-    num_epochs: Optional[int] = None,
-    continue_from_last_checkpoint: bool = False) -> tf.data.Dataset:
+    num_epochs: int | None = None, continue_from_last_checkpoint: bool = False
+) -> tf.data.Dataset:
   """The batches of one share of a data set.
 
   Args:
-    cfg: the data set.
-    shard_id: which share.
-    num_shards: number of shares.
     feature_converter_cls: makes model features of task features.
     num_epochs: None repeats forever.
     continue_from_last_checkpoint: must be False; T5X's interface has it.
@@ -147,11 +137,8 @@ def get_dataset(
 
 
 def get_training_eval_datasets(
-    cfg: DatasetConfig,
-    shard_id: int,
-    num_shards: int,
-    eval_steps: int,
-    feature_converter_cls: Callable[..., seqio.FeatureConverter],
+    cfg: DatasetConfig, shard_id: int, num_shards: int, eval_steps: int,
+    feature_converter_cls: Callable[..., seqio.FeatureConverter]
 ) -> Mapping[str, tf.data.Dataset]:
   """`eval_steps` batches of each task of a mixture and of the mixture.
 
@@ -198,7 +185,7 @@ class TrainIterator:
     self._first_batch = 0
     self._shard_batch = shard_batch
     self.element_spec = element_spec
-    self._first: Optional[concurrent.futures.Future] = None
+    self._first: concurrent.futures.Future | None = None
 
   @functools.cached_property
   def _iterator(self):
@@ -276,7 +263,7 @@ def prepare_train_iter(
 
 
 def get_vocabulary(
-    cfg: DatasetConfig) -> Tuple[seqio.Vocabulary, seqio.Vocabulary]:
+    cfg: DatasetConfig) -> tuple[seqio.Vocabulary, seqio.Vocabulary]:
   """The vocabularies of `inputs` and `targets`.
 
   Where a task has no features of those names, all its features (those with a
@@ -312,16 +299,19 @@ def get_zeros_batch_like_spec(batch_spec: Mapping[str, jax.ShapeDtypeStruct]):
 
 
 def get_zeros_batch_like_dataset(
-    dataset: tf.data.Dataset, batch_size: Optional[int] = None):
+    dataset: tf.data.Dataset, batch_size: int | None = None):
   """A batch of zeros with the shapes of a data set's."""
-  spec = {}
-  for name, tensor in dataset.element_spec.items():
-    shape = tuple(tensor.shape)
-    if batch_size:
-      shape = (batch_size, *shape[1:])
-    dtype = getattr(tensor.dtype, "as_numpy_dtype", tensor.dtype)
-    spec[name] = jax.ShapeDtypeStruct(shape, dtype)
-  return get_zeros_batch_like_spec(spec)
+  first = lambda shape: (batch_size or shape[0], *shape[1:])
+  return {
+      name: np.zeros(first(tuple(x.shape)),
+                     getattr(x.dtype, "as_numpy_dtype", x.dtype))
+      for name, x in dataset.element_spec.items()}
+
+
+def numpy_iterators(datasets: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Iterators of numpy batches; what is no tf.data.Dataset as it is."""
+  return {name: ds.as_numpy_iterator() if isinstance(ds, tf.data.Dataset)
+          else ds for name, ds in datasets.items()}
 
 
 def round_vocab_size_to_multiple(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Mapping
+from typing import Any, Mapping
 
 import flax
 from flax import linen as nn
-from flax.core import scope as flax_scope
 import jax
 import jax.numpy as jnp
 import seqio
-from stepdistill_jax.embedded_t5x import base_models
-from stepdistill_jax.embedded_t5x import decoding
-from stepdistill_jax.embedded_t5x import optimizers
+from stepdistill_jax.embedded_t5x import base_models, decoding, optimizers
 
 Array = Any
 PyTree = Any
@@ -30,33 +27,22 @@ class DecoderOnlyModel(base_models.BaseTransformerModel):
   FEATURE_CONVERTER_CLS = seqio.DecoderFeatureConverter
 
   def __init__(
-      self,
-      module: nn.Module,
-      vocabulary: seqio.Vocabulary,
+      self, module: nn.Module, vocabulary: seqio.Vocabulary,
       optimizer_def: optimizers.OptimizerDefType,
       decode_fn: base_models.DecodeFnCallable = decoding.temperature_sample,
       inputs_bidirectional_attention: bool = False,
-      feature_converter_cls: (
-          Callable[..., seqio.FeatureConverter] | None) = None,
-      label_smoothing: float = 0.0,
-      z_loss: float = 0.0,
-      loss_normalizing_factor: base_models.LossNormalizingFactor = None,
-  ):
+      feature_converter_cls: type[seqio.FeatureConverter] | None = None,
+      label_smoothing: float = 0.0, z_loss: float = 0.0,
+      loss_normalizing_factor: base_models.LossNormalizingFactor = None):
     """Sets the model up; arguments as in `EncoderDecoderModel`."""
     if feature_converter_cls is not None:
       self.FEATURE_CONVERTER_CLS = feature_converter_cls
     self._inputs_bidirectional_attention = inputs_bidirectional_attention
     super().__init__(
-        module=module, input_vocabulary=vocabulary,
-        output_vocabulary=vocabulary, optimizer_def=optimizer_def,
-        decode_fn=decode_fn, label_smoothing=label_smoothing, z_loss=z_loss,
-        loss_normalizing_factor=loss_normalizing_factor)
+        module, vocabulary, vocabulary, optimizer_def, decode_fn,
+        label_smoothing, z_loss, loss_normalizing_factor)
 
-  def get_initial_variables(
-      self, rng: jax.Array, input_shapes: Mapping[str, Any],
-      input_types: Mapping[str, Any] | None = None,
-  ) -> flax_scope.FrozenVariableDict:
-    """Freshly initialized `params` and their `params_axes`."""
+  def get_initial_variables(self, rng, input_shapes, input_types=None):
     tokens = base_models.ones(
         "decoder_input_tokens", input_shapes, input_types, jnp.float32)
     return flax.core.freeze(
@@ -66,29 +52,16 @@ class DecoderOnlyModel(base_models.BaseTransformerModel):
     """Where attention goes both ways, `[batch, length]`, or None."""
     if not self._inputs_bidirectional_attention:
       return None
-    if "decoder_causal_attention" not in batch:
-      raise ValueError(
-          "inputs_bidirectional_attention needs the feature "
-          "decoder_causal_attention; give task_feature_lengths for both "
-          "inputs and targets")
-    return batch["decoder_causal_attention"]
+    return _marks(batch, "inputs_bidirectional_attention")
 
-  def _compute_logits(
-      self, params: PyTree, batch: Batch,
-      dropout_rng: jax.Array | None = None,
-      mutable: flax_scope.CollectionFilter = False,
-      other_variables: PyTree | None = None) -> Any:
-    """Logits; with `mutable`, also the changed collections."""
-    rngs = None if dropout_rng is None else {"dropout": dropout_rng}
-    return self.module.apply(
-        {"params": params, **(other_variables or {})},
-        batch["decoder_input_tokens"],
-        batch["decoder_target_tokens"],
+  def _compute_logits(self, params, batch, dropout_rng=None, mutable=False,
+                      other_variables=None):
+    return self._apply(
+        params, dropout_rng, mutable, other_variables,
+        batch["decoder_input_tokens"], batch["decoder_target_tokens"],
         decoder_segment_ids=batch.get("decoder_segment_ids"),
         decoder_positions=batch.get("decoder_positions"),
-        decoder_causal_attention=self._get_decoder_causal_attention(batch),
-        rngs=rngs, decode=False, enable_dropout=rngs is not None,
-        mutable=mutable)
+        decoder_causal_attention=self._get_decoder_causal_attention(batch))
 
   def _compute_logits_from_slice(
       self, decoding_state: decoding.DecodingState, params: PyTree,
@@ -96,8 +69,7 @@ class DecoderOnlyModel(base_models.BaseTransformerModel):
     """One decoding step: logits `[batch * beams, vocab]`, the new cache."""
     logits, variables = self.module.apply(
         {"params": params, "cache": decoding_state.cache},
-        decoding_state.cur_token,
-        decoding_state.cur_token,
+        decoding_state.cur_token, decoding_state.cur_token,
         enable_dropout=False, decode=True,
         max_decode_length=max_decode_length, mutable=["cache"])
     return jnp.squeeze(logits, axis=1), variables["cache"]
@@ -111,7 +83,6 @@ class DecoderOnlyModel(base_models.BaseTransformerModel):
     logits give the first new token.
 
     Args:
-      params: parameters.
       inputs: int `[batch, length]`, start token, prompt, zeros.
       causal_attention_mask: `[batch, length]`, 1 on start token and prompt.
     """
@@ -143,24 +114,10 @@ class DecoderOnlyModel(base_models.BaseTransformerModel):
         prompt                   =     9, 4, 6, 1
         returned                 = [[a, b, c, d, e, 0, 0, 0, 0]]
 
-    Args:
-      params: parameters.
-      batch: model features; `decoder_causal_attention` marks the inputs.
-      rng: key for sampling.
-      return_all_decodes: all decodes or the best alone.
-      num_decodes: samples of each row.
-      decoder_params: further arguments of `decode_fn`.
-
-    Returns:
-      int `[batch, length]` and `{"scores": [batch]}`; with
-      `return_all_decodes`, `[batch, num_decodes, length]` and
-      `[batch, num_decodes]`, the best last.
+    Args and returns are those of `EncoderDecoderModel`; the batch's
+    `decoder_causal_attention` marks the inputs.
     """
-    if "decoder_causal_attention" not in batch:
-      raise ValueError(
-          "prediction needs the feature decoder_causal_attention; give "
-          "task_feature_lengths for both inputs and targets")
-    marks = batch["decoder_causal_attention"]
+    marks = _marks(batch, "prediction")
     inputs = batch["decoder_input_tokens"] * marks
     cache, last = self._compute_kv_cache(params, inputs, marks)
     tokens_to_logits = functools.partial(
@@ -170,6 +127,14 @@ class DecoderOnlyModel(base_models.BaseTransformerModel):
         inputs, cache, tokens_to_logits, num_decodes, return_all_decodes, rng,
         decoder_params, last)
     return remove_prefix(decodes, last), aux
+
+
+def _marks(batch: Batch, needed_by: str) -> Array:
+  if "decoder_causal_attention" not in batch:
+    raise ValueError(
+        f"{needed_by} needs the feature decoder_causal_attention; give "
+        "task_feature_lengths for both inputs and targets")
+  return batch["decoder_causal_attention"]
 
 
 @jax.vmap

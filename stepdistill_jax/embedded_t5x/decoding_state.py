@@ -32,7 +32,6 @@ class DecodingState:
       scalar in beam search.
     sequences: int `[batch * decodes, length]`, tokens so far.
     cur_token: int `[batch * decodes, 1]`, the last token.
-    cache: the network's cache.
   """
 
   cur_index: Array
@@ -45,13 +44,11 @@ TokensToLogits = Callable[[DecodingState], tuple[Array, Mapping[str, Any]]]
 
 
 def cache_map(
-    fn: Callable[[Array], Array], cache: PyTree,
-    apply_to_index: bool = False) -> PyTree:
+    fn: Callable[[Array], Array], cache: PyTree, apply_to_index: bool = False
+) -> PyTree:
   """Applies `fn` to the arrays of a cache that have a row for each decode.
 
   Args:
-    fn: array to array.
-    cache: nested dicts.
     apply_to_index: also to counters of positions, which are `[batch]` when
       rows started at different positions.
   """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Iterator, Sequence
 
 import jax
 from jax.experimental import mesh_utils
@@ -15,10 +15,10 @@ import numpy as np
 from stepdistill_jax import errors
 
 # (x, y, z, core) on a TPU, (host, device of the host) elsewhere.
-HardwareMesh = Tuple[int, ...]
+HardwareMesh = tuple[int, ...]
 
 
-_pretended: Optional[Sequence[jax.Device]] = None
+_pretended: Sequence[jax.Device] | None = None
 
 
 @contextlib.contextmanager
@@ -44,7 +44,6 @@ def submesh_grid(
 
   Args:
     submesh: the extent of a tile, one number for each hardware dimension.
-    devices: all devices.
 
   Returns:
     [data, model] array of devices; a row is one tile.
@@ -71,11 +70,10 @@ def submesh_grid(
 
 
 def make_mesh(
-    num_partitions: Optional[int] = None,
-    model_parallel_submesh: Optional[HardwareMesh] = None,
-    backend: Optional[str] = None,
-    ici_mesh_shape: Optional[HardwareMesh] = None,
-    dcn_mesh_shape: Optional[HardwareMesh] = None) -> Mesh:
+    num_partitions: int | None = None,
+    model_parallel_submesh: HardwareMesh | None = None,
+    backend: str | None = None, ici_mesh_shape: HardwareMesh | None = None,
+    dcn_mesh_shape: HardwareMesh | None = None) -> Mesh:
   """Makes the mesh with the axes `data` and `model`.
 
   Args:
@@ -113,9 +111,7 @@ class DataLayout:
   """Which share of the global batch this host loads.
 
   Attributes:
-    batch_size: of the global batch.
     shard_id: this host's share, in [0, num_shards).
-    num_shards: number of different shares.
     is_first_host_in_replica_set: whether this host is the first of those that
       load this share; it alone writes the share's checkpoint.
   """
@@ -127,15 +123,13 @@ class DataLayout:
 
 
 def data_layout(
-    mesh: Mesh, data_axes: Tuple[str, ...], batch_size: Optional[int],
+    mesh: Mesh, data_axes: tuple[str, ...], batch_size: int | None,
     process_index: int) -> DataLayout:
   """Derives a host's share from the rows of the mesh that it owns.
 
   Args:
-    mesh: the devices.
     data_axes: the axes over which a batch is split.
     batch_size: of the global batch; None means one example a row.
-    process_index: the host.
 
   Raises:
     errors.UserError: the batch cannot be split evenly.

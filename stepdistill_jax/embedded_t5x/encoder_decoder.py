@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from typing import Any, Callable, Mapping
+from typing import Any, Mapping
 
 import flax
 from flax import linen as nn
-from flax.core import scope as flax_scope
 import jax
 import jax.numpy as jnp
 import seqio
-from stepdistill_jax.embedded_t5x import base_models
-from stepdistill_jax.embedded_t5x import decoding
-from stepdistill_jax.embedded_t5x import optimizers
+from stepdistill_jax.embedded_t5x import base_models, decoding, optimizers
 
 Array = Any
 PyTree = Any
@@ -36,53 +33,28 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
   FEATURE_CONVERTER_CLS = seqio.EncDecFeatureConverter
 
   def __init__(
-      self,
-      module: nn.Module,
-      input_vocabulary: seqio.Vocabulary,
+      self, module: nn.Module, input_vocabulary: seqio.Vocabulary,
       output_vocabulary: seqio.Vocabulary,
       optimizer_def: optimizers.OptimizerDefType,
       decode_fn: base_models.DecodeFnCallable = decoding.beam_search,
-      feature_converter_cls: (
-          Callable[..., seqio.FeatureConverter] | None) = None,
-      label_smoothing: float = 0.0,
-      z_loss: float = 0.0,
+      feature_converter_cls: type[seqio.FeatureConverter] | None = None,
+      label_smoothing: float = 0.0, z_loss: float = 0.0,
       loss_normalizing_factor: base_models.LossNormalizingFactor = None,
-      default_decoder_params: DecoderParams | None = None,
-  ):
+      default_decoder_params: DecoderParams | None = None):
     """Sets the model up; further arguments as in `BaseTransformerModel`.
 
     Args:
-      module: the network.
-      input_vocabulary: of the encoder's tokens.
-      output_vocabulary: of the decoder's tokens.
-      optimizer_def: the optimizer to train with.
-      decode_fn: how to decode.
       feature_converter_cls: takes the place of `FEATURE_CONVERTER_CLS`.
-      label_smoothing: probability spread over other tokens.
-      z_loss: coefficient of the z-loss.
-      loss_normalizing_factor: what the loss is divided by.
       default_decoder_params: for predictions that do not say otherwise.
     """
     if feature_converter_cls is not None:
       self.FEATURE_CONVERTER_CLS = feature_converter_cls
     self._default_decoder_params = default_decoder_params or DecoderParams()
     super().__init__(
-        module=module, input_vocabulary=input_vocabulary,
-        output_vocabulary=output_vocabulary, optimizer_def=optimizer_def,
-        decode_fn=decode_fn, label_smoothing=label_smoothing, z_loss=z_loss,
-        loss_normalizing_factor=loss_normalizing_factor)
+        module, input_vocabulary, output_vocabulary, optimizer_def, decode_fn,
+        label_smoothing, z_loss, loss_normalizing_factor)
 
-  def get_initial_variables(
-      self, rng: jax.Array, input_shapes: Mapping[str, Any],
-      input_types: Mapping[str, Any] | None = None,
-  ) -> flax_scope.FrozenVariableDict:
-    """Freshly initialized `params` and their `params_axes`.
-
-    Args:
-      rng: key of the initial values.
-      input_shapes: shape of each model feature.
-      input_types: dtype of each model feature.
-    """
+  def get_initial_variables(self, rng, input_shapes, input_types=None):
     ones = functools.partial(
         base_models.ones, shapes=input_shapes, types=input_types)
     tokens = [
@@ -96,24 +68,15 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
     return flax.core.freeze(self.module.init(
         rng, *tokens, **packing, decode=False, enable_dropout=False))
 
-  def _compute_logits(
-      self, params: PyTree, batch: Batch,
-      dropout_rng: jax.Array | None = None,
-      mutable: flax_scope.CollectionFilter = False,
-      other_variables: PyTree | None = None) -> Any:
-    """Logits; with `mutable`, also the changed collections."""
-    rngs = None if dropout_rng is None else {"dropout": dropout_rng}
-    return self.module.apply(
-        {"params": params, **(other_variables or {})},
-        batch["encoder_input_tokens"],
-        batch["decoder_input_tokens"],
+  def _compute_logits(self, params, batch, dropout_rng=None, mutable=False,
+                      other_variables=None):
+    return self._apply(
+        params, dropout_rng, mutable, other_variables,
+        batch["encoder_input_tokens"], batch["decoder_input_tokens"],
         batch["decoder_target_tokens"],
-        encoder_segment_ids=batch.get("encoder_segment_ids"),
-        decoder_segment_ids=batch.get("decoder_segment_ids"),
-        encoder_positions=batch.get("encoder_positions"),
-        decoder_positions=batch.get("decoder_positions"),
-        decode=False, enable_dropout=rngs is not None, rngs=rngs,
-        mutable=mutable)
+        **{name: batch.get(name) for name in (
+            "encoder_segment_ids", "decoder_segment_ids", "encoder_positions",
+            "decoder_positions")})
 
   def _compute_logits_from_slice(
       self, decoding_state: decoding.DecodingState, params: PyTree,
@@ -121,11 +84,9 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
   ) -> tuple[Array, Mapping[str, Any]]:
     """One decoding step: logits `[batch * beams, vocab]`, the new cache."""
     logits, variables = self.module.apply(
-        {"params": params, "cache": decoding_state.cache},
-        encoded_inputs,
+        {"params": params, "cache": decoding_state.cache}, encoded_inputs,
         raw_inputs,  # For the mask.
-        decoding_state.cur_token,
-        decoding_state.cur_token,
+        decoding_state.cur_token, decoding_state.cur_token,
         enable_dropout=False, decode=True,
         max_decode_length=max_decode_length, mutable=["cache"],
         method=self.module.decode)
@@ -134,15 +95,13 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
   def _compute_kv_cache(
       self, params: PyTree, encoded_inputs: Array,
       encoder_input_tokens: Array, decoder_input_tokens: Array,
-      prefill_decoder_prompt: bool = False
-  ) -> tuple[PyTree, Array | None]:
+      prefill_decoder_prompt: bool = False) -> tuple[PyTree, Array | None]:
     """The cache that decoding starts from.
 
     It has room for all positions and, in our networks, the keys and values
     of attention to the encoder, computed here once for all steps.
 
     Args:
-      params: parameters.
       encoded_inputs: `[batch, encoder length, embed]`.
       encoder_input_tokens: `[batch, encoder length]`, for the mask.
       decoder_input_tokens: `[batch, length]`, the prompt or zeros.
@@ -161,13 +120,12 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
     _, variables = decode(
         {"params": params}, decoder_input_tokens=ones, decode=True,
         max_decode_length=decoder_input_tokens.shape[1])
-    cache = variables["cache"]
     if not prefill_decoder_prompt:
-      return cache, None
+      return variables["cache"], None
     # 0 is the start token and padding.
     last = jnp.sum(decoder_input_tokens != 0, axis=1)
     _, variables = decode(
-        {"params": params, "cache": cache},
+        {"params": params, "cache": variables["cache"]},
         decoder_input_tokens=decoder_input_tokens, prefill=True,
         prefill_lengths=last)
     return variables["cache"], last
@@ -181,9 +139,7 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
     """Decodes a batch.
 
     Args:
-      params: parameters.
       batch: model features; `decoder_input_tokens` gives the output's length.
-      rng: key for sampling.
       decoder_params: further arguments of `decode_fn`.
       return_all_decodes: all decodes or the best alone; None means the
         model's default.

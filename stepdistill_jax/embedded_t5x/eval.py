@@ -4,42 +4,31 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Callable, Optional, Sequence, Type
+from typing import Any, Callable
 
 from etils import epath
 import jax
 import seqio
-import tensorflow as tf
 
-from stepdistill_jax import errors
-from stepdistill_jax import progress
+from stepdistill_jax import errors, progress
 from stepdistill_jax.data import pipelines
-from stepdistill_jax.embedded_t5x import checkpoint_paths
-from stepdistill_jax.embedded_t5x import gin_utils
-from stepdistill_jax.embedded_t5x import preflight
-from stepdistill_jax.embedded_t5x import state_initializer
-from stepdistill_jax.embedded_t5x import utils
+from stepdistill_jax.embedded_t5x import (
+    checkpoint_paths, gin_utils, preflight, utils)
 
 
 class InferenceEvaluator:
   """Decodes and scores a data set with a `seqio.Evaluator`."""
 
   def __init__(
-      self,
-      infer_eval_dataset_cfg: utils.DatasetConfig,
-      inference_evaluator_cls: Callable[..., seqio.Evaluator],
-      model,
-      partitioner,
-      log_dir: Optional[str] = None,
-      verify_matching_vocabs_fn: Optional[
-          Callable[..., None]] = utils.verify_matching_vocabs):
+      self, infer_eval_dataset_cfg: utils.DatasetConfig,
+      inference_evaluator_cls: Callable[..., seqio.Evaluator], model,
+      partitioner, log_dir: str | None = None,
+      verify_matching_vocabs_fn: Callable[..., None] | None = (
+          utils.verify_matching_vocabs)):
     """Initializes; reads the data.
 
     Args:
-      infer_eval_dataset_cfg: the data.
       inference_evaluator_cls: maybe with arguments bound.
-      model: what to evaluate.
-      partitioner: compiles and shards.
       log_dir: results go to its subfolder `inference_eval`; None logs none.
       verify_matching_vocabs_fn: raises if task and model differ; or None.
     """
@@ -48,33 +37,19 @@ class InferenceEvaluator:
       verify_matching_vocabs_fn(cfg, model)
     loggers = ({"log_dir": os.path.join(log_dir, "inference_eval")}
                if log_dir else {"logger_cls": ()})
-    self._cfg = cfg
-    self._model = model
-    self._partitioner = partitioner
-    make = functools.partial(
+    self._cfg, self._model, self._partitioner = cfg, model, partitioner
+    self._evaluator = pipelines.build(functools.partial(
         inference_evaluator_cls,
         mixture_or_task_name=cfg.mixture_or_task_name,
         feature_converter=model.FEATURE_CONVERTER_CLS(pack=False),
-        eval_split=cfg.split,
-        use_cached=cfg.use_cached,
-        seed=cfg.seed,
+        eval_split=cfg.split, use_cached=cfg.use_cached, seed=cfg.seed,
         sequence_length=cfg.task_feature_lengths,
-        use_memory_cache=cfg.use_memory_cache,
-        **loggers)
-    self._evaluator = pipelines.build(make)
+        use_memory_cache=cfg.use_memory_cache, **loggers))
+    # feature -> shape of one example
+    self.model_feature_shapes = self._evaluator.model_feature_shapes
+    self.eval_tasks = self._evaluator.eval_tasks
+    self.close = self._evaluator.close
     self._infer_fns = {}
-
-  @property
-  def model_feature_shapes(self):
-    """feature -> shape of one example."""
-    return self._evaluator.model_feature_shapes
-
-  @property
-  def eval_tasks(self) -> Sequence[seqio.Task]:
-    return self._evaluator.eval_tasks
-
-  def close(self) -> None:
-    self._evaluator.close()
 
   def _infer_fn(self, step_name: str, train_state_axes):
     if step_name not in self._infer_fns:
@@ -86,7 +61,7 @@ class InferenceEvaluator:
 
   def evaluate(self, train_state, train_state_axes):
     """Evaluates; returns a future of task -> metric -> value."""
-    infer_fn = lambda name, **kwargs: functools.partial(  # pylint: disable=g-long-lambda
+    infer_fn = lambda name, **kwargs: functools.partial(
         self._infer_fn(name, train_state_axes), train_state=train_state,
         **kwargs)
     rng = jax.random.PRNGKey(0)
@@ -104,39 +79,27 @@ def _evaluated_paths(record: epath.Path) -> set[str]:
 
 
 def evaluate(
-    *,
-    model,
-    dataset_cfg: utils.DatasetConfig,
-    restore_checkpoint_cfg: utils.RestoreCheckpointConfig,
-    partitioner,
+    *, model, dataset_cfg: utils.DatasetConfig,
+    restore_checkpoint_cfg: utils.RestoreCheckpointConfig, partitioner,
     output_dir: str,
     inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
-    training_evaluator_cls: Optional[Callable[..., Any]] = None,
-    summarize_config_fn: Callable[
-        ..., None] = gin_utils.summarize_gin_config,
-    train_state_initializer_cls: Type[
-        utils.TrainStateInitializer] = utils.TrainStateInitializer,
-    train_eval_get_dataset_fn: Callable[
-        ..., Any] = utils.get_training_eval_datasets,
-    fallback_init_rng: Optional[int] = None,
-    use_orbax: bool = True) -> None:
+    training_evaluator_cls: Callable[..., Any] | None = None,
+    summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
+    train_state_initializer_cls: type[utils.TrainStateInitializer] = (
+        utils.TrainStateInitializer),
+    train_eval_get_dataset_fn: Callable[..., Any] = (
+        utils.get_training_eval_datasets),
+    fallback_init_rng: int | None = None, use_orbax: bool = True) -> None:
   """Evaluates one, the latest or all checkpoints of a run.
 
   Args:
-    model: what to evaluate.
-    dataset_cfg: the data.
     restore_checkpoint_cfg: which checkpoints. With mode `all`, those that an
       earlier call evaluated into `output_dir` are skipped.
-    partitioner: compiles and shards.
-    output_dir: for results, in T5X's layout.
     inference_evaluator_cls: a `seqio.Evaluator`, maybe with arguments bound.
     training_evaluator_cls: a `Trainer`; if given, the training loss is
       computed too.
-    summarize_config_fn: writes the configuration to `output_dir`.
-    train_state_initializer_cls: makes train states.
     train_eval_get_dataset_fn: gives the data for `training_evaluator_cls`.
     fallback_init_rng: seed for what a checkpoint lacks.
-    use_orbax: for T5X's interface.
   """
   del use_orbax
   preflight.check_data(dataset_cfg, partitioner)
@@ -181,17 +144,12 @@ def evaluate(
         rng=jax.random.PRNGKey(0), learning_rate_fn=None,
         num_microbatches=None)
 
-  fallback_rng = (None if fallback_init_rng is None
-                  else jax.random.PRNGKey(fallback_init_rng))
   for path in paths:
-    train_state, _ = state_initializer.create_checkpoint_manager_and_restore(
-        initializer, partitioner, cfg, path, fallback_rng)
+    train_state = initializer.restore(
+        cfg, path, init_rng=utils.key_of_seed(fallback_init_rng))
     if train_evaluator is not None:
       train_evaluator.train_state = train_state
-      train_evaluator.eval({
-          name: ds.as_numpy_iterator() if isinstance(
-              ds, tf.data.Dataset) else ds
-          for name, ds in train_eval_datasets.items()})
+      train_evaluator.eval(utils.numpy_iterators(train_eval_datasets))
     metrics = evaluator.evaluate(
         train_state, initializer.train_state_axes).result() or {}
     utils.sync_global_devices(f"evaluated {path}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import Mapping, Optional
+from typing import Mapping
 
 from etils import epath
 import flax.core
@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import seqio
 
-from stepdistill_jax import errors
-from stepdistill_jax import progress
+from stepdistill_jax import errors, progress
 from stepdistill_jax.embedded_t5x import utils
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -50,26 +49,20 @@ if __name__ == "__main__":
 
 
 def save(
-    *,
-    model,
-    restore_checkpoint_cfg: utils.RestoreCheckpointConfig,
-    partitioner,
-    output_dir: str,
-    task_feature_lengths: Mapping[str, int],
-    batch_size: Optional[int] = 1,
+    *, model, restore_checkpoint_cfg: utils.RestoreCheckpointConfig,
+    partitioner, output_dir: str, task_feature_lengths: Mapping[str, int],
+    batch_size: int | None = 1,
     train_state_initializer_cls=utils.TrainStateInitializer) -> None:
   """Writes greedy (or the model's) decoding of token ids as StableHLO.
 
   Args:
     model: an encoder-decoder model with a SentencePiece vocabulary.
-    restore_checkpoint_cfg: the checkpoint.
     partitioner: restores it; the export is for one device.
     output_dir: gets `model.stablehlo` (`(params, inputs [batch, length] int32)
       -> ids [batch, length]`), `params.npz`, `spiece.model`, `export.json`
       and `reader.py`.
     task_feature_lengths: of `inputs` and `targets`, in tokens.
     batch_size: None means 1.
-    train_state_initializer_cls: makes the train state.
   """
   vocabulary = model.input_vocabulary
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):

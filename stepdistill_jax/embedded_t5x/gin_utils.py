@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Union
+from typing import Sequence
 
 from etils import epath
 import gin
@@ -24,10 +24,8 @@ def get_gin_config_str(show_provenance: bool = False) -> str:
 
 
 def parse_gin_flags(
-    gin_search_paths: Sequence[str],
-    gin_files: Sequence[str],
-    gin_bindings: Sequence[str],
-    skip_unknown: Union[bool, Sequence[str]] = False,
+    gin_search_paths: Sequence[str], gin_files: Sequence[str],
+    gin_bindings: Sequence[str], skip_unknown: bool | Sequence[str] = False,
     finalize_config: bool = True) -> None:
   """Parses gin files and bindings; see `gin_config.parse`."""
   gin_config.parse(gin_files, gin_bindings, gin_search_paths, skip_unknown)

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, Mapping, Sequence
 
 from etils import epath
 import jax
@@ -21,19 +21,15 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import errors
-from stepdistill_jax import progress
-from stepdistill_jax.embedded_t5x import datasets
-from stepdistill_jax.embedded_t5x import gin_utils
-from stepdistill_jax.embedded_t5x import preflight
-from stepdistill_jax.embedded_t5x import state_initializer
-from stepdistill_jax.embedded_t5x import utils
+from stepdistill_jax import errors, progress
+from stepdistill_jax.embedded_t5x import (
+    checkpoint_config, datasets, gin_utils, preflight, utils)
 
 # mode -> the model's method.
-_STEPS = {"predict": "predict_batch", "score": "score_batch",
-          "predict_with_aux": "predict_batch_with_aux"}
+STEPS = {"predict": "predict_batch", "score": "score_batch",
+         "predict_with_aux": "predict_batch_with_aux"}
 # (predictions or scores, auxiliary values by name)
-Inferences = Tuple[Sequence[Any], Mapping[str, Any]]
+Inferences = tuple[Sequence[Any], Mapping[str, Any]]
 
 
 def _add_file_task(paths, source, key_map, features, task_id) -> str:
@@ -55,12 +51,9 @@ def _add_file_task(paths, source, key_map, features, task_id) -> str:
 
 
 def create_task_from_tfexample_file(
-    paths: Sequence[str],
-    file_type: str,
-    inputs_key: str,
-    targets_key: Optional[str],
-    features: Mapping[str, seqio.Feature],
-    task_id: Optional[str] = None) -> str:
+    paths: Sequence[str], file_type: str, inputs_key: str,
+    targets_key: str | None, features: Mapping[str, seqio.Feature],
+    task_id: str | None = None) -> str:
   """Registers a task over files of TFExamples.
 
   Args:
@@ -89,20 +82,12 @@ def create_task_from_tfexample_file(
 
 
 def create_task_from_text_file(
-    paths: Sequence[str],
-    features: Mapping[str, seqio.Feature],
-    task_id: Optional[str] = None) -> str:
+    paths: Sequence[str], features: Mapping[str, seqio.Feature],
+    task_id: str | None = None) -> str:
   """Registers a task over text files, an input a line.
 
-  A tab separates an input from its target, if the file has targets.
-
-  Args:
-    paths: of the files; patterns are allowed.
-    features: of `inputs`, and of `targets`.
-    task_id: part of the task's name; by default a hash of the paths.
-
-  Returns:
-    The task's name; its split is `infer`.
+  A tab separates an input from its target, if the file has targets. For the
+  arguments and what is returned, see `create_task_from_tfexample_file`.
   """
 
   def read(file):
@@ -130,31 +115,23 @@ def _json_value(value: Any) -> Any:
   return value
 
 
-def _select_inputs(
-    example: Mapping[str, Any], include_all: bool,
-    fields: Optional[Sequence[str]]) -> Mapping[str, Any]:
-  if include_all:
-    return example
-  if fields is None:
-    return {k: v for k, v in example.items() if k.endswith("_pretokenized")}
-  return {k: v for k, v in example.items()
-          if k in fields or k.removesuffix("_pretokenized") in fields}
+def _is_written(name: str, include_all: bool,
+                fields: Sequence[str] | None) -> bool:
+  if include_all or fields is None:
+    return include_all or name.endswith("_pretokenized")
+  return name in fields or name.removesuffix("_pretokenized") in fields
 
 
 def write_inferences_to_file(
-    path: str,
-    inferences: Inferences,
-    task_ds: tf.data.Dataset,
-    mode: str,
-    vocabulary: Optional[seqio.Vocabulary] = None,
-    json_encoder_cls: Type[json.JSONEncoder] = seqio.TensorAndNumpyEncoder,
+    path: str, inferences: Inferences, task_ds: tf.data.Dataset, mode: str,
+    vocabulary: seqio.Vocabulary | None = None,
+    json_encoder_cls: type[json.JSONEncoder] = seqio.TensorAndNumpyEncoder,
     include_all_inputs: bool = False,
-    input_fields_to_include: Optional[Sequence[str]] = None,
+    input_fields_to_include: Sequence[str] | None = None,
     output_ids: bool = False) -> None:
   """Writes one JSON object a line: `inputs`, and `prediction` or `score`.
 
   Args:
-    path: of the file.
     inferences: predicted token ids or scores, and auxiliary values.
     task_ds: the examples.
     mode: `predict`, `score` or `predict_with_aux`.
@@ -170,17 +147,16 @@ def write_inferences_to_file(
   outputs, aux = inferences
   lines = []
   for i, example in enumerate(task_ds.as_numpy_iterator()):
-    inputs = _select_inputs(
-        example, include_all_inputs, input_fields_to_include)
-    record = {"inputs": {k: _json_value(v) for k, v in inputs.items()}}
-    output = outputs[i]
+    record = {"inputs": {
+        k: _json_value(v) for k, v in example.items()
+        if _is_written(k, include_all_inputs, input_fields_to_include)}}
     if mode == "score":
-      record["score"] = _json_value(output)
+      record["score"] = _json_value(outputs[i])
     else:
-      text = vocabulary.decode_tf(tf.constant(output)).numpy()
+      text = vocabulary.decode_tf(tf.constant(outputs[i])).numpy()
       record["prediction"] = _json_value(text)
       if output_ids:
-        ids = _json_value(np.asarray(output))
+        ids = _json_value(np.asarray(outputs[i]))
         record["prediction_tokens"] = (
             ids[:ids.index(0)] if 0 in ids else ids)
     if aux:
@@ -191,8 +167,8 @@ def write_inferences_to_file(
 
 
 def merge_chunks_to_file(
-    output_dir: str, output_fname: str, tmp_dir: str,
-    step: Optional[int]) -> None:
+    output_dir: str, output_fname: str, tmp_dir: str, step: int | None
+) -> None:
   """Joins the chunks' files, in order, to one."""
   del step
   chunks = sorted(epath.Path(tmp_dir).glob(f"{output_fname}-chunk?????"))
@@ -204,94 +180,61 @@ def merge_chunks_to_file(
         shutil.copyfileobj(file, merged)
 
 
-def _split_outputs(result) -> Inferences:
-  """What an infer function returned, without the indices."""
-  pairs, aux = result if isinstance(result, tuple) else (result, {})
-  return [output for _, output in pairs], aux
-
-
 def infer(
-    *,
-    mode: str,
-    model,
-    dataset_cfg: utils.DatasetConfig,
-    restore_checkpoint_cfg: utils.RestoreCheckpointConfig,
-    partitioner,
-    output_dir: str,
-    checkpoint_period: int,
-    shard_id: int = 0,
-    num_shards: int = 1,
-    merge_chunked_results: bool = True,
+    *, mode: str, model, dataset_cfg: utils.DatasetConfig,
+    restore_checkpoint_cfg: utils.RestoreCheckpointConfig, partitioner,
+    output_dir: str, checkpoint_period: int, shard_id: int = 0,
+    num_shards: int = 1, merge_chunked_results: bool = True,
     write_fn: Callable[..., None] = write_inferences_to_file,
     checkpoint_ds_iter: bool = True,
-    train_state_initializer_cls: Type[
-        utils.TrainStateInitializer] = utils.TrainStateInitializer,
-    fallback_init_rng: Optional[int] = None,
+    train_state_initializer_cls: type[utils.TrainStateInitializer] = (
+        utils.TrainStateInitializer),
+    fallback_init_rng: int | None = None,
     merge_fn: Callable[..., None] = merge_chunks_to_file,
-    summarize_config_fn: Callable[
-        ..., None] = gin_utils.summarize_gin_config,
-    verify_matching_vocabs_fn: Optional[
-        Callable[..., None]] = utils.verify_matching_vocabs,
-    output_vocab_feature_name: str = "targets",
-    file_extension: str = "jsonl",
-    keep_aux_as_numpy: bool = False,
-    use_orbax: bool = True) -> None:
+    summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
+    verify_matching_vocabs_fn: Callable[..., None] | None = (
+        utils.verify_matching_vocabs),
+    output_vocab_feature_name: str = "targets", file_extension: str = "jsonl",
+    keep_aux_as_numpy: bool = False, use_orbax: bool = True) -> None:
   """Infers from a data set and writes the results.
 
   Args:
     mode: `predict`, `score` (of the targets) or `predict_with_aux` (both).
-    model: what to infer with.
-    dataset_cfg: the data.
-    restore_checkpoint_cfg: the checkpoint.
-    partitioner: compiles and shards.
     output_dir: for `TASK-MODE.jsonl-SHARD-of-SHARDS`.
     checkpoint_period: number of batches of a chunk.
     shard_id: which share of the data this job takes.
-    num_shards: number of shares.
     merge_chunked_results: join the chunks to one file.
     write_fn: writes a chunk; see `write_inferences_to_file`.
     checkpoint_ds_iter: for T5X's interface; finished chunks are skipped.
-    train_state_initializer_cls: makes train states.
     fallback_init_rng: seed for what the checkpoint lacks.
-    merge_fn: joins the chunks.
-    summarize_config_fn: writes the configuration to `output_dir`.
     verify_matching_vocabs_fn: raises if task and model differ; or None.
     output_vocab_feature_name: the feature whose vocabulary decodes.
-    file_extension: of the result.
     keep_aux_as_numpy: keep auxiliary values as arrays.
-    use_orbax: for T5X's interface.
   """
   del checkpoint_ds_iter, use_orbax
-  if mode not in _STEPS:
+  if mode not in STEPS:
     raise errors.UserError(errors.unknown_name_message(
-        "infer mode", mode, _STEPS))
+        "infer mode", mode, STEPS))
   preflight.check_data(dataset_cfg, partitioner)
   if verify_matching_vocabs_fn is not None:
     verify_matching_vocabs_fn(dataset_cfg, model)
-  restore_cfg, paths = utils.get_first_valid_restore_config_and_paths(
-      [restore_checkpoint_cfg])
-  if len(paths) != 1:
-    raise errors.UserError(
-        f"infer needs one checkpoint; {restore_checkpoint_cfg.path} "
-        f"(mode {restore_checkpoint_cfg.mode!r}) has {len(paths)}")
+  restore_cfg, path = checkpoint_config.find_one(
+      restore_checkpoint_cfg, "infer")
   if shard_id == 0:
     summarize_config_fn(model_dir=output_dir, summary_writer=None, step=0)
 
   converter = model.FEATURE_CONVERTER_CLS(pack=False)
-  batch_size = dataset_cfg.batch_size
+  batch_size, lengths = dataset_cfg.batch_size, dataset_cfg.task_feature_lengths
 
   def examples(provider) -> tf.data.Dataset:
     return provider.get_dataset(
-        sequence_length=dataset_cfg.task_feature_lengths,
-        split=dataset_cfg.split, shuffle=False, num_epochs=1,
+        sequence_length=lengths, split=dataset_cfg.split, shuffle=False,
+        num_epochs=1, use_cached=dataset_cfg.use_cached,
         shard_info=seqio.ShardInfo(index=shard_id, num_shards=num_shards),
-        use_cached=dataset_cfg.use_cached, seed=dataset_cfg.seed)
+        seed=dataset_cfg.seed)
 
-  def features(provider) -> tf.data.Dataset:
-    return converter(
-        examples(provider),
-        task_feature_lengths=dataset_cfg.task_feature_lengths)
-
+  features = lambda provider: converter(
+      examples(provider), task_feature_lengths=lengths)
   provider = datasets.find_task(dataset_cfg)
   spec = features(provider).element_spec
   initializer = train_state_initializer_cls(
@@ -305,25 +248,17 @@ def infer(
     utils.log_model_info(
         os.path.join(output_dir, "model-info.txt"),
         initializer.global_train_state_shape, partitioner)
-  train_state, _ = state_initializer.create_checkpoint_manager_and_restore(
-      initializer, partitioner, restore_cfg, paths[0],
-      None if fallback_init_rng is None
-      else jax.random.PRNGKey(fallback_init_rng))
+  train_state = initializer.restore(
+      restore_cfg, path, init_rng=utils.key_of_seed(fallback_init_rng))
   infer_fn = utils.get_infer_fn(
-      infer_step=getattr(model, _STEPS[mode]), batch_size=batch_size,
+      infer_step=getattr(model, STEPS[mode]), batch_size=batch_size,
       train_state_axes=initializer.train_state_axes, partitioner=partitioner,
       keep_aux_as_numpy=keep_aux_as_numpy)
+  shard = f"{shard_id:05}-of-{num_shards:05}"
+  writes = jax.process_index() == 0
 
-  def infer_task(task: seqio.Task) -> None:
-    shard = f"{shard_id:05}-of-{num_shards:05}"
-    name = f"{task.name}-{mode}.{file_extension}-{shard}"
-    completed = epath.Path(output_dir) / f"{name}.COMPLETED"
-    if completed.exists():
-      progress.say(f"{name} is complete already")
-      return
-    folder = epath.Path(output_dir) / f"tmp-{task.name}-{shard}"
-    if jax.process_index() == 0:
-      folder.mkdir(parents=True, exist_ok=True)
+  def infer_chunks(task: seqio.Task, name: str, folder: epath.Path) -> None:
+    """Writes a file for each chunk that has none yet."""
     start, count = time.time(), 0
     chunks = tf.data.Dataset.zip((examples(task), features(task)))
     chunks = chunks.padded_batch(checkpoint_period * batch_size)
@@ -336,24 +271,33 @@ def infer(
       result = infer_fn(
           model_ds.enumerate(), train_state=train_state,
           rng=jax.random.fold_in(jax.random.PRNGKey(0), index))
-      if jax.process_index() == 0:
+      pairs, aux = result if isinstance(result, tuple) else (result, {})
+      if writes:
         write_fn(
-            os.fspath(chunk_path), _split_outputs(result), task_ds, mode,
+            os.fspath(chunk_path), ([output for _, output in pairs], aux),
+            task_ds, mode,
             task.output_features[output_vocab_feature_name].vocabulary)
         done.write_text("")
       count += len(task_ds)
-      rate = count / (time.time() - start)
       progress.say(f"infer  {task.name}  {count} examples  "
-                   f"{rate:.3g} examples/s")
+                   f"{count / (time.time() - start):.3g} examples/s")
       utils.sync_global_devices(f"{task.name} chunk {index}")
-    if jax.process_index() == 0:
-      if merge_chunked_results:
-        merge_fn(output_dir, name, os.fspath(folder),
-                 int(jax.device_get(train_state.step)))
-        folder.rmtree()
-        progress.say(f"wrote {os.path.join(output_dir, name)}")
-      completed.write_text("")
-    utils.sync_global_devices(f"{task.name} complete")
 
   for task in seqio.get_subtasks(provider):
-    infer_task(task)
+    name = f"{task.name}-{mode}.{file_extension}-{shard}"
+    completed = epath.Path(output_dir) / f"{name}.COMPLETED"
+    if completed.exists():
+      progress.say(f"{name} is complete already")
+      continue
+    folder = epath.Path(output_dir) / f"tmp-{task.name}-{shard}"
+    if writes:
+      folder.mkdir(parents=True, exist_ok=True)
+    infer_chunks(task, name, folder)
+    if writes and merge_chunked_results:
+      merge_fn(output_dir, name, os.fspath(folder),
+               int(jax.device_get(train_state.step)))
+      folder.rmtree()
+      progress.say(f"wrote {os.path.join(output_dir, name)}")
+    if writes:
+      completed.write_text("")
+    utils.sync_global_devices(f"{task.name} complete")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Mapping
 
 import jax
 from jax.experimental import multihost_utils
@@ -18,12 +18,9 @@ def _as_uniform_step(infer_step):
   accepted = inspect.signature(infer_step).parameters
 
   def step(params, batch, rng, flax_mutables):
-    kwargs = {}
-    if "rng" in accepted:
-      kwargs["rng"] = rng
-    if "flax_mutables" in accepted:
-      kwargs["flax_mutables"] = flax_mutables
-    return infer_step(params, batch, **kwargs)
+    optional = {"rng": rng, "flax_mutables": flax_mutables}
+    return infer_step(params, batch, **{
+        k: v for k, v in optional.items() if k in accepted})
 
   return step
 
@@ -44,11 +41,8 @@ def _rows(tree, num_rows: int):
 
 
 def get_infer_fn(
-    infer_step: Callable[..., Any],
-    batch_size: int,
-    train_state_axes,
-    partitioner,
-    keep_aux_as_numpy: bool = False) -> InferFnCallable:
+    infer_step: Callable[..., Any], batch_size: int, train_state_axes,
+    partitioner, keep_aux_as_numpy: bool = False) -> InferFnCallable:
   """Makes what `seqio.Evaluator` calls to predict or score.
 
   Args:
@@ -57,7 +51,6 @@ def get_infer_fn(
     batch_size: of the global batch. The last batch is padded to it, so that
       one compilation serves all.
     train_state_axes: the train state's PartitionSpecs.
-    partitioner: compiles and shards.
     keep_aux_as_numpy: keep auxiliary values as arrays, not lists.
 
   Returns:
@@ -75,38 +68,34 @@ def get_infer_fn(
   layout = partitioner.get_data_layout(batch_size)
   local_size = batch_size // layout.num_shards
 
-  def infer_fn(
-      ds: tf.data.Dataset, train_state, rng: Optional[jax.Array] = None):
+  def infer_fn(ds: tf.data.Dataset, train_state, rng: jax.Array | None = None):
     # Hosts take turns: example i goes to shard i mod num_shards.
     shard = ds.shard(layout.num_shards, layout.shard_id).batch(local_size)
-    num_batches = -(-len(ds) // batch_size)
-    indices, results = [], []
     batches = iter(shard.as_numpy_iterator())
     # For a host without examples while others still have some.
-    blank = jax.tree.map(
+    blank = np.zeros([0], np.int64), jax.tree.map(
         lambda spec: np.zeros([1, *spec.shape], spec.dtype.as_numpy_dtype),
         ds.element_spec[1])
-    for _ in range(num_batches):
-      index, batch = next(batches, (np.zeros([0], np.int64), blank))
-      batch = _pad_batch(batch, local_size)
+    indices, results = [], []
+    for _ in range(-(-len(ds) // batch_size)):
+      index, batch = next(batches, blank)
       step_rng = None
       if rng is not None:
         step_rng, rng = jax.random.split(rng)
       results.append(partitioned_step(
-          train_state.params, partitioner.shard_batch(batch), step_rng,
+          train_state.params,
+          partitioner.shard_batch(_pad_batch(batch, local_size)), step_rng,
           train_state.flax_mutables))
-      index = np.concatenate(
-          [index, np.full(local_size - len(index), -1, np.int64)])
-      indices.append(_all_hosts(index, partitioner))
-    if not results:
-      return []
-    return _collect(results, indices, keep_aux_as_numpy)
+      indices.append(_all_hosts(np.concatenate(
+          [index, np.full(local_size - len(index), -1, np.int64)]),
+                                partitioner))
+    return _collect(results, indices, keep_aux_as_numpy) if results else []
 
   return infer_fn
 
 
 def _all_hosts(index: np.ndarray, partitioner) -> np.ndarray:
-  """The row's indices of the global batch, on every host."""
+  """The rows' indices of the global batch, on every host; -1 is padding."""
   if jax.process_count() == 1:
     return index
   return np.asarray(multihost_utils.process_allgather(
@@ -115,19 +104,16 @@ def _all_hosts(index: np.ndarray, partitioner) -> np.ndarray:
 
 def _collect(results, indices, keep_aux_as_numpy: bool):
   """Joins batches, drops the padding, restores the order of the data."""
-  results = jax.device_get(results)
-  joined = jax.tree.map(lambda *xs: np.concatenate(xs), *results)
   index = np.concatenate(indices)
   rows = np.flatnonzero(index >= 0)
   rows = rows[np.argsort(index[rows], kind="stable")]
-  joined = jax.tree.map(lambda x: x[rows], joined)
   index = index[rows].tolist()
-  aux = None
-  if (isinstance(joined, tuple) and len(joined) == 2
-      and isinstance(joined[1], Mapping)):
-    joined, aux = joined
-  pairs = list(zip(index, _rows(joined, len(index))))
-  if aux is None:
-    return pairs
+  joined = jax.tree.map(
+      lambda *xs: np.concatenate(xs)[rows], *jax.device_get(results))
+  if not (isinstance(joined, tuple) and len(joined) == 2
+          and isinstance(joined[1], Mapping)):
+    return list(zip(index, _rows(joined, len(index))))
+  joined, aux = joined
   to_list = list if keep_aux_as_numpy else (lambda x: x.tolist())
-  return pairs, jax.tree.map(to_list, aux)
+  return (list(zip(index, _rows(joined, len(index)))),
+          jax.tree.map(to_list, aux))

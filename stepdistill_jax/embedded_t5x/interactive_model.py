@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
-from typing import Any, Callable, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Mapping, Sequence
 
 from etils import epath
 import jax
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.embedded_t5x import trainer as trainer_lib
-from stepdistill_jax.embedded_t5x import utils
+from stepdistill_jax.embedded_t5x import (
+    infer, trainer as trainer_lib, utils)
 
 # A text, which is input and target, or {"inputs": ..., "targets": ...}.
-Example = Union[str, Mapping[str, str]]
+Example = str | Mapping[str, str]
 
 
 class InteractiveModel:
@@ -23,20 +24,17 @@ class InteractiveModel:
 
   def __init__(
       self, batch_size: int, task_feature_lengths: Mapping[str, int],
-      output_dir: str, partitioner, model, dtype: Optional[str],
+      output_dir: str, partitioner, model, dtype: str | None,
       restore_mode: str, checkpoint_path: str,
       input_shapes: Mapping[str, Sequence[int]],
-      input_types: Optional[Mapping[str, Any]] = None,
+      input_types: Mapping[str, Any] | None = None,
       init_random_seed: int = 42, add_eos: bool = True,
-      eval_names: Optional[Sequence[str]] = None,
-      learning_rate_fn: Optional[Callable[..., Any]] = None):
+      eval_names: Sequence[str] | None = None,
+      learning_rate_fn: Callable[..., Any] | None = None):
     """Restores or initializes.
 
     Args:
-      batch_size: of training and inference.
-      task_feature_lengths: feature -> length in tokens.
       output_dir: for checkpoints, from the latest of which it goes on.
-      partitioner: compiles and shards.
       model: a `BaseTransformerModel`.
       dtype: of restored and saved parameters.
       restore_mode: `specific` or `latest`.
@@ -45,7 +43,6 @@ class InteractiveModel:
       input_types: dtypes, by model feature.
       init_random_seed: of initialization and dropout.
       add_eos: whether texts get an end-of-sequence id.
-      eval_names: for T5X's interface.
       learning_rate_fn: by default that of `create_learning_rate_scheduler`.
     """
     self._batch_size = batch_size
@@ -96,10 +93,9 @@ class InteractiveModel:
       preprocessors = [
           seqio.preprocessors.tokenize, seqio.preprocessors.append_eos]
     for preprocess in preprocessors:
-      accepted = preprocess.__code__.co_varnames if hasattr(
-          preprocess, "__code__") else ()
+      takes = inspect.signature(preprocess).parameters
       ds = preprocess(ds, **({"output_features": self._features}
-                             if "output_features" in accepted else {}))
+                             if "output_features" in takes else {}))
     return seqio.utils.trim_dataset(ds, self._lengths, self._features)
 
   def _model_dataset(self, task_ds: tf.data.Dataset) -> tf.data.Dataset:
@@ -139,10 +135,8 @@ class InteractiveModel:
       The pairs; with auxiliary values, the pairs and the values by name.
     """
     task_ds = self._task_dataset(examples, preprocessors)
-    step = {"predict": "predict_batch", "score": "score_batch",
-            "predict_with_aux": "predict_batch_with_aux"}[mode]
     rng = {} if mode == "score" else {"rng": jax.random.PRNGKey(0)}
-    result = self._infer_fn(step)(
+    result = self._infer_fn(infer.STEPS[mode])(
         self._model_dataset(task_ds).enumerate(), self.train_state, **rng)
     pairs, aux = result if isinstance(result, tuple) else (result, None)
     outputs = [output for _, output in pairs]
@@ -152,14 +146,10 @@ class InteractiveModel:
     pairs = list(zip(task_ds.as_numpy_iterator(), outputs))
     return pairs if aux is None else (pairs, aux)
 
-  def predict(self, examples: Sequence[Example]):
-    return self.infer_with_preprocessors("predict", examples)
-
-  def predict_with_aux(self, examples: Sequence[Example]):
-    return self.infer_with_preprocessors("predict_with_aux", examples)
-
-  def score(self, examples: Sequence[Example]):
-    return self.infer_with_preprocessors("score", examples)
+  predict = functools.partialmethod(infer_with_preprocessors, "predict")
+  predict_with_aux = functools.partialmethod(
+      infer_with_preprocessors, "predict_with_aux")
+  score = functools.partialmethod(infer_with_preprocessors, "score")
 
   def evaluate(
       self, examples: Sequence[Mapping[str, str]],

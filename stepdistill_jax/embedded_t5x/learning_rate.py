@@ -14,12 +14,9 @@ LearningRateCallable = Callable[[jax.Array], jax.Array]
 
 def create_learning_rate_scheduler(
     factors: str = "constant * linear_warmup * rsqrt_decay",
-    base_learning_rate: float = 0.5,
-    warmup_steps: int = 1000,
-    decay_factor: float = 0.5,
-    steps_per_decay: int = 20000,
-    steps_per_cycle: int = 100000,
-    step_offset: int = 0,
+    base_learning_rate: float = 0.5, warmup_steps: int = 1000,
+    decay_factor: float = 0.5, steps_per_decay: int = 20000,
+    steps_per_cycle: int = 100000, step_offset: int = 0,
     min_learning_rate: float = 1e-8) -> LearningRateCallable:
   """Makes `learning_rate(step)`.
 
@@ -38,11 +35,6 @@ def create_learning_rate_scheduler(
 
   Args:
     factors: names joined by `*`.
-    base_learning_rate: b.
-    warmup_steps: w.
-    decay_factor: d.
-    steps_per_decay: for `decay_every`.
-    steps_per_cycle: for `cosine_decay`.
     step_offset: the step that counts as 0.
     min_learning_rate: the product is never less.
 

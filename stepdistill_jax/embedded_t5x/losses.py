@@ -14,8 +14,7 @@ Array = Any
 
 
 def cross_entropy_with_logits(
-    logits: Array, targets: Array, z_loss: float = 0.0
-) -> tuple[Array, Array]:
+    logits: Array, targets: Array, z_loss: float = 0.0) -> tuple[Array, Array]:
   """Cross entropy of each position against a distribution of targets.
 
   loss = -Σ_v targets_v · log_softmax(logits)_v + z_loss · (log Z)²
@@ -103,12 +102,9 @@ token_cross_entropy.defvjp(_token_cross_entropy_fwd, _token_cross_entropy_bwd)
 
 
 def compute_weighted_cross_entropy(
-    logits: Array,
-    targets: Array,
-    weights: Array | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    loss_normalizing_factor: float | Array | None = None,
+    logits: Array, targets: Array, weights: Array | None = None,
+    label_smoothing: float = 0.0, z_loss: float = 0.0,
+    loss_normalizing_factor: float | Array | None = None
 ) -> tuple[Array, Array, Array]:
   """The batch's loss: a weighted sum over tokens, divided by a factor.
 

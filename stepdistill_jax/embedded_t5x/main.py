@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from typing import Any, Optional, Sequence
+from typing import Any, Sequence
 
 from stepdistill_jax import errors
 
@@ -28,14 +28,10 @@ ENTRY_POINTS = {
 
 
 def launch(
-    mode: str,
-    gin_files: Sequence[str] = (),
-    gin_bindings: Sequence[str] = (),
-    *,
-    gin_search_paths: Sequence[str] = (),
-    tfds_data_dir: Optional[str] = None,
-    seqio_additional_cache_dirs: Sequence[str] = (),
-    dry_run: bool = False) -> Any:
+    mode: str, gin_files: Sequence[str] = (), gin_bindings: Sequence[str] = (),
+    *, gin_search_paths: Sequence[str] = (), tfds_data_dir: str | None = None,
+    seqio_additional_cache_dirs: Sequence[str] = (), dry_run: bool = False
+) -> Any:
   """Parses the configuration and runs a mode, on whichever engine `t5x` is.
 
   Args:
@@ -90,7 +86,7 @@ def launch(
       ) from error
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """T5X's own command line: `--run_mode=train` among the flags."""
   from stepdistill_jax import t5x_command  # pylint: disable=g-import-not-at-top
   argv = list(sys.argv[1:] if argv is None else argv)

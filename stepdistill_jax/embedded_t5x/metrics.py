@@ -8,8 +8,7 @@ metrics get their duration, `Step` metrics their number of steps, on the host
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Mapping, MutableMapping, Optional, Union
+from typing import Any, Mapping, MutableMapping
 
 from clu import metrics as clu_metrics
 import flax.struct
@@ -18,12 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 
 MetricsMap = MutableMapping[str, clu_metrics.Metric]
-Scalar = Union[int, float, np.number, np.ndarray, jax.Array]
+Scalar = int | float | np.number | np.ndarray | jax.Array
 
 
 def _total(values) -> jax.Array:
   """The sum of a scalar or an array, as a scalar array."""
   return jnp.sum(jnp.atleast_1d(jnp.asarray(values)))
+
+
+def _known(value, setter: str):
+  if value is None:
+    raise ValueError(f"`{setter}` must be called before `compute`")
+  return value
 
 
 @flax.struct.dataclass
@@ -47,30 +52,27 @@ class Sum(clu_metrics.Metric):
 class Step(clu_metrics.Metric):
   """Something counted per training step.
 
-  Microbatches would each count as a step, so the true number is set on the
-  host.
+  Microbatches would each count as a step: the host sets the true number.
   """
 
-  steps: Optional[int] = 1
+  steps: int | None = 1
 
   def replace_steps(self, steps: int) -> "Step":
     return self.replace(steps=steps)
 
   def compute(self) -> Scalar:
-    if self.steps is None:
-      raise ValueError("`replace_steps` must be called before `compute`")
-    return self.steps
+    return _known(self.steps, "replace_steps")
 
 
 @flax.struct.dataclass
 class AveragePerStep(Step):
   """A sum divided by the number of steps."""
 
-  total: Optional[Scalar] = None
+  total: Scalar | None = None
 
   @classmethod
   def from_model_output(
-      cls, values: Scalar, steps: Optional[int] = 1, **_) -> "AveragePerStep":
+      cls, values: Scalar, steps: int | None = 1, **_) -> "AveragePerStep":
     return cls(total=_total(values), steps=steps)
 
   def merge(self, other: "AveragePerStep") -> "AveragePerStep":
@@ -78,34 +80,30 @@ class AveragePerStep(Step):
                       steps=self.steps + other.steps)
 
   def compute(self) -> Scalar:
-    if self.total is None:
-      raise ValueError("`AveragePerStep` has no total")
-    return self.total / Step.compute(self)
+    return _known(self.total, "from_model_output") / Step.compute(self)
 
 
 @flax.struct.dataclass
 class Time(clu_metrics.Metric):
   """The duration itself, in seconds, set on the host."""
 
-  duration: Optional[Scalar] = None
+  duration: Scalar | None = None
 
   def merge(self, other: "Time") -> "Time":
     return self
 
-  def compute(self) -> Scalar:
-    if self.duration is None:
-      raise ValueError("`replace_duration` must be called before `compute`")
-    return self.duration
-
   def replace_duration(self, duration: Scalar) -> "Time":
     return self.replace(duration=duration)
+
+  def compute(self) -> Scalar:
+    return _known(self.duration, "replace_duration")
 
 
 @flax.struct.dataclass
 class TimeRate(Time):
   """A sum per second."""
 
-  numerator: Optional[Scalar] = None
+  numerator: Scalar | None = None
 
   @classmethod
   def from_model_output(cls, numerator: Scalar, **_) -> "TimeRate":
@@ -125,8 +123,7 @@ class StepsPerTime(Step, Time):
   """Steps per second."""
 
   @classmethod
-  def from_model_output(
-      cls, steps: Optional[int] = 1, **_) -> "StepsPerTime":
+  def from_model_output(cls, steps: int | None = 1, **_) -> "StepsPerTime":
     return cls(steps=steps)
 
   def merge(self, other: "StepsPerTime") -> "StepsPerTime":
@@ -144,23 +141,9 @@ def is_time_metric(obj: Any) -> bool:
   return isinstance(obj, Time)
 
 
-def create_metrics_dict(
-    float_metrics_dict: Mapping[str, Scalar]) -> MetricsMap:
+def create_metrics_dict(float_metrics_dict: Mapping[str, Scalar]) -> MetricsMap:
   """Makes a `Sum` of every number."""
   return {k: Sum(v) for k, v in float_metrics_dict.items()}
-
-
-def shape_obj_to_defined_obj(obj: clu_metrics.Metric) -> clu_metrics.Metric:
-  """Zeros in the place of the ShapeDtypeStructs of a metric's fields."""
-
-  def defined(value):
-    if is_metric_obj(value):
-      return shape_obj_to_defined_obj(value)
-    return jnp.zeros(value.shape, value.dtype) if hasattr(
-        value, "shape") else value
-
-  return type(obj)(**{field.name: defined(getattr(obj, field.name))
-                      for field in dataclasses.fields(obj)})
 
 
 def set_time_metrics_duration(metrics, duration: Scalar):

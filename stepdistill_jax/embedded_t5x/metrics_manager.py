@@ -7,7 +7,7 @@ import functools
 import os
 import threading
 import time
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping
 
 import jax
 import numpy as np
@@ -22,16 +22,9 @@ class MetricsManager:
   so the train loop runs ahead, and writes stay in order. Call `close`.
   """
 
-  def __init__(self, name: str, summary_dir: Optional[str] = None):
-    """Initializes.
-
-    Args:
-      name: of the collection.
-      summary_dir: event files go to its subfolder `name`; None writes none.
-    """
-    self._name = name
+  def __init__(self, name: str, summary_dir: str | None = None):
+    """Event files go to `summary_dir/name`; None writes none."""
     self.summary_dir = summary_dir and os.path.join(summary_dir, name)
-    self._closed = False
     self._writer_lock = threading.Lock()
     self._thread = concurrent.futures.ThreadPoolExecutor(
         1, thread_name_prefix="MetricsManager")
@@ -56,13 +49,10 @@ class MetricsManager:
       self.summary_writer.write_scalars(int(jax.device_get(step)), scalars)
 
   def start_duration_timer(self, block_on=()) -> None:
-    """Marks the begin of a period.
+    """Begins the period that the next `write_metrics_summary` reports.
 
-    The period that a later `write_metrics_summary` reports begins here, or
-    when the devices finished the previous period if that is later.
-
-    Args:
-      block_on: for T5X's interface.
+    It begins when the devices finish the period before, if that is later:
+    there is nothing to `block_on`, which is T5X's.
     """
     del block_on
     self._period_start = time.time()
@@ -74,8 +64,6 @@ class MetricsManager:
 
     Args:
       metrics: name -> `clu.metrics.Metric`, merged over the period.
-      step: the last step of the period.
-      num_steps: of the period.
 
     Returns:
       A future of name -> `clu.values.Value`.
@@ -109,6 +97,6 @@ class MetricsManager:
   def close(self) -> None:
     """Waits for what is being written; safe to call twice."""
     self._thread.shutdown(wait=True)
-    if not self._closed and "summary_writer" in self.__dict__:
-      self.summary_writer.close()
-    self._closed = True
+    writer = self.__dict__.pop("summary_writer", None)
+    if writer is not None:
+      writer.close()

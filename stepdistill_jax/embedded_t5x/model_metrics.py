@@ -63,12 +63,8 @@ def compute_metrics(
 
 
 def compute_base_metrics(
-    logits: Array,
-    targets: Array,
-    mask: Array | None,
-    loss: Array,
-    z_loss: Array | None = None,
-    segment_ids: Mapping[str, Array] | None = None,
+    logits: Array, targets: Array, mask: Array | None, loss: Array,
+    z_loss: Array | None = None, segment_ids: Mapping[str, Array] | None = None
 ) -> MetricsMap:
   """Accuracy, loss, speed and how full the batch is.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from typing import Any, Callable, Mapping, Sequence
+import warnings
 
 from flax import serialization
 from flax import struct
@@ -19,7 +20,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from stepdistill_jax import errors
+
 PyTree = Any
+Path = tuple[str, ...]
+# Gin files of `MultiOptimizer` name flax's traversals, which still work.
+warnings.filterwarnings(
+    "ignore", "`flax.traverse_util.Traversal` will be deprecated",
+    DeprecationWarning)
 
 
 @struct.dataclass
@@ -34,7 +42,7 @@ class OptimizerDef:
   """A rule that updates parameters.
 
   Attributes:
-    hyper_params: a struct dataclass; its `learning_rate` is what the trainer
+    hyper_params: has `replace`; its `learning_rate` is what the trainer
       overrides at each step.
   """
 
@@ -59,18 +67,34 @@ class OptimizerDef:
     return Optimizer(self, self.init_state(target), target)
 
   def state_dict(self, target: PyTree, state: OptimizerState) -> dict:
-    """Nested dicts with arrays as leaves, for checkpoints."""
-    return serialization.to_state_dict({
-        "target": serialization.to_state_dict(target),
-        "state": serialization.to_state_dict(state)})
+    """Nested dicts of arrays, for checkpoints.
+
+    Checkpoints hold arrays: empty dicts (`optax.EmptyState`) would be lost in
+    them, and are left out.
+    """
+    flat = traverse_util.flatten_dict(serialization.to_state_dict(state))
+    return {"target": serialization.to_state_dict(target),
+            "state": traverse_util.unflatten_dict(flat)}
 
   def restore_state(
       self, opt_target: PyTree, opt_state: OptimizerState,
       state_dict: Mapping[str, Any]) -> tuple[PyTree, OptimizerState]:
     """The inverse of `state_dict`; the first arguments give the structure."""
+    wanted = traverse_util.flatten_dict(
+        serialization.to_state_dict(opt_state), keep_empty_nodes=True)
+    given = dict(traverse_util.flatten_dict(state_dict["state"]))
+    for path, value in wanted.items():
+      if value is traverse_util.empty_node:
+        given.setdefault(path, value)
+      elif path not in given:
+        raise ValueError(
+            f"the optimizer state to restore has no {'/'.join(path)}; was it "
+            "saved with another optimizer? To start with a fresh optimizer "
+            "state, restore the parameters only")
     return (
         serialization.from_state_dict(opt_target, state_dict["target"]),
-        serialization.from_state_dict(opt_state, state_dict["state"]))
+        serialization.from_state_dict(
+            opt_state, traverse_util.unflatten_dict(given)))
 
 
 class Optimizer(struct.PyTreeNode):
@@ -121,15 +145,14 @@ class OptaxWrapper(OptimizerDef):
 
   def init_state(self, params):
     return OptimizerState(
-        step=jnp.asarray(0, jnp.int32),
-        param_states=self.optax_optimizer.init(params))
+        jnp.asarray(0, jnp.int32), self.optax_optimizer.init(params))
 
   def apply_gradient(self, hyper_params, params, state, grads):
     del hyper_params
     updates, param_states = self.optax_optimizer.update(
         grads, state.param_states, params)
     return optax.apply_updates(params, updates), OptimizerState(
-        step=state.step + 1, param_states=param_states)
+        state.step + 1, param_states)
 
   def derive_logical_axes(
       self, optimizer: Optimizer, param_logical_axes: PyTree) -> Optimizer:
@@ -139,52 +162,20 @@ class OptaxWrapper(OptimizerDef):
     whose shape it has (moments); all others (counts, factors) are replicated,
     which is None.
     """
-    axes = _flat_paths(param_logical_axes)
-    shapes = {k: v.shape for k, v in _flat_paths(optimizer.target).items()}
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(
-        optimizer.state.param_states)
+    axes = _flat(param_logical_axes)
+    shapes = {k: v.shape for k, v in _flat(optimizer.target).items()}
 
     def axes_of(key_path, leaf):
-      keys = tuple(
-          str(getattr(key, "key", getattr(key, "name", key)))
-          for key in key_path)
-      for start in range(len(keys)):
-        path = keys[start:]
-        if path in axes and shapes[path] == jnp.shape(leaf):
-          return axes[path]
-      return None
+      keys = tuple(str(getattr(key, "key", getattr(key, "name", key)))
+                   for key in key_path)
+      return next(
+          (axes[path] for path in (keys[i:] for i in range(len(keys)))
+           if path in axes and shapes[path] == jnp.shape(leaf)), None)
 
-    state_axes = treedef.unflatten([axes_of(*leaf) for leaf in leaves])
+    states = jax.tree_util.tree_map_with_path(
+        axes_of, optimizer.state.param_states)
     return optimizer.replace(
-        state=OptimizerState(step=None, param_states=state_axes),
-        target=param_logical_axes)
-
-  def state_dict(self, target, state):
-    """As the base's, without the empty dicts of `optax.EmptyState`.
-
-    Checkpoints hold arrays; an empty dict would be lost in them.
-    """
-    state = traverse_util.flatten_dict(serialization.to_state_dict(state))
-    return {
-        "target": serialization.to_state_dict(target),
-        "state": traverse_util.unflatten_dict(state)}
-
-  def restore_state(self, opt_target, opt_state, state_dict):
-    target = serialization.from_state_dict(opt_target, state_dict["target"])
-    wanted = traverse_util.flatten_dict(
-        serialization.to_state_dict(opt_state), keep_empty_nodes=True)
-    given = dict(traverse_util.flatten_dict(state_dict["state"]))
-    for path, value in wanted.items():
-      if path in given:
-        continue
-      if value is not traverse_util.empty_node:
-        raise ValueError(
-            f"the optimizer state to restore has no {'/'.join(path)}; was it "
-            "saved with another optimizer? To start with a fresh optimizer "
-            "state, restore the parameters only")
-      given[path] = value
-    return target, serialization.from_state_dict(
-        opt_state, traverse_util.unflatten_dict(given))
+        state=OptimizerState(None, states), target=param_logical_axes)
 
 
 def wrap_optax_optimizer(
@@ -202,11 +193,21 @@ def wrap_optax_optimizer(
   return wrapped_optimizer
 
 
-def _chain(
-    transformations: Sequence[optax.GradientTransformation]
-) -> optax.GradientTransformation:
+def _chain(transformations: Sequence[optax.GradientTransformation]
+           ) -> optax.GradientTransformation:
   """`optax.chain` of a list: gin has no *args."""
   return optax.chain(*transformations)
+
+
+def _amos(*args, **kwargs) -> optax.GradientTransformation:
+  """Amos, of the package jestimator, which is not installed by default."""
+  try:
+    from jestimator import amos as jestimator_amos  # pylint: disable=g-import-not-at-top
+  except ImportError as error:
+    raise errors.UserError(
+        f"optimizers.amos needs the package jestimator ({error}); "
+        "`pip install jestimator`") from error
+  return jestimator_amos.amos(*args, **kwargs)
 
 
 chain = wrap_optax_optimizer(_chain)
@@ -214,6 +215,7 @@ adabelief = wrap_optax_optimizer(optax.adabelief)
 adagrad = wrap_optax_optimizer(optax.adagrad)
 adam = wrap_optax_optimizer(optax.adam)
 adamw = wrap_optax_optimizer(optax.adamw)
+amos = wrap_optax_optimizer(_amos)
 fromage = wrap_optax_optimizer(optax.fromage)
 lars = wrap_optax_optimizer(optax.lars)
 lamb = wrap_optax_optimizer(optax.lamb)
@@ -224,10 +226,6 @@ rmsprop = wrap_optax_optimizer(optax.rmsprop)
 sgd = wrap_optax_optimizer(optax.sgd)
 yogi = wrap_optax_optimizer(optax.yogi)
 dpsgd = wrap_optax_optimizer(optax.contrib.dpsgd)
-
-
-def _flat_paths(tree: PyTree) -> dict[tuple[str, ...], Any]:
-  return traverse_util.flatten_dict(frozen_dict.unfreeze(tree))
 
 
 class MultiOptimizer(OptimizerDef):
@@ -246,35 +244,31 @@ class MultiOptimizer(OptimizerDef):
     hyper_params: a list, one entry for each of them.
   """
 
-  def __init__(
-      self,
-      traversals_and_optimizers: Sequence[
-          tuple[traverse_util.Traversal, OptimizerDef]]):
+  def __init__(self, traversals_and_optimizers: Sequence[
+      tuple[traverse_util.Traversal, OptimizerDef]]):
     self.traversals, self.sub_optimizers = zip(*traversals_and_optimizers)
-    for optimizer in self.sub_optimizers:
-      if isinstance(optimizer, OptaxWrapper):
-        raise ValueError(
-            "MultiOptimizer cannot split an optax optimizer's state; use "
-            "optimizers.chain with optax.multi_transform instead")
-    super().__init__([opt.hyper_params for opt in self.sub_optimizers])
+    if any(isinstance(o, OptaxWrapper) for o in self.sub_optimizers):
+      raise ValueError(
+          "MultiOptimizer cannot split an optax optimizer's state; use "
+          "optimizers.chain with optax.multi_transform instead")
+    super().__init__([o.hyper_params for o in self.sub_optimizers])
 
   def init_state(self, params):
     states = {}
     for paths, optimizer in self._parts(params):
-      states |= _flat_paths(
+      states |= _flat(
           optimizer.init_state(_subtree(params, paths)).param_states)
-    return OptimizerState(
-        jnp.asarray(0, jnp.int32), _like(params, states))
+    return OptimizerState(jnp.asarray(0, jnp.int32), _like(params, states))
 
   def apply_gradient(self, hyper_params, params, state, grads):
-    new_params, new_states = _flat_paths(params), {}
+    new_params, new_states = _flat(params), {}
     for (paths, optimizer), hyper in zip(self._parts(params), hyper_params):
       sub_state = OptimizerState(
           state.step, _subtree(state.param_states, paths))
       sub_params, sub_state = optimizer.apply_gradient(
           hyper, _subtree(params, paths), sub_state, _subtree(grads, paths))
-      new_params |= _flat_paths(sub_params)
-      new_states |= _flat_paths(sub_state.param_states)
+      new_params |= _flat(sub_params)
+      new_states |= _flat(sub_state.param_states)
     return _like(params, new_params), OptimizerState(
         state.step + 1, _like(params, new_states))
 
@@ -292,45 +286,44 @@ class MultiOptimizer(OptimizerDef):
       self, optimizer: Optimizer, param_logical_axes: PyTree) -> Optimizer:
     states = {}
     for paths, sub in self._parts(param_logical_axes):
-      part = Optimizer(
-          sub,
-          OptimizerState(None, _subtree(optimizer.state.param_states, paths)),
-          _subtree(optimizer.target, paths))
+      state = OptimizerState(
+          None, _subtree(optimizer.state.param_states, paths))
       part = sub.derive_logical_axes(
-          part, _subtree(param_logical_axes, paths))
-      states |= _flat_paths(part.state.param_states)
+          Optimizer(sub, state, _subtree(optimizer.target, paths)),
+          _subtree(param_logical_axes, paths))
+      states |= _flat(part.state.param_states)
     return optimizer.replace(
         state=OptimizerState(None, _like(param_logical_axes, states)),
         target=param_logical_axes)
 
-  def _parts(
-      self, tree: PyTree) -> list[tuple[list[tuple[str, ...]], OptimizerDef]]:
+  def _parts(self, tree: PyTree) -> list[tuple[list[Path], OptimizerDef]]:
     """The paths that each traversal selects, with its optimizer."""
-    paths = traverse_util.unflatten_dict(
-        {path: path for path in _flat_paths(tree)})
+    paths = traverse_util.unflatten_dict({path: path for path in _flat(tree)})
     parts, owner = [], {}
-    for i, (traversal, optimizer) in enumerate(
-        zip(self.traversals, self.sub_optimizers)):
+    for i, traversal in enumerate(self.traversals):
       selected = list(traversal.iterate(paths))
       for path in selected:
-        if path in owner:
+        if owner.setdefault(path, i) != i:
           raise ValueError(
               f"optimizers {owner[path]} and {i} of a MultiOptimizer both "
               f"select the parameter {'/'.join(path)}")
-        owner[path] = i
-      parts.append((selected, optimizer))
+      parts.append((selected, self.sub_optimizers[i]))
     return parts
 
 
-def _subtree(tree: PyTree, paths: Sequence[tuple[str, ...]]) -> PyTree:
-  flat = _flat_paths(tree)
+def _flat(tree: PyTree) -> dict[Path, Any]:
+  return traverse_util.flatten_dict(frozen_dict.unfreeze(tree))
+
+
+def _subtree(tree: PyTree, paths: Sequence[Path]) -> PyTree:
+  flat = _flat(tree)
   return traverse_util.unflatten_dict({path: flat[path] for path in paths})
 
 
-def _like(tree: PyTree, flat: Mapping[tuple[str, ...], Any]) -> PyTree:
+def _like(tree: PyTree, flat: Mapping[Path, Any]) -> PyTree:
   """`flat` in the structure of `tree`, None for what it lacks."""
   nested = traverse_util.unflatten_dict(
-      {path: flat.get(path) for path in _flat_paths(tree)})
+      {path: flat.get(path) for path in _flat(tree)})
   if isinstance(tree, frozen_dict.FrozenDict):
     return frozen_dict.freeze(nested)
   return nested

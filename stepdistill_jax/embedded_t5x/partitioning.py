@@ -8,10 +8,9 @@ functions with `jax.jit` and `NamedSharding`.
 
 from __future__ import annotations
 
-import abc
 import functools
 import math
-from typing import Any, Callable, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Sequence
 
 from flax import traverse_util
 from flax.linen import partitioning as flax_partitioning
@@ -21,10 +20,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from stepdistill_jax.embedded_t5x import device_mesh
-from stepdistill_jax.embedded_t5x.device_mesh import (  # pylint: disable=unused-import
-    DataLayout, HardwareMesh)
+from stepdistill_jax.embedded_t5x.device_mesh import DataLayout, HardwareMesh
 
-LogicalAxisRules = Sequence[Tuple[str, Optional[str]]]
+LogicalAxisRules = Sequence[tuple[str, str | None]]
 PartitionedCallable = Callable[..., Any]
 
 
@@ -53,7 +51,7 @@ def with_sharding_constraint(x, axis_resources):
 def standard_logical_axis_rules(
     activation_partitioning_dims: int = 1,
     parameter_partitioning_dims: int = 1,
-    additional_rules: Optional[LogicalAxisRules] = None) -> LogicalAxisRules:
+    additional_rules: LogicalAxisRules | None = None) -> LogicalAxisRules:
   """The rules for T5 models.
 
   Args:
@@ -79,19 +77,13 @@ def standard_logical_axis_rules(
   if parameter_partitioning_dims == 2:
     embed.append(("embed", "data"))
   return [
-      ("batch", "data"),
-      ("vocab", "model"),
-      ("mlp", "model"),
+      ("batch", "data"), ("vocab", "model"), ("mlp", "model"),
       ("heads", "model"),
       ("joined_kv", "model"),  # heads and kv in one axis, as in T5's kernels
-      ("kv", None),
       *(embed or [("embed", None)]),
-      ("relpos_buckets", None),
-      ("abspos_buckets", None),
-      ("length", None),
-      ("layers", None),
-      ("stack", None),
-      ("mlp_activations", None),
+      *((name, None) for name in (
+          "kv", "relpos_buckets", "abspos_buckets", "length", "layers",
+          "stack", "mlp_activations")),
       *(additional_rules or ()),
   ]
 
@@ -100,9 +92,7 @@ class _PartitionedFunction:
   """A jitted function that runs inside a mesh and its axis rules."""
 
   def __init__(self, jitted, mesh: Mesh, rules: LogicalAxisRules):
-    self._jitted = jitted
-    self._mesh = mesh
-    self._rules = rules
+    self._jitted, self._mesh, self._rules = jitted, mesh, rules
 
   def __call__(self, *args, **kwargs):
     with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
@@ -113,17 +103,24 @@ class _PartitionedFunction:
       return self._jitted.lower(*args, **kwargs)
 
 
-class BasePartitioner(abc.ABC):
-  """How a computation is spread over devices."""
+def _spec(spec: PartitionSpec | None) -> PartitionSpec:
+  return PartitionSpec() if spec is None else spec
+
+
+def _is_spec(x) -> bool:
+  return x is None or isinstance(x, PartitionSpec)
+
+
+class PjitPartitioner:
+  """Spreads computations over devices: `jax.jit` and axis names by rules."""
 
   def __init__(
-      self,
-      num_partitions: Optional[int] = None,
-      model_parallel_submesh: Optional[HardwareMesh] = None,
-      params_on_devices: bool = True,
-      backend: Optional[str] = None,
-      ici_mesh_shape: Optional[HardwareMesh] = None,
-      dcn_mesh_shape: Optional[HardwareMesh] = None):
+      self, num_partitions: int | None = None,
+      model_parallel_submesh: HardwareMesh | None = None,
+      params_on_devices: bool = True, backend: str | None = None,
+      ici_mesh_shape: HardwareMesh | None = None,
+      dcn_mesh_shape: HardwareMesh | None = None,
+      logical_axis_rules: LogicalAxisRules | None = None):
     """Initializes; see `device_mesh.make_mesh`.
 
     Args:
@@ -134,35 +131,29 @@ class BasePartitioner(abc.ABC):
       backend: a platform other than the default one.
       ici_mesh_shape: for several TPU slices.
       dcn_mesh_shape: for several TPU slices.
+      logical_axis_rules: by default the standard ones.
     """
     if not num_partitions and not model_parallel_submesh:
       raise ValueError(
           "PjitPartitioner needs `num_partitions` or `model_parallel_submesh`")
-    self._num_partitions = num_partitions
-    self._model_parallel_submesh = model_parallel_submesh
+    self._mesh_arguments = (
+        num_partitions, model_parallel_submesh, backend, ici_mesh_shape,
+        dcn_mesh_shape)
     self.params_on_devices = params_on_devices
-    self._backend = backend
-    self._ici_mesh_shape = ici_mesh_shape
-    self._dcn_mesh_shape = dcn_mesh_shape
-    multi_slice = ici_mesh_shape is not None and dcn_mesh_shape is not None
-    self._data_axis: Union[str, Tuple[str, ...]] = (
-        ("replica", "data") if multi_slice else "data")
+    rules = tuple(logical_axis_rules or standard_logical_axis_rules())
+    if ici_mesh_shape is not None and dcn_mesh_shape is not None:
+      rules = tuple((name, ("replica", "data") if name == "batch" else axis)
+                    for name, axis in rules)
+    self.logical_axis_rules: LogicalAxisRules = rules
+    # How the first axis of a batch is split.
+    self.data_partition_spec: PartitionSpec = (
+        flax_partitioning.logical_to_mesh_axes(["batch"], rules))
+    (axis,) = self.data_partition_spec
+    self._data_axes = (axis,) if isinstance(axis, str) else tuple(axis or ())
 
   @functools.cached_property
   def mesh(self) -> Mesh:
-    return device_mesh.make_mesh(
-        self._num_partitions, self._model_parallel_submesh, self._backend,
-        self._ici_mesh_shape, self._dcn_mesh_shape)
-
-  @property
-  def _data_axes(self) -> Tuple[str, ...]:
-    axis = self._data_axis
-    return (axis,) if isinstance(axis, str) else tuple(axis or ())
-
-  @property
-  def data_partition_spec(self) -> PartitionSpec:
-    """How the first axis of a batch is split."""
-    return PartitionSpec(self._data_axis)
+    return device_mesh.make_mesh(*self._mesh_arguments)
 
   @property
   def data_sharding(self) -> NamedSharding:
@@ -182,9 +173,8 @@ class BasePartitioner(abc.ABC):
   def data_shard_id(self) -> int:
     return self.get_data_layout().shard_id
 
-  def get_data_layout(
-      self, batch_size: Optional[int] = None,
-      host_index: Optional[int] = None) -> DataLayout:
+  def get_data_layout(self, batch_size: int | None = None,
+                      host_index: int | None = None) -> DataLayout:
     """This host's share of a global batch of `batch_size` examples."""
     if host_index is None:
       host_index = jax.process_index()
@@ -194,10 +184,8 @@ class BasePartitioner(abc.ABC):
   def shardings(self, resources):
     """A tree of PartitionSpecs, None meaning replicated, as shardings."""
     return jax.tree.map(
-        lambda spec: NamedSharding(
-            self.mesh, PartitionSpec() if spec is None else spec),
-        resources,
-        is_leaf=lambda x: x is None or isinstance(x, PartitionSpec))
+        lambda spec: NamedSharding(self.mesh, _spec(spec)), resources,
+        is_leaf=_is_spec)
 
   def shard_batch(self, batch):
     """Puts this host's share of a batch on its devices.
@@ -222,14 +210,27 @@ class BasePartitioner(abc.ABC):
 
   def get_logical_axes(self, train_state):
     """The train state with axis names or None as leaves."""
-    return train_state.restore_state(
-        jax.tree.map(lambda _: None, train_state.state_dict()))
+    return train_state.as_logical_axes()
 
   def get_mesh_axes(self, train_state):
     """The train state with PartitionSpecs or None as leaves."""
-    raise NotImplementedError
+    logical_axes = self.get_logical_axes(train_state)
 
-  @abc.abstractmethod
+    def to_mesh_axes(name, axes):
+      if axes is None or axes is traverse_util.empty_node:
+        return axes
+      try:
+        return flax_partitioning.logical_to_mesh_axes(
+            axes, self.logical_axis_rules)
+      except ValueError as error:
+        raise ValueError(f"No mesh axes for {name} with axes {axes}") from error
+
+    flat = traverse_util.flatten_dict(
+        logical_axes.state_dict(), keep_empty_nodes=True, sep="/")
+    flat = {name: to_mesh_axes(name, axes) for name, axes in flat.items()}
+    return logical_axes.restore_state(
+        traverse_util.unflatten_dict(flat, sep="/"))
+
   def partition(
       self, fn: Callable[..., Any], in_axis_resources, out_axis_resources,
       static_argnums=(), donate_argnums=()) -> PartitionedCallable:
@@ -243,86 +244,22 @@ class BasePartitioner(abc.ABC):
       static_argnums: arguments that are compile-time constants.
       donate_argnums: arguments whose buffers may be overwritten.
     """
-
-  @abc.abstractmethod
-  def compile(self, partitioned_fn: PartitionedCallable, *args):
-    """Compiles ahead of time for arguments of these shapes."""
-
-
-class BasePjitPartitioner(BasePartitioner):
-  """Compiles with `jax.jit`, without axis rules."""
-
-  _logical_axis_rules: LogicalAxisRules = ()
-
-  def partition(
-      self, fn, in_axis_resources, out_axis_resources, static_argnums=(),
-      donate_argnums=()):
     jitted = jax.jit(
         fn, in_shardings=self.shardings(in_axis_resources),
         out_shardings=self.shardings(out_axis_resources),
         static_argnums=static_argnums, donate_argnums=donate_argnums)
-    return _PartitionedFunction(jitted, self.mesh, self._logical_axis_rules)
+    return _PartitionedFunction(jitted, self.mesh, self.logical_axis_rules)
 
-  def compile(self, partitioned_fn, *args):
+  def compile(self, partitioned_fn: PartitionedCallable, *args):
+    """Compiles ahead of time for arguments of these shapes."""
     return partitioned_fn.lower(*args).compile()
 
 
-class PjitPartitioner(BasePjitPartitioner):
-  """Compiles with `jax.jit` and maps logical axis names by rules."""
-
-  def __init__(
-      self,
-      num_partitions: Optional[int] = None,
-      model_parallel_submesh: Optional[HardwareMesh] = None,
-      params_on_devices: bool = True,
-      backend: Optional[str] = None,
-      ici_mesh_shape: Optional[HardwareMesh] = None,
-      dcn_mesh_shape: Optional[HardwareMesh] = None,
-      logical_axis_rules: Optional[LogicalAxisRules] = None):
-    """Initializes; `logical_axis_rules` default to the standard ones."""
-    super().__init__(
-        num_partitions=num_partitions,
-        model_parallel_submesh=model_parallel_submesh,
-        params_on_devices=params_on_devices, backend=backend,
-        ici_mesh_shape=ici_mesh_shape, dcn_mesh_shape=dcn_mesh_shape)
-    rules = tuple(logical_axis_rules or standard_logical_axis_rules())
-    if "replica" in self._data_axes:
-      rules = tuple((name, ("replica", "data") if name == "batch" else axis)
-                    for name, axis in rules)
-    self._logical_axis_rules = rules
-    (self._data_axis,) = flax_partitioning.logical_to_mesh_axes(
-        ["batch"], rules)
-
-  @property
-  def logical_axis_rules(self) -> LogicalAxisRules:
-    return self._logical_axis_rules
-
-  def get_logical_axes(self, train_state):
-    return train_state.as_logical_axes()
-
-  def get_mesh_axes(self, train_state):
-    logical_axes = self.get_logical_axes(train_state)
-
-    def to_mesh_axes(name, axes):
-      if axes is None or axes is traverse_util.empty_node:
-        return axes
-      try:
-        return flax_partitioning.logical_to_mesh_axes(
-            axes, self._logical_axis_rules)
-      except ValueError as error:
-        raise ValueError(f"No mesh axes for {name} with axes {axes}") from error
-
-    flat = traverse_util.flatten_dict(
-        logical_axes.state_dict(), keep_empty_nodes=True, sep="/")
-    flat = {name: to_mesh_axes(name, axes) for name, axes in flat.items()}
-    return logical_axes.restore_state(
-        traverse_util.unflatten_dict(flat, sep="/"))
+# T5X's names of the base classes; here the one class is all of them.
+BasePartitioner = BasePjitPartitioner = PjitPartitioner
 
 
 def host_local_array_to_global_array(arr_tree, mesh: Mesh, pspecs):
   """Joins the hosts' arrays to global ones; None means replicated."""
-  pspecs = jax.tree.map(
-      lambda spec: PartitionSpec() if spec is None else spec, pspecs,
-      is_leaf=lambda x: x is None or isinstance(x, PartitionSpec))
   return multihost_utils.host_local_array_to_global_array(
-      arr_tree, mesh, pspecs)
+      arr_tree, mesh, jax.tree.map(_spec, pspecs, is_leaf=_is_spec))

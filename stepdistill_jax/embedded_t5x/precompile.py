@@ -10,9 +10,8 @@ import jax
 import numpy as np
 
 from stepdistill_jax import progress
-from stepdistill_jax.embedded_t5x import preflight
-from stepdistill_jax.embedded_t5x import trainer as trainer_lib
-from stepdistill_jax.embedded_t5x import utils
+from stepdistill_jax.embedded_t5x import (
+    preflight, trainer as trainer_lib, utils)
 
 
 def precompile(

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Mapping
 
 from etils import epath
 import jax
 import seqio
 
 from stepdistill_jax import errors
-from stepdistill_jax.embedded_t5x import checkpoint_config
-from stepdistill_jax.embedded_t5x import checkpoint_paths
-from stepdistill_jax.embedded_t5x import datasets
+from stepdistill_jax.embedded_t5x import (
+    checkpoint_config, checkpoint_paths, datasets)
 from stepdistill_jax.resilience import checkpoint_choice
 
 # Larger data is identified by its file names and sizes alone.
@@ -95,11 +94,9 @@ def check_folder_is_there(model_dir: str) -> None:
 
 
 def find_checkpoint(
-    model_dir: str,
-    save_cfg: Optional[checkpoint_config.SaveCheckpointConfig],
-    restore_cfg: Optional[checkpoint_config.RestoreCheckpointConfig],
-) -> Tuple[Optional[checkpoint_config.RestoreCheckpointConfig],
-           Optional[str]]:
+    model_dir: str, save_cfg: checkpoint_config.SaveCheckpointConfig | None,
+    restore_cfg: checkpoint_config.RestoreCheckpointConfig | None
+) -> tuple[checkpoint_config.RestoreCheckpointConfig | None, str | None]:
   """What training begins from.
 
   Args:

@@ -29,7 +29,6 @@ class SamplingLoopState:
     cur_index: int `[rows]`, position of the last token.
     sequences: int `[rows, length + 2]`; the first column is the start token,
       the last takes what rows write that ran out of room.
-    cache: the network's cache.
     cur_token: int `[rows, 1]`, the last token.
     ended: bool `[rows, 1]`.
     rng: key of the steps to come.
@@ -56,23 +55,16 @@ def _known(value: Any) -> bool:
 
 
 def temperature_sample(
-    inputs: Array,
-    cache: Mapping[str, Any],
-    tokens_to_logits: state_lib.TokensToLogits,
-    eos_id: int,
-    decode_rng: Array | None = None,
-    num_decodes: int = 1,
-    temperature: float | Array = 1.0,
-    topk: int = 1,
-    topp: float = 0.0,
-    cache_offset: int = 0,
-    initial_index: Array | None = None,
+    inputs: Array, cache: Mapping[str, Any],
+    tokens_to_logits: state_lib.TokensToLogits, eos_id: int,
+    decode_rng: Array | None = None, num_decodes: int = 1,
+    temperature: float | Array = 1.0, topk: int = 1, topp: float = 0.0,
+    cache_offset: int = 0, initial_index: Array | None = None,
     max_decode_steps: int | Array | None = None,
     max_decode_steps_hard_limit: int | None = None,
     rescale_log_probs: bool = True,
     state_callback_fn: StateCallbackFn | None = None,
-    logit_callback_fn: LogitCallbackFn | None = None,
-) -> tuple[Array, Array]:
+    logit_callback_fn: LogitCallbackFn | None = None) -> tuple[Array, Array]:
   """Samples sequences; by default (`topk=1`) greedily.
 
   Nonzero `inputs` are a prompt: they are fed instead of sampled tokens, and
@@ -89,7 +81,6 @@ def temperature_sample(
     cache: the network's cache. If it already holds the prompt,
       `initial_index` says how far.
     tokens_to_logits: one step of the network.
-    eos_id: the token that ends a sequence.
     decode_rng: key for sampling; None means key 0.
     num_decodes: sequences sampled for each row.
     temperature: logits are divided by it; near 0 is greedy. A scalar, or
@@ -264,8 +255,7 @@ def topp_mask(logits: Array, p: float | Array, replace_val: float) -> Array:
   return jnp.where(probs < _largest_float(probs, enough), replace_val, logits)
 
 
-def _largest_float(
-    x: Array, predicate: Callable[[Array], Array]) -> Array:
+def _largest_float(x: Array, predicate: Callable[[Array], Array]) -> Array:
   """The largest float32 for which a falling predicate holds, for each row.
 
   A bisection over the bits of floats in their numeric order: 32 passes over

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from absl import logging
 from etils import epath
@@ -12,8 +12,8 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import checkpoint_config
-from stepdistill_jax.embedded_t5x import train_state as train_state_lib
+from stepdistill_jax.embedded_t5x import (
+    checkpoint_config, train_state as train_state_lib)
 
 
 class TrainStateInitializer:
@@ -25,19 +25,15 @@ class TrainStateInitializer:
   """
 
   def __init__(
-      self,
-      optimizer_def,
-      init_fn: Callable[..., Mapping[str, Any]],
-      input_shapes: Mapping[str, Tuple[int, ...]],
-      partitioner,
-      input_types: Optional[Mapping[str, Any]] = None):
+      self, optimizer_def, init_fn: Callable[..., Mapping[str, Any]],
+      input_shapes: Mapping[str, tuple[int, ...]], partitioner,
+      input_types: Mapping[str, Any] | None = None):
     """Initializes.
 
     Args:
       optimizer_def: None makes an `InferenceState`.
       init_fn: `model.get_initial_variables`.
       input_shapes: of a global batch, by feature.
-      partitioner: gives the shardings.
       input_types: dtypes by feature; float32 where not given.
     """
 
@@ -71,29 +67,26 @@ class TrainStateInitializer:
 
   def restore(
       self, restore_cfg: checkpoint_config.RestoreCheckpointConfig, path: str,
-      ds_iter=None, init_rng: Optional[jax.Array] = None):
+      ds_iter=None, init_rng: jax.Array | None = None):
     """Restores one checkpoint as the config says."""
+    fallback_state = None
+    if restore_cfg.fallback_to_scratch:
+      if init_rng is None:
+        raise ValueError("`fallback_to_scratch` needs an `init_rng`")
+      fallback_state = self.from_scratch(init_rng).state_dict()
     manager = restore_cfg.checkpoint_manager_cls(
         os.path.dirname(path.rstrip("/")), self.global_train_state_shape,
         self._partitioner,
         dataset_iterator=ds_iter if restore_cfg.restore_dataset else None,
         restore_dtype=restore_cfg.dtype)
     return manager.restore(
-        path=path, fallback_state=self._fallback(restore_cfg, init_rng),
+        path=path, fallback_state=fallback_state,
         state_transformation_fns=restore_cfg.state_transformation_fns)
 
-  def _fallback(self, restore_cfg, init_rng):
-    if not restore_cfg.fallback_to_scratch:
-      return None
-    if init_rng is None:
-      raise ValueError("`fallback_to_scratch` needs an `init_rng`")
-    return self.from_scratch(init_rng).state_dict()
-
   def from_checkpoints(
-      self,
-      restore_cfgs: Sequence[checkpoint_config.RestoreCheckpointConfig],
-      ds_iter=None,
-      init_rng: Optional[jax.Array] = None) -> Iterable[Tuple[Any, str]]:
+      self, restore_cfgs: Sequence[checkpoint_config.RestoreCheckpointConfig],
+      ds_iter=None, init_rng: jax.Array | None = None
+  ) -> Iterable[tuple[Any, str]]:
     """Yields (state, path) for the first config with checkpoints."""
     cfg, paths = checkpoint_config.get_first_valid_restore_config_and_paths(
         restore_cfgs)
@@ -101,8 +94,7 @@ class TrainStateInitializer:
       yield self.restore(cfg, path, ds_iter, init_rng), path
 
   def from_checkpoint(
-      self, ckpt_cfgs, *, ds_iter=None,
-      init_rng: Optional[jax.Array] = None):
+      self, ckpt_cfgs, *, ds_iter=None, init_rng: jax.Array | None = None):
     """The state of the only checkpoint, or None."""
     states = [s for s, _ in self.from_checkpoints(ckpt_cfgs, ds_iter, init_rng)]
     if len(states) > 1:
@@ -116,29 +108,23 @@ class TrainStateInitializer:
     return self.from_scratch(init_rng) if state is None else state
 
 
+def key_of_seed(seed: int | None) -> jax.Array | None:
+  return None if seed is None else jax.random.PRNGKey(seed)
+
+
 def create_checkpoint_manager_and_restore(
-    train_state_initializer: TrainStateInitializer,
-    partitioner,
-    restore_checkpoint_cfg: Optional[checkpoint_config.RestoreCheckpointConfig],
-    restore_path: Optional[str],
-    fallback_init_rng: Optional[jax.Array],
-    save_checkpoint_cfg: Optional[
-        checkpoint_config.SaveCheckpointConfig] = None,
-    model_dir: Optional[str] = None,
-    ds_iter=None,
-    use_orbax: bool = True):
+    train_state_initializer: TrainStateInitializer, partitioner,
+    restore_checkpoint_cfg: checkpoint_config.RestoreCheckpointConfig | None,
+    restore_path: str | None, fallback_init_rng: jax.Array | None,
+    save_checkpoint_cfg: checkpoint_config.SaveCheckpointConfig | None = None,
+    model_dir: str | None = None, ds_iter=None, use_orbax: bool = True):
   """Makes the manager that saves, and restores if there is what to restore.
 
   Args:
-    train_state_initializer: of the model.
-    partitioner: gives shardings.
     restore_checkpoint_cfg: how to restore; None restores nothing.
-    restore_path: of the checkpoint.
     fallback_init_rng: for `fallback_to_scratch`.
     save_checkpoint_cfg: how to save; None makes no manager.
-    model_dir: where to save.
     ds_iter: training data whose position is saved and restored.
-    use_orbax: for T5X's interface.
 
   Returns:
     (train state or None, manager or None).
@@ -147,11 +133,14 @@ def create_checkpoint_manager_and_restore(
   manager, state = None, None
   save = save_checkpoint_cfg
   if save is not None and model_dir:
+    shapes = train_state_initializer.global_train_state_shape
+    # Gin files ask for the best checkpoints by this class's arguments.
+    checkpointer = save.checkpointer_cls(shapes, partitioner, model_dir)
     manager = save.checkpoint_manager_cls(
-        model_dir, train_state_initializer.global_train_state_shape,
-        partitioner,
+        model_dir, shapes, partitioner,
         dataset_iterator=ds_iter if save.save_dataset else None,
-        save_dtype=save.dtype, keep=save.keep, period=save.period)
+        save_dtype=save.dtype, keep=save.keep, period=save.period,
+        **checkpointer.manager_options)
   if restore_checkpoint_cfg is not None and restore_path:
     logging.info("restoring %s", restore_path)
     state = train_state_initializer.restore(
@@ -159,8 +148,7 @@ def create_checkpoint_manager_and_restore(
   return state, manager
 
 
-def log_model_info(
-    log_file: Optional[str], full_train_state, partitioner) -> None:
+def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
   """Writes every array's name, size, axes and sharding to a file."""
   if jax.process_index() != 0 or log_file is None:
     return

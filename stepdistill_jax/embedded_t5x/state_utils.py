@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Sequence
 
 from absl import logging
 from flax import traverse_util
@@ -29,29 +29,23 @@ def get_name_tree(state_dict, keep_empty_nodes: bool = False):
 
 
 def intersect_state(
-    state_dict: Mapping[str, Any],
-    intersect_state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    state_dict: Mapping[str, Any], intersect_state_dict: Mapping[str, Any]
+) -> Mapping[str, Any]:
   """The entries of `state_dict` that the other has too; logs the rest."""
   other = flatten_state_dict(intersect_state_dict)
-  kept = {}
-  for name, value in flatten_state_dict(state_dict).items():
-    if name in other:
-      kept[name] = value
-    else:
-      logging.warning("%s is not restored: no counterpart", name)
-  return traverse_util.unflatten_dict(kept, sep="/")
+  flat = flatten_state_dict(state_dict)
+  for name in set(flat) - set(other):
+    logging.warning("%s is not restored: no counterpart", name)
+  return traverse_util.unflatten_dict(
+      {k: v for k, v in flat.items() if k in other}, sep="/")
 
 
 def merge_state(
-    state_dict: Mapping[str, Any],
-    from_scratch_state: Mapping[str, Any],
+    state_dict: Mapping[str, Any], from_scratch_state: Mapping[str, Any],
     overwrite: bool = False) -> Mapping[str, Any]:
   """Adds the entries that only `from_scratch_state` has.
 
-  Args:
-    state_dict: what was restored.
-    from_scratch_state: where the missing entries come from.
-    overwrite: entries that both have come from `from_scratch_state` too.
+  With `overwrite`, those that both have come from it too.
   """
   merged = flatten_state_dict(state_dict)
   for name, value in flatten_state_dict(from_scratch_state).items():
@@ -62,12 +56,9 @@ def merge_state(
 
 
 def apply_assignment_map(
-    ckpt_optimizer_state,
-    optimizer_state,
-    assignment_map: Sequence[Tuple[str, Optional[str]]],
-    require_all_rules_match: bool = True,
-    *,
-    is_resuming: bool = False):
+    ckpt_optimizer_state, optimizer_state,
+    assignment_map: Sequence[tuple[str, str | None]],
+    require_all_rules_match: bool = True, *, is_resuming: bool = False):
   r"""Renames a checkpoint's entries to those of the model being restored.
 
   A rule `(pattern, replacement)` says: the model's entry whose name matches
@@ -79,7 +70,6 @@ def apply_assignment_map(
   Args:
     ckpt_optimizer_state: the checkpoint's state dict.
     optimizer_state: the model's state dict; only its names are read.
-    assignment_map: the rules.
     require_all_rules_match: whether a rule that names nothing is an error.
     is_resuming: if True, the state is returned as it is: the names were
       mended when the run started.
@@ -93,32 +83,32 @@ def apply_assignment_map(
   if is_resuming:
     return ckpt_optimizer_state
   checkpoint = flatten_state_dict(ckpt_optimizer_state)
-  unused = dict(checkpoint)
   model = flatten_state_dict(optimizer_state)
-  assigned, skipped, patterns_used = {}, set(), set()
+  assigned, used, skipped, patterns_used = {}, set(), set(), set()
   for name in model:
-    for pattern, replacement in assignment_map:
-      match = re.fullmatch(pattern, name)
-      if not match:
-        continue
-      patterns_used.add(pattern)
-      if replacement is None:
-        skipped.add(name)
-        break
-      source = match.expand(replacement)
-      if source not in checkpoint:
-        raise ValueError(
-            f"Parameter '{source}', which '{name}' is to come from, does not "
-            f"exist in the checkpoint; it has {sorted(checkpoint)}")
-      unused.pop(source, None)
-      assigned[name] = checkpoint[source]
-      break
+    matches = ((re.fullmatch(pattern, name), pattern, replacement)
+               for pattern, replacement in assignment_map)
+    match, pattern, replacement = next(
+        (m for m in matches if m[0]), (None, None, None))
+    if not match:
+      continue
+    patterns_used.add(pattern)
+    if replacement is None:
+      skipped.add(name)
+      continue
+    source = match.expand(replacement)
+    if source not in checkpoint:
+      raise ValueError(
+          f"Parameter '{source}', which '{name}' is to come from, does not "
+          f"exist in the checkpoint; it has {sorted(checkpoint)}")
+    used.add(source)
+    assigned[name] = checkpoint[source]
   unmatched = {pattern for pattern, _ in assignment_map} - patterns_used
   if require_all_rules_match and unmatched:
     raise ValueError(
         f"assignment_map: nothing matches {sorted(unmatched)}; the names are "
         f"{sorted(model)}")
   for name, value in checkpoint.items():
-    if (name in unused or name in model) and name not in skipped:
+    if (name not in used or name in model) and name not in skipped:
       assigned.setdefault(name, value)
   return traverse_util.unflatten_dict(assigned, sep="/")

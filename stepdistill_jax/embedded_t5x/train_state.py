@@ -8,7 +8,8 @@ turned into a tree of logical axis names of the same shape
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional, Protocol, runtime_checkable
+import abc
+from typing import Any, Mapping
 
 import flax.core
 import flax.struct
@@ -22,86 +23,74 @@ FrozenDict = flax.core.FrozenDict
 FrozenVariableDict = flax.core.FrozenDict[str, Any]
 
 
-@runtime_checkable
-class TrainState(Protocol):
-  """What both states offer."""
-
-  step: jax.Array
-  params: FrozenVariableDict
-  param_states: FrozenVariableDict
-  flax_mutables: FrozenVariableDict
-
-  def state_dict(self) -> Mapping[str, Any]:
-    """A nested dict: `target`, `state`, and `flax_mutables` if any."""
-    ...
-
-  def restore_state(self, state_dict: Mapping[str, Any]) -> "TrainState":
-    """The inverse of `state_dict`."""
-    ...
-
-  def replace_params(self, params) -> "TrainState":
-    ...
-
-  def replace_flax_mutables(self, flax_mutables) -> "TrainState":
-    ...
-
-  def replace_step(self, step) -> "TrainState":
-    ...
-
-  def apply_gradient(self, grads, learning_rate, flax_mutables=EMPTY_DICT):
-    """One optimizer update; increments `step`."""
-    ...
-
-  def as_logical_axes(self) -> "TrainState":
-    """The same tree with axis names (or None) in the place of arrays."""
-    ...
+def _axis_names(axes) -> FrozenVariableDict:
+  return flax_partitioning.get_axis_names(axes or EMPTY_DICT)
 
 
-def _check_axes_complete(axes, variables):
+def _check_axes_complete(axes, variables) -> None:
   """Raises ValueError unless every variable has axis names."""
-  named = traverse_util.flatten_dict(
-      flax_partitioning.get_axis_names(axes), sep="/")
-  unnamed = set(traverse_util.flatten_dict(variables, sep="/")) - set(named)
+  unnamed = (set(traverse_util.flatten_dict(variables, sep="/"))
+             - set(traverse_util.flatten_dict(_axis_names(axes), sep="/")))
   if unnamed:
     raise ValueError(f"Parameters without axis names: {sorted(unnamed)}")
 
 
-def _split_variables(model_variables):
-  """Splits a flax variable dict.
+def _split_variables(model_variables) -> tuple[Any, dict[str, Any]]:
+  """Splits a flax variable dict: (params, the other fields of a state).
 
-  Returns:
-    (params, params_axes or None, mutables, mutables_axes or None). The axes of
-    a collection `c` are those in the collection `c_axes`.
+  The axes of a collection `c` are those in the collection `c_axes`.
   """
   rest = dict(flax.core.unfreeze(model_variables))
-  params = rest.pop("params")
-  params_axes = rest.pop("params_axes", None)
-  if params_axes is not None:
-    _check_axes_complete(params_axes, params)
   axes = {k.removesuffix("_axes"): rest.pop(k)
           for k in list(rest) if k.endswith("_axes")}
   for name, collection_axes in axes.items():
     _check_axes_complete(collection_axes, rest[name])
   freeze = flax.core.freeze
-  return (freeze(params),
-          None if params_axes is None else freeze(params_axes),
-          freeze(rest), freeze(axes) if axes else None)
+  params, params_axes = rest.pop("params"), axes.pop("params", None)
+  return freeze(params), {
+      "params_axes": None if params_axes is None else freeze(params_axes),
+      "flax_mutables": freeze(rest),
+      "flax_mutables_axes": freeze(axes) if axes else None}
+
+
+class TrainState(abc.ABC):
+  """What both states offer, besides `step` and `params`."""
+
+  @abc.abstractmethod
+  def state_dict(self) -> Mapping[str, Any]:
+    """A nested dict: `target`, `state`, and `flax_mutables` if any."""
+
+  @abc.abstractmethod
+  def restore_state(self, state_dict: Mapping[str, Any]) -> TrainState:
+    """The inverse of `state_dict`."""
+
+  @abc.abstractmethod
+  def as_logical_axes(self) -> TrainState:
+    """The same tree with axis names (or None) in the place of arrays."""
+
+  def replace_flax_mutables(self, flax_mutables) -> TrainState:
+    return self.replace(flax_mutables=flax_mutables)
+
+  def _with_mutables(self, state_dict):
+    if self.flax_mutables:
+      state_dict["flax_mutables"] = flax.core.unfreeze(self.flax_mutables)
+    return state_dict
 
 
 def _mutables_of(state_dict):
   return flax.core.freeze(state_dict.get("flax_mutables", {}))
 
 
-class FlaxOptimTrainState(flax.struct.PyTreeNode):
+class FlaxOptimTrainState(flax.struct.PyTreeNode, TrainState):
   """Parameters with the state of their optimizer."""
 
   _optimizer: Any
-  params_axes: Optional[FrozenVariableDict] = None
+  params_axes: FrozenVariableDict | None = None
   flax_mutables: FrozenDict = EMPTY_DICT
-  flax_mutables_axes: Optional[FrozenVariableDict] = None
+  flax_mutables_axes: FrozenVariableDict | None = None
 
   @classmethod
-  def create(cls, optimizer_def, model_variables) -> "FlaxOptimTrainState":
+  def create(cls, optimizer_def, model_variables) -> FlaxOptimTrainState:
     """Makes the state of step 0.
 
     Args:
@@ -109,17 +98,14 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
         (Adafactor) is told the axis names before its state is made.
       model_variables: what `Module.init` returned.
     """
-    params, params_axes, mutables, mutables_axes = _split_variables(
-        model_variables)
+    params, others = _split_variables(model_variables)
     if hasattr(optimizer_def, "set_param_axes"):
-      if params_axes is None:
+      if others["params_axes"] is None:
         raise ValueError(
             f"{type(optimizer_def).__name__} factors parameters by their axis "
             "names, but the model emits no `params_axes`")
-      optimizer_def.set_param_axes(
-          flax_partitioning.get_axis_names(params_axes))
-    return cls(optimizer_def.create(params), params_axes=params_axes,
-               flax_mutables=mutables, flax_mutables_axes=mutables_axes)
+      optimizer_def.set_param_axes(_axis_names(others["params_axes"]))
+    return cls(optimizer_def.create(params), **others)
 
   @property
   def step(self):
@@ -134,25 +120,20 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
     return self._optimizer.state.param_states
 
   def state_dict(self):
-    state_dict = self._optimizer.state_dict()
-    if self.flax_mutables:
-      state_dict["flax_mutables"] = flax.core.unfreeze(self.flax_mutables)
-    return state_dict
+    return self._with_mutables(self._optimizer.state_dict())
 
   def restore_state(self, state_dict):
     return self.replace(_optimizer=self._optimizer.restore_state(state_dict),
                         flax_mutables=_mutables_of(state_dict))
 
   def apply_gradient(self, grads, learning_rate, flax_mutables=EMPTY_DICT):
+    """One optimizer update; increments `step`."""
     optimizer = self._optimizer.apply_gradient(
         grads, learning_rate=learning_rate)
     return self.replace(_optimizer=optimizer, flax_mutables=flax_mutables)
 
   def replace_params(self, params):
     return self.replace(_optimizer=self._optimizer.replace(target=params))
-
-  def replace_flax_mutables(self, flax_mutables):
-    return self.replace(flax_mutables=flax_mutables)
 
   def replace_step(self, step):
     state_dict = self.state_dict()
@@ -166,42 +147,29 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
           f"{type(optimizer_def).__name__} has no `derive_logical_axes`, so "
           "its state cannot be sharded by axis names")
     return FlaxOptimTrainState(
-        _optimizer=optimizer_def.derive_logical_axes(
-            self._optimizer,
-            flax_partitioning.get_axis_names(self.params_axes)),
-        flax_mutables=flax_partitioning.get_axis_names(
-            self.flax_mutables_axes or EMPTY_DICT))
+        optimizer_def.derive_logical_axes(
+            self._optimizer, _axis_names(self.params_axes)),
+        flax_mutables=_axis_names(self.flax_mutables_axes))
 
 
-class InferenceState(flax.struct.PyTreeNode):
+class InferenceState(flax.struct.PyTreeNode, TrainState):
   """Parameters without an optimizer, for evaluation and inference."""
 
-  step: Optional[jax.Array]
+  step: jax.Array | None
   params: FrozenVariableDict
-  params_axes: Optional[FrozenVariableDict] = None
+  params_axes: FrozenVariableDict | None = None
   flax_mutables: FrozenDict = EMPTY_DICT
-  flax_mutables_axes: Optional[FrozenVariableDict] = None
+  flax_mutables_axes: FrozenVariableDict | None = None
 
   @classmethod
-  def create(cls, model_variables) -> "InferenceState":
-    params, params_axes, mutables, mutables_axes = _split_variables(
-        model_variables)
-    return cls(step=jnp.array(0), params=params, params_axes=params_axes,
-               flax_mutables=mutables, flax_mutables_axes=mutables_axes)
-
-  @property
-  def param_states(self):
-    raise NotImplementedError("An InferenceState has no optimizer state")
-
-  def apply_gradient(self, *args, **kwargs):
-    raise NotImplementedError("An InferenceState cannot be trained")
+  def create(cls, model_variables) -> InferenceState:
+    params, others = _split_variables(model_variables)
+    return cls(step=jnp.array(0), params=params, **others)
 
   def state_dict(self):
-    state_dict = {"target": flax.core.unfreeze(self.params),
-                  "state": {"step": self.step}}
-    if self.flax_mutables:
-      state_dict["flax_mutables"] = flax.core.unfreeze(self.flax_mutables)
-    return state_dict
+    return self._with_mutables({
+        "target": flax.core.unfreeze(self.params),
+        "state": {"step": self.step}})
 
   def restore_state(self, state_dict):
     return self.replace(params=flax.core.freeze(state_dict["target"]),
@@ -211,15 +179,11 @@ class InferenceState(flax.struct.PyTreeNode):
   def replace_params(self, params):
     return self.replace(params=params)
 
-  def replace_flax_mutables(self, flax_mutables):
-    return self.replace(flax_mutables=flax_mutables)
-
   def replace_step(self, step):
     return self.replace(step=step)
 
   def as_logical_axes(self):
     return InferenceState(
         step=None,  # A scalar: replicated.
-        params=flax_partitioning.get_axis_names(self.params_axes),
-        flax_mutables=flax_partitioning.get_axis_names(
-            self.flax_mutables_axes or EMPTY_DICT))
+        params=_axis_names(self.params_axes),
+        flax_mutables=_axis_names(self.flax_mutables_axes))

@@ -13,7 +13,7 @@ import collections
 import contextlib
 import functools
 import time
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from absl import logging
 import clu.metrics
@@ -24,18 +24,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from stepdistill_jax import errors
-from stepdistill_jax.embedded_t5x import metrics as metrics_lib
-from stepdistill_jax.embedded_t5x import partitioning
-from stepdistill_jax.resilience import fault_points
-from stepdistill_jax.resilience import guards as guards_lib
-from stepdistill_jax.resilience import unfinished_period
-from stepdistill_jax.resilience import watchdog as watchdog_lib
-# pylint: disable=unused-import
-from stepdistill_jax.embedded_t5x.actions import (
-    ActionMapType, ActionMode, BaseAction, EarlyStoppingAction,
-    TerminateOnNanAction)
+from stepdistill_jax.embedded_t5x import metrics as metrics_lib, partitioning
+from stepdistill_jax.embedded_t5x.actions import *  # noqa: F403
 from stepdistill_jax.embedded_t5x.metrics_manager import MetricsManager
-# pylint: enable=unused-import
+from stepdistill_jax.resilience import (
+    fault_points, guards as guards_lib, unfinished_period,
+    watchdog as watchdog_lib)
 
 BatchType = Mapping[str, jax.Array]
 MetricMapType = Mapping[str, clu.metrics.Metric]
@@ -63,20 +57,14 @@ class WeightMetricsComputer:
     new = new_train_state.params
     update = jax.tree.map(jnp.subtract, new, old_train_state.params)
     relative = jax.tree.map(jnp.divide, update, old_train_state.params)
-
-    def rms(x):
-      return jnp.sqrt(jnp.mean(jnp.square(x)))
-
-    def largest(x):
-      return jnp.max(jnp.abs(x))
-
+    rms = lambda x: jnp.sqrt(jnp.mean(jnp.square(x)))
     values = {}
     for name, statistic, tree in [
         ("weight_rms", rms, new),
         ("weight_gradient_rms", rms, gradients),
         ("weight_update_rms", rms, update),
         ("weight_update_divided_by_weight_rms", rms, relative),
-        ("weight_max", largest, new)]:
+        ("weight_max", lambda x: jnp.max(jnp.abs(x)), new)]:
       flat = traverse_util.flatten_dict(flax.core.unfreeze(tree), sep="/")
       values.update({f"{name}/{k}": statistic(v) for k, v in flat.items()})
     values["weight_gradient_norm"] = jnp.sqrt(sum(
@@ -85,8 +73,7 @@ class WeightMetricsComputer:
             for k, v in values.items()}
 
 
-def _check_microbatches(
-    batch_size: int, num_microbatches: Optional[int]) -> None:
+def _check_microbatches(batch_size: int, num_microbatches: int | None) -> None:
   if num_microbatches and batch_size % num_microbatches:
     raise errors.UserError(
         f"batch size {batch_size} is not divisible by "
@@ -94,11 +81,8 @@ def _check_microbatches(
 
 
 def accumulate_grads_microbatched(
-    model,
-    train_state,
-    batch: BatchType,
-    dropout_rng: Rng,
-    num_microbatches: Optional[int],
+    model, train_state, batch: BatchType, dropout_rng: Rng,
+    num_microbatches: int | None,
     data_partition_spec: PartitionSpec = PartitionSpec("data")):
   """Gradients of the summed loss of a batch.
 
@@ -118,7 +102,6 @@ def accumulate_grads_microbatched(
     (gradients, metrics, flax_mutables or None).
   """
   grad_fn = jax.value_and_grad(model.loss_fn, has_aux=True)
-  mutables = train_state.flax_mutables or None
 
   def grads_and_metrics(microbatch, rng, mutables):
     if mutables is None:
@@ -128,16 +111,15 @@ def accumulate_grads_microbatched(
           train_state.params, microbatch, rng, mutables)
     return grads, metrics, mutables
 
+  mutables = train_state.flax_mutables or None
   if num_microbatches is None or num_microbatches <= 1:
     return grads_and_metrics(batch, dropout_rng, mutables)
 
   batch_size = next(iter(batch.values())).shape[0]
   _check_microbatches(batch_size, num_microbatches)
-  size = batch_size // num_microbatches
-  # [batch, ...] -> [num_microbatches, size, ...]
+  # [batch, ...] -> [num_microbatches, batch / num_microbatches, ...]
   microbatches = jax.tree.map(
-      lambda x: x.reshape(num_microbatches, size, *x.shape[1:]), dict(batch))
-
+      lambda x: x.reshape(num_microbatches, -1, *x.shape[1:]), dict(batch))
   microbatch_rng = jax.random.split(dropout_rng)[1]
 
   def add_microbatch(carry, microbatch):
@@ -147,8 +129,7 @@ def accumulate_grads_microbatched(
             x, data_partition_spec), microbatch)
     grads, metrics, mutables = grads_and_metrics(
         microbatch, microbatch_rng, mutables)
-    total = jax.tree.map(jnp.add, total, grads)
-    return (total, mutables), metrics
+    return (jax.tree.map(jnp.add, total, grads), mutables), metrics
 
   zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, jnp.float32), train_state.params)
@@ -162,12 +143,9 @@ def accumulate_grads_microbatched(
 
 
 def apply_grads(
-    train_state,
-    grad_accum,
-    metrics,
-    learning_rate: jax.Array,
-    weight_metrics_computer: Optional[WeightMetricsComputer] = None,
-    other_state_variables: Optional[Mapping[str, Any]] = None):
+    train_state, grad_accum, metrics, learning_rate: jax.Array,
+    weight_metrics_computer: WeightMetricsComputer | None = None,
+    other_state_variables: Mapping[str, Any] | None = None):
   """Updates the train state; returns (new state, metrics with more)."""
   new_train_state = train_state.apply_gradient(
       grad_accum, learning_rate=learning_rate, **(other_state_variables or {}))
@@ -183,13 +161,9 @@ def apply_grads(
 
 
 def train_with_lr(
-    train_state,
-    batch: BatchType,
-    learning_rate: jax.Array,
-    dropout_rng: Rng,
-    model,
-    num_microbatches: Optional[int],
-    weight_metrics_computer: Optional[WeightMetricsComputer] = None,
+    train_state, batch: BatchType, learning_rate: jax.Array, dropout_rng: Rng,
+    model, num_microbatches: int | None,
+    weight_metrics_computer: WeightMetricsComputer | None = None,
     data_partition_spec: PartitionSpec = PartitionSpec("data")):
   """One train step; returns (new train state, metrics)."""
   grads, metrics, mutables = accumulate_grads_microbatched(
@@ -205,14 +179,13 @@ def train_with_lr(
 def eval_step(model, train_state, batch: BatchType) -> MetricMapType:
   """The metrics of the train loss, without dropout."""
   mutables = (train_state.flax_mutables,) if train_state.flax_mutables else ()
-  _, metrics = model.eval_fn(train_state.params, batch, *mutables)
-  return metrics
+  return model.eval_fn(train_state.params, batch, *mutables)[1]
 
 
 def _specs(batch) -> Any:
   """Shapes and dtypes of a batch, hashable."""
-  return tuple(sorted((k, tuple(v.shape), str(v.dtype))
-                      for k, v in batch.items()))
+  return tuple(sorted(
+      (k, tuple(v.shape), str(v.dtype)) for k, v in batch.items()))
 
 
 class BaseTrainer(abc.ABC):
@@ -221,7 +194,6 @@ class BaseTrainer(abc.ABC):
   Use as a context manager, or call `close`: it ends background threads.
 
   Attributes:
-    train_state: the current one.
     stop_training: set to True to end training.
     train_metrics_manager: writes to `train`.
     eval_metrics_managers: by name of data set.
@@ -235,13 +207,10 @@ class BaseTrainer(abc.ABC):
 
   def __init__(
       self, model, train_state, partitioner, eval_names: Sequence[str],
-      summary_dir: Optional[str], train_state_axes, rng: Rng):
+      summary_dir: str | None, train_state_axes, rng: Rng):
     """Initializes.
 
     Args:
-      model: a `models.BaseModel`.
-      train_state: the initial one.
-      partitioner: compiles and shards.
       eval_names: data sets that `eval` will be given; others may come.
       summary_dir: for event files; None writes none.
       train_state_axes: the train state's PartitionSpecs.
@@ -253,13 +222,13 @@ class BaseTrainer(abc.ABC):
     self._train_state_axes = train_state_axes
     self._base_rng = rng
     self._compiled_train_step = None
-    self._compilation_seconds: Optional[float] = None
+    self._compilation_seconds: float | None = None
     self._compiled_eval_steps = {}
     self._created = time.time()
     self.stop_training = False
-    self.on_step: Optional[Callable[[int], None]] = None
+    self.on_step: Callable[[int], None] = lambda step: None
     self.should_stop: Callable[[int], bool] = lambda step: False
-    self.period_so_far: Optional[Mapping[str, Any]] = None
+    self.period_so_far: Mapping[str, Any] | None = None
     self.nonfinite_so_far = 0
     self.watchdog = watchdog_lib.Watchdog()
     self.train_metrics_manager = MetricsManager("train", summary_dir)
@@ -290,8 +259,11 @@ class BaseTrainer(abc.ABC):
     return jax.random.fold_in(self._base_rng, step)
 
   @functools.cached_property
-  def _merge_metrics(self):
+  def _jitted_merge(self):
     return self._partitioner.partition(merge_metrics, (None, None), None)
+
+  def _merge(self, metrics: MetricMapType | None, update: MetricMapType):
+    return update if metrics is None else self._jitted_merge(metrics, update)
 
   def check_batch_size(self, batch_size: int) -> None:
     """Raises UserError if the step cannot work on batches of this size."""
@@ -301,9 +273,8 @@ class BaseTrainer(abc.ABC):
       return batch
     return self._partitioner.shard_batch(batch)
 
-  def train(
-      self, batch_iter: Iterator[BatchType], num_steps: int,
-      start_step: Optional[int] = None):
+  def train(self, batch_iter: Iterator[BatchType], num_steps: int,
+            start_step: int | None = None):
     """Runs steps and writes their metrics.
 
     Args:
@@ -315,22 +286,41 @@ class BaseTrainer(abc.ABC):
       A future of the metrics merged over the steps; None if `should_stop` cut
       them short: then they are in `period_so_far`.
     """
-    train_step = self._compiled_train_step or self._partitioned_train_step
-    # A compiled loop moves nothing between host and devices unasked.
-    guard = (jax.transfer_guard("disallow") if self._compiled_train_step
-             else contextlib.nullcontext())
     if start_step is None:
       start_step = int(jax.device_get(self.train_state.step))
+    end_step = start_step + num_steps
     if self._compilation_seconds is not None:
       self.train_metrics_manager.write_scalar(
           "timing/compilation_seconds", self._compilation_seconds, start_step)
       self._compilation_seconds = None
-    metrics, in_flight, data_wait = None, collections.deque(), 0.0
     carried, self.period_so_far = self.period_so_far, None
-    train_state, watchdog = self.train_state, self.watchdog
     self.train_metrics_manager.start_duration_timer()
+    metrics, step, data_wait = self._run_steps(
+        batch_iter, start_step, end_step, carried)
+    done = step - start_step + (carried["num_steps"] if carried else 0)
+    if step < end_step:
+      self.period_so_far = unfinished_period.to_json(metrics, done)
+      self.nonfinite_so_far = guards_lib.count_nonfinite(metrics)
+      return None
+    metrics = {
+        **(metrics or {}),
+        "timing/data_wait_fraction":
+            metrics_lib.TimeRate.from_model_output(data_wait),
+        "timing/uptime": clu.metrics.LastValue(
+            total=time.time() - self._created, count=1)}
+    return self.train_metrics_manager.write_metrics_summary(
+        metrics, end_step, done)
+
+  def _run_steps(self, batch_iter, start_step, end_step, carried):
+    """The loop; returns (merged metrics, step reached, seconds of waiting)."""
+    train_step = self._compiled_train_step or self._partitioned_train_step
+    # A compiled loop moves nothing between host and devices unasked.
+    guard = (jax.transfer_guard("disallow") if self._compiled_train_step
+             else contextlib.nullcontext())
+    metrics, in_flight, data_wait = None, collections.deque(), 0.0
+    train_state, watchdog, step = self.train_state, self.watchdog, start_step
     with guard:
-      for step in range(start_step, start_step + num_steps):
+      while step < end_step:
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
           waiting_since = time.time()
           watchdog.enter(watchdog.BATCH, step)
@@ -340,32 +330,18 @@ class BaseTrainer(abc.ABC):
           train_state, update = train_step(train_state, batch)
           if metrics is None and carried is not None:
             metrics = unfinished_period.from_json(carried, update)
-          metrics = update if metrics is None else self._merge_metrics(
-              metrics, update)
-          in_flight.append(update)
+          metrics = self._merge(metrics, update)
+        step += 1
+        in_flight.append(update)
         if len(in_flight) > _MAX_STEPS_AHEAD:
           jax.block_until_ready(in_flight.popleft())
-        if self.on_step is not None:
-          self.on_step(step + 1 - len(in_flight))
+        self.on_step(step - len(in_flight))
         fault_points.reach("step")
-        if self.should_stop(step + 1):
+        if self.should_stop(step):
           break
     watchdog.enter(None)
     self.train_state = train_state
-    done = step + 1 - start_step
-    if carried is not None:
-      done += carried["num_steps"]
-    if step + 1 < start_step + num_steps:
-      self.period_so_far = unfinished_period.to_json(metrics, done)
-      self.nonfinite_so_far = guards_lib.count_nonfinite(metrics)
-      return None
-    metrics = dict(metrics or {})
-    metrics["timing/data_wait_fraction"] = (
-        metrics_lib.TimeRate.from_model_output(data_wait))
-    metrics["timing/uptime"] = clu.metrics.LastValue(
-        total=time.time() - self._created, count=1)
-    return self.train_metrics_manager.write_metrics_summary(
-        metrics, start_step + num_steps, done)
+    return metrics, step, data_wait
 
   def compile_train(self, batch: BatchType) -> None:
     """Compiles the train step ahead of time, for batches like this one."""
@@ -379,9 +355,6 @@ class BaseTrainer(abc.ABC):
   def eval(self, batch_iters: Mapping[str, Iterator[BatchType]]):
     """Evaluates with teacher forcing.
 
-    Args:
-      batch_iters: by name of data set.
-
     Returns:
       By name of data set, name -> `clu.values.Value`.
     """
@@ -390,19 +363,15 @@ class BaseTrainer(abc.ABC):
       manager = self._eval_metrics_manager(name)
       manager.start_duration_timer()
       metrics, num_steps = None, 0
-      for batch in batches:
-        batch = self._on_devices(batch)
+      for batch in map(self._on_devices, batches):
         step = self._compiled_eval_steps.get(
             _specs(batch), self._partitioned_eval_step)
-        update = step(self.train_state, batch)
-        metrics = update if metrics is None else self._merge_metrics(
-            metrics, update)
+        metrics = self._merge(metrics, step(self.train_state, batch))
         num_steps += 1
       if metrics is None:
         logging.warning("%s has no batch to evaluate", name)
-        metrics = {}
       summaries[name] = manager.write_metrics_summary(
-          metrics, self.train_state.step, num_steps)
+          metrics or {}, self.train_state.step, num_steps)
     return {name: summary.result() for name, summary in summaries.items()}
 
   def compile_eval(self, batches: Mapping[str, BatchType]) -> None:
@@ -434,20 +403,13 @@ class Trainer(BaseTrainer):
 
   def __init__(
       self, model, train_state, partitioner, eval_names: Sequence[str],
-      summary_dir: Optional[str], train_state_axes, rng: Rng,
+      summary_dir: str | None, train_state_axes, rng: Rng,
       learning_rate_fn: Callable[[jax.Array], jax.Array],
-      num_microbatches: Optional[int],
-      weight_metrics_computer: Optional[WeightMetricsComputer] = None):
-    """Initializes; see `BaseTrainer` for the first arguments.
+      num_microbatches: int | None,
+      weight_metrics_computer: WeightMetricsComputer | None = None):
+    """Initializes; the other arguments are `BaseTrainer`'s.
 
     Args:
-      model: see above.
-      train_state: see above.
-      partitioner: see above.
-      eval_names: see above.
-      summary_dir: see above.
-      train_state_axes: see above.
-      rng: see above.
       learning_rate_fn: of the step.
       num_microbatches: see `accumulate_grads_microbatched`.
       weight_metrics_computer: adds metrics of every parameter.
@@ -456,9 +418,8 @@ class Trainer(BaseTrainer):
     self._num_microbatches = num_microbatches
     self._weight_metrics_computer = weight_metrics_computer
     super().__init__(
-        model=model, train_state=train_state, partitioner=partitioner,
-        eval_names=eval_names, summary_dir=summary_dir,
-        train_state_axes=train_state_axes, rng=rng)
+        model, train_state, partitioner, eval_names, summary_dir,
+        train_state_axes, rng)
 
   def check_batch_size(self, batch_size: int) -> None:
     _check_microbatches(batch_size, self._num_microbatches)
@@ -470,17 +431,15 @@ class Trainer(BaseTrainer):
           train_state, batch,
           learning_rate=self._learning_rate_fn(train_state.step),
           dropout_rng=self._get_step_rng(train_state.step),
-          model=self._model,
-          num_microbatches=self._num_microbatches,
+          model=self._model, num_microbatches=self._num_microbatches,
           weight_metrics_computer=self._weight_metrics_computer,
           data_partition_spec=self._partitioner.data_partition_spec)
 
+    state_axes = self._train_state_axes
     return self._partitioner.partition(
         train_step,
-        in_axis_resources=(self._train_state_axes,
-                           self._partitioner.data_partition_spec),
-        out_axis_resources=(self._train_state_axes, None),
-        donate_argnums=(0,))
+        in_axis_resources=(state_axes, self._partitioner.data_partition_spec),
+        out_axis_resources=(state_axes, None), donate_argnums=(0,))
 
   @functools.cached_property
   def _partitioned_eval_step(self):

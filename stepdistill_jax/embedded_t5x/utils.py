@@ -1,10 +1,9 @@
 """T5X's name for many things: a face over the modules that define them."""
 
-# pylint: disable=unused-import
 from __future__ import annotations
 
 import re
-from typing import Sequence, Tuple
+from typing import Sequence
 
 import flax.core
 from flax import traverse_util
@@ -13,22 +12,12 @@ import jax
 from jax.experimental import multihost_utils
 import seqio
 
-from stepdistill_jax.embedded_t5x.checkpoint_config import (
-    CheckpointConfig, RestoreCheckpointConfig, SaveCheckpointConfig,
-    get_first_valid_restore_config_and_paths)
-from stepdistill_jax.embedded_t5x.checkpoints import get_local_data
-from stepdistill_jax.embedded_t5x.datasets import (
-    DatasetConfig, TrainIterator, get_dataset, get_training_eval_datasets,
-    get_vocabulary, get_zeros_batch_like_dataset, get_zeros_batch_like_spec,
-    import_module, prepare_train_iter, round_vocab_size_to_multiple,
-    verify_matching_vocabs)
-from stepdistill_jax.embedded_t5x.inference import (
-    InferFnCallable, get_infer_fn)
-from stepdistill_jax.embedded_t5x.learning_rate import (
-    LearningRateCallable, create_learning_rate_scheduler)
-from stepdistill_jax.embedded_t5x.state_initializer import (
-    TrainStateInitializer, create_checkpoint_manager_and_restore,
-    log_model_info)
+from stepdistill_jax.embedded_t5x.checkpoint_config import *  # noqa: F403
+from stepdistill_jax.embedded_t5x.checkpoints import get_local_data  # noqa: F401
+from stepdistill_jax.embedded_t5x.datasets import *  # noqa: F403
+from stepdistill_jax.embedded_t5x.inference import *  # noqa: F403
+from stepdistill_jax.embedded_t5x.learning_rate import *  # noqa: F403
+from stepdistill_jax.embedded_t5x.state_initializer import *  # noqa: F403
 
 TensorBoardLogger = seqio.TensorBoardLogger
 
@@ -57,7 +46,7 @@ def multihost_assert_equal(input_tree, fail_message: str = "") -> None:
 
 def override_params_axes_names(
     model_variables,
-    params_axes_names_override: Sequence[Tuple[str, Tuple[str, ...]]] = ()):
+    params_axes_names_override: Sequence[tuple[str, tuple[str, ...]]] = ()):
   """Replaces axis names of parameters whose `a/b/c` name matches a pattern.
 
   Args:

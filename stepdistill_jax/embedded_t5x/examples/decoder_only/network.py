@@ -7,8 +7,8 @@ from typing import Any, Sequence
 from flax import linen as nn
 from flax import struct
 import jax.numpy as jnp
-from stepdistill_jax.embedded_t5x.examples.t5 import layers
-from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
+from stepdistill_jax.embedded_t5x.examples.t5 import (
+    layers, network as t5_network)
 
 Array = Any
 
@@ -75,10 +75,8 @@ class Decoder(nn.Module):
       decoder_input_tokens: int `[batch, length]`, the targets shifted by one.
       decoder_target_tokens: int `[batch, length]`, for the mask.
       decoder_segment_ids: numbers of packed examples, or None.
-      decoder_positions: unused, positions are relative.
       decoder_causal_attention: `[batch, length]`, 1 where attention goes both
         ways, or None.
-      enable_dropout: False at evaluation.
       decode: use the cache.
       max_decode_length: static length of the cache.
       prefill: fill in the prompts.
@@ -92,11 +90,7 @@ class Decoder(nn.Module):
       raise ValueError("prefill and decode are different calls")
     cfg = self.config
     deterministic = not enable_dropout
-    embedding = layers.Embed(
-        num_embeddings=cfg.vocab_size, features=cfg.emb_dim, dtype=cfg.dtype,
-        attend_dtype=jnp.float32,
-        embedding_init=nn.initializers.normal(stddev=1.0),
-        name="token_embedder")
+    embedding = t5_network.token_embedder(cfg)
     y = embedding(decoder_input_tokens.astype("int32"))
     y = t5_network.dropout(cfg, "input_dropout")(
         y, deterministic=deterministic).astype(cfg.dtype)
@@ -121,11 +115,7 @@ class Decoder(nn.Module):
     y = layers.LayerNorm(dtype=cfg.dtype, name="decoder_norm")(y)
     y = t5_network.dropout(cfg, "output_dropout")(
         y, deterministic=deterministic)
-    if cfg.logits_via_embedding:
-      return embedding.attend(y) / jnp.sqrt(y.shape[-1])
-    return layers.DenseGeneral(
-        cfg.vocab_size, dtype=jnp.float32, kernel_axes=("embed", "vocab"),
-        name="logits_dense")(y)
+    return t5_network.logits_of(cfg, embedding, y)
 
 
 class DecoderWrapper(nn.Module):

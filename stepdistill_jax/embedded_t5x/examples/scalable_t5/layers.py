@@ -13,17 +13,7 @@ from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 import jax.numpy as jnp
 from stepdistill_jax.embedded_t5x.examples.t5 import layers as t5_layers
-from stepdistill_jax.embedded_t5x.examples.t5.layers import (  # noqa: F401
-    combine_biases,
-    combine_masks,
-    dot_product_attention,
-    Embed,
-    LayerNorm,
-    make_attention_mask,
-    make_causal_mask,
-    make_decoder_mask,
-    RelativePositionBiases,
-)
+from stepdistill_jax.embedded_t5x.examples.t5.layers import *  # noqa: F403
 
 Array = Any
 

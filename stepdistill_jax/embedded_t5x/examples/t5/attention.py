@@ -9,8 +9,7 @@ from flax.linen import partitioning as nn_partitioning
 import jax
 from jax import lax
 import jax.numpy as jnp
-from stepdistill_jax.embedded_t5x.examples.t5 import linear
-from stepdistill_jax.embedded_t5x.examples.t5 import masks
+from stepdistill_jax.embedded_t5x.examples.t5 import linear, masks
 
 Array = Any
 DType = Any
@@ -22,16 +21,10 @@ _HIDDEN = -1e10
 
 
 def dot_product_attention(
-    query: Array,
-    key: Array,
-    value: Array,
-    bias: Array | None = None,
-    dropout_rng: Array | None = None,
-    dropout_rate: float = 0.0,
-    deterministic: bool = False,
-    dtype: DType = jnp.float32,
-    float32_logits: bool = False,
-) -> Array:
+    query: Array, key: Array, value: Array, bias: Array | None = None,
+    dropout_rng: Array | None = None, dropout_rate: float = 0.0,
+    deterministic: bool = False, dtype: DType = jnp.float32,
+    float32_logits: bool = False) -> Array:
   """softmax(query · keyᵀ + bias) · value, with dropout on the softmax.
 
   T5 does not divide the logits by sqrt(head_dim): its query initializer does.
@@ -45,7 +38,6 @@ def dot_product_attention(
     dropout_rng: for the dropout of attention weights.
     dropout_rate: share of weights dropped. One draw serves all query
       positions, as in T5.
-    deterministic: True switches dropout off.
     dtype: of the attention weights and the result.
     float32_logits: computes the logits in float32 whatever the inputs' dtype.
 
@@ -72,10 +64,8 @@ class MultiHeadDotProductAttention(nn.Module):
   """Projects to heads, attends, projects back.
 
   Attributes:
-    num_heads: number of heads.
     head_dim: size of each head's query, key and value.
     dtype: of the computation; parameters are float32.
-    dropout_rate: of the attention weights.
     kernel_init: initializer of all kernels; the query's is divided by
       sqrt(head_dim), which stands for the usual scaling of logits.
     float32_logits: computes logits in float32.
@@ -96,18 +86,10 @@ class MultiHeadDotProductAttention(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      inputs_q: Array,
-      inputs_kv: Array,
-      mask: Array | None = None,
-      bias: Array | None = None,
-      *,
-      decode: bool = False,
-      deterministic: bool = False,
-      decode_index: Array | None = None,
-      static_kv: bool = False,
-      prefill: bool = False,
-  ) -> Array:
+      self, inputs_q: Array, inputs_kv: Array, mask: Array | None = None,
+      bias: Array | None = None, *, decode: bool = False,
+      deterministic: bool = False, decode_index: Array | None = None,
+      static_kv: bool = False, prefill: bool = False) -> Array:
     """Attends from `inputs_q` to `inputs_kv`.
 
     Decoding has two caches, in the collection `cache`, made by a first call
@@ -125,7 +107,6 @@ class MultiHeadDotProductAttention(nn.Module):
       mask: `[batch, 1 or heads, q_length, kv_length]`, nonzero = visible.
       bias: broadcastable to `[batch, heads, q_length, kv_length]`.
       decode: use the self-attention cache.
-      deterministic: True switches dropout off.
       decode_index: position being decoded: a scalar, or `[batch]`.
       static_kv: use the cross-attention cache.
       prefill: fill the self-attention cache; what is after the prompt is

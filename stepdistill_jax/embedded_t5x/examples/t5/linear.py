@@ -36,7 +36,6 @@ class DenseGeneral(nn.Module):
     features: size or sizes of the output axes.
     axis: input axis or axes to contract.
     dtype: of the computation; the kernel is float32.
-    kernel_init: initializer of the kernel.
     kernel_axes: logical names of the stored kernel's axes.
   """
 
@@ -86,10 +85,8 @@ class MlpBlock(nn.Module):
     activations: one for each input projection; `("relu",)` is T5 1.0's
       (kernel `wi`), `("gelu", "linear")` is T5 1.1's (`wi_0`, `wi_1`), whose
       outputs are multiplied.
-    kernel_init: initializer of all kernels.
     intermediate_dropout_rate: of the hidden layer; one draw serves all
       positions.
-    dtype: of the computation.
   """
 
   intermediate_dim: int = 2048
@@ -128,12 +125,9 @@ class Embed(nn.Module):
   """Token embeddings, and the tied output projection.
 
   Attributes:
-    num_embeddings: size of the vocabulary.
-    features: size of an embedding.
     cast_input_dtype: casts the ids first, if given.
     dtype: of the embeddings given out; the table is float32.
     attend_dtype: of `attend`; None means `dtype`.
-    embedding_init: initializer of the table.
     one_hot: multiplies by a one-hot matrix instead of gathering. The result
       is the same; on a CPU or GPU it costs as much as computing logits.
   """

@@ -6,6 +6,7 @@ there for the heads. Nonzero means "may look".
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable
 
 import jax.numpy as jnp
@@ -15,12 +16,9 @@ DType = Any
 
 
 def make_attention_mask(
-    query_input: Array,
-    key_input: Array,
+    query_input: Array, key_input: Array,
     pairwise_fn: Callable[[Array, Array], Array] = jnp.multiply,
-    extra_batch_dims: int = 0,
-    dtype: DType = jnp.float32,
-) -> Array:
+    extra_batch_dims: int = 0, dtype: DType = jnp.float32) -> Array:
   """Applies `pairwise_fn` to every pair of a query and a key position.
 
   Args:
@@ -29,7 +27,6 @@ def make_attention_mask(
     pairwise_fn: elementwise with broadcasting: `jnp.multiply` lets real tokens
       see real tokens, `jnp.equal` keeps packed examples apart.
     extra_batch_dims: how many leading axes of size 1 to add.
-    dtype: of the result.
 
   Returns:
     `[batch, 1, q_length, kv_length]`, behind the extra axes.
@@ -52,34 +49,33 @@ def make_causal_mask(
       positions, positions, jnp.greater_equal, extra_batch_dims, dtype)
 
 
+def _present(kind: str, arrays: tuple[Array | None, ...]) -> list[Array]:
+  """Those that are not None; ValueError unless they have one rank."""
+  present = [array for array in arrays if array is not None]
+  if len({array.ndim for array in present}) > 1:
+    raise ValueError(f"{kind} must have one rank, got ranks "
+                     f"{[array.ndim for array in present]}")
+  return present
+
+
 def combine_masks(
     *masks: Array | None, dtype: DType = jnp.float32) -> Array | None:
   """The logical and of the masks that are not None; None if none is left."""
-  present = [mask for mask in masks if mask is not None]
-  if not present:
-    return None
-  _check_same_rank("masks", present)
-  combined = present[0]
-  for mask in present[1:]:
-    combined = jnp.logical_and(combined, mask)
-  return combined.astype(dtype)
+  present = _present("masks", masks)
+  return functools.reduce(jnp.logical_and, present).astype(
+      dtype) if present else None
 
 
 def combine_biases(*biases: Array | None) -> Array | None:
   """The sum of the biases that are not None; None if none is left."""
-  present = [bias for bias in biases if bias is not None]
-  if not present:
-    return None
-  _check_same_rank("biases", present)
-  return sum(present[1:], start=present[0])
+  present = _present("biases", biases)
+  return functools.reduce(jnp.add, present) if present else None
 
 
 def make_decoder_mask(
-    decoder_target_tokens: Array,
-    dtype: DType,
+    decoder_target_tokens: Array, dtype: DType,
     decoder_causal_attention: Array | None = None,
-    decoder_segment_ids: Array | None = None,
-) -> Array:
+    decoder_segment_ids: Array | None = None) -> Array:
   """The decoder's self-attention mask: causal, without padding, per segment.
 
   Two packed examples, the first with a prefix of two tokens that see each
@@ -98,7 +94,6 @@ def make_decoder_mask(
 
   Args:
     decoder_target_tokens: `[batch, length]`, 0 is padding.
-    dtype: of the result.
     decoder_causal_attention: `[batch, length]`, 1 where positions see each
       other both ways, or None.
     decoder_segment_ids: `[batch, length]`, the packed example's number, or
@@ -107,23 +102,14 @@ def make_decoder_mask(
   Returns:
     `[batch, 1, length, length]`.
   """
+  pairs = lambda x, fn: make_attention_mask(x, x, fn, dtype=dtype)
   visible = make_causal_mask(decoder_target_tokens, dtype=dtype)
   if decoder_causal_attention is not None:
-    both_ways = make_attention_mask(
-        decoder_causal_attention, decoder_causal_attention, jnp.logical_and,
-        dtype=dtype)
-    visible = jnp.logical_or(visible, both_ways)
-  real = decoder_target_tokens > 0
+    visible = jnp.logical_or(
+        visible, pairs(decoder_causal_attention, jnp.logical_and))
   same_segment = None
   if decoder_segment_ids is not None:
-    same_segment = make_attention_mask(
-        decoder_segment_ids, decoder_segment_ids, jnp.equal, dtype=dtype)
+    same_segment = pairs(decoder_segment_ids, jnp.equal)
   return combine_masks(
-      visible, make_attention_mask(real, real, dtype=dtype), same_segment,
+      visible, pairs(decoder_target_tokens > 0, jnp.multiply), same_segment,
       dtype=dtype)
-
-
-def _check_same_rank(kind: str, arrays: list[Array]) -> None:
-  ranks = [array.ndim for array in arrays]
-  if len(set(ranks)) > 1:
-    raise ValueError(f"{kind} must have one rank, got ranks {ranks}")

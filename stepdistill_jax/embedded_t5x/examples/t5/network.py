@@ -1,4 +1,4 @@
-"""The T5 encoder-decoder; T5 1.0, T5 1.1, mT5, ByT5 and Flan-T5 are sizes of it.
+"""The T5 encoder-decoder; T5 1.0, 1.1, mT5, ByT5 and Flan-T5 are sizes of it.
 
 Pre-norm residual blocks, relative position biases shared by all layers of a
 stack, no biases in linear maps. Logical axis names stand beside each
@@ -50,6 +50,24 @@ def relative_bias(cfg: T5Config) -> layers.RelativePositionBiases:
       dtype=cfg.dtype, name="relpos_bias",
       embedding_init=nn.initializers.variance_scaling(
           1.0, "fan_avg", "uniform"))
+
+
+def token_embedder(cfg: T5Config) -> layers.Embed:
+  return layers.Embed(
+      num_embeddings=cfg.vocab_size, features=cfg.emb_dim, dtype=cfg.dtype,
+      attend_dtype=jnp.float32,  # Logits are float32.
+      embedding_init=nn.initializers.normal(stddev=1.0),
+      name="token_embedder")
+
+
+def logits_of(cfg: T5Config, embedding: layers.Embed, y: Array) -> Array:
+  """[batch, length, embed] -> float32 [batch, length, vocab]."""
+  if cfg.logits_via_embedding:
+    # The embeddings have unit variance, a projection's kernel 1/embed.
+    return embedding.attend(y) / jnp.sqrt(y.shape[-1])
+  return layers.DenseGeneral(
+      cfg.vocab_size, dtype=jnp.float32, kernel_axes=("embed", "vocab"),
+      name="logits_dense")(y)
 
 
 class Layer(nn.Module):
@@ -123,7 +141,6 @@ class DecoderLayer(Layer):
       decoder_mask: of self-attention.
       encoder_decoder_mask: of attention to the encoder.
       decoder_bias: relative position biases of self-attention.
-      deterministic: True switches dropout off.
       decode: use the caches.
       decode_index: position being decoded; None when the caches are made.
     """
@@ -201,17 +218,7 @@ class Decoder(nn.Module):
 
     y = layers.LayerNorm(dtype=cfg.dtype, name="decoder_norm")(y)
     y = dropout(cfg)(y, deterministic=deterministic)
-    return self.logits(y)
-
-  def logits(self, y: Array) -> Array:
-    """[batch, length, embed] -> float32 [batch, length, vocab]."""
-    cfg = self.config
-    if cfg.logits_via_embedding:
-      # The embeddings have unit variance, a projection's kernel 1/embed.
-      return self.shared_embedding.attend(y) / jnp.sqrt(y.shape[-1])
-    return layers.DenseGeneral(
-        cfg.vocab_size, dtype=jnp.float32, kernel_axes=("embed", "vocab"),
-        name="logits_dense")(y)
+    return logits_of(cfg, self.shared_embedding, y)
 
   def run_layers(
       self, y, encoded, decoder_mask, encoder_decoder_mask, deterministic,
@@ -262,18 +269,14 @@ class Transformer(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.shared_embedding = layers.Embed(
-        num_embeddings=cfg.vocab_size, features=cfg.emb_dim, dtype=cfg.dtype,
-        attend_dtype=jnp.float32,  # Logits are float32.
-        embedding_init=nn.initializers.normal(stddev=1.0),
-        name="token_embedder")
+    self.shared_embedding = token_embedder(cfg)
     self.encoder = self.encoder_cls(cfg, self.shared_embedding)
     self.decoder = self.decoder_cls(cfg, self.shared_embedding)
 
   def encode(
       self, encoder_input_tokens: Array,
-      encoder_segment_ids: Array | None = None,
-      enable_dropout: bool = True) -> Array:
+      encoder_segment_ids: Array | None = None, enable_dropout: bool = True
+  ) -> Array:
     """int [batch, length] -> [batch, length, embed]; 0 is padding."""
     if encoder_input_tokens.ndim != 2:
       raise ValueError(
@@ -299,10 +302,7 @@ class Transformer(nn.Module):
       encoder_input_tokens: `[batch, encoder length]`, for the mask.
       decoder_input_tokens: `[batch, length]`, the targets shifted by one.
       decoder_target_tokens: `[batch, length]`, for the mask.
-      encoder_segment_ids: numbers of packed examples, or None.
       decoder_segment_ids: numbers of packed examples, or None.
-      decoder_positions: unused, positions are relative.
-      enable_dropout: False at evaluation.
       decode: incremental decoding, see `Decoder`.
       max_decode_length: static length of the decoder's cache.
 
@@ -331,8 +331,7 @@ class Transformer(nn.Module):
 
   def __call__(
       self, encoder_input_tokens: Array, decoder_input_tokens: Array,
-      decoder_target_tokens: Array,
-      encoder_segment_ids: Array | None = None,
+      decoder_target_tokens: Array, encoder_segment_ids: Array | None = None,
       decoder_segment_ids: Array | None = None,
       encoder_positions: Array | None = None,
       decoder_positions: Array | None = None, *, enable_dropout: bool = True,

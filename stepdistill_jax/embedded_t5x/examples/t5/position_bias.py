@@ -19,11 +19,8 @@ Array = Any
 
 
 def relative_position_bucket(
-    relative_position: np.ndarray,
-    bidirectional: bool = True,
-    num_buckets: int = 32,
-    max_distance: int = 128,
-) -> np.ndarray:
+    relative_position: np.ndarray, bidirectional: bool = True,
+    num_buckets: int = 32, max_distance: int = 128) -> np.ndarray:
   """The bucket of each (key position - query position).
 
   Args:
@@ -60,9 +57,7 @@ class RelativePositionBiases(nn.Module):
   """Learned biases for attention logits.
 
   Attributes:
-    num_buckets: number of distance buckets.
     max_distance: from here on all distances share a bucket.
-    num_heads: attention heads; each has its own biases.
     dtype: of the biases given out; the parameter is float32.
     embedding_init: initializer of the `[num_heads, num_buckets]` parameter.
   """
@@ -79,8 +74,7 @@ class RelativePositionBiases(nn.Module):
         (self.num_heads, self.num_buckets), jnp.float32,
         axes=("heads", "relpos_buckets"))
 
-  def __call__(
-      self, qlen: int, klen: int, bidirectional: bool = True) -> Array:
+  def __call__(self, qlen: int, klen: int, bidirectional: bool = True) -> Array:
     """Biases of all pairs: `[1, num_heads, qlen, klen]`."""
     relative_position = np.arange(klen)[None, :] - np.arange(qlen)[:, None]
     return self._of_buckets(self._bucket(relative_position, bidirectional))

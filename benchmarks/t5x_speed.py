@@ -1,0 +1,154 @@
+"""Train steps and decoding of the embedded engine against Google's T5X.
+
+    python benchmarks/t5x_speed.py                     # About 12 minutes.
+    python benchmarks/t5x_speed.py --models=tiny --rounds=3
+
+The same gin files on both (T5 v1.1, T5X's plain model, float32, SVAMP's
+labels, batch 16, dropout 0.1, Adafactor), on the same CPU. Each engine is one
+process that waits while the other works. Rounds alternate: a few train steps
+of the one, then of the other, metrics and event files written on both; the
+median of the rounds' ratios counts. The parameters that the embedded engine
+then has are given to both, and both decode SVAMP's test set (beam 1), in turn;
+every token is compared. Compilation and the first run of each are left out.
+
+Needs an environment where Google's T5X is importable, SVAMP's records
+(`stepdistill teacher import`) and T5's vocabulary. The last lines are the
+headlines: seconds a step as a ratio, less is better, and the ratio of decoded
+examples a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from stepdistill_jax import t5x_finder  # noqa: E402
+
+ENGINES = ("google", "embedded")
+SPEED = ROOT / "benchmarks" / "engine_speed"
+STEP_GOAL, DECODE_GOAL = 1.0, 3.0
+
+
+class Worker:
+  """An engine in a process of its own, which works when it is asked to."""
+
+  def __init__(self, engine: str, model: str, log: pathlib.Path):
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    configuration = json.dumps([
+        [f"t5x/examples/t5/t5_1_1/{model}.gin",
+         "t5x/configs/runs/finetune.gin", str(SPEED / "svamp_run.gin")], []])
+    self._engine, self._log = engine, log
+    self._process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.engine_speed.worker",
+         configuration], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=log.open("w"), env={
+            **os.environ, "STEPDISTILL_ENGINE": engine,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join(p for p in paths if p)})
+    self._answer()
+
+  def _answer(self) -> dict:
+    line = self._process.stdout.readline()
+    if not line:
+      raise SystemExit(
+          f"the {self._engine} engine failed:\n{self._log.read_text()[-3000:]}")
+    return json.loads(line)
+
+  def ask(self, command: str, argument=None) -> dict:
+    self._process.stdin.write(json.dumps({command: argument}) + "\n")
+    self._process.stdin.flush()
+    return self._answer()
+
+  def close(self) -> None:
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def paired(workers: dict[str, Worker], command: str, argument, rounds: int
+           ) -> dict[str, list[dict]]:
+  """Answers by engine; engines take turns, and turns who is first."""
+  answers = {engine: [] for engine in ENGINES}
+  for engine in ENGINES:
+    workers[engine].ask(command, argument)  # Compiles; not counted.
+  for i in range(rounds):
+    for engine in ENGINES if i % 2 == 0 else ENGINES[::-1]:
+      answers[engine].append(workers[engine].ask(command, argument))
+  return answers
+
+
+def ratios(answers: dict[str, list[dict]]) -> list[float]:
+  """Seconds of the embedded engine over those of Google's, by round."""
+  return [ours["seconds"] / theirs["seconds"] for ours, theirs in zip(
+      answers["embedded"], answers["google"])]
+
+
+def compare(model: str, args, folder: pathlib.Path) -> tuple[float, float]:
+  """Prints a model's rows; returns (step ratio, decode ratio)."""
+  workers = {e: Worker(e, model, folder / f"{e}.log") for e in ENGINES}
+  trained = paired(workers, "train", args.steps, args.rounds)
+  step_ratio = statistics.median(ratios(trained))
+  for engine in ENGINES:
+    seconds = statistics.median(
+        a["seconds"] / args.steps for a in trained[engine])
+    print(f"{model:<6} train   {engine:<9} {seconds:8.4f} s a step, losses "
+          + " ".join(f"{a['loss']:.3f}" for a in trained[engine]), flush=True)
+  print(f"{model:<6} train   embedded/google by round: "
+        + " ".join(f"{r:.2f}" for r in ratios(trained)), flush=True)
+
+  workers["embedded"].ask("train", args.decode_after)
+  workers["embedded"].ask("save", str(folder))
+  for engine in ENGINES:
+    workers[engine].ask("restore", str(folder))
+  decoded = paired(workers, "decode", None, args.rounds)
+  decode_ratio = 1 / statistics.median(ratios(decoded))
+  tokens = {e: decoded[e][-1]["tokens"] for e in ENGINES}
+  same = sum(a == b for a, b in zip(tokens["google"], tokens["embedded"]))
+  for engine in ENGINES:
+    rate = statistics.median(
+        a["examples"] / a["seconds"] for a in decoded[engine])
+    print(f"{model:<6} decode  {engine:<9} {rate:8.1f} examples/s")
+  lengths = [sum(t != 0 for t in row) for row in tokens["google"]]
+  print(f"{model:<6} decode  the same tokens in {same} of {len(lengths)} "
+        f"answers of {min(lengths)} to {max(lengths)} tokens, embedded/google "
+        "by round: " + " ".join(f"{1 / r:.1f}" for r in ratios(decoded)),
+        flush=True)
+  for worker in workers.values():
+    worker.close()
+  return step_ratio, decode_ratio
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+  parser.add_argument("--models", default="tiny,small")
+  parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--steps", type=int, default=5, help="steps a round")
+  parser.add_argument("--decode_after", type=int, default=40,
+                      help="further steps before decoding: answers then end")
+  args = parser.parse_args()
+  if not t5x_finder.google_t5x_installed():
+    print("error: Google's T5X is not importable here; install it with "
+          "`pip install 'stepdistill_jax[t5x]'`", file=sys.stderr)
+    return 2
+  good = True
+  for model in args.models.split(","):
+    with tempfile.TemporaryDirectory() as folder:
+      step, decode = compare(model, args, pathlib.Path(folder))
+    good &= step <= STEP_GOAL and decode >= DECODE_GOAL
+    print(f"{model}: a train step takes {step:.2f} times as long as Google's "
+          f"T5X's (goal at most {STEP_GOAL:g}); {decode:.1f} times its decoded "
+          f"examples a second (goal at least {DECODE_GOAL:g})", flush=True)
+  return 0 if good else 1
+
+
+if __name__ == "__main__":
+  sys.exit(main())
