@@ -6,7 +6,8 @@
 Needs an environment where Google's T5X is importable. Each engine runs in
 processes of its own, on the CPU in float32. Parts:
 
-  1  initial parameters bit-equal, logical axes equal
+  1  initial parameters bit-equal, logical axes equal: T5 1.0 and 1.1, the
+     scanned network, the decoder-only one
   2  loss at each of 50 training steps, within 1e-5 relative
   3  decodes equal token for token, scores within 1e-4
   4  a checkpoint of either engine's step 25, optimizer included, goes on in
@@ -95,26 +96,28 @@ def losses(folder: pathlib.Path, steps: int) -> list[bool]:
   return good
 
 
-def exchange(folder: pathlib.Path) -> list[bool]:
+def exchange(folder: pathlib.Path, steps: int, saved_step: int
+             ) -> list[bool]:
   """Part 4."""
   good = []
+  saved = f"--saved_step={saved_step}"
   cases = f"--cases={','.join(_EXCHANGED)}"
   for saver in ENGINES:
     kept = folder / f"saved_by_{saver}"
-    _run(saver, "run_probe", str(folder / "unused.json"), cases,
-         f"--steps={run_probe.SAVED_STEP}", f"--keep={kept}")
+    _run(saver, "run_probe", str(folder / "unused.json"), cases, saved,
+         f"--steps={saved_step}", f"--keep={kept}")
     results = []
     for engine in ENGINES:
       file = folder / f"{saver}_{engine}.json"
-      _run(engine, "run_probe", str(file), cases, f"--begin_from={kept}")
+      _run(engine, "run_probe", str(file), cases, saved,
+           f"--steps={steps}", f"--begin_from={kept}")
       results.append(json.loads(file.read_text()))
     for case, worst in run_probe.compare(*results).items():
-      steps = sorted(int(step) for step in results[0][case])
+      found = sorted(int(step) for step in results[0][case])
       good.append(_row(
           f"4 {case}, saved by {saver}",
-          f"losses of steps {steps[0]} to {steps[-1]} within {worst:.1e}",
-          worst <= LOSS_TOLERANCE
-          and steps[0] == run_probe.SAVED_STEP + 1))
+          f"losses of steps {found[0]} to {found[-1]} within {worst:.1e}",
+          worst <= LOSS_TOLERANCE and found[0] == saved_step + 1))
   return good
 
 
@@ -128,7 +131,7 @@ def examples(folder: pathlib.Path) -> list[bool]:
       ("google", "google", root), ("embedded, Google's files", "embedded",
                                    root), ("embedded", "embedded", "")):
     results[name] = {}
-    for network in ("t5/", "scalable_t5/"):
+    for network in ("t5/", "scalable_t5/", "decoder_only/"):
       file = folder / "examples.json"
       chosen = [e for e in example_probe.EXAMPLES if e.startswith(network)]
       _run(engine, "example_probe", str(file), f"--gin_search_paths={paths}",
@@ -149,6 +152,7 @@ def main() -> int:
       description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
   parser.add_argument("--parts", default="1,2,3,4,5")
   parser.add_argument("--steps", type=int, default=run_probe.STEPS)
+  parser.add_argument("--saved_step", type=int, default=run_probe.SAVED_STEP)
   args = parser.parse_args()
   parts = set(args.parts.split(","))
   if not t5x_finder.google_t5x_installed():
@@ -162,7 +166,7 @@ def main() -> int:
     if "2" in parts:
       good += losses(pathlib.Path(folder), args.steps)
     if "4" in parts:
-      good += exchange(pathlib.Path(folder))
+      good += exchange(pathlib.Path(folder), args.steps, args.saved_step)
     if "5" in parts:
       good += examples(pathlib.Path(folder))
   print(f"parity with Google's T5X: {sum(good)} of {len(good)} comparisons "

@@ -33,6 +33,38 @@ def _flat(tree, prefix: str) -> dict[str, Any]:
   return {f"{prefix}/{name}": value for name, value in flat.items()}
 
 
+# The cache of Google's decoder-only network cannot be searched by beams.
+_DECODER_ONLY_WAYS = ("greedy", "sample", "sample_topk")
+
+
+def _decoder_only() -> tuple[Any, dict[str, np.ndarray]]:
+  """A tiny prefix LM, and a batch of prompts and targets for it."""
+  from stepdistill_jax.embedded_t5x import test_utils
+  from t5x import models
+  from t5x.examples.decoder_only import network
+  model = models.DecoderOnlyModel(
+      module=network.DecoderWrapper(network.TransformerConfig(
+          vocab_size=test_utils.VOCAB_SIZE, emb_dim=16, num_heads=2,
+          num_layers=2, head_dim=6, mlp_dim=32,
+          mlp_activations=("gelu", "linear"), dropout_rate=0.1)),
+      vocabulary=test_utils.make_vocabulary(), optimizer_def=None,
+      inputs_bidirectional_attention=True, z_loss=1e-4)
+  rng = np.random.default_rng(3)
+  targets, causal = np.zeros((2, 6, 16), np.int32)
+  for row, (prompt, answer) in enumerate(rng.integers(2, 7, (6, 2))):
+    length = prompt + answer
+    targets[row, :length] = rng.integers(2, test_utils.VOCAB_SIZE, length)
+    targets[row, [prompt - 1, length - 1]] = 1
+    causal[row, :prompt + 1] = 1
+  return model, {
+      "decoder_target_tokens": targets,
+      "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+      "decoder_causal_attention": causal,
+      "decoder_loss_weights": (
+          (targets > 0) & (np.pad(causal, ((0, 0), (0, 1)))[:, 1:] == 0)
+      ).astype(np.float32)}
+
+
 def probe() -> dict[str, np.ndarray]:
   """Parameters, axes, decodes and scores, by name.
 
@@ -49,18 +81,20 @@ def probe() -> dict[str, np.ndarray]:
       "t5_1_1": (t5, test_utils.T5_1_1),
       "scanned": (scalable, dict(remat_policy="minimal")),
   }
+  cases = {name: (test_utils.make_model(*parts), test_utils.make_batch(99),
+                  WAYS) for name, parts in networks.items()}
+  cases["decoder_only"] = (*_decoder_only(), _DECODER_ONLY_WAYS)
   results = {}
-  for name, (network, config) in networks.items():
-    model = test_utils.make_model(network, config)
-    variables = test_utils.initial_variables(model, seed=7)
+  for name, (model, batch, ways) in cases.items():
+    variables = test_utils.initial_variables(model, seed=7, batch=batch)
     results |= {
         k: np.asarray(v)
         for k, v in _flat(variables["params"], f"params/{name}").items()}
     results |= {
         k: np.array(v.names)
         for k, v in _flat(variables["params_axes"], f"axes/{name}").items()}
-    batch = test_utils.make_batch(99)
-    for way, (decode_fn, decodes, arguments) in WAYS.items():
+    for way in ways:
+      decode_fn, decodes, arguments = WAYS[way]
       model._decode_fn = getattr(decoding, decode_fn)  # pylint: disable=protected-access
       tokens, aux = jax.jit(
           lambda params: model.predict_batch_with_aux(

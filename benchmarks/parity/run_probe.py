@@ -58,12 +58,13 @@ CASES: Mapping[str, tuple[int, Sequence[str], Sequence[str]]] = {
 
 def train(
     model_dir: str, gin_files: Sequence[str] = (),
-    bindings: Sequence[str] = (), steps: int = STEPS) -> None:
+    bindings: Sequence[str] = (), steps: int = STEPS,
+    saved_step: int = SAVED_STEP) -> None:
   """Trains in this process, with metrics of every step."""
   from stepdistill_jax import t5x_command
   t5x_command.run("train", [*_GIN_FILES, *gin_files], [
       f"MODEL_DIR = {model_dir!r}", f"TRAIN_STEPS = {steps}",
-      f"utils.SaveCheckpointConfig.period = {SAVED_STEP}", *bindings])
+      f"utils.SaveCheckpointConfig.period = {saved_step}", *bindings])
 
 
 def read_losses(model_dir: str, tag: str = "loss") -> dict[int, float]:
@@ -97,9 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("output")
   parser.add_argument("--cases", required=True)
   parser.add_argument("--steps", type=int, default=STEPS)
+  parser.add_argument("--saved_step", type=int, default=SAVED_STEP)
   parser.add_argument("--keep", help="folder to leave the runs in")
   parser.add_argument(
-      "--begin_from", help="folder of runs whose step 25 to begin from")
+      "--begin_from", help="folder of runs whose --saved_step to begin from")
   args = parser.parse_args(argv)
   cases = args.cases.split(",")
   devices = {CASES[case][0] for case in cases}
@@ -114,10 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     bindings = [*_DIVISIBLE, *bindings]
     if args.begin_from:
       bindings.append("INITIAL_CHECKPOINT_PATH = " + repr(
-          f"{args.begin_from}/{case}/checkpoint_{SAVED_STEP}"))
+          f"{args.begin_from}/{case}/checkpoint_{args.saved_step}"))
     with tempfile.TemporaryDirectory() as temporary:
       folder = f"{args.keep or temporary}/{case}"
-      train(folder, gin_files, bindings, args.steps)
+      train(folder, gin_files, bindings, args.steps, args.saved_step)
       losses[case] = read_losses(folder)
   pathlib.Path(args.output).write_text(json.dumps(losses, indent=1))
   return 0

@@ -45,11 +45,14 @@ class InferenceEvaluator:
         eval_split=cfg.split, use_cached=cfg.use_cached, seed=cfg.seed,
         sequence_length=cfg.task_feature_lengths,
         use_memory_cache=cfg.use_memory_cache, **loggers))
-    # feature -> shape of one example
-    self.model_feature_shapes = self._evaluator.model_feature_shapes
     self.eval_tasks = self._evaluator.eval_tasks
     self.close = self._evaluator.close
     self._infer_fns = {}
+
+  @property
+  def model_feature_shapes(self):
+    """feature -> shape of one example."""
+    return self._evaluator.model_feature_shapes
 
   def _infer_fn(self, step_name: str, train_state_axes):
     if step_name not in self._infer_fns:

@@ -105,12 +105,14 @@ def make_model(
       **{"optimizer_def": None, "z_loss": 1e-4, **arguments})
 
 
-def initial_variables(model, seed: int = 0) -> dict[str, Any]:
+def initial_variables(
+    model, seed: int = 0, batch: dict[str, np.ndarray] | None = None
+) -> dict[str, Any]:
   """`params` and `params_axes`, initialized in one compiled program."""
   import flax
   import jax
-  batch = make_batch(0)
-  shapes = {name: values.shape for name, values in batch.items()}
+  shapes = {name: values.shape
+            for name, values in (batch or make_batch(0)).items()}
   # Axis names are no arrays: they come out of the tracing.
   init = lambda rng: flax.core.unfreeze(
       model.get_initial_variables(rng, shapes))

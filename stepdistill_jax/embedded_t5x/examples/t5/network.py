@@ -120,8 +120,8 @@ class EncoderLayer(Layer):
     x = self.norm(inputs, "pre_attention_layer_norm")
     x = self.attention("attention")(
         x, x, encoder_mask, encoder_bias, deterministic=deterministic)
-    x = self.residual(inputs, x, deterministic)
-    return self.mlp_block(x, deterministic)
+    return self.mlp_block(self.residual(inputs, x, deterministic),
+                          deterministic)
 
 
 class DecoderLayer(Layer):
@@ -141,6 +141,7 @@ class DecoderLayer(Layer):
       decoder_mask: of self-attention.
       encoder_decoder_mask: of attention to the encoder.
       decoder_bias: relative position biases of self-attention.
+      deterministic: True switches dropout off.
       decode: use the caches.
       decode_index: position being decoded; None when the caches are made.
     """
@@ -154,8 +155,7 @@ class DecoderLayer(Layer):
     y = self.attention("encoder_decoder_attention")(
         y, encoded, encoder_decoder_mask, deterministic=deterministic,
         static_kv=decode)
-    y = self.residual(x, y, deterministic)
-    return self.mlp_block(y, deterministic)
+    return self.mlp_block(self.residual(x, y, deterministic), deterministic)
 
 
 class Encoder(nn.Module):
@@ -208,14 +208,12 @@ class Decoder(nn.Module):
     cfg = self.config
     y = self.shared_embedding(decoder_input_tokens.astype("int32"))
     y = dropout(cfg)(y, deterministic=deterministic).astype(cfg.dtype)
-
     index = next_position(self, max_decode_length) if decode else None
     if index is not None:
       decoder_mask = causal_row(max_decode_length, index)
     y = self.run_layers(
         y, encoded, decoder_mask, encoder_decoder_mask, deterministic, decode,
         max_decode_length, index)
-
     y = layers.LayerNorm(dtype=cfg.dtype, name="decoder_norm")(y)
     y = dropout(cfg)(y, deterministic=deterministic)
     return logits_of(cfg, self.shared_embedding, y)
@@ -268,15 +266,14 @@ class Transformer(nn.Module):
   decoder_cls = Decoder
 
   def setup(self):
-    cfg = self.config
-    self.shared_embedding = token_embedder(cfg)
-    self.encoder = self.encoder_cls(cfg, self.shared_embedding)
-    self.decoder = self.decoder_cls(cfg, self.shared_embedding)
+    self.shared_embedding = token_embedder(self.config)
+    self.encoder = self.encoder_cls(self.config, self.shared_embedding)
+    self.decoder = self.decoder_cls(self.config, self.shared_embedding)
 
   def encode(
       self, encoder_input_tokens: Array,
-      encoder_segment_ids: Array | None = None, enable_dropout: bool = True
-  ) -> Array:
+      encoder_segment_ids: Array | None = None,
+      enable_dropout: bool = True) -> Array:
     """int [batch, length] -> [batch, length, embed]; 0 is padding."""
     if encoder_input_tokens.ndim != 2:
       raise ValueError(
@@ -295,29 +292,28 @@ class Transformer(nn.Module):
       decoder_segment_ids: Array | None = None,
       decoder_positions: Array | None = None, enable_dropout: bool = True,
       decode: bool = False, max_decode_length: int | None = None) -> Array:
-    """Logits of the decoder's positions.
+    """Logits of the decoder's positions, float32 `[batch, length, vocab]`.
 
     Args:
       encoded: `[batch, encoder length, embed]`, from `encode`.
       encoder_input_tokens: `[batch, encoder length]`, for the mask.
       decoder_input_tokens: `[batch, length]`, the targets shifted by one.
       decoder_target_tokens: `[batch, length]`, for the mask.
+      encoder_segment_ids: numbers of packed examples, or None.
       decoder_segment_ids: numbers of packed examples, or None.
+      decoder_positions: unused, positions are relative.
+      enable_dropout: False at evaluation.
       decode: incremental decoding, see `Decoder`.
       max_decode_length: static length of the decoder's cache.
-
-    Returns:
-      float32 `[batch, length, vocab]`.
     """
     if decode and encoder_segment_ids is not None:
       raise ValueError(
           "decoding works on unpacked examples, but encoder_segment_ids were "
           "given; set pack=False in the dataset's config")
-    real = decoder_target_tokens > 0
-    decoder_mask = None
     if decode:
-      real = jnp.ones_like(decoder_target_tokens)
+      real, decoder_mask = jnp.ones_like(decoder_target_tokens), None
     else:
+      real = decoder_target_tokens > 0
       decoder_mask = layers.make_decoder_mask(
           decoder_target_tokens, dtype=self.config.dtype,
           decoder_segment_ids=decoder_segment_ids)
@@ -331,7 +327,8 @@ class Transformer(nn.Module):
 
   def __call__(
       self, encoder_input_tokens: Array, decoder_input_tokens: Array,
-      decoder_target_tokens: Array, encoder_segment_ids: Array | None = None,
+      decoder_target_tokens: Array,
+      encoder_segment_ids: Array | None = None,
       decoder_segment_ids: Array | None = None,
       encoder_positions: Array | None = None,
       decoder_positions: Array | None = None, *, enable_dropout: bool = True,
@@ -349,8 +346,6 @@ class Transformer(nn.Module):
     """Real tokens see real tokens of the same packed example."""
     make = functools.partial(
         layers.make_attention_mask, dtype=self.config.dtype)
-    mask = make(query_real, key_real)
-    if key_segments is not None:
-      mask = layers.combine_masks(
-          mask, make(query_segments, key_segments, jnp.equal))
-    return mask
+    same = None if key_segments is None else make(
+        query_segments, key_segments, jnp.equal)
+    return layers.combine_masks(make(query_real, key_real), same)
