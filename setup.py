@@ -62,6 +62,7 @@ setuptools.setup(
                "transformers>=5"],
         "serve": ["ctranslate2>=4.5"],
         "teacher": ["openai[aiohttp]>=2"],
+        "amos": ["jestimator>=0.3.3"],
         "t5x": [
             "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
         "test": [

@@ -35,6 +35,7 @@ DATASET_ITEM = "dataset"
 RUN_STATE_ITEM = "run_state"
 _UNCHECKED = ".unchecked"
 _TEMPORARY = ".orbax-checkpoint-tmp"
+_COMMITTED = "commit_success.txt"
 
 
 class DatasetCheckpointHandler(ocp.CheckpointHandler):
@@ -192,8 +193,10 @@ class OrbaxCheckpointManagerInterface:
 
   def _finish(self, written: epath.Path, final: epath.Path) -> None:
     """Makes a checkpoint of what orbax writes; runs in the background."""
-    # Orbax tells shortly before it gives the folder its name.
-    while not (self._orbax_wrote.wait(0.02) and written.exists()):
+    # Orbax tells shortly before it gives the folder its name or, in an object
+    # store, writes its last file.
+    last = written / _COMMITTED if written == final else written
+    while not (self._orbax_wrote.wait(0.02) and last.exists()):
       if self._failed:
         return
       time.sleep(0.005)

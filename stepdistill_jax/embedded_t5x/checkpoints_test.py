@@ -4,6 +4,7 @@ import json
 
 import flax.core
 from flax.linen import partitioning as flax_partitioning
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,3 +173,30 @@ def test_modes_find_checkpoints(tmp_path):
     find(path=folder, mode="last")
   assert checkpoints.get_step_from_checkpoint_dir(
       f"{folder}/checkpoint_5/") == (folder, 5)
+
+
+def test_the_best_are_kept_as_gin_files_of_t5x_ask_for_it(tmp_path):
+  """`checkpointer_cls = @checkpoints.SaveBestCheckpointer`, T5X's way."""
+  from clu import metric_writers
+  losses = {1: 0.5, 2: 0.1, 3: 0.9, 4: 0.7}
+  writer = metric_writers.SummaryWriter(str(tmp_path / "train"))
+  for step, loss in losses.items():
+    writer.write_scalars(step, {"loss": loss})
+  writer.close()
+  configured = gin.external_configurable(
+      checkpoints.SaveBestCheckpointer, "SaveBestCheckpointer")
+  gin.parse_config("""
+      SaveBestCheckpointer.metric_name_to_monitor = "train/loss"
+      SaveBestCheckpointer.metric_mode = "min"
+      """)
+  initializer = Model("a").initializer()
+  _, manager = state_initializer.create_checkpoint_manager_and_restore(
+      initializer, PARTITIONER, None, None, None, model_dir=str(tmp_path),
+      save_checkpoint_cfg=checkpoint_config.SaveCheckpointConfig(
+          keep=1, checkpointer_cls=configured))
+  gin.clear_config()
+  state = initializer.from_scratch(jax.random.PRNGKey(0))
+  for step in losses:
+    manager.save(state.replace_step(jnp.array(step, jnp.int32)))
+  manager.close()
+  assert checkpoints.all_steps(str(tmp_path)) == [2, 4]  # Best and latest.

@@ -17,6 +17,7 @@ from flax import struct
 from flax import traverse_util
 from flax.core import frozen_dict
 import jax
+import jax.experimental.pjit
 import jax.numpy as jnp
 import optax
 
@@ -201,6 +202,8 @@ def _chain(transformations: Sequence[optax.GradientTransformation]
 
 def _amos(*args, **kwargs) -> optax.GradientTransformation:
   """Amos, of the package jestimator, which is not installed by default."""
+  # jestimator 0.3.3 looks for it where JAX used to have it.
+  jax.experimental.pjit.PartitionSpec = jax.sharding.PartitionSpec
   try:
     from jestimator import amos as jestimator_amos  # pylint: disable=g-import-not-at-top
   except ImportError as error:

@@ -1,5 +1,7 @@
 """Tests of the optax wrapper and the MultiOptimizer."""
 
+import sys
+
 from flax import traverse_util
 from flax.core import freeze
 import jax
@@ -9,10 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-import stepdistill_jax  # noqa: F401  Makes t5x importable.
+from stepdistill_jax import errors  # Makes t5x importable.
 from t5x import adafactor
 from t5x import optimizers
 
+# As a run has it: pytest resets the filter that `optimizers` sets.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.flax.traverse_util.Traversal.:DeprecationWarning")
 PARAMS = freeze({
     "dense": {"kernel": jnp.arange(6.0).reshape(2, 3) / 6},
     "scale": jnp.ones(3)})
@@ -104,6 +109,27 @@ def test_overrides_replace_hyper_params():
   assert (new.learning_rate, new.beta1) == (0.1, 0.9)
   again = optimizer_def.update_hyper_params(hyper_params=new, beta1=None)
   assert (again.learning_rate, again.beta1) == (0.1, None)
+
+
+def test_amos_names_the_package_it_needs(monkeypatch):
+  monkeypatch.setitem(sys.modules, "jestimator", None)
+  with pytest.raises(errors.UserError, match="pip install jestimator"):
+    optimizers.amos(learning_rate=0.01, eta_fn=lambda name, shape: 1.0)
+
+
+def test_amos_equals_jestimator():
+  jestimator = pytest.importorskip("jestimator.amos")
+  arguments = dict(learning_rate=0.01, eta_fn=lambda name, shape: 1.0,
+                   shape_fn=lambda name, shape: ())
+  optimizer = optimizers.amos(**arguments).create(PARAMS)
+  rule = jestimator.amos(**arguments)
+  params, state = PARAMS, rule.init(PARAMS)
+  for _ in range(3):
+    optimizer = optimizer.apply_gradient(GRADS, learning_rate=123.0)
+    updates, state = rule.update(GRADS, state, params)
+    params = optax.apply_updates(params, updates)
+  jax.tree.map(np.testing.assert_array_equal, optimizer.target, params)
+  optimizer.optimizer_def.derive_logical_axes(optimizer, AXES)
 
 
 def _selecting(word):
