@@ -50,7 +50,6 @@ class EarlyStoppingAction(BaseAction):
     """Initializes.
 
     Args:
-      metric: (task, name of the metric).
       mode: `min` if less is better, else `max`.
       patience: how many values in a row must bring no improvement.
       atol: a change of at most atol + rtol * |previous| is no improvement.

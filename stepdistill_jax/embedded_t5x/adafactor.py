@@ -84,9 +84,6 @@ class HParamMap:
   """Values by parameter name: the first rule whose pattern is found in it.
 
       HParamMap([(".*bias", False), (".*", True)])["encoder/bias"] is False
-
-  Attributes:
-    rules: pairs of a regular expression and a value.
   """
 
   def __init__(self, rules: Sequence[tuple[str, Any]]):
@@ -139,23 +136,17 @@ class Adafactor(optimizers.OptimizerDef):
     factored: False keeps all second moments, as Adam does.
     multiply_by_parameter_scale: whether steps are relative to the
       parameter's root mean square; may differ by name (`HParamMap`).
-    beta1: momentum, or None for none.
     decay_rate: second moments decay with 1 - step^-decay_rate.
     step_offset: the step at which fine-tuning starts: restarts the decay.
     clipping_threshold: of the update's root mean square, or None.
     weight_decay_rate: share of a parameter taken away each step, or None.
     min_dim_size_to_factor: matrices with a smaller side are not factored.
-    epsilon1: added to squared gradients.
-    epsilon2: least parameter scale.
-    dtype_momentum: of the momentum.
-    factor_map: factor rules by parameter name.
     logical_factor_rules: factor rules by logical axis name; take the place
       of `factor_map` where the model names its axes.
     weight_decay_rate_lr_exponent: multiplies the weight decay by
       learning_rate to this power, or None.
     global_norm_clip_threshold: of the gradient's norm over all parameters,
       or None.
-    max_parameter_scale: largest parameter scale, or None.
     skip_nan_updates: keeps what an update would turn into NaN.
   """
 

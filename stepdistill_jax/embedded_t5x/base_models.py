@@ -97,10 +97,7 @@ class BaseTransformerModel(BaseModel):
     """Sets the model up.
 
     Args:
-      input_vocabulary: of the encoder's tokens.
       output_vocabulary: of the decoder's tokens; its `eos_id` ends decoding.
-      label_smoothing: see `losses.token_cross_entropy`.
-      z_loss: coefficient of the z-loss.
       loss_normalizing_factor: what the loss is divided by, see
         `losses.get_loss_normalizing_factor_and_weights`.
     """

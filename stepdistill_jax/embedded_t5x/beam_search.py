@@ -64,14 +64,11 @@ def beam_search(
     inputs: int `[batch, length]`.
     cache: the network's cache. If it already holds the prompt,
       `initial_index` says how far.
-    tokens_to_logits: one step of the network.
-    num_decodes: number of beams.
     alpha: exponent of the length penalty; 0 for none.
     max_decode_len: longest output; None means `length`.
     max_decode_step: most steps of the search; negative for no limit.
     min_log_prob: the search ends when no live sequence has a higher
       log-probability.
-    decode_rng: unused; samplers have it.
     cache_offset: position of the batch axis in the cache's arrays (1 where
       layers are scanned).
     initial_index: int `[batch]`, the prompt's last position, where `cache`

@@ -15,9 +15,6 @@ import urllib.parse
 from etils import epath
 from etils.epath import backend as epath_backend
 from etils.epath import gpath
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from stepdistill_jax.embedded_t5x import checkpoint_config

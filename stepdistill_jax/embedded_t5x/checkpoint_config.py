@@ -28,14 +28,10 @@ class SaveCheckpointConfig:
   Attributes:
     dtype: of the saved parameters, `float32` or `bfloat16`; the optimizer's
       state keeps its own.
-    period: in steps.
-    checkpoint_steps: further steps at which to save.
     period_minutes: save when so much time has passed since the last save, at
       the next step at which metrics are written. T5X has no such option.
     keep: number of latest checkpoints to keep; None keeps all. Multiples, and
       the best by a metric: see `checkpoints.SaveBestCheckpointer`.
-    keep_dataset_checkpoints: the same for the state of the data.
-    save_dataset: whether to save the state of the training data.
     checkpointer_cls: `checkpoints.SaveBestCheckpointer` keeps the best.
     state_transformation_fns: applied to the state dict before writing.
   """
@@ -71,7 +67,6 @@ class RestoreCheckpointConfig:
     strict: for TensorFlow checkpoints: every parameter must be there.
     fallback_to_scratch: initialize what the checkpoint lacks.
     dtype: of the restored parameters; None keeps the saved one.
-    restore_dataset: whether to restore the state of the data too.
     state_transformation_fns: applied after reading, after `assignment_map`.
   """
 

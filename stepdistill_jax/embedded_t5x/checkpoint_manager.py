@@ -283,14 +283,7 @@ class OrbaxCheckpointManagerInterface:
       fallback_state: Mapping[str, Any] | None = None,
       state_transformation_fns: Sequence[Callable[..., Any]] = (),
       lazy_parameters: bool = False):
-    """Restores a train state, and the data's position if it was given.
-
-    Args:
-      step: of a checkpoint in `directory`; or
-      path: of any checkpoint.
-      fallback_state: see `checkpoint_reading.restore`.
-      state_transformation_fns: the same.
-    """
+    """Restores a train state, and the data's position if it was given."""
     del lazy_parameters
     if (step is None) == (path is None):
       raise ValueError("Give one of `step` and `path`")

@@ -37,13 +37,6 @@ def is_checkpoint(path: str) -> bool:
                  for name in ("state", "_METADATA", "checkpoint")))
 
 
-def all_dataset_checkpoint_steps(checkpoints_dir: str) -> Sequence[int]:
-  """Steps whose checkpoint has the state of the training data too."""
-  return [step for step in all_steps(checkpoints_dir) if any(
-      epath.Path(get_checkpoint_dir(checkpoints_dir, step)).glob(
-          f"**/{TRAIN_DS_PREFIX}-*"))]
-
-
 def latest_step(checkpoints_dir: str) -> int | None:
   return max(all_steps(checkpoints_dir), default=None)
 

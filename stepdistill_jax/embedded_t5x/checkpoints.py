@@ -17,13 +17,6 @@ from stepdistill_jax.embedded_t5x.checkpoint_manager import *  # noqa: F403
 from stepdistill_jax.embedded_t5x.checkpoint_paths import *  # noqa: F403
 
 
-def get_local_data(x):
-  """This host's copy of an array; anything else as it is."""
-  if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
-    return x.addressable_data(0)
-  return x
-
-
 def load_t5x_checkpoint(
     path: str, step: int | None = None,
     state_transformation_fns: Sequence[Any] = (), remap: bool = True,
@@ -31,7 +24,6 @@ def load_t5x_checkpoint(
   """Loads all arrays of a checkpoint, without a model.
 
   Args:
-    path: of the checkpoint, or of its folder if `step` is given.
     state_transformation_fns: `fn(dict, dict) -> dict`, on names.
     restore_dtype: of the parameters; None keeps the saved one.
 

@@ -33,14 +33,10 @@ class DatasetConfig:
     mixture_or_task_name: registered name, or the task or mixture itself.
     task_feature_lengths: feature -> length in tokens; None means the longest
       of the data.
-    batch_size: of the global batch, in examples.
     seed: of the shuffle and of random preprocessing; None takes a new one.
     use_cached: read what `seqio_cache_tasks` wrote.
-    pack: join several examples in a row.
     use_custom_packing_ops: pack with tensor2tensor's compiled operation.
     module: imported first, for its registrations; T5X deprecates it.
-    use_memory_cache: keep evaluation batches in memory.
-    trim_output_features: cut features to their length.
   """
 
   mixture_or_task_name: str | seqio.Task | seqio.Mixture
@@ -108,9 +104,7 @@ def get_dataset(
   """The batches of one share of a data set.
 
   Args:
-    feature_converter_cls: makes model features of task features.
     num_epochs: None repeats forever.
-    continue_from_last_checkpoint: must be False; T5X's interface has it.
 
   Returns:
     A dataset of feature -> [batch_size / num_shards, ...].
@@ -178,8 +172,6 @@ class TrainIterator:
       iterator_at: gives the `clu.data.DatasetIterator` over numpy batches
         that begins with a batch of this number. It is called once: two
         iterators of one tf.data pipeline do not shuffle alike.
-      shard_batch: puts a host's batch on its devices.
-      element_spec: of a host's batch.
     """
     self._iterator_at = iterator_at
     self._first_batch = 0

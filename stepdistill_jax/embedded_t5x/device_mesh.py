@@ -79,7 +79,6 @@ def make_mesh(
   Args:
     num_partitions: the size of `model`; JAX chooses which devices.
     model_parallel_submesh: instead, the tile of hardware that makes `model`.
-    backend: a platform other than the default one.
     ici_mesh_shape: with `dcn_mesh_shape`, the (replica, data, model) shape
       inside a slice; the mesh then has those three axes.
     dcn_mesh_shape: the same between slices.

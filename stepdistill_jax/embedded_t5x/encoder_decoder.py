@@ -44,7 +44,6 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
     """Sets the model up; further arguments as in `BaseTransformerModel`.
 
     Args:
-      feature_converter_cls: takes the place of `FEATURE_CONVERTER_CLS`.
       default_decoder_params: for predictions that do not say otherwise.
     """
     if feature_converter_cls is not None:
@@ -140,7 +139,6 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
 
     Args:
       batch: model features; `decoder_input_tokens` gives the output's length.
-      decoder_params: further arguments of `decode_fn`.
       return_all_decodes: all decodes or the best alone; None means the
         model's default.
       num_decodes: beams, or samples of each row; None means the model's

@@ -28,9 +28,7 @@ class InferenceEvaluator:
     """Initializes; reads the data.
 
     Args:
-      inference_evaluator_cls: maybe with arguments bound.
       log_dir: results go to its subfolder `inference_eval`; None logs none.
-      verify_matching_vocabs_fn: raises if task and model differ; or None.
     """
     cfg = infer_eval_dataset_cfg
     if verify_matching_vocabs_fn and hasattr(model, "output_vocabulary"):
@@ -98,10 +96,8 @@ def evaluate(
   Args:
     restore_checkpoint_cfg: which checkpoints. With mode `all`, those that an
       earlier call evaluated into `output_dir` are skipped.
-    inference_evaluator_cls: a `seqio.Evaluator`, maybe with arguments bound.
     training_evaluator_cls: a `Trainer`; if given, the training loss is
       computed too.
-    train_eval_get_dataset_fn: gives the data for `training_evaluator_cls`.
     fallback_init_rng: seed for what a checkpoint lacks.
   """
   del use_orbax

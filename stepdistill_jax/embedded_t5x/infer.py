@@ -57,11 +57,9 @@ def create_task_from_tfexample_file(
   """Registers a task over files of TFExamples.
 
   Args:
-    paths: of the files; patterns are allowed.
     file_type: `tfrecord`.
     inputs_key: the feature with the input text.
     targets_key: the feature with the target text, to score it; or None.
-    features: of `inputs`, and of `targets`.
     task_id: part of the task's name; by default a hash of the paths.
 
   Returns:
@@ -135,8 +133,6 @@ def write_inferences_to_file(
     inferences: predicted token ids or scores, and auxiliary values.
     task_ds: the examples.
     mode: `predict`, `score` or `predict_with_aux`.
-    vocabulary: turns token ids into text.
-    json_encoder_cls: for unusual values.
     include_all_inputs: write all features, not only `*_pretokenized`.
     input_fields_to_include: instead, which features to write.
     output_ids: write `prediction_tokens` too.
@@ -202,14 +198,8 @@ def infer(
     mode: `predict`, `score` (of the targets) or `predict_with_aux` (both).
     output_dir: for `TASK-MODE.jsonl-SHARD-of-SHARDS`.
     checkpoint_period: number of batches of a chunk.
-    shard_id: which share of the data this job takes.
-    merge_chunked_results: join the chunks to one file.
-    write_fn: writes a chunk; see `write_inferences_to_file`.
     checkpoint_ds_iter: for T5X's interface; finished chunks are skipped.
     fallback_init_rng: seed for what the checkpoint lacks.
-    verify_matching_vocabs_fn: raises if task and model differ; or None.
-    output_vocab_feature_name: the feature whose vocabulary decodes.
-    keep_aux_as_numpy: keep auxiliary values as arrays.
   """
   del checkpoint_ds_iter, use_orbax
   if mode not in STEPS:

@@ -50,7 +50,6 @@ def get_infer_fn(
       parameters and a batch, and `rng` and `flax_mutables` if it names them.
     batch_size: of the global batch. The last batch is padded to it, so that
       one compilation serves all.
-    train_state_axes: the train state's PartitionSpecs.
     keep_aux_as_numpy: keep auxiliary values as arrays, not lists.
 
   Returns:

@@ -35,14 +35,8 @@ class InteractiveModel:
 
     Args:
       output_dir: for checkpoints, from the latest of which it goes on.
-      model: a `BaseTransformerModel`.
       dtype: of restored and saved parameters.
-      restore_mode: `specific` or `latest`.
       checkpoint_path: what to begin from; empty begins from scratch.
-      input_shapes: of a batch, by model feature.
-      input_types: dtypes, by model feature.
-      init_random_seed: of initialization and dropout.
-      add_eos: whether texts get an end-of-sequence id.
       learning_rate_fn: by default that of `create_learning_rate_scheduler`.
     """
     self._batch_size = batch_size
@@ -128,7 +122,6 @@ class InteractiveModel:
 
     Args:
       mode: `predict`, `predict_with_aux` or `score`.
-      examples: the inputs, and the targets to score.
       preprocessors: by default, tokenize and append EOS.
 
     Returns:

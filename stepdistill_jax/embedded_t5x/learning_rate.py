@@ -33,11 +33,6 @@ def create_learning_rate_scheduler(
   | `decay_every` | d ** (s // steps_per_decay) |
   | `cosine_decay` | (1 + cos(pi ((s - w)+ / steps_per_cycle mod 1))) / 2 |
 
-  Args:
-    factors: names joined by `*`.
-    step_offset: the step that counts as 0.
-    min_learning_rate: the product is never less.
-
   Returns:
     A function from an int32 scalar to a float32 scalar.
   """

@@ -26,7 +26,6 @@ def cross_entropy_with_logits(
     logits: float `[batch, length, vocab]`.
     targets: float `[batch, length, vocab]`, e.g. one-hot; its sum over the
       vocabulary is taken to be 1.
-    z_loss: coefficient of the z-loss.
 
   Returns:
     The total loss and the z-loss alone, both `[batch, length]`. Only the
@@ -54,7 +53,6 @@ def token_cross_entropy(
       all-off target, as `one_hot` makes it.
     label_smoothing: probability taken from the token and spread evenly over
       all others.
-    z_loss: coefficient of the z-loss.
 
   Returns:
     The total loss and the z-loss alone, both `[batch, length]`; gradients do
@@ -116,7 +114,6 @@ def compute_weighted_cross_entropy(
     targets: int `[batch, length]`.
     weights: `[batch, length]`, or None for all ones.
     label_smoothing: see `token_cross_entropy`.
-    z_loss: coefficient of the z-loss.
     loss_normalizing_factor: divides the sum; None leaves it a sum.
 
   Returns:

@@ -35,13 +35,8 @@ def launch(
   """Parses the configuration and runs a mode, on whichever engine `t5x` is.
 
   Args:
-    mode: a key of ENTRY_POINTS.
-    gin_files: see `gin_config.parse`.
-    gin_bindings: the same.
-    gin_search_paths: the same.
     tfds_data_dir: overrides the data folder of all TFDS tasks.
     seqio_additional_cache_dirs: where `seqio_cache_tasks` wrote.
-    dry_run: only parse.
 
   Returns:
     What the mode's function returns.

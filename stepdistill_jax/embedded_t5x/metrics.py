@@ -8,7 +8,7 @@ metrics get their duration, `Step` metrics their number of steps, on the host
 
 from __future__ import annotations
 
-from typing import Any, Mapping, MutableMapping
+from typing import Any, MutableMapping
 
 from clu import metrics as clu_metrics
 import flax.struct
@@ -139,11 +139,6 @@ def is_metric_obj(obj: Any) -> bool:
 
 def is_time_metric(obj: Any) -> bool:
   return isinstance(obj, Time)
-
-
-def create_metrics_dict(float_metrics_dict: Mapping[str, Scalar]) -> MetricsMap:
-  """Makes a `Sum` of every number."""
-  return {k: Sum(v) for k, v in float_metrics_dict.items()}
 
 
 def set_time_metrics_duration(metrics, duration: Scalar):

@@ -62,9 +62,6 @@ class MetricsManager:
   ) -> concurrent.futures.Future:
     """Writes metrics once they are computed.
 
-    Args:
-      metrics: name -> `clu.metrics.Metric`, merged over the period.
-
     Returns:
       A future of name -> `clu.values.Value`.
     """

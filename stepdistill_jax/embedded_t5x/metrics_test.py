@@ -54,8 +54,3 @@ def test_metrics_pass_through_jit():
       metrics.set_time_metrics_duration(step(jnp.ones(3)), 2.0), 1)
   np.testing.assert_allclose(
       [m.compute() for m in out.values()], [3, 1.5, 0.5])
-
-
-def test_dict_of_sums():
-  made = metrics.create_metrics_dict({"a": 1.0})
-  assert made["a"].compute() == 1

@@ -29,39 +29,6 @@ def count_packed_examples(segment_ids: Array) -> Array:
   return changes + segment_ids.shape[0] - padded_rows
 
 
-def compute_weighted_accuracy(
-    logits: Array, targets: Array, weights: Array | None = None) -> Array:
-  """The (weighted) number of tokens that are the most likely ones.
-
-  Args:
-    logits: float `[batch, length, vocab]`.
-    targets: int `[batch, length]`.
-    weights: `[batch, length]`, or None.
-  """
-  if logits.ndim != targets.ndim + 1:
-    raise ValueError(
-        "logits must have one axis more than targets, got shapes "
-        f"{logits.shape} and {targets.shape}")
-  correct = jnp.argmax(logits, axis=-1) == targets
-  return jnp.sum(correct if weights is None else correct * weights)
-
-
-def compute_metrics(
-    logits: Array, targets: Array, weights: Array, loss: Array,
-    weight_sum: Array, additional_metrics: MetricsMap) -> MetricsMap:
-  """Sums of loss, accuracy and sizes; older models use it."""
-  return {
-      **metrics_lib.create_metrics_dict({
-          "loss": loss,
-          "accuracy": compute_weighted_accuracy(logits, targets, weights),
-          "weight_sum": weight_sum,
-          "num_examples": targets.shape[0],
-          "num_tokens": targets.size,
-      }),
-      **additional_metrics,
-  }
-
-
 def compute_base_metrics(
     logits: Array, targets: Array, mask: Array | None, loss: Array,
     z_loss: Array | None = None, segment_ids: Mapping[str, Array] | None = None

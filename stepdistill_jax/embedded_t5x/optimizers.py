@@ -242,8 +242,6 @@ class MultiOptimizer(OptimizerDef):
   wrap `optax.multi_transform`.
 
   Attributes:
-    traversals: `flax.traverse_util.Traversal`s, each selects parameters.
-    sub_optimizers: the optimizer of each traversal.
     hyper_params: a list, one entry for each of them.
   """
 

@@ -15,7 +15,6 @@ from typing import Any, Callable, Sequence
 from flax import traverse_util
 from flax.linen import partitioning as flax_partitioning
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -24,16 +23,6 @@ from stepdistill_jax.embedded_t5x.device_mesh import DataLayout, HardwareMesh
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
 PartitionedCallable = Callable[..., Any]
-
-
-class AxisNames(tuple):
-  """Axis names of one array; a leaf to `jax.tree`, unlike a plain tuple."""
-
-  def __new__(cls, *names):
-    return tuple.__new__(AxisNames, names)
-
-  def __repr__(self):
-    return f"AxisNames{tuple.__repr__(self)}"
 
 
 def global_mesh_defined() -> bool:
@@ -124,14 +113,8 @@ class PjitPartitioner:
     """Initializes; see `device_mesh.make_mesh`.
 
     Args:
-      num_partitions: size of the `model` axis.
       model_parallel_submesh: a tile of the hardware; if set, it counts and
         `num_partitions` (which run gin files set to 1) does not.
-      params_on_devices: accepted for T5X's interface; parameters always are.
-      backend: a platform other than the default one.
-      ici_mesh_shape: for several TPU slices.
-      dcn_mesh_shape: for several TPU slices.
-      logical_axis_rules: by default the standard ones.
     """
     if not num_partitions and not model_parallel_submesh:
       raise ValueError(
@@ -163,15 +146,6 @@ class PjitPartitioner:
   def data_mesh_size(self) -> int:
     """Number of parts that a batch is split into."""
     return math.prod(self.mesh.shape[axis] for axis in self._data_axes)
-
-  @property
-  def data_shards(self) -> int:
-    """Number of different shares of a batch that hosts load."""
-    return self.get_data_layout().num_shards
-
-  @property
-  def data_shard_id(self) -> int:
-    return self.get_data_layout().shard_id
 
   def get_data_layout(self, batch_size: int | None = None,
                       host_index: int | None = None) -> DataLayout:
@@ -237,11 +211,8 @@ class PjitPartitioner:
     """Returns `fn` compiled for this mesh.
 
     Args:
-      fn: a pure function of arrays.
       in_axis_resources: a PartitionSpec, None (replicated), or a tree prefix
         of them, for each argument.
-      out_axis_resources: the same for the results.
-      static_argnums: arguments that are compile-time constants.
       donate_argnums: arguments whose buffers may be overwritten.
     """
     jitted = jax.jit(
@@ -257,9 +228,3 @@ class PjitPartitioner:
 
 # T5X's names of the base classes; here the one class is all of them.
 BasePartitioner = BasePjitPartitioner = PjitPartitioner
-
-
-def host_local_array_to_global_array(arr_tree, mesh: Mesh, pspecs):
-  """Joins the hosts' arrays to global ones; None means replicated."""
-  return multihost_utils.host_local_array_to_global_array(
-      arr_tree, mesh, jax.tree.map(_spec, pspecs, is_leaf=_is_spec))

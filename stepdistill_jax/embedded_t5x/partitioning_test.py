@@ -1,7 +1,6 @@
 """Rules from axis names to mesh axes, and functions compiled with them."""
 
 from flax.linen import partitioning as flax_partitioning
-import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np

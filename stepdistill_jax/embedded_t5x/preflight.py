@@ -99,11 +99,6 @@ def find_checkpoint(
 ) -> tuple[checkpoint_config.RestoreCheckpointConfig | None, str | None]:
   """What training begins from.
 
-  Args:
-    model_dir: the run folder, whose latest checkpoint comes first.
-    save_cfg: how it was saved.
-    restore_cfg: the initial checkpoint, for a new run.
-
   Returns:
     (how to restore, path), or (None, None) to begin from scratch.
   """

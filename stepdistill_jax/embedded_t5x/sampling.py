@@ -25,13 +25,10 @@ class SamplingLoopState:
   Rows are `batch * num_decodes`.
 
   Attributes:
-    step: steps taken.
     cur_index: int `[rows]`, position of the last token.
     sequences: int `[rows, length + 2]`; the first column is the start token,
       the last takes what rows write that ran out of room.
     cur_token: int `[rows, 1]`, the last token.
-    ended: bool `[rows, 1]`.
-    rng: key of the steps to come.
     log_prob: float32 `[rows]`, of the tokens sampled so far.
   """
 
@@ -80,7 +77,6 @@ def temperature_sample(
     inputs: int `[batch, length]`.
     cache: the network's cache. If it already holds the prompt,
       `initial_index` says how far.
-    tokens_to_logits: one step of the network.
     decode_rng: key for sampling; None means key 0.
     num_decodes: sequences sampled for each row.
     temperature: logits are divided by it; near 0 is greedy. A scalar, or

@@ -31,8 +31,6 @@ class TrainStateInitializer:
     """Initializes.
 
     Args:
-      optimizer_def: None makes an `InferenceState`.
-      init_fn: `model.get_initial_variables`.
       input_shapes: of a global batch, by feature.
       input_types: dtypes by feature; float32 where not given.
     """
@@ -121,9 +119,6 @@ def create_checkpoint_manager_and_restore(
   """Makes the manager that saves, and restores if there is what to restore.
 
   Args:
-    restore_checkpoint_cfg: how to restore; None restores nothing.
-    fallback_init_rng: for `fallback_to_scratch`.
-    save_checkpoint_cfg: how to save; None makes no manager.
     ds_iter: training data whose position is saved and restored.
 
   Returns:

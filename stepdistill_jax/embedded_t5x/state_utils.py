@@ -68,7 +68,6 @@ def apply_assignment_map(
   checkpoint entry may serve several of the model's.
 
   Args:
-    ckpt_optimizer_state: the checkpoint's state dict.
     optimizer_state: the model's state dict; only its names are read.
     require_all_rules_match: whether a rule that names nothing is an error.
     is_resuming: if True, the state is returned as it is: the names were

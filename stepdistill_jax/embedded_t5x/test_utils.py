@@ -26,9 +26,7 @@ def make_batch(
   """Random examples, one or two a row, whose targets repeat the inputs.
 
   Args:
-    seed: of the tokens and lengths.
     packed: two examples a row, with segment ids and positions.
-    rows: number of rows.
 
   Returns:
     Model features as `seqio.EncDecFeatureConverter` makes them.

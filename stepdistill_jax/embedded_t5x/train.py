@@ -75,9 +75,6 @@ def train(
   """Trains a model, going on from the last checkpoint of `model_dir`.
 
   Args:
-    train_eval_dataset_cfg: data to compute the training loss on; or None.
-    infer_eval_dataset_cfg: data to decode and score; or None.
-    trainer_cls: a `Trainer`, maybe with arguments bound.
     total_steps: the step to end at, those of the initial checkpoint included.
     eval_steps: number of batches of a training evaluation.
     eval_period: in steps; 0 evaluates at the end only.
@@ -87,12 +84,9 @@ def train(
     random_seed: of initialization and dropout. None takes a new one, and
       random bits that are fast but differ between shardings.
     use_hardware_rng: take such random bits with a fixed seed too.
-    inference_evaluator_cls: a `seqio.Evaluator`, maybe with arguments bound.
     concurrent_metrics: let evaluation metrics be computed while training goes
       on; actions on them then do not run.
     actions: by name of `ActionMode`, what may end training.
-    run_eval_before_training: evaluate before the first step too.
-    verify_matching_vocabs_fn: raises if task and model differ; or None.
     gc_period: if set, Python collects garbage only every so many steps.
 
   Returns:

@@ -46,11 +46,9 @@ class Schedule:
   """The steps at which something other than training happens.
 
   Attributes:
-    last: the step to end at.
     stats: period of metrics; None takes the default, or a shorter period.
     evaluation: period; 0 for the last step only.
     checkpoint: period; 0 for none.
-    checkpoint_steps: further steps at which to save.
     collection: period of Python's garbage collection; 0 leaves it to Python.
   """
 
@@ -80,7 +78,6 @@ class Evaluations:
 
   Attributes:
     trainer: computes the losses; its train state is evaluated.
-    train_state_axes: the train state's PartitionSpecs.
     make_datasets: gives the data for losses by name; may be empty.
     make_evaluator: gives an `eval.InferenceEvaluator`, or None.
     act: called with the name of an ActionMode and the metrics by task.
@@ -129,11 +126,6 @@ class TrainLoop:
   """Trains to the last step, or until an action or a signal ends it.
 
   Attributes:
-    schedule: when something else happens.
-    step: that training is at.
-    manager: saves checkpoints; None saves none.
-    save_cfg: the `SaveCheckpointConfig`, or None.
-    evaluations: None where there are none.
     act: called with the name of an ActionMode and metrics by task.
     concurrent_metrics: let metrics be computed while training goes on; no
       action then looks at those of training and decoding.

@@ -96,7 +96,6 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode, TrainState):
     Args:
       optimizer_def: an `optimizers.OptimizerDef`. One with `set_param_axes`
         (Adafactor) is told the axis names before its state is made.
-      model_variables: what `Module.init` returned.
     """
     params, others = _split_variables(model_variables)
     if hasattr(optimizer_def, "set_param_axes"):

@@ -8,7 +8,6 @@ global batch before it calls `train_with_lr`, which splits it.
 
 from __future__ import annotations
 
-import abc
 import collections
 import contextlib
 import functools
@@ -37,10 +36,6 @@ Rng = jax.Array
 # The host may run ahead of the devices by so many steps: enough to hide its
 # own work, few enough that batches do not pile up in device memory.
 _MAX_STEPS_AHEAD = 2
-
-
-class PreemptionError(Exception):
-  """T5X's name for what `errors.Preempted` is here."""
 
 
 def merge_metrics(a: MetricMapType, b: MetricMapType) -> MetricMapType:
@@ -188,15 +183,12 @@ def _specs(batch) -> Any:
       (k, tuple(v.shape), str(v.dtype)) for k, v in batch.items()))
 
 
-class BaseTrainer(abc.ABC):
+class Trainer:
   """Drives compiled steps and reports their metrics.
 
   Use as a context manager, or call `close`: it ends background threads.
 
   Attributes:
-    stop_training: set to True to end training.
-    train_metrics_manager: writes to `train`.
-    eval_metrics_managers: by name of data set.
     on_step: called with the number of finished steps, for a progress bar.
     should_stop: asked after each step; True ends `train` there.
     period_so_far: the metrics merged since the last that were written, and of
@@ -207,20 +199,28 @@ class BaseTrainer(abc.ABC):
 
   def __init__(
       self, model, train_state, partitioner, eval_names: Sequence[str],
-      summary_dir: str | None, train_state_axes, rng: Rng):
+      summary_dir: str | None, train_state_axes, rng: Rng,
+      learning_rate_fn: Callable[[jax.Array], jax.Array],
+      num_microbatches: int | None,
+      weight_metrics_computer: WeightMetricsComputer | None = None):
     """Initializes.
 
     Args:
+      train_state: the initial one.
+      partitioner: compiles and shards.
       eval_names: data sets that `eval` will be given; others may come.
       summary_dir: for event files; None writes none.
-      train_state_axes: the train state's PartitionSpecs.
       rng: folded with the step, so that any step can be replayed alone.
+      num_microbatches: see `accumulate_grads_microbatched`.
     """
     self._model = model
     self.train_state = train_state
     self._partitioner = partitioner
     self._train_state_axes = train_state_axes
     self._base_rng = rng
+    self._learning_rate_fn = learning_rate_fn
+    self._num_microbatches = num_microbatches
+    self._weight_metrics_computer = weight_metrics_computer
     self._compiled_train_step = None
     self._compilation_seconds: float | None = None
     self._compiled_eval_steps = {}
@@ -267,6 +267,7 @@ class BaseTrainer(abc.ABC):
 
   def check_batch_size(self, batch_size: int) -> None:
     """Raises UserError if the step cannot work on batches of this size."""
+    _check_microbatches(batch_size, self._num_microbatches)
 
   def _on_devices(self, batch):
     if all(isinstance(x, jax.Array) for x in jax.tree.leaves(batch)):
@@ -387,45 +388,10 @@ class BaseTrainer(abc.ABC):
           "timing/compilation_seconds", time.time() - start,
           self.train_state.step)
 
-  @property
-  @abc.abstractmethod
+  @functools.cached_property
   def _partitioned_train_step(self):
     """`(train state, batch) -> (train state, metrics)`, compiled."""
 
-  @property
-  @abc.abstractmethod
-  def _partitioned_eval_step(self):
-    """`(train state, batch) -> metrics`, compiled."""
-
-
-class Trainer(BaseTrainer):
-  """Trains with a learning-rate schedule and optional microbatches."""
-
-  def __init__(
-      self, model, train_state, partitioner, eval_names: Sequence[str],
-      summary_dir: str | None, train_state_axes, rng: Rng,
-      learning_rate_fn: Callable[[jax.Array], jax.Array],
-      num_microbatches: int | None,
-      weight_metrics_computer: WeightMetricsComputer | None = None):
-    """Initializes; the other arguments are `BaseTrainer`'s.
-
-    Args:
-      learning_rate_fn: of the step.
-      num_microbatches: see `accumulate_grads_microbatched`.
-      weight_metrics_computer: adds metrics of every parameter.
-    """
-    self._learning_rate_fn = learning_rate_fn
-    self._num_microbatches = num_microbatches
-    self._weight_metrics_computer = weight_metrics_computer
-    super().__init__(
-        model, train_state, partitioner, eval_names, summary_dir,
-        train_state_axes, rng)
-
-  def check_batch_size(self, batch_size: int) -> None:
-    _check_microbatches(batch_size, self._num_microbatches)
-
-  @functools.cached_property
-  def _partitioned_train_step(self):
     def train_step(train_state, batch):
       return train_with_lr(
           train_state, batch,
@@ -443,8 +409,12 @@ class Trainer(BaseTrainer):
 
   @functools.cached_property
   def _partitioned_eval_step(self):
+    """`(train state, batch) -> metrics`, compiled."""
     return self._partitioner.partition(
         functools.partial(eval_step, self._model),
         in_axis_resources=(self._train_state_axes,
                            self._partitioner.data_partition_spec),
         out_axis_resources=None)
+
+
+BaseTrainer = Trainer  # T5X has a base class of this name.

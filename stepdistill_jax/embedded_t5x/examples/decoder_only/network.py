@@ -74,12 +74,9 @@ class Decoder(nn.Module):
     Args:
       decoder_input_tokens: int `[batch, length]`, the targets shifted by one.
       decoder_target_tokens: int `[batch, length]`, for the mask.
-      decoder_segment_ids: numbers of packed examples, or None.
       decoder_causal_attention: `[batch, length]`, 1 where attention goes both
         ways, or None.
-      decode: use the cache.
       max_decode_length: static length of the cache.
-      prefill: fill in the prompts.
       prefill_lengths: int `[batch]`, how many positions they have.
 
     Returns:

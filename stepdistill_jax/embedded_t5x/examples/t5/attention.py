@@ -35,7 +35,6 @@ def dot_product_attention(
     value: `[batch, kv_length, heads, v_dim]`.
     bias: broadcastable to `[batch, heads, q_length, kv_length]`: hidden
       positions, relative positions.
-    dropout_rng: for the dropout of attention weights.
     dropout_rate: share of weights dropped. One draw serves all query
       positions, as in T5.
     dtype: of the attention weights and the result.
@@ -64,11 +63,9 @@ class MultiHeadDotProductAttention(nn.Module):
   """Projects to heads, attends, projects back.
 
   Attributes:
-    head_dim: size of each head's query, key and value.
     dtype: of the computation; parameters are float32.
     kernel_init: initializer of all kernels; the query's is divided by
       sqrt(head_dim), which stands for the usual scaling of logits.
-    float32_logits: computes logits in float32.
   """
 
   num_heads: int

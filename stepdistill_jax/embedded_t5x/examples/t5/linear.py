@@ -34,9 +34,7 @@ class DenseGeneral(nn.Module):
 
   Attributes:
     features: size or sizes of the output axes.
-    axis: input axis or axes to contract.
     dtype: of the computation; the kernel is float32.
-    kernel_axes: logical names of the stored kernel's axes.
   """
 
   features: Sequence[int] | int
@@ -81,7 +79,6 @@ class MlpBlock(nn.Module):
   """The feed-forward block; with two activations it is gated.
 
   Attributes:
-    intermediate_dim: size of the hidden layer.
     activations: one for each input projection; `("relu",)` is T5 1.0's
       (kernel `wi`), `("gelu", "linear")` is T5 1.1's (`wi_0`, `wi_1`), whose
       outputs are multiplied.
@@ -125,9 +122,7 @@ class Embed(nn.Module):
   """Token embeddings, and the tied output projection.
 
   Attributes:
-    cast_input_dtype: casts the ids first, if given.
     dtype: of the embeddings given out; the table is float32.
-    attend_dtype: of `attend`; None means `dtype`.
     one_hot: multiplies by a one-hot matrix instead of gathering. The result
       is the same; on a CPU or GPU it costs as much as computing logits.
   """

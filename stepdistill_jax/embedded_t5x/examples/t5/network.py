@@ -142,7 +142,6 @@ class DecoderLayer(Layer):
       encoder_decoder_mask: of attention to the encoder.
       decoder_bias: relative position biases of self-attention.
       deterministic: True switches dropout off.
-      decode: use the caches.
       decode_index: position being decoded; None when the caches are made.
     """
     x = self.norm(inputs, "pre_self_attention_layer_norm")
@@ -300,7 +299,6 @@ class Transformer(nn.Module):
       decoder_input_tokens: `[batch, length]`, the targets shifted by one.
       decoder_target_tokens: `[batch, length]`, for the mask.
       encoder_segment_ids: numbers of packed examples, or None.
-      decoder_segment_ids: numbers of packed examples, or None.
       decoder_positions: unused, positions are relative.
       enable_dropout: False at evaluation.
       decode: incremental decoding, see `Decoder`.

@@ -27,7 +27,6 @@ def relative_position_bucket(
     relative_position: int array of any shape; negative looks back.
     bidirectional: False puts all that look forward into bucket 0; True gives
       them the upper half of the buckets.
-    num_buckets: how many there are in all.
     max_distance: from here on all distances share the last bucket.
 
   Returns:
@@ -57,7 +56,6 @@ class RelativePositionBiases(nn.Module):
   """Learned biases for attention logits.
 
   Attributes:
-    max_distance: from here on all distances share a bucket.
     dtype: of the biases given out; the parameter is float32.
     embedding_init: initializer of the `[num_heads, num_buckets]` parameter.
   """
