@@ -15,6 +15,7 @@ import urllib.parse
 from etils import epath
 from etils.epath import backend as epath_backend
 from etils.epath import gpath
+import numpy as np
 import pytest
 
 from stepdistill_jax.embedded_t5x import checkpoint_config
@@ -22,6 +23,7 @@ from stepdistill_jax.embedded_t5x import checkpoints
 from stepdistill_jax.embedded_t5x import checkpoints_test
 from stepdistill_jax.embedded_t5x import preflight
 from stepdistill_jax.embedded_t5x import state_initializer
+from stepdistill_jax.interop import import_t5x_test
 
 Model = checkpoints_test.Model
 
@@ -144,6 +146,20 @@ def test_saved_found_and_restored(bucket):
   checkpoints_test.assert_equal(restored, later)
   earlier = checkpoints_test.restore("gs://bucket/run/checkpoint_3", Model("a"))
   checkpoints_test.assert_equal(earlier, state)
+
+
+def test_the_older_layout_is_read(bucket, tmp_path):
+  arrays = {f"target/a/{name}": np.random.default_rng(0).normal(
+      size=shape).astype(np.float32)
+            for name, shape in (("kernel", (4, 6)), ("scale", (4,)))}
+  import_t5x_test.write_legacy(
+      tmp_path / "bucket" / "old" / "checkpoint_3", arrays)
+  restored = checkpoints_test.restore(
+      "gs://bucket/old/checkpoint_3", Model("a"), optimizer=False)
+  for name, value in arrays.items():
+    np.testing.assert_array_equal(
+        restored.params["a"][name.split("/")[-1]], value)
+  assert int(restored.step) == 3 and "GET" in bucket
 
 
 def test_model_info_is_written(bucket):
