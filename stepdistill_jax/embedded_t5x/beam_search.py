@@ -228,15 +228,9 @@ def _align(tokens: Array, *, right: bool) -> Array:
   >>> _align(jnp.array([[0, 5, 6, 0]]), right=True).tolist()
   [[0, 0, 5, 6]]
   """
-  length = tokens.shape[-1]
-  positions = jnp.arange(length)
   real = tokens != 0
-  if right:
-    last = jnp.max(jnp.where(real, positions, 0), axis=-1, keepdims=True)
-    source = positions - (length - 1 - last)
-  else:
-    first = jnp.min(
-        jnp.where(real, positions, length), axis=-1, keepdims=True)
-    source = positions + first
-  moved = jnp.take_along_axis(tokens, source % length, axis=-1)
-  return jnp.where((source >= 0) & (source < length), moved, 0)
+  # The zeros of one end go to the other.
+  shift = jnp.argmax(real[..., ::-1], -1) if right else -jnp.argmax(real, -1)
+  length = tokens.shape[-1]
+  source = (jnp.arange(length) - shift[..., None]) % length
+  return jnp.take_along_axis(tokens, source, axis=-1)

@@ -1,14 +1,14 @@
 """Reading a checkpoint into a train state: which entries, from where, how.
 
-A *source* lists a checkpoint's entries by name and loads those that are asked
-for, as arrays with the sharding asked for; orbax and legacy checkpoints are
-two sources. `restore` decides what to ask for.
+A *source* lists a checkpoint's entries by name (`entries`) and loads those that
+are asked for, as arrays with the sharding asked for (`load`); orbax and legacy
+checkpoints are two sources. `restore` decides what to ask for.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping, Protocol, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from etils import epath
 from flax import traverse_util
@@ -40,17 +40,6 @@ class Request:
   dtype: np.dtype | None = None
 
 
-class Source(Protocol):
-
-  def entries(self) -> Mapping[str, Entry]:
-    """All entries by name."""
-    ...
-
-  def load(self, requests: Mapping[str, Request]) -> Mapping[str, jax.Array]:
-    """The named entries as arrays."""
-    ...
-
-
 class OrbaxSource:
   """A checkpoint in T5X's current layout: `checkpoint_STEP/state/...`."""
 
@@ -79,8 +68,8 @@ class OrbaxSource:
     return traverse_util.flatten_dict(restored, sep="/")
 
 
-def open_checkpoint(path) -> Source:
-  """Opens the checkpoint in a folder, whichever layout it has."""
+def open_checkpoint(path):
+  """Opens the checkpoint in a folder, whichever layout it has: a source."""
   path = epath.Path(path)
   if (path / STATE_ITEM).is_dir() or (path / "_METADATA").exists():
     return OrbaxSource(path)
