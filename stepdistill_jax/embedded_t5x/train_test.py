@@ -113,7 +113,7 @@ def test_begins_from_another_runs_checkpoint(whole_run, tmp_path):
   initial = str(whole_run[0] / "checkpoint_3")
   step, _ = run_train(
       tmp_path, f"INITIAL_CHECKPOINT_PATH = {initial!r}",
-      "TRAIN_STEPS_RELATIVE = 1", *NO_EVAL, steps=0)
+      "TRAIN_STEPS_RELATIVE = 1", *NO_EVAL, steps=1)
   assert step == 4
   assert sorted(scalars(tmp_path / "train", "loss")) == [4]
 
