@@ -3,10 +3,12 @@
 One T5 v1.1 small, the same weights on both sides, the same CPU, batch 32, at
 most 64 tokens as in the papers. The weights are random ones after a short
 training on SVAMP's labels, so that answers look like equations and end as
-they do in use (--train_steps=0: random weights with a likely end). Both sides get the same token ids; Hugging Face takes them in
-the file's order, as a loop over `generate` does, `stepdistill-eval` in its
-length-sorted buckets. Compiling is timed apart; runs alternate, the median
-counts, and every token is compared.
+they do in use (--train_steps=0: random weights with a likely end). Both sides
+get the same token ids; Hugging Face takes them in the file's order, as a loop
+over `generate` does, `stepdistill-eval` in its length-sorted buckets.
+Compiling is timed apart; runs alternate, the median counts, and every token
+is compared. The last line bounds what any program can reach on the machine:
+the matrix products of the real tokens alone, at the rate of a plain product.
 
     python benchmarks/decode.py --data=DIR --vocabulary=spiece.model
 
@@ -128,6 +130,40 @@ def our_tokens(student, inputs) -> list[tuple[int, ...]]:
   return found
 
 
+def plain_rate() -> float:
+  """FLOP/s of a plain jitted product of the encoder's shape, at its best."""
+  import jax
+  import jax.numpy as jnp
+
+  a, b = jnp.ones((BATCH * 48, 512)), jnp.ones((512, 1024))
+  product = jax.jit(lambda a, b: a @ b)
+  product(a, b).block_until_ready()
+  seconds = []
+  for _ in range(20):
+    start = time.perf_counter()
+    product(a, b).block_until_ready()
+    seconds.append(time.perf_counter() - start)
+  return 2 * a.size * b.shape[1] / min(seconds)
+
+
+def product_flops(shapes: dict, inputs: int, answers: int) -> float:
+  """FLOPs of the matrix products of the real tokens, attention's left out.
+
+  Args:
+    shapes: the Hugging Face config.
+    inputs: tokens of all questions.
+    answers: tokens of all answers.
+  """
+  joined = shapes["num_heads"] * shapes["d_kv"]
+  attention = 4 * shapes["d_model"] * joined
+  mlp = 3 * shapes["d_model"] * shapes["d_ff"]
+  of_input = (shapes["num_layers"] * (attention + mlp)
+              + shapes["num_decoder_layers"] * attention / 2)  # Cross k and v.
+  of_answer = (shapes["num_decoder_layers"] * (1.5 * attention + mlp)
+               + shapes["d_model"] * shapes["vocab_size"])
+  return 2 * (inputs * of_input + answers * of_answer)
+
+
 def load_ours(hf: pathlib.Path, folder: pathlib.Path):
   """The folder's weights as a checkpoint, loaded as `stepdistill-eval` does."""
   from stepdistill_jax.evaluation import checkpoints
@@ -172,6 +208,7 @@ def main() -> None:
       train_student(hf, read_rows(args.data, "train"), encode,
                     args.train_steps)
       shutil.copy(args.vocabulary, hf / "spiece.model")
+    shapes = json.loads((hf / "config.json").read_text())
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(
         hf, dtype=torch.float32).eval()
     ours = load_ours(hf, pathlib.Path(scratch) / "ours")
@@ -202,6 +239,11 @@ def main() -> None:
   print(f"{rates['ours'] / rates['theirs']:.1f} times the examples per second "
         f"of Hugging Face generate; {same} of {len(inputs)} answers have the "
         "same tokens")
+  bound = plain_rate() / product_flops(
+      shapes, sum(map(len, inputs)), sum(lengths)) * len(inputs)
+  print(f"the products of the real tokens alone, at {plain_rate() / 1e9:.0f} "
+        f"GFLOP/s: {bound:.1f} examples/s, {bound / rates['theirs']:.1f} times "
+        "Hugging Face's")
 
 
 if __name__ == "__main__":

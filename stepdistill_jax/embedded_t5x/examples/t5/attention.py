@@ -24,7 +24,7 @@ def dot_product_attention(
     query: Array, key: Array, value: Array, bias: Array | None = None,
     dropout_rng: Array | None = None, dropout_rate: float = 0.0,
     deterministic: bool = False, dtype: DType = jnp.float32,
-    float32_logits: bool = False) -> Array:
+    float32_logits: bool = False, from_cache: bool = False) -> Array:
   """softmax(query · keyᵀ + bias) · value, with dropout on the softmax.
 
   T5 does not divide the logits by sqrt(head_dim): its query initializer does.
@@ -39,13 +39,16 @@ def dot_product_attention(
       positions, as in T5.
     dtype: of the attention weights and the result.
     float32_logits: computes the logits in float32 whatever the inputs' dtype.
+    from_cache: key and value are as a cache has them, `[batch, heads,
+      head_dim, kv_length]`.
 
   Returns:
     `[batch, q_length, heads, v_dim]`.
   """
   if float32_logits:
     query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-  logits = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+  axes = "bhdk" if from_cache else "bkhd"
+  logits = jnp.einsum(f"bqhd,{axes}->bhqk", query, key)
   if bias is not None:
     logits = logits + bias.astype(logits.dtype)
   weights = jax.nn.softmax(logits).astype(dtype)
@@ -56,7 +59,16 @@ def dot_product_attention(
         dropout_rng, keep_prob, (batch, heads, 1, kv_length))
     weights = weights * (
         keep.astype(weights.dtype) / jnp.asarray(keep_prob, dtype))
-  return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+  return jnp.einsum(f"bhqk,{axes}->bqhd", weights, value)
+
+
+def _as_cached(heads: Array) -> Array:
+  """`[batch, length, heads, head_dim]` -> `[batch, heads, head_dim, length]`.
+
+  The order in which a step's products read keys and values: kept otherwise,
+  each step would transpose the whole cache.
+  """
+  return jnp.moveaxis(heads, 1, 3)
 
 
 class MultiHeadDotProductAttention(nn.Module):
@@ -116,19 +128,22 @@ class MultiHeadDotProductAttention(nn.Module):
     scale = jnp.sqrt(self.head_dim).astype(self.dtype)
     query = self._to_heads(
         "query", inputs_q, lambda *args: self.kernel_init(*args) / scale)
+    from_cache = False
     if static_kv and self.has_variable("cache", "cross_key"):
+      from_cache = True
       key = self.get_variable("cache", "cross_key")
       value = self.get_variable("cache", "cross_value")
     else:
       key = self._to_heads("key", inputs_kv, self.kernel_init)
       value = self._to_heads("value", inputs_kv, self.kernel_init)
       if static_kv:
-        self.put_variable("cache", "cross_key", key)
-        self.put_variable("cache", "cross_value", value)
+        self.put_variable("cache", "cross_key", _as_cached(key))
+        self.put_variable("cache", "cross_value", _as_cached(value))
     if prefill:
-      self.put_variable("cache", "cached_key", key)
-      self.put_variable("cache", "cached_value", value)
+      self.put_variable("cache", "cached_key", _as_cached(key))
+      self.put_variable("cache", "cached_value", _as_cached(value))
     elif decode:
+      from_cache = self.has_variable("cache", "cached_key")
       key, value = self._cached(key, value, decode_index)
 
     batch = query.shape[0]
@@ -149,7 +164,7 @@ class MultiHeadDotProductAttention(nn.Module):
       dropout_rng = self.make_rng("dropout")
     x = dot_product_attention(
         query, key, value, bias, dropout_rng, self.dropout_rate, deterministic,
-        self.dtype, self.float32_logits)
+        self.dtype, self.float32_logits, from_cache)
     if beams > 1:
       x = x.reshape((batch, 1) + x.shape[2:])
     # [batch, q_length, heads, head_dim] -> [batch, q_length, embed]
@@ -176,25 +191,27 @@ class MultiHeadDotProductAttention(nn.Module):
       index: where to write; a scalar, or `[batch]`.
 
     Returns:
-      The keys and values to attend to.
+      The keys and values to attend to; after the first call as the cache has
+      them.
     """
     if not self.has_variable("cache", "cached_key"):
-      self.put_variable("cache", "cached_key", jnp.zeros_like(key))
-      self.put_variable("cache", "cached_value", jnp.zeros_like(value))
+      self.put_variable(
+          "cache", "cached_key", jnp.zeros_like(_as_cached(key)))
+      self.put_variable(
+          "cache", "cached_value", jnp.zeros_like(_as_cached(value)))
       return key, value
     cached = []
     for name, new in (("cached_key", key), ("cached_value", value)):
-      old = self.get_variable("cache", name)
-      if new.shape != (old.shape[0], 1) + old.shape[2:]:
+      old, new = self.get_variable("cache", name), _as_cached(new)
+      if new.shape != old.shape[:-1] + (1,):
         raise ValueError(
             f"{'/'.join(self.path)}/{name}: decoding takes one position a "
-            f"call: expected shape {(old.shape[0], 1) + old.shape[2:]}, got "
-            f"{new.shape}")
+            f"call: expected shape {old.shape[:-1] + (1,)}, got {new.shape}")
       if jnp.ndim(index) == 0:
-        old = lax.dynamic_update_slice_in_dim(old, new, index, axis=1)
+        old = lax.dynamic_update_slice_in_dim(old, new, index, axis=3)
       else:
         old = jax.vmap(
-            lambda c, n, i: lax.dynamic_update_slice_in_dim(c, n, i, axis=0)
+            lambda c, n, i: lax.dynamic_update_slice_in_dim(c, n, i, axis=2)
         )(old, new, index)
       self.put_variable("cache", name, old)
       cached.append(old)
