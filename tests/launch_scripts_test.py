@@ -31,7 +31,9 @@ XPK_FLAGS = {
                             "--on-demand"},
     ("cluster", "delete"): set(),
     ("workload", "create"): {"--workload", "--docker-image", "--tpu-type",
-                             "--num-slices", "--max-restarts", "--command"},
+                             "--num-slices", "--max-restarts", "--command",
+                             "--restart-on-exit-codes",
+                             "--termination-grace-period-seconds"},
     ("workload", "list"): set(),
     ("workload", "delete"): {"--workload"},
 }
@@ -147,6 +149,8 @@ def test_a_workload_hands_t5x_its_arguments(stand_ins):
   assert process.returncode == 0, process.stderr
   (call,) = calls
   _check_xpk(call)
+  # xpk itself fails a workload that ends so.
+  assert "--restart-on-exit-codes=75" in call
   command = next(a for a in call if a.startswith("--command="))
   words = subprocess.run(
       ["bash", "-c", f"set -- {command.removeprefix('--command=')}; "
@@ -168,9 +172,19 @@ def test_mistakes_are_told_and_nothing_is_called(stand_ins, arguments, words):
   assert not calls
 
 
-def test_a_dry_run_calls_nothing(stand_ins):
+@pytest.mark.parametrize("arguments, printed", [
+    (("create", "--tpu-type=v4-32"), "xpk cluster create --tpu-type=v4-32"),
+    (("image", "--image=i"), "docker build"),
+    (("run", "--name=n", "--image=i", "--tpu-type=v4-32", "--", "--x"),
+     "xpk workload create --workload=n"),
+    (("list",), "xpk workload list"),
+    (("logs", "--name=n"), "kubectl logs --follow"),
+    (("stop", "--name=n"), "xpk workload delete --workload=n"),
+    (("delete",), "xpk cluster delete")])
+def test_a_dry_run_prints_each_command_and_calls_nothing(
+    stand_ins, arguments, printed):
   process, calls = stand_ins(
-      "gke/gke.sh", "image", *PLACE, "--image=i", "--dry-run")
-  assert process.returncode == 0
+      "gke/gke.sh", arguments[0], *PLACE, "--dry-run", *arguments[1:])
+  assert process.returncode == 0, process.stderr
   assert not calls
-  assert process.stdout.startswith("docker build")
+  assert process.stdout.startswith(printed)

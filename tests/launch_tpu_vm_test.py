@@ -49,8 +49,12 @@ def pop(name):
 if call == ("tpu-vm", "describe"):
     state = pop("states")
     if state == "ABSENT":
-        sys.exit(1)
+        sys.exit("ERROR: (gcloud...) NOT_FOUND: Resource n was not found")
+    if state == "OFFLINE":
+        sys.exit("ERROR: (gcloud...) no network")
     print(state)
+elif call == ("tpu-vm", "create"):
+    sys.exit(pop("creations"))
 elif call == ("tpu-vm", "ssh") and "cat stepdistill_run/exit_code" in " ".join(
     arguments):
     print(pop("exit_codes"))
@@ -68,9 +72,9 @@ def gcloud(tmp_path):
       f'#!/bin/sh\nexec "{sys.executable}" "{folder}/stand_in.py" "$@"\n')
   program.chmod(0o755)
 
-  def run(*arguments, states=("READY",), exit_codes=("0",)):
-    (folder / "play.json").write_text(
-        json.dumps({"states": states, "exit_codes": exit_codes}))
+  def run(*arguments, states=("READY",), exit_codes=("0",), creations=(0,)):
+    (folder / "play.json").write_text(json.dumps({
+        "states": states, "exit_codes": exit_codes, "creations": creations}))
     process = subprocess.run(
         ["bash", str(SCRIPT), *arguments], capture_output=True, text=True,
         timeout=60,
@@ -94,7 +98,7 @@ T5X = ("--", "--gin_file=gin/recipes/a b.gin", '--gin.MODEL_DIR="gs://b/r"')
 
 def test_a_preempted_vm_is_deleted_and_made_again(gcloud):
   process, calls = gcloud(
-      *WATCH, *T5X, states=("ABSENT", "READY", "PREEMPTED", "READY"),
+      *WATCH, *T5X, states=("ABSENT", "CREATING", "READY", "PREEMPTED", "READY"),
       exit_codes=("", "0"))
   assert process.returncode == 0, process.stderr
   assert "done after 1 restarts" in process.stderr
@@ -102,8 +106,44 @@ def test_a_preempted_vm_is_deleted_and_made_again(gcloud):
   assert made == ["create", "delete", "create"]
 
 
-def test_saved_on_sigterm_is_started_again_on_the_same_vm(gcloud):
-  process, calls = gcloud(*WATCH, *T5X, exit_codes=("75", "0"))
+def test_no_capacity_after_a_preemption_is_waited_out(gcloud):
+  process, calls = gcloud(
+      *WATCH, *T5X, states=("ABSENT", "READY", "PREEMPTED", "ABSENT", "READY"),
+      creations=(0, 1, 0), exit_codes=("0",))
+  assert process.returncode == 0, process.stderr
+  assert _verbs(calls).count("create") == 3
+  assert "no VM yet" in process.stderr
+
+
+def test_a_lost_connection_is_no_preemption(gcloud):
+  process, calls = gcloud(
+      *WATCH, *T5X, states=("READY", "READY", "OFFLINE", "READY"))
+  assert process.returncode == 0, process.stderr
+  assert not {"create", "delete"} & set(_verbs(calls))
+  process, _ = gcloud(*WATCH, *T5X, states=("OFFLINE",))
+  assert process.returncode == 2
+  assert "no network" in process.stderr
+
+
+def test_a_first_creation_that_fails_ends_it(gcloud):
+  process, calls = gcloud(*WATCH, *T5X, states=("ABSENT",), creations=(1,))
+  assert process.returncode == 1
+  assert _verbs(calls)[-1] == "create"
+
+
+def test_without_gcloud_this_is_told(tmp_path):
+  (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
+  for subcommand in ("create", "status", "watch"):
+    process = subprocess.run(
+        ["/bin/bash", str(SCRIPT), subcommand, *WATCH[1:], *T5X],
+        capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert process.returncode == 2
+    assert "gcloud is not installed" in process.stderr
+
+
+@pytest.mark.parametrize("code", ["75", "lost"])
+def test_what_was_ended_is_started_again_on_the_same_vm(gcloud, code):
+  process, calls = gcloud(*WATCH, *T5X, exit_codes=(code, "0"))
   assert process.returncode == 0, process.stderr
   assert "create" not in _verbs(calls)
   starts = [c for c in calls if "nohup" in " ".join(c)]
@@ -151,6 +191,8 @@ def test_arguments_reach_t5x_as_they_were_given(gcloud, tmp_path):
     (("create", "--name=n", "--zone=z"), "--type is missing"),
     (("create", "--name=n", "--zone=z", "--type=v9-8"), "no runtime known"),
     (("run", "--name=n", "--zone=z"), "arguments are missing"),
+    (("watch", "--name=n", "--zone=z"), "arguments are missing"),
+    (("fetch", "--name=n", "--zone=z"), "needs --from and --to"),
     (("strat", "--name=n", "--zone=z"), "unknown subcommand strat"),
     (("run", "--name=n", "--zone=z", "--gin_file=x"), "go after --"),
 ])
@@ -177,3 +219,12 @@ def test_dry_run_calls_nothing_and_prints_every_command(gcloud):
   assert "queued-resources create n --node-id=n" in printed[0]
   assert "--accelerator-type=v5litepod-16" in printed[0]
   assert any("scp" in line for line in printed)
+
+
+@pytest.mark.parametrize("subcommand", [
+    "create", "setup", "run", "logs", "status", "watch", "fetch", "delete"])
+def test_a_dry_run_of_each_subcommand_calls_nothing(gcloud, subcommand):
+  process, calls = gcloud(
+      subcommand, *WATCH[1:], "--from=gs://b/r", "--to=r", "--dry-run", *T5X)
+  assert process.returncode == 0, process.stderr
+  assert not calls and "gcloud" in process.stdout

@@ -6,13 +6,20 @@
 #   gke.sh run    --cluster=C --zone=Z --project=P --tpu-type=v5litepod-16 \
 #                 --image=gcr.io/P/stepdistill --name=N -- --gin_file=... \
 #                 --gin.MODEL_DIR=\"gs://bucket/run\"
-#   gke.sh logs | list | stop | delete
+#   gke.sh logs --name=N
+#   gke.sh list | stop | delete  (with --cluster, --zone and --project)
 #
-# GKE restarts the workload's pods when one is lost or preempted (exit code 75
-# too); training goes on from the last checkpoint. So MODEL_DIR must be a gs://
-# path. `t5x` recognizes the variables that GKE sets in each pod.
+# GKE restarts the workload's pods when one is lost or preempted; training goes
+# on from the last checkpoint. So MODEL_DIR must be a gs:// path. `t5x`
+# recognizes the variables that GKE sets in each pod.
 set -euo pipefail
 
+# What `t5x train` returns after it saved because of a SIGTERM: EX_TEMPFAIL. By
+# default xpk restarts after 42 and 127 to 255 alone, and fails the workload
+# after any other code: right for a user's mistake (2), not for this one.
+readonly EXIT_PREEMPTED=75
+# Between SIGTERM and SIGKILL: time to save. xpk's own 30 s are short for XXL.
+readonly GRACE_SECONDS=180
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 readonly ROOT
 # shellcheck source=launch/common.sh
@@ -27,7 +34,7 @@ subcommands
   image    build and push the image of this checkout
   run      start `t5x train T5X_ARGS` as a workload on all slices
   list     the cluster's workloads
-  logs     follow the log of worker 0
+  logs     follow the log of worker 0 of slice 0
   stop     delete the workload
   delete   delete the cluster
 
@@ -108,6 +115,8 @@ run() {
   on_cluster workload create --workload="${NAME}" \
     --docker-image="${IMAGE}" --tpu-type="${TPU_TYPE}" \
     --num-slices="${NUM_SLICES}" --max-restarts="${RESTARTS}" \
+    --restart-on-exit-codes="${EXIT_PREEMPTED}" \
+    --termination-grace-period-seconds="${GRACE_SECONDS}" \
     --command="t5x train ${quoted% }"
 }
 
@@ -117,9 +126,10 @@ delete() { on_cluster cluster delete; }
 
 logs() {
   require name
-  do_it kubectl logs --follow \
+  # With a selector kubectl begins 10 lines before the end, unless told.
+  do_it kubectl logs --follow --tail=100 \
     --selector="jobset.sigs.k8s.io/jobset-name=${NAME},\
-batch.kubernetes.io/job-completion-index=0"
+jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
 }
 
 parse_arguments "$@"

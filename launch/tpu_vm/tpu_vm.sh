@@ -104,22 +104,31 @@ runtime_version() {
 tpu_vm() { do_it gcloud compute tpus tpu-vm "$@" "${LOCATION[@]}"; }
 queued() { do_it gcloud compute tpus queued-resources "$@" "${LOCATION[@]}"; }
 on_all() { tpu_vm ssh "${NAME}" --worker=all --command="$1"; }
-# Questions are asked in a dry run too only where gcloud need not answer.
+
+# READY, PREEMPTED, ...; ABSENT, or UNKNOWN where gcloud could not find out.
 vm_state() {
-  gcloud compute tpus tpu-vm describe "${NAME}" "${LOCATION[@]}" \
-    --format='value(state)' 2>/dev/null || echo ABSENT
+  local answer
+  if answer="$(gcloud compute tpus tpu-vm describe "${NAME}" \
+      "${LOCATION[@]}" --format='value(state)' 2>&1)"; then
+    echo "${answer##*$'\n'}"  # After what it may warn of.
+  elif [[ "${answer,,}" == *not*found* ]]; then
+    echo ABSENT
+  else
+    say "${answer%%$'\n'*}"
+    echo UNKNOWN
+  fi
 }
 
 create() {
   [[ -n "${TYPE}" ]] || die "--type is missing, e.g. --type=v5litepod-16"
   local version="${VERSION}"
   # Assigned apart from `local`, which would hide a failure.
-  [[ -n "${version}" ]] || version="$(runtime_version)"
+  [[ -n "${version}" ]] || version="$(runtime_version)" || return 2
   local spot=()
   [[ -z "${SPOT}" ]] || spot=(--spot)
   if [[ -n "${QUEUED}" ]]; then
     queued create "${NAME}" --node-id="${NAME}" --accelerator-type="${TYPE}" \
-      --runtime-version="${version}" ${spot[@]+"${spot[@]}"}
+      --runtime-version="${version}" ${spot[@]+"${spot[@]}"} || return
     wait_until_ready
   else
     tpu_vm create "${NAME}" --accelerator-type="${TYPE}" \
@@ -139,10 +148,13 @@ wait_until_ready() {
 
 # The runtimes' own Python is 3.10: uv brings a newer one.
 setup() {
-  local archive
-  archive="$(mktemp -d)/stepdistill_jax.tar.gz"
-  do_it git -C "${ROOT}" archive --format=tar.gz -o "${archive}" HEAD
-  tpu_vm scp "${archive}" "${NAME}:stepdistill_jax.tar.gz" --worker=all
+  local archive='/tmp/stepdistill_jax.tar.gz'
+  [[ -n "${DRY_RUN}" ]] || archive="$(mktemp -d)/stepdistill_jax.tar.gz"
+  [[ -n "${DRY_RUN}" ]] || git -C "${ROOT}" diff --quiet HEAD \
+    || say "changes that are not committed are not sent"
+  do_it git -C "${ROOT}" archive --format=tar.gz -o "${archive}" HEAD || return
+  tpu_vm scp "${archive}" "${NAME}:stepdistill_jax.tar.gz" --worker=all \
+    || return
   on_all "mkdir -p ${REMOTE_DIR}/source \
 && tar -xzf stepdistill_jax.tar.gz -C ${REMOTE_DIR}/source \
 && python3 -m pip install --quiet --user uv \
@@ -150,8 +162,8 @@ setup() {
 ${REMOTE_DIR}/venv \
 && ~/.local/bin/uv pip install --quiet --python ${REMOTE_DIR}/venv \
 --constraint ${REMOTE_DIR}/source/constraints.txt \
-'${REMOTE_DIR}/source[tpu]'"
-  do_it rm -rf "$(dirname "${archive}")"
+'${REMOTE_DIR}/source[tpu]'" || return
+  [[ -n "${DRY_RUN}" ]] || rm -rf "$(dirname "${archive}")"
 }
 
 run() {
@@ -159,15 +171,19 @@ run() {
     "after --, e.g. -- --gin_file=gin/recipes/svamp_step_by_step.gin"
   local quoted
   quoted="$(printf '%q ' "${T5X_ARGS[@]}")"
-  # The exit code is left in a file for `status` and `watch`.
+  # The exit code is left in a file for `status` and `watch`; the process id
+  # tells whether one may still come.
   on_all "cd ${REMOTE_DIR} && rm -f exit_code \
-&& (nohup sh -c 'venv/bin/t5x train \"\$@\"; echo \$? > exit_code' t5x \
-${quoted}> train.log 2>&1 &)"
+&& (nohup sh -c 'echo \$\$ > pid; venv/bin/t5x train \"\$@\"; \
+echo \$? > exit_code' t5x ${quoted}> train.log 2>&1 &)"
 }
 
+# The run's exit code; nothing while it runs; `lost` if a restart of the VM
+# ended it.
 run_exit_code() {
   gcloud compute tpus tpu-vm ssh "${NAME}" --worker=0 "${LOCATION[@]}" \
-    --command="cat ${REMOTE_DIR}/exit_code 2>/dev/null || true"
+    --command="cat ${REMOTE_DIR}/exit_code 2>/dev/null \
+|| kill -0 \$(cat ${REMOTE_DIR}/pid) 2>/dev/null || echo lost"
 }
 
 logs() {
@@ -176,6 +192,11 @@ logs() {
 }
 
 status() {
+  if [[ -n "${DRY_RUN}" ]]; then
+    tpu_vm describe "${NAME}" --format='value(state)'
+    return
+  fi
+  need gcloud
   local state
   state="$(vm_state)"
   echo "VM: ${state}"
@@ -198,40 +219,57 @@ delete() {
   fi
 }
 
-start_anew() { create; setup; run; }
+# Called where a failure does not end the script: each step is asked.
+start() { setup && run; }
 
 watch() {
+  [[ ${#T5X_ARGS[@]} -gt 0 ]] || die "t5x's arguments are missing: put them" \
+    "after --, e.g. -- --gin_file=gin/recipes/svamp_step_by_step.gin"
   if [[ -n "${DRY_RUN}" ]]; then
-    start_anew
+    create
+    start
     return
   fi
-  local restarts=0 state code
-  [[ "$(vm_state)" == READY ]] || create
-  setup
-  run
+  need gcloud
+  local restarts=0 started='' state code
+  state="$(vm_state)"
+  [[ "${state}" != UNKNOWN ]] || die "gcloud cannot find out about" \
+    "--name=${NAME} --zone=${ZONE}; see above"
+  # A mistake in its arguments ends it here; later failures are waited out.
+  [[ "${state}" != ABSENT ]] || create
   while true; do
-    sleep "${POLL}"
     state="$(vm_state)"
-    if [[ "${state}" == READY ]]; then
-      code="$(run_exit_code)"
-      case "${code}" in
-        '') continue ;;
-        0) say "done after ${restarts} restarts"; return 0 ;;
-        "${EXIT_PREEMPTED}") say "saved on SIGTERM; starting again"; run ;;
-        *) say "the run failed with exit code ${code}; its log: tpu_vm.sh" \
-             "logs --name=${NAME} --zone=${ZONE}"
-           return 1 ;;
-      esac
-    else
-      say "VM ${state}: deleting it and making it anew"
-      [[ "${state}" == ABSENT && -z "${QUEUED}" ]] || delete || true
-      start_anew
-    fi
-    restarts=$((restarts + 1))
+    case "${state}" in
+      READY)
+        if [[ -z "${started}" ]]; then
+          if start; then started=1; else say "set-up failed; once more"; fi
+        else
+          # No answer is no news: the VM may be gone a moment later.
+          code="$(run_exit_code)" || code=''
+          case "${code}" in
+            '') ;;
+            0) say "done after ${restarts} restarts"; return 0 ;;
+            "${EXIT_PREEMPTED}"|lost)
+              say "the run was ended (${code}); starting it again"
+              restarts=$((restarts + 1))
+              run || say "no answer; once more" ;;
+            *) say "the run failed with exit code ${code}; its log:" \
+                 "tpu_vm.sh logs --name=${NAME} --zone=${ZONE}"
+               return 1 ;;
+          esac
+        fi ;;
+      CREATING|STARTING|RESTARTING|REPAIRING|REIMAGING|UNKNOWN) ;;
+      *)
+        say "VM ${state}: deleting it and making it anew"
+        restarts=$((restarts + 1)) started=''
+        [[ "${state}" == ABSENT && -z "${QUEUED}" ]] || delete || true
+        create || say "no VM yet; trying again in ${POLL} s" ;;
+    esac
     if [[ ${restarts} -gt ${RESTARTS} ]]; then
       say "gave up after ${RESTARTS} restarts"
       return 1
     fi
+    sleep "${POLL}"
   done
 }
 
