@@ -1,15 +1,18 @@
 """Two processes train, one is killed, all are restarted; others go on.
 
 For real, through launch/local: 2 processes with 4 virtual CPU devices each on
-loopback. The same checkpoint goes on as 1 process with 8 devices and with 2.
+loopback. The same checkpoint goes on as 1 process with 8 devices and with 2;
+2 processes evaluate and infer as one does.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +20,7 @@ import time
 import numpy as np
 import pytest
 
+from stepdistill_jax import t5x_command
 from stepdistill_jax.quickstart import benchmark_data
 from stepdistill_jax.quickstart import plan
 from stepdistill_jax.scale import processes
@@ -32,7 +36,7 @@ LOSS_TOLERANCE = 1e-5
 def records_dir(tmp_path_factory):
   small = dataclasses.replace(
       plan.BUDGETS["small"], train_stories=60, validation_stories=12,
-      test_stories=12)
+      test_stories=11)  # Batches of 4 over 2 processes: the last has 3.
   return benchmark_data.prepare(
       tmp_path_factory.mktemp("benchmark"), small).records_dir
 
@@ -126,16 +130,102 @@ def test_one_process_goes_on_with_the_same_losses_and_predictions(
   assert _predictions(model_dir) == _predictions(two_processes[0])
 
 
-def test_a_mistake_ends_all_processes_without_a_restart(records_dir, tmp_path):
+# Several modes in one start of a process: its imports take 10 s.
+MODES = """
+import json, sys
+from stepdistill_jax import t5x_command
+from stepdistill_jax.scale import processes
+runs, records_dir, *who = json.loads(sys.argv[1])
+cluster = processes.from_flags(*who)
+for mode, files, bindings in runs:
+  t5x_command.run(mode, files, bindings, tfds_data_dir=records_dir,
+                  cluster=cluster)
+"""
+STUDENT = ["gin/models/t5_1_1.gin", "gin/models/tracking_student.gin"]
+TASK = ["gin/datasets/tracking.gin", "gin/methods/step_by_step.gin"]
+
+
+def _run_of(mode, checkpoint, output, split):
+  """Arguments of `t5x_command.run` that evaluate or infer."""
+  name = {"eval": "EVAL_OUTPUT_DIR", "infer": "INFER_OUTPUT_DIR"}[mode]
+  return mode, [*STUDENT, f"gin/runs/{mode}.gin", *TASK], [
+      f'CHECKPOINT_PATH = "{checkpoint}"', f'{name} = "{output}"',
+      "utils.DatasetConfig.batch_size = 4",
+      f'utils.DatasetConfig.split = "{split}"']
+
+
+def _results(folder):
+  """file -> what is in it; of the metrics without the time."""
+  files = [f for pattern in ("*.jsonl", "*.jsonl-0*1")
+           for f in sorted(folder.rglob(pattern))]
+  assert files
+  return {str(f.relative_to(folder)): f.read_text() for f in files}
+
+
+def test_two_processes_evaluate_and_infer_as_one_does(
+    two_processes, records_dir, tmp_path):
+  checkpoint = two_processes[0] / f"checkpoint_{STEPS}"
+  # 11 stories over 2 processes; and 1 story, fewer than processes.
+  both = list(itertools.product(("eval", "infer"), ("test", "test[:1]")))
+  folders = [f"{mode}_{len(split)}" for mode, split in both]
+  runs = lambda name: [  # pylint: disable=g-long-lambda
+      _run_of(mode, checkpoint, tmp_path / name / folder, split)
+      for folder, (mode, split) in zip(folders, both)]
+  mistake = ("train", ["gin/recipes/tracking_step_by_step.gin"],
+             [f'MODEL_DIR = "{tmp_path}/run"', "BATCH_SIZE = 3"])
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{probe.getsockname()[1]}"
+  pair = [subprocess.Popen(
+      [sys.executable, "-c", MODES, json.dumps(
+          [[*runs("two"), mistake], str(records_dir), address, 2, index])],
+      cwd=ROOT, env=_environment(), stderr=subprocess.PIPE, text=True)
+          for index in range(2)]
+  # The same in this process, meanwhile.
+  for mode, files, bindings in runs("one"):
+    t5x_command.run(mode, files, bindings, tfds_data_dir=str(records_dir))
+  printed = [process.communicate(timeout=300)[1] for process in pair]
+  # The mistake ends both, by a line of each.
+  for index, (process, text) in enumerate(zip(pair, printed)):
+    assert process.returncode == 2, text
+    assert f"process {index} of 2: error: batch size 3" in text
+    assert "Traceback" not in text
+  for folder in folders:
+    one, two = (_results(tmp_path / name / folder) for name in ("one", "two"))
+    assert one == two
+    answers = [line for text in one.values() for line in text.splitlines()]
+    assert len(answers) >= (11 if folder.endswith("_4") else 1)
+
+
+# Stands in for `t5x`: ends with the next of the codes that are its mode.
+STAND_IN = """
+import os, pathlib, sys
+index = next(a for a in sys.argv if a.startswith("--process_index="))[-1]
+starts = pathlib.Path("starts" + index)
+starts.write_text((starts.read_text() if starts.exists() else "") + "x")
+code = sys.argv[1].split(",")[len(starts.read_text()) - 1]
+if code == "killed":
+  os.kill(os.getpid(), 9)
+sys.exit(int(code))
+"""
+
+
+@pytest.mark.parametrize("codes, ends_with, words", [
+    ("75,killed,0", 0, "done after 2 restarts"),
+    ("2", 2, "ended with 2"),
+    ("1,1,1", 1, "gave up after 2 restarts")])
+def test_what_the_launcher_starts_again(codes, ends_with, words, tmp_path):
+  (tmp_path / "stepdistill_jax").mkdir()
+  (tmp_path / "stepdistill_jax" / "__init__.py").touch()
+  (tmp_path / "stepdistill_jax" / "t5x_command.py").write_text(STAND_IN)
   process = subprocess.run(
-      [*LAUNCH, "--processes=2", "--cpu_devices=1", "--",
-       *_arguments(tmp_path / "run", records_dir, BATCH_SIZE=3)],
-      cwd=ROOT, env=_environment(), capture_output=True, text=True,
-      timeout=300)
-  assert process.returncode == 2
-  assert "batch size 3 is not divisible" in process.stderr
-  assert "starting all again" not in process.stderr
-  assert "Traceback" not in process.stderr
+      [*LAUNCH, "--processes=2", "--restarts=2", "--", codes], cwd=tmp_path,
+      env=_environment(PYTHONPATH=str(tmp_path)), capture_output=True,
+      text=True, timeout=120)
+  assert process.returncode == ends_with, process.stderr
+  assert words in process.stderr
+  starts = len(codes.split(","))
+  assert (tmp_path / "starts0").read_text() == "x" * starts
 
 
 @pytest.mark.parametrize("arguments, words", [

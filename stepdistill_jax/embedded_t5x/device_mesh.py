@@ -69,6 +69,43 @@ def submesh_grid(
   return grid.reshape(-1, math.prod(submesh))
 
 
+def devices_here(backend: Optional[str] = None) -> Sequence[jax.Device]:
+  """All devices of the run, or those that are pretended."""
+  return jax.devices(backend) if _pretended is None else _pretended
+
+
+def shapes_over_slices(
+    num_partitions: Optional[int], devices: Sequence[jax.Device]
+) -> Optional[Tuple[HardwareMesh, HardwareMesh]]:
+  """(replica, data, model) shapes inside of a slice, and between slices.
+
+  The slow network between slices carries gradients alone: parameters are
+  sharded inside of a slice, and each slice has all of them.
+
+  Args:
+    num_partitions: the size of `model`.
+    devices: all of them.
+
+  Returns:
+    None where the devices are no TPUs, or in one slice.
+
+  Raises:
+    errors.UserError: a slice cannot hold `model`.
+  """
+  if devices[0].platform != "tpu" or not num_partitions:
+    return None
+  slices = len({getattr(d, "slice_index", 0) for d in devices})
+  in_slice = len(devices) // slices
+  if slices == 1:
+    return None
+  if in_slice % num_partitions:
+    raise errors.UserError(
+        f"num_partitions={num_partitions} does not divide the {in_slice} chips "
+        f"of each of the {slices} slices; set PjitPartitioner.num_partitions "
+        "to a divisor: the model axis stays inside of a slice")
+  return (1, in_slice // num_partitions, num_partitions), (slices, 1, 1)
+
+
 def make_mesh(
     num_partitions: int | None = None,
     model_parallel_submesh: HardwareMesh | None = None,
@@ -83,10 +120,11 @@ def make_mesh(
       inside a slice; the mesh then has those three axes.
     dcn_mesh_shape: the same between slices.
   """
-  devices = jax.devices(backend) if _pretended is None else _pretended
+  devices = devices_here(backend)
   if ici_mesh_shape is not None and dcn_mesh_shape is not None:
     grid = mesh_utils.create_hybrid_device_mesh(
-        ici_mesh_shape, dcn_mesh_shape, devices=devices)
+        ici_mesh_shape, dcn_mesh_shape, devices=devices,
+        allow_split_physical_axes=True)
     return Mesh(grid, ("replica", "data", "model"))
   if model_parallel_submesh:
     return Mesh(submesh_grid(model_parallel_submesh, devices),

@@ -4,11 +4,13 @@ import dataclasses
 
 import jax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
 from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import device_mesh
+from stepdistill_jax.embedded_t5x import partitioning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +22,8 @@ class TpuDevice:
   coords: tuple[int, int, int]
   core_on_chip: int = 0
   platform: str = "tpu"
+  device_kind: str = "TPU v5 lite"
+  slice_index: int = 0
 
 
 def tpu(x, y, z, host_extent=(2, 2, 1)):
@@ -85,3 +89,35 @@ def test_overlapping_shares_are_refused():
 def test_num_partitions_is_honoured_on_a_cpu():
   mesh = device_mesh.make_mesh(num_partitions=1)
   assert dict(mesh.shape) == {"data": jax.device_count(), "model": 1}
+
+
+def slices(count):
+  """The devices of several 4 * 2 slices of two hosts each."""
+  return [dataclasses.replace(
+      device, id=100 * index + device.id, slice_index=index,
+      process_index=2 * index + device.process_index)
+          for index in range(count) for device in tpu(4, 2, 1)]
+
+
+def test_several_slices_have_the_parameters_each_and_share_the_batch():
+  with device_mesh.pretended(slices(2)):
+    partitioner = partitioning.PjitPartitioner(
+        num_partitions=2,
+        logical_axis_rules=partitioning.standard_logical_axis_rules(
+            parameter_partitioning_dims=2))
+    mesh = partitioner.mesh
+    assert dict(mesh.shape) == {"replica": 2, "data": 4, "model": 2}
+    for index in range(2):
+      assert {d.slice_index for d in mesh.devices[index].ravel()} == {index}
+    assert partitioner.data_partition_spec == PartitionSpec(("replica", "data"))
+    assert dict(partitioner.logical_axis_rules)["embed"] == "data"
+    shards = [partitioner.get_data_layout(16, host).shard_id
+              for host in range(4)]
+    assert sorted(shards) == [0, 1, 2, 3]
+
+
+def test_the_model_axis_stays_inside_of_a_slice():
+  with pytest.raises(errors.UserError, match="8 chips of each of the 2 slices"):
+    device_mesh.shapes_over_slices(16, slices(2))
+  assert device_mesh.shapes_over_slices(2, tpu(4, 2, 1)) is None
+  assert device_mesh.shapes_over_slices(1, jax.devices()) is None

@@ -91,6 +91,10 @@ class _PartitionedFunction:
     with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
       return self._jitted.lower(*args, **kwargs)
 
+  def trace(self, *args, **kwargs):
+    with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
+      return self._jitted.trace(*args, **kwargs)
+
 
 def _spec(spec: PartitionSpec | None) -> PartitionSpec:
   return PartitionSpec() if spec is None else spec
@@ -119,6 +123,9 @@ class PjitPartitioner:
     if not num_partitions and not model_parallel_submesh:
       raise ValueError(
           "PjitPartitioner needs `num_partitions` or `model_parallel_submesh`")
+    if not model_parallel_submesh and not (ici_mesh_shape or dcn_mesh_shape):
+      ici_mesh_shape, dcn_mesh_shape = device_mesh.shapes_over_slices(
+          num_partitions, device_mesh.devices_here(backend)) or (None, None)
     self._mesh_arguments = (
         num_partitions, model_parallel_submesh, backend, ici_mesh_shape,
         dcn_mesh_shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Mapping, Tuple
+from typing import Mapping, Optional, Tuple
 
 from stepdistill_jax import errors
 
@@ -21,6 +21,8 @@ class Chip:
       does.
     hbm_bandwidth: bytes/s.
     ici_bandwidth: bytes/s that a chip can send over all its links together.
+    dcn_bandwidth: bytes/s of the data-center network, a chip's share of a
+      pod's or its own; None where it is not published.
     dimensions: of the torus.
     cores: that accelerator types such as `v4-32` count, for each chip.
     source: where the figures are published.
@@ -31,6 +33,7 @@ class Chip:
   hbm_bytes: int
   hbm_bandwidth: float
   ici_bandwidth: float
+  dcn_bandwidth: Optional[float]
   dimensions: int
   cores: int
   source: str
@@ -39,13 +42,15 @@ class Chip:
 # The one table of peaks. Interconnect figures are published in Gbit/s, or as
 # the sum of both directions in later editions of the same pages.
 CHIPS: Mapping[str, Chip] = {chip.name: chip for chip in (
-    Chip("v4", 275e12, 32 * 2**30, 1228e9, 2400e9 / 8, 3, 2,
+    Chip("v4", 275e12, 32 * 2**30, 1228e9, 2400e9 / 8, None, 3, 2,
          "cloud.google.com/tpu/docs/v4; arXiv 2304.01433, table 4"),
-    Chip("v5e", 197e12, 16 * 2**30, 819e9, 1600e9 / 8, 2, 1,
+    Chip("v5e", 197e12, 16 * 2**30, 819e9, 1600e9 / 8, 6.4e12 / 8 / 256, 2,
+         1,
          "cloud.google.com/tpu/docs/v5e"),
-    Chip("v5p", 459e12, 95 * 2**30, 2765e9, 4800e9 / 8, 3, 2,
+    Chip("v5p", 459e12, 95 * 2**30, 2765e9, 4800e9 / 8, 50e9 / 8, 3, 2,
          "cloud.google.com/tpu/docs/v5p"),
-    Chip("v6e", 918e12, 32 * 2**30, 1640e9, 3584e9 / 8, 2, 1,
+    Chip("v6e", 918e12, 32 * 2**30, 1640e9, 3584e9 / 8, 25.6e12 / 8 / 256,
+         2, 1,
          "cloud.google.com/tpu/docs/v6e"),
 )}
 _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v5-lite": "v5e",
@@ -60,30 +65,38 @@ _SHAPES_3D = {4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4),
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice.
+  """A slice, or several that the data-center network joins.
 
   Attributes:
     chip: its chips.
-    shape: their arrangement.
+    shape: their arrangement in a slice.
+    slices: number of slices.
   """
 
   chip: Chip
   shape: Tuple[int, ...]
+  slices: int = 1
 
   @property
   def num_chips(self) -> int:
-    return math.prod(self.shape)
+    return self.slices * math.prod(self.shape)
 
   @property
-  def name(self) -> str:
+  def slice_name(self) -> str:
     """As the compiler calls it: `v5e:4x4`, `v4:2x2x4`."""
     return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
   @property
+  def name(self) -> str:
+    """The slice's name, `2 x v5e:4x4` for several."""
+    several = f"{self.slices} x " if self.slices > 1 else ""
+    return several + self.slice_name
+
+  @property
   def accelerator_type(self) -> str:
-    """As Google Cloud calls it: `v5litepod-16`, `v4-32`."""
+    """A slice as Google Cloud calls it: `v5litepod-16`, `v4-32`."""
     prefix = {"v5e": "v5litepod"}.get(self.chip.name, self.chip.name)
-    return f"{prefix}-{self.num_chips * self.chip.cores}"
+    return f"{prefix}-{math.prod(self.shape) * self.chip.cores}"
 
 
 def _shapes(chip: Chip) -> Mapping[int, Tuple[int, ...]]:
@@ -138,4 +151,4 @@ def parse(name: str) -> Topology:
   types = ", ".join(f"{generation}-{n * chip.cores}" for n in shapes)
   raise errors.UserError(
       f"unknown slice {name!r} of {generation}; known: {types}, or a shape "
-      f"such as {Topology(chip, shapes[16]).name}")
+      f"such as {Topology(chip, shapes[16]).slice_name}")

@@ -12,6 +12,7 @@ example:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "--topology", required=True, metavar="NAME",
       help="slice: v5e-16, v5litepod-16, v5e:4x4, v4-32, v5p-8, v6e-8")
   parser.add_argument(
+      "--num_slices", type=int, default=1, metavar="N",
+      help="so many of them, joined by the data-center network (1)")
+  parser.add_argument(
       "--programs", default="train,eval,decode", metavar="NAME,...",
       help="which to compile (train,eval,decode)")
   parser.add_argument(
@@ -39,7 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       "--search_limit", type=int, default=6, metavar="N",
       help="how many to compile at most (6)")
+  parser.add_argument(
+      "--search_minutes", type=float, default=30, metavar="M",
+      help="begin no other compilation after so long (30)")
   parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _check(args: argparse.Namespace) -> None:
+  """Raises UserError for what no plan can be made of."""
+  if not args.gin_file:
+    raise errors.UserError(
+        "stepdistill plan needs the gin files of a run, such as "
+        "--gin_file=gin/recipes/esnli_step_by_step_base.gin")
+  for name, value, least in (
+      ("num_slices", args.num_slices, 1), ("search_limit", args.search_limit, 1),
+      ("search_minutes", args.search_minutes, 0), ("price", args.price, 0)):
+    if value is not None and not least <= value < float("inf"):
+      raise errors.UserError(f"--{name}={value:g}: expected {least} or more")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,12 +67,9 @@ def run(args: argparse.Namespace) -> int:
   from stepdistill_jax.scale import chips  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.scale import planning  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.scale import programs  # pylint: disable=g-import-not-at-top
-  topology = chips.parse(args.topology)
-  if not args.gin_file:
-    raise errors.UserError("stepdistill plan needs at least one --gin_file")
-  if args.price is not None and args.price < 0 or args.search_limit < 1:
-    raise errors.UserError("--price must not be negative, --search_limit at "
-                           "least 1")
+  _check(args)
+  topology = dataclasses.replace(
+      chips.parse(args.topology), slices=args.num_slices)
   names = [name for name in args.programs.split(",") if name]
   planning.check_programs(names)
   programs.prepare_process()
@@ -69,10 +86,11 @@ def run(args: argparse.Namespace) -> int:
       [p for p in args.gin_search_paths.split(",") if p], names, args.price)
   say = lambda text: print(text, file=sys.stderr, flush=True)
   if args.search:
-    found = search.search(request, args.search_limit, say)
-    print(json.dumps({"candidates": found}, indent=2) if args.json
+    found = search.search(
+        request, args.search_limit, 60 * args.search_minutes, say)
+    print(json.dumps(found, indent=2) if args.json
           else "\n".join(plan_text.search_lines(found)))
-    return 0 if any(c["fits"] for c in found) else 1
+    return 0 if any(c["fits"] for c in found["candidates"]) else 1
   plan = planning.make(request, say)
   print(json.dumps(plan, indent=2) if args.json
         else "\n".join(plan_text.lines_of(plan)))

@@ -107,8 +107,8 @@ def memory(
           "total": float(total)}
 
 
-def flops(programs: programs_lib.Programs,
-          compiled: programs_lib.Compiled) -> int:
+def useful_flops(programs: programs_lib.Programs,
+                 compiled: programs_lib.Compiled) -> int:
   """Useful matmul FLOPs of one run of a program, on all chips."""
   sizes = network_sizes(programs)
   rows, inputs, targets = _rows(compiled.batch)
@@ -121,20 +121,23 @@ def flops(programs: programs_lib.Programs,
 
 def bound(
     topology: chips.Topology, total_flops: float, hbm_bytes: float,
-    collective_bytes: float) -> Mapping[str, Any]:
+    sent: hlo.Collectives) -> Mapping[str, Any]:
   """The least seconds that a program can take, and what limits it.
 
   Args:
-    topology: the slice.
+    topology: the slice or slices.
     total_flops: on all chips.
     hbm_bytes: that one chip at least reads and writes.
-    collective_bytes: that one chip sends.
+    sent: by one chip.
   """
   chip = topology.chip
   seconds = {
       "compute": total_flops / (topology.num_chips * chip.flops),
       "memory": hbm_bytes / chip.hbm_bandwidth,
-      "interconnect": collective_bytes / chip.ici_bandwidth}
+      "interconnect": sent.bytes_in_slice / chip.ici_bandwidth}
+  if topology.slices > 1 and chip.dcn_bandwidth:
+    seconds["network between slices"] = (
+        sent.bytes_between_slices / chip.dcn_bandwidth)
   limit = max(seconds, key=seconds.get)
   return {"seconds": seconds[limit], "limited_by": limit, "by": seconds}
 
@@ -146,20 +149,38 @@ def of_program(
   """The figures of one program, as JSON values."""
   activations = activations if compiled.name == "train" else 0.0
   kinds = memory(compiled, state, activations)
-  sent = hlo.collectives(compiled.executable.as_text(), topology.num_chips)
+  sent = hlo.collectives(
+      compiled.executable.as_text(), topology.num_chips, topology.slices)
   stats = compiled.executable.memory_analysis()
   # Read once what goes in, write once what comes out and what is kept.
   traffic = (stats.argument_size_in_bytes + stats.output_size_in_bytes
              + 2 * kinds["activations"])
-  useful = flops(programs, compiled)
+  useful = useful_flops(programs, compiled)
+  done = max(useful, compiled.traced_flops or 0)
   return {
       "fits": kinds["total"] <= topology.chip.hbm_bytes,
-      "hbm_bytes": kinds, "flops": useful,
+      "hbm_bytes": kinds, "flops": useful, "flops_with_repeated": done,
       "collective_bytes": dict(sent.bytes),
       "collective_count": dict(sent.count),
       "loops_of_unknown_length": sent.unknown_loops,
       "compile_seconds": round(compiled.seconds, 1),
-      "bound": bound(topology, useful, traffic, sent.total_bytes)}
+      "bound": bound(topology, done, traffic, sent)}
+
+
+def of_one_that_does_not_fit(
+    topology: chips.Topology, error: programs_lib.OutOfMemory, name: str,
+    state: Mapping[str, float]) -> Mapping[str, Any]:
+  """The figures of a program that XLA refused."""
+  kinds = {kind: size for kind, size in state.items()
+           if name == "train" or kind == "parameters"}
+  if error.needed:
+    kinds = {**kinds, "other": max(error.needed - sum(kinds.values()), 0.0),
+             "total": error.needed}
+  return {
+      "fits": False, "error": str(error), "hbm_bytes": kinds,
+      "usable_bytes": error.usable or topology.chip.hbm_bytes,
+      "missing_bytes": error.missing,
+      "compile_seconds": round(error.seconds, 1)}
 
 
 def of_recipe(

@@ -3,12 +3,14 @@
 Two FLOPs for each multiply-add. Going backward costs twice the forward
 products (one for the input's gradient, one for the parameter's or the other
 operand's); what is computed again for rematerialization is no useful work and
-does not count.
+does not count here: `of_program` counts it, in a traced program.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,3 +96,31 @@ def decode(
       _attention(sizes, 1, targets, 1) + _attention(sizes, 1, inputs, 0)
       + _mlp(sizes, 1)) + 2 * sizes.embed * sizes.vocab
   return rows * (encoder + cross_keys + beams * targets * step)
+
+
+def of_program(jaxpr: Any) -> int:
+  """FLOPs of all matrix products of a traced program, turn by turn of loops.
+
+  With what is computed again for rematerialization. Loops of unknown length
+  count once, of branches the dearest.
+
+  Args:
+    jaxpr: `jax.core.Jaxpr`, or a closed one.
+  """
+  total = 0
+  for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    if equation.primitive.name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      operand = equation.invars[0].aval.shape
+      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(
+          operand[axis] for axis in contracted)
+      continue
+    inner = [of_program(value) for parameter in equation.params.values()
+             for value in (parameter if isinstance(parameter, (tuple, list))
+                           else (parameter,))
+             if hasattr(getattr(value, "jaxpr", value), "eqns")]
+    if equation.primitive.name == "cond":
+      total += max(inner)
+    else:
+      total += equation.params.get("length", 1) * sum(inner)
+  return total

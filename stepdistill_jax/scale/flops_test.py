@@ -1,8 +1,9 @@
 """The formulas against the matrix products of an unrolled program."""
 
-import math
+import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from t5x import test_utils  # pylint: disable=g-bad-import-order
@@ -15,24 +16,6 @@ ROWS = len(_BATCH["encoder_input_tokens"])
 INPUTS, TARGETS = test_utils.ENCODER_LENGTH, test_utils.DECODER_LENGTH
 
 
-def _dot_flops(jaxpr) -> int:
-  """FLOPs of all matrix products in a program without loops."""
-  total = 0
-  for equation in jaxpr.eqns:
-    assert equation.primitive.name not in ("scan", "while"), "not unrolled"
-    if equation.primitive.name == "dot_general":
-      (contracted, _), _ = equation.params["dimension_numbers"]
-      operand = equation.invars[0].aval.shape
-      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(
-          operand[axis] for axis in contracted)
-    for value in equation.params.values():
-      if hasattr(value, "jaxpr"):
-        value = value.jaxpr
-      if hasattr(value, "eqns"):
-        total += _dot_flops(value)
-  return total
-
-
 def _program_flops(config, backward: bool) -> tuple[int, flops.Sizes]:
   model = test_utils.make_model(network, config)
   variables = jax.eval_shape(
@@ -41,7 +24,8 @@ def _program_flops(config, backward: bool) -> tuple[int, flops.Sizes]:
   loss = lambda p, batch: model.loss_fn(p, batch, None)[0]
   program = jax.grad(loss) if backward else loss
   jaxpr = jax.make_jaxpr(program)(variables["params"], _BATCH)
-  return _dot_flops(jaxpr.jaxpr), flops.Sizes.of(model.module.config)
+  assert not re.search(r"\b(scan|while)\[", str(jaxpr)), "not unrolled"
+  return flops.of_program(jaxpr), flops.Sizes.of(model.module.config)
 
 
 @pytest.mark.parametrize("config", [
@@ -65,3 +49,23 @@ def test_decoding_is_a_forward_pass_whose_steps_see_the_whole_cache():
   assert one == flops.forward(sizes, 1, INPUTS, 1)
   assert flops.decode(sizes, 3, INPUTS, 5, beams=2) < 6 * flops.forward(
       sizes, 1, INPUTS, 5)
+
+
+def test_turns_of_loops_and_what_is_computed_again_count():
+  w = jnp.ones([3, 4, 4])
+
+  def loss(w, policy):
+    def layer(x, w):
+      return jnp.tanh(x @ w), None
+    if policy:
+      layer = jax.checkpoint(layer, policy=policy)
+    return jax.lax.scan(layer, jnp.ones([2, 4]), w)[0].sum()
+
+  def counted(policy):
+    return flops.of_program(
+        jax.make_jaxpr(jax.grad(lambda w: loss(w, policy)))(w))
+
+  product = 3 * 2 * 2 * 4 * 4
+  assert counted(None) == 3 * product
+  assert counted(jax.checkpoint_policies.everything_saveable) == 3 * product
+  assert counted(jax.checkpoint_policies.nothing_saveable) == 4 * product

@@ -6,6 +6,10 @@ sends by the best algorithm known, in a group of n devices:
   all-gather, all-to-all, reduce-scatter   (n-1)/n of the larger side
   all-reduce                               twice that
   collective-permute                       the operand
+  between slices                           as above, over slices
+
+The TPU compiler cuts a collective over several slices into one inside of each
+slice and a transfer between them, over the data-center network.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ _BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16,
          "u64": 64, "f64": 64, "c64": 64, "f8e4m3fn": 8, "f8e5m2": 8}
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all",
          "collective-permute")
+BETWEEN_SLICES = "between slices"
 _INSTRUCTION = re.compile(
     r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|[\w\[\],{}:()#*\-]+) "
     r"([\w\-]+)\((.*)$")
@@ -47,8 +52,13 @@ class Collectives:
   unknown_loops: int
 
   @property
-  def total_bytes(self) -> float:
-    return sum(self.bytes.values())
+  def bytes_in_slice(self) -> float:
+    return sum(size for kind, size in self.bytes.items()
+               if kind != BETWEEN_SLICES)
+
+  @property
+  def bytes_between_slices(self) -> float:
+    return self.bytes.get(BETWEEN_SLICES, 0.0)
 
 
 def _bytes_of(shape: str) -> float:
@@ -109,12 +119,14 @@ def _turns(condition: list[str]) -> int | None:
   return max(constants.values()) if len(constants) == 1 else None
 
 
-def collectives(text: str, num_devices: int) -> Collectives:
+def collectives(
+    text: str, num_devices: int, num_slices: int = 1) -> Collectives:
   """Counts the collectives of a program.
 
   Args:
     text: `compiled.as_text()`.
     num_devices: that the program runs on.
+    num_slices: that they are in.
   """
   computations, entry = _computations(text)
   sent, count = collections.Counter(), collections.Counter()
@@ -130,6 +142,12 @@ def collectives(text: str, num_devices: int) -> Collectives:
       kind = operation.removesuffix("-start")
       if kind in KINDS:
         _add(kind, name, line, shape, times)
+      if operation == "send" and "xla_megascale_runtime" in line:
+        # A sum passes each slice twice; anything else goes to all others.
+        reduced = "_xla_megascale_reduce_operation" in line
+        sent[BETWEEN_SLICES] += times * _bytes_of(shape) * (
+            2 * (num_slices - 1) / num_slices if reduced else num_slices - 1)
+        count[BETWEEN_SLICES] += times
       if operation == "while":
         body = re.search(r"body=%?([\w.\-]+)", line)[1]
         condition = re.search(r"condition=%?([\w.\-]+)", line)[1]

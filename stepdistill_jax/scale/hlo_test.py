@@ -59,3 +59,17 @@ def test_a_loop_without_a_constant_end_is_told():
   found = hlo.collectives(text, num_devices=8)
   assert found.unknown_loops == 1
   assert found.count["all-gather"] == 1
+
+
+def test_transfers_between_slices_are_a_kind_of_their_own():
+  text = """\
+ENTRY %main (p0: f32[100]) -> f32[100] {
+  %p0 = f32[100]{0} parameter(0)
+  %send = (f32[32,8]{1,0:T(8,128)}, u32[], token[]) send(%p0, %t), is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_reduce_operation="SUM"}
+  ROOT %s2 = (f32[32,8]{1,0}, u32[], token[]) send(%p0, %t), is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+}
+"""
+  found = hlo.collectives(text, num_devices=8, num_slices=4)
+  assert found.count == {"between slices": 2}
+  assert found.bytes_between_slices == pytest.approx(1024 * (2 * 3 / 4 + 3))
+  assert found.bytes_in_slice == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 _GIB = 2**30
 
@@ -22,20 +22,38 @@ def _seconds(value: float) -> str:
   return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
+def _kinds(kinds: Mapping[str, float]) -> str:
+  return "  HBM a chip: " + ", ".join(
+      f"{kind} {_gib(size)}" for kind, size in kinds.items()
+      if kind != "total" and size >= _GIB / 1000)
+
+
+def _too_large(name: str, figures: Mapping[str, Any]) -> list[str]:
+  """Of a program that the compiler refused."""
+  kinds, missing = figures["hbm_bytes"], figures["missing_bytes"]
+  needs = (f"needs {_gib(kinds['total'])} of {_gib(figures['usable_bytes'])} "
+           f"usable a chip: {_gib(missing)} ({missing:,.0f} bytes) too much"
+           if missing else figures["error"])
+  return [
+      f"{name}: does NOT fit: {needs}; given up after "
+      f"{figures['compile_seconds']:.0f} s", _kinds(kinds),
+      "  what helps: a larger slice, more num_partitions, "
+      "parameter_partitioning_dims = 2, num_microbatches, "
+      "gin/models/scanned.gin; --search tries them"]
+
+
 def _program(name: str, figures: Mapping[str, Any], hbm: float) -> list[str]:
   if "error" in figures:
-    needed = figures["needed_bytes"]
-    return [f"{name}: does NOT fit ({_gib(needed) if needed else 'more'} "
-            f"needed, {_gib(hbm)} a chip)"]
+    return _too_large(name, figures)
   kinds = figures["hbm_bytes"]
   fits = "fits" if figures["fits"] else "does NOT fit"
+  repeated = figures["flops_with_repeated"]
+  again = (f", {_flops(repeated)} with what is computed again"
+           if repeated > 1.005 * figures["flops"] else "")
   lines = [
       f"{name}: {fits}: {_gib(kinds['total'])} of {_gib(hbm)} a chip; compiled "
-      f"in {figures['compile_seconds']:.0f} s",
-      "  HBM a chip: " + ", ".join(
-          f"{kind} {_gib(size)}" for kind, size in kinds.items()
-          if kind != "total" and size >= _GIB / 1000),
-      f"  matrix products: {_flops(figures['flops'])} on all chips"]
+      f"in {figures['compile_seconds']:.0f} s", _kinds(kinds),
+      f"  matrix products: {_flops(figures['flops'])} on all chips{again}"]
   sent = figures["collective_bytes"]
   lines.append("  collectives a chip: " + (", ".join(
       f"{kind} {_gib(size)} ({figures['collective_count'][kind]})"
@@ -57,6 +75,7 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
   lines = [
       f"plan of {', '.join(plan['gin_files'])} on {plan['topology']} "
       f"({plan['accelerator_type']}, {plan['chips']} chips)",
+      *(["  " + " ".join(plan["gin_bindings"])] if plan["gin_bindings"] else []),
       plan["caveat"],
       f"mesh: {mesh}; batch {plan['batch_size']}, encoder rows "
       f"{plan['batch']['encoder_input_tokens']}, decoder rows "
@@ -73,29 +92,45 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
         f"{recipe['chip_hours']:.3g} chip-hours, evaluation apart")
     if recipe["cost"] is not None:
       lines.append(f"cost: at least {recipe['cost']:.2f} at the given price")
+  network = ""
+  if plan["slices"] > 1:
+    network = (f", {chip['dcn_bandwidth'] / 1e9:.3g} GB/s between slices"
+               if chip["dcn_bandwidth"]
+               else ", between slices unpublished: not in the bound")
   lines.append(
       f"peaks of a {chip['name']}: {chip['flops'] / 1e12:.0f} TFLOP/s "
       f"bfloat16, {chip['hbm_bandwidth'] / 1e9:.0f} GB/s HBM, "
-      f"{chip['ici_bandwidth'] / 1e9:.0f} GB/s interconnect "
+      f"{chip['ici_bandwidth'] / 1e9:.0f} GB/s interconnect{network} "
       f"({chip['source']})")
   return lines
 
 
-def search_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def search_lines(search: Mapping[str, Any]) -> list[str]:
   """The best first, or why there is none."""
-  lines = []
+  found = search["candidates"]
+  lines = [
+      f"search of {', '.join(search['gin_files'])} on {search['topology']}",
+      search["caveat"],
+      f"{search['arrangements']} arrangements, {search['seem_to_fit']} seem to "
+      f"fit by formulas; the {len(found)} fastest of these were compiled"
+      + (", then the time was over" if search["out_of_time"] else "")]
   fitting = [c for c in found if c["fits"]]
   for rank, candidate in enumerate(fitting):
     title = "recommended" if rank == 0 else f"runner-up {rank}"
     lines.append(
         f"{title}: {candidate['name']}: {_gib(candidate['hbm_bytes'])} a chip,"
-        f" at most {candidate['steps_per_second']:.3g} steps/s")
+        f" at most {candidate['steps_per_second']:.3g} steps/s "
+        f"({candidate['limited_by']})")
     if rank == 0:
       lines += [f"  --gin.{b.replace(' = ', '=')}" if not b.endswith(".gin")
                 else f"  --gin_file={b}" for b in candidate["changes"]]
   for candidate in found:
-    if not candidate["fits"]:
-      lines.append(f"does not fit: {candidate['name']}")
+    if candidate["error"]:
+      lines.append(f"not possible: {candidate['name']}: {candidate['error']}")
+    elif not candidate["fits"]:
+      missing = candidate["missing_bytes"]
+      lines.append(f"does not fit: {candidate['name']}" + (
+          f": {_gib(missing)} a chip too much" if missing else ""))
   if not fitting:
     lines.append("none of those tried fits: take a larger slice, a smaller "
                  "batch, or raise --search_limit")

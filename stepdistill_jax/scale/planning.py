@@ -34,11 +34,6 @@ class Request:
   price: Optional[float] = None
 
 
-def _too_large(error: programs_lib.OutOfMemory, seconds: float):
-  return {"fits": False, "error": str(error), "needed_bytes": error.needed,
-          "compile_seconds": round(seconds, 1)}
-
-
 def make(
     request: Request, say: Callable[[str], None] = lambda text: None
 ) -> Mapping[str, Any]:
@@ -66,6 +61,7 @@ def make(
         "gin_bindings": list(request.gin_bindings),
         "topology": topology.name,
         "accelerator_type": topology.accelerator_type,
+        "slices": topology.slices,
         "chips": topology.num_chips,
         "chip": dataclasses.asdict(topology.chip),
         "mesh": mesh,
@@ -80,7 +76,8 @@ def make(
       try:
         compiled = programs.compile(name)
       except programs_lib.OutOfMemory as error:
-        plan["programs"][name] = _too_large(error, 0.0)
+        plan["programs"][name] = figures.of_one_that_does_not_fit(
+            topology, error, name, state)
         continue
       plan["programs"][name] = figures.of_program(
           topology, programs, compiled, state, activations)

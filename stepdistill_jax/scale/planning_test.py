@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -47,6 +48,7 @@ def test_a_plan_of_a_small_student():
   memory = train["hbm_bytes"]
   assert memory["parameters"] > 0 and memory["optimizer"] > 0
   assert memory["total"] >= memory["parameters"] + memory["optimizer"]
+  assert train["flops"] <= train["flops_with_repeated"] < 1.1 * train["flops"]
   assert train["flops"] > 2 * plan["programs"]["eval"]["flops"] > 0
   assert infer["fits"] and infer["flops"] > 0
   # Sharded parameters are gathered, gradients summed.
@@ -64,7 +66,8 @@ def test_what_does_not_fit_is_told_and_the_code_is_1():
       *_SMALL, "--topology=v5e-4", "--programs=train",
       "--gin.BATCH_SIZE=262144", "--gin.network.T5Config.mlp_dim=16384")
   assert process.returncode == 1, process.stderr
-  assert "does NOT fit" in process.stdout
+  assert re.search(r"does NOT fit: needs [\d.]+ GiB of 15.75 GiB usable a "
+                   r"chip: [\d.]+ GiB \([\d,]+ bytes\) too much", process.stdout)
   assert figures.CAVEAT in process.stdout
 
 
@@ -72,7 +75,8 @@ def test_what_does_not_fit_is_told_and_the_code_is_1():
     (("--topology=v5e-17",), "unknown slice 'v5e-17' of v5e; known: v5e-1,"),
     (("--topology=v9-8",), "known generations: v4, v5e, v5p, v6e"),
     (("--topology=v5e-8", "--programs=trian"), "did you mean: train"),
-    (("--topology=v5e-8", "--price=-1"), "--price must not be negative"),
+    (("--topology=v5e-8", "--price=-1"), "--price=-1: expected 0 or more"),
+    (("--topology=v5e-8", "--num_slices=0"), "--num_slices=0: expected 1"),
 ])
 def test_mistakes_are_told_in_a_line(arguments, words):
   process = _plan(*arguments)

@@ -280,7 +280,7 @@ def _watched(on_lost: Callable[[int], None]):
   import jax  # pylint: disable=g-import-not-at-top
   from jax._src import distributed  # pylint: disable=g-import-not-at-top  # JAX has no public key-value store.
   state = distributed.global_state
-  key = "stepdistill/peers"
+  key = f"stepdistill/{next(_exchanges)}/peers"  # Each run has its own.
   return peers.watched(
       jax.process_index(), jax.process_count(),
       state.coordinator_address.rsplit(":", 1)[0].strip("[]"),

@@ -20,6 +20,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from stepdistill_jax import errors
 from stepdistill_jax.scale import chips
+from stepdistill_jax.scale import flops as flops_lib
 
 _LIBTPU_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -60,16 +61,23 @@ def prepare_process() -> None:
 
 
 def devices_of(topology: chips.Topology) -> Sequence[Any]:
-  """Devices to compile for; nothing can run on them."""
+  """Devices to compile for; nothing can run on them.
+
+  Raises:
+    errors.UserError: libtpu knows no such slice.
+  """
   from jax.experimental import topologies  # pylint: disable=g-import-not-at-top
   options = {}
   if topology.chip.cores == 2:
     options["chip_config_name"] = "megacore"  # One device a chip, as on TPUs.
   if topology.num_chips < 4:
     options["chips_per_host_bounds"] = [*topology.shape, 1][:3]
+  if topology.slices > 1:
+    options["num_slices"] = topology.slices
   try:
     return topologies.get_topology_desc(
-        platform="tpu", topology_name=topology.name, **options).devices
+        platform="tpu", topology_name=topology.slice_name,
+        **options).devices
   except Exception as error:  # JAX raises its own runtime errors.
     raise errors.UserError(
         f"libtpu does not know the topology {topology.name}: "
@@ -214,12 +222,15 @@ class Compiled:
     executable: JAX's.
     batch: feature -> shape and dtype.
     seconds: of lowering and compiling.
+    traced_flops: of its matrix products with what is computed again, on all
+      devices; None where the length of a loop is not known.
   """
 
   name: str
   executable: Any
   batch: Mapping[str, Any]
   seconds: float
+  traced_flops: Optional[int] = None
 
 
 @dataclasses.dataclass
@@ -276,9 +287,13 @@ class Programs:
       executable = step.lower(*arguments).compile()
     except Exception as error:  # JAX raises its own runtime errors.
       if "RESOURCE_EXHAUSTED" in str(error):
-        raise OutOfMemory(str(error)) from error
+        raise OutOfMemory(str(error), time.monotonic() - start) from error
       raise
-    return Compiled(name, executable, batch, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    traced = None
+    if name != "decode" and hasattr(step, "trace"):
+      traced = flops_lib.of_program(step.trace(*arguments).jaxpr)
+    return Compiled(name, executable, batch, seconds, traced)
 
 
 class OutOfMemory(Exception):
@@ -286,13 +301,22 @@ class OutOfMemory(Exception):
 
   Attributes:
     needed: bytes that it would need, or None.
+    usable: bytes that a device has for programs, or None.
+    missing: the difference, or None.
+    seconds: until XLA gave up.
   """
 
-  def __init__(self, message: str):
+  def __init__(self, message: str, seconds: float = 0.0):
     super().__init__(message.splitlines()[0][:300])
-    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    match = re.search(r"Used ([\d.]+)([KMGT]) of ", message)
-    self.needed = match and float(match[1]) * units[match[2]]
+    size = r"([\d.]+)([KMGT]?)\w*"
+    match = re.search(
+        rf"Used {size} of {size} \w+\. Exceeded \w+ capacity by {size}",
+        message)
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    found = [float(number) * units[unit] for number, unit in zip(
+        match.groups()[::2], match.groups()[1::2])] if match else [None] * 3
+    self.needed, self.usable, self.missing = found
+    self.seconds = seconds
 
 
 def build(config: Config) -> Programs:
@@ -302,7 +326,7 @@ def build(config: Config) -> Programs:
     errors.UserError: the batch does not divide by devices or microbatches.
   """
   import jax  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.embedded_t5x import utils  # pylint: disable=g-import-not-at-top
+  from t5x import utils  # pylint: disable=g-import-not-at-top
   arguments = config.arguments
   cfg, partitioner = config.train_data, arguments["partitioner"]
   partitioner.get_data_layout(cfg.batch_size, host_index=0)
@@ -315,5 +339,6 @@ def build(config: Config) -> Programs:
       model=config.model, train_state=initializer.global_train_state_shape,
       partitioner=partitioner, train_state_axes=initializer.train_state_axes,
       eval_names=(), summary_dir=None, rng=jax.random.PRNGKey(0))
-  trainer.check_batch_size(cfg.batch_size)
+  if hasattr(trainer, "check_batch_size"):  # Google's T5X has none.
+    trainer.check_batch_size(cfg.batch_size)
   return Programs(config, initializer, trainer, batch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from typing import Any, Callable, Mapping, Sequence
 
 from stepdistill_jax import errors
@@ -60,14 +61,23 @@ class Candidate:
         f"REMAT_POLICY = '{self.remat}'"]
 
 
-def candidates(num_chips: int, heads: int, batch_size: int) -> list[Candidate]:
-  """All arrangements that divide chips, heads and batch."""
+def candidates(
+    num_chips: int, heads: int, batch_size: int, slices: int = 1
+) -> list[Candidate]:
+  """All arrangements that divide chips, heads and batch.
+
+  Args:
+    num_chips: of all slices.
+    heads: of the network.
+    batch_size: of the run.
+    slices: the model axis stays inside of one.
+  """
   powers = [2**i for i in range(13)]
   found = []
   for model, parameter_dims, activation_dims, micro, remat in itertools.product(
       powers, (1, 2), (1, 2), powers[:7], REMAT_POLICIES):
     data = num_chips // model
-    if (num_chips % model or heads % model or batch_size % micro
+    if (num_chips // slices % model or heads % model or batch_size % micro
         or (batch_size // micro) % max(data, 1) or data < 1):
       continue
     if activation_dims == 2 and model == 1 or parameter_dims == 2 and data == 1:
@@ -133,13 +143,13 @@ def estimate(
 
 def _facts(request: planning.Request) -> tuple[Any, ...]:
   """What `estimate` asks of a run, from its gin files."""
-  # All chips on the model axis: any batch divides by the one data row.
+  # All of a slice on the model axis: then most batches divide.
   devices = programs_lib.devices_of(request.topology)
   with programs_lib.parsed(
       request.gin_files,
       [*request.gin_bindings,
        "partitioning.PjitPartitioner.num_partitions = "
-       f"{request.topology.num_chips}"],
+       f"{request.topology.num_chips // request.topology.slices}"],
       devices, request.search_paths) as config:
     import jax  # pylint: disable=g-import-not-at-top
     programs = programs_lib.build(config)
@@ -152,20 +162,58 @@ def _facts(request: planning.Request) -> tuple[Any, ...]:
             everything - 4 * parameters, config.train_data.batch_size)
 
 
+def _try(
+    request: planning.Request, candidate: Candidate,
+    estimated: tuple[float, float]) -> Mapping[str, Any]:
+  """Compiles a candidate's train step."""
+  changes = candidate.changes()
+  found = {
+      "name": candidate.name(request.topology.num_chips),
+      **dataclasses.asdict(candidate), "changes": changes, "fits": False,
+      "estimated_bytes": estimated[0], "estimated_seconds": estimated[1],
+      "hbm_bytes": None, "missing_bytes": None, "steps_per_second": None,
+      "compile_seconds": None, "limited_by": None, "error": None}
+  try:
+    plan = planning.make(dataclasses.replace(
+        request, programs=("train",),
+        gin_files=[*request.gin_files,
+                   *(c for c in changes if c.endswith(".gin"))],
+        gin_bindings=[*request.gin_bindings,
+                      *(c for c in changes if not c.endswith(".gin"))]))
+  except errors.UserError as error:  # A shape that this slice cannot have.
+    return {**found, "error": str(error)}
+  train = plan["programs"]["train"]
+  bound = train.get("bound", {})
+  return {
+      **found, "fits": plan["fits"],
+      "hbm_bytes": train["hbm_bytes"].get("total"),
+      "missing_bytes": train.get("missing_bytes"),
+      "compile_seconds": train["compile_seconds"],
+      "steps_per_second": 1 / bound["seconds"] if bound else None,
+      "limited_by": bound.get("limited_by")}
+
+
 def search(
-    request: planning.Request, limit: int,
-    say: Callable[[str], None] = lambda text: None
-) -> Sequence[Mapping[str, Any]]:
+    request: planning.Request, limit: int, seconds: float = float("inf"),
+    say: Callable[[str], None] = lambda text: None,
+    now: Callable[[], float] = time.monotonic) -> Mapping[str, Any]:
   """Compiles the most promising arrangements; the best that fit come first.
 
   Args:
     request: what to plan; only its train program is compiled.
     limit: of compilations.
+    seconds: after so long no other is begun.
     say: takes lines about the progress.
+    now: the clock.
+
+  Returns:
+    JSON values: `candidates`, `arrangements` (how many there are),
+    `seem_to_fit`, and whether `out_of_time`.
   """
   *facts, batch_size = _facts(request)
-  topology = request.topology
-  all_of_them = candidates(topology.num_chips, facts[0].heads, batch_size)
+  topology, start = request.topology, now()
+  all_of_them = candidates(
+      topology.num_chips, facts[0].heads, batch_size, topology.slices)
   if not all_of_them:
     raise errors.UserError(
         f"batch size {batch_size} and {facts[0].heads} heads cannot be divided "
@@ -174,33 +222,27 @@ def search(
   room = _SPARE * topology.chip.hbm_bytes
 
   def order(candidate):
-    memory, seconds = estimates[candidate]
+    memory, time_ = estimates[candidate]
     # What seems to fit, by speed; then the rest, by memory.
-    return (0, seconds) if memory <= room else (1, memory)
+    return (0, time_) if memory <= room else (1, memory)
 
-  say(f"{len(all_of_them)} arrangements, "
-      f"{sum(m <= room for m, _ in estimates.values())} seem to fit; "
-      f"compiling at most {limit}")
-  found = []
+  seem_to_fit = sum(memory <= room for memory, _ in estimates.values())
+  say(f"{len(all_of_them)} arrangements, {seem_to_fit} seem to fit; compiling "
+      f"at most {limit}, the fastest by formulas first")
+  found, out_of_time = [], False
   for candidate in sorted(all_of_them, key=order)[:limit]:
-    changes = candidate.changes()
-    files = [*request.gin_files, *(c for c in changes if c.endswith(".gin"))]
-    bindings = [*request.gin_bindings,
-                *(c for c in changes if not c.endswith(".gin"))]
-    name = candidate.name(topology.num_chips)
-    say(name)
-    plan = planning.make(dataclasses.replace(
-        request, gin_files=files, gin_bindings=bindings, programs=("train",)))
-    train = plan["programs"]["train"]
-    found.append({
-        "name": name, **dataclasses.asdict(candidate), "changes": changes,
-        "fits": plan["fits"],
-        "estimated_bytes": estimates[candidate][0],
-        "estimated_seconds": estimates[candidate][1],
-        "hbm_bytes": train.get("hbm_bytes", {}).get(
-            "total", train.get("needed_bytes")),
-        "steps_per_second": plan.get("recipe", {}).get("steps_per_second")})
+    out_of_time = bool(found) and now() - start > seconds
+    if out_of_time:
+      break
+    say(f"{len(found) + 1}: {candidate.name(topology.num_chips)}")
+    found.append(_try(request, candidate, estimates[candidate]))
   # Of equal bounds the one that recomputes and sends less.
-  return sorted(found, key=lambda c: (
+  found.sort(key=lambda c: (
       not c["fits"], -round(c["steps_per_second"] or 0, 6),
       c["estimated_seconds"]))
+  return {
+      "caveat": figures.CAVEAT, "topology": topology.name,
+      "gin_files": list(request.gin_files),
+      "gin_bindings": list(request.gin_bindings),
+      "arrangements": len(all_of_them), "seem_to_fit": seem_to_fit,
+      "out_of_time": out_of_time, "candidates": found}

@@ -1,7 +1,11 @@
 """Arrangements that are tried, and the order of trying."""
 
+import pytest
+
+from stepdistill_jax import errors
 from stepdistill_jax.scale import chips
 from stepdistill_jax.scale import flops
+from stepdistill_jax.scale import plan_text
 from stepdistill_jax.scale import search
 
 _XXL = flops.Sizes(32128, 4096, 64, 64, 10240, 2, 24, 24)
@@ -24,6 +28,8 @@ def test_all_candidates_divide_chips_heads_and_batch():
     assert 32 // candidate.microbatches % (64 // candidate.model) == 0
   assert len(set(found)) == len(found)
   assert not search.candidates(num_chips=64, heads=12, batch_size=1)
+  assert max(c.model for c in search.candidates(16, 64, 32)) == 16
+  assert max(c.model for c in search.candidates(16, 64, 32, slices=4)) == 4
 
 
 def test_sharding_and_recomputing_save_memory():
@@ -46,3 +52,63 @@ def test_names_and_changes_say_what_is_tried():
       "data 8 x model 8, fully sharded, 2 microbatches, remat full")
   assert "partitioning.PjitPartitioner.num_partitions = 8" in (
       candidate.changes())
+
+
+def _search(monkeypatch, outcome, **bounds):
+  """Searches with `outcome(request)` in the compiler's place."""
+  made = []
+
+  def make(request):
+    made.append(request)
+    return {"fits": "bound" in (train := outcome(len(made))),
+            "programs": {"train": train}}
+
+  monkeypatch.setattr(search.planning, "make", make)
+  monkeypatch.setattr(search, "_facts", lambda request: (
+      _XXL, 32, 1024, 256, 11.1e9, 8 * 11.1e9, 32))
+  found = search.search(
+      search.planning.Request(_V5E_64, ["a.gin"], ["B = 1"]), **bounds)
+  return found, made
+
+
+def _fitting(seconds):
+  return {"bound": {"seconds": seconds, "limited_by": "compute"},
+          "hbm_bytes": {"total": 1e9}, "compile_seconds": 1}
+
+
+_TOO_LARGE = {"hbm_bytes": {"total": 2e10}, "missing_bytes": 3 * 2**30,
+              "compile_seconds": 1}
+
+
+def test_the_fastest_that_fits_is_recommended(monkeypatch):
+  outcomes = {1: _TOO_LARGE, 2: _fitting(0.3), 3: _fitting(0.2)}
+  found, made = _search(monkeypatch, lambda i: outcomes[i], limit=3)
+  assert [c["steps_per_second"] for c in found["candidates"]] == [
+      5, pytest.approx(1 / 0.3), None]
+  # Each was compiled as it is named, after the user's own bindings.
+  assert all(r.gin_bindings[0] == "B = 1" and len(r.gin_bindings) == 6
+             for r in made)
+  lines = plan_text.search_lines(found)
+  best, runner_up, too_large = (
+      next(line for line in lines if line.startswith(word))
+      for word in ("recommended", "runner-up 1", "does not fit"))
+  assert "at most 5 steps/s (compute)" in best
+  assert "at most 3.33 steps/s" in runner_up
+  assert "3.00 GiB a chip too much" in too_large
+
+
+def test_number_and_time_are_bounded_and_impossible_shapes_are_passed(
+    monkeypatch):
+  def outcome(index):
+    if index == 1:
+      raise errors.UserError("no such mesh")
+    return _TOO_LARGE
+
+  found, made = _search(monkeypatch, outcome, limit=4)
+  assert len(made) == 4 and not found["out_of_time"]
+  lines = "\n".join(plan_text.search_lines(found))
+  assert "no such mesh" in lines and "none of those tried fits" in lines
+  clock = iter(range(0, 1000, 10))
+  found, made = _search(monkeypatch, outcome, limit=9, seconds=25,
+                        now=lambda: next(clock))
+  assert len(made) == 3 and found["out_of_time"]

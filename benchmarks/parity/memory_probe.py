@@ -1,0 +1,59 @@
+"""Compiles a gin file's train step for a slice, on the engine that is set.
+
+    python -m benchmarks.parity.memory_probe OUT.json TOPOLOGY FILES BINDINGS
+
+FILES and BINDINGS are JSON lists; what XLA says of the memory goes to OUT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import sys
+from unittest import mock
+
+from stepdistill_jax import runtime
+from stepdistill_jax import t5x_finder
+from stepdistill_jax.scale import chips
+from stepdistill_jax.scale import programs
+
+
+@contextlib.contextmanager
+def _devices_for_google(devices):
+  """Google's T5X asks JAX for the devices; the embedded engine is told."""
+  import jax
+  if t5x_finder.current_engine() == "embedded":
+    yield
+    return
+  local = [d for d in devices if d.process_index == 0]
+  with mock.patch.object(jax, "devices", lambda *_: list(devices)), \
+       mock.patch.object(jax, "local_devices", lambda *_, **__: local), \
+       mock.patch.object(jax, "device_count", lambda *_: len(devices)), \
+       mock.patch.object(jax, "local_device_count", lambda *_: len(local)):
+    yield
+
+
+def main() -> None:
+  output, topology, files, bindings = sys.argv[1:]
+  programs.prepare_process()
+  runtime.configure()
+  t5x_finder.install()
+  runtime.import_tensorflow()
+  devices = programs.devices_of(chips.parse(topology))
+  with _devices_for_google(devices), programs.parsed(
+      json.loads(files), json.loads(bindings), devices) as config:
+    compiled = programs.build(config).compile("train")
+  stats = compiled.executable.memory_analysis()
+  found = {
+      "arguments": stats.argument_size_in_bytes,
+      "outputs": stats.output_size_in_bytes,
+      "aliased": stats.alias_size_in_bytes,
+      "temporaries": stats.temp_size_in_bytes,
+      "program": stats.generated_code_size_in_bytes}
+  found["total"] = sum(found.values()) - 2 * found["aliased"]
+  pathlib.Path(output).write_text(json.dumps(found), "utf-8")
+
+
+if __name__ == "__main__":
+  main()
