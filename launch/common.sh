@@ -20,3 +20,8 @@ do_it() {
     "$@"
   fi
 }
+
+# Dies unless what an option was given is a whole number.
+whole_number() {
+  [[ "$2" =~ ^[0-9]+$ ]] || die "$1=$2: expected a whole number"
+}

@@ -102,6 +102,16 @@ def test_restarts_on_one_machine_are_bounded(stand_ins):
   assert len(calls) == 3
 
 
+def test_mistakes_on_one_machine_are_told(stand_ins, tmp_path):
+  process, _ = stand_ins("gpu/single_machine.sh", "train", RESTARTS="x")
+  assert process.returncode == 2 and "RESTARTS=x" in process.stderr
+  (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
+  process = subprocess.run(
+      ["/bin/bash", str(LAUNCH / "gpu" / "single_machine.sh"), "train"],
+      capture_output=True, text=True, env={"PATH": str(tmp_path)})
+  assert process.returncode == 2 and "t5x is not on PATH" in process.stderr
+
+
 def test_xla_flags_of_the_user_stay():
   process = subprocess.run(
       ["bash", "-c", "source launch/gpu/environment.sh; echo \"$XLA_FLAGS\""],
@@ -164,7 +174,8 @@ def test_a_workload_hands_t5x_its_arguments(stand_ins):
     (("create", *PLACE), "--tpu-type is missing"),
     (("list", "--zone=z", "--project=p"), "--cluster is missing"),
     (("strat", *PLACE), "unknown subcommand strat"),
-    (("run", "--gin_file=x"), "go after --")])
+    (("run", "--gin_file=x"), "own arguments go after --"),
+    (("run", *PLACE, "--num-slices=two"), "expected a whole number")])
 def test_mistakes_are_told_and_nothing_is_called(stand_ins, arguments, words):
   process, calls = stand_ins("gke/gke.sh", *arguments)
   assert process.returncode == 2

@@ -194,7 +194,9 @@ def test_arguments_reach_t5x_as_they_were_given(gcloud, tmp_path):
     (("watch", "--name=n", "--zone=z"), "arguments are missing"),
     (("fetch", "--name=n", "--zone=z"), "needs --from and --to"),
     (("strat", "--name=n", "--zone=z"), "unknown subcommand strat"),
-    (("run", "--name=n", "--zone=z", "--gin_file=x"), "go after --"),
+    (("run", "--name=n", "--zone=z", "--gin_file=x"), "own arguments"),
+    (("create", "--name", "n"), "written --option=VALUE"),
+    (("watch", "--name=n", "--zone=z", "--poll=soon"), "a whole number"),
 ])
 def test_mistakes_are_told_and_nothing_is_called(gcloud, arguments, words):
   process, calls = gcloud(*arguments)

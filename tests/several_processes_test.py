@@ -231,6 +231,7 @@ def test_what_the_launcher_starts_again(codes, ends_with, words, tmp_path):
 @pytest.mark.parametrize("arguments, words", [
     ([], "t5x's arguments are missing"),
     (["--processes=0", "--", "train"], "--processes must be 1 or more"),
+    (["--cpu_devices=0", "--", "train"], "must be 1 or more"),
     (["--cpu_devices=2", "--gpus=1", "--", "train"], "exclude each other"),
 ])
 def test_mistakes_in_the_launcher_s_arguments(arguments, words):
@@ -245,6 +246,6 @@ def test_a_dry_run_prints_the_commands():
       [*LAUNCH, "--processes=2", "--gpus=2", "--dry_run", "--", "train", "--x"],
       capture_output=True, text=True, check=True)
   first, second = process.stdout.splitlines()
-  assert "CUDA_VISIBLE_DEVICES='0,1'" in first
-  assert "CUDA_VISIBLE_DEVICES='2,3'" in second
+  assert "CUDA_VISIBLE_DEVICES=0,1" in first
+  assert "CUDA_VISIBLE_DEVICES=2,3" in second
   assert "--process_count=2 --process_index=1" in second

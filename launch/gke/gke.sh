@@ -79,10 +79,13 @@ parse_arguments() {
       --dry-run) DRY_RUN=1 ;;
       -h|--help) usage; exit 0 ;;
       --) shift; T5X_ARGS=("$@"); break ;;
-      *) die "unknown option $1; T5X's own arguments go after --" ;;
+      *) die "unknown option $1: options are written --option=VALUE, T5X's" \
+           "own arguments go after --" ;;
     esac
     shift
   done
+  whole_number --num-slices "${NUM_SLICES}"
+  whole_number --restarts "${RESTARTS}"
 }
 
 on_cluster() {

@@ -16,11 +16,21 @@ source "${HERE}/environment.sh"
   exit 2
 }
 
+command -v t5x > /dev/null || {
+  echo "error: t5x is not on PATH; activate the environment that this project" \
+    "is installed in" >&2
+  exit 2
+}
+[[ "${RESTARTS:=10}" =~ ^[0-9]+$ ]] || {
+  echo "error: RESTARTS=${RESTARTS}: expected a whole number" >&2
+  exit 2
+}
+
 stopped=''
 child=''
 trap 'stopped=1; [[ -z "${child}" ]] || kill -TERM "${child}"' TERM INT
 
-for ((restart = 0; restart <= ${RESTARTS:-10}; restart++)); do
+for ((restart = 0; restart <= RESTARTS; restart++)); do
   t5x "$@" &
   child=$!
   code=0
@@ -33,5 +43,5 @@ for ((restart = 0; restart <= ${RESTARTS:-10}; restart++)); do
   fi
   echo "[launch] t5x ended with ${code}; starting it again" >&2
 done
-echo "[launch] gave up after ${RESTARTS:-10} restarts" >&2
+echo "[launch] gave up after ${RESTARTS} restarts" >&2
 exit 1

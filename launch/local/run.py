@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -56,6 +57,8 @@ def parse_arguments(argv):
                  "-- train --gin_file=...")
   if args.processes < 1 or args.restarts < 0:
     parser.error("--processes must be 1 or more, --restarts 0 or more")
+  if any(k is not None and k < 1 for k in (args.cpu_devices, args.gpus)):
+    parser.error("--cpu_devices and --gpus must be 1 or more")
   if args.cpu_devices and args.gpus:
     parser.error("--cpu_devices and --gpus exclude each other")
   return args
@@ -148,7 +151,8 @@ def main(argv=None):
   if args.dry_run:
     for index in range(args.processes):
       command, changes = command_of(index, "PORT", args)
-      words = [*(f"{k}='{v}'" for k, v in changes.items()), *command]
+      words = [*(f"{k}={shlex.quote(v)}" for k, v in changes.items()),
+               *map(shlex.quote, command)]
       print(" ".join(words))
     return 0
   told_to_end = []

@@ -79,10 +79,14 @@ parse_arguments() {
       --dry-run) DRY_RUN=1 ;;
       -h|--help) usage; exit 0 ;;
       --) shift; T5X_ARGS=("$@"); break ;;
-      *) die "unknown option $1; T5X's own arguments go after --" ;;
+      *) die "unknown option $1: options are written --option=VALUE, T5X's" \
+           "own arguments go after --" ;;
     esac
     shift
   done
+  whole_number --worker "${WORKER}"
+  whole_number --poll "${POLL}"
+  whole_number --restarts "${RESTARTS}"
   [[ -n "${NAME}" ]] || die "--name is missing"
   [[ -n "${ZONE}" ]] || die "--zone is missing, e.g. --zone=us-central2-b"
   LOCATION=(--zone="${ZONE}")
