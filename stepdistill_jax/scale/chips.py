@@ -44,13 +44,11 @@ class Chip:
 CHIPS: Mapping[str, Chip] = {chip.name: chip for chip in (
     Chip("v4", 275e12, 32 * 2**30, 1228e9, 2400e9 / 8, None, 3, 2,
          "cloud.google.com/tpu/docs/v4; arXiv 2304.01433, table 4"),
-    Chip("v5e", 197e12, 16 * 2**30, 819e9, 1600e9 / 8, 6.4e12 / 8 / 256, 2,
-         1,
+    Chip("v5e", 197e12, 16 * 2**30, 819e9, 1600e9 / 8, 6.4e12 / 8 / 256, 2, 1,
          "cloud.google.com/tpu/docs/v5e"),
     Chip("v5p", 459e12, 95 * 2**30, 2765e9, 4800e9 / 8, 50e9 / 8, 3, 2,
          "cloud.google.com/tpu/docs/v5p"),
-    Chip("v6e", 918e12, 32 * 2**30, 1640e9, 3584e9 / 8, 25.6e12 / 8 / 256,
-         2, 1,
+    Chip("v6e", 918e12, 32 * 2**30, 1638e9, 800e9 / 2, 25.6e12 / 8 / 256, 2, 1,
          "cloud.google.com/tpu/docs/v6e"),
 )}
 _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v5-lite": "v5e",

@@ -56,7 +56,8 @@ def _check(args: argparse.Namespace) -> None:
         "stepdistill plan needs the gin files of a run, such as "
         "--gin_file=gin/recipes/esnli_step_by_step_base.gin")
   for name, value, least in (
-      ("num_slices", args.num_slices, 1), ("search_limit", args.search_limit, 1),
+      ("num_slices", args.num_slices, 1),
+      ("search_limit", args.search_limit, 1),
       ("search_minutes", args.search_minutes, 0), ("price", args.price, 0)):
     if value is not None and not least <= value < float("inf"):
       raise errors.UserError(f"--{name}={value:g}: expected {least} or more")

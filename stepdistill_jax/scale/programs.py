@@ -329,7 +329,7 @@ def build(config: Config) -> Programs:
   from t5x import utils  # pylint: disable=g-import-not-at-top
   arguments = config.arguments
   cfg, partitioner = config.train_data, arguments["partitioner"]
-  partitioner.get_data_layout(cfg.batch_size, host_index=0)
+  partitioner.get_data_layout(cfg.batch_size)  # Tells of a mistake.
   batch = batch_spec(config, cfg, _is_paired(config, cfg))
   initializer = utils.TrainStateInitializer(
       config.model.optimizer_def, config.model.get_initial_variables,
