@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "--programs", default="train,eval,decode", metavar="NAME,...",
       help="which to compile (train,eval,decode)")
   parser.add_argument(
+      "--quick", action="store_true",
+      help="compile in a fraction of the time; memory may differ a little")
+  parser.add_argument(
       "--price", type=float, metavar="X",
       help="of a chip for an hour, for the cost")
   parser.add_argument(
@@ -84,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
   runtime.import_tensorflow()
   request = planning.Request(
       topology, args.gin_file, args.gin_bindings,
-      [p for p in args.gin_search_paths.split(",") if p], names, args.price)
+      [p for p in args.gin_search_paths.split(",") if p], names, args.price,
+      args.quick)
   say = lambda text: print(text, file=sys.stderr, flush=True)
   if args.search:
     found = search.search(

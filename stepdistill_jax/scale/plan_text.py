@@ -76,7 +76,9 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
       f"plan of {', '.join(plan['gin_files'])} on {plan['topology']} "
       f"({plan['accelerator_type']}, {plan['chips']} chips)",
       *(["  " + " ".join(plan["gin_bindings"])] if plan["gin_bindings"] else []),
-      plan["caveat"],
+      plan["caveat"] + (
+          " Compiled quickly: a run's program may need a little more or less."
+          if plan["quick"] else ""),
       f"mesh: {mesh}; batch {plan['batch_size']}, encoder rows "
       f"{plan['batch']['encoder_input_tokens']}, decoder rows "
       f"{plan['batch']['decoder_target_tokens']}"]
@@ -113,7 +115,8 @@ def search_lines(search: Mapping[str, Any]) -> list[str]:
       search["caveat"],
       f"{search['arrangements']} arrangements, {search['seem_to_fit']} seem to "
       f"fit by formulas; the {len(found)} fastest of these were compiled"
-      + (", then the time was over" if search["out_of_time"] else "")]
+      + (", quickly" if not search["out_of_time"] else
+         ", quickly, then the time was over")]
   fitting = [c for c in found if c["fits"]]
   for rank, candidate in enumerate(fitting):
     title = "recommended" if rank == 0 else f"runner-up {rank}"

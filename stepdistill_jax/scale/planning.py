@@ -24,6 +24,7 @@ class Request:
     search_paths: where gin files are looked for first.
     programs: which of PROGRAMS.
     price: of a chip for an hour; or None.
+    quick: see `programs.Programs.compile`.
   """
 
   topology: chips.Topology
@@ -32,6 +33,7 @@ class Request:
   search_paths: Sequence[str] = ()
   programs: Sequence[str] = PROGRAMS
   price: Optional[float] = None
+  quick: bool = False
 
 
 def make(
@@ -63,6 +65,7 @@ def make(
         "accelerator_type": topology.accelerator_type,
         "slices": topology.slices,
         "chips": topology.num_chips,
+        "quick": request.quick,
         "chip": dataclasses.asdict(topology.chip),
         "mesh": mesh,
         "batch": {k: list(x.shape) for k, x in programs.train_batch.items()},
@@ -74,7 +77,7 @@ def make(
     for name in request.programs:
       say(f"compiling {name} for {topology.num_chips} x {topology.chip.name}")
       try:
-        compiled = programs.compile(name)
+        compiled = programs.compile(name, request.quick)
       except programs_lib.OutOfMemory as error:
         plan["programs"][name] = figures.of_one_that_does_not_fit(
             topology, error, name, state)
