@@ -31,7 +31,7 @@ def _kinds(kinds: Mapping[str, float]) -> str:
 def _too_large(name: str, figures: Mapping[str, Any]) -> list[str]:
   """Of a program that the compiler refused."""
   kinds, missing = figures["hbm_bytes"], figures["missing_bytes"]
-  needs = (f"needs {_gib(kinds['total'])} of {_gib(figures['usable_bytes'])} "
+  needs = (f"needs at least {_gib(kinds['total'])} of {_gib(figures['usable_bytes'])} "
            f"usable a chip: {_gib(missing)} ({missing:,.0f} bytes) too much"
            if missing else figures["error"])
   return [

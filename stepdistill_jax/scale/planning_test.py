@@ -66,9 +66,23 @@ def test_what_does_not_fit_is_told_and_the_code_is_1():
       *_SMALL, "--topology=v5e-4", "--programs=train",
       "--gin.BATCH_SIZE=262144", "--gin.network.T5Config.mlp_dim=16384")
   assert process.returncode == 1, process.stderr
-  assert re.search(r"does NOT fit: needs [\d.]+ GiB of 15.75 GiB usable a "
-                   r"chip: [\d.]+ GiB \([\d,]+ bytes\) too much", process.stdout)
+  assert re.search(
+      r"does NOT fit: needs at least [\d.]+ GiB of 15.75 GiB usable a chip: "
+      r"[\d.]+ GiB \([\d,]+ bytes\) too much", process.stdout)
   assert figures.CAVEAT in process.stdout
+
+
+@pytest.mark.parametrize("message, gib", [
+    ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of "
+     "15.75G hbm. Exceeded hbm capacity by 4.75G.", (20.5, 15.75, 4.75)),
+    ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+     "for HLO temporaries (729.40G) exceeds available HBM (15.75G).",
+     (729.4, 15.75, 713.65)),
+    ("RESOURCE_EXHAUSTED: other words", (None, None, None))])
+def test_what_xla_says_is_missing(message, gib):
+  error = programs.OutOfMemory(message)
+  for got, expected in zip((error.needed, error.usable, error.missing), gib):
+    assert got == (expected and pytest.approx(expected * 2**30))
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -308,7 +308,7 @@ class OutOfMemory(Exception):
   """A program does not fit a device, as XLA found.
 
   Attributes:
-    needed: bytes that it would need, or None.
+    needed: bytes that it would need at least, or None.
     usable: bytes that a device has for programs, or None.
     missing: the difference, or None.
     seconds: until XLA gave up.
@@ -316,14 +316,17 @@ class OutOfMemory(Exception):
 
   def __init__(self, message: str, seconds: float = 0.0):
     super().__init__(message.splitlines()[0][:300])
+    self.needed = self.usable = self.missing = None
     size = r"([\d.]+)([KMGT]?)\w*"
-    match = re.search(
-        rf"Used {size} of {size} \w+\. Exceeded \w+ capacity by {size}",
-        message)
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    found = [float(number) * units[unit] for number, unit in zip(
-        match.groups()[::2], match.groups()[1::2])] if match else [None] * 3
-    self.needed, self.usable, self.missing = found
+    # Two of XLA's messages: of all of a program, and of its temporaries where
+    # these alone are too large.
+    match = re.search(rf"Used {size} of {size}", message) or re.search(
+        rf"\({size}\) exceeds available \w+ \({size}\)", message)
+    if match:
+      self.needed, self.usable = (
+          float(match[i]) * units[match[i + 1]] for i in (1, 3))
+      self.missing = self.needed - self.usable
     self.seconds = seconds
 
 
