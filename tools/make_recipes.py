@@ -102,6 +102,8 @@ LENGTHS = {"svamp": (88, 24, 104, 112), "cqa": (112, 16, 72, 80),
 # The least TPU v5e slice that holds the parameters, their gradients and
 # AdamW's state (16 bytes a parameter) in 16 GB a chip, with room to work.
 CHIPS = {"small": 1, "base": 1, "large": 4, "xl": 16, "xxl": 64}
+# XXL's 32 pairs cannot be shared by 64 chips: groups of 4 share the layers.
+MODEL_PARALLEL = {"xxl": 4}
 V5E_FLOPS = 197e12  # bfloat16 peak of a chip, by its data sheet
 ASSUMED_UTILIZATION = 0.4
 
@@ -196,6 +198,11 @@ def recipe(dataset: str, method: str, size: str) -> tuple[str, str]:
       "\n# Parameters and optimizer state sharded over all chips.\n"
       "partitioning.standard_logical_axis_rules.parameter_partitioning_dims "
       "= 2\n")
+  if size in MODEL_PARALLEL:
+    sharding += (
+        "# BATCH_SIZE is below the number of chips: groups of them share the "
+        "layers.\npartitioning.PjitPartitioner.num_partitions = "
+        f"{MODEL_PARALLEL[size]}\n")
   imports = "" if not sharding else (
       "from __gin__ import dynamic_registration\n\n"
       "from t5x import partitioning\n\n")
