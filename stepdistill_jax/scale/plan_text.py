@@ -8,6 +8,8 @@ _GIB = 2**30
 
 
 def _gib(size: float) -> str:
+  if size < 0.01 * _GIB:
+    return f"{size / 2**20:.2f} MiB"
   return f"{size / _GIB:.2f} GiB"
 
 
@@ -25,7 +27,7 @@ def _seconds(value: float) -> str:
 def _kinds(kinds: Mapping[str, float]) -> str:
   return "  HBM a chip: " + ", ".join(
       f"{kind} {_gib(size)}" for kind, size in kinds.items()
-      if kind != "total" and size >= _GIB / 1000)
+      if kind != "total" and size)
 
 
 def _too_large(name: str, figures: Mapping[str, Any]) -> list[str]:

@@ -96,6 +96,9 @@ def make(
 
 
 def check_programs(names: Sequence[str]) -> None:
+  """Raises UserError for no programs, or unknown ones."""
+  if not names:
+    raise errors.UserError(f"--programs is empty; known: {', '.join(PROGRAMS)}")
   for name in names:
     if name not in PROGRAMS:
       raise errors.UserError(errors.unknown_name_message(

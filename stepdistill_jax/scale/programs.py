@@ -14,6 +14,8 @@ import importlib.util
 import os
 import pathlib
 import re
+import signal
+import threading
 import time
 import types
 from typing import Any, Iterator, Mapping, Optional, Sequence
@@ -40,7 +42,7 @@ def libtpu_path() -> Optional[str]:
   """Where libtpu is, or None; `$TPU_LIBRARY_PATH` comes first."""
   configured = os.environ.get("TPU_LIBRARY_PATH")
   if configured:
-    return configured if os.path.exists(configured) else None
+    return configured if os.path.isfile(configured) else None
   spec = importlib.util.find_spec("libtpu")
   if spec is None or not spec.submodule_search_locations:
     return None
@@ -56,9 +58,13 @@ def prepare_process() -> None:
   """
   path = libtpu_path()
   if path is None:
+    configured = os.environ.get("TPU_LIBRARY_PATH")
     raise errors.UserError(
         "`stepdistill plan` needs libtpu, the TPU compiler, which also runs "
-        "without TPUs; install it: pip install 'stepdistill_jax[tpu]'")
+        "without TPUs; " + (
+            f"TPU_LIBRARY_PATH={configured} is no file: unset it, and "
+            if configured else "")
+        + "install it: pip install 'stepdistill_jax[tpu]'")
   os.environ.update({**_LIBTPU_ENVIRONMENT, "TPU_LIBRARY_PATH": path})
 
 
@@ -82,8 +88,12 @@ def devices_of(topology: chips.Topology) -> Sequence[Any]:
         **options).devices
   except Exception as error:  # JAX raises its own runtime errors.
     raise errors.UserError(
-        f"libtpu does not know the topology {topology.name}: "
-        f"{str(error).splitlines()[0][:200]}") from error
+        f"{os.environ.get('TPU_LIBRARY_PATH', 'libtpu')} cannot compile for "
+        f"{topology.name}: {str(error).splitlines()[0][:200]}") from error
+  finally:
+    # libtpu prints its stack on SIGTERM: no news to who sent it.
+    if threading.current_thread() is threading.main_thread():
+      signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclasses.dataclass
