@@ -33,7 +33,7 @@ def _plan(topology, arguments):
       topology, arguments.gin_file,
       [*arguments.gin_bindings,
        f"BATCH_SIZE = {arguments.pairs_per_chip * topology.num_chips}"],
-      programs=("train",)))
+      programs=("train",), quick=arguments.quick))
 
 
 def main() -> int:
@@ -46,6 +46,8 @@ def main() -> int:
   parser.add_argument("--generation", default="v5e", choices=chips.CHIPS)
   parser.add_argument("--chips", default="8,16,32,64,128,256", metavar="N,...")
   parser.add_argument("--pairs_per_chip", type=int, default=8, metavar="N")
+  parser.add_argument("--quick", action="store_true",
+                      help="as of `stepdistill plan`")
   arguments = parser.parse_args()
   arguments.gin_file = arguments.gin_file or [
       "gin/recipes/esnli_step_by_step_base.gin", "gin/models/scanned.gin"]

@@ -43,7 +43,7 @@ def main() -> None:
   devices = programs.devices_of(chips.parse(topology))
   with _devices_for_google(devices), programs.parsed(
       json.loads(files), json.loads(bindings), devices) as config:
-    compiled = programs.build(config).compile("train")
+    compiled = programs.build(config).compile("train", quick=True)
   stats = compiled.executable.memory_analysis()
   found = {
       "arguments": stats.argument_size_in_bytes,
