@@ -38,6 +38,9 @@ _COUNT = _Rule("a whole number above 0", lambda v: _is_whole(v, 1), "100")
 _COUNT_OR_NONE = _Rule(
     "a whole number above 0, or None", lambda v: v is None or _is_whole(v, 1),
     "100")
+_PERIOD = _Rule(
+    "a whole number of at least 0 (0: no period), or None",
+    lambda v: v is None or _is_whole(v, 0), "100")
 _FOLDER = _Rule(
     "a folder's path", lambda v: isinstance(v, str) and bool(v.strip()),
     "'\"/tmp/run\"'")
@@ -49,9 +52,9 @@ _PATH_OR_NONE = _Rule(
 
 RULES: Mapping[str, _Rule] = {
     "TRAIN_STEPS": _COUNT,
-    "EVAL_PERIOD": _COUNT,
+    "EVAL_PERIOD": _PERIOD,
     "EVAL_STEPS": _COUNT_OR_NONE,
-    "CHECKPOINT_PERIOD": _COUNT_OR_NONE,
+    "CHECKPOINT_PERIOD": _PERIOD,
     "MAX_INPUTS": _COUNT,
     "MAX_LABEL": _COUNT,
     "MAX_RATIONALE": _COUNT,

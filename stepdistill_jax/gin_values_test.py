@@ -10,7 +10,7 @@ from stepdistill_jax import gin_values
     ("TRAIN_STEPS", "-1"), ("TRAIN_STEPS", "4.5"), ("TRAIN_STEPS", "True"),
     ("TRAIN_STEPS", "'abc'"), ("LEARNING_RATE", "-1"),
     ("LEARNING_RATE", "'abc'"), ("LEARNING_RATE", "1e999"),
-    ("EVAL_PERIOD", "0"), ("EVAL_STEPS", "0"), ("CHECKPOINT_PERIOD", "0"),
+    ("EVAL_PERIOD", "-1"), ("EVAL_STEPS", "0"), ("CHECKPOINT_PERIOD", "1.5"),
     ("MAX_INPUTS", "0"), ("TRAIN_SHARE", "0"), ("TRAIN_SHARE", "1.5"),
     ("RANDOM_SEED", "'a'"), ("DROPOUT_RATE", "1.5"), ("DROPOUT_RATE", "1.0"),
     ("ALPHA", "'0.5'"), ("ALPHA", "1.01"), ("MODEL_DIR", "''"),
@@ -29,6 +29,7 @@ def test_bad_values_are_refused(name, value):
     ("TRAIN_STEPS", "@students.steps_of_epochs()"), ("TRAIN_STEPS", "%STEPS"),
     ("ALPHA", "@students.linear()"), ("ALPHA", "1"), ("LEARNING_RATE", "0.0"),
     ("EVAL_STEPS", "None"), ("CHECKPOINT_PERIOD", "None"),
+    ("EVAL_PERIOD", "0"), ("CHECKPOINT_PERIOD", "0"),  # As in T5X: never.
     ("RANDOM_SEED", "None"), ("INITIAL_CHECKPOINT_PATH", "None"),
     ("CHECKPOINT_PATH", "['/a', '/b']"), ("ANYTHING_ELSE", "-1"),
 ])
