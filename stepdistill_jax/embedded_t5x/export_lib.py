@@ -1,6 +1,6 @@
 """A model that runs without this project: StableHLO, parameters, tokenizer.
 
-The folder also gets `reader.py`, ten lines that need jax, numpy and
+The folder also gets `reader.py`, eleven lines that need jax, numpy and
 sentencepiece alone.
 """
 
@@ -23,28 +23,17 @@ from stepdistill_jax.embedded_t5x import utils
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _READER = '''"""Answers lines of text: echo "..." | python reader.py"""
-import json, pathlib, sys
-import jax, numpy as np, sentencepiece
-from jax import export
-folder = pathlib.Path(__file__).parent
-meta = json.loads((folder / "export.json").read_text())
-model = export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
-params = dict(np.load(folder / "params.npz"))
-vocabulary = sentencepiece.SentencePieceProcessor(
-    model_file=str(folder / "spiece.model"))
-
-def answer(text):
-  ids = vocabulary.encode(text)[:meta["inputs_length"] - 1] + [meta["eos_id"]]
-  batch = np.zeros((meta["batch_size"], meta["inputs_length"]), np.int32)
-  batch[0, :len(ids)] = ids
-  ids = np.asarray(jax.jit(model.call)(params, batch))[0].tolist()
-  ids = ids[:ids.index(meta["eos_id"])] if meta["eos_id"] in ids else ids
-  known = vocabulary.vocab_size()  # The model has more ids, for speed.
-  return vocabulary.decode([i if i < known else vocabulary.unk_id() for i in ids])
-
-if __name__ == "__main__":
-  for line in sys.stdin:
-    print(answer(line.strip()))
+import json, pathlib, sys, jax, jax.export, numpy as np, sentencepiece
+here = pathlib.Path(__file__).parent
+meta = json.loads((here / "export.json").read_text())
+params = dict(np.load(here / "params.npz"))
+model = jax.export.deserialize((here / "model.stablehlo").read_bytes())
+pieces = sentencepiece.SentencePieceProcessor(str(here / "spiece.model"))
+batch = np.zeros((meta["batch_size"], meta["inputs_length"]), np.int32)
+for line in sys.stdin:
+  ids = pieces.encode(line.strip())[:meta["inputs_length"] - 1]
+  batch[0] = np.pad(ids + [meta["eos_id"]], (0, batch.shape[1] - len(ids) - 1))
+  print(pieces.decode(jax.jit(model.call)(params, batch)[0].tolist()))
 '''
 
 
@@ -94,7 +83,10 @@ def save(
   @jax.jit
   def predict(params, inputs):
     params = flax.core.freeze(traverse_util.unflatten_dict(params, sep="/"))
-    return model.predict_batch(params, as_batch(inputs))
+    ids = model.predict_batch(params, as_batch(inputs))
+    # The model has more ids than `spiece.model`, for speed and sentinels.
+    known = ids < vocabulary.vocab_size - vocabulary.extra_ids
+    return jnp.where(known, ids, vocabulary.unk_id)
 
   exported = jax.export.export(predict, platforms=PLATFORMS)(
       jax.eval_shape(lambda: params),
