@@ -96,13 +96,13 @@ def losses(folder: pathlib.Path, steps: int) -> list[bool]:
   return good
 
 
-def exchange(folder: pathlib.Path, steps: int, saved_step: int
-             ) -> list[bool]:
+def exchange(folder: pathlib.Path, steps: int, saved_step: int,
+             savers: list[str]) -> list[bool]:
   """Part 4."""
   good = []
   saved = f"--saved_step={saved_step}"
   cases = f"--cases={','.join(_EXCHANGED)}"
-  for saver in ENGINES:
+  for saver in savers:
     kept = folder / f"saved_by_{saver}"
     _run(saver, "run_probe", str(folder / "unused.json"), cases, saved,
          f"--steps={saved_step}", f"--keep={kept}")
@@ -153,6 +153,8 @@ def main() -> int:
   parser.add_argument("--parts", default="1,2,3,4,5")
   parser.add_argument("--steps", type=int, default=run_probe.STEPS)
   parser.add_argument("--saved_step", type=int, default=run_probe.SAVED_STEP)
+  parser.add_argument("--savers", default=",".join(ENGINES),
+                      help="engines whose checkpoints part 4 takes")
   args = parser.parse_args()
   parts = set(args.parts.split(","))
   if not t5x_finder.google_t5x_installed():
@@ -166,7 +168,9 @@ def main() -> int:
     if "2" in parts:
       good += losses(pathlib.Path(folder), args.steps)
     if "4" in parts:
-      good += exchange(pathlib.Path(folder), args.steps, args.saved_step)
+      good += exchange(
+          pathlib.Path(folder), args.steps, args.saved_step,
+          args.savers.split(","))
     if "5" in parts:
       good += examples(pathlib.Path(folder))
   print(f"parity with Google's T5X: {sum(good)} of {len(good)} comparisons "
