@@ -203,7 +203,7 @@ def audit(
     def counted(split=split):
       nonlocal done
       for record in records.read_records(
-          records_dir, dataset, teacher, split):
+          records_dir, dataset, teacher, split, ahead=True):
         yield record
         done += 1
         if progress is not None:

@@ -6,6 +6,7 @@ import pytest
 
 from stepdistill_jax import errors
 from stepdistill_jax.teacher import records
+from stepdistill_jax.teacher import shards
 
 
 def some_records(number, split="train"):
@@ -44,10 +45,10 @@ def test_tfds_and_our_reader_give_what_was_written(tmp_path):
 
 
 def test_large_splits_go_to_more_shards_as_they_come(tmp_path, monkeypatch):
-  monkeypatch.setattr(records, "_SMALL_ROWS", 30)
+  monkeypatch.setattr(shards, "SMALL_ROWS", 30)
   records.write_records(tmp_path, "toy", "none", {"train": some_records(300)})
-  shards = list(records.version_dir(tmp_path, "toy", "none").glob("*-train*"))
-  assert len(shards) == 128
+  files = list(records.version_dir(tmp_path, "toy", "none").glob("*-train*"))
+  assert len(files) == 128
   assert by_id(records.read_records(tmp_path, "toy", "none", "train")) == (
       by_id(some_records(300)))
 
