@@ -57,23 +57,27 @@ class Engine:
             "loss": float(metrics["loss"].value)}
 
   def decode(self, _) -> dict:
+    import numpy as np
     import seqio
+    import tensorflow as tf
     from t5x import utils
     cfg = self._cfg
     if not hasattr(self, "_examples"):
       task = seqio.get_mixture_or_task(cfg.mixture_or_task_name).get_dataset(
           cfg.task_feature_lengths, cfg.split, shuffle=False)
-      self._examples = self._model.FEATURE_CONVERTER_CLS(pack=False)(
+      examples = self._model.FEATURE_CONVERTER_CLS(pack=False)(
           task, task_feature_lengths=cfg.task_feature_lengths
       ).enumerate().cache()
-      self._count = len(list(self._examples))
+      self._count = sum(1 for _ in examples)
+      self._examples = examples.apply(
+          tf.data.experimental.assert_cardinality(self._count))
       self._infer = utils.get_infer_fn(
           self._model.predict_batch, cfg.batch_size, self._axes,
           self._partitioner)
     start = time.perf_counter()
     found = self._infer(self._examples, self._trainer.train_state)
     return {"seconds": time.perf_counter() - start, "examples": self._count,
-            "tokens": [tokens for _, tokens in found]}
+            "tokens": [np.asarray(tokens).tolist() for _, tokens in found]}
 
   def save(self, folder: str) -> dict:
     import flax
