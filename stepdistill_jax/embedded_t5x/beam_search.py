@@ -60,19 +60,12 @@ def beam_search(
   stand in the output. `inputs[:, 0]` is the start token and does not. The
   search ends when no live sequence can still beat the finished ones.
 
-  Args:
-    inputs: int `[batch, length]`.
-    cache: the network's cache. If it already holds the prompt,
-      `initial_index` says how far.
+  Args, besides those of `sampling.temperature_sample`:
     alpha: exponent of the length penalty; 0 for none.
     max_decode_len: longest output; None means `length`.
     max_decode_step: most steps of the search; negative for no limit.
     min_log_prob: the search ends when no live sequence has a higher
       log-probability.
-    cache_offset: position of the batch axis in the cache's arrays (1 where
-      layers are scanned).
-    initial_index: int `[batch]`, the prompt's last position, where `cache`
-      holds what is before it.
 
   Returns:
     int32 `[batch, num_decodes, max_decode_len]` and float32 scores
