@@ -33,7 +33,7 @@ def _flat(tree, prefix: str) -> dict[str, Any]:
   return {f"{prefix}/{name}": value for name, value in flat.items()}
 
 
-# The cache of Google's decoder-only network cannot be searched by beams.
+# Ways that make sense of a network that has no encoder.
 _DECODER_ONLY_WAYS = ("greedy", "sample", "sample_topk")
 
 
