@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -39,7 +40,10 @@ STEP_GOAL, DECODE_GOAL = 1.0, 3.0
 
 
 class Worker:
-  """An engine in a process of its own, which works when it is asked to."""
+  """An engine in a process of its own, which works only when it is asked to.
+
+  Between questions it is stopped: no thread of its disturbs the other engine.
+  """
 
   def __init__(self, engine: str, model: str, log: pathlib.Path):
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -61,14 +65,17 @@ class Worker:
     if not line:
       raise SystemExit(
           f"the {self._engine} engine failed:\n{self._log.read_text()[-3000:]}")
+    self._process.send_signal(signal.SIGSTOP)
     return json.loads(line)
 
   def ask(self, command: str, argument=None) -> dict:
+    self._process.send_signal(signal.SIGCONT)
     self._process.stdin.write(json.dumps({command: argument}) + "\n")
     self._process.stdin.flush()
     return self._answer()
 
   def close(self) -> None:
+    self._process.send_signal(signal.SIGCONT)
     self._process.stdin.close()
     self._process.wait()
 
