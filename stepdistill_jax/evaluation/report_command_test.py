@@ -72,7 +72,7 @@ def system(run, accuracy, step=100, n=200):
 
 def write_results(folder, systems):
   folder.mkdir(parents=True, exist_ok=True)
-  teacher = {"kind": "teacher", "name": "palm540b", "mode": "generate",
+  teacher = {"kind": "teacher", "name": "teacher palm540b", "mode": "generate",
              "benchmark": "svamp", "split": "test", "accuracy": 0.74,
              "n": 200, "source": ""}
   (folder / "results.json").write_text(
@@ -132,7 +132,34 @@ def test_groups_over_seeds_and_paired_differences(runs):
     assert difference.seeds == 3
     assert difference.mean == pytest.approx(0.05)
     assert difference.ci95 == pytest.approx((0.05, 0.05))
+  assert report.teachers[0].teacher == "palm540b"
   assert report.teachers[0].accuracy == 0.74
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path):
+  changes = ("", "TEACHER = 'llama3'", "BATCH_SIZE = 8",
+             "BATCH_SIZE = 8\nRANDOM_SEED = 1")
+  write_results(tmp_path / "scores", [
+      system(write_run(tmp_path / f"run{i}", extra=change), 0.4)
+      for i, change in enumerate(changes)])
+  groups = run_report.make([tmp_path]).groups
+  assert {g.method: list(g.accuracies) for g in groups} == {
+      "step_by_step, palm540b, BATCH_SIZE=None": [0],
+      "step_by_step, palm540b, BATCH_SIZE=8": [0, 1],
+      "step_by_step, llama3": [0]}
+
+
+def test_fine_tuning_with_adafactor_is_the_baseline_of_adafactor(tmp_path):
+  adafactor = "OPTIMIZER = @adafactor.Adafactor()\n"
+  write_results(tmp_path / "scores", [
+      system(write_run(tmp_path / f"{method}{extra[:1]}", method, extra=extra),
+             accuracy)
+      for method, extra, accuracy in (
+          ("finetune", "", 0.3), ("finetune", adafactor, 0.4),
+          ("step_by_step", adafactor, 0.5))])
+  difference, = run_report.make([tmp_path]).differences
+  assert difference.baseline.method == "finetune, Adafactor"
+  assert difference.mean == pytest.approx(0.1)
 
 
 def test_command_writes_figures_tables_and_json(runs, tmp_path, capsys):

@@ -27,6 +27,8 @@ METHOD_NAMES = {
 # Widths of T5 v1.1; a width of another depth or vocabulary has no name.
 _T5_SIZES = {(512, 8): "small", (768, 12): "base", (1024, 24): "large",
              (2048, 24): "xl", (4096, 24): "xxl", (64, 2): "tiny"}
+# Macros of gin/runs and gin/methods that users change from run to run.
+SETTINGS = ("TRAIN_STEPS", "BATCH_SIZE", "LEARNING_RATE", "PACK", "BETA")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,8 @@ class RunFacts:
     parameters: of the student, about (from the dimensions); None if unknown.
     share: of the train split, in (0, 1].
     seed: None if unknown.
+    settings: values of SETTINGS as the configuration has them, for runs that
+      nothing else tells apart.
   """
 
   path: pathlib.Path
@@ -52,6 +56,8 @@ class RunFacts:
   parameters: float | None
   share: float
   seed: int | None
+  settings: Mapping[str, Any] = dataclasses.field(
+      default_factory=dict, hash=False)
 
   def as_json(self) -> dict[str, Any]:
     return {**dataclasses.asdict(self), "path": str(self.path)}
@@ -72,7 +78,9 @@ def read(path: pathlib.Path) -> RunFacts:
   return RunFacts(
       path=path, dataset=task.dataset, method=_method(task, config),
       teacher=task.teacher, share=_share(config),
-      seed=_seed(path, config), **_size(config))
+      seed=_seed(path, config),
+      settings={name: lookup(config, name) for name in SETTINGS},
+      **_size(config))
 
 
 def bindings(path: pathlib.Path) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Sequence
 
+from stepdistill_jax.evaluation import run_facts
 from stepdistill_jax.evaluation import run_scores
 from stepdistill_jax.evaluation import statistics
 
 BASELINE = "finetune"
+_ADAFACTOR = ", Adafactor"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Group:
   Attributes:
     dataset: such as `svamp`.
     split: that they were scored on.
-    method: such as `step_by_step`.
+    method: such as `step_by_step`, with what tells it from the others.
     size: of the student.
     parameters: of the student, about.
     share: of the train split.
@@ -47,7 +49,8 @@ class Group:
   @property
   def setting(self) -> tuple:
     """What a comparison of methods keeps equal."""
-    return self.dataset, self.split, self.size, self.share
+    return (self.dataset, self.split, self.size, self.share,
+            _ADAFACTOR in self.method)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +74,34 @@ class Difference:
 
 def group(scores: Sequence[run_scores.RunScore]) -> list[Group]:
   """Groups runs by everything but the seed, in the order of a table."""
-  found: dict[tuple, list[run_scores.RunScore]] = {}
-  for score in scores:
-    f = score.facts
-    key = (f.dataset, score.split, f.method, f.size, f.share)
-    found.setdefault(key, []).append(score)
-  groups = [_summarize(*key, members) for key, members in found.items()]
+  facts = lambda score, *names: tuple(getattr(score.facts, n) for n in names)
+  curves = _by(scores, lambda s: (s.split, *facts(s, "dataset", "method")))
+  groups = []
+  for curve in curves.values():
+    teachers = {s.facts.teacher for s in curve}
+    points = _by(curve, lambda s: facts(s, "size", "share", "teacher"))
+    for (size, share, teacher), point in points.items():
+      differing = [
+          name for name in run_facts.SETTINGS
+          if len({str(s.facts.settings.get(name)) for s in point}) > 1]
+      for values, members in _by(point, lambda s: tuple(
+          str(s.facts.settings.get(name)) for name in differing)).items():
+        first = members[0].facts
+        method = ", ".join([
+            first.method, *([teacher] if len(teachers) > 1 else []),
+            *map("=".join, zip(differing, values))])
+        groups.append(_summarize(
+            first.dataset, members[0].split, method, size, share, members))
   return sorted(groups, key=lambda g: (
       g.dataset, g.split, g.parameters or 0, g.share, g.method))
+
+
+def _by(scores, key) -> dict[tuple, list[run_scores.RunScore]]:
+  """The scores by a key, in the order in which the keys first come."""
+  found: dict[tuple, list[run_scores.RunScore]] = {}
+  for score in scores:
+    found.setdefault(key(score), []).append(score)
+  return found
 
 
 def _summarize(dataset, split, method, size, share, members) -> Group:
@@ -100,7 +123,9 @@ def _summarize(dataset, split, method, size, share, members) -> Group:
 
 def differences(groups: Sequence[Group]) -> list[Difference]:
   """Every method against fine-tuning in its setting."""
-  baselines = {g.setting: g for g in groups if g.method == BASELINE}
+  baselines = {
+      g.setting: g for g in groups
+      if g.method in (BASELINE, BASELINE + _ADAFACTOR)}
   found = []
   for one in groups:
     baseline = baselines.get(one.setting)

@@ -129,7 +129,8 @@ def _from_results(file, runs, skipped):
       continue
     if system["kind"] == "teacher":
       yield TeacherScore(
-          system["benchmark"], system["name"], system["split"],
+          system["benchmark"], system["name"].removeprefix("teacher "),
+          system["split"],
           system["accuracy"], system["n"])
     elif system["kind"] == "checkpoint":
       score = _of_checkpoint(system, file, skipped)
