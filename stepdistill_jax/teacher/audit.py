@@ -15,6 +15,7 @@ import os
 from typing import Any, Callable, Iterable, Mapping
 import zlib
 
+from stepdistill_jax import errors
 from stepdistill_jax.teacher import consistency
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import filters
@@ -40,10 +41,19 @@ def count_words(texts: list[str]) -> list[int]:
 
 
 def piece_counter(vocabulary_path: str | os.PathLike) -> PieceCounter:
-  """Counts the pieces of a SentencePiece model, without EOS."""
+  """Counts the pieces of a SentencePiece model, without EOS.
+
+  Raises:
+    errors.UserError: the file is no such model.
+  """
   import sentencepiece
 
-  model = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary_path))
+  try:
+    model = sentencepiece.SentencePieceProcessor(
+        model_file=str(vocabulary_path))
+  except (OSError, RuntimeError) as error:
+    raise errors.UserError(
+        f"{vocabulary_path} is not a SentencePiece model file") from error
 
   def count(texts: list[str]) -> list[int]:
     # `</s>` between premise and hypothesis is one id.

@@ -318,7 +318,8 @@ def read_records(
     errors.UserError: no such records or split, or a damaged shard.
   """
   def read(paths):
-    if ahead and sum(path.stat().st_size for path in paths) > _AHEAD_BYTES:
+    if ahead and sum(
+        path.stat().st_size for path in paths if path.exists()) > _AHEAD_BYTES:
       for values in shard_process.read(paths, FIELDS):
         yield Record(*values)
       return
@@ -347,13 +348,21 @@ def _read_split(
     records_dir: str | os.PathLike, dataset: str, teacher: str, split: str,
     read: Callable[[list[pathlib.Path]], Iterator[Any]]) -> Iterator[Any]:
   folder = require_records(records_dir, dataset, teacher)
-  counts = split_sizes(records_dir, dataset, teacher)
-  if split not in counts:
+  lengths = _shard_lengths(folder)
+  if split not in lengths:
     raise errors.UserError(errors.unknown_name_message(
-        "split", split, counts, f"({folder})"))
+        "split", split, lengths, f"({folder})"))
+  stem, shard_count = f"{_PREFIX}{dataset}-{split}", len(lengths[split])
+  count = 0
   try:
-    yield from read(
-        sorted(folder.glob(f"{_PREFIX}{dataset}-{split}.tfrecord-*")))
+    for value in read([folder / shards.file_name(stem, i, shard_count)
+                       for i in range(shard_count)]):
+      yield value
+      count += 1
+    if count != sum(lengths[split]):
+      raise tfrecord_files.CorruptFileError(
+          f"{folder} has {count} records of {split}, not the "
+          f"{sum(lengths[split])} that were written")
   except tfrecord_files.CorruptFileError as error:
     raise errors.UserError(f"{error}; import these records anew") from error
 
@@ -362,10 +371,18 @@ def split_sizes(
     records_dir: str | os.PathLike, dataset: str, teacher: str
 ) -> dict[str, int]:
   """Number of records of each split."""
-  folder = require_records(records_dir, dataset, teacher)
-  info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
-  return {split["name"]: sum(int(n) for n in split["shardLengths"])
-          for split in info["splits"]}
+  lengths = _shard_lengths(require_records(records_dir, dataset, teacher))
+  return {split: sum(numbers) for split, numbers in lengths.items()}
+
+
+def _shard_lengths(folder: pathlib.Path) -> dict[str, list[int]]:
+  """Number of records of each split's shards."""
+  path = folder / "dataset_info.json"
+  try:
+    return {split["name"]: [int(n) for n in split["shardLengths"]]
+            for split in _read_json(path)["splits"]}
+  except (KeyError, TypeError, ValueError) as error:
+    raise _damaged(path) from error
 
 
 def import_info(
@@ -373,7 +390,21 @@ def import_info(
 ) -> dict[str, Any]:
   """What the import that wrote these records counted; {} if it kept none."""
   path = require_records(records_dir, dataset, teacher) / _IMPORT_FILE
-  return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+  return _read_json(path) if path.is_file() else {}
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    value = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError, RecursionError) as error:
+    raise _damaged(path) from error
+  if not isinstance(value, dict):
+    raise _damaged(path)
+  return value
+
+
+def _damaged(path: pathlib.Path) -> errors.UserError:
+  return errors.UserError(f"{path} is damaged; import these records anew")
 
 
 def _features_info() -> dict[str, Any]:

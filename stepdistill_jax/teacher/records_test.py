@@ -94,6 +94,22 @@ def test_a_damaged_shard_is_one_line(tmp_path):
     list(records.read_records(tmp_path, "toy", "none", "train"))
 
 
+@pytest.mark.parametrize("damage, told", [
+    (lambda folder: next(folder.glob("*-train*")).unlink(), "cannot be read"),
+    (lambda folder: next(folder.glob("*-train*")).write_bytes(b""),
+     "has 3[0-9] records of train, not the 40 that were written"),
+    (lambda folder: (folder / "dataset_info.json").write_text("{}"),
+     "dataset_info.json is damaged"),
+    (lambda folder: (folder / "dataset_info.json").write_bytes(b"\xff"),
+     "dataset_info.json is damaged"),
+])
+def test_records_that_are_not_whole_are_one_line(tmp_path, damage, told):
+  damage(records.write_records(
+      tmp_path, "toy", "none", {"train": some_records(40)}))
+  with pytest.raises(errors.UserError, match=told):
+    list(records.read_records(tmp_path, "toy", "none", "train"))
+
+
 def test_ids_are_those_of_the_normalized_input():
   assert records.input_hash("How  many\nAPPLES?") == records.input_hash(
       "how many apples?")

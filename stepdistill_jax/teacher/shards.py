@@ -18,6 +18,15 @@ SMALL_SHARDS, LARGE_SHARDS = 16, 128
 SMALL_ROWS = 16_384
 
 
+def file_name(stem: str, shard: int, shards: int) -> str:
+  """A shard's name, as TFDS has it.
+
+  >>> file_name("stepdistill_svamp-train", 3, 16)
+  'stepdistill_svamp-train.tfrecord-00003-of-00016'
+  """
+  return f"{stem}.tfrecord-{shard:05d}-of-{shards:05d}"
+
+
 class ShardFiles:
   """Open shards; round robin, so that they are of like size.
 
@@ -40,8 +49,8 @@ class ShardFiles:
     self._next = 0
     self._bytes = 0
     for shard in range(shards):
-      name = f"{stem}.tfrecord-{shard:05d}-of-{shards:05d}"
-      self._files.append((pathlib.Path(folder) / name).open("wb"))
+      path = pathlib.Path(folder) / file_name(stem, shard, shards)
+      self._files.append(path.open("wb"))
 
   def write(self, values: Sequence[str]) -> None:
     """Appends a record, given as the values of its features."""
