@@ -16,6 +16,7 @@ CHOICE = "choice"  # The text of one of the choices listed in the input.
 EQUATION = "equation"  # An arithmetic expression, compared by its value.
 NUMBER = "number"  # A final number.
 TEXT = "text"  # Free text, compared whole.
+ALL = "all"  # Of `--benchmarks`: every one with data here.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +201,7 @@ def parse_names(text: str, own: Iterable[str] = ()) -> list[Benchmark]:
     raise errors.UserError(
         "--benchmarks is empty; pass names with commas between, or `all`: "
         + ",".join(BENCHMARKS))
-  if names == ["all"]:
-    names = [*BENCHMARKS, *own]
+  if ALL in names:
+    names = [*names, *BENCHMARKS, *own]
+    names = [name for name in names if name != ALL]
   return [get(name, own) for name in dict.fromkeys(names)]

@@ -64,6 +64,9 @@ def test_free_text():
 
 
 def test_names():
+  everything = benchmarks.parse_names("all", own=["mine"])
+  assert benchmarks.parse_names("cqa, all", own=["mine"]) == [
+      benchmarks.get("cqa"), *(b for b in everything if b.name != "cqa")]
   assert [b.name for b in benchmarks.parse_names("cqa, svamp,cqa")] == [
       "cqa", "svamp"]
   assert len(benchmarks.parse_names("all")) == len(benchmarks.BENCHMARKS)

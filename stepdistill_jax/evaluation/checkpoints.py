@@ -141,29 +141,32 @@ class Checkpoint:
     if "score" not in self._config.modes or (
         example_set.spec.kind != benchmarks_lib.TEXT):
       return ()
-    rows = self._train_rows(example_set)
+    rows = self._train_rows(example_set.benchmark, example_set)
     labels = sorted({row.label for row in rows if row.label})
     return tuple(labels) if len(labels) <= _MOST_CLOSED_LABELS else ()
 
-  def _train_rows(self, example_set) -> list[examples_lib.Example]:
+  def _train_rows(self, dataset, example_set) -> list[examples_lib.Example]:
     teacher = example_set.teacher
-    if example_set.benchmark in datasets.members(self._task.dataset):
+    if dataset in datasets.members(self._task.dataset):
       teacher = self._task.teacher or teacher
     try:
+      if teacher not in examples_lib.teachers_of(dataset, self._records_dir):
+        # Of `label_gold`, which is the same under any teacher.
+        teacher = examples_lib.choose_teacher(dataset, self._records_dir)
       return examples_lib.read_rows(
-          self._records_dir, example_set.benchmark, teacher, "train")
+          self._records_dir, dataset, teacher, "train")
     except errors.UserError:
       return []  # Records without a train split, or of another machine.
 
   def _overlap_warnings(self, example_set) -> Sequence[str]:
     """Says how many of the questions the run was trained on."""
-    if example_set.split == "train" or (
-        example_set.benchmark not in datasets.members(self._task.dataset)):
-      return ()
-    train = self._train_rows(example_set)
-    found = examples_lib.overlap(example_set.examples, train)
-    if not found:
-      return ()
-    return (f"{found} of {len(example_set.examples)} questions are also in "
-            f"the train split of {self._task.dataset}, which the run was "
-            "trained on",)
+    lines = []
+    # Of all that the run saw: SVAMP's questions are made from ASDiv's.
+    for dataset in datasets.members(self._task.dataset):
+      found = examples_lib.overlap(
+          example_set.examples, self._train_rows(dataset, example_set))
+      if found:
+        lines.append(
+            f"{found} of {len(example_set.examples)} questions are also in "
+            f"the train split of {dataset}, which the run was trained on")
+    return lines

@@ -16,6 +16,7 @@ from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import outputs
 from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import seed_groups
+from stepdistill_jax.evaluation import setting_checks
 from stepdistill_jax.evaluation import store as store_lib
 from stepdistill_jax.evaluation import systems as systems_lib
 from stepdistill_jax.teacher import datasets
@@ -45,13 +46,12 @@ class EvalConfig:
   seed: int = 0
 
   def __post_init__(self):
-    answers_lib.check_rules(self.rules)
-    if self.split not in examples_lib.SPLITS:
-      raise errors.UserError(errors.unknown_name_message(
-          "split", self.split, examples_lib.SPLITS))
-    if self.limit is not None and self.limit < 1:
-      raise errors.UserError(
-          f"--limit must be at least 1, got {self.limit}")
+    setting_checks.text("--benchmarks", self.benchmarks)
+    setting_checks.one_of("set of rules", self.rules, answers_lib.RULES)
+    setting_checks.one_of("split", self.split, examples_lib.SPLITS)
+    if self.limit is not None:
+      setting_checks.whole_number("--limit", self.limit)
+    setting_checks.whole_number("EvalConfig.seed", self.seed, least=0)
 
 
 def load_example_sets(
@@ -69,10 +69,10 @@ def load_example_sets(
     The example sets, and warnings (`all`: benchmarks without local data).
   """
   sets, warnings = [], []
-  everything = config.benchmarks.strip() == "all"
+  named = [name.strip() for name in config.benchmarks.split(",")]
   here = examples_lib.available_datasets(records_dir)
   for benchmark in benchmarks_lib.parse_names(config.benchmarks, here):
-    if everything and benchmark.name not in here:
+    if benchmark.name not in here and benchmark.name not in named:
       warnings.append(
           f"benchmark {benchmark.name} was left out: no records of it under "
           f"{records_dir}")
@@ -108,6 +108,7 @@ def evaluate(
   warnings = list(warnings)
   results: list[scoring.Scored] = []
   for system in systems:
+    getattr(system, "prepare", lambda _: None)(example_sets)
     for example_set in example_sets:
       reason = getattr(system, "skips", lambda _: None)(example_set)
       if reason:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import pathlib
+import re
 import time
 from typing import Any, Iterator, Sequence
 
@@ -52,6 +54,7 @@ class HuggingFaceStudent:
     self._progress = progress
     self._student: TorchStudent | None = None
     hf_config, self.vocabulary = _load_tokenizer(self._path)
+    self._answer_after_rationale = _answer_after_rationale(hf_config)
     self._prefixes = {
         task: settings["prefix"]
         for task, settings in (
@@ -71,25 +74,31 @@ class HuggingFaceStudent:
     prefix = self._config.prefix
     if prefix == model_config_lib.AUTO:
       prefix = self._prefixes.get("predict", "")
+    length = self._config.label_length or example_set.spec.decode_length
+    if self._answer_after_rationale:
+      length += self._config.rationale_length
     asked = questions_lib.Questions(
         example_set, self.vocabulary, prefix=prefix, explain_prefix=explain,
-        label_length=self._config.label_length
-        or example_set.spec.decode_length)
-    return questions_lib.ask(
-        self, asked, self._config, store or store_lib.AnswerStore(),
-        self._identity(), self._progress)
+        label_length=length)
+    return [
+        dataclasses.replace(
+            answers, answer_after_rationale=self._answer_after_rationale)
+        for answers in questions_lib.ask(
+            self, asked, self._config, store or store_lib.AnswerStore(),
+            self._identity(), self._progress)]
 
   @property
   def student(self) -> TorchStudent:
     if self._student is None:
-      self._student = TorchStudent(
-          _load_model(self._path), self._config.batch_size)
+      model = _load_model(self._path)
+      _check_vocabulary(self._path, model, self.vocabulary)
+      self._student = TorchStudent(model, self._config.batch_size)
     return self._student
 
   def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-    """Parameter name to shape, in Hugging Face's naming."""
-    return {name: tuple(p.shape)
-            for name, p in self.student.model.named_parameters()}
+    """Parameter name to shape, as T5X has them."""
+    return dict(_as_t5x(name, tuple(parameter.shape)) for name, parameter in
+                self.student.model.named_parameters())
 
   def close(self) -> None:
     """Frees the parameters."""
@@ -102,12 +111,23 @@ class HuggingFaceStudent:
         [p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]}
 
 
+def _answer_after_rationale(hf_config) -> bool:
+  """True of an exported single-task student: the label ends its text."""
+  params = getattr(hf_config, "task_specific_params", None) or {}
+  predict = params.get("predict")
+  return isinstance(predict, dict) and bool(
+      predict.get("answer_after_rationale"))
+
+
 class _Vocabulary:
   """A Hugging Face tokenizer under the names of a seqio vocabulary."""
 
   def __init__(self, tokenizer):
     self._tokenizer = tokenizer
     self.eos_id = tokenizer.eos_token_id
+
+  def __len__(self) -> int:
+    return len(self._tokenizer)
 
   def encode(self, text: str) -> list[int]:
     return self._tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -194,6 +214,31 @@ class TorchStudent:
     return batching.plan([len(tokens) for tokens in inputs], self._batch_size)
 
 
+_TOKENIZER_FILES = (
+    "tokenizer.json", "spiece.model", "sentencepiece.bpe.model",
+    "tokenizer.model", "vocab.json", "vocab.txt")
+_KERNEL = re.compile(
+    r"(encoder|decoder)\.block\.(\d+)\.layer\.\d\.(\w+)\.(\w+)\.weight")
+_SUBLAYERS = {"SelfAttention": "self_attention", "DenseReluDense": "mlp",
+              "EncDecAttention": "encoder_decoder_attention"}
+_PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "out"}
+
+
+def _as_t5x(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+  """Name and shape of a matrix as `cost` reads them; others as they are."""
+  if name == "shared.weight":
+    return "token_embedder/embedding", shape
+  if name == "lm_head.weight":
+    return "decoder/logits_dense/kernel", shape[::-1]
+  match = _KERNEL.fullmatch(name)
+  if not match or match[3] not in _SUBLAYERS or (
+      match[4] == "relative_attention_bias"):
+    return name, shape
+  side, layer, sublayer, matrix = match.groups()
+  return (f"{side}/layers_{layer}/{_SUBLAYERS[sublayer]}/"
+          f"{_PROJECTIONS.get(matrix, matrix)}/kernel", shape[::-1])
+
+
 def _load_tokenizer(path: pathlib.Path):
   try:
     import transformers
@@ -202,6 +247,11 @@ def _load_tokenizer(path: pathlib.Path):
         "--hf needs transformers and torch; install them with "
         "`pip install 'stepdistill_jax[hf]'`") from error
   transformers.logging.set_verbosity_error()
+  # Without its file transformers makes a tokenizer that knows no word.
+  if not any((path / name).is_file() for name in _TOKENIZER_FILES):
+    raise errors.UserError(
+        f"{path} has no tokenizer: none of {', '.join(_TOKENIZER_FILES)} is "
+        "there; copy it from where the model was made")
   try:
     return (transformers.AutoConfig.from_pretrained(path),
             _Vocabulary(transformers.AutoTokenizer.from_pretrained(path)))
@@ -216,12 +266,27 @@ def _load_model(path: pathlib.Path):
 
   transformers.utils.logging.disable_progress_bar()
   try:
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-        path, dtype=torch.float32)
+    model, found = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+        path, dtype=torch.float32, output_loading_info=True)
   except Exception as error:  # Its readers raise errors of several packages.
     raise errors.UserError(
         f"{path}: {str(error).strip().splitlines()[0]}") from error
+  # They would be random numbers.
+  missing = sorted(map(str, found.get("missing_keys") or ()))
+  if missing:
+    raise errors.UserError(
+        f"{path}: the weights of {len(missing)} parameters of its config.json "
+        f"are not there (such as {missing[0]}); they are of another model")
   return model.eval()
+
+
+def _check_vocabulary(path: pathlib.Path, model, vocabulary) -> None:
+  """Refuses a tokenizer with ids beyond the embedding."""
+  rows = model.get_input_embeddings().num_embeddings
+  if len(vocabulary) > rows:
+    raise errors.UserError(
+        f"{path}: the embedding has {rows} rows, but the tokenizer has "
+        f"{len(vocabulary)} pieces; one of them is of another model")
 
 
 def _pad(sequences, value: int) -> np.ndarray:

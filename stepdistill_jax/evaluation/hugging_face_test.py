@@ -72,6 +72,9 @@ def test_same_answers_as_the_checkpoint(folders, dataset):
         [getattr(a, field) or 0.0 for a in expected.answers],
         rtol=2e-4, atol=2e-4)
   assert found.cost["parameters"] == expected.cost["parameters"]
+  # The mean of as many tokens, but for sentinels, which one leaves out.
+  assert found.cost["flops_per_example"] == pytest.approx(
+      expected.cost["flops_per_example"], rel=1e-6)
   assert len({a.text for a in expected.answers}) > 3
 
 
@@ -108,6 +111,17 @@ def test_bad_folders(folders, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps({"model_type": "t6"}))
   with pytest.raises(errors.UserError, match=str(tmp_path)):
     hugging_face.HuggingFaceStudent(tmp_path, config)
+  shutil.copytree(folders[2], tmp_path / "wordless")
+  for name in ("tokenizer.json", "spiece.model"):
+    (tmp_path / "wordless" / name).unlink(missing_ok=True)
+  with pytest.raises(errors.UserError, match="has no tokenizer"):
+    hugging_face.HuggingFaceStudent(tmp_path / "wordless", config)
+  shutil.copytree(folders[2], tmp_path / "deeper")
+  deeper = json.loads((tmp_path / "deeper" / "config.json").read_text())
+  deeper["num_layers"] += 1
+  (tmp_path / "deeper" / "config.json").write_text(json.dumps(deeper))
+  with pytest.raises(errors.UserError, match="weights of .* are not there"):
+    hugging_face.HuggingFaceStudent(tmp_path / "deeper", config).student
   shutil.copytree(folders[2], tmp_path / "copy")
   (tmp_path / "copy" / "model.safetensors").write_bytes(b"junk")
   with pytest.raises(errors.UserError, match="copy"):

@@ -143,7 +143,16 @@ def _main(argv: Sequence[str] | None) -> int:
     raise errors.UserError(
         "--output=DIR is missing: the folder for results.json and report.html"
         " (or pass --json)")
-  return _run(args)
+  try:
+    return _run(args)
+  except BrokenPipeError:
+    raise  # The reader of the output left; not a mistake.
+  except OSError as error:
+    # A full disk, a folder without permission, a file that went away.
+    where = f"{error.filename}: " if error.filename else ""
+    raise errors.UserError(
+        f"{where}{error.strerror or error}; answers so far are kept: give "
+        "the same command again when that is mended") from error
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -199,13 +208,14 @@ def _score(args, config, model_config, records_dir: pathlib.Path):
 
 def _export_inputs(path: str, config, records_dir: pathlib.Path) -> int:
   from stepdistill_jax.evaluation import evaluate
+  from stepdistill_jax.evaluation import outputs
 
   example_sets, _ = evaluate.load_example_sets(config, records_dir)
   lines = [
       json.dumps({"id": row.id, "benchmark": s.benchmark,
                   "input": row.inputs}, ensure_ascii=False) + "\n"
       for s in example_sets for row in s.examples]
-  pathlib.Path(path).write_text("".join(lines), encoding="utf-8")
+  outputs.write_atomically(pathlib.Path(path), "".join(lines))
   print(f"wrote {len(lines)} questions to {path}")
   return 0
 

@@ -176,6 +176,14 @@ def test_exported_inputs_come_back_as_predictions(
     (["--teacher=palm", "--json", "--benchmark=svamp"], "--benchmarks"),
     (["--predictions=/no/file.jsonl", "--json"], "was not found"),
     (["--teacher=palm", "--output=/dev/null"], "is a file"),
+    (["--export_inputs=/no/such/folder/x"], "No such file"),
+    (["--teacher=palm", "--json", "--gin.EvalConfig.seed=-1"], "at least 0"),
+    (["--teacher=palm", "--json", "--gin.EvalConfig.seed='x'"], "seed must"),
+    (["--teacher=palm", "--json", "--gin.EvalConfig.limit=1.5"], "--limit"),
+    (["--teacher=palm", "--json", "--gin.ModelConfig.batch_size=2.5"],
+     "whole number"),
+    (["--teacher=palm", "--json", "--gin.ModelConfig.compute_dtype='f8'"],
+     "compute_dtype"),
 ])
 def test_bad_input_is_one_line(records_dir, capsys, flags, message):
   code = _call(*flags, f"--records_dir={records_dir}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from stepdistill_jax import errors
+from stepdistill_jax.evaluation import setting_checks
 
 MODES = ("generate", "score", "both")
+DTYPES = ("float32", "bfloat16", "float16")
 AUTO = "auto"
 
 
@@ -42,25 +44,31 @@ class ModelConfig:
   parameter_dtype: str = "float32"
 
   def __post_init__(self):
-    if self.mode not in MODES:
-      raise errors.UserError(
-          errors.unknown_name_message("mode", self.mode, MODES))
-    if self.rationales not in (AUTO, "yes", "no"):
-      raise errors.UserError(errors.unknown_name_message(
-          "value of --rationales", self.rationales, (AUTO, "yes", "no")))
+    setting_checks.one_of("mode", self.mode, MODES)
+    setting_checks.one_of(
+        "value of --rationales", self.rationales, (AUTO, "yes", "no"))
+    setting_checks.text("--prefix", self.prefix)
     if self.batch_size != AUTO:
-      try:
-        object.__setattr__(self, "batch_size", int(self.batch_size))
-      except ValueError:
-        raise errors.UserError(
-            f"--batch_size must be a number or auto, got {self.batch_size!r}"
-        ) from None
-      if self.batch_size < 1:
-        raise errors.UserError(
-            f"--batch_size must be at least 1, got {self.batch_size}")
-    if self.beam < 1:
-      raise errors.UserError(f"--beam must be at least 1, got {self.beam}")
+      object.__setattr__(self, "batch_size", _batch_size(self.batch_size))
+    setting_checks.whole_number("--beam", self.beam)
+    for name in ("label_length", "rationale_length", "num_partitions"):
+      value = getattr(self, name)
+      if value is not None or name != "label_length":
+        setting_checks.whole_number(f"ModelConfig.{name}", value)
+    for name in ("compute_dtype", "parameter_dtype"):
+      setting_checks.one_of(name, getattr(self, name), DTYPES)
 
   @property
   def modes(self) -> tuple[str, ...]:
     return ("generate", "score") if self.mode == "both" else (self.mode,)
+
+
+def _batch_size(value) -> int:
+  """A flag's text or gin's number as rows."""
+  if isinstance(value, str):
+    try:
+      value = int(value)
+    except ValueError:
+      raise errors.UserError(
+          f"--batch_size must be a number or auto, got {value!r}") from None
+  return setting_checks.whole_number("--batch_size", value)

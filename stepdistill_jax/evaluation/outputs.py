@@ -84,7 +84,7 @@ def write(
     written.append(_write_tensorboard(folder / "tensorboard", results))
   texts["results.json"] = dump_json(results)
   for name, text in texts.items():
-    _write_atomically(folder / name, text)
+    write_atomically(folder / name, text)
     written.append(folder / name)
   return written
 
@@ -105,7 +105,8 @@ def _finite(value):
   return value
 
 
-def _write_atomically(path: pathlib.Path, text: str) -> None:
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """Writes a text file that is whole whenever it is there."""
   temporary = path.with_name(path.name + ".tmp")
   # A lone surrogate in a model's text must not stop a report.
   temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -134,7 +135,7 @@ def _write_tensorboard(folder: pathlib.Path,
 
   for s in results["systems"]:
     writer = tf.summary.create_file_writer(
-        str(folder / s["name"].replace("/", "_")))
+        str(folder / (s["name"].replace("/", "_").strip(".") or "system")))
     with writer.as_default(step=int((s["cost"] or {}).get("step", 0))):
       prefix = f"eval/{s['benchmark']}/{s['split']}/{s['mode']}"
       tf.summary.scalar(f"{prefix}/accuracy", s["accuracy"])

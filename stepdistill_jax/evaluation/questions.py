@@ -147,8 +147,16 @@ class _Asking:
             self._questions.example_set.examples, labels, explained,
             strict=True))
     return systems_lib.Answers(
-        answers, mode=mode, cost=cost_lib.of_student(
+        answers, mode=mode, settings=self._settings(),
+        cost=cost_lib.of_student(
             self._system, answers, label_timing, rationale_timing, mode))
+
+  def _settings(self) -> dict[str, Any]:
+    """Of the call, with what `auto` stood for."""
+    q = self._questions
+    return {**dataclasses.asdict(self._config), "prefix": q.prefix,
+            "explain_prefix": q.explain_prefix,
+            "label_length": q.label_length}
 
   def _log(self, what: str, **settings) -> store_lib.AnswerLog:
     identity = {**self._identity, "what": what,

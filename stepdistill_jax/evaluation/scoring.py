@@ -81,6 +81,7 @@ def score(
           benchmark, rows, given.answers, judged,
           of_teacher=system.kind == "teacher"),
       "cost": given.cost or None, "method": given.method,
+      "settings": given.settings,
       "warnings": list(given.warnings),
   }
   if example_set.without_label:
@@ -94,7 +95,8 @@ def score(
 
 def _judge(benchmark, row, answer, rules, given):
   text = answer.text
-  if text is not None and given.answer_after_rationale:
+  if text is not None and given.answer_after_rationale and (
+      given.mode == "generate"):  # A weighed choice is the label itself.
     text = answers_lib.after_rationale(text)
   if text is None:
     return benchmarks_lib.Judgement(None, False)

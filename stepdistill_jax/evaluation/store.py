@@ -106,13 +106,28 @@ def _read_log(path: pathlib.Path) -> dict[str, dict[str, Any]]:
   for line in whole.splitlines(keepends=True):
     try:
       row = json.loads(line)
-      found[row["id"]] = row
-      row["input_key"]  # A row without it is no row of ours.
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
       continue
-    kept.append(line)
+    if _is_ours(row):
+      found[row["id"]] = row
+      kept.append(line)
   if b"".join(kept) != data:
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(b"".join(kept))
     temporary.replace(path)
   return found
+
+
+def _is_ours(row: Any) -> bool:
+  """True for an answer or a likelihood, as `questions` stores them."""
+  if not isinstance(row, dict) or not all(
+      isinstance(row.get(name), str) for name in ("id", "input_key")):
+    return False
+  if "log_prob" in row:
+    return _are_numbers(row, "log_prob", "target_tokens")
+  return isinstance(row.get("text"), str) and _are_numbers(
+      row, "score", "tokens", "input_tokens")
+
+
+def _are_numbers(row: Mapping[str, Any], *names: str) -> bool:
+  return all(isinstance(row.get(name), (int, float)) for name in names)

@@ -61,6 +61,7 @@ class Answers:
     mode: `generate` or `score`.
     method: of a trained student: `name`, `key` (the same for runs that differ
       in their seed alone) and `seed`.
+    settings: how a model was asked: its `ModelConfig`, prefixes, devices.
   """
 
   answers: tuple[Answer, ...]
@@ -70,6 +71,7 @@ class Answers:
   answer_after_rationale: bool = False
   mode: str = "generate"
   method: dict | None = None
+  settings: dict | None = None
 
 
 class System(Protocol):
@@ -178,14 +180,30 @@ class PredictionsFile:
                free_text: bool = False):
     self._path = pathlib.Path(path)
     self.name = name or self._path.stem
+    self._ids_of_call: frozenset[str] = frozenset()
     self.source = str(path)
     self._free_text = free_text
     self._answers, self._repeated = _read_predictions(self._path)
 
+  def prepare(self, example_sets: Sequence[examples_lib.ExampleSet]) -> None:
+    """Learns the ids of all benchmarks of a call: one file may answer some."""
+    self._ids_of_call = frozenset().union(*(
+        {row.id for row in s.examples} | s.left_out_ids for s in example_sets))
+
+  def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
+    """Says so where the file answers other benchmarks of the call alone."""
+    asked = {row.id for row in example_set.examples}
+    if not asked.isdisjoint(self._answers) or (
+        self._ids_of_call.isdisjoint(self._answers)):
+      return None
+    return (f"{self._path} has no prediction for any of the {len(asked)} "
+            f"examples of benchmark {example_set.benchmark}, split "
+            f"{example_set.split}: it has no line there")
+
   def answer(self, example_set: examples_lib.ExampleSet,
              store: store_lib.AnswerStore | None = None) -> list[Answers]:
     asked = [row.id for row in example_set.examples]
-    known = set(asked) | example_set.left_out_ids
+    known = {*asked, *example_set.left_out_ids, *self._ids_of_call}
     missing = [i for i in asked if i not in self._answers]
     if len(missing) == len(asked):
       raise errors.UserError(
@@ -201,7 +219,7 @@ class PredictionsFile:
     extra = [i for i in self._answers if i not in known]
     if extra:
       warnings.append(
-          f"{len(extra)} predictions have ids outside this split (such as "
+          f"{len(extra)} predictions have ids outside what was asked (such as "
           f"{extra[0]!r}); they are left out")
     if self._repeated:
       warnings.append(
@@ -221,7 +239,7 @@ def _read_predictions(path: pathlib.Path) -> tuple[dict[str, Answer], int]:
   first_line: dict[str, int] = {}
   repeated = 0
   try:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
       for number, line in enumerate(lines, start=1):
         if not line.strip():
           continue

@@ -49,6 +49,28 @@ def test_rows_after_the_limit_are_not_extra(tmp_path):
   assert not given.warnings
 
 
+def test_one_file_may_answer_some_of_several_benchmarks(tmp_path):
+  path = _file(tmp_path, _row(0), {"id": "cqa/test/0", "text": "b"},
+               {"id": "elsewhere", "text": "c"})
+  rows = [examples.Example("cqa/test/0", "q", "b")]
+  cqa = examples.make_example_set("cqa", "test", "t", rows)
+  esnli = examples.make_example_set(
+      "esnli", "test", "t", [examples.Example("esnli/test/0", "q", "neutral")])
+  system = systems.PredictionsFile(path)
+  system.prepare([cqa, esnli])
+  assert system.skips(cqa) is None
+  assert "has no prediction for any of the 1" in system.skips(esnli)
+  (given,) = system.answer(cqa)
+  assert len(given.warnings) == 1 and "2 predictions" in given.warnings[0]
+  system.prepare([cqa, esnli, _set()])
+  (given,) = system.answer(cqa)
+  assert "1 predictions have ids outside" in given.warnings[0]
+  system.prepare([esnli])  # Nothing fits: an error, not a warning.
+  assert system.skips(esnli) is None
+  with pytest.raises(errors.UserError, match="none of its 3 ids"):
+    system.answer(esnli)
+
+
 @pytest.mark.parametrize("row, message", [
     ("{", "line 1: not JSON"), ("[1]", "expected an object"),
     ('"x"', "got str"), ('{"id": 3, "text": "a"}', "`id` must be a string"),
@@ -112,16 +134,25 @@ def test_no_local_data(tmp_path):
   assert examples.load("svamp", "test", records_dir=tmp_path).teacher == "palm"
 
 
+def _stored(text):
+  return {"text": text, "score": 0.5, "tokens": 2, "input_tokens": 9}
+
+
 def test_store_keeps_whole_lines_and_forgets_other_questions(tmp_path):
   rows = _set().examples
   log = store.AnswerStore(tmp_path).open("run, svamp", {"step": 1})
-  log.append([{"text": "a"}, {"text": "b"}], rows[:2])
-  with log.path.open("a") as file:
-    file.write('{"id": "svamp/test/2", "te')  # A kill in mid-write.
+  log.append([_stored("a"), _stored("b")], rows[:2])
+  damaged = json.loads(log.path.read_text().splitlines()[0])
+  del damaged["tokens"]
+  with log.path.open("ab") as file:
+    # Other programs' lines, rotten bytes, and a kill in mid-write.
+    file.write(b'{"id": "svamp/test/2"}\n[]\n\xff\n' + b"[" * 100_000)
+    file.write(b'\n' + json.dumps(damaged).encode() + b"\n")
+    file.write(b'{"id": "svamp/test/2", "te')
   again = store.AnswerStore(tmp_path).open("run, svamp", {"step": 1})
   assert again.get(rows[0])["text"] == "a"
   assert again.get(rows[2]) is None
-  again.append([{"text": "c"}], rows[2:3])
+  again.append([_stored("c")], rows[2:3])
   third = store.AnswerStore(tmp_path).open("run, svamp", {"step": 1})
   assert [third.get(r)["text"] for r in rows[:3]] == ["a", "b", "c"]
   other = examples.Example(rows[0].id, "another question", "0")

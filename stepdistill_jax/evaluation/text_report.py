@@ -78,8 +78,8 @@ def print_table(table: tables_lib.Table, console=None) -> None:
 
 
 # A terminal has 80 columns: names may be folded, and these are left out.
-_FOLDED = ("system", "difference of", "runs", "method")
-_LEFT_OUT = ("correct", "95% (bootstrap)", "missing", "McNemar p",
+_FOLDED = ("system", "difference of", "method")
+_LEFT_OUT = ("correct", "95% (bootstrap)", "missing", "runs", "McNemar p",
              "bootstrap p", "only first / only second")
 
 

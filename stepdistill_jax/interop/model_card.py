@@ -72,6 +72,8 @@ class Card:
     if self.trained_on is None:
       return params
     params["predict"] = {"prefix": self.prefix}
+    if self.trained_on.answer_after_rationale:
+      params["predict"]["answer_after_rationale"] = True
     if self.explain_prefix is not None:
       params["explain"] = {"prefix": self.explain_prefix}
     return params

@@ -96,7 +96,11 @@ document.addEventListener("keydown", (event) => {
       event.target.tagName);
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (typing) {
-    if (event.key === "Escape") event.target.blur();
+    if (event.key === "Escape") {
+      // A browser would empty the field, and leave the list filtered by it.
+      event.preventDefault();
+      event.target.blur();
+    }
     return;
   }
   if (event.key === "/") {
