@@ -179,6 +179,16 @@ def test_dry_run_only_parses(tmp_path):
   assert not hasattr(sys.modules["__main__"], "train")
 
 
+def test_a_command_line_may_weigh_any_tasks():
+  t5x_command.run(
+      "train", ["gin/recipes/svamp_step_by_step.gin"], [
+          "MODEL_DIR = 'x'", "STUDENT_TASK_WEIGHTS = @students.TaskWeights()",
+          "students.TaskWeights.weights = {"
+          "'label': 1.0, 'rationale': @students.cosine(), 'question': 0.1}"],
+      engine="embedded", dry_run=True)
+  assert "TaskWeights" in gin_config.bindings()["STUDENT_TASK_WEIGHTS"]
+
+
 def test_every_run_has_a_configuration_of_its_own(tmp_path):
   for steps in ("2", "3"):
     t5x_command.run(

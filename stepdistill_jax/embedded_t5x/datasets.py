@@ -77,7 +77,8 @@ def find_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
     raise errors.UserError(errors.unknown_name_message(
         "SeqIO task or mixture", name, known,
         "(set MIXTURE_OR_TASK_NAME; the gin file must import the module that "
-        "registers it)"))
+        "registers it, and tasks of a data set and teacher come with their "
+        "records: `stepdistill teacher import`)"))
   return seqio.get_mixture_or_task(name)
 
 

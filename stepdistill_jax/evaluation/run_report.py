@@ -55,17 +55,26 @@ def tables(report: RunReport) -> list[tables_lib.Table]:
 
 # A terminal has 80 columns; these say least there, or are all the same.
 _LEFT_OUT = ("standard error", "interval over", "seeds")
+_TOLD_ONCE = ("data", "split", "size")
 
 
 def terminal_tables(report: RunReport) -> list[tables_lib.Table]:
-  """The tables, as many columns of them as a terminal holds."""
+  """The tables, as many columns of them as a terminal holds.
+
+  What is the same in all rows stands in the title.
+  """
   found = []
   for table in tables(report):
-    kept = [i for i, name in enumerate(table.header)
-            if name not in _LEFT_OUT and not (
-                name == "split" and len({row[i] for row in table.rows}) == 1)]
+    kept, common = [], []
+    for i, name in enumerate(table.header):
+      values = {row[i] for row in table.rows}
+      if name in _TOLD_ONCE and len(values) == 1:
+        common += values
+      elif name not in _LEFT_OUT:
+        kept.append(i)
     found.append(dataclasses.replace(
-        table, header=tuple(table.header[i] for i in kept),
+        table, title=": ".join(filter(None, (table.title, ", ".join(common)))),
+        header=tuple(table.header[i] for i in kept),
         rows=tuple(tuple(row[i] for i in kept) for row in table.rows)))
   return found
 
@@ -89,7 +98,8 @@ def _accuracies(report: RunReport) -> tables_lib.Table:
 def _differences(report: RunReport) -> tables_lib.Table:
   rows = [
       (d.group.dataset, d.group.split, d.group.size,
-       f"{100 * d.group.share:g}", d.group.method, f"{100 * d.mean:+.2f}", tables_lib.points(d.ci95), str(d.seeds),
+       f"{100 * d.group.share:g}", d.group.method,
+       f"{100 * d.mean:+.2f}", tables_lib.points(d.ci95), str(d.seeds),
        _verdict(d))
       for d in report.differences]
   return tables_lib.Table(

@@ -73,3 +73,8 @@ def test_needs_a_rationale():
   with pytest.raises(ValueError, match="weighs label alone"):
     fixtures.tiny_student(
         weights_lib.single_task(), mutual_information=BETA)
+
+
+def test_its_weight_is_not_negative():
+  with pytest.raises(ValueError, match="BETA. must not be negative, got -0.1"):
+    fixtures.tiny_student(mutual_information=-0.1)

@@ -87,6 +87,11 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
     self.task_weights = task_weights or weights_lib.single_task()
     self.aggregation = aggregation
     self._mutual_information = schedules.as_schedule(mutual_information)
+    beta = self._mutual_information
+    if schedules.is_constant(beta) and beta.value < 0:
+      raise ValueError(
+          "mutual_information (BETA) must not be negative, got "
+          f"{beta.value}: its term is a cross-entropy, which is added")
     if self.has_mutual_information and len(self.task_names) < 2:
       raise ValueError(
           "mutual_information ties the rationale to the label, but the model "
