@@ -13,12 +13,15 @@ import glob
 import importlib.util
 import logging as python_logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 from typing import Iterator
 import warnings
 
+from stepdistill_jax import errors
 from stepdistill_jax import locations
 
 # As near to the process's start as this package can see.
@@ -110,6 +113,26 @@ def _quiet_python() -> None:
   for category in (DeprecationWarning, PendingDeprecationWarning,
                    FutureWarning):
     warnings.filterwarnings("ignore", category=category)
+
+
+@contextlib.contextmanager
+def preempted_on_sigterm() -> Iterator[None]:
+  """Until training takes SIGTERM itself, it ends the process with code 75.
+
+  So that who started it starts it again, as after a save: nothing is lost
+  while a process imports its libraries.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = signal.signal(
+      signal.SIGTERM, lambda *_: os._exit(errors.PREEMPTED_EXIT_CODE))
+  try:
+    yield
+  finally:
+    # None: set by other code than Python's; it cannot be put back.
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 @contextlib.contextmanager

@@ -199,6 +199,12 @@ def _split(paths: str) -> list[str]:
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Entry point of the `t5x` console script."""
   argv = list(sys.argv[1:] if argv is None else argv)
+  with (runtime.preempted_on_sigterm() if argv[:1] == ["train"]
+        else contextlib.nullcontext()):
+    return _main(argv)
+
+
+def _main(argv: list[str]) -> int:
   if argv and argv[0] in MODES:
     from stepdistill_jax import gin_config  # pylint: disable=g-import-not-at-top
     rewritten = gin_config.rewrite_arguments(argv)

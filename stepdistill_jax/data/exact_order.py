@@ -15,6 +15,7 @@ memory; a random preprocessor would give the same in every epoch.
 
 from __future__ import annotations
 
+import dataclasses
 import fractions
 import math
 from typing import Any, Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from stepdistill_jax.data import example_order
 from stepdistill_jax.data import example_store
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.data import pipelines
+from stepdistill_jax.data import preprocessors
 
 # A mixture's rates are rounded to whole numbers of which the largest is at
 # most this times the smallest.
@@ -116,6 +118,18 @@ class Batches:
         sizes[1][both].sum() <= sizes[3])
 
 
+@dataclasses.dataclass
+class _Start:
+  """The step that a pipeline begins at, once it is read."""
+
+  step: int
+  is_taken: bool = False
+
+  def take(self) -> int:
+    self.is_taken = True
+    return self.step
+
+
 def _integer_rates(rates: Sequence[float]) -> list[int]:
   """Rates as the smallest whole numbers of the same proportions."""
   parts = [fractions.Fraction(rate / min(rates)).limit_denominator(
@@ -131,13 +145,14 @@ def _examples(cfg, provider) -> tuple[example_store.ExampleStore, list[int]]:
   tasks = [task for task in seqio.get_subtasks(provider)
            if cfg.split in task.splits]
   example_store.check_size(tasks, cfg.split, _ADVICE)
-  datasets = [
-      task.get_dataset(
-          sequence_length=cfg.task_feature_lengths, split=cfg.split,
-          use_cached=cfg.use_cached, shuffle=False, seed=cfg.seed,
-          num_epochs=1, trim_output_features=cfg.trim_output_features,
-          try_in_mem_cache=False)
-      for task in tasks]
+  with preprocessors.read_once():  # The store keeps them.
+    datasets = [
+        task.get_dataset(
+            sequence_length=cfg.task_feature_lengths, split=cfg.split,
+            use_cached=cfg.use_cached, shuffle=False, seed=cfg.seed,
+            num_epochs=1, trim_output_features=cfg.trim_output_features,
+            try_in_mem_cache=False)
+        for task in tasks]
   rates = [1] if len(tasks) == 1 else _integer_rates(
       [provider.get_rate(task) for task in tasks])
   return example_store.ExampleStore(datasets, provider.name), rates
@@ -163,8 +178,10 @@ def get_dataset(
 
   Returns:
     A dataset of feature -> [batch_size / num_shards, ...]. Its attribute
-    `starting_at(step)` gives the dataset that begins with the batch of a step,
-    `batches` says which examples are where.
+    `starting_at(step)` gives the dataset that begins with the batch of a step:
+    this one, moved there, if nobody has begun to read it, as building it takes
+    a second. `batches` says which examples are where; `same_on_any_hosts` is
+    true.
   """
   if num_epochs is not None or continue_from_last_checkpoint:
     raise ValueError("num_epochs and continue_from_last_checkpoint are not "
@@ -198,11 +215,15 @@ def get_dataset(
     return converter(examples, cfg.task_feature_lengths)
 
   def starting_at(step: int) -> tf.data.Dataset:
-    return pipelines.build(lambda: batches_from(step))
+    if not start.is_taken:
+      start.step = step
+      return dataset
+    return pipelines.build(lambda: batches_from(_Start(step)))
 
-  def batches_from(step: int) -> tf.data.Dataset:
+  def batches_from(start: _Start) -> tf.data.Dataset:
     shares = tf.data.Dataset.from_generator(
-        lambda: batches.from_step(step), output_signature=store.batches_spec())
+        lambda: batches.from_step(start.take()),
+        output_signature=store.batches_spec())
     if cfg.pack:
       rows = shares.interleave(
           lambda examples: convert(
@@ -213,7 +234,9 @@ def get_dataset(
       rows = convert(shares.unbatch())
     return rows.batch(cfg.batch_size // num_shards, drop_remainder=True)
 
-  dataset = starting_at(0)
+  start = _Start(0)
+  dataset = pipelines.build(lambda: batches_from(start))
   dataset.starting_at = starting_at
   dataset.batches = batches
+  dataset.same_on_any_hosts = True
   return dataset

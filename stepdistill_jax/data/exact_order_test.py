@@ -12,6 +12,7 @@ import stepdistill_jax  # pylint: disable=unused-import  # Finds t5x.
 from stepdistill_jax.data import exact_order
 from stepdistill_jax.data import example_order
 from stepdistill_jax.data import feature_converter
+from stepdistill_jax.data import preprocessors
 from t5x import utils
 
 SIZES = {"a": 23, "b": 7}
@@ -97,8 +98,9 @@ def test_every_example_once_per_epoch(pack):
     (PLAIN, False), (MIXTURE, False), (PAIRED, False), (PAIRED, True)])
 def test_starts_at_any_step(task, pack):
   whole = take(make(task, pack=pack), 14)
-  for step in (1, 5, 11):
-    later = take(make(task, pack=pack).starting_at(step), 3)
+  dataset = make(task, pack=pack)
+  for step in (1, 5, 11):  # The first is `dataset` itself, moved.
+    later = take(dataset.starting_at(step), 3)
     for expected, found in zip(whole[step:], later):
       np.testing.assert_equal(found, expected)
 
@@ -154,7 +156,7 @@ def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
       mixture_or_task_name="svamp_step_gold_palm540b", split="train",
       task_feature_lengths=lengths, batch_size=50, shuffle=True, seed=0)
   while step < 28:  # Two epochs; every process goes further than it saves.
-    saved = step + int(rng.integers(1, 6))
+    saved = step + int(rng.integers(3, 10))
     dataset = exact_order.get_dataset(cfg, 0, 1, CONVERTER)
     batches += take(dataset.starting_at(step), saved - step)
     step = saved
@@ -162,6 +164,31 @@ def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
             for row in batch["encoder_input_tokens"][:, 0]]
   for epoch in (inputs[:700], inputs[700:1400]):
     assert len(set(epoch)) == 700
+  # Step 100,000 of the real pipeline, all of its preprocessing included.
+  dataset = exact_order.get_dataset(cfg, 0, 1, CONVERTER)
+  start = time.process_time()  # Of all threads, whatever else runs here.
+  (late,) = take(dataset.starting_at(100_000), 1)
+  assert time.process_time() - start < 2.0  # Seconds; it takes 0.5.
+  epoch, first = divmod(100_000 * 50, 700)
+  assert first + 50 <= 700 and epoch == 7142
+  assert {row.tobytes() for row in late["encoder_input_tokens"][:, 0]} < set(
+      inputs[:700])
+  # The store holds the tokens; SeqIO's pipeline keeps no second copy.
+  with preprocessors.read_once():
+    assert "CacheDataset" not in _kinds(_task_examples(cfg))
+  assert "CacheDataset" in _kinds(_task_examples(cfg))
+
+
+def _task_examples(cfg) -> tf.data.Dataset:
+  return seqio.get_mixture_or_task(cfg.mixture_or_task_name).get_dataset(
+      cfg.task_feature_lengths, cfg.split, shuffle=False,
+      try_in_mem_cache=False)
+
+
+def _kinds(dataset) -> set[str]:
+  """The classes of a pipeline's stages."""
+  return {type(dataset).__name__.strip("_"), *(
+      kind for made_of in dataset._inputs() for kind in _kinds(made_of))}
 
 
 def test_mixture_keeps_its_rates_and_epochs():

@@ -76,6 +76,7 @@ class ExampleStore:
     columns = {
         key: _Column(*(np.concatenate(x) for x in zip(*values)))
         for key, values in parts.items()}
+    self._datasets = ()  # Nothing of theirs is kept.
     return columns, counts
 
   @property

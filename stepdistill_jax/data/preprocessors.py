@@ -6,8 +6,10 @@ place where SeqIO's cache may stand,) the choice of records, the EOS ids.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from typing import Mapping, Sequence
+from typing import Iterator, Mapping, Sequence
 
 import gin
 import seqio
@@ -26,6 +28,7 @@ RATIONALE_TASK_ID = 2
 # float32 [targets of the example]; see the feature converter.
 RECORD_WEIGHTS = "record_weights"
 _KEPT_IN_MEMORY = 20_000  # Records; some 1 KB each.
+_is_read_once = contextvars.ContextVar("_is_read_once", default=False)
 
 # What gin binds of this module and stands elsewhere.
 choose_train_share = selection.choose_train_share
@@ -220,13 +223,24 @@ def append_eos(
       name: append(name, value) for name, value in example.items()})
 
 
+@contextlib.contextmanager
+def read_once() -> Iterator[None]:
+  """Data sets made inside are read once, by one who keeps what was read."""
+  before = _is_read_once.set(True)
+  try:
+    yield
+  finally:
+    _is_read_once.reset(before)
+
+
 def tokenized_records(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],
     *, first_step, source: sources.RecordsSource) -> tf.data.Dataset:
   """Records -> token ids, kept in memory where the data set is small.
 
   SeqIO keeps small data sets in memory too, but as records: they would be
-  tokenized anew in every epoch, for longer than a small student trains.
+  tokenized anew in every epoch, for longer than a small student trains. Inside
+  `read_once` nothing is kept.
 
   Args:
     dataset: records.
@@ -237,7 +251,8 @@ def tokenized_records(
   size = int(dataset.cardinality())  # Negative if infinite or not known.
   selected = selection.keep_selected(dataset, source)
   dataset = tokenize(first_step(selected), output_features)
-  return dataset.cache() if 0 <= size <= _KEPT_IN_MEMORY else dataset
+  keeps = 0 <= size <= _KEPT_IN_MEMORY and not _is_read_once.get()
+  return dataset.cache() if keeps else dataset
 
 
 def standard_preprocessors(

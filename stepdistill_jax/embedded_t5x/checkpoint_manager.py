@@ -11,7 +11,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
 import functools
 import logging
 import os
@@ -28,7 +27,8 @@ import orbax.checkpoint as ocp
 from stepdistill_jax import durable_files, errors, progress
 from stepdistill_jax.embedded_t5x import checkpoint_paths, checkpoint_reading
 from stepdistill_jax.resilience import (
-    checkpoint_choice, checkpoint_manifest, fault_points, retention)
+    checkpoint_choice, checkpoint_manifest, disk_errors, fault_points,
+    retention)
 
 DATASET_ITEM = "dataset"
 # What belongs to the run, not to the model: see `save`.
@@ -69,7 +69,7 @@ class DatasetArgs(ocp.args.CheckpointArgs):
   item: Any | None = None
 
 
-@gin.configurable
+@gin.configurable(module="t5x.checkpoints")
 class OrbaxCheckpointManagerInterface:
   """Saves and restores the checkpoints of one folder.
 
@@ -323,15 +323,9 @@ def _told_to_user(directory: epath.Path) -> Iterator[None]:
     if isinstance(error, jax.errors.JaxRuntimeError):
       raise
     folder = os.fspath(directory)
-    latest = (f"the last good one is checkpoint_{step}"
-              if (step := checkpoint_paths.latest_step(folder)) is not None
-              else "it has none")
-    reason = " ".join(str(error).split())[:300]
-    if not directory.is_dir():
-      reason = "the folder is gone"
-    elif os.strerror(errno.ENOSPC) in str(error):
-      reason = "no space is left on the disk"
+    why = disk_errors.reason(error, folder) or (
+        "the folder is gone" if not directory.is_dir()
+        else " ".join(str(error).split())[:300])
     raise errors.UserError(
-        f"cannot write a checkpoint into {folder}: {reason}; {latest}; make "
-        "room or mend the folder, then give the same command again"
-    ) from error
+        f"cannot write a checkpoint into {folder}: {why}; "
+        f"{disk_errors.advice(folder)}") from error

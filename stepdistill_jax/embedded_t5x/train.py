@@ -24,7 +24,7 @@ from stepdistill_jax.embedded_t5x import (
     train_loop, trainer as trainer_lib, utils)
 from stepdistill_jax.embedded_t5x.train_loop import run_actions
 from stepdistill_jax.resilience import (
-    guards, run_lock, signals as signals_lib)
+    disk_errors, guards, run_lock, signals as signals_lib)
 from stepdistill_jax.scale import data_shards as data_shards_lib, processes
 
 
@@ -97,6 +97,7 @@ def train(
     # ------------------------------------------------------------------------
     # Checks: a user's mistake must not wait for a compilation
     # ------------------------------------------------------------------------
+    stack.enter_context(disk_errors.told(model_dir))
     signals = stack.enter_context(signals_lib.SignalWatch())
     config = gin_config.bindings()
     eval_cfgs = [c for c in (train_eval_dataset_cfg, infer_eval_dataset_cfg)
@@ -137,13 +138,11 @@ def train(
     train_dataset_cfg = dataclasses.replace(
         train_dataset_cfg, seed=seeds["data"])
     layout = partitioner.get_data_layout(train_dataset_cfg.batch_size)
-    data_shards = data_shards_lib.choose(
-        train_dataset_cfg, layout, run_record.data_shards(model_dir))
+    train_dataset, data_shards = data_shards_lib.get_dataset(
+        get_dataset_fn, train_dataset_cfg, layout,
+        run_record.data_shards(model_dir), model.FEATURE_CONVERTER_CLS)
     train_iter = utils.prepare_train_iter(
-        data_shards_lib.get_dataset(
-            get_dataset_fn, train_dataset_cfg, layout, data_shards,
-            model.FEATURE_CONVERTER_CLS),
-        partitioner=partitioner, checkpoint_cfg=checkpoint_cfg)
+        train_dataset, partitioner=partitioner, checkpoint_cfg=checkpoint_cfg)
     batch_spec = {
         name: jax.ShapeDtypeStruct((layout.batch_size, *x.shape[1:]), x.dtype)
         for name, x in train_iter.element_spec.items()}
@@ -254,14 +253,15 @@ def train(
         evaluations=evaluations, act=act, concurrent_metrics=concurrent_metrics,
         monitor=guards.Monitor(guards.Guards(), run_state.get("losses", ())),
         signals=signals, background=background)
-    if run_eval_before_training and evaluations:
+    at_start = step == _first_step_of_run(model_dir, step)
+    not_evaluated = run_record.last_evaluation(model_dir) < step
+    if run_eval_before_training and evaluations and at_start and not_evaluated:
       loop.evaluate()
     # An evaluation that was cut off when the run was.
     evaluate_first = bool(
-        resuming and evaluations
+        resuming and evaluations and not at_start and not_evaluated
         and (step == total_steps
-             or schedule.evaluation and step % schedule.evaluation == 0)
-        and run_record.last_evaluation(model_dir) < step)
+             or schedule.evaluation and step % schedule.evaluation == 0))
     if step == total_steps and not evaluate_first:
       progress.say(f"step {step} is TRAIN_STEPS already: nothing to train")
       return step, trainer.train_state

@@ -203,7 +203,7 @@ class TrainLoop:
     due = lambda period: period and (last or step % period == 0)
     if due(schedule.collection):
       gc.collect()
-    if saving.is_due() or step in schedule.checkpoint_steps or due(
+    if saving.is_due(last) or step in schedule.checkpoint_steps or due(
         schedule.checkpoint):
       self.save()
       saving.saved()

@@ -31,10 +31,14 @@ class TimedSaving:
     self._now = now
     self._last = now()
 
-  def is_due(self) -> bool:
-    """Whether to save; all hosts hear what host 0's clock says."""
-    if self._minutes is None:
-      return False
+  def is_due(self, last: bool = False) -> bool:
+    """Whether to save; all hosts hear what host 0's clock says.
+
+    Args:
+      last: it is the last step, which is saved whatever the clock says.
+    """
+    if self._minutes is None or last:
+      return self._minutes is not None
     due = self._now() - self._last >= 60 * self._minutes
     if jax.process_count() == 1:
       return due

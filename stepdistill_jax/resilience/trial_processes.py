@@ -8,11 +8,13 @@ command as a user does.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -100,6 +102,25 @@ class Launcher:
     code = process.wait()
     return code, process.text()
 
+  def start_several(
+      self, arguments: Sequence[str],
+      environments: Sequence[Mapping[str, str]]) -> list[Process]:
+    """Starts a training of several processes, connected on loopback.
+
+    Args:
+      arguments: of each.
+      environments: what each has besides.
+    """
+    with socket.socket() as probe:
+      probe.bind(("127.0.0.1", 0))
+      port = probe.getsockname()[1]
+    return [
+        self.start([
+            *arguments, f"--coordinator_address=127.0.0.1:{port}",
+            f"--process_count={len(environments)}",
+            f"--process_index={index}"], environment)
+        for index, environment in enumerate(environments)]
+
   def _ask(self, request: Mapping[str, Any]) -> None:
     self._server.stdin.write(json.dumps(request) + "\n")
     self._server.stdin.flush()
@@ -148,6 +169,9 @@ def _in_fork(request: Mapping[str, Any]) -> None:
   except BaseException:  # pylint: disable=broad-exception-caught
     import traceback  # pylint: disable=g-import-not-at-top
     traceback.print_exc()
+  import jax  # pylint: disable=g-import-not-at-top
+  if jax.distributed.is_initialized():
+    atexit._run_exitfuncs()  # Connected processes leave together.
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code or 0)

@@ -5,18 +5,26 @@ For tests and `benchmarks/faults.py`.
 
 from __future__ import annotations
 
+import json
 import pathlib
 import random
+import shutil
 from typing import Mapping, Sequence
 
 import numpy as np
 
-STEPS = 24
+STEPS = 40  # Of a run of many kills: each may take it a few steps further.
+# Float32 sums over other numbers of devices are added in other orders, and
+# Adafactor divides by their roots: relative to the largest of each parameter,
+# after 16 steps.
+OTHER_DEVICES_TOLERANCE = 2e-4
 PACKED = ("PACK = True", "TASK_FEATURE_LENGTHS = %PACKED_FEATURE_LENGTHS",
           "PACKED_FEATURE_LENGTHS = {'inputs': 128, 'targets': 48}")
 MICROBATCHES = ("students.StepDistillTrainer.num_microbatches = 2",)
 NO_EVALUATION = ("train_script.train.infer_eval_dataset_cfg = None",
                  "train_script.train.train_eval_dataset_cfg = None")
+# Decoding is traced anew in each process, for seconds.
+NO_DECODING = NO_EVALUATION[:1]
 # Periods that do not divide one another: a save cuts a period of metrics.
 _BINDINGS = (
     "BATCH_SIZE = 8", "DROPOUT_RATE = 0.1", "EVAL_PERIOD = 8",
@@ -40,19 +48,20 @@ def write_records(output_dir: pathlib.Path, stories: int = 50) -> pathlib.Path:
 
 
 def arguments(
-    model_dir: pathlib.Path, records_dir: pathlib.Path,
-    bindings: Sequence[str] = (), steps: int = STEPS) -> list[str]:
-  """The command line of the small training."""
+    records_dir: pathlib.Path, bindings: Sequence[str] = (),
+    steps: int = STEPS) -> list[str]:
+  """The command line of the small training, but for MODEL_DIR."""
   return ["train", "--engine=embedded",
           "--gin_file=gin/recipes/tracking_step_by_step.gin",
           f"--tfds_data_dir={records_dir}", *(
               f"--gin_bindings={b}" for b in (
-                  f"MODEL_DIR = {str(model_dir)!r}", f"TRAIN_STEPS = {steps}",
-                  *_BINDINGS, *bindings))]
+                  f"TRAIN_STEPS = {steps}", *_BINDINGS, *bindings))]
 
 
 def scalars(model_dir: pathlib.Path) -> Mapping[tuple[str, str, int], float]:
   """(folder, tag, step) -> value of all metrics that are not of time.
+
+  Of TensorBoard's files, and of SeqIO's lines of JSON.
 
   Raises:
     AssertionError: a step was logged twice, with different values.
@@ -73,6 +82,14 @@ def scalars(model_dir: pathlib.Path) -> Mapping[tuple[str, str, int], float]:
         if key in found:
           np.testing.assert_array_equal(found[key], number, err_msg=str(key))
         found[key] = number
+  for file in sorted(model_dir.rglob("*-metrics.jsonl")):
+    folder = str(file.relative_to(model_dir))
+    for line in file.read_text().splitlines():
+      values = json.loads(line)
+      step = values.pop("step")
+      for tag, number in values.items():
+        if found.setdefault((folder, tag, step), number) != number:
+          raise AssertionError(f"{folder} has {tag} of step {step} twice")
   return found
 
 
@@ -138,10 +155,29 @@ def assert_same_examples(
     raise AssertionError(f"other examples: {a} and {b}")
 
 
-def random_fault(rng: random.Random) -> str:
-  """Where the next process is killed: anywhere in training and saving."""
+def random_fault(rng: random.Random, evaluates: bool = True) -> str:
+  """Where the next process is killed: anywhere in training and saving.
+
+  Args:
+    rng: chooses.
+    evaluates: whether the run has evaluations.
+  """
   point, most = rng.choice([
       ("step", 9), ("step", 9), ("step", 9), ("save_started", 2),
       ("checkpoint_written", 2), ("manifest_written", 2),
-      ("checkpoint_named", 2), ("evaluation", 1)])
+      ("checkpoint_named", 2), ("evaluation", 1) if evaluates else ("step", 9)])
   return f"{point}:{rng.randint(1, most)}:kill"
+
+
+def pretend_step(model_dir: pathlib.Path, step: int, other: int) -> None:
+  """Makes a run's checkpoint one of another step, as if it had come so far."""
+  import orbax.checkpoint as ocp  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.resilience import checkpoint_manifest  # pylint: disable=g-import-not-at-top
+  source, target = (model_dir / f"checkpoint_{s}" for s in (step, other))
+  shutil.move(source, target)
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    state = checkpointer.restore(target / "state")
+    state["state"]["step"] = np.full_like(state["state"]["step"], other)
+    shutil.rmtree(target / "state")
+    checkpointer.save(target / "state", state)
+  checkpoint_manifest.write(target)

@@ -86,5 +86,6 @@ class Watchdog:
           f"longer than the {limit:g} s that the watchdog allows")
 
   def _look_often(self) -> None:
-    while not self._done.wait(_LOOK_SECONDS):
+    limits = [limit for limit in self._limits.values() if limit is not None]
+    while not self._done.wait(min([_LOOK_SECONDS, *(x / 2 for x in limits)])):
       self.look()

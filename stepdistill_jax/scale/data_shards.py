@@ -5,6 +5,9 @@ share that hosts load (as T5X does). Batch k of the run is made of batch k of
 every shard, each in its own order. The number is in `run.json`: a run that
 goes on with more or fewer hosts keeps it, and each host reads the shards that
 its rows are in. So going on elsewhere changes no batch.
+
+This is for SeqIO's order. `data.exact_order` is the same on any hosts by
+itself, and needs none of it.
 """
 
 from __future__ import annotations
@@ -85,28 +88,34 @@ def parts_of_host(
 
 
 def get_dataset(
-    get_dataset_fn: Callable[..., Any], cfg, layout, num_shards: int,
-    feature_converter_cls: Callable[..., Any]) -> Any:
-  """This host's share of the batches of all shards.
+    get_dataset_fn: Callable[..., Any], cfg, layout, recorded: Optional[int],
+    feature_converter_cls: Callable[..., Any]) -> tuple[Any, int]:
+  """This host's share of every global batch.
 
   Args:
-    get_dataset_fn: as `datasets.get_dataset`.
+    get_dataset_fn: as `datasets.get_dataset`. What it returns may have a true
+      attribute `same_on_any_hosts`: its global batches do not depend on the
+      number of shares, and nothing is left to do here.
     cfg: the data.
     layout: of this process.
-    num_shards: of the records.
+    recorded: the number of shards that the run began with; None for a new run.
     feature_converter_cls: makes model features of task features.
 
   Returns:
-    What `get_dataset_fn` returns; a dataset of feature ->
-    [batch / layout.num_shards, ...].
+    (what `get_dataset_fn` returns; a dataset of feature ->
+    [batch / layout.num_shards, ...], the number of shards to record).
   """
-  read = lambda shard: get_dataset_fn(  # pylint: disable=g-long-lambda
+  read = lambda shard, num_shards: get_dataset_fn(  # pylint: disable=g-long-lambda
       cfg, shard, num_shards, feature_converter_cls)
+  own = read(layout.shard_id, layout.num_shards)
+  if getattr(own, "same_on_any_hosts", False):
+    return own, layout.num_shards
+  num_shards = choose(cfg, layout, recorded)
   if num_shards == layout.num_shards:
-    return read(layout.shard_id)
+    return own, num_shards
   parts = parts_of_host(
       cfg.batch_size, num_shards, layout.shard_id, layout.num_shards)
-  shards = [read(part.shard) for part in parts]
+  shards = [read(part.shard, num_shards) for part in parts]
   if not all(isinstance(shard, tf.data.Dataset) for shard in shards):
     raise errors.UserError(
         f"the run has its records in {num_shards} shards, for "
@@ -120,15 +129,8 @@ def get_dataset(
              for part, batch in zip(parts, batches)], axis=0)
         for name in batches[0]}
 
-  def joined(shards) -> tf.data.Dataset:
-    # Threads within a pipeline keep its order; one is enough to join.
-    return tf.data.Dataset.zip(tuple(shards)).map(join)
-
-  dataset = joined(shards)
-  if all(hasattr(shard, "starting_at") for shard in shards):
-    dataset.starting_at = lambda batch: joined(
-        [shard.starting_at(batch) for shard in shards])
-  return dataset
+  # Threads within a pipeline keep its order; one is enough to join.
+  return tf.data.Dataset.zip(tuple(shards)).map(join), num_shards
 
 
 def check_first_batch(train_iter, layout) -> None:

@@ -32,7 +32,8 @@ def _global_batches(num_shards, hosts, num_batches=3):
   shares = [
       list(data_shards.get_dataset(
           utils.get_dataset, _cfg(), _layout(host, hosts), num_shards,
-          seqio.EncDecFeatureConverter).take(num_batches).as_numpy_iterator())
+          seqio.EncDecFeatureConverter)[0].take(
+              num_batches).as_numpy_iterator())
       for host in range(hosts)]
   return [np.concatenate([share[i]["encoder_input_tokens"]
                           for share in shares]) for i in range(num_batches)]
@@ -45,6 +46,19 @@ def test_batches_are_those_of_as_many_hosts_as_shards(num_shards, hosts):
   got = _global_batches(num_shards, hosts)
   np.testing.assert_array_equal(got, expected)
   assert len({batch.tobytes() for batch in got}) == len(got)
+
+
+def test_an_order_that_knows_no_hosts_is_left_alone():
+  made = types.SimpleNamespace(same_on_any_hosts=True)
+  asked = []
+
+  def get_dataset(unused_cfg, *share_and_converter):
+    asked.append(share_and_converter)
+    return made
+
+  assert data_shards.get_dataset(
+      get_dataset, _cfg(), _layout(1, 4), 3, None) == (made, 4)
+  assert asked == [(1, 4, None)]
 
 
 def test_fewer_records_than_hosts_are_read_by_all():

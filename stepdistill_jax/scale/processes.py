@@ -259,6 +259,8 @@ def guard(exit_now: Callable[[int], Any] = os._exit) -> Iterator[None]:
       exchange("joined", "")
       multihost_utils.sync_global_devices("joined")
       yield
+  except errors.Preempted:
+    raise  # All of them have saved, and end in order.
   except Exception as error:  # pylint: disable=broad-except
     lost = next((e for e in _causes(error) if is_lost_peer(e)), None)
     if lost is not None:
