@@ -188,8 +188,9 @@ class TrainLoop:
       self.monitor.check_nonfinite(self.step, self.trainer.nonfinite_so_far)
       return False
     self.step = stop
-    summary.add_done_callback(lambda done: progress.report(
-        stop, progress_lib.floats(done.result())))
+    summary.add_done_callback(
+        lambda done: done.exception() or progress.report(
+            stop, progress_lib.floats(done.result())))
     self._unchecked.append((stop, summary))
     if not self.concurrent_metrics:
       self.act("TRAIN", {"train": summary.result()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from typing import Iterator, Optional
 
@@ -74,8 +75,11 @@ def told(model_dir: str) -> Iterator[None]:
   """Makes a UserError of a disk's error inside; leaves others as they are.
 
   A UserError that was on its way when writers failed while they were closed
-  is the one that counts.
+  is the one that counts. Clu's writers also log what they raise later on: that
+  is not shown.
   """
+  logger = logging.getLogger("absl")
+  logger.addFilter(_is_not_of_clu)
   try:
     yield
   except (errors.UserError, errors.Preempted):
@@ -89,3 +93,9 @@ def told(model_dir: str) -> Iterator[None]:
     raise errors.UserError(
         f"cannot write into {model_dir}: {why}; {advice(model_dir)}"
     ) from error
+  finally:
+    logger.removeFilter(_is_not_of_clu)
+
+
+def _is_not_of_clu(record: logging.LogRecord) -> bool:
+  return f"{os.sep}clu{os.sep}" not in record.pathname
