@@ -134,7 +134,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                       help="trials at a time (2)")
   parser.add_argument(
       "--minutes", type=float,
-      help="begin no trial after so long; the same command goes on")
+      help="stop after so long, and the same command goes on; 0 prints what "
+      "is done so far")
   parser.add_argument(
       "--processes", choices=("fork", "command"), default="fork",
       help="fork: import once, fork each run; command: as a user starts it")
@@ -169,7 +170,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       todo.clear()  # The others end, too.
       raise
 
-  if todo:
+  if todo and args.minutes != 0:
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
       for future in [pool.submit(work, i) for i in range(args.jobs)]:
         future.result()

@@ -53,20 +53,26 @@ class Launcher:
     self._log_dir = pathlib.Path(log_dir)
     self._log_dir.mkdir(parents=True, exist_ok=True)
     self._count = 0
-    self._server: Optional[subprocess.Popen] = None
-    if fork:
-      self._server = subprocess.Popen(
+    self._fork = fork
+    self._started: Optional[subprocess.Popen] = None
+
+  @property
+  def _server(self) -> Optional[subprocess.Popen]:
+    """What forks trainings, started with the first; None for commands."""
+    if self._fork and self._started is None:
+      self._started = subprocess.Popen(
           [sys.executable, "-m", "stepdistill_jax.resilience.trial_processes"],
           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
           env=self._environment({}))
+    return self._started
 
   def __enter__(self):
     return self
 
   def __exit__(self, *unused_exception):
-    if self._server is not None:
-      self._server.stdin.close()
-      self._server.wait()
+    if self._started is not None:
+      self._started.stdin.close()
+      self._started.wait()
 
   def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
     path = os.pathsep.join(
