@@ -48,6 +48,21 @@ def test_equals_the_plain_formula(setting, layout):
   assert_plain(value_and_grad(model, params, batch), expected)
 
 
+def test_three_targets_of_a_record():
+  prefixes = ("", "rationale_", "question_")
+  weights = {"label": 1.0, "rationale": 0.5, "question": 0.1}
+  examples = [
+      {**e, "question_inputs": e["rationale_inputs"][::-1],
+       "question_targets": e["inputs"]}
+      for e in fixtures.random_pairs(seed=3, count=4)]
+  batch = fixtures.convert(
+      examples, 40, 40, pack=True, target_prefixes=prefixes)
+  model = fixtures.tiny_student(weights_lib.TaskWeights(weights))
+  params = fixtures.init_params(model, batch)
+  assert_plain(value_and_grad(model, params, batch), exactness.plain_loss(
+      model.module, params, examples, weights, prefixes))
+
+
 @pytest.mark.parametrize("pack", [False, True])
 def test_record_weights_weigh_within_each_task(setting, pack):
   model, params, examples, _ = setting
