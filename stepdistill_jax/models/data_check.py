@@ -61,8 +61,9 @@ def _check_targets(provider, weighed, is_training: bool) -> None:
   if len(targets) > 1 and len(targets) != len(weighed):
     raise errors.UserError(
         f"task {provider.name!r} pairs {', '.join(targets)}, but the method "
-        f"weighs {', '.join(weighed)} alone; use gin/methods/step_by_step.gin, "
-        "or a task with one target")
+        f"weighs {', '.join(weighed)}; use gin/methods/step_by_step.gin, a "
+        "task with as many targets as weights, or students.TaskWeights with a "
+        "weight for each target")
   if (is_training and len(targets) == 1 and len(weighed) > 1
       and feature_converter.TASK_IDS not in features):
     raise errors.UserError(

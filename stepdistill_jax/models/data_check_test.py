@@ -82,8 +82,10 @@ def test_no_records_at_all(check):
 def test_targets_and_weights_that_do_not_fit(check):
   with pytest.raises(errors.UserError, match="has no rationale"):
     check("label", **WHOLE)
-  with pytest.raises(errors.UserError, match="weighs label alone"):
+  with pytest.raises(errors.UserError, match="weighs label; use"):
     check("step", tasks=("label",), **WHOLE)
+  with pytest.raises(errors.UserError, match="a weight for each target"):
+    check("step", tasks=("label", "rationale", "question"), **WHOLE)
   check("predict", split="validation", **WHOLE)  # Scored with one head.
 
 
