@@ -131,7 +131,7 @@ def examples(folder: pathlib.Path) -> list[bool]:
       ("google", "google", root), ("embedded, Google's files", "embedded",
                                    root), ("embedded", "embedded", "")):
     results[name] = {}
-    for network in ("t5/", "scalable_t5/", "decoder_only/"):
+    for network in ("t5/", "scalable_t5/"):
       file = folder / "examples.json"
       chosen = [e for e in example_probe.EXAMPLES if e.startswith(network)]
       _run(engine, "example_probe", str(file), f"--gin_search_paths={paths}",

@@ -20,11 +20,8 @@ from stepdistill_jax import runtime
 _SMALL_RUN = os.path.join(os.path.dirname(__file__), "small_run.gin")
 _DIMENSIONS = (
     "vocab_size = 384", "dtype = 'float32'", "emb_dim = 16", "num_heads = 2",
-    "head_dim = 8", "mlp_dim = 32")
-_T5 = [f"network.T5Config.{d}" for d in (
-    *_DIMENSIONS, "num_encoder_layers = 2", "num_decoder_layers = 2")]
-_DECODER_ONLY = [f"network.TransformerConfig.{d}" for d in (
-    *_DIMENSIONS, "num_layers = 2")]
+    "head_dim = 8", "mlp_dim = 32", "num_encoder_layers = 2",
+    "num_decoder_layers = 2")
 
 # name -> (model file, run file)
 EXAMPLES: Mapping[str, tuple[str, str]] = {
@@ -34,8 +31,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
         ("t5/t5_1_1", "tiny", "pretrain"), ("t5/t5_1_1", "small", "finetune"),
         ("t5/t5_1_0", "small", "finetune"), ("t5/mt5", "small", "finetune"),
         ("t5/byt5", "small", "pretrain"),
-        ("scalable_t5/t5_1_1", "small", "finetune"),
-        ("decoder_only/models", "base", "finetune"))}
+        ("scalable_t5/t5_1_1", "small", "finetune"))}
 
 
 def losses(name: str, steps: int, search_paths: Sequence[str]
@@ -48,7 +44,7 @@ def losses(name: str, steps: int, search_paths: Sequence[str]
     t5x_command.run(
         "train", [model_file, run_file, _SMALL_RUN],
         [f"MODEL_DIR = {folder!r}", f"TRAIN_STEPS = {steps}",
-         *(_DECODER_ONLY if name.startswith("decoder_only") else _T5)],
+         *(f"network.T5Config.{d}" for d in _DIMENSIONS)],
         gin_search_paths=search_paths)
     return run_probe.read_losses(folder)
 
