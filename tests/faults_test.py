@@ -50,7 +50,9 @@ def _whole(launcher, records, tmp_path_factory) -> pathlib.Path:
   return folder
 
 
-def command(folder, records, *more, bindings=trials.NO_DECODING, **options):
+# Evaluations are built and traced anew in each process, for seconds: those
+# that SIGTERM hits are tested here, and the benchmark kills some, too.
+def command(folder, records, *more, bindings=trials.NO_EVALUATION, **options):
   return [*trials.arguments(records, bindings, **options),
           f"--gin.MODEL_DIR={str(folder)!r}", *more]
 
@@ -80,7 +82,8 @@ def test_killed_at_random_points(launcher, records, whole, tmp_path):
   rng, kills = random.Random(0), 0
   folder = tmp_path / "0"
   while kills < KILLS:
-    code, text = go_on(launcher, folder, records, trials.random_fault(rng))
+    fault = trials.random_fault(rng, evaluates=False)
+    code, text = go_on(launcher, folder, records, fault)
     assert code in (0, -signal.SIGKILL), text
     kills += code == -signal.SIGKILL
     if code == 0:  # This run came to its end; the next one takes the rest.
@@ -110,8 +113,7 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_the_same_step(
     launcher, records, tmp_path):
   def go_on_both(name, fault="", victim=0):
     processes = launcher.start_several(
-        command(tmp_path / name, records, bindings=trials.NO_EVALUATION,
-                steps=12),
+        command(tmp_path / name, records, steps=12),
         [{**ONE_DEVICE, fault_points.VARIABLE: fault if i == victim else ""}
          for i in range(2)])
     return [(p.wait(), p.text()) for p in processes]
