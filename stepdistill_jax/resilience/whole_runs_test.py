@@ -10,6 +10,7 @@ from stepdistill_jax import errors
 from stepdistill_jax import t5x_command
 from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.resilience import checkpoint_choice
+from stepdistill_jax.resilience import save_policy
 from stepdistill_jax.resilience import trials
 
 STEPS = 12
@@ -136,8 +137,21 @@ def test_the_best_by_a_metric_and_the_latest_are_kept(tmp_path):
 
 
 def test_saving_by_the_clock(tmp_path):
+  # Always due: at every step at which metrics are written.
   folder, _ = run(
       tmp_path, NO_EVALUATION, "utils.SaveCheckpointConfig.period = None",
-      "trial_data.bad_dataset.delays = {8: 1.2}",
-      "utils.SaveCheckpointConfig.period_minutes = 0.02")  # 1.2 seconds.
-  assert steps_saved(folder) == [9, STEPS]
+      "train_script.train.stats_period = 4",
+      "utils.SaveCheckpointConfig.period_minutes = 1e-9")
+  assert steps_saved(folder) == [4, 8, STEPS]
+
+
+def test_a_save_is_due_when_so_many_minutes_have_passed():
+  now = [0.0]
+  saving = save_policy.TimedSaving(2.0, now=lambda: now[0])
+  due = []
+  for now[0] in (60.0, 119.0, 121.0):
+    due.append(saving.is_due())
+  assert due == [False, False, True]
+  saving.saved()
+  assert not saving.is_due() and saving.is_due(last=True)
+  assert not save_policy.TimedSaving(None).is_due(last=True)
