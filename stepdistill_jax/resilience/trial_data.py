@@ -1,4 +1,4 @@
-"""Training batches for trials: logged, bad or late.
+"""Training batches for trials: logged, or bad.
 
 In a gin file that follows a recipe:
 
@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import time
 from typing import Callable, Mapping, Sequence
 
 import gin
@@ -106,9 +105,8 @@ def all_examples(
 def bad_dataset(
     cfg: utils.DatasetConfig, shard_id: int, num_shards: int,
     feature_converter_cls: Callable[..., seqio.FeatureConverter],
-    factors: Mapping[int, float | str] | None = None,
-    delays: Mapping[int, float] | None = None) -> tf.data.Dataset:
-  """`utils.get_dataset`, some batches of which are bad or late.
+    factors: Mapping[int, float | str]) -> tf.data.Dataset:
+  """`utils.get_dataset`, some batches of which are bad.
 
   Args:
     cfg: as there.
@@ -116,12 +114,9 @@ def bad_dataset(
     num_shards: as there.
     feature_converter_cls: as there.
     factors: number of a batch -> factor of its loss weights, such as `'nan'`.
-    delays: number of a batch -> seconds that it takes.
   """
-  factors, delays = factors or {}, delays or {}
 
   def factor_of(step) -> np.float32:
-    time.sleep(delays.get(int(step), 0.0))
     return np.float32(factors.get(int(step), 1.0))
 
   def change(step, batch):
