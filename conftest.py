@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import signal
+import sys
 import tempfile
 
 # Before jax is imported, which reads it once. Tests compile the same tiny
@@ -14,6 +16,19 @@ import pytest  # pylint: disable=g-import-not-at-top
 from stepdistill_jax import runtime  # pylint: disable=g-import-not-at-top
 
 runtime.configure()
+
+# A shell's background job ignores Ctrl-C, and so would the runs that tests
+# start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _data_folder_of_module():
+  """A run's `tfds_data_dir` holds for the process; not for other tests."""
+  yield
+  if "seqio" in sys.modules:
+    sys.modules["seqio"].set_tfds_data_dir_override(None)
 
 
 @pytest.fixture(autouse=True, scope="module")

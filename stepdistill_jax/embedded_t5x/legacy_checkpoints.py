@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import math
 import os
 import pathlib
 from typing import Any, Mapping
 
 from etils import epath
 import ml_dtypes
+import msgpack
 import numpy as np
 import tensorstore as ts
 
@@ -33,6 +35,8 @@ INDEX_FILE = "checkpoint"
 MAX_INDEX_BYTES = 2 * 2**30
 MAX_DEPTH = 64
 
+_NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3  # flax's msgpack extension types.
+_CHUNKED = "__msgpack_chunked_array__"
 _DTYPES = {name: np.dtype(name) for name in (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
     "uint64", "float16", "float32", "float64")}
@@ -45,6 +49,7 @@ class ZarrArray:
 
   Attributes:
     folder: its folder's name within the checkpoint's.
+    shape: its shape.
     dtype: its dtype as stored, or bfloat16 where that was stored as uint16.
   """
 
@@ -61,6 +66,32 @@ def kvstore_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"driver": "gcs", "bucket": bucket,
             "path": inner.rstrip("/") + "/"}
   return {"driver": "file", "path": os.path.abspath(path) + "/"}
+
+
+def _array_of(data: bytes) -> np.ndarray:
+  """Decodes (shape, dtype's name, bytes); raises ValueError if they differ."""
+  shape, dtype_name, buffer = msgpack.unpackb(data, raw=True)
+  dtype_name = dtype_name.decode("ascii")
+  if dtype_name not in _DTYPES:
+    raise ValueError(f"an array of unknown dtype {dtype_name!r}")
+  dtype = _DTYPES[dtype_name]
+  if any(not isinstance(n, int) or n < 0 for n in shape):
+    raise ValueError(f"an array of shape {shape}")
+  if math.prod(shape) * dtype.itemsize != len(buffer):
+    raise ValueError(
+        f"an array of shape {tuple(shape)} and dtype {dtype_name} with "
+        f"{len(buffer)} bytes")
+  return np.frombuffer(buffer, dtype).reshape(shape)
+
+
+def _decode_extension(code: int, data: bytes):
+  if code == _NDARRAY:
+    return _array_of(data)
+  if code == _SCALAR:
+    return _array_of(data)[()]
+  if code == _COMPLEX:
+    return complex(*msgpack.unpackb(data))
+  raise ValueError(f"an unknown msgpack extension type {code}")
 
 
 def _from_spec(spec: Mapping[str, Any]) -> ZarrArray:
@@ -83,6 +114,13 @@ def _from_spec(spec: Mapping[str, Any]) -> ZarrArray:
   return ZarrArray(folder, tuple(metadata["shape"]), _DTYPES[name])
 
 
+def _joined_chunks(value: Mapping[str, Any]) -> np.ndarray:
+  """Joins an array that flax split because msgpack's items end at 4 GiB."""
+  shape = [value["shape"][str(i)] for i in range(len(value["shape"]))]
+  chunks = [value["chunks"][str(i)] for i in range(len(value["chunks"]))]
+  return np.concatenate(chunks).reshape(shape)
+
+
 def _flatten(tree: Any, prefix: str, flat: dict[str, Any], depth: int = 0):
   """Fills `flat` with name -> ZarrArray, array or scalar."""
   if depth > MAX_DEPTH:
@@ -93,6 +131,8 @@ def _flatten(tree: Any, prefix: str, flat: dict[str, Any], depth: int = 0):
     return
   if {"driver", "kvstore"} <= set(tree) or tree.get("driver") == "cast":
     flat[prefix] = _from_spec(tree)
+  elif _CHUNKED in tree:
+    flat[prefix] = _joined_chunks(tree)
   else:
     for key, value in tree.items():
       _flatten(value, f"{prefix}/{key}" if prefix else str(key), flat,
@@ -130,15 +170,16 @@ def read_index(path) -> Mapping[str, Any]:
     raise errors.UserError(
         f"{file} is of a TensorFlow checkpoint, not of T5X's; Hugging Face "
         "has the same weights: see `stepdistill checkpoint import-hf`")
-  from flax import serialization  # Brings jax.  pylint: disable=g-import-not-at-top
   flat: dict[str, Any] = {}
   try:
-    tree = serialization.msgpack_restore(data)
+    tree = msgpack.unpackb(
+        data, ext_hook=_decode_extension, strict_map_key=False)
     if not isinstance(tree, dict):
       raise ValueError(f"a {type(tree).__name__} at its top")
     # Version 0 was the bare state; later ones wrap it with a version.
     _flatten(tree.get("optimizer", tree), "", flat)
-  except Exception as error:  # Damaged data raises what it likes.
+  except (ValueError, KeyError, TypeError, AttributeError,
+          msgpack.UnpackException) as error:
     raise errors.UserError(
         f"{file} is not an index of T5X's older layout: {error}; is it "
         "damaged or cut off?") from error
@@ -151,6 +192,9 @@ def open_array(path, array: ZarrArray, context=None,
   """Opens an array of the checkpoint whose folder is `path`.
 
   Args:
+    path: the checkpoint's folder.
+    array: which.
+    context: TensorStore's.
     fill_missing: whether a chunk without a file is zeros, not an error.
 
   Raises:
