@@ -94,7 +94,7 @@ BUDGETS = {
         test_stories=1000, shares=(0.25, 1.0), seeds=(0, 1), steps=1500),
     "small": Plan(
         budget="small", train_stories=1000, validation_stories=200,
-        test_stories=500, shares=(0.25, 1.0), seeds=(0, 1), steps=200),
+        test_stories=500, shares=(0.25, 1.0), seeds=(0, 1), steps=150),
 }
 
 
