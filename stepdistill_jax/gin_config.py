@@ -87,8 +87,9 @@ def _explain(error: Exception, bindings: Sequence[str]) -> str:
     near = next((b for b in bindings if re.search(r"=\s*[A-Za-z_./~]", b)
                  and not re.search(r"=\s*(True|False|None)\b", b)), "")
     name = near.split("=")[0].strip()
-    if near and gin_values.wants_text(name) is False:
-      return (f"{name} must be {gin_values.RULES[name].expected}; got "
+    rule = gin_values.RULES.get(name)
+    if rule is not None and not rule.is_text:
+      return (f"{name} must be {rule.expected}; got "
               f"{near.partition('=')[2].strip()}")
     message += (f"; a string needs quotes: --gin.{name}='\"...\"'" if near
                 else "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Mapping
 
 from stepdistill_jax import errors
 
@@ -26,31 +26,32 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rule:
+class Rule:
   """What a macro's literal value must be."""
 
   expected: str
   allows: Callable[[Any], bool]
-  example: str
+  example: str  # As it is given on a command line, such as `100`.
+  is_text: bool = False
 
 
-_COUNT = _Rule("a whole number above 0", lambda v: _is_whole(v, 1), "100")
-_COUNT_OR_NONE = _Rule(
+_COUNT = Rule("a whole number above 0", lambda v: _is_whole(v, 1), "100")
+_COUNT_OR_NONE = Rule(
     "a whole number above 0, or None", lambda v: v is None or _is_whole(v, 1),
     "100")
-_PERIOD = _Rule(
+_PERIOD = Rule(
     "a whole number of at least 0 (0: no period), or None",
     lambda v: v is None or _is_whole(v, 0), "100")
-_FOLDER = _Rule(
+_FOLDER = Rule(
     "a folder's path", lambda v: isinstance(v, str) and bool(v.strip()),
-    "'\"/tmp/run\"'")
-_PATH_OR_NONE = _Rule(
+    "'\"/tmp/run\"'", is_text=True)
+_PATH_OR_NONE = Rule(
     "a checkpoint's path, or None",
     lambda v: (v is None or isinstance(v, (list, tuple))
                or isinstance(v, str) and bool(v.strip())),
-    "'\"/tmp/run/checkpoint_400\"'")
+    "'\"/tmp/run/checkpoint_400\"'", is_text=True)
 
-RULES: Mapping[str, _Rule] = {
+RULES: Mapping[str, Rule] = {
     "TRAIN_STEPS": _COUNT,
     "EVAL_PERIOD": _PERIOD,
     "EVAL_STEPS": _COUNT_OR_NONE,
@@ -59,18 +60,18 @@ RULES: Mapping[str, _Rule] = {
     "MAX_LABEL": _COUNT,
     "MAX_RATIONALE": _COUNT,
     "MAX_SINGLE": _COUNT,
-    "RANDOM_SEED": _Rule(
+    "RANDOM_SEED": Rule(
         "a whole number, or None",
         lambda v: v is None or _is_whole(v, 0), "0"),
-    "LEARNING_RATE": _Rule(
+    "LEARNING_RATE": Rule(
         "a number of at least 0", lambda v: _is_number(v) and v >= 0, "1e-3"),
-    "DROPOUT_RATE": _Rule(
+    "DROPOUT_RATE": Rule(
         "a number from 0 to below 1",
         lambda v: _is_number(v) and 0 <= v < 1, "0.1"),
-    "TRAIN_SHARE": _Rule(
+    "TRAIN_SHARE": Rule(
         "a number above 0, up to 1", lambda v: _is_number(v) and 0 < v <= 1,
         "0.25"),
-    "ALPHA": _Rule(
+    "ALPHA": Rule(
         "a number from 0 to 1, or a schedule such as @students.linear()",
         lambda v: _is_number(v) and 0 <= v <= 1, "0.5"),
     "MODEL_DIR": _FOLDER,
@@ -79,17 +80,6 @@ RULES: Mapping[str, _Rule] = {
     "CHECKPOINT_PATH": _PATH_OR_NONE,
     "INITIAL_CHECKPOINT_PATH": _PATH_OR_NONE,
 }
-
-
-def wants_text(macro: str) -> Optional[bool]:
-  """Whether a macro's value is text; None for a macro without a rule."""
-  rule = RULES.get(macro)
-  return None if rule is None else rule in (_FOLDER, _PATH_OR_NONE)
-
-
-def example(macro: str) -> str:
-  """A value as it is given on a command line, such as `100`."""
-  return RULES[macro].example
 
 
 def check(bindings: Mapping[str, str]) -> None:
@@ -113,24 +103,3 @@ def check(bindings: Mapping[str, str]) -> None:
       raise errors.UserError(
           f"{name} must be {rule.expected}; got {value!r}: pass for instance "
           f"--gin.{name}={rule.example}")
-
-
-def mode_advice(mode: str, message: str) -> str:
-  """What to do where gin files are for another mode than the command's.
-
-  Args:
-    mode: of `t5x`, such as `eval`.
-    message: gin's own.
-
-  Returns:
-    A line instead of gin's, or "" if gin complains of something else.
-  """
-  scripts = {"train_script.train": "train", "eval_script.evaluate": "eval",
-             "infer_script.infer": "infer"}
-  meant = next((to for name, to in scripts.items()
-                if f"selector {name};" in message), None)
-  if meant is None or meant == mode:
-    return ""
-  return (f"these gin files are for `t5x {meant}`, not for `t5x {mode}`; "
-          f"include a run file for {mode}, such as gin/runs/{mode}.gin, and "
-          "the model, data set and method, instead of a recipe")

@@ -44,13 +44,10 @@ _CACHE_ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 
-# glibc's mallopt(3): parameter -> (its number, value in bytes, the
-# environment variable by which a user decides instead).
-_MALLOC_OPTIONS = {
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1, "MALLOC_TRIM_THRESHOLD_"),
-    "M_TOP_PAD": (-2, 2**26, "MALLOC_TOP_PAD_"),
-    "M_MMAP_THRESHOLD": (-3, 2**25, "MALLOC_MMAP_THRESHOLD_"),
-}
+# glibc's mallopt(3): M_NAME -> (its number, value in bytes). A user decides
+# instead with the environment's MALLOC_NAME_.
+_MALLOC_OPTIONS = {"TRIM_THRESHOLD": (-1, 2**31 - 1), "TOP_PAD": (-2, 2**26),
+                   "MMAP_THRESHOLD": (-3, 2**25)}
 
 
 def _keep_freed_memory() -> None:
@@ -61,8 +58,8 @@ def _keep_freed_memory() -> None:
   again: a fifth of the time of a small student's step.
   """
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Absent but on glibc.
-  for number, value, variable in _MALLOC_OPTIONS.values():
-    if mallopt is not None and variable not in os.environ:
+  for name, (number, value) in _MALLOC_OPTIONS.items():
+    if mallopt is not None and f"MALLOC_{name}_" not in os.environ:
       mallopt(number, value)
 
 

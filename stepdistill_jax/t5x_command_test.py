@@ -10,6 +10,7 @@ from stepdistill_jax import errors
 from stepdistill_jax import gin_config
 from stepdistill_jax import t5x_command
 from stepdistill_jax import testing
+from stepdistill_jax.embedded_t5x import main as t5x_main
 from stepdistill_jax.embedded_t5x import testing_tasks
 
 TRAIN = ("train", "--engine=embedded",
@@ -196,3 +197,11 @@ def test_every_run_has_a_configuration_of_its_own(tmp_path):
         ["MODEL_DIR = 'x'", f"TRAIN_STEPS = {steps}"], engine="embedded",
         dry_run=True)
     assert gin_config.bindings()["TRAIN_STEPS"] == steps
+
+
+def test_gin_files_of_another_mode_are_named():
+  message = "gin config: Couldn't resolve selector train_script.train; ..."
+  assert "for `t5x train`, not for `t5x eval`" in (
+      t5x_main._mode_advice("eval", message))
+  assert not t5x_main._mode_advice("train", message)
+  assert not t5x_main._mode_advice("eval", "gin config: something else")

@@ -221,15 +221,22 @@ def small_disk(folder: pathlib.Path, *options: str):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@contextlib.contextmanager
+def hanging_after_a_checkpoint(launcher, run, records):
+  """A run that has saved step 4 and rests at step 6 while its disk changes."""
+  process = launcher.start(
+      command(run, records),
+      {**ONE_DEVICE, fault_points.VARIABLE: "step:6:hang:4"})
+  with trial_processes.running(process):
+    wait_until((run / "checkpoint_4").is_dir, "checkpoint_4")
+    yield process
+
+
 def test_a_full_disk(launcher, records, whole, tmp_path):
   disk = tmp_path / "disk"
   with small_disk(disk):
     run, filler = disk / "run", disk / "filler"
-    process = launcher.start(
-        command(run, records),
-        {**ONE_DEVICE, fault_points.VARIABLE: "step:6:hang:4"})
-    with trial_processes.running(process):
-      wait_until((run / "checkpoint_4").is_dir, "checkpoint_4")
+    with hanging_after_a_checkpoint(launcher, run, records) as process:
       with contextlib.suppress(OSError), filler.open("wb") as stream:
         while True:
           stream.write(bytes(4096))
@@ -261,11 +268,7 @@ def test_a_folder_that_cannot_be_written(launcher, records, tmp_path):
 def test_a_folder_that_is_deleted_while_a_run_works_in_it(
     launcher, records, tmp_path):
   run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-  process = launcher.start(
-      command(run, records),
-      {**ONE_DEVICE, fault_points.VARIABLE: "step:6:hang:3"})
-  with trial_processes.running(process):
-    wait_until((run / "checkpoint_4").is_dir, "checkpoint_4")
+  with hanging_after_a_checkpoint(launcher, run, records) as process:
     shutil.move(run, elsewhere)
     assert process.wait() == 2, process.text()
   assert "Traceback" not in process.text()

@@ -24,10 +24,8 @@ class Damages:
     self._damages = damages
 
   def units(self) -> Sequence[Mapping[str, Any]]:
-    return [{"number": i, "damages": min(
-        _DAMAGES_A_UNIT, self._damages - first)}
-            for i, first in enumerate(
-                range(0, self._damages, _DAMAGES_A_UNIT))]
+    return [{"number": i, "damages": damages} for i, damages in
+            worker_lib.in_units(self._damages, _DAMAGES_A_UNIT)]
 
   def run(self, worker: worker_lib.Worker, unit) -> Mapping[str, Any]:
     rng = worker.random("damage", unit["number"])

@@ -43,8 +43,8 @@ class Kills:
     self._kills = kills
 
   def units(self) -> Sequence[Mapping[str, Any]]:
-    return [{"number": i, "kills": min(_KILLS_A_UNIT, self._kills - first)}
-            for i, first in enumerate(range(0, self._kills, _KILLS_A_UNIT))]
+    return [{"number": i, "kills": kills} for i, kills in
+            worker_lib.in_units(self._kills, _KILLS_A_UNIT)]
 
   def run(self, worker: worker_lib.Worker, unit) -> Mapping[str, Any]:
     evaluates = unit["number"] % _EVALUATED == 0
@@ -102,9 +102,8 @@ class Sigterms:
 
   def units(self) -> Sequence[Mapping[str, Any]]:
     return [{"number": i, "processes": 2 if i % 10 < _TWO_PROCESSES else 1,
-             "sigterms": min(_SIGTERMS_A_UNIT, self._sigterms - first)}
-            for i, first in enumerate(
-                range(0, self._sigterms, _SIGTERMS_A_UNIT))]
+             "sigterms": sigterms} for i, sigterms in
+            worker_lib.in_units(self._sigterms, _SIGTERMS_A_UNIT)]
 
   def run(self, worker: worker_lib.Worker, unit) -> Mapping[str, Any]:
     training = _training(

@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 from stepdistill_jax import durable_files
 from stepdistill_jax import errors
@@ -45,6 +45,12 @@ class Training:
 
 class OutOfTime(Exception):
   """A trial stops where it is; the next call goes on from there."""
+
+
+def in_units(total: int, most: int) -> Iterator[tuple[int, int]]:
+  """Splits a number of faults: (number of the unit, its faults), in order."""
+  for first in range(0, total, most):
+    yield first // most, min(most, total - first)
 
 
 @dataclasses.dataclass

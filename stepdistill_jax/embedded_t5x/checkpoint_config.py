@@ -109,7 +109,7 @@ class CheckpointConfig:
 
 def _check_is_checkpoint(path: str) -> None:
   """Raises UserError where no checkpoint is, saying what is there."""
-  if checkpoint_paths.is_checkpoint(path):
+  if checkpoint_paths.layout_of(path) or epath.Path(path + ".index").exists():
     return
   steps = checkpoint_paths.all_steps(path)
   if steps:
@@ -117,8 +117,7 @@ def _check_is_checkpoint(path: str) -> None:
               f"({checkpoint_paths.get_checkpoint_dir(path, steps[-1])}) or "
               "use mode 'latest'")
   elif epath.Path(path).exists():
-    advice = ("it holds neither `state/_METADATA` (current T5X) nor a "
-              "`checkpoint` file (older T5X)")
+    advice = f"it holds {checkpoint_paths.NEITHER_LAYOUT}"
   else:
     parent = os.path.dirname(path.rstrip("/"))
     steps = checkpoint_paths.all_steps(parent)

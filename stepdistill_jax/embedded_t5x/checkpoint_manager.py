@@ -142,7 +142,7 @@ class OrbaxCheckpointManagerInterface:
         self._remove_unfinished()
       self._lazy_checkpointer = ocp.AsyncCheckpointer(
           ocp.CompositeCheckpointHandler(**{
-              checkpoint_reading.STATE_ITEM: ocp.PyTreeCheckpointHandler(),
+              checkpoint_paths.STATE_ITEM: ocp.PyTreeCheckpointHandler(),
               RUN_STATE_ITEM: ocp.JsonCheckpointHandler(),
               DATASET_ITEM: self._dataset_handler}),
           async_options=ocp.options.AsyncOptions(
@@ -253,7 +253,7 @@ class OrbaxCheckpointManagerInterface:
       in_target = path[0].key == "target"
       return ocp.SaveArgs(dtype=self._save_dtype if in_target else None)
 
-    args = {checkpoint_reading.STATE_ITEM: ocp.args.PyTreeSave(
+    args = {checkpoint_paths.STATE_ITEM: ocp.args.PyTreeSave(
         state_dict,
         save_args=jax.tree_util.tree_map_with_path(save_args, state_dict))}
     if self._dataset_iterator is not None:

@@ -1,4 +1,4 @@
-"""Names of checkpoints: `MODEL_DIR/checkpoint_STEP`."""
+"""Names of checkpoints, `MODEL_DIR/checkpoint_STEP`, and their layouts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from etils import epath
 import gin
 
 TRAIN_DS_PREFIX = "train_ds"
+# T5X's layouts of a checkpoint, and what is said where there is neither.
+CURRENT, OLDER = "current", "older"
+STATE_ITEM = "state"
+NEITHER_LAYOUT = ("neither `state/_METADATA` (current T5X) nor a `checkpoint` "
+                  "file (older T5X)")
 
 
 @gin.configurable
@@ -29,12 +34,14 @@ def all_steps(checkpoints_dir: str) -> Sequence[int]:
   return sorted(step for step in steps if step is not None)
 
 
-def is_checkpoint(path: str) -> bool:
-  """Whether a path looks like a checkpoint of any layout that is read."""
+def layout_of(path: str | os.PathLike[str]) -> str | None:
+  """Which of T5X's layouts a checkpoint has: CURRENT, OLDER or None."""
   folder = epath.Path(path)
-  return (folder.is_file() or epath.Path(path + ".index").exists()
-          or any((folder / name).exists()
-                 for name in ("state", "_METADATA", "checkpoint")))
+  if (folder / STATE_ITEM).is_dir() or (folder / "_METADATA").exists():
+    return CURRENT
+  if folder.is_file() or (folder / "checkpoint").exists():
+    return OLDER
+  return None
 
 
 def latest_step(checkpoints_dir: str) -> int | None:

@@ -18,9 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from stepdistill_jax import errors
-from stepdistill_jax.embedded_t5x import state_utils
-
-STATE_ITEM = "state"
+from stepdistill_jax.embedded_t5x import checkpoint_paths, state_utils
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +42,7 @@ class OrbaxSource:
   """A checkpoint in T5X's current layout: `checkpoint_STEP/state/...`."""
 
   def __init__(self, path: epath.Path):
-    inner = path / STATE_ITEM
+    inner = path / checkpoint_paths.STATE_ITEM
     self._path = inner if inner.is_dir() else path
     self._checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     metadata = self._checkpointer.metadata(self._path)
@@ -71,14 +69,14 @@ class OrbaxSource:
 def open_checkpoint(path):
   """Opens the checkpoint in a folder, whichever layout it has: a source."""
   path = epath.Path(path)
-  if (path / STATE_ITEM).is_dir() or (path / "_METADATA").exists():
+  layout = checkpoint_paths.layout_of(path)
+  if layout == checkpoint_paths.CURRENT:
     return OrbaxSource(path)
-  if path.is_file() or (path / "checkpoint").exists():
+  if layout == checkpoint_paths.OLDER:
     from stepdistill_jax.embedded_t5x import legacy_checkpoints  # pylint: disable=g-import-not-at-top
     return legacy_checkpoints.LegacySource(path)
   raise errors.UserError(
-      f"{path} holds no checkpoint: neither `state/_METADATA` (current T5X) "
-      "nor a `checkpoint` file (older T5X)")
+      f"{path} holds no checkpoint: {checkpoint_paths.NEITHER_LAYOUT}")
 
 
 def transformed_entries(

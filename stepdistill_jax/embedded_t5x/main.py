@@ -27,6 +27,26 @@ ENTRY_POINTS = {
 }
 
 
+def _mode_advice(mode: str, message: str) -> str:
+  """What to do where gin files are for another mode than the command's.
+
+  Args:
+    mode: a key of ENTRY_POINTS.
+    message: gin's own.
+
+  Returns:
+    A line instead of gin's, or "" if gin complains of something else.
+  """
+  # Run files say `import __main__ as train_script; train_script.train`.
+  meant = next((other for other, (_, function, _) in ENTRY_POINTS.items()
+                if f"selector {other}_script.{function};" in message), mode)
+  if meant == mode:
+    return ""
+  return (f"these gin files are for `t5x {meant}`, not for `t5x {mode}`; "
+          f"include a run file for {mode}, such as gin/runs/{mode}.gin, and "
+          "the model, data set and method, instead of a recipe")
+
+
 def launch(
     mode: str, gin_files: Sequence[str] = (), gin_bindings: Sequence[str] = (),
     *, gin_search_paths: Sequence[str] = (), tfds_data_dir: str | None = None,
@@ -44,7 +64,6 @@ def launch(
   import gin  # pylint: disable=g-import-not-at-top
   import seqio  # pylint: disable=g-import-not-at-top
   from stepdistill_jax import gin_config  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax import gin_values  # pylint: disable=g-import-not-at-top
   module_name, function_name, others = ENTRY_POINTS[mode]
   module = importlib.import_module(f"t5x.{module_name}")
   entry = getattr(module, function_name)
@@ -57,7 +76,7 @@ def launch(
     try:
       gin_config.parse(gin_files, gin_bindings, gin_search_paths)
     except errors.UserError as error:
-      advice = gin_values.mode_advice(mode, str(error))
+      advice = _mode_advice(mode, str(error))
       raise errors.UserError(advice) if advice else error
     # Registered by the gin file's reference to it, unless it has none.
     configured = gin.get_configurable(entry)

@@ -43,11 +43,8 @@ WRAPPED = {
 }
 
 
-@pytest.mark.parametrize("name", WRAPPED)
-def test_wrapped_equals_optax(name):
-  ours, theirs, arguments = WRAPPED[name]
-  optimizer = ours(**arguments).create(PARAMS)
-  rule = theirs(**arguments)
+def three_steps_equal(optimizer, rule):
+  """The optimizer after three steps, each parameter as the rule has it."""
   params, state = PARAMS, rule.init(PARAMS)
   for _ in range(3):
     # The trainer gives a learning rate; optax keeps its own.
@@ -55,6 +52,14 @@ def test_wrapped_equals_optax(name):
     updates, state = rule.update(GRADS, state, params)
     params = optax.apply_updates(params, updates)
   jax.tree.map(np.testing.assert_array_equal, optimizer.target, params)
+  return optimizer
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrapped_equals_optax(name):
+  ours, theirs, arguments = WRAPPED[name]
+  optimizer = three_steps_equal(
+      ours(**arguments).create(PARAMS), theirs(**arguments))
   assert optimizer.state.step == 3
 
 
@@ -121,14 +126,9 @@ def test_amos_equals_jestimator():
   jestimator = pytest.importorskip("jestimator.amos")
   arguments = dict(learning_rate=0.01, eta_fn=lambda name, shape: 1.0,
                    shape_fn=lambda name, shape: ())
-  optimizer = optimizers.amos(**arguments).create(PARAMS)
-  rule = jestimator.amos(**arguments)
-  params, state = PARAMS, rule.init(PARAMS)
-  for _ in range(3):
-    optimizer = optimizer.apply_gradient(GRADS, learning_rate=123.0)
-    updates, state = rule.update(GRADS, state, params)
-    params = optax.apply_updates(params, updates)
-  jax.tree.map(np.testing.assert_array_equal, optimizer.target, params)
+  optimizer = three_steps_equal(
+      optimizers.amos(**arguments).create(PARAMS),
+      jestimator.amos(**arguments))
   optimizer.optimizer_def.derive_logical_axes(optimizer, AXES)
 
 
