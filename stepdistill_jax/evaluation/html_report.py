@@ -15,6 +15,9 @@ _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 # A page with more examples than this opens slowly; the rest is in
 # examples.jsonl.
 MOST_EXAMPLES = 6_000
+# Likewise a text with more characters: longer than any question of the
+# benchmarks, and than a student's longest answer.
+MOST_CHARACTERS = 20_000
 
 
 def render(
@@ -44,7 +47,8 @@ def render(
           table_html(t) for t in tables_lib.all_tables(results)),
       plots="\n".join(
           _figure(plots_folder / name, text) for name, text in plots.items()),
-      browser_note=html.escape(note), examples=json_for_script(shown),
+      browser_note=html.escape(note),
+      examples=json_for_script([_shorten(row) for row in shown]),
       script=_template("report.js"))
 
 
@@ -62,6 +66,15 @@ def _choose(rows, most):
         (row["benchmark"], row["system"], row["mode"]), []).append(row)
   share = max(1, most // len(groups))
   return [row for group in groups.values() for row in group[:share]]
+
+
+def _shorten(row: Mapping[str, Any]) -> dict[str, Any]:
+  """The row with its over-long texts cut, which they say at their ends."""
+  return {
+      name: (f"{value[:MOST_CHARACTERS]}… [{len(value):,} characters; all of "
+             "them are in examples.jsonl]")
+      if isinstance(value, str) and len(value) > MOST_CHARACTERS else value
+      for name, value in row.items()}
 
 
 def json_for_script(value: Any) -> str:

@@ -122,6 +122,18 @@ def test_errors_come_first_where_not_all_fit():
   assert sum(not row["correct"] for row in chosen) == 10
 
 
+def test_a_very_long_answer_is_cut_in_the_page_alone(records_dir, tmp_path):
+  long = "7 " + "x" * 3_000_000
+  (tmp_path / "p.jsonl").write_text(
+      json.dumps({"id": "svamp/test/6", "text": long}) + "\n")
+  _call(f"--predictions={tmp_path / 'p.jsonl'}", "--benchmarks=svamp",
+        f"--records_dir={records_dir}", f"--output={tmp_path / 'scores'}")
+  page = (tmp_path / "scores" / "report.html").read_text()
+  assert len(page) < len(long) and "[3,000,002 characters" in page
+  rows = map(json.loads, (tmp_path / "scores" / "examples.jsonl").open())
+  assert long in [row["prediction"] for row in rows]
+
+
 def test_json_output(records_dir, capsys):
   assert _call("--teacher=palm", f"--records_dir={records_dir}", "--json",
                "--limit=5", "--rules=reference") == 0
