@@ -9,6 +9,7 @@ from stepdistill_jax import errors
 from stepdistill_jax import testing
 from stepdistill_jax.data import preprocessors
 from stepdistill_jax.data import task_registry
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 import tasks  # pylint: disable=unused-import
 
@@ -26,7 +27,7 @@ def _records_folder(tmp_path, monkeypatch):
   vocabulary = testing.write_tiny_vocabulary(tmp_path / "spiece.model")
   monkeypatch.setenv("STEPDISTILL_VOCAB", str(vocabulary))
   monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path))
-  records.write_records(tmp_path, "svamp", "palm540b", {
+  record_writer.write_records(tmp_path, "svamp", "palm540b", {
       "train": [
           record(0, label="( 1.0 + 1.0 )", teacher_label="(1 + 1)",
                  rationale="one and one."),
@@ -111,7 +112,7 @@ def test_mixtures_tell_their_tasks_apart(records_folder):
 
 
 def test_agreement_weighs_what_the_teacher_said(records_folder):
-  records.write_records(records_folder, "svamp", "palm540b", {
+  record_writer.write_records(records_folder, "svamp", "palm540b", {
       split: [record(n, split, label="( 1.0 )", teacher_label="(1)",
                      rationale="one.", weight=weight)
               for n, weight in enumerate(["", "0.5", "1"])]
@@ -150,7 +151,7 @@ def bound(**bindings):
 
 def test_train_shares_are_exact_nested_and_the_same_for_all_methods(
     records_folder):
-  records.write_records(records_folder, "svamp", "palm540b", {
+  record_writer.write_records(records_folder, "svamp", "palm540b", {
       split: [record(n, split, label="( 1.0 )", rationale="one.")
               for n in range(400)] for split in ("train", "test")})
   kept = {}
@@ -171,7 +172,7 @@ def test_train_shares_are_exact_nested_and_the_same_for_all_methods(
 
 
 def test_hosts_choose_among_all_records(records_folder):
-  records.write_records(records_folder, "svamp", "palm540b", {
+  record_writer.write_records(records_folder, "svamp", "palm540b", {
       "train": [record(n, label="( 1.0 )") for n in range(60)]})
   task, found = task_registry.require_task("svamp_label_gold"), []
   with bound(share=0.5):
@@ -206,7 +207,7 @@ def test_filters_drop_train_records_and_tell(records_folder, capsys):
 
 
 def test_two_data_sets_as_one(records_folder):
-  records.write_records(records_folder, "asdiv", "palm540b", {"train": [
+  record_writer.write_records(records_folder, "asdiv", "palm540b", {"train": [
       records.Record(id=f"asdiv/train/{n}", inputs=f"has it {n}?", label="1",
                      teacher_label="(2)", rationale="two.") for n in range(6)]})
   # Of svamp's three records, two have a teacher's label.
@@ -233,7 +234,7 @@ def test_rounds_of_anli_have_tasks():
 
 def test_nli_inputs_have_the_eos_id_between_premise_and_hypothesis(
     records_folder):
-  records.write_records(records_folder, "anli1", "palm540b", {"train": [
+  record_writer.write_records(records_folder, "anli1", "palm540b", {"train": [
       records.Record(id="a", inputs="A dog runs.</s>It moves.",
                      label="entailment")]})
   ids = examples("anli1_predict_gold")[0]["inputs"]
@@ -273,7 +274,7 @@ def test_metrics_compare_values(records_folder):
 
 
 def test_hosts_read_different_shards(records_folder):
-  records.write_records(records_folder, "svamp", "palm540b", {"train": [
+  record_writer.write_records(records_folder, "svamp", "palm540b", {"train": [
       record(i, label="( 1.0 )") for i in range(50)]})
   found = []
   for index in range(4):
@@ -294,7 +295,7 @@ def test_what_is_missing_is_one_line(records_folder):
 
 
 def test_records_of_a_users_own_data_set_have_tasks(records_folder):
-  records.write_records(records_folder, "mine", "my_llama", {"train": [
+  record_writer.write_records(records_folder, "mine", "my_llama", {"train": [
       record(0, label="yes", teacher_label="no", rationale="r")]})
   task_registry.register_found_records()
   assert texts("mine_label_my_llama") == [("is it 0?", "no")]

@@ -20,6 +20,7 @@ import tensorstore as ts
 from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import legacy_checkpoints
 from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -206,7 +207,7 @@ def test_files_of_a_cache_are_in_its_folder(tmp_path):
 def test_names_of_records_are_no_paths(tmp_path, name):
   for dataset, teacher in ((name, "palm"), ("svamp", name)):
     with pytest.raises(errors.UserError, match="is not a name"):
-      records.write_records(tmp_path / "records", dataset, teacher, {})
+      record_writer.write_records(tmp_path / "records", dataset, teacher, {})
   assert not (tmp_path / "records").exists()
 
 
@@ -230,7 +231,7 @@ def _reports(tmp_path) -> list[pathlib.Path]:
   rows = [records.Record(
       id=f"svamp/test/{i}", inputs=f"{_HOSTILE} {i}", label=f"( {i}.0 + 1.0 )",
       teacher_label=f"({i} + 1)", rationale=_HOSTILE) for i in range(4)]
-  records.write_records(tmp_path, "svamp", "palm", {"test": rows})
+  record_writer.write_records(tmp_path, "svamp", "palm", {"test": rows})
   predictions = tmp_path / "mine.jsonl"
   predictions.write_text("".join(json.dumps({
       "id": f"svamp/test/{i}", "text": _HOSTILE}) + "\n" for i in range(4)))

@@ -9,6 +9,7 @@ from stepdistill_jax import cli
 from stepdistill_jax import errors
 from stepdistill_jax import testing
 from stepdistill_jax.data import caching
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 import tasks  # pylint: disable=unused-import
 
@@ -32,7 +33,7 @@ def _folder(tmp_path, monkeypatch):
 
 
 def write_records(folder, rows=40):
-  records.write_records(folder, "svamp", "palm540b", {
+  record_writer.write_records(folder, "svamp", "palm540b", {
       split: [records.Record(
           id=f"svamp/{split}/{n}", inputs=f"is it {n}? " * (1 + n % 3),
           label=f"( {n}.0 )", teacher_label=f"({n})" if n % 4 else "",

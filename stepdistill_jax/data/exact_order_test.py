@@ -139,13 +139,14 @@ def test_says_which_examples_are_where(pack):
 def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
   # Rows as real ones are: some without rationale.
   from stepdistill_jax import testing
+  from stepdistill_jax.teacher import record_writer
   from stepdistill_jax.teacher import records
   rows = [records.Record(
       id=f"svamp/train/{i}", inputs=f"{i} apples and {i % 7} more",
       label=f"( {i}.0 + {i % 7}.0 )", teacher_label=str(i + i % 7),
       rationale=f"{i} + {i % 7}" if i % 9 else "", dataset="svamp",
       teacher="palm540b", split="train") for i in range(700)]
-  records.write_records(tmp_path, "svamp", "palm540b", {"train": rows})
+  record_writer.write_records(tmp_path, "svamp", "palm540b", {"train": rows})
   monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path))
   monkeypatch.setenv("STEPDISTILL_VOCAB", str(
       testing.write_tiny_vocabulary(tmp_path / "spiece.model")))

@@ -9,6 +9,7 @@ from stepdistill_jax import cli
 from stepdistill_jax import errors
 from stepdistill_jax import testing
 from stepdistill_jax.data import lengths as lengths_lib
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 
 words = lambda texts: [len(text.split()) for text in texts]
@@ -67,7 +68,7 @@ def test_rows_are_those_of_training():
 
 def test_command(tmp_path, capsys):
   vocabulary = testing.write_tiny_vocabulary(tmp_path / "spiece.model")
-  records.write_records(tmp_path, "svamp", "palm540b", {
+  record_writer.write_records(tmp_path, "svamp", "palm540b", {
       "train": [record("is it 1?</s>it is 2", "( 1.0 )", "one.")]})
   arguments = ["data", "lengths", "--dataset=svamp", "--teacher=palm540b",
                f"--records={tmp_path}", f"--vocabulary={vocabulary}"]

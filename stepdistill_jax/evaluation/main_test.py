@@ -10,6 +10,7 @@ import pytest
 from stepdistill_jax.evaluation import html_report
 from stepdistill_jax.evaluation import main
 from stepdistill_jax.evaluation import outputs
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 
 HOSTILE = '</script><img src=x onerror="alert(1)">|`*_[x](javascript:1) &amp; '
@@ -22,7 +23,7 @@ def _records_dir(tmp_path_factory):
       id=f"svamp/test/{i}", inputs=f"{HOSTILE} had {i} apples", status="ok",
       label=f"( {i}.0 + 1.0 )", teacher_label=f"({i} + {i % 2})",
       rationale=f"{HOSTILE} {i} + 1") for i in range(12)]
-  records.write_records(folder, "svamp", "palm", {"test": rows})
+  record_writer.write_records(folder, "svamp", "palm", {"test": rows})
   return folder
 
 

@@ -8,6 +8,7 @@ from stepdistill_jax import errors
 from stepdistill_jax.evaluation import examples
 from stepdistill_jax.evaluation import store
 from stepdistill_jax.evaluation import systems
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 
 
@@ -100,7 +101,7 @@ def test_other_bad_files(tmp_path):
 def test_teacher_of_other_records_counts_what_it_lacks(tmp_path):
   own = [records.Record(id=f"svamp/test/{i}", inputs="q", label="1",
                         teacher_label="3") for i in (1, 2)]
-  records.write_records(tmp_path, "svamp", "other", {"test": own})
+  record_writer.write_records(tmp_path, "svamp", "other", {"test": own})
   (given,) = systems.TeacherRecords("other", tmp_path).answer(_set())
   assert [a.text for a in given.answers] == [None, "3", "3", None]
   assert "2 of 4 examples have no record" in given.warnings[0]
@@ -125,7 +126,7 @@ def test_example_sets():
 def test_no_local_data(tmp_path):
   with pytest.raises(errors.UserError, match="no local data.*there: none"):
     examples.load("cqa", "test", records_dir=tmp_path)
-  records.write_records(tmp_path, "svamp", "palm", {"test": [
+  record_writer.write_records(tmp_path, "svamp", "palm", {"test": [
       records.Record(id="a", inputs="q", label="1")]})
   with pytest.raises(errors.UserError, match="did you mean: palm"):
     examples.load("svamp", "test", records_dir=tmp_path, teacher="plam")

@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from stepdistill_jax import testing
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 
 TEACHER = "palm540b"
@@ -70,7 +71,7 @@ def write_records(
     train = [_record(dataset, "train", i) for i in range(100, 110)]
     for i in range(overlap):
       train[i].inputs = test[i].inputs.upper()
-    records.write_records(
+    record_writer.write_records(
         records_dir, dataset, TEACHER, {"train": train, "test": test})
   testing.write_tiny_vocabulary(records_dir / VOCABULARY)
 

@@ -10,6 +10,7 @@ from stepdistill_jax import testing
 from stepdistill_jax.data import task_names
 from stepdistill_jax.data import task_registry
 from stepdistill_jax.models import data_check
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 
 BOTH = ("label", "rationale")
@@ -38,7 +39,7 @@ def check(tmp_path, monkeypatch):
   def check(kind, labels="gold", *, tasks=BOTH, split="train", pack=False,
             mutual_information=False, **fields):
     if fields:
-      records.write_records(tmp_path, "checked", "someone", {split: [
+      record_writer.write_records(tmp_path, "checked", "someone", {split: [
           records.Record(id=f"{split}/0", inputs="x", **fields)]})
     name = task_names.task_name(kind, "checked", labels, "someone")
     config = utils.DatasetConfig(

@@ -15,6 +15,7 @@ from stepdistill_jax.quickstart import plan as plan_lib
 from stepdistill_jax.quickstart import runs as runs_lib
 from stepdistill_jax.quickstart import summary
 from stepdistill_jax.quickstart import text
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 
 PLAN = dataclasses.replace(
@@ -55,7 +56,7 @@ def write_outputs(output_dir, **texts):
   for run in PLAN.runs():
     correct[run] = rng.random(PLAN.test_stories) < CHANCE[run.method]
     write_run(output_dir, run, correct[run], **texts)
-  records.write_records(output_dir / "records", "tracking", "simulated", {
+  record_writer.write_records(output_dir / "records", "tracking", "simulated", {
       "train": [records.Record(id=f"tracking/train/{n}", inputs="a", label="b")
                 for n in range(PLAN.train_stories)]})
   counts = {"completions": 40, "rules": {"strict": {

@@ -11,6 +11,7 @@ from stepdistill_jax.teacher import cache
 from stepdistill_jax.teacher import consistency
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import importing
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 
 
@@ -27,7 +28,7 @@ def test_counts(tmp_path):
                      label="( 3.0 )", teacher_label="(4)",
                      rationale="1 + 2 = 3.", status="ok"),
       records.Record(id="svamp/train/ff", inputs="x", status="no_marker")]
-  records.write_records(tmp_path, "svamp", "t", {"train": found})
+  record_writer.write_records(tmp_path, "svamp", "t", {"train": found})
   report, _ = audit.audit(tmp_path, "svamp", "t", vocabulary=None)
   train = report["splits"]["train"]
   assert train["records"] == 6
@@ -78,7 +79,7 @@ def test_the_histogram_percentiles_are_those_of_the_list():
 
 def test_the_page_is_html_and_escapes_what_it_shows(tmp_path):
   evil = "<script>alert(1)</script>"
-  records.write_records(tmp_path, "svamp", "t", {"train": [
+  record_writer.write_records(tmp_path, "svamp", "t", {"train": [
       records.Record(id="a", inputs=evil, rationale=evil, status=evil)]})
   report, splits = audit.audit(tmp_path, "svamp", "t", vocabulary=None)
   page = audit_report.html_page(report, splits)
@@ -101,7 +102,7 @@ def test_the_page_is_html_and_escapes_what_it_shows(tmp_path):
 
 
 def test_twenty_records_are_shown_the_same_each_time(tmp_path):
-  records.write_records(tmp_path, "svamp", "t", {"train": some_records(100)})
+  record_writer.write_records(tmp_path, "svamp", "t", {"train": some_records(100)})
   shown = []
   for order in (1, -1):
     split = audit.SplitAudit(datasets.get("svamp"), audit.count_words)
@@ -115,7 +116,7 @@ def run(*args):
 
 
 def test_the_command(tmp_path, capsys):
-  records.write_records(
+  record_writer.write_records(
       tmp_path / "r", "svamp", "t", {"train": some_records(3)})
   for folder in ("r", "r/stepdistill_svamp", "r/stepdistill_svamp/t",
                  "r/stepdistill_svamp/t/1.0.0"):

@@ -18,6 +18,7 @@ from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import import_counts
 from stepdistill_jax.teacher import joining
 from stepdistill_jax.teacher import parsing
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 from stepdistill_jax.teacher import reference_rules
 from stepdistill_jax.teacher import row_files
@@ -124,7 +125,7 @@ def import_sources(
   total = _expected(sources.values()) if options.progress else None
   seen = seen_inputs.SeenInputs()
   counts = {split: import_counts.SourceCounts() for split in sources}
-  with records.RecordsWriter(output, spec.name, teacher) as writer:
+  with record_writer.RecordsWriter(output, spec.name, teacher) as writer:
     done = 0
     for split, source in sources.items():
       importer = _SplitImporter(

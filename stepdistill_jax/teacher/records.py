@@ -11,8 +11,7 @@ Records are a TFDS data set, `stepdistill_{dataset}/{teacher}:1.0.0`:
 no builder code of ours, on any machine that sees the folder. There are
 several shards a split, so that hosts can read different ones.
 
-A data set is written beside its final place and renamed when it is whole, so
-that a killed import leaves nothing that a later run would take for records.
+`record_writer` writes them.
 """
 
 from __future__ import annotations
@@ -20,12 +19,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import operator
 import os
 import pathlib
 import re
-import shutil
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from typing import Any, Callable, Iterator
 import unicodedata
 
 from stepdistill_jax import errors
@@ -41,9 +38,10 @@ SPLITS = ("train", "validation", "test")
 EOS_TEXT = "</s>"
 OK = "ok"
 
-_PREFIX = "stepdistill_"
+# Of the names by which TFDS knows the data sets.
+TFDS_PREFIX = "stepdistill_"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
-_IMPORT_FILE = "import.json"
+IMPORT_FILE = "import.json"
 # About 16,000 records; a second process takes 0.2 s to start.
 _AHEAD_BYTES = 10 * 2**20
 
@@ -82,7 +80,6 @@ class Record:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))
-_values_of = operator.attrgetter(*FIELDS)
 
 
 def normalize_input(text: str) -> str:
@@ -143,13 +140,13 @@ def tfds_name(dataset: str, teacher: str) -> str:
   >>> tfds_name("svamp", "palm540b")
   'stepdistill_svamp/palm540b:1.0.0'
   """
-  return f"{_PREFIX}{dataset}/{teacher}:{VERSION}"
+  return f"{TFDS_PREFIX}{dataset}/{teacher}:{VERSION}"
 
 
 def dataset_dir(
     records_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
   """The folder of a data set's records, one subfolder a teacher."""
-  return pathlib.Path(records_dir) / f"{_PREFIX}{dataset}"
+  return pathlib.Path(records_dir) / f"{TFDS_PREFIX}{dataset}"
 
 
 def version_dir(
@@ -175,9 +172,10 @@ def list_records(records_dir: str | os.PathLike) -> list[tuple[str, str]]:
   """
   found = []
   for info in pathlib.Path(records_dir).glob(
-      f"{_PREFIX}*/*/{VERSION}/dataset_info.json"):
+      f"{TFDS_PREFIX}*/*/{VERSION}/dataset_info.json"):
     teacher_dir = info.parent.parent
-    found.append((teacher_dir.parent.name[len(_PREFIX):], teacher_dir.name))
+    found.append((teacher_dir.parent.name.removeprefix(TFDS_PREFIX),
+                  teacher_dir.name))
   return sorted(found)
 
 
@@ -198,107 +196,6 @@ def require_records(
       f"{records_dir} (there: {', '.join(present) or 'nothing'}); write them "
       f"with `stepdistill teacher import --dataset={dataset} "
       f"--teacher={teacher} ...`, or set STEPDISTILL_RECORDS to their folder")
-
-
-class RecordsWriter:
-  """Writes one data set of records; a context manager.
-
-  Leaving the block without an error puts the whole data set in its place,
-  instead of an older one; an error, or the process's end, leaves the older
-  one as it was.
-
-  Memory is bounded: a split's first 16,384 records are held, to see whether
-  it is small; from then on records go to the shards as they come.
-  """
-
-  def __init__(
-      self, records_dir: str | os.PathLike, dataset: str, teacher: str):
-    self._dataset = check_name("data set", dataset)
-    self._teacher = check_name("teacher", teacher)
-    self.folder = version_dir(records_dir, dataset, teacher)
-    self._temporary = self.folder.with_name(
-        f".incomplete-{VERSION}-{os.getpid()}")
-    self._splits: dict[str, shards.SplitWriter] = {}
-    self.import_info: Mapping[str, Any] = {}
-
-  def __enter__(self) -> RecordsWriter:
-    try:
-      self.folder.parent.mkdir(parents=True, exist_ok=True)
-      _remove_leftovers(self.folder.parent)
-      self._temporary.mkdir()
-    except OSError as error:
-      raise self._cannot_write(error) from error
-    return self
-
-  def write(self, record: Record) -> None:
-    """Appends one record to its split."""
-    writer = self._splits.get(record.split)
-    if writer is None:
-      if record.split not in SPLITS:
-        raise errors.UserError(errors.unknown_name_message(
-            "split", record.split, SPLITS))
-      writer = self._splits[record.split] = shards.SplitWriter(
-          self._temporary, f"{_PREFIX}{self._dataset}-{record.split}", FIELDS)
-    try:
-      writer.write(_values_of(record))
-    except OSError as error:
-      raise self._cannot_write(error) from error
-
-  def __exit__(self, exception_type, exception, traceback) -> None:
-    if exception_type is not None:
-      self._abandon()
-      return
-    try:
-      self._finish()
-    except OSError as error:
-      self._abandon()
-      raise self._cannot_write(error) from error
-    except BaseException:
-      self._abandon()
-      raise
-
-  def _finish(self) -> None:
-    info = _dataset_info(
-        self._dataset, self._teacher,
-        {split: self._splits[split].finish()
-         for split in SPLITS if split in self._splits})
-    _write_json(self._temporary / "features.json", _features_info())
-    _write_json(self._temporary / _IMPORT_FILE, self.import_info)
-    _write_json(self._temporary / "dataset_info.json", info)
-    _put_in_place(self._temporary, self.folder)
-
-  def _abandon(self) -> None:
-    for writer in self._splits.values():
-      writer.abandon()
-    shutil.rmtree(self._temporary, ignore_errors=True)
-
-  def _cannot_write(self, error: OSError) -> errors.UserError:
-    return errors.UserError(
-        f"cannot write records to {self.folder.parent}: {error.strerror}; "
-        "choose another folder with --output=DIR")
-
-
-def write_records(
-    records_dir: str | os.PathLike, dataset: str, teacher: str,
-    splits: Mapping[str, Iterable[Record]],
-    import_info: Mapping[str, Any] | None = None) -> pathlib.Path:
-  """Writes a whole data set of records; returns its folder.
-
-  Args:
-    records_dir: the folder of all records, `locations.records_dir()`.
-    dataset: name of the data set, such as `svamp`.
-    teacher: name of the teacher, such as `palm540b`.
-    splits: records of each split; `dataset`, `teacher` and `split` of the
-      records are set to these names.
-    import_info: JSON values to keep beside them.
-  """
-  with RecordsWriter(records_dir, dataset, teacher) as writer:
-    writer.import_info = import_info or {}
-    for split, split_records in splits.items():
-      for record in split_records:
-        writer.write(dataclasses.replace(
-            record, dataset=dataset, teacher=teacher, split=split))
-  return writer.folder
 
 
 def read_records(
@@ -352,7 +249,7 @@ def _read_split(
   if split not in lengths:
     raise errors.UserError(errors.unknown_name_message(
         "split", split, lengths, f"({folder})"))
-  stem, shard_count = f"{_PREFIX}{dataset}-{split}", len(lengths[split])
+  stem, shard_count = f"{TFDS_PREFIX}{dataset}-{split}", len(lengths[split])
   count = 0
   try:
     for value in read([folder / shards.file_name(stem, i, shard_count)
@@ -389,7 +286,7 @@ def import_info(
     records_dir: str | os.PathLike, dataset: str, teacher: str
 ) -> dict[str, Any]:
   """What the import that wrote these records counted; {} if it kept none."""
-  path = require_records(records_dir, dataset, teacher) / _IMPORT_FILE
+  path = require_records(records_dir, dataset, teacher) / IMPORT_FILE
   return _read_json(path) if path.is_file() else {}
 
 
@@ -405,72 +302,3 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _damaged(path: pathlib.Path) -> errors.UserError:
   return errors.UserError(f"{path} is damaged; import these records anew")
-
-
-def _features_info() -> dict[str, Any]:
-  """The contents of TFDS's features.json: a dictionary of texts."""
-  features = "tensorflow_datasets.core.features."
-  return {
-      "pythonClassName": features + "features_dict.FeaturesDict",
-      "featuresDict": {"features": {
-          name: {"pythonClassName": features + "text_feature.Text", "text": {}}
-          for name in FIELDS}},
-  }
-
-
-def _dataset_info(
-    dataset: str, teacher: str, splits: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-  """The contents of TFDS's dataset_info.json."""
-  return {
-      "name": f"{_PREFIX}{dataset}",
-      "configName": teacher,
-      "version": VERSION,
-      "fileFormat": "tfrecord",
-      "description": f"Distillation records of {dataset} by {teacher}.",
-      "splits": [
-          {
-              "name": name,
-              "filepathTemplate":
-                  "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-              # Protocol buffers' JSON has 64-bit integers as texts.
-              "shardLengths": [str(n) for n in split["shard_lengths"]],
-              "numBytes": str(split["num_bytes"]),
-          } for name, split in splits.items()],
-  }
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _put_in_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
-  """Renames `temporary` to `folder`, in whose place an older one may be."""
-  if folder.exists():
-    # Between the two renames readers see no records; never half of them.
-    older = folder.with_name(f".replaced-{VERSION}-{os.getpid()}")
-    os.rename(folder, older)
-    os.rename(temporary, folder)
-    shutil.rmtree(older, ignore_errors=True)
-  else:
-    os.rename(temporary, folder)
-
-
-def _remove_leftovers(folder: pathlib.Path) -> None:
-  """Removes what killed imports left; one that still runs keeps its own."""
-  for pattern in (".incomplete-*", ".replaced-*"):
-    for leftover in folder.glob(pattern):
-      if not _is_running(leftover.name.rpartition("-")[2]):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _is_running(process_id: str) -> bool:
-  if not process_id.isdigit() or int(process_id) == os.getpid():
-    return False
-  try:
-    os.kill(int(process_id), 0)
-  except ProcessLookupError:
-    return False
-  except OSError:
-    return True  # Another user's process.
-  return True

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from stepdistill_jax import errors
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 from stepdistill_jax.teacher import shards
 
@@ -26,7 +27,7 @@ def test_tfds_and_our_reader_give_what_was_written(tmp_path):
   import tensorflow_datasets as tfds
 
   splits = {"train": some_records(40), "test": some_records(3, "test")}
-  records.write_records(tmp_path, "toy", "none", splits)
+  record_writer.write_records(tmp_path, "toy", "none", splits)
   assert records.list_records(tmp_path) == [("toy", "none")]
   assert records.split_sizes(tmp_path, "toy", "none") == {
       "train": 40, "test": 3}
@@ -46,7 +47,7 @@ def test_tfds_and_our_reader_give_what_was_written(tmp_path):
 
 def test_large_splits_go_to_more_shards_as_they_come(tmp_path, monkeypatch):
   monkeypatch.setattr(shards, "SMALL_ROWS", 30)
-  records.write_records(tmp_path, "toy", "none", {"train": some_records(300)})
+  record_writer.write_records(tmp_path, "toy", "none", {"train": some_records(300)})
   files = list(records.version_dir(tmp_path, "toy", "none").glob("*-train*"))
   assert len(files) == 128
   assert by_id(records.read_records(tmp_path, "toy", "none", "train")) == (
@@ -54,9 +55,9 @@ def test_large_splits_go_to_more_shards_as_they_come(tmp_path, monkeypatch):
 
 
 def test_an_error_leaves_the_older_records(tmp_path):
-  records.write_records(tmp_path, "toy", "none", {"train": some_records(2)})
+  record_writer.write_records(tmp_path, "toy", "none", {"train": some_records(2)})
   with pytest.raises(RuntimeError):
-    with records.RecordsWriter(tmp_path, "toy", "none") as writer:
+    with record_writer.RecordsWriter(tmp_path, "toy", "none") as writer:
       writer.write(some_records(1)[0])
       raise RuntimeError
   folder = records.version_dir(tmp_path, "toy", "none")
@@ -65,7 +66,7 @@ def test_an_error_leaves_the_older_records(tmp_path):
 
 
 def _write_and_die(folder):
-  with records.RecordsWriter(folder, "toy", "none") as writer:
+  with record_writer.RecordsWriter(folder, "toy", "none") as writer:
     for record in some_records(100):
       writer.write(record)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -80,13 +81,13 @@ def test_a_killed_import_leaves_no_records_and_the_next_cleans_up(tmp_path):
   assert records.list_records(tmp_path) == []
   with pytest.raises(errors.UserError, match="no records of data set 'toy'"):
     records.require_records(tmp_path, "toy", "none")
-  folder = records.write_records(
+  folder = record_writer.write_records(
       tmp_path, "toy", "none", {"train": some_records(5)})
   assert [p.name for p in folder.parent.iterdir()] == [records.VERSION]
 
 
 def test_a_damaged_shard_is_one_line(tmp_path):
-  folder = records.write_records(
+  folder = record_writer.write_records(
       tmp_path, "toy", "none", {"train": some_records(40)})
   shard = sorted(folder.glob("*-train*"))[3]
   shard.write_bytes(shard.read_bytes()[:-3])
@@ -104,7 +105,7 @@ def test_a_damaged_shard_is_one_line(tmp_path):
      "dataset_info.json is damaged"),
 ])
 def test_records_that_are_not_whole_are_one_line(tmp_path, damage, told):
-  damage(records.write_records(
+  damage(record_writer.write_records(
       tmp_path, "toy", "none", {"train": some_records(40)}))
   with pytest.raises(errors.UserError, match=told):
     list(records.read_records(tmp_path, "toy", "none", "train"))
@@ -119,4 +120,4 @@ def test_ids_are_those_of_the_normalized_input():
 @pytest.mark.parametrize("name", ["", "../x", "Upper", "a/b", "a-b", "a:b"])
 def test_names_that_are_no_names(tmp_path, name):
   with pytest.raises(errors.UserError):
-    records.RecordsWriter(tmp_path, name, "none")
+    record_writer.RecordsWriter(tmp_path, name, "none")

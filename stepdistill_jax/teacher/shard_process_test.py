@@ -6,6 +6,7 @@ import os
 import pytest
 
 from stepdistill_jax import errors
+from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
 from stepdistill_jax.teacher import shard_process
 from stepdistill_jax.teacher import shards
@@ -35,7 +36,7 @@ def test_one_process_or_two(tmp_path, monkeypatch):
   written, read = {}, {}
   for cores in (1, 2):
     use_cores(monkeypatch, cores)
-    folder = records.write_records(
+    folder = record_writer.write_records(
         tmp_path / str(cores), "toy", "none",
         {"train": RECORDS, "test": RECORDS[:5]})
     written[cores] = contents(folder)
@@ -52,7 +53,7 @@ def test_one_process_or_two(tmp_path, monkeypatch):
 @pytest.mark.parametrize("cores", [1, 2])
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, cores):
   use_cores(monkeypatch, cores)
-  writer = records.RecordsWriter(tmp_path, "toy", "none")
+  writer = record_writer.RecordsWriter(tmp_path, "toy", "none")
   with pytest.raises(errors.UserError, match=os.strerror(errno.ENOSPC)):
     with writer:
       temporary, = writer.folder.parent.iterdir()
@@ -64,7 +65,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, cores):
 
 
 def test_damage_is_told_in_the_same_words(tmp_path, monkeypatch):
-  folder = records.write_records(tmp_path, "toy", "none", {"train": RECORDS})
+  folder = record_writer.write_records(tmp_path, "toy", "none", {"train": RECORDS})
   shard = sorted(folder.glob("*-train*"))[3]
   shard.write_bytes(shard.read_bytes()[:-3])
   told = {}
@@ -107,7 +108,7 @@ def test_a_reader_that_is_left_early_ends(tmp_path, monkeypatch):
   monkeypatch.setattr(
       shard_process, "_start", lambda task: started.append(start(task))
       or started[0])
-  records.write_records(tmp_path, "toy", "none", {"train": RECORDS[:30]})
+  record_writer.write_records(tmp_path, "toy", "none", {"train": RECORDS[:30]})
   reading = records.read_records(
       tmp_path, "toy", "none", "train", ahead=True)
   next(reading)
