@@ -3,7 +3,6 @@
 import os
 import pathlib
 import signal
-import sys
 import tempfile
 
 # Before jax is imported, which reads it once. Tests compile the same tiny
@@ -21,14 +20,6 @@ runtime.configure()
 # start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _data_folder_of_module():
-  """A run's `tfds_data_dir` holds for the process; not for other tests."""
-  yield
-  if "seqio" in sys.modules:
-    sys.modules["seqio"].set_tfds_data_dir_override(None)
 
 
 @pytest.fixture(autouse=True, scope="module")

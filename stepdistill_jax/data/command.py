@@ -96,6 +96,7 @@ def _lengths(args) -> None:
 
 
 def _cache(args) -> None:
+  from stepdistill_jax import data_folder
   from stepdistill_jax import errors
   from stepdistill_jax import runtime
 
@@ -108,10 +109,13 @@ def _cache(args) -> None:
         "--tasks=svamp_step_gold_palm540b")
   runtime.configure()
   runtime.import_tensorflow()
-  import seqio
+  with data_folder.tfds_data_dir(args.records or None):
+    _write_caches(args, names)
+  print("use them: t5x train ... --gin.USE_CACHED_TASKS=True "
+        f"--seqio_additional_cache_dirs={args.output}")
 
-  if args.records:
-    seqio.set_tfds_data_dir_override(args.records)
+
+def _write_caches(args, names: Sequence[str]) -> None:
   import tasks  # Registers them.  # pylint: disable=unused-import
   from stepdistill_jax.data import caching
   from stepdistill_jax.data import vocabularies
@@ -132,5 +136,3 @@ def _cache(args) -> None:
     note = "" if done.written or args.beam else (
         " (was there already; --overwrite writes it anew)")
     print(f"{done.name}: {counts} -> {done.folder}{note}")
-  print("use them: t5x train ... --gin.USE_CACHED_TASKS=True "
-        f"--seqio_additional_cache_dirs={args.output}")

@@ -1,8 +1,8 @@
 """Vocabularies whose file is looked for when they are used."""
 
 import pytest
-import seqio
 
+from stepdistill_jax import data_folder
 from stepdistill_jax import errors
 from stepdistill_jax import testing
 from stepdistill_jax.data import vocabularies
@@ -12,8 +12,6 @@ from stepdistill_jax.teacher import records
 @pytest.fixture(name="nowhere", autouse=True)
 def _nowhere(monkeypatch, tmp_path):
   monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path / "nothing"))
-  yield
-  seqio.set_tfds_data_dir_override(None)
 
 
 def test_it_stays_when_seqio_is_told_of_other_records(tmp_path):
@@ -22,9 +20,8 @@ def test_it_stays_when_seqio_is_told_of_other_records(tmp_path):
   vocabulary = vocabularies.DatasetVocabulary("own")
   with pytest.raises(errors.UserError, match="was not found at"):
     vocabulary.encode("a b")
-  seqio.set_tfds_data_dir_override(str(tmp_path))
-  tokens = vocabulary.encode("a b")
-  seqio.set_tfds_data_dir_override(None)
+  with data_folder.tfds_data_dir(tmp_path):
+    tokens = vocabulary.encode("a b")
   assert vocabulary.encode("a b") == tokens
   assert vocabulary.sentencepiece_model_file == str(
       records.vocabulary_path(tmp_path, "own"))
@@ -36,7 +33,7 @@ def test_it_follows_to_other_records(tmp_path):
         records.vocabulary_path(tmp_path / name, "own"))
   vocabulary = vocabularies.DatasetVocabulary("own")
   for name in ("one", "two"):
-    seqio.set_tfds_data_dir_override(str(tmp_path / name))
-    vocabulary.encode("a b")
-    assert vocabulary.sentencepiece_model_file == str(
-        records.vocabulary_path(tmp_path / name, "own"))
+    with data_folder.tfds_data_dir(tmp_path / name):
+      vocabulary.encode("a b")
+      assert vocabulary.sentencepiece_model_file == str(
+          records.vocabulary_path(tmp_path / name, "own"))

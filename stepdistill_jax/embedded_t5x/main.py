@@ -11,6 +11,7 @@ import re
 import sys
 from typing import Any, Sequence
 
+from stepdistill_jax import data_folder
 from stepdistill_jax import errors
 
 # Begins the lines that gin adds to an error, the innermost call first.
@@ -55,7 +56,7 @@ def launch(
   """Parses the configuration and runs a mode, on whichever engine `t5x` is.
 
   Args:
-    tfds_data_dir: overrides the data folder of all TFDS tasks.
+    tfds_data_dir: overrides the data folder of all TFDS tasks meanwhile.
     seqio_additional_cache_dirs: where `seqio_cache_tasks` wrote.
 
   Returns:
@@ -69,10 +70,9 @@ def launch(
   entry = getattr(module, function_name)
   names = {name: getattr(module, name) for name in (function_name, *others)
            if hasattr(module, name)}
-  if tfds_data_dir:
-    seqio.set_tfds_data_dir_override(tfds_data_dir)
   seqio.add_global_cache_dirs(list(seqio_additional_cache_dirs))
-  with gin_config.main_module(**names):
+  with gin_config.main_module(**names), (
+      data_folder.tfds_data_dir(tfds_data_dir or None)):
     try:
       gin_config.parse(gin_files, gin_bindings, gin_search_paths)
     except errors.UserError as error:

@@ -12,6 +12,7 @@ import jax
 import seqio
 
 from stepdistill_jax import errors
+from stepdistill_jax import setting_checks
 from stepdistill_jax.embedded_t5x import (
     checkpoint_config, checkpoint_paths, datasets)
 from stepdistill_jax.resilience import checkpoint_choice
@@ -26,9 +27,7 @@ def _one_line(error: BaseException) -> str:
 
 def check_data(cfg: datasets.DatasetConfig, partitioner) -> None:
   """Raises UserError unless a config's data can be read in even batches."""
-  if not isinstance(cfg.batch_size, int) or cfg.batch_size < 1:
-    raise errors.UserError(
-        f"BATCH_SIZE must be a positive whole number, got {cfg.batch_size!r}")
+  setting_checks.whole_number("BATCH_SIZE", cfg.batch_size)
   partitioner.get_data_layout(cfg.batch_size)
   provider = datasets.find_task(cfg)
   tasks = seqio.get_subtasks(provider)

@@ -10,13 +10,13 @@ from typing import Any, Callable, Sequence
 
 from stepdistill_jax import errors
 from stepdistill_jax import locations
+from stepdistill_jax import setting_checks
 from stepdistill_jax.evaluation import answers as answers_lib
 from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import outputs
 from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import seed_groups
-from stepdistill_jax.evaluation import setting_checks
 from stepdistill_jax.evaluation import store as store_lib
 from stepdistill_jax.evaluation import systems as systems_lib
 from stepdistill_jax.teacher import datasets

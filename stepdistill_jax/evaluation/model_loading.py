@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-from typing import Iterator
 
 import flax
 from flax import traverse_util
 import gin
 import jax
 from jax import numpy as jnp
-import seqio
 from t5x import partitioning
 from t5x import utils
 
+from stepdistill_jax import data_folder
 from stepdistill_jax import errors
 from stepdistill_jax import gin_config
 from stepdistill_jax.embedded_t5x import checkpoint_reading
@@ -45,7 +43,8 @@ def rebuild_model(config_path: pathlib.Path, records_dir: pathlib.Path):
 
   try:
     with gin_config.main_module(train=train_script.train), (
-        _tasks_read(records_dir)):
+        data_folder.tfds_data_dir(
+            records_dir if records_dir.is_dir() else None)):
       gin_config.parse([str(config_path.resolve())], [])
       model = _macro("MODEL", config_path)
       task_name = _macro("MIXTURE_OR_TASK_NAME", config_path)
@@ -58,18 +57,6 @@ def rebuild_model(config_path: pathlib.Path, records_dir: pathlib.Path):
   finally:
     gin.clear_config()
   return model, str(task_name)
-
-
-@contextlib.contextmanager
-def _tasks_read(records_dir: pathlib.Path) -> Iterator[None]:
-  """Lets tasks and vocabularies look into a folder of records meanwhile."""
-  before = seqio.utils._get_data_dir_override(None)  # pylint: disable=protected-access
-  if records_dir.is_dir():
-    seqio.set_tfds_data_dir_override(str(records_dir))
-  try:
-    yield
-  finally:
-    seqio.set_tfds_data_dir_override(before)
 
 
 def _macro(name: str, config_path: pathlib.Path):

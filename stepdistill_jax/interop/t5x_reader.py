@@ -21,7 +21,7 @@ from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.embedded_t5x import legacy_checkpoints
 
-STATE_ITEM = "state"
+STATE_ITEM = checkpoint_paths.STATE_ITEM
 METADATA_FILE = "_METADATA"
 OCDBT_MANIFEST = "manifest.ocdbt"
 _PLACEHOLDER = "PLACEHOLDER://"
@@ -94,8 +94,7 @@ def resolve(path: str | os.PathLike[str]) -> str:
   folder = epath.Path(path)
   if folder.name == STATE_ITEM and (folder / METADATA_FILE).exists():
     folder = folder.parent
-  if (folder / STATE_ITEM).is_dir() or (folder / METADATA_FILE).exists() or (
-      folder / legacy_checkpoints.INDEX_FILE).exists():
+  if checkpoint_paths.layout_of(folder):
     return os.fspath(folder)
   steps = checkpoint_paths.all_steps(os.fspath(folder))
   if steps:
@@ -107,8 +106,8 @@ def resolve(path: str | os.PathLike[str]) -> str:
             f"; {folder.parent} has the steps {beside[-5:]}"
             if beside else ""))
   raise errors.UserError(
-      f"{folder} holds no T5X checkpoint: neither checkpoint_STEP folders, nor "
-      "`state/_METADATA` (current layout), nor a `checkpoint` file (older)"
+      f"{folder} holds no T5X checkpoint: no checkpoint_STEP folders, "
+      f"{checkpoint_paths.NEITHER_LAYOUT}"
       + ("; it is a Hugging Face folder: see `stepdistill checkpoint "
          "import-hf`" if (folder / "config.json").exists() else ""))
 

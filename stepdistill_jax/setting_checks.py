@@ -7,17 +7,21 @@ from typing import Any, Sequence
 from stepdistill_jax import errors
 
 
+def is_whole_number(value: Any, least: int = 1) -> bool:
+  """Of at least `least`: gin's True is an int, and its 2.5 would be cut off."""
+  return (isinstance(value, int) and not isinstance(value, bool)
+          and value >= least)
+
+
 def whole_number(name: str, value: Any, least: int = 1) -> int:
   """Returns `value` if it is a whole number of at least `least`.
 
   Raises:
     errors.UserError: it is not.
   """
-  # Gin's True is an int, and its 2.5 would be cut off somewhere.
-  if not isinstance(value, int) or isinstance(value, bool):
-    raise errors.UserError(f"{name} must be a whole number, got {value!r}")
-  if value < least:
-    raise errors.UserError(f"{name} must be at least {least}, got {value}")
+  if not is_whole_number(value, least):
+    raise errors.UserError(
+        f"{name} must be a whole number of at least {least}, got {value!r}")
   return value
 
 
