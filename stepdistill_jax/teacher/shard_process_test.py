@@ -85,7 +85,7 @@ def test_a_writer_whose_parent_is_killed_ends_unfinished(tmp_path):
   writer = shard_process.writer(str(tmp_path), "stem", 2, records.FIELDS)
   process = writer._process
   for record in RECORDS:
-    writer.write(records._values_of(record))
+    writer.write(record_writer._values_of(record))
   process.stdin.close()  # What the parent's end does.
   assert process.wait(timeout=60) == 0
   assert process.stdout.read() == b""
@@ -99,7 +99,7 @@ def test_a_second_process_that_is_killed_is_one_line(tmp_path):
   writer._process.wait()
   with pytest.raises(OSError, match=r"ended early \(exit code -9\)"):
     for record in RECORDS:
-      writer.write(records._values_of(record))
+      writer.write(record_writer._values_of(record))
 
 
 def test_a_reader_that_is_left_early_ends(tmp_path, monkeypatch):
