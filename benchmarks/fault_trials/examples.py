@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import pathlib
 import re
@@ -134,7 +135,7 @@ trial_data.logged_dataset.log = {log!r}
 
 def _all_examples(records_dir: pathlib.Path, dataset: str) -> list[str]:
   """Fingerprints of all examples that a recipe's run can read."""
-  import seqio  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax import data_folder  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.data import feature_converter  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.data import task_names  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.resilience import trial_data  # pylint: disable=g-import-not-at-top
@@ -146,14 +147,16 @@ def _all_examples(records_dir: pathlib.Path, dataset: str) -> list[str]:
   lengths = {
       name: int(re.search(rf"^{macro} = (\d+)", text, re.M)[1])
       for name, macro in (("inputs", "MAX_INPUTS"), ("targets", "MAX_LABEL"))}
-  seqio.set_tfds_data_dir_override(str(records_dir))
-  return trial_data.all_examples(
-      utils.DatasetConfig(
-          mixture_or_task_name=task_names.task_name(
-              "step", dataset, labels, _TEACHER),
-          task_feature_lengths={**lengths, "rationale_targets": 8},
-          split=split, batch_size=1, shuffle=False, seed=0),
-      feature_converter.StepDistillFeatureConverter)
+  with data_folder.tfds_data_dir(records_dir):
+    return trial_data.all_examples(
+        utils.DatasetConfig(
+            mixture_or_task_name=task_names.task_name(
+                "step", dataset, labels, _TEACHER),
+            task_feature_lengths={**lengths, "rationale_targets": 8},
+            split=split, batch_size=1, shuffle=False, seed=0),
+        # As gin/models/t5_1_1.gin has it.
+        functools.partial(
+            feature_converter.StepDistillFeatureConverter, join_pairs=True))
 
 
 class Resume:
