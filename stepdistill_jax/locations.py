@@ -53,6 +53,14 @@ def records_dir() -> pathlib.Path:
   return data_home() / "records"
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+  """A folder's path from the root, without `~`; object stores' stay."""
+  path = os.fspath(path)
+  if "://" in path:
+    return path.rstrip("/")
+  return os.path.abspath(os.path.expanduser(path))
+
+
 def t5_vocabulary_path() -> pathlib.Path:
   """T5's SentencePiece model.
 

@@ -20,11 +20,14 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 from etils import epath
 
 from stepdistill_jax import errors
+from stepdistill_jax import progress
 
 FILE_NAME = "run.json"
 SCHEMA_VERSION = 1
 _EVALUATED_FILE = "evaluated.json"
-_FINGERPRINT = "files_sha256"
+_FINGERPRINTS = {"files_sha256": "files", "vocabularies_sha256": "vocabularies"}
+# What is read of a record.
+_PARTS = {"config": dict, "data": dict, "seeds": dict, "starts": list}
 _PACKAGES = ("stepdistill_jax", "jax", "jaxlib", "flax", "optax",
              "orbax-checkpoint", "seqio", "tensorflow")
 # What a restart may change: it tells how long, how often and where, not what
@@ -39,6 +42,7 @@ _MAY_CHANGE = re.compile(
     r"infer_eval_dataset_cfg|train_eval_dataset_cfg)|"
     r".*CheckpointConfig\..*|.*PjitPartitioner\..*|"
     r".*standard_logical_axis_rules\..*|.*Evaluator\..*|.*Logger\..*|"
+    r".*\bWatchdog\..*|.*\bGuards\..*|"
     r"(infer_eval|train_eval)/.*)")
 
 _options: dict[str, Any] = {
@@ -85,10 +89,19 @@ def read(model_dir) -> Optional[dict[str, Any]]:
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_text())
-  except ValueError as error:
+    record = json.loads(path.read_text())
+    if not isinstance(record, dict):
+      raise ValueError("it is no dict")
+    for name, kind in _PARTS.items():
+      if not isinstance(record.setdefault(name, kind()), kind):
+        raise ValueError(f"{name!r} is no {kind.__name__}")
+    if not all(isinstance(s["step"], int) for s in record["starts"]):
+      raise ValueError("a start has no step")
+    return record
+  except (ValueError, KeyError, TypeError) as error:
     raise errors.UserError(
-        f"{path} is not valid JSON ({error}); mend or remove it") from error
+        f"{path} is not what was written ({error}); mend it, or remove it to "
+        "go on without a check of the configuration") from error
 
 
 def data_shards(model_dir) -> Optional[int]:
@@ -109,15 +122,31 @@ def _write(model_dir, record: Mapping[str, Any]) -> None:
   partial.replace(folder / FILE_NAME)
 
 
+def _changes(
+    old: Mapping[str, str], new: Mapping[str, str]) -> Mapping[str, str]:
+  """Name -> `NAME was A, now B`, of what differs."""
+  return {name: f"{name} was {old.get(name, 'unset')}, "
+                f"now {new.get(name, 'unset')}"
+          for name in sorted({*old, *new}) if old.get(name) != new.get(name)}
+
+
 def differences(
     old: Mapping[str, str], new: Mapping[str, str]) -> Sequence[str]:
   """Bindings that differ and may not, as `NAME was A, now B`."""
-  lines = []
-  for name in sorted({*old, *new}):
-    before, after = old.get(name, "unset"), new.get(name, "unset")
-    if before != after and not _MAY_CHANGE.fullmatch(name):
-      lines.append(f"{name} was {before}, now {after}")
-  return lines
+  return [line for name, line in _changes(old, new).items()
+          if not _MAY_CHANGE.fullmatch(name)]
+
+
+def _tell_what_follows(
+    old: Mapping[str, str], new: Mapping[str, str]) -> None:
+  """Tells of schedules that depend on what may change, such as TRAIN_STEPS."""
+  for changed, line in _changes(old, new).items():
+    follow = [name for name, value in new.items()
+              if re.search(rf"%{re.escape(changed)}\b", value)
+              and not _MAY_CHANGE.fullmatch(name)]
+    if follow and _MAY_CHANGE.fullmatch(changed):
+      progress.say(f"{line}: {follow[0]} follows it, and was another for the "
+                   "steps so far")
 
 
 def start(
@@ -137,12 +166,21 @@ def start(
   """
   record = read(model_dir) or {
       "schema_version": SCHEMA_VERSION, "created": _now(), "starts": []}
-  record.update(
-      engine=engine, versions=versions(), devices=devices,
-      seeds=dict(seeds), data=dict(data), config=dict(config))
+  now, before = versions(), record.get("versions", {})
+  changed = _changes(before, now) if before else {}
+  if changed:
+    progress.say(f"{'; '.join(changed.values())}: results may differ in their "
+                 "last bits from those of a run on one of them")
   record["starts"].append({
       "time": _now(), "step": step,
-      "command": _options["command"] or list(sys.argv)})
+      "command": _options["command"] or list(sys.argv),
+      "versions": now, "devices": devices,
+      "config_changes": list(
+          _changes(record["config"], config).values())
+      if record.get("config") else []})
+  record.update(
+      engine=engine, versions=now, devices=devices,
+      seeds=dict(seeds), data=dict(data), config=dict(config))
   _write(model_dir, record)
   return record
 
@@ -172,6 +210,11 @@ def last_evaluation(model_dir) -> int:
     return -1  # At worst an evaluation is repeated.
 
 
+def _start_of(fingerprint: Any) -> str:
+  parts = fingerprint if isinstance(fingerprint, list) else [fingerprint]
+  return ", ".join(str(part)[:12] for part in parts)
+
+
 def check_same_run(
     model_dir, config: Mapping[str, str], data: Mapping[str, Any]) -> None:
   """Raises UserError if the folder is a run's with other config or data.
@@ -184,15 +227,16 @@ def check_same_run(
   record = read(model_dir)
   if record is None or _options["allow_config_change"] or not config:
     return
-  changed = list(differences(record.get("config", {}), config))
-  before = record.get("data", {}).get(_FINGERPRINT)
-  if before and before != data.get(_FINGERPRINT):
-    changed.append(
-        f"the files of {data.get('task')} had the fingerprint {before[:12]}, "
-        f"now {str(data.get(_FINGERPRINT))[:12]}")
+  changed = list(differences(record["config"], config))
+  for name, what in _FINGERPRINTS.items():
+    before, after = record["data"].get(name), data.get(name)
+    if before and before != after:
+      changed.append(f"the {what} of {data.get('task')} had the fingerprint "
+                     f"{_start_of(before)}, now {_start_of(after)}")
   if changed:
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     raise errors.UserError(
         f"{model_dir} belongs to a run with another config: "
         f"{'; '.join(changed[:3])}{more}; take another MODEL_DIR, or pass "
         "--allow_config_change to go on with the new one")
+  _tell_what_follows(record["config"], config)

@@ -10,6 +10,7 @@ from typing import Any, Callable, Sequence
 from etils import epath
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.embedded_t5x import (
     checkpoint_paths, checkpoints, state_utils)
 from stepdistill_jax.resilience import checkpoint_choice
@@ -94,9 +95,10 @@ class RestoreCheckpointConfig:
 
   @property
   def paths(self) -> Sequence[str]:
-    path = self.path or ()
-    return [os.fspath(path)] if isinstance(path, (str, os.PathLike)) else [
-        os.fspath(p) for p in path]
+    paths = self.path or ()
+    if isinstance(paths, (str, os.PathLike)):
+      paths = [paths]
+    return [locations.absolute(path) for path in paths]
 
 
 @dataclasses.dataclass

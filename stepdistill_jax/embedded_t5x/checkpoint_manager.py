@@ -156,7 +156,11 @@ class OrbaxCheckpointManagerInterface:
       if path.name.startswith(prefix) and path.is_dir() and (
           _TEMPORARY in path.name or path.name.endswith(
               (_UNCHECKED, retention.DELETED_SUFFIX))):
-        path.rmtree()
+        try:
+          retention.remove(path)
+        except OSError as error:
+          progress.say(f"warning: {path} is left over, and cannot be deleted: "
+                       f"{error.strerror or error}")
 
   def all_steps(self) -> Sequence[int]:
     return checkpoint_paths.all_steps(self.directory)

@@ -22,7 +22,8 @@ def get_checkpoint_prefix(prefix: str = "checkpoint") -> str:
   return prefix
 
 
-def _step_of(name: str) -> int | None:
+def step_of(name: str) -> int | None:
+  """The step in a checkpoint's name; None if it is not such a name."""
   match = re.fullmatch(rf"{re.escape(get_checkpoint_prefix())}_(\d+)", name)
   return int(match[1]) if match else None
 
@@ -30,7 +31,7 @@ def _step_of(name: str) -> int | None:
 def all_steps(checkpoints_dir: str) -> Sequence[int]:
   """Steps with a finished checkpoint, ascending."""
   path = epath.Path(checkpoints_dir)
-  steps = [_step_of(p.name) for p in (path.iterdir() if path.is_dir() else ())]
+  steps = [step_of(p.name) for p in (path.iterdir() if path.is_dir() else ())]
   return sorted(step for step in steps if step is not None)
 
 
@@ -57,7 +58,7 @@ def get_checkpoint_dir(checkpoints_dir: str, step: int,
 def get_step_from_checkpoint_dir(checkpoint_dir: str) -> tuple[str, int]:
   """Splits `DIR/checkpoint_STEP` into (DIR, STEP)."""
   parent, name = os.path.split(checkpoint_dir.rstrip("/"))
-  if (step := _step_of(name)) is None:
+  if (step := step_of(name)) is None:
     raise ValueError(
         f"'{checkpoint_dir}' is not named {get_checkpoint_prefix()}_STEP")
   return parent, step

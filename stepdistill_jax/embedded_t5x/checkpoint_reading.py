@@ -7,8 +7,10 @@ checkpoints are two sources. `restore` decides what to ask for.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from typing import Any, Callable, Mapping, Sequence
+import re
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from etils import epath
 from flax import traverse_util
@@ -45,8 +47,8 @@ class OrbaxSource:
     inner = path / checkpoint_paths.STATE_ITEM
     self._path = inner if inner.is_dir() else path
     self._checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    metadata = self._checkpointer.metadata(self._path)
-    self._tree = metadata.item_metadata.tree
+    with _damage_told(self._path):
+      self._tree = self._checkpointer.metadata(self._path).item_metadata.tree
 
   def entries(self) -> Mapping[str, Entry]:
     flat = traverse_util.flatten_dict(self._tree, sep="/")
@@ -60,10 +62,30 @@ class OrbaxSource:
     restore_args = traverse_util.unflatten_dict(
         {name: ocp.ArrayRestoreArgs(sharding=r.sharding, dtype=r.dtype)
          for name, r in requests.items()}, sep="/")
-    restored = self._checkpointer.restore(
-        self._path, args=ocp.args.PyTreeRestore(
-            item=tree, restore_args=restore_args, partial_restore=True))
+    with _damage_told(self._path):
+      restored = self._checkpointer.restore(
+          self._path, args=ocp.args.PyTreeRestore(
+              item=tree, restore_args=restore_args, partial_restore=True))
     return traverse_util.flatten_dict(restored, sep="/")
+
+
+@contextlib.contextmanager
+def _damage_told(path: epath.Path) -> Iterator[None]:
+  """Makes a UserError of what orbax raises where files are missing or cut.
+
+  With a manifest that is known before: this is for Google's checkpoints.
+  """
+  try:
+    yield
+  except Exception as error:  # Orbax raises no other.
+    root = error
+    while root.__cause__ is not None:
+      root = root.__cause__
+    why = re.split(r" \[|\n", str(root))[0][:300]
+    raise errors.UserError(
+        f"the checkpoint {path} cannot be read, its files are incomplete or "
+        f"damaged: {why}; where another one is beside it, moving this one "
+        "away makes that the latest") from error
 
 
 def open_checkpoint(path):

@@ -132,9 +132,9 @@ def find_checkpoint(
 
 
 def describe_data(cfg: datasets.DatasetConfig) -> Mapping[str, Any]:
-  """Name, split and fingerprint of a data set, for the run's record."""
+  """Name, split and fingerprints of a data set, for the run's record."""
   provider = datasets.find_task(cfg)
-  digest, folders = hashlib.sha256(), set()
+  digest, folders, vocabularies = hashlib.sha256(), set(), set()
   for task in sorted(seqio.get_subtasks(provider), key=lambda t: t.name):
     if cfg.split not in (task.splits or ()):
       continue
@@ -146,8 +146,14 @@ def describe_data(cfg: datasets.DatasetConfig) -> Mapping[str, Any]:
       digest.update(f"{file.name} {file.stat().st_size}\n".encode())
       if small:
         digest.update(file.read_bytes())
+    vocabularies |= {
+        str(getattr(feature.vocabulary, "sentencepiece_model_file", ""))
+        for feature in task.output_features.values()}
   return {"task": provider.name, "split": cfg.split,
           "task_feature_lengths": dict(cfg.task_feature_lengths or {}),
           "batch_size": cfg.batch_size, "pack": cfg.pack,
           "shuffle": cfg.shuffle, "folders": sorted(folders),
-          "files_sha256": digest.hexdigest()}
+          "files_sha256": digest.hexdigest(),
+          "vocabularies_sha256": sorted(
+              hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
+              for file in vocabularies if os.path.isfile(file))}

@@ -17,7 +17,8 @@ from typing import Any, Callable, Mapping, Sequence
 import jax
 import seqio
 
-from stepdistill_jax import errors, gin_config, progress, run_record
+from stepdistill_jax import (
+    errors, gin_config, locations, progress, run_record)
 from stepdistill_jax.embedded_t5x import (
     checkpoint_manager as checkpoint_manager_lib, checkpoint_paths, datasets,
     eval as eval_lib, models, partitioning, preflight, state_initializer,
@@ -93,6 +94,7 @@ def train(
     (last step, last train state).
   """
   del use_orbax
+  model_dir = locations.absolute(model_dir)
   with contextlib.ExitStack() as stack:
     # ------------------------------------------------------------------------
     # Checks: a user's mistake must not wait for a compilation

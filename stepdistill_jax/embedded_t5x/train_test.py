@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stepdistill_jax import errors
+from stepdistill_jax import run_record
 from stepdistill_jax import t5x_command
 from stepdistill_jax import testing
 
@@ -82,9 +83,11 @@ def test_record_says_where_the_run_comes_from(whole_run):
   assert record["finished"]["step"] == STEPS
 
 
-def test_interrupted_run_equals_whole_run_bit_for_bit(whole_run, tmp_path):
+def test_interrupted_run_equals_whole_run_bit_for_bit(
+    whole_run, tmp_path, monkeypatch):
   folder, _, state = whole_run
-  run_train(tmp_path, *NO_EVAL, steps=3)
+  monkeypatch.chdir(tmp_path.parent)
+  run_train(f"./{tmp_path.name}/", *NO_EVAL, steps=3)  # One name of two.
   _, resumed = run_train(tmp_path, *NO_EVAL)
   assert scalars(tmp_path / "train", "loss") == scalars(
       folder / "train", "loss")
@@ -139,6 +142,15 @@ def test_other_data_in_the_same_folder_is_refused(whole_run):
       run_train(whole_run[0])
   finally:
     path.write_text(text)
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "null", b"\xff", '{"starts": 3}', '{"starts": [3]}'])
+def test_a_damaged_record_is_told_in_a_line(tmp_path, text):
+  (tmp_path / "run.json").write_bytes(
+      text if isinstance(text, bytes) else text.encode())
+  with pytest.raises(errors.UserError, match="run.json is not what was writ"):
+    run_record.read(tmp_path)
 
 
 def test_actions_end_training(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def verify(path: str) -> dict[str, list[str] | None]:
   """
   found: dict[str, list[str] | None] = {}
   for checkpoint in checkpoints_at(path):
-    problems = checkpoint_choice.problems(checkpoint)
+    problems = checkpoint_choice.problems_by_name(checkpoint)
     found[checkpoint] = None if problems is None else [
         f"{p.file}: {p.detail}" for p in problems]
   return found

@@ -20,6 +20,8 @@ import numpy as np
 from stepdistill_jax import errors
 from stepdistill_jax import progress
 from stepdistill_jax import run_record
+from stepdistill_jax.embedded_t5x import checkpoint_paths
+from stepdistill_jax.interop import t5x_reader
 from stepdistill_jax.resilience import checkpoint_manifest
 
 _METADATA_FILE = "_CHECKPOINT_METADATA"
@@ -42,7 +44,10 @@ def _is_marked(checkpoint: epath.Path) -> bool:
 
 def problems(
     checkpoint: str) -> Optional[Sequence[checkpoint_manifest.Problem]]:
-  """What is wrong with a checkpoint's files; None where none can tell."""
+  """What is wrong with a checkpoint's files.
+
+  None where a manifest is missing, and its arrays can be opened: Google's.
+  """
   folder = epath.Path(checkpoint)
   manifest = folder / checkpoint_manifest.MANIFEST_FILE
   if not manifest.exists():
@@ -54,8 +59,30 @@ def problems(
         (folder / name).exists() for name in (_COMMITTED_FILE, "checkpoint")):
       return [checkpoint_manifest.Problem(
           _COMMITTED_FILE, "missing", "is missing: it was not written whole")]
+    try:
+      t5x_reader.open_checkpoint(checkpoint)
+    except errors.UserError as error:
+      return [checkpoint_manifest.Problem(
+          t5x_reader.STATE_ITEM, "unreadable", str(error))]
     return None
   return checkpoint_manifest.verify(folder)
+
+
+def problems_by_name(
+    checkpoint: str) -> Optional[Sequence[checkpoint_manifest.Problem]]:
+  """As `problems`, and whether its step is that of its name.
+
+  A copied or renamed checkpoint would be taken for the newest, and its step
+  would never be saved.
+  """
+  found = problems(checkpoint)
+  named = checkpoint_paths.step_of(os.path.basename(checkpoint))
+  if not found and named is not None:
+    step = t5x_reader.open_checkpoint(checkpoint).step
+    if step not in (None, named):
+      return [checkpoint_manifest.Problem(
+          t5x_reader.STATE_ITEM, "step", f"is of step {step}")]
+  return found
 
 
 def describe(
@@ -132,7 +159,7 @@ def newest_good(checkpoints: Sequence[str]) -> str:
 
   def decide() -> int:
     for index in reversed(range(len(checkpoints))):
-      found = problems(checkpoints[index])
+      found = problems_by_name(checkpoints[index])
       if not found:
         _found_good(checkpoints[index], found)
         return index

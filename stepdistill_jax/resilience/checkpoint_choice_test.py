@@ -117,9 +117,54 @@ def test_googles_checkpoints_restore_with_a_line(run, capsys):
       capsys.readouterr().err.split())
 
 
+def test_googles_checkpoint_without_a_file_is_told_in_a_line(run):
+  checkpoint = run / "checkpoint_10"
+  for name in (checkpoint_manifest.MANIFEST_FILE, "_CHECKPOINT_METADATA"):
+    (checkpoint / name).unlink()
+  largest = max(checkpoint.rglob("d/*"), key=lambda p: p.stat().st_size)
+  largest.unlink()
+  assert latest(run) == "checkpoint_5"
+  with pytest.raises(errors.UserError, match="incomplete or damaged") as told:
+    checkpoints.load_t5x_checkpoint(str(run), 10)
+  assert "\n" not in str(told.value) and len(str(told.value)) < 800
+
+
 def test_a_lost_manifest_is_damage(run):
   (run / "checkpoint_10" / checkpoint_manifest.MANIFEST_FILE).unlink()
   assert latest(run) == "checkpoint_5"
+
+
+def _half_deleted(checkpoint):
+  for name in ("checksums.json", "_CHECKPOINT_METADATA", "state/_METADATA"):
+    (checkpoint / name).unlink()
+
+
+def _without_arrays(checkpoint):
+  for path in checkpoint.iterdir():
+    if path.name != "state":
+      path.unlink() if path.is_file() else shutil.rmtree(path)
+  (checkpoint / "state" / "manifest.ocdbt").unlink()
+
+
+@pytest.mark.parametrize("make", [
+    lambda checkpoint: checkpoint.mkdir(),
+    lambda checkpoint: checkpoint.write_text("x"),
+    lambda checkpoint: checkpoint.symlink_to("/nowhere"),
+    # A copy's files are as they were written.
+    lambda checkpoint: shutil.copytree(
+        checkpoint.with_name("checkpoint_5"), checkpoint),
+    lambda checkpoint: (shutil.copytree(
+        checkpoint.with_name("checkpoint_10"), checkpoint),
+                        _half_deleted(checkpoint)),
+    lambda checkpoint: (shutil.copytree(
+        checkpoint.with_name("checkpoint_10"), checkpoint),
+                        _without_arrays(checkpoint)),
+])
+def test_what_has_a_checkpoints_name_and_is_none(run, make):
+  from stepdistill_jax import cli
+  make(run / "checkpoint_15")
+  assert latest(run) == "checkpoint_10"
+  assert cli.main(["checkpoint", "verify", str(run)]) == 1
 
 
 def test_verify_command(run, capsys):

@@ -48,15 +48,23 @@ def to_delete(
 
 def delete(checkpoint: str) -> None:
   """Deletes a checkpoint; cut off in the middle, none is left half deleted."""
-  path = epath.Path(checkpoint)
   if "://" in checkpoint:
-    path.rmtree()  # Object stores do not rename.
+    remove(epath.Path(checkpoint))  # Object stores do not rename.
     return
   doomed = epath.Path(checkpoint + DELETED_SUFFIX)
   if doomed.exists():
-    doomed.rmtree()
-  path.rename(doomed)
-  doomed.rmtree()
+    remove(doomed)
+  epath.Path(checkpoint).rename(doomed)
+  remove(doomed)
+
+
+def remove(folder: epath.Path) -> None:
+  """Removes a folder; of a link the link alone, as what it names may be used.
+  """
+  if os.path.islink(folder):
+    os.unlink(folder)
+  else:
+    folder.rmtree()
 
 
 def read_metric(

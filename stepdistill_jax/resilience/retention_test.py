@@ -47,6 +47,13 @@ def test_deleting_leaves_nothing_that_looks_like_a_checkpoint(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_of_a_link_only_the_link_is_deleted(tmp_path):
+  (tmp_path / "elsewhere").mkdir()
+  (tmp_path / "checkpoint_5").symlink_to(tmp_path / "elsewhere")
+  retention.delete(str(tmp_path / "checkpoint_5"))
+  assert [p.name for p in tmp_path.iterdir()] == ["elsewhere"]
+
+
 def test_metrics_are_read_from_the_runs_files(tmp_path):
   from clu import metric_writers
   writer = metric_writers.SummaryWriter(
