@@ -270,6 +270,7 @@ def test_a_folder_that_is_deleted_while_a_run_works_in_it(
   run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
   with hanging_after_a_checkpoint(launcher, run, records) as process:
     shutil.move(run, elsewhere)
+    run.mkdir()  # As a script may that clears a folder.
     assert process.wait() == 2, process.text()
   assert "Traceback" not in process.text()
   assert f"MODEL_DIR={run} was deleted or moved" in process.text()

@@ -12,10 +12,12 @@ import jax
 import seqio
 
 from stepdistill_jax import errors
+from stepdistill_jax import run_record
 from stepdistill_jax import setting_checks
 from stepdistill_jax.embedded_t5x import (
     checkpoint_config, checkpoint_paths, datasets)
 from stepdistill_jax.resilience import checkpoint_choice
+from stepdistill_jax.resilience import run_lock
 
 # Larger data is identified by its file names and sizes alone.
 _MAX_HASHED_BYTES = 256 * 2**20
@@ -85,8 +87,10 @@ def make_folder(model_dir: str) -> None:
 
 
 def check_folder_is_there(model_dir: str) -> None:
-  """Raises UserError if the run folder was deleted."""
-  if "://" not in model_dir and not os.path.isdir(model_dir):
+  """Raises UserError if the run folder was deleted, or is another now."""
+  if "://" not in model_dir and not any(
+      os.path.exists(os.path.join(model_dir, name))
+      for name in (run_lock.FILE_NAME, run_record.FILE_NAME)):
     raise errors.UserError(
         f"MODEL_DIR={model_dir} was deleted or moved while the run worked in "
         "it; nothing is saved. Put it back and give the same command again")

@@ -253,7 +253,7 @@ def train(
         trainer=trainer, train_iter=train_iter, schedule=schedule, step=step,
         model_dir=model_dir, manager=manager, save_cfg=save_cfg,
         evaluations=evaluations, act=act, concurrent_metrics=concurrent_metrics,
-        monitor=guards.Monitor(guards.Guards(), run_state.get("losses", ())),
+        monitor=guards.Monitor(guards.Guards(), **run_state.get("guards", {})),
         signals=signals, background=background)
     at_start = step == _first_step_of_run(model_dir, step)
     not_evaluated = run_record.last_evaluation(model_dir) < step

@@ -253,7 +253,7 @@ class TrainLoop:
     preflight.check_folder_is_there(self.model_dir)
     trainer, start = self.trainer, time.time()
     trainer.watchdog.enter(trainer.watchdog.CHECKPOINT, self.step)
-    run_state = {"losses": self.monitor.losses}
+    run_state = {"guards": self.monitor.state}
     if trainer.period_so_far:
       run_state["period"] = trainer.period_so_far
     self.manager.save(

@@ -197,3 +197,21 @@ def test_transfer_guard_holds_in_the_loop(tmp_path, monkeypatch):
   monkeypatch.setattr(progress.Progress, "at_step", careless)
   with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
     run_train(tmp_path, *NO_EVAL)
+
+
+def test_restarts_tell_what_changed(tmp_path, capsys, monkeypatch):
+  def start(versions, **config):
+    monkeypatch.setattr(run_record, "versions", lambda: versions)
+    run_record.check_same_run(tmp_path, config, {})
+    run_record.start(tmp_path, engine="embedded", config=config, step=0,
+                     seeds={}, data={}, devices="1 x cpu")
+    return " ".join(capsys.readouterr().err.split())
+
+  assert not start({"jax": "1"}, TRAIN_STEPS="5", schedule="%TRAIN_STEPS")
+  said = start({"jax": "2"}, TRAIN_STEPS="9", schedule="%TRAIN_STEPS")
+  assert "TRAIN_STEPS was 5, now 9: schedule follows it" in said
+  assert "jax was 1, now 2: results may differ" in said
+  first, second = run_record.read(tmp_path)["starts"]
+  assert (first["versions"], first["config_changes"]) == ({"jax": "1"}, [])
+  assert second["versions"] == {"jax": "2"}
+  assert second["config_changes"] == ["TRAIN_STEPS was 5, now 9"]

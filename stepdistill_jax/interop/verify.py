@@ -46,7 +46,12 @@ def run(path: str, as_json: bool = False) -> int:
   if "://" in path:
     raise errors.UserError(
         f"verify reads local files; copy {path} to this machine first")
-  found = verify(os.path.expanduser(path))
+  try:
+    found = verify(os.path.expanduser(path))
+  except OSError as error:
+    raise errors.UserError(
+        f"{error.filename or path} cannot be read: "
+        f"{error.strerror or error}") from error
   if as_json:
     print(json.dumps(found, indent=1))
   else:

@@ -48,6 +48,16 @@ def problems(
 
   None where a manifest is missing, and its arrays can be opened: Google's.
   """
+  try:
+    return _problems(checkpoint)
+  except OSError as error:  # Of a folder; of a file it is a problem already.
+    return [checkpoint_manifest.Problem(
+        os.path.relpath(error.filename or checkpoint, checkpoint),
+        "unreadable", f"cannot be read: {error.strerror or error}")]
+
+
+def _problems(
+    checkpoint: str) -> Optional[Sequence[checkpoint_manifest.Problem]]:
   folder = epath.Path(checkpoint)
   manifest = folder / checkpoint_manifest.MANIFEST_FILE
   if not manifest.exists():

@@ -114,13 +114,20 @@ class Monitor:
   """Looks at the metrics of each period and stops or warns by policy.
 
   Attributes:
-    losses: of the last periods, without spikes; for `run_state`.
+    losses: of the last periods, without spikes.
+    skipped: steps since a period free of skipped ones.
   """
 
-  def __init__(self, guards: Guards, losses: Sequence[float] = ()):
+  def __init__(self, guards: Guards, losses: Sequence[float] = (),
+               skipped: int = 0):
     self._guards = guards
     self.losses = list(losses)
-    self._skipped = 0
+    self.skipped = skipped
+
+  @property
+  def state(self) -> Mapping[str, Any]:
+    """The arguments with which a resumed run goes on; for JSON."""
+    return {"losses": self.losses, "skipped": self.skipped}
 
   def check(self, step: int, metrics: Mapping[str, float]) -> None:
     """Takes a period's metrics, which have been written.
@@ -134,14 +141,14 @@ class Monitor:
     """
     bad = int(metrics.get(METRIC, 0))
     self.check_nonfinite(step, bad, metrics.get("loss"))
-    self._skipped = self._skipped + bad if bad else 0
+    self.skipped = self.skipped + bad if bad else 0
     if bad:
       progress.say(
           f"warning: {bad} of the steps up to {step} were skipped: their loss "
           "or gradient was not finite")
-    if self._skipped > self._guards.max_skipped_steps:
+    if self.skipped > self._guards.max_skipped_steps:
       raise errors.UserError(
-          f"{self._skipped} steps up to {step} were skipped, more than "
+          f"{self.skipped} steps up to {step} were skipped, more than "
           f"guards.Guards.max_skipped_steps = "
           f"{self._guards.max_skipped_steps}: the run does not recover")
     self._check_spike(step, metrics.get("loss"))

@@ -58,11 +58,13 @@ def test_monitor_stops_on_what_is_not_finite():
 
 
 def test_monitor_gives_up_on_a_run_that_does_not_recover():
-  monitor = guards.Monitor(guards.Guards("skip", max_skipped_steps=5))
+  policy = guards.Guards("skip", max_skipped_steps=5)
+  monitor = guards.Monitor(policy)
   for step in range(3):
     monitor.check(step, {guards.METRIC: 4})
     monitor.check(step, {guards.METRIC: 0})
   monitor.check(8, {guards.METRIC: 3})
+  monitor = guards.Monitor(policy, **monitor.state)  # A resumed run's.
   with pytest.raises(errors.UserError, match="6 steps up to 9 were skipped"):
     monitor.check(9, {guards.METRIC: 3})
 

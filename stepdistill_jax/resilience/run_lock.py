@@ -54,12 +54,25 @@ def _refuse(model_dir: str, holder: Mapping[str, Any]) -> None:
       "end it, or take another MODEL_DIR")
 
 
-def _is_alive_elsewhere(
-    path: epath.Path, holder: Mapping[str, Any],
-    sleep: Callable[[float], None]) -> bool:
-  """Whether a holder on another host still beats; asks its file for a while."""
-  if holder.get("host") in (None, socket.gethostname()):
+def _may_be_alive(holder: Mapping[str, Any], locked: bool) -> bool:
+  """Whether only its beats can tell if a holder is alive.
+
+  Args:
+    holder: what its file says.
+    locked: whether this process has the kernel's lock on that file: then no
+      process of this host has it.
+  """
+  if holder.get("host") != socket.gethostname():
+    return holder.get("host") is not None
+  pid = holder.get("pid")
+  if locked or not isinstance(pid, int) or pid == os.getpid():
     return False
+  return os.path.exists(f"/proc/{pid}")
+
+
+def _beats(path: epath.Path, holder: Mapping[str, Any],
+           sleep: Callable[[float], None]) -> bool:
+  """Whether a holder still rewrites its file; looks for a while."""
   progress.say(
       f"{path} is of {_describe(holder)}: looking whether that run is alive")
   for _ in range(_STALE_BEATS):
@@ -87,18 +100,20 @@ def held(
   """
   path = epath.Path(model_dir) / FILE_NAME
   local = "://" not in model_dir
-  descriptor = None
+  descriptor, locked = None, False
   before = _read(path)
   try:
     if local:
       descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
       try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = True
       except BlockingIOError:
         _refuse(model_dir, _read(path) or {})
       except OSError:
         pass  # A file system without locks: the beats count.
-    if before and _is_alive_elsewhere(path, before, sleep):
+    if before and _may_be_alive(before, locked) and _beats(
+        path, before, sleep):
       _refuse(model_dir, _read(path) or before)
     if before:
       progress.say(f"took over the stale lock of {_describe(before)}")

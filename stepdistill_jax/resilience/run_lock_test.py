@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -17,6 +19,10 @@ with run_lock.held(sys.argv[1]):
   print("held", flush=True)
   sys.stdin.read()
 """
+
+
+def _no_flock(*unused):
+  raise OSError(errno.ENOLCK, "no locks here")
 
 
 def test_one_run_at_a_time(tmp_path):
@@ -44,11 +50,14 @@ def test_a_killed_process_leaves_no_lock(tmp_path, capsys):
   assert f"stale lock of process {holder.pid}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])
 @pytest.mark.parametrize("beats", [True, False])
-def test_another_hosts_lock_counts_while_it_beats(tmp_path, beats):
+def test_without_the_kernels_lock_beats_count(
+    tmp_path, monkeypatch, host, beats):
   # A file system without locks: only what the file says is known.
+  monkeypatch.setattr(run_lock.fcntl, "flock", _no_flock)
   path = tmp_path / run_lock.FILE_NAME
-  holder = {"host": "elsewhere", "pid": 7, "since": "then", "beat": 1}
+  holder = {"host": host, "pid": os.getppid(), "since": "then", "beat": 1}
   path.write_text(json.dumps(holder))
   waited = []
 
@@ -58,7 +67,8 @@ def test_another_hosts_lock_counts_while_it_beats(tmp_path, beats):
       path.write_text(json.dumps({**holder, "beat": 1 + len(waited)}))
 
   if beats:
-    with pytest.raises(errors.UserError, match="process 7 on elsewhere"):
+    with pytest.raises(
+        errors.UserError, match=f"process {os.getppid()} on {host}"):
       with run_lock.held(str(tmp_path), sleep):
         pass
   else:
