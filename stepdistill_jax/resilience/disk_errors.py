@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
-from typing import Iterator, Optional
+import sys
+from typing import Any, Callable, Iterator, Optional
 
 from etils import epath
 
@@ -75,11 +77,12 @@ def told(model_dir: str) -> Iterator[None]:
   """Makes a UserError of a disk's error inside; leaves others as they are.
 
   A UserError that was on its way when writers failed while they were closed
-  is the one that counts. Clu's writers also log what they raise later on: that
-  is not shown.
+  is the one that counts. Clu's writers also log what they raise later on, and
+  orbax's writes of other arrays find nobody to tell: that is not shown.
   """
-  logger = logging.getLogger("absl")
+  logger, unraisable = logging.getLogger("absl"), sys.unraisablehook
   logger.addFilter(_is_not_of_clu)
+  sys.unraisablehook = functools.partial(_tell_unraisable, unraisable)
   try:
     yield
   except (errors.UserError, errors.Preempted):
@@ -95,7 +98,13 @@ def told(model_dir: str) -> Iterator[None]:
     ) from error
   finally:
     logger.removeFilter(_is_not_of_clu)
+    sys.unraisablehook = unraisable
 
 
 def _is_not_of_clu(record: logging.LogRecord) -> bool:
   return f"{os.sep}clu{os.sep}" not in record.pathname
+
+
+def _tell_unraisable(tell: Callable[[Any], None], unraisable: Any) -> None:
+  if "Event loop is closed" not in str(unraisable.exc_value):
+    tell(unraisable)
