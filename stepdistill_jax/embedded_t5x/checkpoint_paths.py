@@ -24,7 +24,8 @@ def get_checkpoint_prefix(prefix: str = "checkpoint") -> str:
 
 def step_of(name: str) -> int | None:
   """The step in a checkpoint's name; None if it is not such a name."""
-  match = re.fullmatch(rf"{re.escape(get_checkpoint_prefix())}_(\d+)", name)
+  match = re.fullmatch(
+      rf"{re.escape(get_checkpoint_prefix())}_([0-9]+)", name)
   return int(match[1]) if match else None
 
 

@@ -123,6 +123,10 @@ def train(
         "in storage that all of them share")
     resuming = restore_path is not None and (
         os.path.dirname(restore_path.rstrip("/")) == model_dir.rstrip("/"))
+    if resuming and run_record.read(model_dir) is None:
+      progress.say(
+          f"{model_dir} has checkpoints and no {run_record.FILE_NAME}: whether "
+          "configuration, seeds and data are theirs is not known")
     actions_by_mode = _by_mode(actions)
 
     # ------------------------------------------------------------------------

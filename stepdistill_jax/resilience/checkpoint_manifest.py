@@ -54,8 +54,10 @@ def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
     name = prefix + path.name
     if path.is_dir():
       yield from _files(path, name + "/")
-    # A manifest that was cut off while it was written is none.
-    elif not name.startswith(MANIFEST_FILE):
+    # A manifest that was cut off while it was written is none. File systems
+    # and desktops add .nfs…, .DS_Store; zarr's names begin with .z.
+    elif not name.startswith(MANIFEST_FILE) and (
+        path.name[:1] != "." or path.name[:2] == ".z"):
       yield name
 
 

@@ -60,7 +60,8 @@ def test_missing_cut_off_and_swapped_files(checkpoint):
 
 
 def test_an_added_file_is_found(checkpoint):
-  (checkpoint / "state/a/0.1").write_bytes(b"x")
+  for name in ("0.1", ".nfs0001", ".DS_Store"):  # The last two nobody reads.
+    (checkpoint / "state/a" / name).write_bytes(b"x")
   assert found(checkpoint) == [("state/a/0.1", "unlisted")]
 
 
