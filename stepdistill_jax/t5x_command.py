@@ -137,6 +137,10 @@ def run(
       t5x_finder.install(engine)
     except (ModuleNotFoundError, ValueError) as error:
       raise errors.UserError(str(error)) from error
+  if strict and t5x_finder.current_engine() == "google":
+    raise errors.UserError(
+        "--strict: Google's T5X does not check its checkpoints; restore with "
+        "--engine=embedded")
   from stepdistill_jax import progress  # pylint: disable=g-import-not-at-top
   from stepdistill_jax import run_record  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.embedded_t5x import main as t5x_main  # pylint: disable=g-import-not-at-top

@@ -9,6 +9,7 @@ import seqio
 from stepdistill_jax import errors
 from stepdistill_jax import gin_config
 from stepdistill_jax import t5x_command
+from stepdistill_jax import t5x_finder
 from stepdistill_jax import testing
 from stepdistill_jax.embedded_t5x import main as t5x_main
 from stepdistill_jax.embedded_t5x import testing_tasks
@@ -155,6 +156,12 @@ def test_folder_of_a_run_with_another_config(capsys, tmp_path):
   line = train(capsys, tmp_path)
   assert "BATCH_SIZE was 64, now 8" in line
   assert "--allow_config_change" in line
+
+
+def test_strict_is_not_for_googles_engine(monkeypatch):
+  monkeypatch.setattr(t5x_finder, "current_engine", lambda: "google")
+  with pytest.raises(errors.UserError, match="--engine=embedded"):
+    t5x_command.run("train", strict=True)
 
 
 def test_eval_and_infer_want_a_checkpoint(capsys, tmp_path):
