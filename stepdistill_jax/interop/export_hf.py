@@ -276,7 +276,7 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise errors.UserError(
         f"{output} exists and is not an empty folder; give another --output")
-  source = t5x_reader.open_checkpoint(checkpoint)
+  source = t5x_reader.open_good_checkpoint(checkpoint)
   context = run_context.find(source.path)
   parameters = source.parameters
   arch = architecture.infer(

@@ -76,7 +76,7 @@ def import_t5x(
   Raises:
     errors.UserError: it is no checkpoint, no T5, or incomplete.
   """
-  source = t5x_reader.open_checkpoint(path)
+  source = t5x_reader.open_good_checkpoint(path)
   context = run_context.find(source.path)
   arch = architecture.infer(
       {n: a.shape for n, a in source.parameters.items()},

@@ -20,6 +20,7 @@ import tensorstore as ts
 from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.embedded_t5x import legacy_checkpoints
+from stepdistill_jax.resilience import checkpoint_manifest
 
 STATE_ITEM = checkpoint_paths.STATE_ITEM
 METADATA_FILE = "_METADATA"
@@ -215,6 +216,20 @@ def _open_legacy(folder: epath.Path) -> Checkpoint:
     else:
       arrays[name] = _of_value(name, value)
   return Checkpoint(os.fspath(folder), "legacy", arrays)
+
+
+def open_good_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+  """As `open_checkpoint`, and compares the files with their manifest.
+
+  Raises:
+    errors.UserError: also if a file is not what was written.
+  """
+  opened = open_checkpoint(path)
+  if checkpoint_manifest.has_manifest(opened.path):
+    found = checkpoint_manifest.verify(opened.path)
+    if found:
+      raise errors.UserError(checkpoint_manifest.describe(opened.path, found))
+  return opened
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

@@ -28,7 +28,6 @@ _METADATA_FILE = "_CHECKPOINT_METADATA"
 _COMMITTED_FILE = "commit_success.txt"
 # What `custom_metadata` of a checkpoint with a manifest holds.
 MARK = {"manifest": checkpoint_manifest.MANIFEST_FILE}
-_MOST_FILES_TOLD = 3
 # Checkpoints just found good, or told to have no manifest: what is chosen and
 # then restored is not read twice.
 _just_checked: set[str] = set()
@@ -95,15 +94,6 @@ def problems_by_name(
   return found
 
 
-def describe(
-    checkpoint: str, found: Sequence[checkpoint_manifest.Problem]) -> str:
-  """A line about a bad checkpoint: path, with the step, and its files."""
-  files = "; ".join(f"{p.file}: {p.detail}" for p in found[:_MOST_FILES_TOLD])
-  more = len(found) - _MOST_FILES_TOLD
-  return (f"the checkpoint {checkpoint} is not what was written: {files}"
-          + (f"; and {more} more" if more > 0 else ""))
-
-
 def _on_first_host(decide) -> int:
   """A number that host 0 decides on and all hosts get."""
   if jax.process_count() == 1:
@@ -142,7 +132,7 @@ def require_good(checkpoint: str, *, if_not_just_checked: bool = False) -> None:
       return 0
     found = problems(checkpoint)
     if found:
-      raise errors.UserError(describe(checkpoint, found))
+      raise errors.UserError(checkpoint_manifest.describe(checkpoint, found))
     _found_good(checkpoint, found)
     if if_not_just_checked:
       _just_checked.discard(checkpoint)
@@ -173,7 +163,7 @@ def newest_good(checkpoints: Sequence[str]) -> str:
       if not found:
         _found_good(checkpoints[index], found)
         return index
-      line = describe(checkpoints[index], found)
+      line = checkpoint_manifest.describe(checkpoints[index], found)
       if run_record.launch_option("strict"):
         raise errors.UserError(
             f"{line}; without --strict the one before it is used")

@@ -18,6 +18,7 @@ from stepdistill_jax.embedded_t5x import checkpoint_config
 from stepdistill_jax.embedded_t5x import checkpoints
 from stepdistill_jax.embedded_t5x import partitioning
 from stepdistill_jax.embedded_t5x import state_initializer
+from stepdistill_jax.interop import t5x_reader
 from stepdistill_jax.resilience import checkpoint_choice
 from stepdistill_jax.resilience import checkpoint_manifest
 from stepdistill_jax.resilience import damage
@@ -104,6 +105,8 @@ def test_no_good_one_is_left(run):
     checkpoint_config.get_first_valid_restore_config_and_paths([cfg])
   with pytest.raises(errors.UserError, match="is not what was written"):
     _initializer().restore(cfg, str(run / "checkpoint_5"))
+  with pytest.raises(errors.UserError, match="is not what was written"):
+    t5x_reader.open_good_checkpoint(run / "checkpoint_5")
 
 
 def test_googles_checkpoints_restore_with_a_line(run, capsys):

@@ -14,7 +14,7 @@ import concurrent.futures
 import dataclasses
 import json
 import os
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Sequence
 
 from etils import epath
 import xxhash
@@ -27,6 +27,7 @@ _SCHEMA_VERSION = 2
 _OWN_CHECKSUM = "checksum_of_this"
 _BLOCK_BYTES = 2**20
 _THREADS = 4
+_MOST_FILES_TOLD = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,3 +170,11 @@ def verify(checkpoint: str | os.PathLike[str]) -> list[Problem]:
   problems += [Problem(name, "unlisted", "is not in the manifest")
                for name in _files(folder) if name not in entries]
   return [problem for problem in problems if problem is not None]
+
+
+def describe(checkpoint: str, found: Sequence[Problem]) -> str:
+  """A line about a bad checkpoint: path, with the step, and its files."""
+  files = "; ".join(f"{p.file}: {p.detail}" for p in found[:_MOST_FILES_TOLD])
+  more = len(found) - _MOST_FILES_TOLD
+  return (f"the checkpoint {checkpoint} is not what was written: {files}"
+          + (f"; and {more} more" if more > 0 else ""))
