@@ -7,6 +7,7 @@ from flax.linen import partitioning as flax_partitioning
 import gin
 import jax
 import jax.numpy as jnp
+import msgpack
 import numpy as np
 import pytest
 
@@ -153,7 +154,9 @@ def test_load_without_a_model(tmp_path):
 
 def test_modes_find_checkpoints(tmp_path):
   for step in (5, 10):
-    (tmp_path / f"checkpoint_{step}" / "state").mkdir(parents=True)
+    (tmp_path / f"checkpoint_{step}").mkdir()
+    (tmp_path / f"checkpoint_{step}" / "checkpoint").write_bytes(
+        msgpack.packb({"state": {"step": step}}))  # All of it, by T5X's rules.
   (tmp_path / "checkpoint_15.orbax-checkpoint-tmp-1").mkdir()  # Unfinished.
 
   def find(**kwargs):
