@@ -59,3 +59,33 @@ def test_each_batch_has_its_own_key():
   values = dict(fn(dataset(8), STATE, rng=jax.random.PRNGKey(0)))
   assert len(set(values.values())) == 8
   assert values == dict(fn(dataset(8), STATE, rng=jax.random.PRNGKey(0)))
+
+
+def test_padding_of_whole_batches_is_cut_to_quarters():
+  """What a step sees, and one compilation for each length."""
+  tokens = np.zeros((6, 2, 16), np.int32)
+  for row, length in enumerate([3, 1, 4, 9, 2, 5]):
+    tokens[row, row % 2, :length] = 7
+  ds = tf.data.Dataset.from_tensor_slices({
+      "encoder_input_tokens": tokens,
+      "encoder_positions": np.ones((6, 2, 16), np.int32),
+      "decoder_input_tokens": np.zeros((6, 2, 16), np.int32)}).enumerate()
+
+  def lengths(params, batch):
+    del params
+    rows = batch["encoder_input_tokens"]
+    sizes = [batch[name].shape[-1] for name in sorted(batch)]
+    return jnp.stack(
+        [jnp.full(rows.shape[0], size) for size in sizes]
+        + [jnp.sum(rows, (1, 2))], axis=1)
+
+  fn = infer_fn(lengths, batch_size=2)
+  with testing.counted_compilations() as programs:
+    found = [row for _, row in fn(ds, STATE)]
+  assert [row[:3] for row in found] == [
+      [16, 4, 4], [16, 4, 4], [16, 12, 12], [16, 12, 12], [16, 8, 8],
+      [16, 8, 8]]
+  assert [row[3] for row in found] == [7 * n for n in (3, 1, 4, 9, 2, 5)]
+  assert len(programs) == 3
+  whole = infer_fn(lengths, batch_size=2, trim_inputs=False)(ds, STATE)
+  assert all(row[:3] == [16, 16, 16] for _, row in whole)
