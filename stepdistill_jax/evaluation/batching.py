@@ -12,9 +12,10 @@ import dataclasses
 from typing import Sequence
 
 AUTO = "auto"
-# Steps of a half power of two: at most a third of a row is padding.
-LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536,
-          2048)
+# Multiples of 8 in steps of a quarter power of two: from 32 on at most a
+# fifth of a row is padding.
+LADDER = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256,
+          320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048)
 # Input tokens in a batch of automatic size. On a CPU a larger batch gains
 # nothing more; accelerators need it to be busy.
 _AUTO_TOKENS = {"cpu": 4096}
@@ -77,14 +78,16 @@ def plan(
   carried: list[int] = []
   for position, (length, members) in enumerate(buckets.items()):
     members = carried + members
-    rows = rows_for(length, batch_size, platform)
-    rows = -(-min(rows, _power_of_two(len(order))) // multiple) * multiple
+    most = rows_for(length, batch_size, platform)
+    fitting = lambda n, most=most: (
+        -(-min(most, _power_of_two(n)) // multiple) * multiple)
+    rows = fitting(len(order))
     last = position == len(buckets) - 1
     whole = len(members) if last else len(members) // rows * rows
     carried = members[whole:]
     for start in range(0, whole, rows):
-      batches.append(
-          Batch(tuple(members[start:min(start + rows, whole)]), rows, length))
+      chosen = tuple(members[start:min(start + rows, whole)])
+      batches.append(Batch(chosen, fitting(len(chosen)), length))
   return batches
 
 

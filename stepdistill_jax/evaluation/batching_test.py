@@ -33,7 +33,14 @@ def test_few_examples_make_a_small_batch():
   assert batch.rows == 4
 
 
+def test_a_last_batch_of_few_is_small():
+  """The longest inputs are in it: empty rows would cost most there."""
+  batches = batching.plan([10] * 8 + [70] * 3, 8)
+  assert [(len(b.indices), b.rows, b.length) for b in batches] == [
+      (8, 8, 16), (3, 4, 80)]
+
+
 def test_leftovers_move_up():
   batches = batching.plan([10] * 5 + [40] * 5, 4)
   assert [(len(b.indices), b.length) for b in batches] == [
-      (4, 16), (4, 48), (2, 48)]
+      (4, 16), (4, 40), (2, 40)]
