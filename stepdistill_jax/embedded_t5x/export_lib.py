@@ -1,6 +1,6 @@
 """A model that runs without this project: StableHLO, parameters, tokenizer.
 
-The folder also gets `reader.py`, eleven lines that need jax, numpy and
+The folder also gets `reader.py`, ten lines that need jax, numpy and
 sentencepiece alone.
 """
 
@@ -22,17 +22,16 @@ from stepdistill_jax import errors, progress
 from stepdistill_jax.embedded_t5x import utils
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_READER = '''"""Answers lines of text: echo "..." | python reader.py"""
-import json, pathlib, sys, jax, jax.export, numpy as np, sentencepiece
+_READER = '''\
+import pathlib, sys, jax, jax.export, numpy as np, sentencepiece
 here = pathlib.Path(__file__).parent
-meta = json.loads((here / "export.json").read_text())
 params = dict(np.load(here / "params.npz"))
 model = jax.export.deserialize((here / "model.stablehlo").read_bytes())
 pieces = sentencepiece.SentencePieceProcessor(str(here / "spiece.model"))
-batch = np.zeros((meta["batch_size"], meta["inputs_length"]), np.int32)
-for line in sys.stdin:
-  ids = pieces.encode(line.strip())[:meta["inputs_length"] - 1]
-  batch[0] = np.pad(ids + [meta["eos_id"]], (0, batch.shape[1] - len(ids) - 1))
+batch = np.zeros(model.in_avals[-1].shape, np.int32)
+for line in sys.stdin:  # A question each: echo "..." | python reader.py
+  ids = pieces.encode(line.strip())[:batch.shape[1] - 1] + [pieces.eos_id()]
+  batch[0] = np.pad(ids, (0, batch.shape[1] - len(ids)))
   print(pieces.decode(jax.jit(model.call)(params, batch)[0].tolist()))
 '''
 

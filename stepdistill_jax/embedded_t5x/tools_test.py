@@ -86,6 +86,7 @@ def test_export_runs_without_this_project(tmp_path):
   export_lib.save(model=make_model(vocabulary), **arguments)
   meta = json.loads((out / "export.json").read_text())
   assert meta["inputs_length"] == 12 and meta["step"] == 0
+  assert len((out / "reader.py").read_text().splitlines()) == 10
   texts = ["the answer", "is"]
   result = subprocess.run(
       [sys.executable, str(out / "reader.py")], input="\n".join(texts),
