@@ -3,7 +3,7 @@
 It builds what the gin files say with the interface that both engines have, and
 then takes lines of JSON: `{"train": steps}` runs so many steps with metrics
 and event files, `{"decode": null}` decodes the test set with the parameters
-there are, `{"save": DIR}` and `{"restore": DIR}` write and read a checkpoint.
+there are, `{"save": FILE}` and `{"restore": FILE}` write and read them.
 Each is answered by a line of JSON with the seconds it took.
 """
 
@@ -79,19 +79,19 @@ class Engine:
     return {"seconds": time.perf_counter() - start, "examples": self._count,
             "tokens": [np.asarray(tokens).tolist() for _, tokens in found]}
 
-  def save(self, folder: str) -> dict:
+  def save(self, file: str) -> dict:
     import flax
     import jax
     import numpy as np
     params = jax.device_get(self._trainer.train_state.params)
     flat = flax.traverse_util.flatten_dict(flax.core.unfreeze(params), sep="/")
-    np.savez(os.path.join(folder, "params.npz"), **flat)
+    np.savez(file, **flat)
     return {}
 
-  def restore(self, folder: str) -> dict:
+  def restore(self, file: str) -> dict:
     import flax
     import numpy as np
-    flat = dict(np.load(os.path.join(folder, "params.npz")))
+    flat = dict(np.load(file))
     params = flax.core.freeze(
         flax.traverse_util.unflatten_dict(flat, sep="/"))
     state = self._trainer.train_state.replace_params(params)

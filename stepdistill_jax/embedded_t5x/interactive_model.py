@@ -103,6 +103,8 @@ class InteractiveModel:
             self._batch_size, drop_remainder=True)
     self.train_step_from_batch_iterator(batch.as_numpy_iterator())
 
+  train_step_with_preprocessors = train_step
+
   def train_step_from_batch_iterator(self, iterator) -> None:
     self.train_summary = self.trainer.train(iterator, 1, self.step).result()
 
@@ -147,12 +149,55 @@ class InteractiveModel:
   def evaluate(
       self, examples: Sequence[Mapping[str, str]],
       metric_fns: Sequence[Callable[..., Mapping[str, Any]]],
-      postprocessor: Callable[..., Any] = lambda text, **_: text):
-    """Metrics of predictions against the examples' targets."""
-    predictions = [postprocessor(text, is_target=False)
-                   for _, text in self.predict(examples)]
-    targets = [postprocessor(e["targets"], is_target=True) for e in examples]
+      postprocessor: Callable[..., Any] | None = None, preprocessors=None):
+    """Metrics of the model's answers against the examples' targets.
+
+    Args:
+      metric_fns: of `(targets, predictions)`, of these and `aux_values`, or
+        of `(targets, scores)`, as SeqIO's tasks have them.
+      postprocessor: of texts, called with `is_target`.
+    """
+    postprocess = postprocessor or (lambda text, **_: text)
+    takes = [inspect.signature(fn).parameters for fn in metric_fns]
+    targets = [postprocess(e["targets"], is_target=True) for e in examples]
+    given = {}
+    if any("scores" in names for names in takes):
+      given["scores"] = [
+          score for _, score in self.score(examples, preprocessors)]
+    if any("predictions" in names for names in takes):
+      pairs, given["aux_values"] = self.predict_with_aux(
+          examples, preprocessors)
+      given["predictions"] = [
+          postprocess(text, is_target=False) for _, text in pairs]
     metrics = {}
-    for metric_fn in metric_fns:
-      metrics.update(metric_fn(targets, predictions))
+    for metric_fn, names in zip(metric_fns, takes):
+      metrics.update(metric_fn(
+          targets, **{k: given[k] for k in names if k in given}))
     return metrics
+
+  def evaluate_with_preprocessors(
+      self, examples, preprocessors, metric_fns, postprocessor=None):
+    return self.evaluate(examples, metric_fns, postprocessor, preprocessors)
+
+  def train_loop(
+      self, num_steps: int, eval_period: int = 1, train_batches=None,
+      predict_batches=None, score_batches=None, eval_batches=None,
+      metrics_fns=None):
+    """Trains on the batches in turn, and each `eval_period` asks the others.
+
+    Returns:
+      The last predictions, scores and metrics; None for what was not asked.
+    """
+    predictions = scores = metrics = None
+    for step in range(num_steps):
+      if train_batches:
+        self.train_step(train_batches[step % len(train_batches)])
+      if step % eval_period:
+        continue
+      for batch in predict_batches or ():
+        predictions, _ = self.predict_with_aux(batch)
+      for batch in score_batches or ():
+        scores = self.score(batch)
+      for batch in eval_batches or ():
+        metrics = self.evaluate(batch, metrics_fns)
+    return predictions, scores, metrics

@@ -116,9 +116,9 @@ class Optimizer(struct.PyTreeNode):
   def state_dict(self) -> dict:
     return self.optimizer_def.state_dict(self.target, self.state)
 
-  def restore_state(self, state_dict: Mapping[str, Any]) -> Optimizer:
+  def restore_state(self, state: Mapping[str, Any]) -> Optimizer:
     target, state = self.optimizer_def.restore_state(
-        self.target, self.state, state_dict)
+        self.target, self.state, state)
     return self.replace(target=target, state=state)
 
 

@@ -63,9 +63,22 @@ def test_interactive_model_trains_predicts_and_goes_on(tmp_path):
   assert all(score < 0 for score in scores)
   metrics = model.evaluate(examples, [testing_tasks.exact_match])
   assert 0 <= metrics["exact_match"] <= 100
+  mean_score = lambda targets, scores: {"score": np.mean(scores)}
+  with_aux = lambda targets, predictions, aux_values: {
+      "rows": len(aux_values["scores"])}
+  metrics = model.evaluate_with_preprocessors(
+      examples, None, [mean_score, with_aux])
+  np.testing.assert_allclose(metrics["score"], np.mean(scores), rtol=1e-6)
+  assert metrics["rows"] == 4
+  predictions, none, metrics = model.train_loop(
+      3, 2, [examples], predict_batches=[["ab"], ["cd", "ef"]],
+      eval_batches=[examples], metrics_fns=[mean_score])
+  assert model.step == 8 and len(predictions) == 2 and none is None
+  assert metrics["score"] > np.mean(scores)  # Learned meanwhile.
+  scores = [score for _, score in model.score(examples)]
   model.save_checkpoint()
   again = make_interactive(tmp_path, testing_tasks.VOCABULARY)
-  assert again.step == 5
+  assert again.step == 8
   np.testing.assert_allclose(
       [score for _, score in again.score(examples)], scores, rtol=1e-6)
 
