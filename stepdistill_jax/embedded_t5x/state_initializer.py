@@ -10,7 +10,6 @@ from etils import epath
 import flax.core
 from flax import traverse_util
 import jax
-import numpy as np
 
 from stepdistill_jax.embedded_t5x import (
     checkpoint_config, train_state as train_state_lib)
@@ -46,7 +45,7 @@ class TrainStateInitializer:
     self._partitioner = partitioner
     self._initialize = initialize
     self.global_train_state_shape = jax.eval_shape(
-        initialize, rng=jax.ShapeDtypeStruct((2,), np.uint32))
+        initialize, rng=jax.eval_shape(jax.random.PRNGKey, 0))
     self.train_state_axes = partitioner.get_mesh_axes(
         self.global_train_state_shape)
     # Scanned layers ask for the parameters' shardings inside the scan.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import gc
 import os
 import time
@@ -133,8 +134,10 @@ def train(
     # Seeds
     # ------------------------------------------------------------------------
     seeds = _resolve_seeds(model_dir, random_seed, train_dataset_cfg.seed)
-    if use_hardware_rng or random_seed is None:
-      stack.enter_context(jax.default_prng_impl("unsafe_rbg"))
+    random_bits = functools.partial(jax.default_prng_impl, (
+        "unsafe_rbg" if use_hardware_rng or random_seed is None
+        else jax.config.jax_default_prng_impl))
+    stack.enter_context(random_bits())
     init_rng, trainer_rng = jax.random.split(
         jax.random.PRNGKey(seeds["model"]))
 
@@ -170,7 +173,12 @@ def train(
     trainer.check_batch_size(layout.batch_size)
     background = stack.enter_context(
         concurrent.futures.ThreadPoolExecutor(1))
-    compiling = background.submit(trainer.compile_train, batch_spec)
+
+    def compile_train() -> None:
+      with random_bits():  # A thread does not see another's contexts.
+        trainer.compile_train(batch_spec)
+
+    compiling = background.submit(compile_train)
 
     # ------------------------------------------------------------------------
     # Initial state: from model_dir, else from the checkpoint that the config

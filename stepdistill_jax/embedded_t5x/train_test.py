@@ -153,6 +153,18 @@ def test_a_damaged_record_is_told_in_a_line(tmp_path, text):
     run_record.read(tmp_path)
 
 
+def test_no_seed_is_a_new_one_with_fast_random_bits(tmp_path):
+  """T5X's default; the record's seed repeats the run."""
+  run_train(tmp_path / "run", "RANDOM_SEED = None", *NO_EVAL, steps=3)
+  seed = run_record.read(tmp_path / "run")["seeds"]["model"]
+  run_train(tmp_path / "again", f"RANDOM_SEED = {seed}",
+            "USE_HARDWARE_RNG = True", *NO_EVAL, steps=3)
+  first, again = (scalars(tmp_path / name / "train", "loss")
+                  for name in ("run", "again"))
+  assert first == again and len(first) == 3
+  assert jax.config.jax_default_prng_impl == "threefry2x32"
+
+
 def test_actions_end_training(tmp_path, monkeypatch):
   from stepdistill_jax.embedded_t5x import train as train_lib
   seen = []
