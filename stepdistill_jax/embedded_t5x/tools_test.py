@@ -22,12 +22,13 @@ from stepdistill_jax.embedded_t5x.examples.t5 import network
 
 MODEL = "t5x/configs/runs/testing_model.gin"
 LENGTHS = {"inputs": 12, "targets": 8}
+SIZES = {"vocab_size": 384, "emb_dim": 16, "num_heads": 2,
+         "num_encoder_layers": 1, "num_decoder_layers": 1, "head_dim": 4,
+         "mlp_dim": 16, "mlp_activations": ("relu",), "dtype": "float32"}
 
 
 def make_model(vocabulary):
-  config = network.T5Config(
-      vocab_size=384, emb_dim=16, num_heads=2, num_encoder_layers=1,
-      num_decoder_layers=1, head_dim=4, mlp_dim=16, dropout_rate=0.0)
+  config = network.T5Config(**SIZES, dropout_rate=0.0)
   return models.EncoderDecoderModel(
       module=network.Transformer(config=config), input_vocabulary=vocabulary,
       output_vocabulary=vocabulary,
@@ -88,15 +89,18 @@ def test_export_runs_without_this_project(tmp_path):
   vocabulary = seqio.SentencePieceVocabulary(str(spiece), extra_ids=0)
   model = make_interactive(tmp_path / "run", vocabulary)
   model.save_checkpoint()
-  from stepdistill_jax.embedded_t5x import export_lib
-  from stepdistill_jax.embedded_t5x import utils
   out = tmp_path / "out"
-  arguments = dict(
-      partitioner=partitioning.PjitPartitioner(num_partitions=1),
-      restore_checkpoint_cfg=utils.RestoreCheckpointConfig(
-          str(tmp_path / "run" / "checkpoint_0"), "specific"),
-      output_dir=str(out), task_feature_lengths=LENGTHS)
-  export_lib.save(model=make_model(vocabulary), **arguments)
+  bindings = [
+      *(f"network.T5Config.{k} = {v!r}" for k, v in SIZES.items()),
+      f"TASK_FEATURE_LENGTHS = {LENGTHS}", f"MODEL_OUTPUT_DIR = {str(out)!r}",
+      f"CHECKPOINT_PATH = {str(tmp_path / 'run' / 'checkpoint_0')!r}",
+      "DROPOUT_RATE = 0.0"]
+  export = lambda model_file, *more: t5x_command.run(
+      "export", ["t5x/configs/runs/export.gin", model_file],
+      [*bindings, *more], engine="embedded")
+  export("t5x/examples/t5/t5_1_1/tiny.gin",
+         f"seqio.SentencePieceVocabulary.sentencepiece_model_file = "
+         f"{str(spiece)!r}", "seqio.SentencePieceVocabulary.extra_ids = 0")
   meta = json.loads((out / "export.json").read_text())
   assert meta["inputs_length"] == 12 and meta["step"] == 0
   assert len((out / "reader.py").read_text().splitlines()) == 10
@@ -108,7 +112,7 @@ def test_export_runs_without_this_project(tmp_path):
   expected = [text for _, text in model.predict(texts)]
   assert result.stdout.splitlines() == expected
   with pytest.raises(errors.UserError, match="SentencePiece"):
-    export_lib.save(model=make_model(testing_tasks.VOCABULARY), **arguments)
+    export(MODEL)
 
 
 def test_precompile_fills_the_cache_that_train_reads(tmp_path):
