@@ -112,6 +112,13 @@ def known_names() -> list[str]:
   return names
 
 
+def _all_types() -> str:
+  """All accelerator types, as a shell would write them."""
+  return ", ".join(
+      f"{chip.name}-{{{','.join(str(n * chip.cores) for n in _shapes(chip))}}}"
+      for chip in CHIPS.values())
+
+
 def parse(name: str) -> Topology:
   """Understands `v5e:4x4`, `v5e-16`, `v5litepod-16`, `v4-32`, `V5P-8`.
 
@@ -130,8 +137,7 @@ def parse(name: str) -> Topology:
   if not match or generation not in CHIPS:
     raise errors.UserError(errors.unknown_name_message(
         "topology", name, known_names(),
-        f"known generations: {', '.join(CHIPS)}; written v5e-16, "
-        "v5litepod-16, v5e:4x4, v4-32 (cores), v4:2x2x4, v5p-8, v6e-8"))
+        f"known: {_all_types()}; also v5litepod-16, v5e:4x4, v4:2x2x4"))
   chip = CHIPS[generation]
   shapes = _shapes(chip)
   if "x" in match[2]:

@@ -101,8 +101,8 @@ def decode(
 def of_program(jaxpr: Any) -> int:
   """FLOPs of all matrix products of a traced program, turn by turn of loops.
 
-  With what is computed again for rematerialization. Loops of unknown length
-  count once, of branches the dearest.
+  With what is computed again for rematerialization, and a TPU's gradients of
+  embeddings. Loops of unknown length count once, of branches the dearest.
 
   Args:
     jaxpr: `jax.core.Jaxpr`, or a closed one.

@@ -50,7 +50,8 @@ def _program(name: str, figures: Mapping[str, Any], hbm: float) -> list[str]:
   kinds = figures["hbm_bytes"]
   fits = "fits" if figures["fits"] else "does NOT fit"
   repeated = figures["flops_with_repeated"]
-  again = (f", {_flops(repeated)} with what is computed again"
+  again = (f", {_flops(repeated)} with what is computed again and embeddings' "
+           "gradients"
            if repeated > 1.005 * figures["flops"] else "")
   lines = [
       f"{name}: {fits}: {_gib(kinds['total'])} of {_gib(hbm)} a chip; compiled "

@@ -234,8 +234,9 @@ class Compiled:
     executable: JAX's.
     batch: feature -> shape and dtype.
     seconds: of lowering and compiling.
-    traced_flops: of its matrix products with what is computed again, on all
-      devices; None where the length of a loop is not known.
+    traced_flops: of its matrix products with what is computed again and
+      gradients of embeddings, on all devices; None where the length of a loop
+      is not known.
   """
 
   name: str

@@ -57,8 +57,11 @@ def dot_product_attention(
     batch, heads, _, kv_length = weights.shape
     keep = jax.random.bernoulli(
         dropout_rng, keep_prob, (batch, heads, 1, kv_length))
-    weights = weights * (
-        keep.astype(weights.dtype) / jnp.asarray(keep_prob, dtype))
+    # One draw for all queries: it can act on the values, and the backward pass
+    # need not keep the weights twice.
+    scale = (keep.astype(value.dtype) / jnp.asarray(keep_prob, dtype))[:, :, 0]
+    value = value * (scale[:, :, None] if from_cache
+                     else jnp.swapaxes(scale, 1, 2)[..., None])
   return jnp.einsum(f"bhqk,{axes}->bqhd", weights, value)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Callable, Sequence
 
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
+import jax
 from jax import lax
 import jax.numpy as jnp
 
@@ -118,6 +119,50 @@ class MlpBlock(nn.Module):
         inputs.shape[-1], kernel_axes=("mlp", "embed"), name="wo")(x)
 
 
+def _one_hot(ids: Array, size: int, dtype: DType) -> Array:
+  """int [...] -> [..., size]; zeros for ids outside."""
+  return jnp.asarray(ids[..., None] == jnp.arange(size, dtype=jnp.int32), dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _look_up(table: Array, ids: Array, size: int, dtype: DType) -> Array:
+  """Rows of a table: float32 [size, features], int [...] -> [..., features].
+
+  Zeros for ids outside. On TPUs the table's gradient is a matrix product with
+  a one-hot matrix, which is never stored: it adds up in float32 and needs less
+  memory than the scatter that it is elsewhere, where the product costs more.
+  """
+  del size
+  return table.at[ids].get(
+      mode="fill", fill_value=0, wrap_negative_indices=False).astype(dtype)
+
+
+def _look_up_forward(table, ids, size, dtype):
+  return _look_up(table, ids, size, dtype), ids
+
+
+def _sums_by_product(ids: Array, rows: Array, size: int) -> Array:
+  """Sums of the rows of each id: [..., features] -> [size, features]."""
+  axes = tuple(range(ids.ndim))
+  return lax.dot_general(
+      _one_hot(ids, size, rows.dtype), rows, ((axes, axes), ((), ())))
+
+
+def _sums_by_scatter(ids: Array, rows: Array, size: int) -> Array:
+  return jnp.zeros((size, rows.shape[-1]), rows.dtype).at[ids].add(
+      rows, mode="drop", wrap_negative_indices=False)
+
+
+def _look_up_backward(size, unused_dtype, ids, gradient):
+  of_table = lax.platform_dependent(
+      ids, gradient, tpu=functools.partial(_sums_by_product, size=size),
+      default=functools.partial(_sums_by_scatter, size=size))
+  return of_table.astype(jnp.float32), None
+
+
+_look_up.defvjp(_look_up_forward, _look_up_backward)
+
+
 class Embed(nn.Module):
   """Token embeddings, and the tied output projection.
 
@@ -150,12 +195,11 @@ class Embed(nn.Module):
       inputs = inputs.astype(self.cast_input_dtype)
     if not jnp.issubdtype(inputs.dtype, jnp.integer):
       raise ValueError(f"token ids must be integers, got {inputs.dtype}")
-    table = jnp.asarray(self.embedding, self.dtype)
     if self.one_hot:
-      ids = jnp.arange(self.num_embeddings, dtype=jnp.int32)
-      return jnp.asarray(inputs[..., None] == ids, self.dtype) @ table
-    output = table.at[inputs].get(
-        mode="fill", fill_value=0, wrap_negative_indices=False)
+      table = jnp.asarray(self.embedding, self.dtype)
+      return _one_hot(inputs, self.num_embeddings, self.dtype) @ table
+    output = _look_up(
+        self.embedding, inputs, self.num_embeddings, self.dtype)
     return with_sharding_constraint(output, ("batch", "length", "embed"))
 
   def attend(self, query: Array) -> Array:

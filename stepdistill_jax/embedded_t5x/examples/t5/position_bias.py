@@ -74,8 +74,18 @@ class RelativePositionBiases(nn.Module):
 
   def __call__(self, qlen: int, klen: int, bidirectional: bool = True) -> Array:
     """Biases of all pairs: `[1, num_heads, qlen, klen]`."""
-    relative_position = np.arange(klen)[None, :] - np.arange(qlen)[:, None]
-    return self._of_buckets(self._bucket(relative_position, bidirectional))
+    # A bucket is a range of relative positions, and its two ends are all that
+    # the program needs to know: a one-hot constant of all pairs would add 256
+    # MiB to it at 2,048 positions.
+    position = np.arange(1 - qlen, klen)
+    in_bucket = (np.arange(self.num_buckets)[:, None]
+                 == self._bucket(position, bidirectional))
+    first = np.where(in_bucket, position, klen).min(axis=1)  # None has klen.
+    last = np.where(in_bucket, position, -qlen).max(axis=1)
+    relative_position = (lax.broadcasted_iota(jnp.int32, (qlen, klen), 1)
+                         - lax.broadcasted_iota(jnp.int32, (qlen, klen), 0))
+    return self._of_one_hot((relative_position >= first[:, None, None])
+                            & (relative_position <= last[:, None, None]))
 
   def decoding_row(self, length: int, index: Array) -> Array:
     """The row of one query position that is known only at run time.
@@ -95,7 +105,9 @@ class RelativePositionBiases(nn.Module):
     """
     # Distances length-1, ..., 1, 0, and then 0 for what lies ahead.
     relative_position = np.minimum(np.arange(2 * length - 1) - (length - 1), 0)
-    biases = self._of_buckets(self._bucket(relative_position, False)[None])
+    bucket = self._bucket(relative_position, False)
+    biases = self._of_one_hot(
+        np.arange(self.num_buckets)[:, None, None] == bucket)
     biases = biases[0, :, 0, :]  # [num_heads, 2 * length - 1]
     start = length - 1 - jnp.reshape(index, (-1,))  # [batch or 1]
     if start.shape[0] == 1:
@@ -109,11 +121,9 @@ class RelativePositionBiases(nn.Module):
     return relative_position_bucket(
         relative_position, bidirectional, self.num_buckets, self.max_distance)
 
-  def _of_buckets(self, bucket: np.ndarray) -> Array:
-    """[qlen, klen] buckets -> [1, num_heads, qlen, klen] biases."""
+  def _of_one_hot(self, one_hot: Array) -> Array:
+    """bool [buckets, qlen, klen] -> [1, num_heads, qlen, klen] biases."""
     embedding = jnp.asarray(self.rel_embedding, self.dtype)
-    # A contraction with a constant one-hot array: its gradient is a matrix
-    # product, where a gather's would be a slow scatter.
-    one_hot = np.arange(self.num_buckets)[:, None, None] == bucket
-    # [heads, buckets] x [buckets, qlen, klen] -> [heads, qlen, klen]
+    # A contraction: its gradient is a matrix product, where a gather's would
+    # be a slow scatter.
     return jnp.tensordot(embedding, jnp.asarray(one_hot, self.dtype), 1)[None]
