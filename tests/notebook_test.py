@@ -1,10 +1,15 @@
 """launch/colab/stepdistill.ipynb runs from top to bottom in its small setting."""
 
+import hashlib
+import io
 import json
 import os
 import pathlib
+import urllib.request
 
 import pytest
+
+from stepdistill_jax import testing
 
 NOTEBOOK = (pathlib.Path(__file__).resolve().parents[1]
             / "launch" / "colab" / "stepdistill.ipynb")
@@ -14,6 +19,51 @@ def test_no_output_is_committed():
   notebook = json.loads(NOTEBOOK.read_text("utf-8"))
   for cell in notebook["cells"]:
     assert not cell.get("outputs") and not cell.get("execution_count")
+
+
+@pytest.fixture
+def download():
+  """The notebook's function that fetches the published files."""
+  cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+  (source,) = ["".join(cell["source"]) for cell in cells
+               if "def download" in "".join(cell["source"])]
+  names = {}
+  exec(source, names)  # Our own cell.  # pylint: disable=exec-used
+  return names["download"]
+
+
+def test_the_published_files_are_fetched_once_and_checked(
+    download, tmp_path, monkeypatch):
+  data, asked = testing.real_data_dir(), []
+
+  def answer(url, timeout):
+    asked.append(url)
+    name = url.split("/datasets/")[-1].replace(
+        url.rsplit("/", 1)[0] + "/spiece", "vocab/spiece")
+    return io.BytesIO((data / name).read_bytes())
+
+  monkeypatch.setattr(urllib.request, "urlopen", answer)
+  assert download(tmp_path) and len(asked) == 6
+  assert download(tmp_path) and len(asked) == 6
+  for file in tmp_path.rglob("*.*"):
+    expected = (data / file.relative_to(tmp_path)).read_bytes()
+    assert hashlib.sha256(file.read_bytes()).digest() == hashlib.sha256(
+        expected).digest()
+
+
+@pytest.mark.parametrize("answer, words", [
+    (OSError("no route to host"), "no route to host"),
+    (b"<html>", "is not the file that was published")])
+def test_without_the_published_files_this_is_told(
+    download, answer, words, tmp_path, monkeypatch, capsys):
+  def urlopen(url, timeout):
+    if isinstance(answer, Exception):
+      raise answer
+    return io.BytesIO(answer)
+
+  monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+  assert not download(tmp_path)
+  assert words in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 def test_every_cell_runs(tmp_path, monkeypatch):
