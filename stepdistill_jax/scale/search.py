@@ -207,8 +207,9 @@ def search(
     now: the clock.
 
   Returns:
-    JSON values: `candidates`, `arrangements` (how many there are),
-    `seem_to_fit`, and whether `out_of_time`.
+    JSON values: `candidates`, the best first, and the name of the one that is
+    `recommended`; `arrangements` (how many there are), `seem_to_fit`, and
+    whether `out_of_time`.
   """
   *facts, batch_size = _facts(request)
   topology, start = request.topology, now()
@@ -245,4 +246,6 @@ def search(
       "gin_files": list(request.gin_files),
       "gin_bindings": list(request.gin_bindings),
       "arrangements": len(all_of_them), "seem_to_fit": seem_to_fit,
-      "out_of_time": out_of_time, "candidates": found}
+      "out_of_time": out_of_time,
+      "recommended": next((c["name"] for c in found if c["fits"]), None),
+      "candidates": found}
