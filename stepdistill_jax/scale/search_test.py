@@ -85,6 +85,7 @@ def test_the_fastest_that_fits_is_recommended(monkeypatch):
   found, made = _search(monkeypatch, lambda i: outcomes[i], limit=3)
   assert [c["steps_per_second"] for c in found["candidates"]] == [
       5, pytest.approx(1 / 0.3), None]
+  assert found["recommended"] == found["candidates"][0]["name"]
   # Each was compiled as it is named, after the user's own bindings.
   assert all(r.gin_bindings[0] == "B = 1" and len(r.gin_bindings) == 6
              for r in made)
@@ -106,6 +107,7 @@ def test_number_and_time_are_bounded_and_impossible_shapes_are_passed(
 
   found, made = _search(monkeypatch, outcome, limit=4)
   assert len(made) == 4 and not found["out_of_time"]
+  assert found["recommended"] is None
   lines = "\n".join(plan_text.search_lines(found))
   assert "no such mesh" in lines and "none of those tried fits" in lines
   clock = iter(range(0, 1000, 10))
