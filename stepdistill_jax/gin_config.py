@@ -75,7 +75,8 @@ def _check_file(name: str, folders: Sequence[str]) -> None:
     return
   raise errors.UserError(errors.unknown_name_message(
       "gin file", name, set(_gin_files_below(folders)),
-      f"(looked in {', '.join(map(os.path.abspath, folders))})"))
+      "(looked in "
+      f"{', '.join(dict.fromkeys(map(os.path.abspath, folders)))})"))
 
 
 def _explain(error: Exception, bindings: Sequence[str]) -> str:
