@@ -32,6 +32,29 @@ def _pad_batch(tree, size: int):
       if len(x) < size else x, tree)
 
 
+def _used_length(tokens: np.ndarray) -> int:
+  """Positions up to the last that is no padding in some row; at least 1."""
+  used = np.flatnonzero(tokens.reshape(-1, tokens.shape[-1]).any(axis=0))
+  return int(used[-1]) + 1 if used.size else 1
+
+
+def _sorted_batches(ds: tf.data.Dataset, size: int):
+  """Batches of (indices, features) in which inputs are of like length.
+
+  Rows are as many as fit, fewer in the last.
+  """
+  rows = sorted(ds.as_numpy_iterator(),
+                key=lambda row: _used_length(row[1]["encoder_input_tokens"]))
+  for start in range(0, len(rows), size):
+    yield jax.tree.map(lambda *xs: np.stack(xs), *rows[start:start + size])
+
+
+def _rows_for(count: int, batch_size: int, devices: int) -> int:
+  """The fewest quarters of a batch that hold `count` and suit the devices."""
+  quarters = (batch_size * n // 4 for n in (1, 2, 3, 4))
+  return next(n for n in quarters if n >= count and n % devices == 0)
+
+
 def _trimmed(batch: Mapping[str, Any]):
   """Cuts padding that all rows have at the end of the encoder's inputs.
 
@@ -42,8 +65,7 @@ def _trimmed(batch: Mapping[str, Any]):
   if tokens is None or tokens.ndim < 2 or tokens.dtype.kind not in "iu":
     return batch
   full = tokens.shape[-1]
-  used = np.flatnonzero(tokens.reshape(-1, full).any(axis=0))
-  used = int(used[-1]) + 1 if used.size else 1
+  used = _used_length(tokens)
   if jax.process_count() > 1:  # All hosts run one program.
     used = int(np.max(multihost_utils.process_allgather(np.array(used))))
   length = next(part for part in (
@@ -71,11 +93,13 @@ def get_infer_fn(
   Args:
     infer_step: `model.predict_batch`, `score_batch` or the like; takes
       parameters and a batch, and `rng` and `flax_mutables` if it names them.
-    batch_size: of the global batch. The last batch is padded to it, so that
-      one compilation serves all.
+    batch_size: of the global batch. The last batch is padded to it (by length:
+      to quarters of it), so that few compilations serve all.
     keep_aux_as_numpy: keep auxiliary values as arrays, not lists.
     trim_inputs: cut encoder padding that all rows of a batch have, with a
-      compilation for each quarter of the inputs' length. False is for steps
+      compilation for each quarter of the inputs' length; in one process rows
+      of like length go together, so that sampling, unlike greedy decoding and
+      beam search, draws other numbers than in T5X. False is for steps
       whose results have the inputs' length, or networks that see padding.
 
   Returns:
@@ -92,11 +116,17 @@ def get_infer_fn(
       out_axis_resources=None)
   layout = partitioner.get_data_layout(batch_size)
   local_size = batch_size // layout.num_shards
+  devices = partitioner.mesh.shape.get("data", 1)
 
   def infer_fn(ds: tf.data.Dataset, train_state, rng: jax.Array | None = None):
     # Hosts take turns: example i goes to shard i mod num_shards.
     shard = ds.shard(layout.num_shards, layout.shard_id).batch(local_size)
     batches = iter(shard.as_numpy_iterator())
+    tokens = ds.element_spec[1].get("encoder_input_tokens")
+    by_length = (trim_inputs and jax.process_count() == 1
+                 and tokens is not None and tokens.shape.rank)
+    if by_length:
+      batches = _sorted_batches(ds, local_size)
     # For a host without examples while others still have some.
     blank = np.zeros([0], np.int64), jax.tree.map(
         lambda spec: np.zeros([1, *spec.shape], spec.dtype.as_numpy_dtype),
@@ -104,17 +134,20 @@ def get_infer_fn(
     indices, results = [], []
     for _ in range(-(-len(ds) // batch_size)):
       index, batch = next(batches, blank)
+      rows = local_size
       if trim_inputs:
         batch = _trimmed(batch)
+      if by_length:
+        rows = _rows_for(len(index), local_size, devices)
       step_rng = None
       if rng is not None:
         step_rng, rng = jax.random.split(rng)
       results.append(partitioned_step(
           train_state.params,
-          partitioner.shard_batch(_pad_batch(batch, local_size)), step_rng,
+          partitioner.shard_batch(_pad_batch(batch, rows)), step_rng,
           train_state.flax_mutables))
       indices.append(_all_hosts(np.concatenate(
-          [index, np.full(local_size - len(index), -1, np.int64)]),
+          [index, np.full(rows - len(index), -1, np.int64)]),
                                 partitioner))
     return _collect(results, indices, keep_aux_as_numpy) if results else []
 

@@ -83,9 +83,13 @@ def test_padding_of_whole_batches_is_cut_to_quarters():
   with testing.counted_compilations() as programs:
     found = [row for _, row in fn(ds, STATE)]
   assert [row[:3] for row in found] == [
-      [16, 4, 4], [16, 4, 4], [16, 12, 12], [16, 12, 12], [16, 8, 8],
-      [16, 8, 8]]
+      [16, length, length] for length in (4, 4, 4, 12, 4, 12)]
   assert [row[3] for row in found] == [7 * n for n in (3, 1, 4, 9, 2, 5)]
-  assert len(programs) == 3
+  assert len(programs) == 2
+  rows = lambda params, batch: jnp.full(
+      batch["encoder_input_tokens"].shape[0],
+      batch["encoder_input_tokens"].shape[0])
+  assert [n for _, n in infer_fn(rows, batch_size=4)(ds, STATE)] == [
+      4, 4, 4, 2, 4, 2]  # The two longest are a batch of their own.
   whole = infer_fn(lengths, batch_size=2, trim_inputs=False)(ds, STATE)
   assert all(row[:3] == [16, 16, 16] for _, row in whole)
