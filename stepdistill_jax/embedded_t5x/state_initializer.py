@@ -44,8 +44,10 @@ class TrainStateInitializer:
 
     self._partitioner = partitioner
     self._initialize = initialize
-    self.global_train_state_shape = jax.eval_shape(
-        initialize, rng=jax.eval_shape(jax.random.PRNGKey, 0))
+    # A function of its own: what JAX remembers of PRNGKey may be from a run
+    # with other random bits.
+    key_shape = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+    self.global_train_state_shape = jax.eval_shape(initialize, rng=key_shape)
     self.train_state_axes = partitioner.get_mesh_axes(
         self.global_train_state_shape)
     # Scanned layers ask for the parameters' shardings inside the scan.

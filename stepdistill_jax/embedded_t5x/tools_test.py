@@ -91,7 +91,8 @@ def test_export_runs_without_this_project(tmp_path):
   model.save_checkpoint()
   out = tmp_path / "out"
   bindings = [
-      *(f"network.T5Config.{k} = {v!r}" for k, v in SIZES.items()),
+      # In full: another test may have registered the scanned network's.
+      *(f"t5.network.T5Config.{k} = {v!r}" for k, v in SIZES.items()),
       f"TASK_FEATURE_LENGTHS = {LENGTHS}", f"MODEL_OUTPUT_DIR = {str(out)!r}",
       f"CHECKPOINT_PATH = {str(tmp_path / 'run' / 'checkpoint_0')!r}",
       "DROPOUT_RATE = 0.0"]
