@@ -15,6 +15,8 @@ from typing import Any, Callable, Mapping
 from stepdistill_jax import errors
 from stepdistill_jax import setting_checks
 
+_is_whole = setting_checks.is_whole_number
+
 
 def _is_number(value: Any) -> bool:
   return (isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -31,13 +33,13 @@ class Rule:
   is_text: bool = False
 
 
-_COUNT = Rule("a whole number above 0", lambda v: setting_checks.is_whole_number(v, 1), "100")
+_COUNT = Rule("a whole number above 0", _is_whole, "100")
 _COUNT_OR_NONE = Rule(
-    "a whole number above 0, or None", lambda v: v is None or setting_checks.is_whole_number(v, 1),
-    "100")
+    "a whole number above 0, or None",
+    lambda v: v is None or _is_whole(v), "100")
 _PERIOD = Rule(
     "a whole number of at least 0 (0: no period), or None",
-    lambda v: v is None or setting_checks.is_whole_number(v, 0), "100")
+    lambda v: v is None or _is_whole(v, 0), "100")
 _FOLDER = Rule(
     "a folder's path", lambda v: isinstance(v, str) and bool(v.strip()),
     "'\"/tmp/run\"'", is_text=True)
@@ -58,7 +60,7 @@ RULES: Mapping[str, Rule] = {
     "MAX_SINGLE": _COUNT,
     "RANDOM_SEED": Rule(
         "a whole number, or None",
-        lambda v: v is None or setting_checks.is_whole_number(v, 0), "0"),
+        lambda v: v is None or _is_whole(v, 0), "0"),
     "LEARNING_RATE": Rule(
         "a number of at least 0", lambda v: _is_number(v) and v >= 0, "1e-3"),
     "DROPOUT_RATE": Rule(

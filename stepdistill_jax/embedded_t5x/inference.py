@@ -119,14 +119,14 @@ def get_infer_fn(
   devices = partitioner.mesh.shape.get("data", 1)
 
   def infer_fn(ds: tf.data.Dataset, train_state, rng: jax.Array | None = None):
-    # Hosts take turns: example i goes to shard i mod num_shards.
-    shard = ds.shard(layout.num_shards, layout.shard_id).batch(local_size)
-    batches = iter(shard.as_numpy_iterator())
     tokens = ds.element_spec[1].get("encoder_input_tokens")
     by_length = (trim_inputs and jax.process_count() == 1
                  and tokens is not None and tokens.shape.rank)
     if by_length:
       batches = _sorted_batches(ds, local_size)
+    else:  # Hosts take turns: example i goes to shard i mod num_shards.
+      shard = ds.shard(layout.num_shards, layout.shard_id).batch(local_size)
+      batches = iter(shard.as_numpy_iterator())
     # For a host without examples while others still have some.
     blank = np.zeros([0], np.int64), jax.tree.map(
         lambda spec: np.zeros([1, *spec.shape], spec.dtype.as_numpy_dtype),
