@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import os
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Container, Mapping, Optional
 
 from etils import epath
 import numpy as np
@@ -23,6 +23,7 @@ from stepdistill_jax.embedded_t5x import legacy_checkpoints
 from stepdistill_jax.resilience import checkpoint_manifest
 
 STATE_ITEM = checkpoint_paths.STATE_ITEM
+STEP = "state/step"
 METADATA_FILE = "_METADATA"
 OCDBT_MANIFEST = "manifest.ocdbt"
 _PLACEHOLDER = "PLACEHOLDER://"
@@ -75,7 +76,7 @@ class Checkpoint:
 
   @property
   def step(self) -> Optional[int]:
-    array = self.arrays.get("state/step")
+    array = self.arrays.get(STEP)
     return None if array is None else int(array.read(...))
 
   @property
@@ -169,7 +170,9 @@ def _orbax_names(state: epath.Path) -> Mapping[str, str]:
     ) from error
 
 
-def _open_orbax(state: epath.Path, path: str) -> Checkpoint:
+def _open_orbax(
+    state: epath.Path, path: str, wanted: Optional[Container[str]]
+) -> Checkpoint:
   options = {}
   values: dict[str, Any] = {}
   if (state / METADATA_FILE).exists():
@@ -199,14 +202,18 @@ def _open_orbax(state: epath.Path, path: str) -> Checkpoint:
             "fill_missing_data_reads": not options.get(
                 "store_array_data_equal_to_fill_value", False)}
 
-  arrays = _open_all({n: spec(s) for n, s in names.items()}, path)
+  arrays = _open_all({n: spec(s) for n, s in names.items()
+                      if wanted is None or n in wanted}, path)
   arrays.update({n: _of_value(n, v) for n, v in values.items()})
   return Checkpoint(path, "orbax, ocdbt" if ocdbt else "orbax", arrays)
 
 
-def _open_legacy(folder: epath.Path) -> Checkpoint:
+def _open_legacy(
+    folder: epath.Path, wanted: Optional[Container[str]]) -> Checkpoint:
   arrays = {}
   for name, value in legacy_checkpoints.read_index(folder).items():
+    if wanted is not None and name not in wanted:
+      continue
     if isinstance(value, legacy_checkpoints.ZarrArray):
       store = legacy_checkpoints.open_array(
           os.fspath(folder), value, CONTEXT,
@@ -232,11 +239,14 @@ def open_good_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
   return opened
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(
+    path: str | os.PathLike[str], wanted: Optional[Container[str]] = None
+) -> Checkpoint:
   """Opens a checkpoint of any of T5X's layouts; reads no weights.
 
   Args:
     path: `MODEL_DIR/checkpoint_STEP`, or MODEL_DIR for its latest.
+    wanted: the names of the arrays to open, where not all are needed.
 
   Raises:
     errors.UserError: there is none, or it is incomplete or damaged.
@@ -244,7 +254,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
   path = resolve(path)
   folder = epath.Path(path)
   if (folder / STATE_ITEM).is_dir():
-    return _open_orbax(folder / STATE_ITEM, path)
+    return _open_orbax(folder / STATE_ITEM, path, wanted)
   if (folder / METADATA_FILE).exists():
-    return _open_orbax(folder, path)
-  return _open_legacy(folder)
+    return _open_orbax(folder, path, wanted)
+  return _open_legacy(folder, wanted)

@@ -87,7 +87,8 @@ def problems_by_name(
   found = problems(checkpoint)
   named = checkpoint_paths.step_of(os.path.basename(checkpoint))
   if not found and named is not None:
-    step = t5x_reader.open_checkpoint(checkpoint).step
+    step = t5x_reader.open_checkpoint(
+        checkpoint, wanted=(t5x_reader.STEP,)).step
     if step not in (None, named):
       return [checkpoint_manifest.Problem(
           t5x_reader.STATE_ITEM, "step", f"is of step {step}")]
