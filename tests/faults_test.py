@@ -111,16 +111,20 @@ def test_sigterm_saves_and_exits_with_75(launcher, records, tmp_path):
 
 def test_sigterm_to_one_of_two_processes_stops_both_at_the_same_step(
     launcher, records, tmp_path):
+  """JAX looks for a signal once a second, and these steps take less: a rest
+  after the signal's step keeps the run from ending before it is seen."""
+  fault, steps = "step:3:term,step:4:hang:3", 24
+
   def go_on_both(name, fault="", victim=0):
     processes = launcher.start_several(
-        command(tmp_path / name, records, steps=12),
+        command(tmp_path / name, records, steps=steps),
         [{**ONE_DEVICE, fault_points.VARIABLE: fault if i == victim else ""}
          for i in range(2)])
     return [(p.wait(), p.text()) for p in processes]
 
   assert [code for code, _ in go_on_both("whole")] == [0, 0]
   for victim in (1, 0):
-    results = go_on_both("run", "step:3:term", victim)
+    results = go_on_both("run", fault, victim)
     assert [code for code, _ in results] == [75, 75], results
     step = checkpoints(tmp_path / "run")[-1]
     for _, text in results:
@@ -128,7 +132,7 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_the_same_step(
       assert "Traceback" not in text
   results = go_on_both("run")
   assert [code for code, _ in results] == [0, 0], results
-  trials.assert_same_run(tmp_path / "run", tmp_path / "whole", 12)
+  trials.assert_same_run(tmp_path / "run", tmp_path / "whole", steps)
 
 
 def test_ctrl_c_saves_and_a_second_signal_ends_at_once(

@@ -27,9 +27,10 @@ from stepdistill_jax.scale import processes
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = [sys.executable, str(ROOT / "launch" / "local" / "run.py")]
 STEPS, SAVED = 6, 3
-# One layer of each is enough: less to compile.
-SMALL = {"network.T5Config.num_encoder_layers": 1,
-         "network.T5Config.num_decoder_layers": 1}
+# One layer of each is enough: less to compile. Tests before these may have
+# named the scanned `network`, too, in this process.
+SMALL = {"t5.network.T5Config.num_encoder_layers": 1,
+         "t5.network.T5Config.num_decoder_layers": 1}
 # Float32 sums over 2, 8 or 2 x 4 devices are added in other orders.
 LOSS_TOLERANCE = 1e-5
 

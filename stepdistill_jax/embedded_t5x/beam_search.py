@@ -200,7 +200,7 @@ def _best_extensions(
   """
   batch, beams = live_logprobs.shape
   k_each = min(k, logits.shape[-1])
-  values, tokens = lax.top_k(logits, k_each)  # [batch * beams, k_each]
+  values, tokens = state_lib.top_k(logits, k_each)  # [batch * beams, k_each]
   values = values - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
   values = values.reshape(batch, beams, k_each) + live_logprobs[:, :, None]
   log_probs, flat = lax.top_k(values.reshape(batch, beams * k_each), k)

@@ -9,6 +9,8 @@ from typing import Sequence
 from etils import epath
 import gin
 
+from stepdistill_jax import errors
+
 TRAIN_DS_PREFIX = "train_ds"
 # T5X's layouts of a checkpoint, and what is said where there is neither.
 CURRENT, OLDER = "current", "older"
@@ -63,3 +65,20 @@ def get_step_from_checkpoint_dir(checkpoint_dir: str) -> tuple[str, int]:
     raise ValueError(
         f"'{checkpoint_dir}' is not named {get_checkpoint_prefix()}_STEP")
   return parent, step
+
+
+def damaged(
+    what: str, error: Exception, what_to_do: str = "") -> errors.UserError:
+  """The error to raise where files of a checkpoint are missing or cut.
+
+  Args:
+    what: the checkpoint, or an array of it.
+    error: of the library that read it; its first cause is what is told.
+    what_to_do: more words, or none.
+  """
+  while error.__cause__ is not None:
+    error = error.__cause__
+  why = re.split(r" \[|\n", str(error))[0][:300]
+  return errors.UserError(
+      f"{what} cannot be read, its files are incomplete or damaged: {why}"
+      f"{what_to_do and '; '}{what_to_do}")

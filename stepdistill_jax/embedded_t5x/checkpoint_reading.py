@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from etils import epath
@@ -78,14 +77,9 @@ def _damage_told(path: epath.Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:  # Orbax raises no other.
-    root = error
-    while root.__cause__ is not None:
-      root = root.__cause__
-    why = re.split(r" \[|\n", str(root))[0][:300]
-    raise errors.UserError(
-        f"the checkpoint {path} cannot be read, its files are incomplete or "
-        f"damaged: {why}; where another one is beside it, moving this one "
-        "away makes that the latest") from error
+    raise checkpoint_paths.damaged(
+        f"the checkpoint {path}", error, "where another one is beside it, "
+        "moving this one away makes that the latest") from error
 
 
 def open_checkpoint(path):

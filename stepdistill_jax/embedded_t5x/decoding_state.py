@@ -12,6 +12,7 @@ from typing import Any, Callable, Mapping
 import flax
 from flax import traverse_util
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 Array = Any
@@ -21,6 +22,8 @@ PyTree = Any
 _INDEX_LEAVES = ("cache_index", "position_embedder_index")
 # The same for all beams of a row; the network expands them where it uses them.
 _SHARED_LEAVES = ("cross_key", "cross_value", "cached_bias")
+# Tokens whose maximum `top_k` takes first; vocabularies are multiples of it.
+_GROUP = 128
 
 
 @flax.struct.dataclass
@@ -96,3 +99,31 @@ def gather_beams(nested: PyTree, beam_indices: Array, offset: int = 0) -> PyTree
       lambda x, i: jnp.take(x, i, axis=offset), in_axes=(offset, 0),
       out_axes=offset)
   return jax.tree.map(lambda x: pick(x, beam_indices), nested)
+
+
+def top_k(x: Array, k: int) -> tuple[Array, Array]:
+  """`lax.top_k` of the last axis; for vocabularies, in two passes.
+
+  The k largest are in the k groups with the largest maxima. Maxima are vector
+  instructions, while `lax.top_k` and argmax go from token to token on a CPU,
+  which takes about ten times as long.
+
+  Args:
+    x: `[..., n]`, without NaN.
+    k: how many.
+
+  Returns:
+    `[..., k]` values, the largest first, and their int32 indices; of equal
+    values the first.
+  """
+  groups, rest = divmod(x.shape[-1], _GROUP)
+  if rest or groups <= k:
+    return lax.top_k(x, k)
+  grouped = x.reshape(x.shape[:-1] + (groups, _GROUP))
+  _, best = lax.top_k(jnp.max(grouped, axis=-1), k)
+  best = jnp.sort(best, axis=-1)  # So that indices rise: the first wins.
+  chosen = jnp.take_along_axis(grouped, best[..., None], axis=-2)
+  values, places = lax.top_k(
+      chosen.reshape(x.shape[:-1] + (k * _GROUP,)), k)
+  group = jnp.take_along_axis(best, places // _GROUP, axis=-1)
+  return values, group * _GROUP + places % _GROUP

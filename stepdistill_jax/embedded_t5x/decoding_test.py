@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
+from stepdistill_jax.embedded_t5x import decoding_state
 from t5x import decoding
 
 EOS = 1
@@ -228,3 +229,15 @@ def test_min_log_prob_ends_a_hopeless_search():
       jnp.zeros((1, 12), jnp.int32), _cache(), _tokens_to_logits(table, 2),
       EOS, num_decodes=2, max_decode_step=4)[0]
   assert (np.asarray(steps) != 0).sum(-1).max() == 4
+
+
+@pytest.mark.parametrize("size", [5, 128, 256, 1024, 1000])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_top_k_is_that_of_lax(size, k):
+  """Of few different numbers: most of the largest have equals."""
+  rng = np.random.default_rng(size + k)
+  for most in (3, 50, 10 ** 6):
+    x = jnp.asarray(rng.integers(0, most, (40, size)), jnp.float32)
+    x = x.at[0].set(-jnp.inf)
+    for got, expected in zip(decoding_state.top_k(x, k), jax.lax.top_k(x, k)):
+      np.testing.assert_array_equal(got, expected)

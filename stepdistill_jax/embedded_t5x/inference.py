@@ -10,7 +10,10 @@ from jax.experimental import multihost_utils
 import numpy as np
 import tensorflow as tf
 
+from stepdistill_jax.data import batching
+
 InferFnCallable = Callable[..., Any]
+_INPUTS = "encoder_input_tokens"
 
 
 def _as_uniform_step(infer_step):
@@ -38,42 +41,58 @@ def _used_length(tokens: np.ndarray) -> int:
   return int(used[-1]) + 1 if used.size else 1
 
 
-def _sorted_batches(ds: tf.data.Dataset, size: int):
-  """Batches of (indices, features) in which inputs are of like length.
+def _lengths(full: int) -> list[int]:
+  """What inputs are cut to: few lengths, as each is to be compiled.
 
-  Rows are as many as fit, fewer in the last.
+  Eighths of their full length, as multiples of 8.
   """
-  rows = sorted(ds.as_numpy_iterator(),
-                key=lambda row: _used_length(row[1]["encoder_input_tokens"]))
-  for start in range(0, len(rows), size):
-    yield jax.tree.map(lambda *xs: np.stack(xs), *rows[start:start + size])
+  return [min(full, -(-full * n // 64) * 8) for n in range(1, 9)]
 
 
-def _rows_for(count: int, batch_size: int, devices: int) -> int:
-  """The fewest quarters of a batch that hold `count` and suit the devices."""
-  quarters = (batch_size * n // 4 for n in (1, 2, 3, 4))
-  return next(n for n in quarters if n >= count and n % devices == 0)
-
-
-def _trimmed(batch: Mapping[str, Any]):
-  """Cuts padding that all rows have at the end of the encoder's inputs.
-
-  To a quarter, half or three quarters of their length: padding is masked, so
-  the answers stay, and few shapes are to be compiled.
-  """
-  tokens = batch.get("encoder_input_tokens")
-  if tokens is None or tokens.ndim < 2 or tokens.dtype.kind not in "iu":
-    return batch
-  full = tokens.shape[-1]
-  used = _used_length(tokens)
-  if jax.process_count() > 1:  # All hosts run one program.
-    used = int(np.max(multihost_utils.process_allgather(np.array(used))))
-  length = next(part for part in (
-      -(-full * quarters // 4) for quarters in (1, 2, 3, 4)) if part >= used)
+def _cut(batch: Mapping[str, Any], length: int):
+  """Cuts the encoder's features to a length; what is cut off is padding."""
+  full = batch[_INPUTS].shape[-1]
   return {
       name: x[..., :length] if name.startswith("encoder_")
       and x.ndim > 1 and x.shape[-1] == full else x
       for name, x in batch.items()}
+
+
+def _by_length(ds: tf.data.Dataset, size: int, devices: int):
+  """Batches of (indices, features, rows) whose inputs are of like length."""
+  examples = list(ds.as_numpy_iterator())
+  inputs = [features[_INPUTS] for _, features in examples]
+  planned = batching.plan(
+      [_used_length(tokens) for tokens in inputs], size, multiple=devices,
+      ladder=_lengths(inputs[0].shape[-1]) if inputs else None)
+  for batch in planned:
+    indices, features = jax.tree.map(
+        lambda *xs: np.stack(xs), *[examples[i] for i in batch.indices])
+    yield indices, _cut(features, batch.length), batch.rows
+
+
+def _by_host(ds: tf.data.Dataset, layout, size: int, cut: bool):
+  """Likewise of this host: example i goes to shard i mod num_shards.
+
+  All hosts have as many batches, of as many rows and of one length: they run
+  one program.
+  """
+  shard = ds.shard(layout.num_shards, layout.shard_id).batch(size)
+  batches = iter(shard.as_numpy_iterator())
+  # For a host without examples while others still have some.
+  blank = np.zeros([0], np.int64), jax.tree.map(
+      lambda spec: np.zeros([1, *spec.shape], spec.dtype.as_numpy_dtype),
+      ds.element_spec[1])
+  for _ in range(-(-len(ds) // (size * layout.num_shards))):
+    indices, features = next(batches, blank)
+    if cut:
+      used = _used_length(features[_INPUTS])
+      if jax.process_count() > 1:
+        used = int(np.max(
+            multihost_utils.process_allgather(np.array(used))))
+      features = _cut(features, next(
+          n for n in _lengths(features[_INPUTS].shape[-1]) if n >= used))
+    yield indices, features, size
 
 
 def _rows(tree, num_rows: int):
@@ -94,10 +113,10 @@ def get_infer_fn(
     infer_step: `model.predict_batch`, `score_batch` or the like; takes
       parameters and a batch, and `rng` and `flax_mutables` if it names them.
     batch_size: of the global batch. The last batch is padded to it (by length:
-      to quarters of it), so that few compilations serve all.
+      to a power of two), so that few compilations serve all.
     keep_aux_as_numpy: keep auxiliary values as arrays, not lists.
     trim_inputs: cut encoder padding that all rows of a batch have, with a
-      compilation for each quarter of the inputs' length; in one process rows
+      compilation for each eighth of the inputs' length; in one process rows
       of like length go together, so that sampling, unlike greedy decoding and
       beam search, draws other numbers than in T5X. False is for steps
       whose results have the inputs' length, or networks that see padding.
@@ -119,26 +138,15 @@ def get_infer_fn(
   devices = partitioner.mesh.shape.get("data", 1)
 
   def infer_fn(ds: tf.data.Dataset, train_state, rng: jax.Array | None = None):
-    tokens = ds.element_spec[1].get("encoder_input_tokens")
-    by_length = (trim_inputs and jax.process_count() == 1
-                 and tokens is not None and tokens.shape.rank)
-    if by_length:
-      batches = _sorted_batches(ds, local_size)
-    else:  # Hosts take turns: example i goes to shard i mod num_shards.
-      shard = ds.shard(layout.num_shards, layout.shard_id).batch(local_size)
-      batches = iter(shard.as_numpy_iterator())
-    # For a host without examples while others still have some.
-    blank = np.zeros([0], np.int64), jax.tree.map(
-        lambda spec: np.zeros([1, *spec.shape], spec.dtype.as_numpy_dtype),
-        ds.element_spec[1])
+    tokens = ds.element_spec[1].get(_INPUTS)
+    cut = bool(trim_inputs and tokens is not None and tokens.shape.rank
+               and tokens.dtype.is_integer)
+    batches = (
+        _by_length(ds, local_size, devices)
+        if cut and jax.process_count() == 1
+        else _by_host(ds, layout, local_size, cut))
     indices, results = [], []
-    for _ in range(-(-len(ds) // batch_size)):
-      index, batch = next(batches, blank)
-      rows = local_size
-      if trim_inputs:
-        batch = _trimmed(batch)
-      if by_length:
-        rows = _rows_for(len(index), local_size, devices)
+    for index, batch, rows in batches:
       step_rng = None
       if rng is not None:
         step_rng, rng = jax.random.split(rng)

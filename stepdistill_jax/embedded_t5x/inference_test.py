@@ -61,10 +61,10 @@ def test_each_batch_has_its_own_key():
   assert values == dict(fn(dataset(8), STATE, rng=jax.random.PRNGKey(0)))
 
 
-def test_padding_of_whole_batches_is_cut_to_quarters():
+def test_padding_of_whole_batches_is_cut():
   """What a step sees, and one compilation for each length."""
   tokens = np.zeros((6, 2, 16), np.int32)
-  for row, length in enumerate([3, 1, 4, 9, 2, 5]):
+  for row, length in enumerate([3, 1, 8, 13, 2, 9]):
     tokens[row, row % 2, :length] = 7
   ds = tf.data.Dataset.from_tensor_slices({
       "encoder_input_tokens": tokens,
@@ -83,8 +83,8 @@ def test_padding_of_whole_batches_is_cut_to_quarters():
   with testing.counted_compilations() as programs:
     found = [row for _, row in fn(ds, STATE)]
   assert [row[:3] for row in found] == [
-      [16, length, length] for length in (4, 4, 4, 12, 4, 12)]
-  assert [row[3] for row in found] == [7 * n for n in (3, 1, 4, 9, 2, 5)]
+      [16, length, length] for length in (8, 8, 8, 16, 8, 16)]
+  assert [row[3] for row in found] == [7 * n for n in (3, 1, 8, 13, 2, 9)]
   assert len(programs) == 2
   rows = lambda params, batch: jnp.full(
       batch["encoder_input_tokens"].shape[0],

@@ -212,7 +212,7 @@ def _sample_token(
     return token_logit - jax.nn.logsumexp(logits, axis=-1)
 
   def greedy():
-    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    token = state_lib.top_k(logits, 1)[1][:, 0]
     if rescale_log_probs:
       return token, jnp.zeros(token.shape, jnp.float32)
     return token, log_prob_of(token, logits)

@@ -12,7 +12,7 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 
 from stepdistill_jax import errors
-from stepdistill_jax.evaluation import batching
+from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation import decoded as decoded_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import model_config as model_config_lib

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from t5x import decoding
 
-from stepdistill_jax.evaluation import batching
+from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation.decoded import Decoded
 from stepdistill_jax.evaluation.decoded import Timing
 

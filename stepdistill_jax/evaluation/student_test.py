@@ -10,7 +10,7 @@ from t5x import models
 from t5x import partitioning
 from t5x.examples.t5 import network
 
-from stepdistill_jax.evaluation import batching
+from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation import cost
 from stepdistill_jax.evaluation import model_loading
 from stepdistill_jax.evaluation import student as student_lib

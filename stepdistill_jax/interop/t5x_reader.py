@@ -121,9 +121,7 @@ def _of_store(name: str, store: ts.TensorStore, dtype=None) -> Array:
     try:
       values = store[index].read().result()
     except ValueError as error:
-      raise errors.UserError(
-          f"the array {name} cannot be read, its files are incomplete or "
-          f"damaged: {str(error).split(' [')[0]}") from error
+      raise checkpoint_paths.damaged(f"the array {name}", error) from error
     return legacy_checkpoints.as_stored_dtype(np.asarray(values), dtype)
 
   return Array(name, tuple(store.shape), dtype,

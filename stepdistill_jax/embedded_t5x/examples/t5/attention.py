@@ -40,14 +40,14 @@ def dot_product_attention(
     dtype: of the attention weights and the result.
     float32_logits: computes the logits in float32 whatever the inputs' dtype.
     from_cache: key and value are as a cache has them, `[batch, heads,
-      head_dim, kv_length]`.
+      kv_length, head_dim]`.
 
   Returns:
     `[batch, q_length, heads, v_dim]`.
   """
   if float32_logits:
     query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-  axes = "bhdk" if from_cache else "bkhd"
+  axes = "bhkd" if from_cache else "bkhd"
   logits = jnp.einsum(f"bqhd,{axes}->bhqk", query, key)
   if bias is not None:
     logits = logits + bias.astype(logits.dtype)
@@ -60,18 +60,19 @@ def dot_product_attention(
     # One draw for all queries: it can act on the values, and the backward pass
     # need not keep the weights twice.
     scale = (keep.astype(value.dtype) / jnp.asarray(keep_prob, dtype))[:, :, 0]
-    value = value * (scale[:, :, None] if from_cache
-                     else jnp.swapaxes(scale, 1, 2)[..., None])
+    if not from_cache:
+      scale = jnp.swapaxes(scale, 1, 2)
+    value = value * scale[..., None]
   return jnp.einsum(f"bhqk,{axes}->bqhd", weights, value)
 
 
 def _as_cached(heads: Array) -> Array:
-  """`[batch, length, heads, head_dim]` -> `[batch, heads, head_dim, length]`.
+  """`[batch, length, heads, head_dim]` -> `[batch, heads, length, head_dim]`.
 
   The order in which a step's products read keys and values: kept otherwise,
-  each step would transpose the whole cache.
+  each step would transpose the whole cache. A step writes whole rows of it.
   """
-  return jnp.moveaxis(heads, 1, 3)
+  return jnp.swapaxes(heads, 1, 2)
 
 
 class MultiHeadDotProductAttention(nn.Module):
@@ -206,15 +207,16 @@ class MultiHeadDotProductAttention(nn.Module):
     cached = []
     for name, new in (("cached_key", key), ("cached_value", value)):
       old, new = self.get_variable("cache", name), _as_cached(new)
-      if new.shape != old.shape[:-1] + (1,):
+      expected = old.shape[:2] + (1,) + old.shape[3:]
+      if new.shape != expected:
         raise ValueError(
             f"{'/'.join(self.path)}/{name}: decoding takes one position a "
-            f"call: expected shape {old.shape[:-1] + (1,)}, got {new.shape}")
+            f"call: expected shape {expected}, got {new.shape}")
       if jnp.ndim(index) == 0:
-        old = lax.dynamic_update_slice_in_dim(old, new, index, axis=3)
+        old = lax.dynamic_update_slice_in_dim(old, new, index, axis=2)
       else:
         old = jax.vmap(
-            lambda c, n, i: lax.dynamic_update_slice_in_dim(c, n, i, axis=2)
+            lambda c, n, i: lax.dynamic_update_slice_in_dim(c, n, i, axis=1)
         )(old, new, index)
       self.put_variable("cache", name, old)
       cached.append(old)

@@ -38,12 +38,14 @@ class Batch:
   length: int
 
 
-def bucket_length(length: int) -> int:
-  """The ladder's first step that holds `length` tokens."""
-  for step in LADDER:
+def bucket_length(
+    length: int, ladder: Sequence[int] | None = None) -> int:
+  """The ladder's first step that holds `length` tokens; `LADDER` by default."""
+  ladder = LADDER if ladder is None else ladder
+  for step in ladder:
     if length <= step:
       return step
-  return -(-length // LADDER[-1]) * LADDER[-1]
+  return -(-length // ladder[-1]) * ladder[-1]
 
 
 def rows_for(length: int, batch_size: int | str, platform: str) -> int:
@@ -58,6 +60,7 @@ def rows_for(length: int, batch_size: int | str, platform: str) -> int:
 def plan(
     lengths: Sequence[int], batch_size: int | str = AUTO,
     platform: str = "cpu", multiple: int = 1,
+    ladder: Sequence[int] | None = None,
 ) -> list[Batch]:
   """Puts examples into batches, shortest first.
 
@@ -66,6 +69,7 @@ def plan(
     batch_size: rows, or `auto`.
     platform: of the devices, for `auto`.
     multiple: rows are a multiple of this (the devices that share a batch).
+    ladder: the lengths that batches may have, rising; `LADDER` by default.
 
   Returns:
     The batches; every example is in exactly one.
@@ -73,7 +77,8 @@ def plan(
   order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
   buckets: dict[int, list[int]] = {}
   for index in order:
-    buckets.setdefault(bucket_length(max(1, lengths[index])), []).append(index)
+    length = bucket_length(max(1, lengths[index]), ladder)
+    buckets.setdefault(length, []).append(index)
   batches: list[Batch] = []
   carried: list[int] = []
   for position, (length, members) in enumerate(buckets.items()):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from stepdistill_jax.evaluation import batching
+from stepdistill_jax.data import batching
 
 
 @given(st.lists(st.integers(1, 3000), max_size=80),
@@ -44,3 +44,9 @@ def test_leftovers_move_up():
   batches = batching.plan([10] * 5 + [40] * 5, 4)
   assert [(len(b.indices), b.length) for b in batches] == [
       (4, 16), (4, 40), (2, 40)]
+
+
+def test_a_ladder_of_one_s_own():
+  batches = batching.plan([3, 1, 4, 9, 2, 5], 2, ladder=[4, 8, 12, 16])
+  assert [(b.indices, b.length) for b in batches] == [
+      ((1, 4), 4), ((0, 2), 4), ((5, 3), 12)]
