@@ -81,7 +81,9 @@ def _check_file(name: str, folders: Sequence[str]) -> None:
 
 def _explain(error: Exception, bindings: Sequence[str]) -> str:
   """Makes a line of gin's message."""
-  message = " ".join(str(error).split())
+  # A KeyError, of an ambiguous name, shows its text in quotes.
+  text = error.args[0] if isinstance(error, KeyError) else error
+  message = " ".join(str(text).split())
   if any(of_gin in message for of_gin in (
       "malformed node or string", "Failed to parse token",
       "Unable to parse value")):
@@ -153,7 +155,7 @@ def parse(
       in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
       gin.parse_config(list(gin_bindings), skip_unknown)
   except (ValueError, SyntaxError, NameError, AttributeError, IOError,
-          ImportError, TypeError) as error:
+          ImportError, TypeError, KeyError) as error:
     raise errors.UserError(_explain(error, gin_bindings)) from error
   _check_macros(gin_bindings, in_files)
   missing = unset_macros()

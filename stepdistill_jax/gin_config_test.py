@@ -51,3 +51,13 @@ def test_unquoted_paths_are_explained(gin_file, value):
   with pytest.raises(errors.UserError, match=(
       "a string needs quotes: --gin.MODEL_DIR=")):
     parse(gin_file, f"MODEL_DIR = {value}")
+
+
+def test_a_name_that_two_things_have_is_told(gin_file):
+  for module in ("one.network", "other.network"):
+    gin.external_configurable(
+        lambda size=1: size, "AmbiguousConfig", module=module)
+  with pytest.raises(errors.UserError, match=(
+      r"gin config: Ambiguous selector 'network\.AmbiguousConfig', matches ")):
+    parse(gin_file, "network.AmbiguousConfig.size = 2")
+  parse(gin_file, "other.network.AmbiguousConfig.size = 2")

@@ -167,16 +167,23 @@ def parsed(
       gin_bindings.append(f"{name} = {value}")
   with (gin_config.main_module(train=_capture), _without_records(vocabulary),
         device_mesh.pretended(devices)):
-    gin_config.parse(gin_files, gin_bindings, search_paths)
+    no_training = errors.UserError(
+        f"{', '.join(gin_files)}: no training run (train_script.train has "
+        "no model, data or partitioner); give the files of `t5x train`")
+    try:
+      gin_config.parse(gin_files, gin_bindings, search_paths)
+    except errors.UserError as error:
+      # Run files of other modes say `import __main__ as eval_script`.
+      if re.search(r"selector \w+_script\.\w+;", str(error)):
+        raise no_training from error
+      raise
     try:
       arguments = gin.get_configurable(_capture)()
     except errors.UserError as error:
       line = str(error).split("\n  In call to configurable")[0]
       raise errors.UserError(line) from error
     if not {"model", "train_dataset_cfg", "partitioner"} <= set(arguments):
-      raise errors.UserError(
-          f"{', '.join(gin_files)}: no training run (train_script.train has "
-          "no model, data or partitioner); give the files of `t5x train`")
+      raise no_training
     model = arguments["model"]
     for name in ("_input_vocabulary", "_output_vocabulary"):
       if hasattr(model, name):
