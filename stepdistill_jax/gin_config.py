@@ -81,9 +81,9 @@ def _check_file(name: str, folders: Sequence[str]) -> None:
 
 def _explain(error: Exception, bindings: Sequence[str]) -> str:
   """Makes a line of gin's message."""
-  # A KeyError, of an ambiguous name, shows its text in quotes.
-  text = error.args[0] if isinstance(error, KeyError) else error
-  message = " ".join(str(text).split())
+  message = " ".join(str(error).split())
+  if isinstance(error, KeyError):  # An ambiguous name; its text is in quotes.
+    message = message.replace('"', "")
   if any(of_gin in message for of_gin in (
       "malformed node or string", "Failed to parse token",
       "Unable to parse value")):

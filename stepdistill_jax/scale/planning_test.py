@@ -91,6 +91,8 @@ def test_what_xla_says_is_missing(message, gib):
     (("--topology=v5e-8", "--programs=trian"), "did you mean: train"),
     (("--topology=v5e-8", "--price=-1"), "--price=-1: expected 0 or more"),
     (("--topology=v5e-8", "--num_slices=0"), "--num_slices=0: expected 1"),
+    (("--topology=v5e-8", "--gin_file=gin/runs/eval.gin"),
+     "no training run (train_script.train has no model, data or partitioner)"),
 ])
 def test_mistakes_are_told_in_a_line(arguments, words):
   process = _plan(*arguments)
