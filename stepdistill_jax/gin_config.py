@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import sys
+import tokenize
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import gin
@@ -81,9 +82,13 @@ def _check_file(name: str, folders: Sequence[str]) -> None:
 
 def _explain(error: Exception, bindings: Sequence[str]) -> str:
   """Makes a line of gin's message."""
-  # A KeyError, of an ambiguous name, shows its text in quotes.
-  text = error.args[0] if isinstance(error, KeyError) else error
-  message = " ".join(str(text).split())
+  message = " ".join(str(error).split())
+  if isinstance(error, KeyError):  # Shows its text, of two names, in quotes.
+    message = re.sub(r'^"(.*?)"(?= |$)', r"\1", message)
+  # A macro that is nowhere set: all of the configuration follows.
+  message = re.sub(
+      r"No bindings specified for '(.*)/gin\.macro' in config string: .*",
+      r"%\1 is used and never set; set it with --gin.\1=VALUE", message)
   if any(of_gin in message for of_gin in (
       "malformed node or string", "Failed to parse token",
       "Unable to parse value")):
@@ -155,7 +160,7 @@ def parse(
       in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
       gin.parse_config(list(gin_bindings), skip_unknown)
   except (ValueError, SyntaxError, NameError, AttributeError, IOError,
-          ImportError, TypeError, KeyError) as error:
+          ImportError, TypeError, KeyError, tokenize.TokenError) as error:
     raise errors.UserError(_explain(error, gin_bindings)) from error
   _check_macros(gin_bindings, in_files)
   missing = unset_macros()
