@@ -20,6 +20,7 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 import gin
 
 from stepdistill_jax import errors
+from stepdistill_jax import gin_types
 from stepdistill_jax import gin_values
 from stepdistill_jax import locations
 
@@ -170,6 +171,7 @@ def parse(
         f"{', '.join(missing)}; pass for instance --gin.{missing[0]}=VALUE "
         "(a string needs quotes: '\"...\"')")
   gin_values.check(bindings())
+  gin_types.check()
   try:
     gin.finalize()
   except ValueError as error:

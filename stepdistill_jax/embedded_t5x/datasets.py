@@ -270,7 +270,7 @@ def get_vocabulary(
       v for v in vocabularies
       if not isinstance(v, seqio.PassThroughVocabulary)] or vocabularies
   if not vocabularies or any(v != vocabularies[0] for v in vocabularies):
-    raise ValueError(
+    raise errors.InvalidValue(
         f"{cfg.mixture_or_task_name} has no `inputs` and `targets`, and its "
         f"features {sorted(features)} have no or different vocabularies")
   return vocabularies[0], vocabularies[0]

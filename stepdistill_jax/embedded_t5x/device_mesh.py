@@ -183,7 +183,7 @@ def data_layout(
       rows.setdefault(device.process_index, set()).add(row)
   shares = sorted({tuple(sorted(r)) for r in rows.values()})
   if sum(len(share) for share in shares) != num_rows:
-    raise ValueError(
+    raise errors.InvalidValue(
         f"Hosts share rows of the data axis unevenly: {rows}; choose a "
         "model-parallel submesh that divides or covers whole hosts")
   batch_size = batch_size or num_rows

@@ -138,7 +138,7 @@ def write_inferences_to_file(
     output_ids: write `prediction_tokens` too.
   """
   if include_all_inputs and input_fields_to_include is not None:
-    raise ValueError(
+    raise errors.InvalidValue(
         "`include_all_inputs` and `input_fields_to_include` exclude each other")
   outputs, aux = inferences
   lines = []

@@ -227,3 +227,15 @@ def test_restarts_tell_what_changed(tmp_path, capsys, monkeypatch):
   assert (first["versions"], first["config_changes"]) == ({"jax": "1"}, [])
   assert second["versions"] == {"jax": "2"}
   assert second["config_changes"] == ["TRAIN_STEPS was 5, now 9"]
+
+
+@pytest.mark.parametrize("binding, told", [
+    ("models.EncoderDecoderModel.loss_normalizing_factor = 'REAL_TOKENS'",
+     "unknown loss_normalizing_factor 'REAL_TOKENS'"),
+    ("network.T5Config.mlp_activations = ('gelo',)", "an activation is .*'gelo"),
+    ("network.T5Config.emb_dim = '16'",
+     "T5Config.emb_dim must be a whole number; got '16'"),
+])
+def test_values_that_cannot_work_are_told_in_a_line(tmp_path, binding, told):
+  with pytest.raises(errors.UserError, match=told):
+    run_train(tmp_path, *NO_EVAL, binding)

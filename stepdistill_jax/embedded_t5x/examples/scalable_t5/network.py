@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax import struct
 from flax.linen import partitioning as nn_partitioning
 import jax
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import layers
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
 
@@ -43,7 +44,7 @@ def checkpoint_policy(name: str) -> Callable[..., Any] | None:
   if name.startswith("_") or not hasattr(policies, name):
     known = ["none", "minimal", "full"] + [
         n for n in dir(policies) if not n.startswith("_")]
-    raise ValueError(
+    raise errors.InvalidValue(
         f"unknown remat_policy {name!r}; known: {', '.join(known)}")
   return getattr(policies, name)
 
