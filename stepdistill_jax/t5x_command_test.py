@@ -96,7 +96,8 @@ def test_uneven_batch(capsys, tmp_path):
 @pytest.mark.parametrize("value", ["'8'", "0", "-8", "8.0"])
 def test_batch_size_that_is_none(capsys, tmp_path, value):
   line = train(capsys, tmp_path, f"--gin.BATCH_SIZE={value}")
-  assert f"BATCH_SIZE must be a whole number of at least 1, got {value}" in line
+  assert "BATCH_SIZE must be a whole number" in line
+  assert f"got {value}" in line
 
 
 def test_value_of_another_type(capsys, tmp_path):

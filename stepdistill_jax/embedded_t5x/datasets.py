@@ -7,12 +7,13 @@ that the batch of any step can be found again (`TrainIterator.skip`).
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import importlib
 import itertools
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import clu.data
 import jax
@@ -89,6 +90,20 @@ def _check_divisible(batch_size: int, num_shards: int) -> None:
         "that load different data")
 
 
+@contextlib.contextmanager
+def lengths_told(cfg: DatasetConfig) -> Iterator[None]:
+  """Makes a UserError of SeqIO's where lengths are not those of the features.
+  """
+  try:
+    yield
+  except ValueError as error:
+    if "task_feature_lengths" not in str(error):
+      raise
+    raise errors.UserError(
+        f"TASK_FEATURE_LENGTHS = {dict(cfg.task_feature_lengths or {})}: "
+        f"{' '.join(str(error).split())}") from error
+
+
 def shared_time_seed() -> int:
   """A new seed, the same on all hosts."""
   seconds = np.int32(int(time.time()) & 0x7FFFFFFF)
@@ -128,7 +143,9 @@ def get_dataset(
       trim_output_features=cfg.trim_output_features,
       batch_size=cfg.batch_size // num_shards,
       verbose=False)
-  return make() if cfg.pack else pipelines.build(make)  # SeqIO's packing loops.
+  with lengths_told(cfg):
+    # SeqIO's packing loops.
+    return make() if cfg.pack else pipelines.build(make)
 
 
 def get_training_eval_datasets(

@@ -223,8 +223,10 @@ def infer(
         shard_info=seqio.ShardInfo(index=shard_id, num_shards=num_shards),
         seed=dataset_cfg.seed)
 
-  features = lambda provider: converter(
-      examples(provider), task_feature_lengths=lengths)
+  def features(provider) -> tf.data.Dataset:
+    with datasets.lengths_told(dataset_cfg):
+      return converter(examples(provider), task_feature_lengths=lengths)
+
   provider = datasets.find_task(dataset_cfg)
   spec = features(provider).element_spec
   initializer = train_state_initializer_cls(

@@ -72,7 +72,9 @@ class TrainStateInitializer:
     fallback_state = None
     if restore_cfg.fallback_to_scratch:
       if init_rng is None:
-        raise errors.InvalidValue("`fallback_to_scratch` needs an `init_rng`")
+        raise errors.InvalidValue(
+            "`fallback_to_scratch` needs an `init_rng`; bind for instance "
+            "eval_script.evaluate.fallback_init_rng = 0")
       fallback_state = self.from_scratch(init_rng).state_dict()
     manager = restore_cfg.checkpoint_manager_cls(
         os.path.dirname(path.rstrip("/")), self.global_train_state_shape,

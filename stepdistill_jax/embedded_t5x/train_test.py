@@ -235,6 +235,10 @@ def test_restarts_tell_what_changed(tmp_path, capsys, monkeypatch):
     ("network.T5Config.mlp_activations = ('gelo',)", "an activation is .*'gelo"),
     ("network.T5Config.emb_dim = '16'",
      "T5Config.emb_dim must be a whole number; got '16'"),
+    ("TASK_FEATURE_LENGTHS = {'inputs': 16}",
+     "TASK_FEATURE_LENGTHS = {'inputs': 16}: .* is missing .*'targets'"),
+    ("TASK_FEATURE_LENGTHS = {'inputs': 16, 'targets': -1}",
+     r"TASK_FEATURE_LENGTHS\['targets'\] must be a whole number of at least 1"),
 ])
 def test_values_that_cannot_work_are_told_in_a_line(tmp_path, binding, told):
   with pytest.raises(errors.UserError, match=told):
