@@ -62,6 +62,16 @@ def test_binding_without_value(capsys):
   assert "expected --gin.NAME=VALUE" in fail(capsys, *TRAIN, "--gin.A")
 
 
+@pytest.mark.parametrize("mode, run_file", [
+    ("train", "finetune.gin"), ("export", "export.gin")])
+def test_gin_files_without_a_run(capsys, mode, run_file):
+  line = fail(capsys, mode, "--engine=embedded",
+              "--gin_file=t5x/examples/t5/t5_1_1/tiny.gin",
+              "--gin.DROPOUT_RATE=0.0")
+  assert "include a run file, such as --gin_file=t5x/configs/runs/" in line
+  assert line.endswith(run_file)
+
+
 def test_misspelt_task_lists_near_ones(capsys, tmp_path):
   line = train(capsys, tmp_path,
                "--gin.MIXTURE_OR_TASK_NAME='t5x_testing_revers'")
