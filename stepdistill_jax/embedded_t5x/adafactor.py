@@ -81,6 +81,12 @@ def standard_logical_factor_rules() -> Mapping[str, FactorDim]:
   })
 
 
+class NoRuleError(errors.UserError, KeyError):
+  """A parameter or axis has no rule, where T5X raises KeyError."""
+
+  __str__ = Exception.__str__  # KeyError's shows quotes.
+
+
 class HParamMap:
   """Values by parameter name: the first rule whose pattern is found in it.
 
@@ -94,7 +100,7 @@ class HParamMap:
     for pattern, value in self._rules:
       if pattern.search(key):
         return value
-    raise KeyError(
+    raise NoRuleError(
         f"no rule matches the parameter {key}; add (\".*\", DEFAULT) as the "
         "last rule")
 
@@ -342,6 +348,11 @@ class Adafactor(optimizers.OptimizerDef):
       return
 
     def rule(path, axes):
+      for axis in axes:
+        if axis not in names:
+          raise NoRuleError(
+              f"Adafactor.logical_factor_rules have none for the axis {axis!r} "
+              f"of {path}; add for instance {axis!r}: 'none'")
       dims = tuple(factor_name_to_factordim(names[axis]) for axis in axes)
       if {FactorDim.ROW, FactorDim.COLUMN} <= set(dims):
         if FactorDim.NONE in dims:
