@@ -232,8 +232,8 @@ def test_restarts_tell_what_changed(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("binding, told", [
     ("models.EncoderDecoderModel.loss_normalizing_factor = 'REAL_TOKENS'",
      "unknown loss_normalizing_factor 'REAL_TOKENS'"),
-    ("network.T5Config.mlp_activations = ('gelo',)", "an activation is .*'gelo"),
-    ("network.T5Config.emb_dim = '16'",
+    ("t5.network.T5Config.mlp_activations = ('gelo',)", "an activation is .*'gelo"),
+    ("t5.network.T5Config.emb_dim = '16'",
      "T5Config.emb_dim must be a whole number; got '16'"),
     ("adafactor.Adafactor.logical_factor_rules = {'embed': 'row'}",
      "have none for the axis 'joined_kv' of .*; add for instance"),
