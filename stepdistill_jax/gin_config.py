@@ -83,6 +83,10 @@ def _check_file(name: str, folders: Sequence[str]) -> None:
 
 def _explain(error: Exception, bindings: Sequence[str]) -> str:
   """Makes a line of gin's message."""
+  if isinstance(error, RecursionError):
+    files = re.findall(r'include (["\'].*?["\'])', str(error))
+    return ("gin config: files include themselves: "
+            f"{', '.join(dict.fromkeys(files))}")
   message = " ".join(str(error).split())
   if isinstance(error, KeyError):  # Shows its text, of two names, in quotes.
     message = re.sub(r'^"(.*?)"(?= |$)', r"\1", message)
@@ -161,7 +165,8 @@ def parse(
       in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
       gin.parse_config(list(gin_bindings), skip_unknown)
   except (ValueError, SyntaxError, NameError, AttributeError, IOError,
-          ImportError, TypeError, KeyError, tokenize.TokenError) as error:
+          ImportError, TypeError, KeyError, RecursionError,
+          tokenize.TokenError) as error:
     raise errors.UserError(_explain(error, gin_bindings)) from error
   _check_macros(gin_bindings, in_files)
   missing = unset_macros()

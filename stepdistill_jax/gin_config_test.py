@@ -69,6 +69,15 @@ def test_a_name_that_two_things_have_is_told(gin_file):
   parse(gin_file, "other.network.AmbiguousConfig.size = 2")
 
 
+def test_files_that_include_themselves_are_named(gin_file):
+  for name, other in (("one", "two"), ("two", "one")):
+    (gin_file / "gin" / f"{name}.gin").write_text(
+        f"include 'gin/{other}.gin'\n")
+  with pytest.raises(errors.UserError, match=(
+      "include themselves: 'gin/(one|two).gin', 'gin/(one|two).gin'$")):
+    gin_config.parse(["gin/one.gin"], [], [str(gin_file)])
+
+
 def test_an_open_bracket_is_told(gin_file):
   with pytest.raises(errors.UserError, match=(
       "gin config: .*EOF in multi-line statement")):

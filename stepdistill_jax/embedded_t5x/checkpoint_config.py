@@ -125,6 +125,13 @@ class CheckpointConfig:
   restore: RestoreCheckpointConfig | None = None
 
 
+def _folder_of(path: str) -> str:
+  """The checkpoint's folder, where an older one's index is named, as T5X may.
+  """
+  folder, name = os.path.split(path)
+  return folder if name == "checkpoint" and epath.Path(path).is_file() else path
+
+
 def _check_is_checkpoint(path: str) -> None:
   """Raises UserError where no checkpoint is, saying what is there."""
   if checkpoint_paths.layout_of(path) or epath.Path(path + ".index").exists():
@@ -164,11 +171,12 @@ def get_first_valid_restore_config_and_paths(
   """
   for cfg in restore_cfgs:
     if cfg.mode == "specific":
-      for path in cfg.paths:
+      paths = [_folder_of(path) for path in cfg.paths]
+      for path in paths:
         _check_is_checkpoint(path)
         checkpoint_choice.require_good(path)
-      if cfg.paths:
-        return cfg, cfg.paths
+      if paths:
+        return cfg, paths
       continue
     for folder in cfg.paths:  # The first that has any, as in T5X.
       if not epath.Path(folder).is_dir():

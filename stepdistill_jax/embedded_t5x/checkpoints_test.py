@@ -170,6 +170,8 @@ def test_modes_find_checkpoints(tmp_path):
   assert find(path=folder, mode="latest") == ["10"]
   assert find(path=folder, mode="all") == ["5", "10"]
   assert find(path=[f"{folder}/checkpoint_5"], mode="specific") == ["5"]
+  assert find(path=f"{folder}/checkpoint_5/checkpoint",  # The index itself.
+              mode="specific") == ["5"]
   assert find(path=[]) == []
   # Of several folders, the first that has any, whatever steps others have.
   (tmp_path / "none").mkdir()

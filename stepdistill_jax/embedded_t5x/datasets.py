@@ -69,7 +69,14 @@ def find_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
     errors.UserError: there is none of that name; the message lists near ones.
   """
   if cfg.module:
-    import_module(cfg.module)
+    try:
+      import_module(cfg.module)
+    except ModuleNotFoundError as error:
+      if not f"{cfg.module}.".startswith(f"{error.name}."):
+        raise  # It is there; what it imports is not.
+      raise errors.UserError(
+          f"there is no module {cfg.module!r} to import "
+          f"(MIXTURE_OR_TASK_MODULE): {error}") from error
   name = cfg.mixture_or_task_name
   if isinstance(name, seqio.DatasetProviderBase):
     return name

@@ -237,6 +237,8 @@ def test_restarts_tell_what_changed(tmp_path, capsys, monkeypatch):
      "T5Config.emb_dim must be a whole number; got '16'"),
     ("adafactor.Adafactor.logical_factor_rules = {'embed': 'row'}",
      "have none for the axis 'joined_kv' of .*; add for instance"),
+    ("MIXTURE_OR_TASK_MODULE = 'no_such_module'",
+     "there is no module 'no_such_module' to import"),
     ("TASK_FEATURE_LENGTHS = {'inputs': 16}",
      "TASK_FEATURE_LENGTHS = {'inputs': 16}: .* is missing .*'targets'"),
     ("TASK_FEATURE_LENGTHS = {'inputs': 16, 'targets': -1}",
