@@ -22,6 +22,10 @@ class UserError(Exception):
   """
 
 
+class InvalidValue(UserError, ValueError):
+  """A setting's value that cannot work, where T5X raises ValueError."""
+
+
 class Preempted(Exception):
   """A run has saved and ends because it was told to; it can go on later."""
 

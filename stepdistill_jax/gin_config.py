@@ -14,11 +14,13 @@ import os
 import pathlib
 import re
 import sys
+import tokenize
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import gin
 
 from stepdistill_jax import errors
+from stepdistill_jax import gin_types
 from stepdistill_jax import gin_values
 from stepdistill_jax import locations
 
@@ -81,9 +83,17 @@ def _check_file(name: str, folders: Sequence[str]) -> None:
 
 def _explain(error: Exception, bindings: Sequence[str]) -> str:
   """Makes a line of gin's message."""
+  if isinstance(error, RecursionError):
+    files = re.findall(r'include (["\'].*?["\'])', str(error))
+    return ("gin config: files include themselves: "
+            f"{', '.join(dict.fromkeys(files))}")
   message = " ".join(str(error).split())
-  if isinstance(error, KeyError):  # An ambiguous name; its text is in quotes.
-    message = message.replace('"', "")
+  if isinstance(error, KeyError):  # Shows its text, of two names, in quotes.
+    message = re.sub(r'^"(.*?)"(?= |$)', r"\1", message)
+  # A macro that is nowhere set: all of the configuration follows.
+  message = re.sub(
+      r"No bindings specified for '(.*)/gin\.macro' in config string: .*",
+      r"%\1 is used and never set; set it with --gin.\1=VALUE", message)
   if any(of_gin in message for of_gin in (
       "malformed node or string", "Failed to parse token",
       "Unable to parse value")):
@@ -155,7 +165,8 @@ def parse(
       in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
       gin.parse_config(list(gin_bindings), skip_unknown)
   except (ValueError, SyntaxError, NameError, AttributeError, IOError,
-          ImportError, TypeError, KeyError) as error:
+          ImportError, TypeError, KeyError, RecursionError,
+          tokenize.TokenError) as error:
     raise errors.UserError(_explain(error, gin_bindings)) from error
   _check_macros(gin_bindings, in_files)
   missing = unset_macros()
@@ -165,6 +176,7 @@ def parse(
         f"{', '.join(missing)}; pass for instance --gin.{missing[0]}=VALUE "
         "(a string needs quotes: '\"...\"')")
   gin_values.check(bindings())
+  gin_types.check()
   try:
     gin.finalize()
   except ValueError as error:

@@ -60,4 +60,33 @@ def test_a_name_that_two_things_have_is_told(gin_file):
   with pytest.raises(errors.UserError, match=(
       r"gin config: Ambiguous selector 'network\.AmbiguousConfig', matches ")):
     parse(gin_file, "network.AmbiguousConfig.size = 2")
+  # In a file, gin adds where, and keeps the text no longer as an argument.
+  file = gin_file / "gin" / "ambiguous.gin"
+  file.write_text("network.AmbiguousConfig.size = 2")
+  with pytest.raises(errors.UserError, match=(
+      r"gin config: Ambiguous selector .*ambiguous\.gin\", line 1")):
+    gin_config.parse([str(file)], [])
   parse(gin_file, "other.network.AmbiguousConfig.size = 2")
+
+
+def test_files_that_include_themselves_are_named(gin_file):
+  for name, other in (("one", "two"), ("two", "one")):
+    (gin_file / "gin" / f"{name}.gin").write_text(
+        f"include 'gin/{other}.gin'\n")
+  with pytest.raises(errors.UserError, match=(
+      "include themselves: 'gin/(one|two).gin', 'gin/(one|two).gin'$")):
+    gin_config.parse(["gin/one.gin"], [], [str(gin_file)])
+
+
+def test_an_open_bracket_is_told(gin_file):
+  with pytest.raises(errors.UserError, match=(
+      "gin config: .*EOF in multi-line statement")):
+    parse(gin_file, "SIZES = [1, 2")
+
+
+def test_a_macro_that_is_never_set_is_named_alone(gin_file):
+  with pytest.raises(errors.UserError) as refused:
+    parse(gin_file, "SIZE = %NOWHERE_SET", "TRAIN_STEPS = %SIZE")
+  assert str(refused.value) == (
+      "gin config: %NOWHERE_SET is used and never set; set it with "
+      "--gin.NOWHERE_SET=VALUE")

@@ -62,6 +62,16 @@ def test_binding_without_value(capsys):
   assert "expected --gin.NAME=VALUE" in fail(capsys, *TRAIN, "--gin.A")
 
 
+@pytest.mark.parametrize("mode, run_file", [
+    ("train", "finetune.gin"), ("export", "export.gin")])
+def test_gin_files_without_a_run(capsys, mode, run_file):
+  line = fail(capsys, mode, "--engine=embedded",
+              "--gin_file=t5x/examples/t5/t5_1_1/tiny.gin",
+              "--gin.DROPOUT_RATE=0.0")
+  assert "include a run file, such as --gin_file=t5x/configs/runs/" in line
+  assert line.endswith(run_file)
+
+
 def test_misspelt_task_lists_near_ones(capsys, tmp_path):
   line = train(capsys, tmp_path,
                "--gin.MIXTURE_OR_TASK_NAME='t5x_testing_revers'")
@@ -96,7 +106,8 @@ def test_uneven_batch(capsys, tmp_path):
 @pytest.mark.parametrize("value", ["'8'", "0", "-8", "8.0"])
 def test_batch_size_that_is_none(capsys, tmp_path, value):
   line = train(capsys, tmp_path, f"--gin.BATCH_SIZE={value}")
-  assert f"BATCH_SIZE must be a whole number of at least 1, got {value}" in line
+  assert "BATCH_SIZE must be a whole number" in line
+  assert f"got {value}" in line
 
 
 def test_value_of_another_type(capsys, tmp_path):

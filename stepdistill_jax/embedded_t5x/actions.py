@@ -8,6 +8,8 @@ from typing import Any, Mapping, Sequence
 
 from absl import logging
 
+from stepdistill_jax import errors
+
 
 @enum.unique
 class ActionMode(enum.Enum):
@@ -56,9 +58,12 @@ class EarlyStoppingAction(BaseAction):
       rtol: see `atol`.
     """
     if mode not in ("min", "max"):
-      raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+      raise errors.InvalidValue(
+          f"EarlyStoppingAction's mode must be 'min' or 'max', got {mode!r}")
     if atol < 0 or rtol < 0:
-      raise ValueError(f"atol and rtol must be >= 0, got {atol} and {rtol}")
+      raise errors.InvalidValue(
+          "EarlyStoppingAction's atol and rtol must be >= 0, got "
+          f"{atol} and {rtol}")
     self._task, self._metric = metric
     self._sign = 1.0 if mode == "min" else -1.0
     self._patience, self._atol, self._rtol = patience, atol, rtol

@@ -26,6 +26,7 @@ from flax.core import frozen_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import optimizers
 
 Array = Any
@@ -60,7 +61,7 @@ def factor_name_to_factordim(name: str | FactorDim | None) -> FactorDim:
   if not isinstance(name, str):
     return name
   if name.lower() not in _FACTOR_DIM_NAMES:
-    raise ValueError(
+    raise errors.InvalidValue(
         f"unknown factor {name!r}; known: {', '.join(_FACTOR_DIM_NAMES)}")
   return _FACTOR_DIM_NAMES[name.lower()]
 
@@ -80,6 +81,12 @@ def standard_logical_factor_rules() -> Mapping[str, FactorDim]:
   })
 
 
+class NoRuleError(errors.UserError, KeyError):
+  """A parameter or axis has no rule, where T5X raises KeyError."""
+
+  __str__ = Exception.__str__  # KeyError's shows quotes.
+
+
 class HParamMap:
   """Values by parameter name: the first rule whose pattern is found in it.
 
@@ -93,7 +100,7 @@ class HParamMap:
     for pattern, value in self._rules:
       if pattern.search(key):
         return value
-    raise KeyError(
+    raise NoRuleError(
         f"no rule matches the parameter {key}; add (\".*\", DEFAULT) as the "
         "last rule")
 
@@ -171,7 +178,8 @@ class Adafactor(optimizers.OptimizerDef):
 
   def __post_init__(self):
     if not self.factored and self.factor_map is not None:
-      raise ValueError("Adafactor: factor_map was given with factored=False")
+      raise errors.InvalidValue(
+          "Adafactor: factor_map was given with factored=False")
     if not isinstance(self.multiply_by_parameter_scale, (bool, HParamMap)):
       raise TypeError(
           "Adafactor: multiply_by_parameter_scale must be a bool or an "
@@ -237,7 +245,7 @@ class Adafactor(optimizers.OptimizerDef):
       grad: Array, path: str) -> tuple[Array, _AdafactorParamState]:
     """One parameter's step; see the class for the equations."""
     if self.learning_rate is None:
-      raise ValueError(
+      raise errors.InvalidValue(
           "Adafactor has no learning rate; set trainer.Trainer."
           "learning_rate_fn, or Adafactor.learning_rate")
     averaged, factored = self._axes(param.shape, path)
@@ -307,13 +315,13 @@ class Adafactor(optimizers.OptimizerDef):
       return every, None
     if rule is HEURISTIC_RULE:
       if len(shape) > 2:
-        raise ValueError(
+        raise errors.InvalidValue(
             f"Adafactor needs a factor rule for {path}, which has shape "
             f"{tuple(shape)}; bind Adafactor.logical_factor_rules = "
             "@adafactor.standard_logical_factor_rules()")
       return every, self._largest_axes(shape)
     if len(rule) != len(shape):
-      raise ValueError(
+      raise errors.InvalidValue(
           f"Adafactor's factor rule {rule} does not fit {path}, which has "
           f"shape {tuple(shape)}")
     of = lambda dim: tuple(i for i, d in enumerate(rule) if d == dim)
@@ -340,10 +348,15 @@ class Adafactor(optimizers.OptimizerDef):
       return
 
     def rule(path, axes):
+      for axis in axes:
+        if axis not in names:
+          raise NoRuleError(
+              f"Adafactor.logical_factor_rules have none for the axis {axis!r} "
+              f"of {path}; add for instance {axis!r}: 'none'")
       dims = tuple(factor_name_to_factordim(names[axis]) for axis in axes)
       if {FactorDim.ROW, FactorDim.COLUMN} <= set(dims):
         if FactorDim.NONE in dims:
-          raise ValueError(
+          raise errors.InvalidValue(
               f"Adafactor's logical_factor_rules leave an axis of {path} "
               f"unfactored beside rows and columns: {tuple(axes)} -> {dims}")
         return dims

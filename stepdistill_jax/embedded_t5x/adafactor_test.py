@@ -212,6 +212,9 @@ def test_messages_name_the_parameter():
           learning_rate=None)
   with pytest.raises(KeyError, match="deep/kernel"):
     adafactor.HParamMap([("other", 1)])(grads)
+  rules = adafactor.Adafactor(logical_factor_rules={"embed": "row"})
+  with pytest.raises(KeyError, match="'mlp'"):
+    rules.set_param_axes({"k": PartitionSpec("embed", "mlp")})
   with pytest.raises(ValueError, match="rows.*known: row"):
     adafactor.factor_name_to_factordim("rows")
 

@@ -11,6 +11,7 @@ from flax.core import scope as flax_scope
 import jax
 import jax.numpy as jnp
 import seqio
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import (
     decoding, losses, metrics as metrics_lib, model_metrics, optimizers)
 
@@ -205,7 +206,7 @@ class BaseTransformerModel(BaseModel):
     arguments = dict(decoder_params or {})
     if rng is not None:
       if arguments.get("decode_rng") is not None:
-        raise ValueError(
+        raise errors.InvalidValue(
             "got a random key twice, as `rng` and as "
             "decoder_params['decode_rng']; give one of them")
       arguments["decode_rng"] = rng

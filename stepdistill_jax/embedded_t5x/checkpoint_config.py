@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 from typing import Any, Callable, Sequence
 
 from etils import epath
@@ -20,6 +21,20 @@ def _check_choice(config: str, name: str, value: Any, choices) -> None:
   if value not in choices:
     raise errors.UserError(
         f"`{config}.{name}` must be one of {list(choices)}; got {value!r}")
+
+
+def _check_assignment_map(rules: Any) -> None:
+  for rule in rules:
+    if isinstance(rule, str) or len(rule) != 2:
+      raise errors.UserError(
+          "`RestoreCheckpointConfig.assignment_map` must be a list of "
+          f"(pattern, replacement) pairs; got {rule!r}")
+    try:
+      re.compile(rule[0])
+    except re.error as error:
+      raise errors.UserError(
+          "`RestoreCheckpointConfig.assignment_map`: the pattern "
+          f"{rule[0]!r} is no regular expression: {error}") from error
 
 
 @dataclasses.dataclass
@@ -61,7 +76,7 @@ class RestoreCheckpointConfig:
 
   Attributes:
     path: of the checkpoint (mode `specific`), or of the folder that holds
-      checkpoints; may be a list.
+      checkpoints; may be a list: of folders, the first that has any counts.
     mode: `specific`, `latest` or `all` of the folder's checkpoints.
     assignment_map: (pattern, replacement) pairs that rename entries; see
       `state_utils.apply_assignment_map`.
@@ -89,6 +104,7 @@ class RestoreCheckpointConfig:
     _check_choice("RestoreCheckpointConfig", "dtype", self.dtype,
                   (None, "float32", "bfloat16", "float16"))
     if self.assignment_map is not None:
+      _check_assignment_map(self.assignment_map)
       rename = functools.partial(
           state_utils.apply_assignment_map, assignment_map=self.assignment_map)
       self.state_transformation_fns = (rename, *self.state_transformation_fns)
@@ -107,6 +123,13 @@ class CheckpointConfig:
 
   save: SaveCheckpointConfig | None = None
   restore: RestoreCheckpointConfig | None = None
+
+
+def _folder_of(path: str) -> str:
+  """The checkpoint's folder, where an older one's index is named, as T5X may.
+  """
+  folder, name = os.path.split(path)
+  return folder if name == "checkpoint" and epath.Path(path).is_file() else path
 
 
 def _check_is_checkpoint(path: str) -> None:
@@ -148,23 +171,23 @@ def get_first_valid_restore_config_and_paths(
   """
   for cfg in restore_cfgs:
     if cfg.mode == "specific":
-      for path in cfg.paths:
+      paths = [_folder_of(path) for path in cfg.paths]
+      for path in paths:
         _check_is_checkpoint(path)
         checkpoint_choice.require_good(path)
-      if cfg.paths:
-        return cfg, cfg.paths
+      if paths:
+        return cfg, paths
       continue
-    found = []  # Ascending in each folder.
-    for folder in cfg.paths:
+    for folder in cfg.paths:  # The first that has any, as in T5X.
       if not epath.Path(folder).is_dir():
         raise errors.UserError(
             f"no folder of checkpoints at {folder} (mode {cfg.mode!r})")
-      found += [checkpoint_paths.get_checkpoint_dir(folder, step)
-                for step in checkpoint_paths.all_steps(folder)]
-    if found and cfg.mode == "latest":
-      return cfg, [checkpoint_choice.newest_good(found)]
-    if found:
-      return cfg, checkpoint_choice.all_good(found)
+      found = [checkpoint_paths.get_checkpoint_dir(folder, step)
+               for step in checkpoint_paths.all_steps(folder)]
+      if found and cfg.mode == "latest":
+        return cfg, [checkpoint_choice.newest_good(found)]
+      if found:
+        return cfg, checkpoint_choice.all_good(found)
   return None, []
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: saved, restored whole, in part, renamed, in other dtypes."""
 
 import json
+import shutil
 
 import flax.core
 from flax.linen import partitioning as flax_partitioning
@@ -169,13 +170,32 @@ def test_modes_find_checkpoints(tmp_path):
   assert find(path=folder, mode="latest") == ["10"]
   assert find(path=folder, mode="all") == ["5", "10"]
   assert find(path=[f"{folder}/checkpoint_5"], mode="specific") == ["5"]
+  assert find(path=f"{folder}/checkpoint_5/checkpoint",  # The index itself.
+              mode="specific") == ["5"]
   assert find(path=[]) == []
+  # Of several folders, the first that has any, whatever steps others have.
+  (tmp_path / "none").mkdir()
+  shutil.copytree(
+      tmp_path / "checkpoint_5", tmp_path / "later" / "checkpoint_20")
+  folders = [f"{folder}/none", folder, f"{folder}/later"]
+  assert find(path=folders, mode="latest") == ["10"]
+  assert find(path=folders, mode="all") == ["5", "10"]
   with pytest.raises(errors.UserError, match="checkpoints of steps .5, 10."):
     find(path=folder, mode="specific")
   with pytest.raises(errors.UserError, match="one of .*'latest'"):
     find(path=folder, mode="last")
   assert checkpoints.get_step_from_checkpoint_dir(
       f"{folder}/checkpoint_5/") == (folder, 5)
+
+
+@pytest.mark.parametrize("rules, told", [
+    ((("target/(", "x"),), "'target/.' is no regular expression: missing"),
+    (("target/a", "target/b"), "pairs; got 'target/a'"),
+    ((("target/a",),), "pairs; got .'target/a',"),
+])
+def test_renames_that_are_none_are_told(rules, told):
+  with pytest.raises(errors.UserError, match=told):
+    checkpoint_config.RestoreCheckpointConfig("x", assignment_map=rules)
 
 
 def test_the_best_are_kept_as_gin_files_of_t5x_ask_for_it(tmp_path):

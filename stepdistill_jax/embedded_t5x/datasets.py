@@ -7,12 +7,13 @@ that the batch of any step can be found again (`TrainIterator.skip`).
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import importlib
 import itertools
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import clu.data
 import jax
@@ -68,7 +69,14 @@ def find_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
     errors.UserError: there is none of that name; the message lists near ones.
   """
   if cfg.module:
-    import_module(cfg.module)
+    try:
+      import_module(cfg.module)
+    except ModuleNotFoundError as error:
+      if not f"{cfg.module}.".startswith(f"{error.name}."):
+        raise  # It is there; what it imports is not.
+      raise errors.UserError(
+          f"there is no module {cfg.module!r} to import "
+          f"(MIXTURE_OR_TASK_MODULE): {error}") from error
   name = cfg.mixture_or_task_name
   if isinstance(name, seqio.DatasetProviderBase):
     return name
@@ -87,6 +95,20 @@ def _check_divisible(batch_size: int, num_shards: int) -> None:
     raise errors.UserError(
         f"batch size {batch_size} is not divisible by the {num_shards} hosts "
         "that load different data")
+
+
+@contextlib.contextmanager
+def lengths_told(cfg: DatasetConfig) -> Iterator[None]:
+  """Makes a UserError of SeqIO's where lengths are not those of the features.
+  """
+  try:
+    yield
+  except ValueError as error:
+    if "task_feature_lengths" not in str(error):
+      raise
+    raise errors.UserError(
+        f"TASK_FEATURE_LENGTHS = {dict(cfg.task_feature_lengths or {})}: "
+        f"{' '.join(str(error).split())}") from error
 
 
 def shared_time_seed() -> int:
@@ -128,7 +150,9 @@ def get_dataset(
       trim_output_features=cfg.trim_output_features,
       batch_size=cfg.batch_size // num_shards,
       verbose=False)
-  return make() if cfg.pack else pipelines.build(make)  # SeqIO's packing loops.
+  with lengths_told(cfg):
+    # SeqIO's packing loops.
+    return make() if cfg.pack else pipelines.build(make)
 
 
 def get_training_eval_datasets(
@@ -270,7 +294,7 @@ def get_vocabulary(
       v for v in vocabularies
       if not isinstance(v, seqio.PassThroughVocabulary)] or vocabularies
   if not vocabularies or any(v != vocabularies[0] for v in vocabularies):
-    raise ValueError(
+    raise errors.InvalidValue(
         f"{cfg.mixture_or_task_name} has no `inputs` and `targets`, and its "
         f"features {sorted(features)} have no or different vocabularies")
   return vocabularies[0], vocabularies[0]

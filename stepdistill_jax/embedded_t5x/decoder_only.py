@@ -10,6 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import seqio
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import base_models, decoding, optimizers
 
 Array = Any
@@ -131,7 +132,7 @@ class DecoderOnlyModel(base_models.BaseTransformerModel):
 
 def _marks(batch: Batch, needed_by: str) -> Array:
   if "decoder_causal_attention" not in batch:
-    raise ValueError(
+    raise errors.InvalidValue(
         f"{needed_by} needs the feature decoder_causal_attention; give "
         "task_feature_lengths for both inputs and targets")
   return batch["decoder_causal_attention"]

@@ -71,7 +71,16 @@ def submesh_grid(
 
 def devices_here(backend: Optional[str] = None) -> Sequence[jax.Device]:
   """All devices of the run, or those that are pretended."""
-  return jax.devices(backend) if _pretended is None else _pretended
+  if _pretended is not None:
+    return _pretended
+  try:
+    return jax.devices(backend)
+  except RuntimeError as error:
+    if backend is None:
+      raise
+    raise errors.UserError(
+        f"PjitPartitioner.backend = {backend!r}: {error}; None takes what the "
+        "machine has") from error
 
 
 def shapes_over_slices(
@@ -172,6 +181,11 @@ def data_layout(
     errors.UserError: the batch cannot be split evenly.
     ValueError: hosts own overlapping but different rows.
   """
+  unknown = set(data_axes) - set(mesh.axis_names)
+  if unknown:
+    raise errors.UserError(
+        f"PjitPartitioner.logical_axis_rules map `batch` to {sorted(unknown)}; "
+        f"the mesh has the axes {list(mesh.axis_names)}")
   data_first = [mesh.axis_names.index(a) for a in data_axes]
   others = [i for i in range(mesh.devices.ndim) if i not in data_first]
   rows_of_devices = mesh.devices.transpose(data_first + others)
@@ -183,7 +197,7 @@ def data_layout(
       rows.setdefault(device.process_index, set()).add(row)
   shares = sorted({tuple(sorted(r)) for r in rows.values()})
   if sum(len(share) for share in shares) != num_rows:
-    raise ValueError(
+    raise errors.InvalidValue(
         f"Hosts share rows of the data axis unevenly: {rows}; choose a "
         "model-parallel submesh that divides or covers whole hosts")
   batch_size = batch_size or num_rows

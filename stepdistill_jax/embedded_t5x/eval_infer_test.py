@@ -114,6 +114,31 @@ def test_scores_and_auxiliary_values(run_folder, tmp_path):
   assert all("scores" in line["aux"] for line in lines)
 
 
+@pytest.mark.parametrize("binding, told", [
+    ("shard_id = 2", "shard_id must be one of 0 to 0, .*; got 2"),
+    ("checkpoint_period = 0", "checkpoint_period must be a whole number"),
+    ("output_vocab_feature_name = 'target'",
+     "unknown feature 'target'; did you mean: targets"),
+])
+def test_what_cannot_be_inferred_is_told(run_folder, tmp_path, binding, told):
+  with pytest.raises(errors.UserError, match=told):
+    run_infer(run_folder, tmp_path, f"infer_script.infer.{binding}")
+
+
+def test_options_of_what_is_written(run_folder, tmp_path):
+  gin_file = tmp_path / "written.gin"
+  gin_file.write_text("""
+      from __gin__ import dynamic_registration
+      import __main__ as infer_script
+      infer_script.infer.write_fn = @infer_script.write_inferences_to_file
+      infer_script.write_inferences_to_file.output_ids = True
+      """)
+  run_infer(run_folder, tmp_path / "out", gin_files=[str(gin_file)])
+  lines = read_lines(
+      tmp_path / "out" / f"{TASK}-predict.jsonl-00000-of-00001")
+  assert all("prediction_tokens" in line for line in lines)
+
+
 def test_text_files(run_folder, tmp_path):
   (tmp_path / "words.txt").write_text("abc\nfeed\n")
   run_infer(run_folder, tmp_path / "out",

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import seqio
 
-from stepdistill_jax import errors, progress
+from stepdistill_jax import errors, progress, setting_checks
 from stepdistill_jax.embedded_t5x import utils
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -55,7 +55,11 @@ def save(
   vocabulary = model.input_vocabulary
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
     raise errors.UserError(
-        f"only SentencePiece vocabularies can be exported, not {vocabulary}")
+        "only SentencePiece vocabularies can be exported, not a "
+        f"{type(vocabulary).__name__}")
+  for name in ("inputs", "targets"):
+    setting_checks.whole_number(
+        f"TASK_FEATURE_LENGTHS[{name!r}]", task_feature_lengths.get(name))
   batch_size = batch_size or 1
   shapes = {"inputs": (batch_size, task_feature_lengths["inputs"]),
             "targets": (batch_size, task_feature_lengths["targets"])}

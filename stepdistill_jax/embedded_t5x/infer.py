@@ -21,7 +21,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import errors, progress
+from stepdistill_jax import errors, progress, setting_checks
 from stepdistill_jax.embedded_t5x import (
     checkpoint_config, datasets, gin_utils, preflight, utils)
 
@@ -138,7 +138,7 @@ def write_inferences_to_file(
     output_ids: write `prediction_tokens` too.
   """
   if include_all_inputs and input_fields_to_include is not None:
-    raise ValueError(
+    raise errors.InvalidValue(
         "`include_all_inputs` and `input_fields_to_include` exclude each other")
   outputs, aux = inferences
   lines = []
@@ -205,6 +205,12 @@ def infer(
   if mode not in STEPS:
     raise errors.UserError(errors.unknown_name_message(
         "infer mode", mode, STEPS))
+  setting_checks.whole_number("infer.checkpoint_period", checkpoint_period)
+  setting_checks.whole_number("infer.num_shards", num_shards)
+  if shard_id not in range(num_shards):
+    raise errors.UserError(
+        f"infer.shard_id must be one of 0 to {num_shards - 1}, as "
+        f"infer.num_shards = {num_shards}; got {shard_id}")
   preflight.check_data(dataset_cfg, partitioner)
   if verify_matching_vocabs_fn is not None:
     verify_matching_vocabs_fn(dataset_cfg, model)
@@ -223,9 +229,15 @@ def infer(
         shard_info=seqio.ShardInfo(index=shard_id, num_shards=num_shards),
         seed=dataset_cfg.seed)
 
-  features = lambda provider: converter(
-      examples(provider), task_feature_lengths=lengths)
+  def features(provider) -> tf.data.Dataset:
+    with datasets.lengths_told(dataset_cfg):
+      return converter(examples(provider), task_feature_lengths=lengths)
+
   provider = datasets.find_task(dataset_cfg)
+  if output_vocab_feature_name not in provider.output_features:
+    raise errors.UserError(errors.unknown_name_message(
+        "feature", output_vocab_feature_name, provider.output_features,
+        "(infer.output_vocab_feature_name)"))
   spec = features(provider).element_spec
   initializer = train_state_initializer_cls(
       optimizer_def=None,  # Only parameters are restored.

@@ -37,10 +37,13 @@ def create_learning_rate_scheduler(
     A function from an int32 scalar to a float32 scalar.
   """
   b, w, d = base_learning_rate, warmup_steps, decay_factor
+  # No warm-up is over at step 0; 0 / 0 would not be a number.
+  warmed = lambda s: s / w if w else jnp.inf
   table = {
       "constant": lambda s: b,
-      "linear_warmup": lambda s: jnp.minimum(1.0, s / w),
-      "linear_decay": lambda s: b * jnp.minimum(s / w, 1.0 + d * (w - s)),
+      "linear_warmup": lambda s: jnp.minimum(1.0, warmed(s)),
+      "linear_decay": lambda s: b * jnp.minimum(
+          warmed(s), 1.0 + d * (w - s)),
       "rsqrt_decay": lambda s: 1.0 / jnp.sqrt(jnp.maximum(s, w)),
       "rsqrt_normalized_decay":
           lambda s: jnp.sqrt(w) / jnp.sqrt(jnp.maximum(s, w)),

@@ -37,6 +37,14 @@ def test_formulas(factors):
   assert rates[0].dtype == np.float32
 
 
+@pytest.mark.parametrize("factors, rate", [
+    ("constant * linear_warmup", B), ("linear_decay", B)])
+def test_no_warmup_is_over_at_step_0(factors, rate):
+  schedule = learning_rate.create_learning_rate_scheduler(
+      factors, base_learning_rate=B, warmup_steps=0, decay_factor=0.01)
+  assert schedule(0) == rate
+
+
 def test_unknown_factor_lists_near_ones():
   with pytest.raises(errors.UserError, match="rsqrt_decay"):
     learning_rate.create_learning_rate_scheduler("constant * rsqrt_decy")

@@ -10,6 +10,8 @@ from typing import Any, Mapping
 import jax
 import jax.numpy as jnp
 
+from stepdistill_jax import errors
+
 Array = Any
 
 
@@ -167,7 +169,7 @@ def convert_special_loss_normalizing_factor_to_enum(
     return SpecialLossNormalizingFactor[x.upper()]
   except KeyError:
     names = ", ".join(f.name for f in SpecialLossNormalizingFactor)
-    raise ValueError(
+    raise errors.InvalidValue(
         f"unknown loss_normalizing_factor {x!r}; give a number or one of "
         f"{names}") from None
 

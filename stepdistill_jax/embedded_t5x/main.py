@@ -21,8 +21,9 @@ _GIN_CALL = "\n  In call to configurable"
 ENTRY_POINTS = {
     "train": ("train", "train", ()),
     "eval": ("eval", "evaluate", ()),
-    "infer": ("infer", "infer", ("create_task_from_tfexample_file",
-                                "create_task_from_text_file")),
+    "infer": ("infer", "infer", (
+        "create_task_from_tfexample_file", "create_task_from_text_file",
+        "write_inferences_to_file", "merge_chunks_to_file")),
     "precompile": ("precompile", "precompile", ()),
     "export": ("export_lib", "save", ()),
 }
@@ -78,7 +79,12 @@ def launch(
     except errors.UserError as error:
       advice = _mode_advice(mode, str(error))
       raise errors.UserError(advice) if advice else error
-    # Registered by the gin file's reference to it, unless it has none.
+    if not any(re.search(rf"\b{function_name}\.\w+$", name)
+               for name in gin_config.bindings()):
+      run_file = {"train": "finetune"}.get(mode, mode)
+      raise errors.UserError(
+          f"no gin file configures `{function_name}`; include a run file, such "
+          f"as --gin_file=t5x/configs/runs/{run_file}.gin")
     configured = gin.get_configurable(entry)
     try:
       return None if dry_run else configured()

@@ -88,7 +88,7 @@ class OptimizerDef:
       if value is traverse_util.empty_node:
         given.setdefault(path, value)
       elif path not in given:
-        raise ValueError(
+        raise errors.InvalidValue(
             f"the optimizer state to restore has no {'/'.join(path)}; was it "
             "saved with another optimizer? To start with a fresh optimizer "
             "state, restore the parameters only")
@@ -249,7 +249,7 @@ class MultiOptimizer(OptimizerDef):
       tuple[traverse_util.Traversal, OptimizerDef]]):
     self.traversals, self.sub_optimizers = zip(*traversals_and_optimizers)
     if any(isinstance(o, OptaxWrapper) for o in self.sub_optimizers):
-      raise ValueError(
+      raise errors.InvalidValue(
           "MultiOptimizer cannot split an optax optimizer's state; use "
           "optimizers.chain with optax.multi_transform instead")
     super().__init__([o.hyper_params for o in self.sub_optimizers])
@@ -305,7 +305,7 @@ class MultiOptimizer(OptimizerDef):
       selected = list(traversal.iterate(paths))
       for path in selected:
         if owner.setdefault(path, i) != i:
-          raise ValueError(
+          raise errors.InvalidValue(
               f"optimizers {owner[path]} and {i} of a MultiOptimizer both "
               f"select the parameter {'/'.join(path)}")
       parts.append((selected, self.sub_optimizers[i]))

@@ -18,6 +18,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import device_mesh
 from stepdistill_jax.embedded_t5x.device_mesh import DataLayout, HardwareMesh
 
@@ -56,7 +57,7 @@ def standard_logical_axis_rules(
   for name, dims in [("activation", activation_partitioning_dims),
                      ("parameter", parameter_partitioning_dims)]:
     if dims not in (1, 2):
-      raise ValueError(
+      raise errors.InvalidValue(
           f"`{name}_partitioning_dims` = {dims} is not supported; "
           "expected 1 or 2")
   # An array that uses `model` for another axis falls through to `data`.
@@ -121,7 +122,7 @@ class PjitPartitioner:
         `num_partitions` (which run gin files set to 1) does not.
     """
     if not num_partitions and not model_parallel_submesh:
-      raise ValueError(
+      raise errors.InvalidValue(
           "PjitPartitioner needs `num_partitions` or `model_parallel_submesh`")
     if not model_parallel_submesh and not (ici_mesh_shape or dcn_mesh_shape):
       ici_mesh_shape, dcn_mesh_shape = device_mesh.shapes_over_slices(
@@ -204,7 +205,9 @@ class PjitPartitioner:
         return flax_partitioning.logical_to_mesh_axes(
             axes, self.logical_axis_rules)
       except ValueError as error:
-        raise ValueError(f"No mesh axes for {name} with axes {axes}") from error
+        raise errors.InvalidValue(
+            f"No mesh axes for {name} with axes {axes}; add rules for them to "
+            "PjitPartitioner.logical_axis_rules") from error
 
     flat = traverse_util.flatten_dict(
         logical_axes.state_dict(), keep_empty_nodes=True, sep="/")

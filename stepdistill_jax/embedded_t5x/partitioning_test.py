@@ -6,6 +6,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import partitioning
 
 # (activation dims, parameter dims) -> specs of a kernel, of an activation.
@@ -59,6 +60,16 @@ def test_shardings_of_a_tree_with_none():
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
   shardings = partitioner.shardings({"a": None, "b": P("data")})
   assert shardings["a"].spec == P() and shardings["b"].spec == P("data")
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (dict(backend="no_such"), r"backend = 'no_such': .*None takes"),
+    (dict(logical_axis_rules=[("batch", "dta")]),
+     r"map `batch` to \['dta'\]; the mesh has the axes \['data', 'model'\]"),
+])
+def test_what_the_machine_or_the_mesh_lacks_is_told(arguments, told):
+  with pytest.raises(errors.UserError, match=told):
+    partitioning.PjitPartitioner(1, **arguments).get_data_layout(8)
 
 
 def test_partitioner_needs_a_size():

@@ -30,6 +30,9 @@ def _one_line(error: BaseException) -> str:
 def check_data(cfg: datasets.DatasetConfig, partitioner) -> None:
   """Raises UserError unless a config's data can be read in even batches."""
   setting_checks.whole_number("BATCH_SIZE", cfg.batch_size)
+  for name, length in (cfg.task_feature_lengths or {}).items():
+    if length is not None:
+      setting_checks.whole_number(f"TASK_FEATURE_LENGTHS[{name!r}]", length)
   partitioner.get_data_layout(cfg.batch_size)
   provider = datasets.find_task(cfg)
   tasks = seqio.get_subtasks(provider)

@@ -8,6 +8,7 @@ import flax
 import jax
 from jax import lax
 import jax.numpy as jnp
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import decoding_state as state_lib
 
 Array = Any
@@ -105,7 +106,7 @@ def temperature_sample(
     ValueError: both `topk` and `topp`, or more steps than `length`.
   """
   if _known(topk) and _known(topp) and topk and topp:
-    raise ValueError(
+    raise errors.InvalidValue(
         f"temperature_sample takes topk or topp, not both; got topk={topk}, "
         f"topp={topp}")
   batch, length = inputs.shape
@@ -115,7 +116,7 @@ def temperature_sample(
         max_decode_steps, max_decode_steps_hard_limit)
   if (max_decode_steps is not None and _known(max_decode_steps)
       and max_decode_steps > length):
-    raise ValueError(
+    raise errors.InvalidValue(
         f"max_decode_steps={max_decode_steps} is more than the {length} "
         "positions of the inputs")
 

@@ -11,6 +11,7 @@ import flax.core
 from flax import traverse_util
 import jax
 
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import (
     checkpoint_config, train_state as train_state_lib)
 
@@ -71,7 +72,9 @@ class TrainStateInitializer:
     fallback_state = None
     if restore_cfg.fallback_to_scratch:
       if init_rng is None:
-        raise ValueError("`fallback_to_scratch` needs an `init_rng`")
+        raise errors.InvalidValue(
+            "`fallback_to_scratch` needs an `init_rng`; bind for instance "
+            "eval_script.evaluate.fallback_init_rng = 0")
       fallback_state = self.from_scratch(init_rng).state_dict()
     manager = restore_cfg.checkpoint_manager_cls(
         os.path.dirname(path.rstrip("/")), self.global_train_state_shape,

@@ -8,6 +8,8 @@ from typing import Any, Mapping, Sequence
 from absl import logging
 from flax import traverse_util
 
+from stepdistill_jax import errors
+
 
 def tensorstore_leaf(unused_path, value) -> bool:
   """True for a dict that describes an array in TensorStore's notation."""
@@ -97,16 +99,17 @@ def apply_assignment_map(
       continue
     source = match.expand(replacement)
     if source not in checkpoint:
-      raise ValueError(
+      raise errors.InvalidValue(
           f"Parameter '{source}', which '{name}' is to come from, does not "
-          f"exist in the checkpoint; it has {sorted(checkpoint)}")
+          "exist in the checkpoint; near ones: "
+          f"{', '.join(errors.near_names(source, checkpoint))}")
     used.add(source)
     assigned[name] = checkpoint[source]
   unmatched = {pattern for pattern, _ in assignment_map} - patterns_used
   if require_all_rules_match and unmatched:
-    raise ValueError(
-        f"assignment_map: nothing matches {sorted(unmatched)}; the names are "
-        f"{sorted(model)}")
+    raise errors.InvalidValue(
+        f"assignment_map: nothing matches {sorted(unmatched)}; the model has "
+        f"{', '.join(errors.near_names(sorted(unmatched)[0], model))}, ...")
   for name, value in checkpoint.items():
     if (name not in used or name in model) and name not in skipped:
       assigned.setdefault(name, value)

@@ -18,6 +18,8 @@ from flax.linen import partitioning as flax_partitioning
 import jax
 import jax.numpy as jnp
 
+from stepdistill_jax import errors
+
 EMPTY_DICT = flax.core.freeze({})
 FrozenDict = flax.core.FrozenDict
 FrozenVariableDict = flax.core.FrozenDict[str, Any]
@@ -98,6 +100,11 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode, TrainState):
         (Adafactor) is told the axis names before its state is made.
     """
     params, others = _split_variables(model_variables)
+    if not hasattr(optimizer_def, "create"):
+      raise errors.UserError(
+          f"OPTIMIZER is a {type(optimizer_def).__name__}, no optimizer "
+          "definition; take optax's from t5x.optimizers, such as "
+          "@optimizers.adamw(), or wrap it in @optimizers.OptaxWrapper()")
     if hasattr(optimizer_def, "set_param_axes"):
       if others["params_axes"] is None:
         raise ValueError(

@@ -227,3 +227,39 @@ def test_restarts_tell_what_changed(tmp_path, capsys, monkeypatch):
   assert (first["versions"], first["config_changes"]) == ({"jax": "1"}, [])
   assert second["versions"] == {"jax": "2"}
   assert second["config_changes"] == ["TRAIN_STEPS was 5, now 9"]
+
+
+@pytest.mark.parametrize("binding, told", [
+    ("models.EncoderDecoderModel.loss_normalizing_factor = 'REAL_TOKENS'",
+     "unknown loss_normalizing_factor 'REAL_TOKENS'"),
+    ("t5.network.T5Config.mlp_activations = ('gelo',)", "an activation is .*'gelo"),
+    ("t5.network.T5Config.emb_dim = '16'",
+     "T5Config.emb_dim must be a whole number; got '16'"),
+    ("adafactor.Adafactor.logical_factor_rules = {'embed': 'row'}",
+     "have none for the axis 'joined_kv' of .*; add for instance"),
+    ("MIXTURE_OR_TASK_MODULE = 'no_such_module'",
+     "there is no module 'no_such_module' to import"),
+    ("TASK_FEATURE_LENGTHS = {'inputs': 16}",
+     "TASK_FEATURE_LENGTHS = {'inputs': 16}: .* is missing .*'targets'"),
+    ("TASK_FEATURE_LENGTHS = {'inputs': 16, 'targets': -1}",
+     r"TASK_FEATURE_LENGTHS\['targets'\] must be a whole number of at least 1"),
+])
+def test_values_that_cannot_work_are_told_in_a_line(tmp_path, binding, told):
+  with pytest.raises(errors.UserError, match=told):
+    run_train(tmp_path, *NO_EVAL, binding)
+
+
+def test_an_optax_transformation_is_no_optimizer(tmp_path):
+  gin_file = tmp_path / "optax.gin"
+  gin_file.write_text("""
+      from __gin__ import dynamic_registration
+      import optax
+      include 't5x/configs/runs/testing.gin'
+      OPTIMIZER = @optax.sgd()
+      optax.sgd.learning_rate = 0.1
+      """)
+  with pytest.raises(errors.UserError, match="wrap it in @optimizers.OptaxWr"):
+    t5x_command.run(
+        "train", [str(gin_file)], [
+            f"MODEL_DIR = {str(tmp_path)!r}", "TRAIN_STEPS = 2", *NO_EVAL],
+        engine="embedded")

@@ -28,6 +28,9 @@ class TransformerConfig:
   dropout_rate: float = 0.1
   logits_via_embedding: bool = False
 
+  def __post_init__(self):
+    t5_network.check_dtype(self.dtype)
+
   @property
   def float32_attention_logits(self) -> bool:
     return False

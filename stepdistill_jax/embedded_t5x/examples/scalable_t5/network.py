@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax import struct
 from flax.linen import partitioning as nn_partitioning
 import jax
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import layers
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
 
@@ -32,6 +33,13 @@ class T5Config(t5_network.T5Config):
   # Position of the axis `layers` in stacked parameters.
   param_scan_axis: int = 1
 
+  def __post_init__(self):
+    super().__post_init__()
+    if self.param_scan_axis > 1:
+      raise errors.InvalidValue(
+          "T5Config.param_scan_axis must be 0 or 1, as layer norms' parameters "
+          f"have one axis besides; got {self.param_scan_axis}")
+
 
 def checkpoint_policy(name: str) -> Callable[..., Any] | None:
   """The `jax.checkpoint` policy of that name; None recomputes everything."""
@@ -40,10 +48,12 @@ def checkpoint_policy(name: str) -> Callable[..., Any] | None:
     return None
   if name == "minimal":
     return policies.checkpoint_dots_with_no_batch_dims
-  if name.startswith("_") or not hasattr(policies, name):
-    known = ["none", "minimal", "full"] + [
-        n for n in dir(policies) if not n.startswith("_")]
-    raise ValueError(
+  # The others make policies, of arguments.
+  known = [n for n in dir(policies)
+           if not n.startswith(("_", "save_", "offload_"))]
+  if name not in known:
+    known = ["none", "minimal", "full", *known]
+    raise errors.InvalidValue(
         f"unknown remat_policy {name!r}; known: {', '.join(known)}")
   return getattr(policies, name)
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x import test_utils
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import network
+from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
 
 BATCH = test_utils.make_batch(4, packed=True)
 
@@ -91,6 +93,16 @@ def test_full_rematerialization_keeps_less():
 def test_unknown_policy_lists_the_known():
   with pytest.raises(ValueError, match="'some'.*minimal.*dots_saveable"):
     network.checkpoint_policy("some")
+  with pytest.raises(ValueError, match="known: none, minimal"):
+    network.checkpoint_policy("save_only_these_names")  # Makes policies.
+
+
+def test_configurations_that_cannot_work_are_refused():
+  for config in (network.T5Config, t5_network.T5Config):
+    with pytest.raises(errors.UserError, match="dtype 'float33' is none"):
+      config(vocab_size=8, dtype="float33")
+  with pytest.raises(ValueError, match="must be 0 or 1, .* got 2"):
+    network.T5Config(vocab_size=8, param_scan_axis=2)
 
 
 def test_decoding_equals_unrolled():

@@ -13,6 +13,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from stepdistill_jax import errors
+
 Array = Any
 DType = Any
 Initializer = Callable[..., Array]
@@ -67,11 +69,11 @@ def _activation(fn_or_name: str | Callable[[Array], Array]) -> Callable:
   """`linear`, a function's name in `flax.linen`, or a function."""
   if fn_or_name == "linear":
     return lambda x: x
-  if isinstance(fn_or_name, str):
+  if isinstance(fn_or_name, str) and hasattr(nn, fn_or_name):
     return getattr(nn, fn_or_name)
   if callable(fn_or_name):
     return fn_or_name
-  raise ValueError(
+  raise errors.InvalidValue(
       f"an activation is 'linear', a name in flax.linen or a function; got "
       f"{fn_or_name!r}")
 

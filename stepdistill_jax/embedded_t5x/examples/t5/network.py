@@ -13,9 +13,20 @@ from typing import Any, Sequence
 from flax import linen as nn
 from flax import struct
 import jax.numpy as jnp
+from stepdistill_jax import errors
 from stepdistill_jax.embedded_t5x.examples.t5 import layers
 
 Array = Any
+
+
+def check_dtype(dtype: Any) -> None:
+  """Raises UserError where the activations' dtype is none."""
+  try:
+    jnp.dtype(dtype)
+  except TypeError as error:
+    raise errors.UserError(
+        f"the network's dtype {dtype!r} is none; give for instance 'float32' "
+        "or 'bfloat16'") from error
 
 
 @struct.dataclass
@@ -37,6 +48,9 @@ class T5Config:
   logits_via_embedding: bool = False
   # Attention logits in float32 whatever `dtype`.
   float32_attention_logits: bool = False
+
+  def __post_init__(self):
+    check_dtype(self.dtype)
 
 
 def dropout(cfg: T5Config, name: str | None = None) -> nn.Dropout:

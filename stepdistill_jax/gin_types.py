@@ -1,0 +1,133 @@
+"""Values in gin files against what the functions that get them expect.
+
+A literal of the wrong kind, such as `num_partitions = "2"`, is told by its
+name; a minute later it would be an error of Python or XLA without one.
+The annotations of this package's functions decide, and in doubt a value
+passes; those of other packages are not always kept by their own authors.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import os
+import types
+import typing
+from typing import Any
+
+import gin
+
+from stepdistill_jax import errors
+
+_NONE = type(None)
+_NUMBERS = (int, float)
+_PACKAGE = __name__.partition(".")[0]
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False",
+          str: "a text", _NONE: "None"}
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+  """The alternatives of a union; what is none is its only one."""
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    return tuple(m for arg in typing.get_args(hint) for m in _members(arg))
+  return (hint,)
+
+
+def _is_literal(value: Any) -> bool:
+  return value is None or isinstance(
+      value, (bool, int, float, str, list, tuple, dict))
+
+
+def _fits_one(value: Any, hint: Any) -> bool:
+  """Whether a literal may be meant for one alternative of an annotation."""
+  kind = typing.get_origin(hint) or hint
+  if kind is _NONE:
+    return value is None
+  if kind is int:  # T5X's users write 1e4 steps.
+    return isinstance(value, int) or (
+        isinstance(value, float) and value.is_integer())
+  if kind is float:
+    return isinstance(value, _NUMBERS)
+  if kind is bool:  # "False" would be true.
+    return not isinstance(value, (str, float))
+  if kind is str:
+    return isinstance(value, (str, os.PathLike))
+  if kind is collections.abc.Callable:
+    return not _is_literal(value) or value is None
+  if not isinstance(kind, type):
+    return True
+  of = typing.get_args(hint)
+  if issubclass(kind, collections.abc.Mapping):
+    return isinstance(value, dict) and (len(of) != 2 or all(
+        fits(k, of[0]) and fits(v, of[1]) for k, v in value.items()))
+  if kind in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+    if isinstance(value, str):  # Some take one for a list of one.
+      return not of or str in _members(of[0])
+    # tuple[int, float] has a hint for each item; those are not looked at.
+    return isinstance(value, (list, tuple)) and (
+        not (len(of) == 1 or len(of) == 2 and of[1] is ...)
+        or all(fits(v, of[0]) for v in value))
+  return True
+
+
+def fits(value: Any, hint: Any) -> bool:
+  """Whether a value of gin may be meant for an annotation."""
+  if value is None or not _is_literal(value):
+    # Many a default is None that its annotation does not have. What a
+    # reference gives is known when it is called.
+    return True
+  return any(_fits_one(value, member) for member in _members(hint))
+
+
+def expected(hint: Any) -> str:
+  """An annotation in words, as a message has them."""
+  def words(member: Any) -> str:
+    kind = typing.get_origin(member) or member
+    if kind in _WORDS:
+      return _WORDS[kind]
+    if isinstance(kind, type) and issubclass(kind, collections.abc.Mapping):
+      of = typing.get_args(member)
+      return "a dict" + (f" of name to {expected(of[1])}" if len(of) == 2
+                         else "")
+    if kind is collections.abc.Callable:
+      return "a reference such as @name"
+    return "a list"
+  return " or ".join(dict.fromkeys(map(words, _members(hint))))
+
+
+def _hints(configurable: Any) -> typing.Mapping[str, Any]:
+  """Annotations of what our own classes and functions are called with."""
+  module = getattr(configurable, "__module__", None) or ""
+  if module.partition(".")[0] != _PACKAGE:
+    return {}
+  is_class = isinstance(configurable, type)
+  called = (configurable if is_class and dataclasses.is_dataclass(configurable)
+            else configurable.__init__ if is_class else configurable)
+  try:
+    return typing.get_type_hints(called)
+  except Exception:  # pylint: disable=broad-except  # Of others' annotations.
+    return {}
+
+
+def check() -> None:
+  """Checks all bindings of gin's configuration.
+
+  Raises:
+    errors.UserError: a literal that the function bound to cannot work with.
+  """
+  config = gin.config._CONFIG  # pylint: disable=protected-access
+  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  for (scope, selector), arguments in config.items():
+    if selector == "gin.macro":
+      continue
+    hints = _hints(registry[selector].wrapped)
+    for name, value in arguments.items():
+      where = f"{scope}/{selector}".lstrip("/") + f".{name}"
+      while getattr(value, "config_key", ("", ""))[1] == "gin.macro" and (
+          value.config_key in config):
+        macro = value.config_key[0]
+        value, where = config[value.config_key]["value"], macro
+      if name in hints and not fits(value, hints[name]):
+        raise errors.UserError(
+            f"gin config: {where} must be {expected(hints[name])}; got "
+            f"{value!r}")

@@ -1,0 +1,74 @@
+"""Literals of the wrong kind are told by name; what may work passes."""
+
+import dataclasses
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+import gin
+import pytest
+
+from stepdistill_jax import errors
+from stepdistill_jax import gin_config
+
+
+class _Unknown:
+  pass
+
+
+@dataclasses.dataclass
+class Sizes:
+  """Stands for a configuration class."""
+
+  width: int = 1
+  rate: float | None = None
+  names: Sequence[str] = ()
+  lengths: Mapping[str, int] | None = None
+  fn: Optional[Callable[..., Any]] = None
+  shuffle: bool = True
+  mesh: tuple[int, ...] | None = None
+  path: str = ""
+  either: float | _Unknown = 1.0
+  anything: Any = None
+
+
+gin.external_configurable(Sizes, "GinTypesSizes", module="gin_types_test")
+
+
+def parse(*bindings):
+  gin_config.parse(
+      [], [b if "=" in b and b[0].isupper() else f"GinTypesSizes.{b}"
+           for b in bindings])
+
+
+@pytest.mark.parametrize("binding, expected", [
+    ("width = '2'", "a whole number; got '2'"),
+    ("width = 2.5", "a whole number; got 2.5"),
+    ("width = [1]", r"a whole number; got \[1\]"),
+    ("rate = 'x'", "a number or None; got 'x'"),
+    ("names = 3", "a list; got 3"), ("names = [3]", r"a list; got \[3\]"),
+    ("lengths = [16]", "a dict of name to a whole number or None; got"),
+    ("lengths = {'inputs': '16'}", "a dict of name to a whole number or None"),
+    ("fn = 'name'", "a reference such as @name or None; got 'name'"),
+    ("shuffle = 'False'", "True or False; got 'False'"),
+    ("mesh = (1, 'x')", "a list or None; got"), ("path = 3", "a text; got 3"),
+])
+def test_wrong_kinds_are_told(binding, expected):
+  name = binding.partition(" ")[0]
+  with pytest.raises(errors.UserError, match=(
+      rf"gin config: gin_types_test\.GinTypesSizes\.{name} must be "
+      + expected)):
+    parse(binding)
+
+
+@pytest.mark.parametrize("binding", [
+    "width = 1e4", "width = None", "rate = 1", "rate = None", "names = 'one'",
+    "names = ('a', 'b')", "lengths = {'inputs': 16}", "lengths = None",
+    "fn = @GinTypesSizes", "shuffle = 0", "mesh = [1, 2]", "either = 'x'",
+    "anything = 'x'", "width = @GinTypesSizes()",
+])
+def test_what_may_work_passes(binding):
+  parse(binding)
+
+
+def test_a_macro_is_told_by_its_own_name():
+  with pytest.raises(errors.UserError, match="gin config: WIDTH must be a who"):
+    parse("WIDTH = 'wide'", "MACRO = %WIDTH", "width = %MACRO")
