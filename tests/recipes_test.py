@@ -98,7 +98,7 @@ def test_size_is_switched_after_a_recipe():
   gin_config.parse(
       ["gin/recipes/svamp_step_by_step.gin", "gin/models/t5_1_1_small.gin"],
       SET)
-  assert gin.query_parameter("network.T5Config.emb_dim") == 512
+  assert gin.query_parameter("t5.network.T5Config.emb_dim") == 512
   assert query("LEARNING_RATE") == 1e-3  # The rest is the recipe's.
 
 
