@@ -91,13 +91,20 @@ def test_what_xla_says_is_missing(message, gib):
     (("--topology=v5e-8", "--programs=trian"), "did you mean: train"),
     (("--topology=v5e-8", "--price=-1"), "--price=-1: expected 0 or more"),
     (("--topology=v5e-8", "--num_slices=0"), "--num_slices=0: expected 1"),
-    (("--topology=v5e-8", "--gin_file=gin/runs/eval.gin"),
-     "no training run (train_script.train has no model, data or partitioner)"),
 ])
 def test_mistakes_are_told_in_a_line(arguments, words):
   process = _plan(*arguments)
   assert process.returncode == 2
   assert words in process.stderr
+  assert len(process.stderr.strip().splitlines()) == 1
+
+
+def test_files_of_another_mode_are_told_in_a_line():
+  _needs_libtpu()
+  process = _plan("--topology=v5e-8", "--gin_file=gin/runs/eval.gin")
+  assert process.returncode == 2
+  assert ("no training run (train_script.train has no model, data or "
+          "partitioner); give the files of `t5x train`") in process.stderr
   assert len(process.stderr.strip().splitlines()) == 1
 
 
