@@ -21,6 +21,7 @@ from stepdistill_jax import errors
 
 _NONE = type(None)
 _NUMBERS = (int, float)
+_LITERALS = (bool, int, float, str, list, tuple, dict)
 _PACKAGE = __name__.partition(".")[0]
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False",
           str: "a text", _NONE: "None"}
@@ -33,16 +34,11 @@ def _members(hint: Any) -> tuple[Any, ...]:
   return (hint,)
 
 
-def _is_literal(value: Any) -> bool:
-  return value is None or isinstance(
-      value, (bool, int, float, str, list, tuple, dict))
-
-
 def _fits_one(value: Any, hint: Any) -> bool:
-  """Whether a literal may be meant for one alternative of an annotation."""
+  """Whether a literal, not None, may be meant for one alternative."""
   kind = typing.get_origin(hint) or hint
-  if kind is _NONE:
-    return value is None
+  if kind in (_NONE, collections.abc.Callable):
+    return False
   if kind is int:  # T5X's users write 1e4 steps.
     return isinstance(value, int) or (
         isinstance(value, float) and value.is_integer())
@@ -52,8 +48,6 @@ def _fits_one(value: Any, hint: Any) -> bool:
     return not isinstance(value, (str, float))
   if kind is str:
     return isinstance(value, (str, os.PathLike))
-  if kind is collections.abc.Callable:
-    return not _is_literal(value) or value is None
   if not isinstance(kind, type):
     return True
   of = typing.get_args(hint)
@@ -72,7 +66,7 @@ def _fits_one(value: Any, hint: Any) -> bool:
 
 def fits(value: Any, hint: Any) -> bool:
   """Whether a value of gin may be meant for an annotation."""
-  if value is None or not _is_literal(value):
+  if not isinstance(value, _LITERALS):
     # Many a default is None that its annotation does not have. What a
     # reference gives is known when it is called.
     return True

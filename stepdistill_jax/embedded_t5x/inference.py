@@ -74,8 +74,8 @@ def _by_length(ds: tf.data.Dataset, size: int, devices: int):
 def _by_host(ds: tf.data.Dataset, layout, size: int, cut: bool):
   """Likewise of this host: example i goes to shard i mod num_shards.
 
-  All hosts have as many batches, of as many rows and of one length: they run
-  one program.
+  All hosts have as many batches, of as many rows and, with `cut`, of one
+  length: they run one program.
   """
   shard = ds.shard(layout.num_shards, layout.shard_id).batch(size)
   batches = iter(shard.as_numpy_iterator())
@@ -86,12 +86,11 @@ def _by_host(ds: tf.data.Dataset, layout, size: int, cut: bool):
   for _ in range(-(-len(ds) // (size * layout.num_shards))):
     indices, features = next(batches, blank)
     if cut:
-      used = _used_length(features[_INPUTS])
-      if jax.process_count() > 1:
-        used = int(np.max(
-            multihost_utils.process_allgather(np.array(used))))
-      features = _cut(features, next(
-          n for n in _lengths(features[_INPUTS].shape[-1]) if n >= used))
+      inputs = features[_INPUTS]
+      used = np.max(multihost_utils.process_allgather(
+          np.array(_used_length(inputs))))
+      features = _cut(features, batching.bucket_length(
+          int(used), _lengths(inputs.shape[-1])))
     yield indices, features, size
 
 
