@@ -28,12 +28,14 @@ def test_an_evaluations_examples_are_listed(tmp_path):
       f"--output={tmp_path / 'scores'}"]) == 0
   page, messages = testing.open_in_browser(tmp_path / "scores/report.html")
   assert messages == []
-  assert "8 of 8 examples, page 1 of 1" in page  # Counted by its script.
-  assert page.count('aria-label="right: ') == 4 + 1
-  assert page.count('aria-label="wrong: ') == 3
+  # Written by its script, which shows the wrong ones first.
+  assert "3 of 8 examples, page 1 of 1" in page
+  assert page.count('aria-label="wrong: (3 + 1)"') == 3
 
 
-def test_a_quickstarts_report_has_its_figures(tmp_path):
+def test_a_quickstarts_report_has_its_figures(tmp_path, monkeypatch):
+  # Of the workers, which compile three times as fast with it.
+  monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
   plan = dataclasses.replace(
       plan_lib.BUDGETS["small"], budget="test", train_stories=16,
       validation_stories=8, test_stories=8, shares=(1.0,), seeds=(0,), steps=1,

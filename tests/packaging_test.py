@@ -23,11 +23,12 @@ _MOVED = ("gin/", "tasks/")
 _TINY = [f"--gin.network.T5Config.{name}={value}" for name, value in {
     "emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32,
     "num_encoder_layers": 1, "num_decoder_layers": 1}.items()]
-# In the form of the papers' published files.
-_ROWS = [{"input": f"Tom has {n} pears and eats one.\nHow many?",
-          "label": f"( {n}.0 - 1.0 )"} for n in range(2, 42)]
-_OUTPUTS = [f"Tom has {n} pears and eats one, so {n - 1} pears. The answer is "
-            f"({n} - 1).\n\nQ: A man has" for n in range(2, 42)]
+# In the form of the papers' published files; each row has words of its own.
+_FRUITS = [a + b + "ears" for a in "bdfhp" for b in "aeiouwyr"]
+_ROWS = [{"input": f"Tom has {n} {fruit} and eats one.\nHow many?",
+          "label": f"( {n}.0 - 1.0 )"} for n, fruit in enumerate(_FRUITS)]
+_OUTPUTS = [f"Tom has {n} {fruit} and eats one, so {n - 1} {fruit}. The answer "
+            f"is ({n} - 1).\n\nQ: A man" for n, fruit in enumerate(_FRUITS)]
 _QUICKSTART = """
 import dataclasses, pathlib
 from stepdistill_jax.quickstart import command, plan
@@ -83,6 +84,8 @@ def installed(wheel, tmp_path_factory):
   environment = {
       **{name: value for name, value in os.environ.items()
          if name != "PYTHONPATH" and not name.startswith("STEPDISTILL_")},
+      # Compiles three times as fast; what is learned does not matter.
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",
       "XDG_DATA_HOME": str(folder / "data"),
       "XDG_CACHE_HOME": str(folder / "cache")}
 
