@@ -1,32 +1,40 @@
 # Two commands for a new user: `make quickstart`, `make test`.
-# PYTHON names the interpreter that the virtual environment is made from.
+# PYTHON names the interpreter that the virtual environments are made from.
 
 PYTHON ?= python3
 VENV ?= .venv
+INTEROP_VENV ?= .venv-interop
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PYTEST := bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup quickstart test clean
+.PHONY: setup quickstart test test-interop clean
 
-setup: $(STAMP)
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: EXTRA := test
+$(INTEROP_VENV)/.installed: EXTRA := test-interop
 
 # Installed anew only when what is to be installed has changed.
-$(STAMP): setup.py constraints.txt
+%/.installed: setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $$($(PYTHON) --version 2>&1) is too old: Python 3.11" \
 	    "or newer is needed; name one with 'make PYTHON=python3.11 ...'" \
 	    >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing the project into $(VENV) (1 to 5 minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[test]'
+	@test -x $*/bin/python || $(PYTHON) -m venv $*
+	@echo "Installing the project into $* (1 to 5 minutes) ..."
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[$(EXTRA)]'
 	@touch $@
 
 quickstart: setup
 	@$(BIN)/stepdistill quickstart $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(VENV)/$(PYTEST) -m 'not interop' $(ARGS)
+
+# What needs torch, transformers, libtpu and the like, or Chromium on PATH.
+test-interop: $(INTEROP_VENV)/.installed
+	@$(INTEROP_VENV)/$(PYTEST) -m interop $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP_VENV) build dist *.egg-info

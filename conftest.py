@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import tempfile
 
@@ -36,3 +37,46 @@ def _gin_unlocked(_gin_unlocked_for_module):
   import gin
   with gin.unlock_config():
     yield
+
+
+# Why a test may be skipped in CI; all else that is missing there is a failure.
+_ALLOWED_SKIPS = re.compile(
+    "Google's T5X|no accelerator|no file system can be mounted"
+    "|the real data is not here")
+
+
+def pytest_ignore_collect(collection_path, config):
+  """Leaves out whole files of the other step: they import what is missing.
+
+  A file's mark is read before the file is imported. `pytest` without
+  `-m interop` or `-m 'not interop'` takes all.
+  """
+  step = config.option.markexpr
+  if collection_path.suffix != ".py" or "interop" not in step:
+    return None
+  text = collection_path.read_text("utf-8")
+  if step == "interop":
+    return "pytest.mark.interop" not in text or None
+  return "\npytestmark = pytest.mark.interop\n" in text or None
+
+
+def _refused_skips(config) -> list[str]:
+  """Skips of this session that CI does not accept, as `file: reason`."""
+  reporter = config.pluginmanager.get_plugin("terminalreporter")
+  if os.environ.get("CI") != "true" or reporter is None:
+    return []
+  reasons = [report.longrepr for report in reporter.stats.get("skipped", ())]
+  return sorted({f"{path}:{line}: {why}" for path, line, why in reasons
+                 if not _ALLOWED_SKIPS.search(why)})
+
+
+def pytest_sessionfinish(session):
+  if _refused_skips(session.config):
+    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  refused = _refused_skips(config)
+  if refused:
+    terminalreporter.section("not to be skipped in CI", sep="=", red=True)
+    terminalreporter.line("\n".join(refused))

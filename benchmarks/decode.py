@@ -30,7 +30,7 @@ import time
 CONFIG = """\
 from __gin__ import dynamic_registration
 import __main__ as train_script
-import tasks
+from stepdistill_jax import tasks
 from stepdistill_jax import models as students
 from stepdistill_jax.data import task_names
 from t5x.examples.t5 import network

@@ -1,12 +1,15 @@
 """Distilling step-by-step in JAX: a small T5 student from a large teacher.
 
 Importing this package makes `t5x` importable: Google's T5X where it is
-installed, else `stepdistill_jax.embedded_t5x` (see `t5x_finder`). It imports
+installed, else `stepdistill_jax.embedded_t5x` (see `t5x_finder`), and the
+folder `tasks/` as `stepdistill_jax.tasks` (see `tasks_finder`). It imports
 neither jax nor tensorflow, so that command-line help stays instant.
 """
 
 from stepdistill_jax import t5x_finder
+from stepdistill_jax import tasks_finder
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # The only place: setup.py reads this line.
 
 t5x_finder.install()
+tasks_finder.install()

@@ -38,20 +38,24 @@ class _AliasLoader(importlib.abc.Loader):
     sys.modules[module.__name__] = importlib.import_module(self._target)
 
 
+def alias_spec(
+    fullname: str, target: str) -> importlib.machinery.ModuleSpec | None:
+  """The spec that gives `target`'s module object the name `fullname` too."""
+  found = importlib.util.find_spec(target)
+  if found is None:
+    return None
+  return importlib.machinery.ModuleSpec(
+      fullname, _AliasLoader(target), origin=found.origin,
+      is_package=found.submodule_search_locations is not None)
+
+
 class EmbeddedT5xFinder(importlib.abc.MetaPathFinder):
   """Finds `t5x` and `t5x.*` in the embedded engine."""
 
   def find_spec(self, fullname, path=None, target=None):
     if fullname != "t5x" and not fullname.startswith("t5x."):
       return None
-    embedded_name = EMBEDDED + fullname[len("t5x"):]
-    found = importlib.util.find_spec(embedded_name)
-    if found is None:
-      return None
-    spec = importlib.machinery.ModuleSpec(
-        fullname, _AliasLoader(embedded_name), origin=found.origin,
-        is_package=found.submodule_search_locations is not None)
-    return spec
+    return alias_spec(fullname, EMBEDDED + fullname[len("t5x"):])
 
 
 def google_t5x_installed() -> bool:

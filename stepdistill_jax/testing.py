@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
+import subprocess
+import tempfile
 from typing import Iterator
 
 import pytest
@@ -48,6 +51,29 @@ def write_tiny_vocabulary(path: pathlib.Path) -> pathlib.Path:
         hard_vocab_limit=False, character_coverage=1.0, pad_id=0, eos_id=1,
         unk_id=2, bos_id=-1, minloglevel=2)
   return path
+
+
+def open_in_browser(page: pathlib.Path) -> tuple[str, list[str]]:
+  """Opens a page in Chromium, without a window; skips where there is none.
+
+  Returns:
+    The document after its scripts have run, and what the console shows:
+    messages of scripts, their errors, and what the page's policy refused.
+  """
+  programs = ("chromium", "chromium-browser", "google-chrome", "chrome")
+  program = next(filter(None, map(shutil.which, programs)), None)
+  if program is None:
+    pytest.skip(f"none of {', '.join(programs)} is on PATH")
+  with tempfile.TemporaryDirectory() as profile:
+    process = subprocess.run(
+        [program, "--headless", "--no-sandbox", "--disable-gpu",
+         "--disable-quic", "--no-first-run", "--disable-component-update",
+         "--disable-background-networking", "--disable-sync",
+         f"--user-data-dir={profile}", "--enable-logging=stderr",
+         "--virtual-time-budget=3000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True)
+  return process.stdout, [
+      line for line in process.stderr.splitlines() if ":CONSOLE" in line]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from stepdistill_jax.data import preprocessors
 from stepdistill_jax.data import task_registry
 from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
-import tasks  # pylint: disable=unused-import
+from stepdistill_jax import tasks  # pylint: disable=unused-import
 
 LENGTHS = {"inputs": 256, "targets": 128, "rationale_inputs": 256,
            "rationale_targets": 128}

@@ -8,8 +8,6 @@ import html.parser
 import json
 import pathlib
 import pickle
-import shutil
-import subprocess
 import sys
 
 import msgpack
@@ -18,6 +16,7 @@ import pytest
 import tensorstore as ts
 
 from stepdistill_jax import errors
+from stepdistill_jax import testing
 from stepdistill_jax.embedded_t5x import legacy_checkpoints
 from stepdistill_jax.teacher import cache
 from stepdistill_jax.teacher import record_writer
@@ -211,14 +210,6 @@ def test_names_of_records_are_no_paths(tmp_path, name):
   assert not (tmp_path / "records").exists()
 
 
-def _browser() -> str | None:
-  for name in ("chromium", "chromium-browser", "google-chrome",
-               "google-chrome-stable", "chrome"):
-    if found := shutil.which(name):
-      return found
-  return None
-
-
 _HOSTILE = ("</script><script>document.title = 'ran'</script>"
             "<img src=x onerror=\"document.title = 'ran'\">")
 
@@ -271,13 +262,9 @@ def test_no_script_of_a_model_is_in_a_report(reports):
     assert not elements.handlers and "</" not in elements.scripts
 
 
+@pytest.mark.interop
 def test_no_script_of_a_model_runs_in_a_report(reports):
-  browser = _browser()
-  if browser is None:
-    pytest.skip("no Chromium or Chrome on this machine's PATH")
   for report in reports:
-    page = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu",
-         "--virtual-time-budget=3000", "--dump-dom", report.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True).stdout
+    page, messages = testing.open_in_browser(report)
     assert "</html>" in page and "<title>ran</title>" not in page
+    assert not messages

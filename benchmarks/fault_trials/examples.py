@@ -139,7 +139,7 @@ def _all_examples(records_dir: pathlib.Path, dataset: str) -> list[str]:
   from stepdistill_jax.data import feature_converter  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.data import task_names  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.resilience import trial_data  # pylint: disable=g-import-not-at-top
-  import tasks  # pylint: disable=g-import-not-at-top,unused-import
+  from stepdistill_jax import tasks  # pylint: disable=g-import-not-at-top,unused-import
   from t5x import utils  # pylint: disable=g-import-not-at-top
   split, labels = DATASETS[dataset]
   text = (locations.resource_root() / "gin" / "datasets"

@@ -27,7 +27,7 @@ def main() -> None:
   from t5x import utils
   from t5x.examples.t5 import network
 
-  import tasks  # pylint: disable=unused-import
+  from stepdistill_jax import tasks  # pylint: disable=unused-import
   from stepdistill_jax import models
   from stepdistill_jax.data import lengths as lengths_lib
   from stepdistill_jax.data import task_names

@@ -203,7 +203,8 @@ def cache_with_beam(
   command = [
       sys.executable, "-m", "seqio.scripts.cache_tasks_main",
       f"--tasks={','.join(task.name for task in tasks)}",
-      f"--output_cache_dir={cache_dir}", "--module_import=tasks",
+      f"--output_cache_dir={cache_dir}",
+      "--module_import=stepdistill_jax.tasks",
       f"--tfds_data_dir={records_dir}", f"--min_shards={shards}",
       f"--overwrite={overwrite}", f"--pipeline_options={pipeline_options}"]
   done = subprocess.run(command, check=False)

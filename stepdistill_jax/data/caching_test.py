@@ -11,7 +11,7 @@ from stepdistill_jax import testing
 from stepdistill_jax.data import caching
 from stepdistill_jax.teacher import record_writer
 from stepdistill_jax.teacher import records
-import tasks  # pylint: disable=unused-import
+from stepdistill_jax import tasks  # pylint: disable=unused-import
 
 LENGTHS = {"inputs": 12, "targets": 8, "rationale_targets": 16}
 NAMES = ("svamp_label_gold", "svamp_step_gold_palm540b",

@@ -116,7 +116,7 @@ def _cache(args) -> None:
 
 
 def _write_caches(args, names: Sequence[str]) -> None:
-  import tasks  # Registers them.  # pylint: disable=unused-import
+  from stepdistill_jax import tasks  # pylint: disable=unused-import
   from stepdistill_jax.data import caching
   from stepdistill_jax.data import vocabularies
   from stepdistill_jax.teacher import progress

@@ -150,7 +150,7 @@ def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
   monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path))
   monkeypatch.setenv("STEPDISTILL_VOCAB", str(
       testing.write_tiny_vocabulary(tmp_path / "spiece.model")))
-  import tasks  # pylint: disable=unused-import
+  from stepdistill_jax import tasks  # pylint: disable=unused-import
   rng, step, batches = np.random.default_rng(0), 0, []
   lengths = {"inputs": 64, "targets": 32}
   cfg = utils.DatasetConfig(

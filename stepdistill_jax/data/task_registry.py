@@ -123,14 +123,21 @@ def task_names() -> list[str]:
   return sorted(name for name in names if "." not in name)
 
 
+def _is_registered(name: str) -> bool:
+  return (name in seqio.TaskRegistry.names()
+          or name in seqio.MixtureRegistry.names())
+
+
 def require_task(name: str) -> seqio.Task | seqio.Mixture:
   """Returns a task or mixture.
 
   Raises:
     errors.UserError: there is none of this name; lists the near ones.
   """
-  if name not in seqio.TaskRegistry.names() and (
-      name not in seqio.MixtureRegistry.names()):
+  if not _is_registered(name):
+    # A gin file's `import tasks` may have found another module of that name.
+    from stepdistill_jax import tasks  # pylint: disable=g-import-not-at-top,unused-import
+  if not _is_registered(name):
     raise errors.UserError(
         errors.unknown_name_message("task", name, task_names()))
   return seqio.get_mixture_or_task(name)

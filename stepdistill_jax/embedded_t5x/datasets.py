@@ -23,6 +23,7 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax import errors
+from stepdistill_jax import tasks_finder
 from stepdistill_jax.data import pipelines
 
 
@@ -86,7 +87,7 @@ def find_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
         "SeqIO task or mixture", name, known,
         "(set MIXTURE_OR_TASK_NAME; the gin file must import the module that "
         "registers it, and tasks of a data set and teacher come with their "
-        "records: `stepdistill teacher import`)"))
+        "records: `stepdistill teacher import`)" + tasks_finder.collision()))
   return seqio.get_mixture_or_task(name)
 
 

@@ -122,6 +122,7 @@ def test_amos_names_the_package_it_needs(monkeypatch):
     optimizers.amos(learning_rate=0.01, eta_fn=lambda name, shape: 1.0)
 
 
+@pytest.mark.interop
 def test_amos_equals_jestimator():
   jestimator = pytest.importorskip("jestimator.amos")
   arguments = dict(learning_rate=0.01, eta_fn=lambda name, shape: 1.0,

@@ -14,6 +14,7 @@ from stepdistill_jax.evaluation import examples
 from stepdistill_jax.evaluation import model_config
 from stepdistill_jax.evaluation import testing
 
+pytestmark = pytest.mark.interop
 pytest.importorskip("transformers")
 pytest.importorskip("torch")
 from stepdistill_jax.evaluation import hugging_face  # pylint: disable=g-import-not-at-top,wrong-import-position

@@ -14,6 +14,7 @@ from stepdistill_jax.interop import fixtures
 from stepdistill_jax.interop import hf_names
 from stepdistill_jax.interop import import_hf
 
+pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

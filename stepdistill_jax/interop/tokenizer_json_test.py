@@ -39,6 +39,7 @@ def train(**options):
   return model.getvalue()
 
 
+@pytest.mark.interop
 @pytest.mark.parametrize("extra_ids", [0, 100])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_tokens_and_texts(tmp_path, kind, extra_ids):
@@ -61,6 +62,7 @@ def test_the_same_tokens_and_texts(tmp_path, kind, extra_ids):
       assert theirs.decode(ids) == ours.decode(ids), text
 
 
+@pytest.mark.interop
 def test_a_folder_that_has_only_a_tokenizer_json(tmp_path):
   """As published ones may; written by transformers here."""
   transformers = pytest.importorskip("transformers")

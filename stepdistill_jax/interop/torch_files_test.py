@@ -14,6 +14,7 @@ from stepdistill_jax.interop import fixtures
 from stepdistill_jax.interop import import_hf
 from stepdistill_jax.interop import t5x_reader
 
+pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
 
 DTYPES = {"float32": np.float32, "float16": np.float16,

@@ -16,6 +16,7 @@ from stepdistill_jax.interop import hf_names
 from stepdistill_jax.models import student_fixtures as fixtures
 from stepdistill_jax.models import weights as weights_lib
 
+pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

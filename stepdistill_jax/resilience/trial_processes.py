@@ -194,7 +194,7 @@ def _serve() -> None:
   with contextlib.suppress(ImportError):  # JAX imports it late, for a second.
     from jaxlib.mlir.dialects import mhlo  # pylint: disable=g-import-not-at-top,unused-import
   import seqio  # pylint: disable=g-import-not-at-top,unused-import
-  import tasks  # pylint: disable=g-import-not-at-top,unused-import
+  from stepdistill_jax import tasks  # pylint: disable=g-import-not-at-top,unused-import
   from clu import metric_writers  # pylint: disable=g-import-not-at-top,unused-import
   from stepdistill_jax import models  # pylint: disable=g-import-not-at-top,unused-import
   from stepdistill_jax.embedded_t5x import main  # pylint: disable=g-import-not-at-top,unused-import

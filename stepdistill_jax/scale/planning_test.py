@@ -1,4 +1,4 @@
-"""Plans of a small student, compiled by libtpu where it is installed."""
+"""Plans of a small student, compiled by libtpu."""
 
 import json
 import os
@@ -26,14 +26,13 @@ def _plan(*arguments, **environment):
       env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
 
 
-def _needs_libtpu():
-  if programs.libtpu_path() is None:
-    pytest.skip("libtpu is not installed; pip install 'stepdistill_jax[tpu]' "
-                "(or set TPU_LIBRARY_PATH) to run this test")
+def _needs_libtpu(test):
+  return pytest.mark.interop(pytest.mark.skipif(
+      programs.libtpu_path() is None, reason="libtpu is not installed")(test))
 
 
+@_needs_libtpu
 def test_a_plan_of_a_small_student():
-  _needs_libtpu()
   process = _plan(
       *_SMALL, "--topology=v5litepod-4", "--json", "--price=2",
       "--gin.partitioning.standard_logical_axis_rules."
@@ -60,8 +59,8 @@ def test_a_plan_of_a_small_student():
       1200 * train["bound"]["seconds"])
 
 
+@_needs_libtpu
 def test_what_does_not_fit_is_told_and_the_code_is_1():
-  _needs_libtpu()
   process = _plan(
       *_SMALL, "--topology=v5e-4", "--programs=train",
       "--gin.BATCH_SIZE=262144", "--gin.network.T5Config.mlp_dim=16384")
@@ -99,8 +98,8 @@ def test_mistakes_are_told_in_a_line(arguments, words):
   assert len(process.stderr.strip().splitlines()) == 1
 
 
+@_needs_libtpu
 def test_files_of_another_mode_are_told_in_a_line():
-  _needs_libtpu()
   process = _plan("--topology=v5e-8", "--gin_file=gin/runs/eval.gin")
   assert process.returncode == 2
   assert ("no training run (train_script.train has no model, data or "

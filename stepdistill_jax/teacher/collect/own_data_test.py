@@ -60,7 +60,7 @@ def test_collect_audit_and_the_tasks_of_the_gin_file(tmp_path, capsys):
   (gin_file,) = [w.partition("=")[2] for w in train if "--gin_file" in w]
   text = pathlib.Path(gin_file).read_text("utf-8")
   from stepdistill_jax.data import task_registry
-  import tasks  # pylint: disable=unused-import
+  from stepdistill_jax import tasks  # pylint: disable=unused-import
 
   task_registry.register_found_records()
   names = {name: re.search(rf"^{name} = '?(\w+)", text, re.MULTILINE)[1]

@@ -25,6 +25,8 @@ _TEMPLATE = (
     "{% if add_generation_prompt %}assistant:{% endif %}")
 _START_S = 120
 
+pytestmark = pytest.mark.interop
+
 
 def make_llama(folder: pathlib.Path) -> pathlib.Path:
   """Writes a random Llama of 100,000 parameters with a byte tokenizer."""
@@ -85,15 +87,15 @@ def _wait_until_ready(process, port, log):
   until = time.monotonic() + _START_S
   while time.monotonic() < until:
     if process.poll() is not None:
-      pytest.skip("`transformers serve` does not start here: "
-                  + log.read_text()[-300:])
+      pytest.fail("`transformers serve` does not start here: "
+                  + log.read_text()[-3000:])
     try:
       with urllib.request.urlopen(
           f"http://127.0.0.1:{port}/health", timeout=1):
         return
     except (urllib.error.URLError, OSError):
       time.sleep(0.2)
-  pytest.skip(f"`transformers serve` was not ready within {_START_S} s")
+  pytest.fail(f"`transformers serve` was not ready within {_START_S} s")
 
 
 def _collect(tmp_path, server, *more, rows=3):
