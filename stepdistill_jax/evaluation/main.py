@@ -21,6 +21,7 @@ from typing import Sequence
 
 from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
+from stepdistill_jax import gin_arguments
 from stepdistill_jax import locations
 
 _LEAVE_TO_GIN = None  # A flag that was not given leaves gin's value.
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
       epilog=__doc__.partition("\n\n")[2],
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False)
+  parser.add_version()
   systems = parser.add_argument_group(
       "systems (any number, each may be given as NAME=PATH)")
   systems.add_argument(
@@ -114,16 +116,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """Parses flags; `--gin.NAME=VALUE` becomes a binding."""
-  args, rest = build_parser().parse_known_args(argv)
-  for argument in rest:
-    name, equals, value = argument.partition("=")
-    if not (name.startswith("--gin.") and equals):
-      known = [a for action in build_parser()._actions
-               for a in action.option_strings]
-      raise errors.UserError(
-          errors.unknown_name_message("argument", name, known))
-    args.gin_bindings.append(f"{name[len('--gin.'):]} = {value}")
-  return args
+  argv = sys.argv[1:] if argv is None else argv
+  return build_parser().parse_args(gin_arguments.rewrite(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,7 +132,7 @@ def _main(argv: Sequence[str] | None) -> int:
       args.checkpoint or args.hf or args.predictions or args.teacher):
     raise errors.UserError(
         "nothing to score; pass --checkpoint, --hf, --predictions or "
-        "--teacher (see --help)")
+        "--teacher; see stepdistill-eval --help")
   if args.output is None and args.export_inputs is None and not args.json:
     raise errors.UserError(
         "--output=DIR is missing: the folder for results.json and report.html"

@@ -186,7 +186,6 @@ def test_exported_inputs_come_back_as_predictions(
     (["--teacher=palm", "--json", "--batch_size=many"], "number or auto"),
     (["--teacher=palm", "--json", "--gin_file=no.gin"], "no.gin"),
     (["--teacher=palm", "--json", "--gin.EvalConfig.lmit=3"], "lmit"),
-    (["--teacher=palm", "--json", "--benchmark=svamp"], "--benchmarks"),
     (["--predictions=/no/file.jsonl", "--json"], "was not found"),
     (["--teacher=palm", "--output=/dev/null"], "is a file"),
     (["--export_inputs=/no/such/folder/x"], "No such file"),
