@@ -6,6 +6,15 @@ import argparse
 
 import stepdistill_jax
 from stepdistill_jax import errors
+from stepdistill_jax import remote_storage
+
+
+def local_or_remote(text: str) -> str:
+  """The type of arguments that may name a path in an object store.
+
+  Of all others such a path is refused: it would become a local folder `gs:`.
+  """
+  return text
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,6 +45,17 @@ class Parser(argparse.ArgumentParser):
           "argument", argument.partition("=")[0],
           self._option_string_actions))
     return namespace, unknown
+
+  def _get_values(self, action, arg_strings):
+    if action.nargs != argparse.PARSER:  # Not all that a subcommand gets.
+      for text in arg_strings:
+        if action.type is local_or_remote:
+          remote_storage.require_reachable(text)
+        elif remote_storage.is_remote(text):
+          raise argparse.ArgumentError(
+              action, f"must be a local path, got {text}; copy it to this "
+              "machine, or mount the bucket")
+    return super()._get_values(action, arg_strings)
 
   def _check_value(self, action, value):
     # Argparse lists all choices, near ones only from Python 3.14 on.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Sequence
 
+from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
 
 
@@ -12,9 +13,11 @@ def add(parser: argparse.ArgumentParser) -> None:
   """Adds --gin_file, --gin_bindings and --gin_search_paths."""
   parser.add_argument(
       "--gin_file", action="append", default=[], metavar="FILE",
+      type=argument_parser.local_or_remote,
       help="gin file; may be repeated, later ones override")
   parser.add_argument(
       "--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'",
+      type=argument_parser.local_or_remote,
       help="a binding that overrides the files; --gin.NAME=VALUE is the same")
   parser.add_argument(
       "--gin_search_paths", default="", metavar="DIR,...",

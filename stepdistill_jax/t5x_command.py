@@ -51,10 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
       help="; ".join(f"{mode}: {what}" for mode, what in MODES.items()))
   gin_arguments.add(parser)
   parser.add_argument(
-      "--tfds_data_dir", metavar="DIR",
+      "--tfds_data_dir", metavar="DIR", type=argument_parser.local_or_remote,
       help="data folder of all TFDS tasks (default: $STEPDISTILL_RECORDS)")
   parser.add_argument(
       "--seqio_additional_cache_dirs", default="", metavar="DIR,...",
+      type=argument_parser.local_or_remote,
       help="where cached SeqIO tasks are")
   parser.add_argument(
       "--engine", choices=t5x_finder.ENGINES, default=None,

@@ -10,6 +10,8 @@ from etils import epath
 import gin
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax import remote_storage
 
 TRAIN_DS_PREFIX = "train_ds"
 # T5X's layouts of a checkpoint, and what is said where there is neither.
@@ -34,7 +36,8 @@ def step_of(name: str) -> int | None:
 def all_steps(checkpoints_dir: str) -> Sequence[int]:
   """Steps with a finished checkpoint, ascending."""
   path = epath.Path(checkpoints_dir)
-  steps = [step_of(p.name) for p in (path.iterdir() if path.is_dir() else ())]
+  steps = [step_of(p.name) for p in (
+      path.iterdir() if locations.is_dir(path) else ())]
   return sorted(step for step in steps if step is not None)
 
 
@@ -76,6 +79,8 @@ def damaged(
     error: of the library that read it; its first cause is what is told.
     what_to_do: more words, or none.
   """
+  if remote_storage.is_unreachable(error):
+    return errors.UserError(remote_storage.explain(error))
   while error.__cause__ is not None:
     error = error.__cause__
   why = re.split(r" \[|\n", str(error))[0][:300]

@@ -13,6 +13,7 @@ from typing import Any, Sequence
 
 from stepdistill_jax import data_folder
 from stepdistill_jax import errors
+from stepdistill_jax import remote_storage
 
 # Begins the lines that gin adds to an error, the innermost call first.
 _GIN_CALL = "\n  In call to configurable"
@@ -85,6 +86,9 @@ def launch(
       raise errors.UserError(
           f"no gin file configures `{function_name}`; include a run file, such "
           f"as --gin_file=t5x/configs/runs/{run_file}.gin")
+    if not dry_run:
+      for value in gin_config.bindings().values():
+        remote_storage.require_reachable(value)
     configured = gin.get_configurable(entry)
     try:
       return None if dry_run else configured()

@@ -41,7 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
       "systems (any number, each may be given as NAME=PATH)")
   systems.add_argument(
       "--checkpoint", action="append", default=[], metavar="DIR",
-      help="a run's folder (its latest checkpoint) or one checkpoint_STEP")
+      type=argument_parser.local_or_remote,
+      help="a run's folder (its latest checkpoint) or one checkpoint_STEP; "
+      "local or gs://")
   systems.add_argument(
       "--hf", action="append", default=[], metavar="DIR",
       help="a folder in the Hugging Face format")
@@ -107,9 +109,11 @@ def build_parser() -> argparse.ArgumentParser:
   gin_group = parser.add_argument_group("gin")
   gin_group.add_argument(
       "--gin_file", action="append", default=[], metavar="FILE",
+      type=argument_parser.local_or_remote,
       help="bindings of EvalConfig and ModelConfig; flags win over them")
   gin_group.add_argument(
       "--gin_bindings", action="append", default=[], metavar="BINDING",
+      type=argument_parser.local_or_remote,
       help="one binding; also written --gin.NAME=VALUE")
   return parser
 

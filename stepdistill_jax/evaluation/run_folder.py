@@ -5,10 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import re
 
+from etils import epath
+
 from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax.embedded_t5x import checkpoint_paths
+from stepdistill_jax.resilience import checkpoint_manifest
 
 CONFIG_FILE = "config.gin"
 # Task kinds of the registry that ask for the label with a prefix.
@@ -81,17 +87,17 @@ class RunFolder:
   """A checkpoint and the run that it belongs to.
 
   Attributes:
-    path: the run's folder.
+    path: the run's folder, local or remote.
     checkpoint: the folder `checkpoint_STEP`.
     step: of the checkpoint.
   """
 
-  path: pathlib.Path
-  checkpoint: pathlib.Path
+  path: epath.Path
+  checkpoint: epath.Path
   step: int
 
   @property
-  def config_path(self) -> pathlib.Path:
+  def config_path(self) -> epath.Path:
     return self.path / CONFIG_FILE
 
   def fingerprint(self) -> str:
@@ -101,11 +107,15 @@ class RunFolder:
     only to name it would take minutes.
     """
     digest = hashlib.sha256(self.config_path.read_bytes())
-    for file in sorted(self.checkpoint.rglob("*")):
-      if file.is_file():
+    for name in checkpoint_manifest.files(self.checkpoint):
+      file = self.checkpoint / name
+      if "://" in os.fspath(file):
         stat = file.stat()
-        name = file.relative_to(self.checkpoint)
-        digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        size, changed = stat.length, stat.mtime
+      else:
+        stat = os.stat(file)
+        size, changed = stat.st_size, stat.st_mtime_ns
+      digest.update(f"{name} {size} {changed}\n".encode())
     return digest.hexdigest()[:16]
 
   def method_key(self) -> str:
@@ -151,13 +161,15 @@ def find(path: str | pathlib.Path) -> RunFolder:
     errors.UserError: there is no such folder, no checkpoint in it, or no
       configuration beside it.
   """
-  path = pathlib.Path(path).expanduser()
-  if not path.is_dir():
+  path = epath.Path(locations.absolute(path))
+  if not locations.is_dir(path):
     raise errors.UserError(_missing(path))
-  match = re.fullmatch(r"checkpoint_(\d+)", path.resolve().name)
+  # A link, such as `best`, may name a checkpoint.
+  target = (path if "://" in os.fspath(path)
+            else epath.Path(os.path.realpath(path)))
+  match = re.fullmatch(r"checkpoint_(\d+)", target.name)
   if match:
-    path = path.resolve()
-    found = RunFolder(path.parent, path, int(match.group(1)))
+    found = RunFolder(target.parent, target, int(match.group(1)))
   else:
     steps = steps_in(path)
     if not steps:
@@ -173,17 +185,14 @@ def find(path: str | pathlib.Path) -> RunFolder:
   return found
 
 
-def steps_in(path: pathlib.Path) -> list[int]:
+def steps_in(path: str | os.PathLike[str]) -> list[int]:
   """Steps of the whole checkpoints of a run, ascending."""
-  found = []
-  for entry in path.iterdir():
-    match = re.fullmatch(r"checkpoint_(\d+)", entry.name)
-    if match and entry.is_dir():
-      found.append(int(match.group(1)))
-  return sorted(found)
+  path = epath.Path(path)
+  return [step for step in checkpoint_paths.all_steps(path)
+          if (path / f"checkpoint_{step}").is_dir()]
 
 
-def _missing(path: pathlib.Path) -> str:
+def _missing(path: epath.Path) -> str:
   match = re.fullmatch(r"checkpoint_(\d+)", path.name)
   if match and path.parent.is_dir():
     steps = steps_in(path.parent)

@@ -19,6 +19,9 @@ import argparse
 import json
 import pathlib
 
+from stepdistill_jax import argument_parser
+from stepdistill_jax import remote_storage
+
 # Help must not wait for what a command needs.
 # pylint: disable=g-import-not-at-top
 
@@ -66,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="print the result as JSON")
     return sub
 
-  def conversion(sub, positional: str, help_text: str):
-    sub.add_argument("path", metavar=positional, help=help_text)
+  def conversion(sub, positional: str, help_text: str, kind=str):
+    sub.add_argument("path", metavar=positional, help=help_text, type=kind)
     sub.add_argument("--output", type=_path, required=True, metavar="DIR",
                      help="the folder to write")
     sub.add_argument("--quiet", action="store_true", help="show no progress")
@@ -91,7 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "export-hf", "T5X checkpoint → Hugging Face folder", _export_hf,
       "stepdistill checkpoint export-hf /runs/svamp --output=/models/student")
   conversion(sub, "CHECKPOINT",
-             "MODEL_DIR/checkpoint_STEP, or MODEL_DIR for its latest")
+             "MODEL_DIR/checkpoint_STEP, or MODEL_DIR for its latest; local or "
+             "gs://", argument_parser.local_or_remote)
   sub.add_argument(
       "--dtype", choices=("original", "float32", "bfloat16", "float16"),
       default="original", help="of the weights; original (the default): what "
@@ -119,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       _import_t5x, "stepdistill checkpoint import-t5x "
       "/models/t5_1_1_base/checkpoint_1000000 --output=/models/t5")
   conversion(sub, "CHECKPOINT", "a checkpoint, or a folder for its latest; "
-             "local or gs://")
+             "local or gs://", argument_parser.local_or_remote)
   sub.add_argument("--step", type=_not_negative, default=None,
                    help="that it gets (default: its own)")
   sub.add_argument(
@@ -133,13 +137,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "inspect", "arrays, shapes, dtypes, sizes and step; no weights are read",
       _inspect, "stepdistill checkpoint inspect /runs/svamp")
   sub.add_argument("path", metavar="PATH", help="a T5X checkpoint or run "
-                   "folder, a Hugging Face folder, or a safetensors file")
+                   "folder (local or gs://), a Hugging Face folder, or a "
+                   "safetensors file", type=argument_parser.local_or_remote)
 
   sub = command(
       "verify", "are the files what was written? by their checksums",
       _verify, "stepdistill checkpoint verify /runs/svamp")
   sub.add_argument("path", metavar="PATH",
-                   help="a checkpoint, or a run folder for all of its")
+                   help="a checkpoint, or a run folder for all of its; local "
+                   "or gs://", type=argument_parser.local_or_remote)
 
 
 def _add_layout(sub) -> None:
@@ -213,4 +219,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
   """Runs `stepdistill checkpoint COMMAND`."""
+  if remote_storage.is_remote(args.path):  # Read through TensorFlow.
+    from stepdistill_jax import runtime
+    runtime.configure()
+    runtime.import_tensorflow()
   return args.run_checkpoint(args)

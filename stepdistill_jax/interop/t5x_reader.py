@@ -18,6 +18,7 @@ import numpy as np
 import tensorstore as ts
 
 from stepdistill_jax import errors
+from stepdistill_jax import remote_storage
 from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.embedded_t5x import legacy_checkpoints
 from stepdistill_jax.resilience import checkpoint_manifest
@@ -143,6 +144,8 @@ def _open_all(specs: Mapping[str, dict[str, Any]], path) -> dict[str, Array]:
     try:
       arrays[name] = _of_store(name, future.result())
     except ValueError as error:
+      if remote_storage.is_unreachable(error):
+        raise
       raise errors.UserError(
           f"the checkpoint {path} lacks the array {name}, which its metadata "
           f"list, or it is damaged: {str(error).split(' [')[0]}") from error

@@ -49,12 +49,12 @@ def _is_local(path: epath.Path) -> bool:
   return "://" not in os.fspath(path)
 
 
-def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
+def files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
   """Names of all files below a folder but the manifest, sorted."""
   for path in sorted(folder.iterdir(), key=lambda path: path.name):
     name = prefix + path.name
     if path.is_dir():
-      yield from _files(path, name + "/")
+      yield from files(path, name + "/")
     # A manifest that was cut off while it was written is none. File systems
     # and desktops add .nfs…, .DS_Store; zarr's names begin with .z.
     elif not name.startswith(MANIFEST_FILE) and (
@@ -94,7 +94,7 @@ def write(checkpoint: str | os.PathLike[str]) -> epath.Path:
   every file once; call it off the training thread.
   """
   folder = epath.Path(checkpoint)
-  names = list(_files(folder))
+  names = list(files(folder))
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     entries = dict(zip(names, pool.map(
         lambda name: _entry(folder / name), names)))
@@ -168,7 +168,7 @@ def verify(checkpoint: str | os.PathLike[str]) -> list[Problem]:
     problems = list(pool.map(
         lambda item: _check(folder / item[0], *item), entries.items()))
   problems += [Problem(name, "unlisted", "is not in the manifest")
-               for name in _files(folder) if name not in entries]
+               for name in files(folder) if name not in entries]
   return [problem for problem in problems if problem is not None]
 
 
