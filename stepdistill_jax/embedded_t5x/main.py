@@ -17,6 +17,8 @@ from stepdistill_jax import remote_storage
 
 # Begins the lines that gin adds to an error, the innermost call first.
 _GIN_CALL = "\n  In call to configurable"
+# Bindings that a run reads or writes; others name files for other data.
+_IS_FOLDER = re.compile(r"(DIR|PATH|dir|path)$")
 # mode -> (module of t5x, function, other names that gin files use of
 # `__main__`).
 ENTRY_POINTS = {
@@ -87,8 +89,9 @@ def launch(
           f"no gin file configures `{function_name}`; include a run file, such "
           f"as --gin_file=t5x/configs/runs/{run_file}.gin")
     if not dry_run:
-      for value in gin_config.bindings().values():
-        remote_storage.require_reachable(value)
+      for name, value in gin_config.bindings().items():
+        if _IS_FOLDER.search(name):
+          remote_storage.require_reachable(value)
     configured = gin.get_configurable(entry)
     try:
       return None if dry_run else configured()
