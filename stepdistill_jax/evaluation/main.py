@@ -41,6 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
       "--checkpoint", action="append", default=[], metavar="DIR",
       help="a run's folder (its latest checkpoint) or one checkpoint_STEP")
   systems.add_argument(
+      "--strict", action="store_true",
+      help="refuse a run whose newest checkpoint is not what was written, "
+      "instead of scoring the one before it")
+  systems.add_argument(
       "--hf", action="append", default=[], metavar="DIR",
       help="a folder in the Hugging Face format")
   systems.add_argument(

@@ -179,7 +179,7 @@ def _seed(path: pathlib.Path, config: Mapping[str, Any]) -> int | None:
     seed = lookup(config, name)
     if isinstance(seed, int):
       return seed
-  return run_folder.find(path).seed() if run_folder.steps_in(path) else None
+  return run_folder.seed_of(path)
 
 
 def _size(config: Mapping[str, Any]) -> dict[str, Any]:

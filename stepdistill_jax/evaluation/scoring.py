@@ -169,7 +169,7 @@ def score_checkpoint(
     output: str | pathlib.Path | None = None, name: str | None = None,
     limit: int | None = None, rules: str = "strict", seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
-    **model_settings: Any,
+    strict: bool = False, **model_settings: Any,
 ) -> dict[str, Any]:
   """Scores one checkpoint in this process, as `stepdistill-eval` does.
 
@@ -185,6 +185,8 @@ def score_checkpoint(
     rules: `strict` or `reference`.
     seed: of the bootstrap.
     progress: called with (done, total, what) as answers come.
+    strict: refuse a run whose newest checkpoint is not what was written,
+      instead of taking the one before it.
     **model_settings: of `ModelConfig`, e.g. `rationales="no"`, `beam=4`.
 
   Returns:
@@ -203,7 +205,7 @@ def score_checkpoint(
                                rules=rules, seed=seed)
   system = checkpoints.Checkpoint(
       model_dir, model_config.ModelConfig(**model_settings), name=name,
-      records_dir=records_dir, progress=progress)
+      records_dir=records_dir, progress=progress, strict=strict)
   folder = outputs.prepare(pathlib.Path(output)) if output else None
   example_sets, warnings = evaluate.load_example_sets(
       config, records_dir, evaluate.preferred_teacher([system]))
