@@ -44,6 +44,9 @@ class HuggingFaceStudent:
                config: model_config_lib.ModelConfig, *,
                name: str | None = None, progress=None):
     self._path = pathlib.Path(path).expanduser()
+    if not self._path.is_dir():
+      raise errors.UserError(
+          f"no Hugging Face model at {self._path}: there is no such folder")
     if not (self._path / "config.json").is_file():
       raise errors.UserError(
           f"no Hugging Face model at {self._path}: there is no config.json; "

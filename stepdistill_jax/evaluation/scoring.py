@@ -130,17 +130,15 @@ def _variants(judged) -> dict[str, dict[str, Any]]:
 
 def _breakdowns(benchmark, rows, given, judged) -> dict[str, Any]:
   correct = [j.correct for j in judged]
-  in_tokens = all(a.input_tokens is not None for a in given)
-  lengths = [a.input_tokens if in_tokens else len(row.inputs.split())
-             for row, a in zip(rows, given)]
+  # In words, whoever answers: systems stand on one axis.
+  lengths = [len(row.inputs.split()) for row in rows]
   scored = [(a.score, j.correct) for a, j in zip(given, judged)
             if a.score is not None]
   return {
       "by_class": breakdowns.by_class(
           benchmark.labels, [row.label for row in rows],
           [j.parsed for j in judged]) if benchmark.labels else None,
-      "by_length": {"unit": "tokens" if in_tokens else "words",
-                    "rows": breakdowns.by_length(lengths, correct)},
+      "by_length": {"unit": "words", "rows": breakdowns.by_length(lengths, correct)},
       "by_steps": breakdowns.by_steps(
           [breakdowns.number_of_steps(benchmark, row) for row in rows],
           correct),
