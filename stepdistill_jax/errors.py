@@ -26,6 +26,10 @@ class InvalidValue(UserError, ValueError):
   """A setting's value that cannot work, where T5X raises ValueError."""
 
 
+class Unreadable(UserError):
+  """Files that cannot be read, which says nothing of what is in them."""
+
+
 class Preempted(Exception):
   """A run has saved and ends because it was told to; it can go on later."""
 

@@ -70,20 +70,21 @@ def get_step_from_checkpoint_dir(checkpoint_dir: str) -> tuple[str, int]:
   return parent, step
 
 
-def damaged(
-    what: str, error: Exception, what_to_do: str = "") -> errors.UserError:
-  """The error to raise where files of a checkpoint are missing or cut.
+def unreadable(what: str, error: Exception) -> errors.UserError:
+  """The error to raise where a library cannot read a checkpoint.
+
+  It gives the library's own reason. Damage is not the only one, and is not
+  called so: `checkpoint_manifest` proves it.
 
   Args:
     what: the checkpoint, or an array of it.
-    error: of the library that read it; its first cause is what is told.
-    what_to_do: more words, or none.
+    error: of the library; its first cause is what the line says.
   """
+  if isinstance(error, errors.UserError):
+    return error
   if remote_storage.is_unreachable(error):
-    return errors.UserError(remote_storage.explain(error))
+    return errors.Unreadable(f"{what}: {remote_storage.explain(error)}")
   while error.__cause__ is not None:
     error = error.__cause__
-  why = re.split(r" \[|\n", str(error))[0][:300]
-  return errors.UserError(
-      f"{what} cannot be read, its files are incomplete or damaged: {why}"
-      f"{what_to_do and '; '}{what_to_do}")
+  why = re.split(r" \[|\n", str(error))[0][:300] or type(error).__name__
+  return errors.Unreadable(f"{what} cannot be read: {why}")

@@ -45,6 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
       help="a run's folder (its latest checkpoint) or one checkpoint_STEP; "
       "local or gs://")
   systems.add_argument(
+      "--strict", action="store_true",
+      help="refuse a run whose newest checkpoint is not what was written, "
+      "instead of scoring the one before it")
+  systems.add_argument(
       "--hf", action="append", default=[], metavar="DIR",
       help="a folder in the Hugging Face format")
   systems.add_argument(
@@ -162,6 +166,8 @@ def _run(args: argparse.Namespace) -> int:
 
   config, model_config = configuration.from_flags(args)
   records_dir = pathlib.Path(args.records_dir or locations.records_dir())
+  if args.records_dir and not records_dir.is_dir():
+    raise errors.UserError(f"there is no folder --records_dir={records_dir}")
   if args.export_inputs:
     return _export_inputs(args.export_inputs, config, records_dir)
   results, rows, output = _score(args, config, model_config, records_dir)

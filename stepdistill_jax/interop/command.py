@@ -20,6 +20,7 @@ import json
 import pathlib
 
 from stepdistill_jax import argument_parser
+from stepdistill_jax import locations
 from stepdistill_jax import remote_storage
 
 # Help must not wait for what a command needs.
@@ -29,7 +30,7 @@ SUMMARY = "checkpoints: import-hf, export-hf, import-t5x, inspect, verify"
 
 
 def _path(text: str) -> pathlib.Path:
-  return pathlib.Path(text).expanduser()
+  return pathlib.Path(locations.absolute(text))
 
 
 def _positive(text: str) -> int:
@@ -117,6 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   sub.add_argument("--max_shard_gb", type=_gigabytes, default=None,
                    metavar="GB", help="larger models become several files "
                    "(default 5)")
+  _add_strict(sub)
 
   sub = command(
       "import-t5x", "T5X checkpoint of any layout → of another",
@@ -131,6 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="of the parameters (default: as they are)")
   sub.add_argument("--optimizer_state", action="store_true",
                    help="copy the optimizer's state too")
+  _add_strict(sub)
   _add_layout(sub)
 
   sub = command(
@@ -152,6 +155,13 @@ def _add_layout(sub) -> None:
   sub.add_argument(
       "--layout", choices=("orbax", "legacy"), default="orbax",
       help="orbax (the default) is T5X's current one, legacy its older one")
+
+
+def _add_strict(sub) -> None:
+  sub.add_argument(
+      "--strict", action="store_true",
+      help="refuse a folder whose latest checkpoint is not what was written, "
+      "instead of taking the one before it")
 
 
 def _say(args: argparse.Namespace, result, lines: list[str]) -> int:
@@ -191,7 +201,7 @@ def _export_hf(args: argparse.Namespace) -> int:
       dtype=args.dtype, family=args.family, vocab_size=args.vocab_size,
       tokenizer=args.tokenizer, records_dir=args.records_dir,
       results=args.results, name=args.name,
-      max_new_tokens=args.max_new_tokens, quiet=args.quiet,
+      max_new_tokens=args.max_new_tokens, quiet=args.quiet, strict=args.strict,
       max_shard_bytes=args.max_shard_gb or export_hf.MAX_SHARD_BYTES)
   done = export_hf.export_hf(args.path, args.output, options)
   return _converted(args, done, done.folder, [
@@ -202,7 +212,8 @@ def _import_t5x(args: argparse.Namespace) -> int:
   from stepdistill_jax.interop import import_t5x
   done = import_t5x.import_t5x(
       args.path, args.output, layout=args.layout, dtype=args.dtype,
-      step=args.step, optimizer_state=args.optimizer_state, quiet=args.quiet)
+      step=args.step, optimizer_state=args.optimizer_state, quiet=args.quiet,
+      strict=args.strict)
   return _converted(args, done, done.checkpoint, _next_steps(done))
 
 

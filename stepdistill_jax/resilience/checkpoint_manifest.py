@@ -141,10 +141,8 @@ def _check(file: epath.Path, name: str,
     if (found := _checksum(file)) != entry["checksum"]:
       return Problem(name, "checksum", f"checksum {found}, expected "
                      f"{entry['checksum']}")
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return Problem(name, "missing", "is missing")
-  except OSError as error:
-    return Problem(name, "unreadable", f"cannot be read: {error}")
   return None
 
 
@@ -158,11 +156,15 @@ def verify(checkpoint: str | os.PathLike[str]) -> list[Problem]:
     What is wrong, by file; empty if all is as it was written. Files that the
     manifest does not list count as wrong: a swapped or left-over chunk would
     be read.
+
+  Raises:
+    OSError: a file that is there cannot be read, which says nothing of what
+      is in it.
   """
   folder = epath.Path(checkpoint)
   try:
     entries = _read(folder / MANIFEST_FILE)
-  except (OSError, ValueError) as error:
+  except ValueError as error:
     return [Problem(MANIFEST_FILE, "unreadable", f"cannot be read: {error}")]
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     problems = list(pool.map(

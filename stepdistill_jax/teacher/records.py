@@ -192,6 +192,11 @@ def require_records(
   folder = version_dir(records_dir, dataset, teacher)
   if (folder / "dataset_info.json").is_file():
     return folder
+  if not os.path.isdir(records_dir):
+    raise errors.UserError(
+        f"there is no folder of records {records_dir}; name another one with "
+        f"--records_dir, or write it with `stepdistill teacher import "
+        f"--dataset={dataset} --teacher={teacher} ...`")
   present = [f"{d}/{t}" for d, t in list_records(records_dir)]
   raise errors.UserError(
       f"no records of data set {dataset!r} by teacher {teacher!r} in "
