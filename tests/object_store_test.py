@@ -9,8 +9,8 @@ import pathlib
 
 import pytest
 
+import object_store
 from stepdistill_jax import argument_parser_test
-from stepdistill_jax import object_store
 from stepdistill_jax import remote_storage
 from stepdistill_jax.evaluation import testing as evaluation_testing
 
