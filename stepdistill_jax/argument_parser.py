@@ -1,18 +1,61 @@
-"""Argparse as the commands use it: mistakes told in a line, with near names."""
+"""Argparse as the commands use it: mistakes in one line, with near names."""
 
 from __future__ import annotations
 
 import argparse
 
+import stepdistill_jax
 from stepdistill_jax import errors
+from stepdistill_jax import remote_storage
+
+
+def local_or_remote(text: str) -> str:
+  """The type of arguments that may name a path in an object store.
+
+  Of all others such a path is refused: it would become a local folder `gs:`.
+  """
+  return text
 
 
 class Parser(argparse.ArgumentParser):
-  """An ArgumentParser that ends with exit code 2 and one line."""
+  """An ArgumentParser that ends with exit code 2 and one line.
+
+  Its subcommands' parsers are of the same class, so that each reports its own
+  mistakes, unknown arguments included, and names its own --help.
+  """
+
+  def add_version(self) -> None:
+    """Adds --version, which prints the package's version and ends."""
+    self.add_argument(
+        "--version", action="version", help="print the version",
+        version=f"{self.prog} {stepdistill_jax.__version__}")
 
   def error(self, message):
+    joint = " " if message.endswith("?") else "; "
     self.exit(errors.USER_ERROR_EXIT_CODE,
-              f"error: {message}; see {self.prog} --help\n")
+              f"error: {message}{joint}see {self.prog} --help\n")
+
+  def parse_known_args(self, args=None, namespace=None):
+    # Argparse hands a subcommand's unknown arguments up to the first parser.
+    namespace, unknown = super().parse_known_args(args, namespace)
+    for argument in unknown:
+      if not argument.startswith("-"):
+        self.error(f"{argument!r} is one argument too many")
+      self.error(errors.unknown_name_message(
+          "argument", argument.partition("=")[0],
+          self._option_string_actions))
+    return namespace, unknown
+
+  def _get_values(self, action, arg_strings):
+    if action.nargs != argparse.PARSER:  # Not all that a subcommand gets.
+      for text in arg_strings:
+        if action.type is local_or_remote:
+          remote_storage.require_reachable(text)
+        elif remote_storage.is_remote(text):
+          raise argparse.ArgumentError(
+              action, f"must be a local path, got {text}; copy it to this "
+              "machine, or mount the bucket")
+    return super()._get_values(action, arg_strings)
 
   def _check_value(self, action, value):
     # Argparse lists all choices, near ones only from Python 3.14 on.

@@ -14,6 +14,7 @@ import sys
 
 from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
+from stepdistill_jax import gin_arguments
 
 # name -> module; the order is the order of `stepdistill --help`.
 COMMANDS = {
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
       "a scored T5 student out.",
       epilog="Training runs with `t5x train --gin_file=...`, scoring with "
       "`stepdistill-eval`.")
+  parser.add_version()
   subparsers = parser.add_subparsers(
       dest="command", metavar="COMMAND", required=True,
       parser_class=argument_parser.Parser)
@@ -49,19 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _as_binding(argument: str) -> str:
-  """`--gin.NAME=VALUE`, T5X's short form, as `--gin_bindings=NAME = VALUE`."""
-  if not argument.startswith("--gin.") or "=" not in argument:
-    return argument
-  name, value = argument.removeprefix("--gin.").split("=", 1)
-  return f"--gin_bindings={name} = {value}"
-
-
 @errors.command
 def main(argv: list[str] | None = None) -> int:
   """Entry point of the `stepdistill` console script."""
   argv = sys.argv[1:] if argv is None else argv
-  args = build_parser().parse_args([_as_binding(arg) for arg in argv])
+  args = build_parser().parse_args(gin_arguments.rewrite(argv))
   return args.run(args) or 0
 
 

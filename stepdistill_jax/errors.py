@@ -6,7 +6,7 @@ import difflib
 import functools
 import os
 import sys
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Iterator, Optional
 
 USER_ERROR_EXIT_CODE = 2
 # EX_TEMPFAIL: the same command goes on where this one stopped. What starts
@@ -24,6 +24,10 @@ class UserError(Exception):
 
 class InvalidValue(UserError, ValueError):
   """A setting's value that cannot work, where T5X raises ValueError."""
+
+
+class Unreadable(UserError):
+  """Files that cannot be read, which says nothing of what is in them."""
 
 
 class Preempted(Exception):
@@ -50,10 +54,24 @@ def unknown_name_message(
   return f"unknown {kind} {name!r}; {hint}" + (f" {advice}" if advice else "")
 
 
+def chain(error: Optional[BaseException]) -> Iterator[BaseException]:
+  """An error and what it came from, the latest first."""
+  seen = set()
+  while error is not None and id(error) not in seen:
+    seen.add(id(error))
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def _one_line(text: str) -> str:
+  return " ".join(line.strip() for line in text.splitlines())
+
+
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
   """Wraps a command's main function: UserError becomes a line and code 2.
 
-  `$STEPDISTILL_TRACEBACK=1` shows the traceback all the same.
+  So does what an object store's library raises. `$STEPDISTILL_TRACEBACK=1`
+  shows the traceback all the same.
   """
 
   @functools.wraps(main)
@@ -63,7 +81,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     except UserError as error:
       if os.environ.get("STEPDISTILL_TRACEBACK"):
         raise
-      print(f"error: {error}", file=sys.stderr)
+      print(f"error: {_one_line(str(error))}", file=sys.stderr)
       return USER_ERROR_EXIT_CODE
     except Preempted as stopped:
       print(stopped, file=sys.stderr)
@@ -75,5 +93,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
       # The reader (`| head`) left: silence the flush at exit too.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       return 141  # 128 + SIGPIPE.
+    except Exception as error:  # Storage libraries raise what they like.
+      from stepdistill_jax import remote_storage  # pylint: disable=g-import-not-at-top
+      line = remote_storage.explain(error)
+      if line is None or os.environ.get("STEPDISTILL_TRACEBACK"):
+        raise
+      print(f"error: {line}", file=sys.stderr)
+      return USER_ERROR_EXIT_CODE
 
   return wrapper

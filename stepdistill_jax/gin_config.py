@@ -183,21 +183,6 @@ def parse(
     raise errors.UserError(_explain(error, gin_bindings)) from error
 
 
-def rewrite_arguments(args: Sequence[str]) -> list[str]:
-  """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`."""
-
-  def rewrite(arg: str) -> str:
-    if not arg.startswith("--gin."):
-      return arg
-    name, equals, value = arg.removeprefix("--gin.").partition("=")
-    if not equals:
-      raise errors.UserError(
-          f"{arg}: expected --gin.NAME=VALUE, such as --gin.TRAIN_STEPS=100")
-    return f"--gin_bindings={name} = {value}"
-
-  return [rewrite(arg) for arg in args]
-
-
 def bindings() -> Mapping[str, str]:
   """All bindings of the current configuration, name -> value as text."""
   lines = gin.config_str(max_line_length=_LONG_LINE).splitlines()

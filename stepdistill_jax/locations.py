@@ -17,6 +17,7 @@ import os
 import pathlib
 
 from stepdistill_jax import errors
+from stepdistill_jax import remote_storage
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 
@@ -59,6 +60,35 @@ def absolute(path: str | os.PathLike[str]) -> str:
   if "://" in path:
     return path.rstrip("/")
   return os.path.abspath(os.path.expanduser(path))
+
+
+def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
+  """A path that must be on this machine.
+
+  Args:
+    path: as the user gave it.
+    what: it is, for the error.
+
+  Raises:
+    errors.UserError: it names something in an object store.
+  """
+  if remote_storage.is_remote(path):
+    raise errors.UserError(
+        f"{what} must be a local path, got {os.fspath(path)}; copy it to this "
+        "machine, or mount the bucket")
+  return pathlib.Path(path).expanduser()
+
+
+def is_dir(path: str | os.PathLike[str]) -> bool:
+  """Whether a folder is there, local or remote.
+
+  Where an object store refuses an answer, TensorFlow's `isdir` says no; this
+  raises what it said.
+  """
+  from etils import epath  # Late: `--help` is quick.  # pylint: disable=g-import-not-at-top
+  folder = epath.Path(path)
+  return (not remote_storage.is_remote(path) or folder.exists()) and (
+      folder.is_dir())
 
 
 def t5_vocabulary_path() -> pathlib.Path:

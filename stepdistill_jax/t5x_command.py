@@ -45,15 +45,17 @@ def build_parser() -> argparse.ArgumentParser:
       formatter_class=argparse.RawDescriptionHelpFormatter,
       usage="t5x MODE --gin_file=FILE [--gin_file=FILE ...] "
       "[--gin.NAME=VALUE ...]")
+  parser.add_version()
   parser.add_argument(
       "mode", choices=MODES, metavar="MODE",
       help="; ".join(f"{mode}: {what}" for mode, what in MODES.items()))
   gin_arguments.add(parser)
   parser.add_argument(
-      "--tfds_data_dir", metavar="DIR",
+      "--tfds_data_dir", metavar="DIR", type=argument_parser.local_or_remote,
       help="data folder of all TFDS tasks (default: $STEPDISTILL_RECORDS)")
   parser.add_argument(
       "--seqio_additional_cache_dirs", default="", metavar="DIR,...",
+      type=argument_parser.local_or_remote,
       help="where cached SeqIO tasks are")
   parser.add_argument(
       "--engine", choices=t5x_finder.ENGINES, default=None,
@@ -209,15 +211,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+  parser = build_parser()
   if argv and argv[0] in MODES:
-    from stepdistill_jax import gin_config  # pylint: disable=g-import-not-at-top
-    rewritten = gin_config.rewrite_arguments(argv)
-  else:
-    rewritten = argv  # Help and mistakes: at once, without importing gin.
-  args = build_parser().parse_args(rewritten)
+    parser.prog += f" {argv[0]}"
+  args = parser.parse_args(gin_arguments.rewrite(argv))
   if not args.gin_file and not args.gin_bindings:
     raise errors.UserError(
-        f"t5x {args.mode} needs at least one --gin_file; see t5x --help")
+        f"t5x {args.mode} needs at least one --gin_file; see "
+        f"{parser.prog} --help")
   run(args.mode, args.gin_file, args.gin_bindings, engine=args.engine,
       gin_search_paths=_split(args.gin_search_paths),
       tfds_data_dir=args.tfds_data_dir,

@@ -179,7 +179,7 @@ def get_first_valid_restore_config_and_paths(
         return cfg, paths
       continue
     for folder in cfg.paths:  # The first that has any, as in T5X.
-      if not epath.Path(folder).is_dir():
+      if not locations.is_dir(folder):
         raise errors.UserError(
             f"no folder of checkpoints at {folder} (mode {cfg.mode!r})")
       found = [checkpoint_paths.get_checkpoint_dir(folder, step)

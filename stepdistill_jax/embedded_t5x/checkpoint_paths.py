@@ -10,6 +10,8 @@ from etils import epath
 import gin
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax import remote_storage
 
 TRAIN_DS_PREFIX = "train_ds"
 # T5X's layouts of a checkpoint, and what is said where there is neither.
@@ -34,7 +36,8 @@ def step_of(name: str) -> int | None:
 def all_steps(checkpoints_dir: str) -> Sequence[int]:
   """Steps with a finished checkpoint, ascending."""
   path = epath.Path(checkpoints_dir)
-  steps = [step_of(p.name) for p in (path.iterdir() if path.is_dir() else ())]
+  steps = [step_of(p.name) for p in (
+      path.iterdir() if locations.is_dir(path) else ())]
   return sorted(step for step in steps if step is not None)
 
 
@@ -67,18 +70,21 @@ def get_step_from_checkpoint_dir(checkpoint_dir: str) -> tuple[str, int]:
   return parent, step
 
 
-def damaged(
-    what: str, error: Exception, what_to_do: str = "") -> errors.UserError:
-  """The error to raise where files of a checkpoint are missing or cut.
+def unreadable(what: str, error: Exception) -> errors.UserError:
+  """The error to raise where a library cannot read a checkpoint.
+
+  It gives the library's own reason. Damage is not the only one, and is not
+  called so: `checkpoint_manifest` proves it.
 
   Args:
     what: the checkpoint, or an array of it.
-    error: of the library that read it; its first cause is what is told.
-    what_to_do: more words, or none.
+    error: of the library; its first cause is what the line says.
   """
+  if isinstance(error, errors.UserError):
+    return error
+  if remote_storage.is_unreachable(error):
+    return errors.Unreadable(f"{what}: {remote_storage.explain(error)}")
   while error.__cause__ is not None:
     error = error.__cause__
-  why = re.split(r" \[|\n", str(error))[0][:300]
-  return errors.UserError(
-      f"{what} cannot be read, its files are incomplete or damaged: {why}"
-      f"{what_to_do and '; '}{what_to_do}")
+  why = re.split(r" \[|\n", str(error))[0][:300] or type(error).__name__
+  return errors.Unreadable(f"{what} cannot be read: {why}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from etils import epath
@@ -18,8 +19,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import orbax.checkpoint as ocp
 
-from stepdistill_jax import errors
+from stepdistill_jax import errors, locations
 from stepdistill_jax.embedded_t5x import checkpoint_paths, state_utils
+from stepdistill_jax.resilience import checkpoint_manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +46,13 @@ class OrbaxSource:
 
   def __init__(self, path: epath.Path):
     inner = path / checkpoint_paths.STATE_ITEM
-    self._path = inner if inner.is_dir() else path
+    self._folder, self._path = path, inner if inner.is_dir() else path
     self._checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    with _damage_told(self._path):
-      self._tree = self._checkpointer.metadata(self._path).item_metadata.tree
+    with _reason_given(self._folder):
+      found = self._checkpointer.metadata(self._path).item_metadata
+      if found is None:  # Orbax keeps why to itself.
+        raise ValueError("orbax finds no metadata of arrays in it")
+      self._tree = found.tree
 
   def entries(self) -> Mapping[str, Entry]:
     flat = traverse_util.flatten_dict(self._tree, sep="/")
@@ -61,7 +66,7 @@ class OrbaxSource:
     restore_args = traverse_util.unflatten_dict(
         {name: ocp.ArrayRestoreArgs(sharding=r.sharding, dtype=r.dtype)
          for name, r in requests.items()}, sep="/")
-    with _damage_told(self._path):
+    with _reason_given(self._folder):
       restored = self._checkpointer.restore(
           self._path, args=ocp.args.PyTreeRestore(
               item=tree, restore_args=restore_args, partial_restore=True))
@@ -69,22 +74,23 @@ class OrbaxSource:
 
 
 @contextlib.contextmanager
-def _damage_told(path: epath.Path) -> Iterator[None]:
-  """Makes a UserError of what orbax raises where files are missing or cut.
-
-  With a manifest that is known before: this is for Google's checkpoints.
-  """
+def _reason_given(folder: epath.Path) -> Iterator[None]:
+  """Makes a UserError of what orbax raises; of damage where that is proven."""
   try:
     yield
   except Exception as error:  # Orbax raises no other.
-    raise checkpoint_paths.damaged(
-        f"the checkpoint {path}", error, "where another one is beside it, "
-        "moving this one away makes that the latest") from error
+    with contextlib.suppress(OSError):  # Then nothing is proven.
+      if checkpoint_manifest.has_manifest(folder) and (
+          found := checkpoint_manifest.verify(folder)):
+        raise errors.UserError(checkpoint_manifest.describe(
+            os.fspath(folder), found)) from error
+    raise checkpoint_paths.unreadable(
+        f"the checkpoint {folder}", error) from error
 
 
 def open_checkpoint(path):
   """Opens the checkpoint in a folder, whichever layout it has: a source."""
-  path = epath.Path(path)
+  path = epath.Path(locations.absolute(path))
   layout = checkpoint_paths.layout_of(path)
   if layout == checkpoint_paths.CURRENT:
     return OrbaxSource(path)

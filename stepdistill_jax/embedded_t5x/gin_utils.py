@@ -8,6 +8,7 @@ from etils import epath
 import gin
 import jax
 
+from stepdistill_jax import gin_arguments
 from stepdistill_jax import gin_config
 
 
@@ -35,7 +36,7 @@ def parse_gin_flags(
 
 def rewrite_gin_args(args: Sequence[str]) -> Sequence[str]:
   """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`."""
-  return gin_config.rewrite_arguments(args)
+  return gin_arguments.rewrite(args)
 
 
 @gin.register

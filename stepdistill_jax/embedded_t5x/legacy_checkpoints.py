@@ -29,6 +29,7 @@ import numpy as np
 import tensorstore as ts
 
 from stepdistill_jax import errors
+from stepdistill_jax.embedded_t5x import checkpoint_paths
 
 INDEX_FILE = "checkpoint"
 # An index is a few MB: arrays are beside it. Some tiny models are all inline.
@@ -264,10 +265,8 @@ class LegacySource:
       try:
         values = opened[index].read().result()
       except ValueError as error:
-        raise errors.UserError(
-            f"the array {name} of {self._folder} cannot be read, its files "
-            f"are incomplete or damaged: {str(error).split(' [')[0]}"
-        ) from error
+        raise checkpoint_paths.unreadable(
+            f"the array {name} of {self._folder}", error) from error
       values = as_stored_dtype(values, value.dtype)
       return values if dtype is None else values.astype(dtype)
 

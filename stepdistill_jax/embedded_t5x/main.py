@@ -13,9 +13,12 @@ from typing import Any, Sequence
 
 from stepdistill_jax import data_folder
 from stepdistill_jax import errors
+from stepdistill_jax import remote_storage
 
 # Begins the lines that gin adds to an error, the innermost call first.
 _GIN_CALL = "\n  In call to configurable"
+# Bindings that a run reads or writes; others name files for other data.
+_IS_FOLDER = re.compile(r"(DIR|PATH|dir|path)$")
 # mode -> (module of t5x, function, other names that gin files use of
 # `__main__`).
 ENTRY_POINTS = {
@@ -85,6 +88,10 @@ def launch(
       raise errors.UserError(
           f"no gin file configures `{function_name}`; include a run file, such "
           f"as --gin_file=t5x/configs/runs/{run_file}.gin")
+    if not dry_run:
+      for name, value in gin_config.bindings().items():
+        if _IS_FOLDER.search(name):
+          remote_storage.require_reachable(value)
     configured = gin.get_configurable(entry)
     try:
       return None if dry_run else configured()

@@ -85,8 +85,8 @@ def make_folder(model_dir: str) -> None:
     epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise errors.UserError(
-        f"cannot make MODEL_DIR={model_dir}: {error.strerror or error}; take "
-        "another one") from error
+        f"cannot make MODEL_DIR={model_dir}: "
+        f"{error.strerror or _one_line(error)}; take another one") from error
 
 
 def check_folder_is_there(model_dir: str) -> None:

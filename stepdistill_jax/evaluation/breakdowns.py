@@ -62,7 +62,7 @@ def by_length(lengths: Sequence[int], correct: Sequence[bool]) -> list[dict]:
   """Accuracy by input length, in quarters of the examples.
 
   Args:
-    lengths: of each input, in tokens or words.
+    lengths: of each input, in words.
     correct: of each example.
 
   Returns:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import pathlib
 from typing import Any, Sequence
 
@@ -35,6 +36,8 @@ class Checkpoint:
     name: for tables; by default the run folder's name and the step.
     records_dir: of distillation records (vocabulary, training ids).
     progress: called with (done, total, what) as answers come.
+    strict: refuse a run whose newest checkpoint is not what was written,
+      instead of taking the one before it.
 
   Raises:
     errors.UserError: no checkpoint there, or a configuration from which no
@@ -44,11 +47,11 @@ class Checkpoint:
   kind = "checkpoint"
 
   def __init__(
-      self, path: str | pathlib.Path, config: model_config_lib.ModelConfig, *,
+      self, path: str | os.PathLike[str], config: model_config_lib.ModelConfig, *,
       name: str | None = None, records_dir: pathlib.Path | None = None,
-      progress=None,
+      progress=None, strict: bool = False,
   ):
-    self.run = run_folder_lib.find(path)
+    self.run = run_folder_lib.find(path, strict=strict)
     self.name = name or f"{self.run.path.name} step {self.run.step}"
     self.source = str(self.run.checkpoint)
     self._config = config
@@ -77,10 +80,10 @@ class Checkpoint:
         explain_prefix=self._explain_prefix(),
         labels=self._closed_labels(example_set),
         label_length=self._label_length(example_set))
-    overlap = self._overlap_warnings(example_set)
+    more = (*self.run.passed_over, *self._overlap_warnings(example_set))
     return [
         dataclasses.replace(
-            answers, warnings=(*answers.warnings, *overlap),
+            answers, warnings=(*answers.warnings, *more),
             answer_after_rationale=self._task.answer_after_rationale,
             method=self._method(),
             cost={**answers.cost, "step": self.run.step})
@@ -134,7 +137,8 @@ class Checkpoint:
 
   def _method(self) -> dict[str, Any]:
     return {"name": self._task_name, "key": self.run.method_key(),
-            "seed": self.run.seed()}
+            "seed": self.run.seed(), "run": str(self.run.path),
+            "step": self.run.step}
 
   def _closed_labels(self, example_set) -> tuple[str, ...]:
     """Labels of the train split, where they are a small closed set."""

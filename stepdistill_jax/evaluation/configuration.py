@@ -71,7 +71,7 @@ def make_systems(
     name, path = split_name(value)
     systems.append(checkpoints.Checkpoint(
         path, model_config, name=name, records_dir=records_dir,
-        progress=progress))
+        progress=progress, strict=args.strict))
   for value in args.hf:
     from stepdistill_jax.evaluation import hugging_face
 

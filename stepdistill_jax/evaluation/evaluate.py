@@ -66,7 +66,7 @@ def load_example_sets(
     preferred_teacher: data set to the teacher whose records to prefer.
 
   Returns:
-    The example sets, and warnings (`all`: benchmarks without local data).
+    The example sets, and warnings (`all`: what cannot be scored, and why).
   """
   sets, warnings = [], []
   named = [name.strip() for name in config.benchmarks.split(",")]
@@ -81,13 +81,21 @@ def load_example_sets(
     if config.records_teacher is None and teacher not in (
         examples_lib.teachers_of(benchmark.name, records_dir)):
       teacher = None
-    sets.append(examples_lib.load(
-        benchmark.name, config.split, teacher=teacher,
-        records_dir=records_dir, limit=config.limit))
-  if not sets:
+    try:
+      sets.append(examples_lib.load(
+          benchmark.name, config.split, teacher=teacher,
+          records_dir=records_dir, limit=config.limit))
+    except errors.UserError as error:
+      if benchmark.name in named:
+        raise
+      warnings.append(f"benchmark {benchmark.name} was left out: {error}")
+  if not here:
     raise errors.UserError(
         f"no benchmark has local data under {records_dir}; import some with "
         "`stepdistill teacher import`, or set STEPDISTILL_RECORDS")
+  if not sets:
+    raise errors.UserError("nothing can be scored: " + "; ".join(
+        line for line in warnings if "no records of it" not in line))
   return sets, warnings
 
 
@@ -141,7 +149,7 @@ def evaluate(
               "fingerprint": s.fingerprint()} for s in example_sets},
       "systems": summaries,
       "comparisons": scoring.compare_all(results, seed=config.seed),
-      "seeds": seed_groups.summarize(summaries),
+      "seeds": seed_groups.summarize(results),
       "warnings": warnings,
   }
   return document, [row for result in results for row in result.rows]

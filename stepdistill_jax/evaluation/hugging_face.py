@@ -44,9 +44,13 @@ class HuggingFaceStudent:
                config: model_config_lib.ModelConfig, *,
                name: str | None = None, progress=None):
     self._path = pathlib.Path(path).expanduser()
-    if not (self._path / "config.json").is_file():
+    if not self._path.is_dir():
       raise errors.UserError(
-          f"no Hugging Face model at {self._path}: there is no config.json; "
+          f"no Hugging Face model at {self._path}: there is no such folder")
+    if not (self._path / "config.json").is_file():
+      what = "config.json" if self._path.is_dir() else "such folder"
+      raise errors.UserError(
+          f"no Hugging Face model at {self._path}: there is no {what}; "
           "pass a folder as `save_pretrained` writes it")
     self.name = name or self._path.resolve().name
     self.source = str(path)

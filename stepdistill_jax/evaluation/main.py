@@ -21,6 +21,7 @@ from typing import Sequence
 
 from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
+from stepdistill_jax import gin_arguments
 from stepdistill_jax import locations
 
 _LEAVE_TO_GIN = None  # A flag that was not given leaves gin's value.
@@ -35,11 +36,18 @@ def build_parser() -> argparse.ArgumentParser:
       epilog=__doc__.partition("\n\n")[2],
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False)
+  parser.add_version()
   systems = parser.add_argument_group(
       "systems (any number, each may be given as NAME=PATH)")
   systems.add_argument(
       "--checkpoint", action="append", default=[], metavar="DIR",
-      help="a run's folder (its latest checkpoint) or one checkpoint_STEP")
+      type=argument_parser.local_or_remote,
+      help="a run's folder (its latest checkpoint) or one checkpoint_STEP; "
+      "local or gs://")
+  systems.add_argument(
+      "--strict", action="store_true",
+      help="refuse a run whose newest checkpoint is not what was written, "
+      "instead of scoring the one before it")
   systems.add_argument(
       "--hf", action="append", default=[], metavar="DIR",
       help="a folder in the Hugging Face format")
@@ -105,25 +113,19 @@ def build_parser() -> argparse.ArgumentParser:
   gin_group = parser.add_argument_group("gin")
   gin_group.add_argument(
       "--gin_file", action="append", default=[], metavar="FILE",
+      type=argument_parser.local_or_remote,
       help="bindings of EvalConfig and ModelConfig; flags win over them")
   gin_group.add_argument(
       "--gin_bindings", action="append", default=[], metavar="BINDING",
+      type=argument_parser.local_or_remote,
       help="one binding; also written --gin.NAME=VALUE")
   return parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """Parses flags; `--gin.NAME=VALUE` becomes a binding."""
-  args, rest = build_parser().parse_known_args(argv)
-  for argument in rest:
-    name, equals, value = argument.partition("=")
-    if not (name.startswith("--gin.") and equals):
-      known = [a for action in build_parser()._actions
-               for a in action.option_strings]
-      raise errors.UserError(
-          errors.unknown_name_message("argument", name, known))
-    args.gin_bindings.append(f"{name[len('--gin.'):]} = {value}")
-  return args
+  argv = sys.argv[1:] if argv is None else argv
+  return build_parser().parse_args(gin_arguments.rewrite(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,7 +140,7 @@ def _main(argv: Sequence[str] | None) -> int:
       args.checkpoint or args.hf or args.predictions or args.teacher):
     raise errors.UserError(
         "nothing to score; pass --checkpoint, --hf, --predictions or "
-        "--teacher (see --help)")
+        "--teacher; see stepdistill-eval --help")
   if args.output is None and args.export_inputs is None and not args.json:
     raise errors.UserError(
         "--output=DIR is missing: the folder for results.json and report.html"
@@ -164,6 +166,8 @@ def _run(args: argparse.Namespace) -> int:
 
   config, model_config = configuration.from_flags(args)
   records_dir = pathlib.Path(args.records_dir or locations.records_dir())
+  if args.records_dir and not records_dir.is_dir():
+    raise errors.UserError(f"there is no folder --records_dir={records_dir}")
   if args.export_inputs:
     return _export_inputs(args.export_inputs, config, records_dir)
   results, rows, output = _score(args, config, model_config, records_dir)

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import shutil
 import subprocess
 import sys
 
@@ -155,6 +156,30 @@ def test_gin_and_flags(records_dir, capsys, tmp_path):
       4, "reference", 7)
 
 
+def test_all_are_those_that_can_be_scored(records_dir, tmp_path, capsys):
+  """A data set without a test split, and one without labels, are named."""
+  folder = tmp_path / "records"
+  shutil.copytree(records_dir, folder)
+  row = records.Record(id="a/1", inputs="q", label="", teacher_label="x")
+  record_writer.write_records(folder, "own", "palm", {"train": [row]})
+  record_writer.write_records(folder, "other", "palm", {"test": [row]})
+  flags = ("--teacher=palm", f"--records_dir={folder}", "--json")
+  assert _call(*flags, "--benchmarks=all") == 0
+  results = json.loads(capsys.readouterr().out)
+  assert [s["benchmark"] for s in results["systems"]] == ["svamp"]
+  left_out = [w for w in results["warnings"] if "no records of it" not in w]
+  assert len(left_out) == 2
+  assert left_out[0].startswith("benchmark other was left out: split 'test'")
+  assert left_out[1].startswith("benchmark own was left out: unknown split")
+  # Whoever names it gets the error.
+  assert _call(*flags, "--benchmarks=own") == 2
+  assert "unknown split 'test'" in capsys.readouterr().err
+  shutil.rmtree(folder / "stepdistill_svamp")
+  assert _call(*flags, "--benchmarks=all") == 2
+  said = capsys.readouterr().err
+  assert "nothing can be scored" in said and "own was left out" in said
+
+
 def test_exported_inputs_come_back_as_predictions(
     records_dir, tmp_path, capsys):
   path = tmp_path / "inputs.jsonl"
@@ -186,7 +211,6 @@ def test_exported_inputs_come_back_as_predictions(
     (["--teacher=palm", "--json", "--batch_size=many"], "number or auto"),
     (["--teacher=palm", "--json", "--gin_file=no.gin"], "no.gin"),
     (["--teacher=palm", "--json", "--gin.EvalConfig.lmit=3"], "lmit"),
-    (["--teacher=palm", "--json", "--benchmark=svamp"], "--benchmarks"),
     (["--predictions=/no/file.jsonl", "--json"], "was not found"),
     (["--teacher=palm", "--output=/dev/null"], "is a file"),
     (["--export_inputs=/no/such/folder/x"], "No such file"),

@@ -15,6 +15,7 @@ from t5x import utils
 from stepdistill_jax import data_folder
 from stepdistill_jax import errors
 from stepdistill_jax import gin_config
+from stepdistill_jax import locations
 from stepdistill_jax.embedded_t5x import checkpoint_reading
 from stepdistill_jax.evaluation import model_config as model_config_lib
 from stepdistill_jax.evaluation import run_folder as run_folder_lib
@@ -45,7 +46,7 @@ def rebuild_model(config_path: pathlib.Path, records_dir: pathlib.Path):
     with gin_config.main_module(train=train_script.train), (
         data_folder.tfds_data_dir(
             records_dir if records_dir.is_dir() else None)):
-      gin_config.parse([str(config_path.resolve())], [])
+      gin_config.parse([locations.absolute(config_path)], [])
       model = _macro("MODEL", config_path)
       task_name = _macro("MIXTURE_OR_TASK_NAME", config_path)
       # Vocabularies look for their files when they are first used.

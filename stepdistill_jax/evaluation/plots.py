@@ -71,9 +71,14 @@ def _accuracy(group, path) -> None:
     axes.barh(y, 100 * accuracy, color="#9aa5b1" if s["kind"] == "teacher"
               else "#2f6db3", height=0.6)
     axes.plot([100 * low, 100 * high], [y, y], color="black", linewidth=1.5)
-    axes.text(100 * high + 1, y, f"{100 * accuracy:.1f}", va="center")
+    # Beside the interval, where there is more room.
+    right = high < 0.9
+    axes.text(100 * (high if right else low) + (1 if right else -1), y,
+              f"{100 * accuracy:.1f}", va="center",
+              ha="left" if right else "right",
+              color="black" if right else "white")
   axes.set_yticks(range(len(group)), [_label(s) for s in reversed(group)])
-  axes.set_xlim(0, 108)
+  axes.set_xlim(0, 100)
   axes.set_xlabel("accuracy, %")
   fig.savefig(path, dpi=120)
 
@@ -96,7 +101,8 @@ def _reliability(group, path) -> None:
 def _by_range(group, label, path) -> None:
   fig = _figure()
   axes = fig.subplots()
-  names = list(dict.fromkeys(r["range"] for _, rows in group for r in rows))
+  names = sorted({r["range"] for _, rows in group for r in rows},
+                 key=lambda name: int(re.match(r"\d+", name)[0]))
   for index, (s, rows) in enumerate(group):
     shift = 0.12 * (index - (len(group) - 1) / 2)
     x = [names.index(r["range"]) + shift for r in rows]

@@ -3,14 +3,19 @@
 The runs' `config.gin` have the form that gin writes; no model is trained.
 """
 
+import dataclasses
 import json
 import re
 
+from matplotlib import figure
+import numpy as np
 import pytest
 
 from stepdistill_jax import cli
 from stepdistill_jax import errors
+from stepdistill_jax.evaluation import effect
 from stepdistill_jax.evaluation import run_facts
+from stepdistill_jax.evaluation import run_figures
 from stepdistill_jax.evaluation import run_groups
 from stepdistill_jax.evaluation import run_report
 from stepdistill_jax.evaluation import statistics
@@ -77,6 +82,11 @@ def write_results(folder, systems):
              "n": 200, "source": ""}
   (folder / "results.json").write_text(
       json.dumps({"schema_version": 1, "systems": [*systems, teacher]}))
+  (folder / "examples.jsonl").write_text("".join(
+      json.dumps({"system": s["name"], "benchmark": s["benchmark"],
+                  "split": s["split"], "mode": "generate", "id": f"id{i}",
+                  "correct": i < round(s["accuracy"] * s["n"])}) + "\n"
+      for s in systems for i in range(s["n"])))
 
 
 @pytest.fixture
@@ -126,12 +136,25 @@ def test_groups_over_seeds_and_paired_differences(runs):
   report = run_report.make([runs])
   assert len(report.groups) == 8 and not report.skipped
   assert all(len(g.accuracies) == 3 for g in report.groups)
+  # Each accuracy of `runs`, as answers: the first ones are right.
+  answers = lambda accuracies: np.array(
+      [np.arange(200) < round(200 * a) for a in accuracies], float)
+  pooled = effect.pooled_seed_variance(
+      [answers(g.accuracies.values()) for g in report.groups])
+  for group in report.groups:
+    expected = effect.estimate(answers(group.accuracies.values()), *pooled)
+    assert group.ci95 == pytest.approx(expected.ci95, rel=1e-12)
+    assert group.standard_error == pytest.approx(expected.standard_error)
+    assert group.ci_of == "seeds and examples"
   assert len(report.differences) == 4
   for difference in report.differences:
-    # Equal gains at all seeds: the interval is a point.
     assert difference.seeds == 3
     assert difference.mean == pytest.approx(0.05)
-    assert difference.ci95 == pytest.approx((0.05, 0.05))
+    # Equal gains at all seeds: what is left is chance over the examples.
+    gain = answers(difference.group.accuracies.values()) - answers(
+        difference.baseline.accuracies.values())
+    assert difference.ci95 == pytest.approx(
+        effect.estimate(gain, 0.0, 8, least=-1.0).ci95)
   assert report.teachers[0].teacher == "palm540b"
   assert report.teachers[0].accuracy == 0.74
 
@@ -160,6 +183,45 @@ def test_fine_tuning_with_adafactor_is_the_baseline_of_adafactor(tmp_path):
   difference, = run_report.make([tmp_path]).differences
   assert difference.baseline.method == "finetune, Adafactor"
   assert difference.mean == pytest.approx(0.1)
+
+
+def test_what_all_runs_have_is_no_part_of_a_methods_name(tmp_path):
+  adafactor = "OPTIMIZER = @adafactor.Adafactor()\n"
+  write_results(tmp_path / "scores", [
+      system(write_run(tmp_path / method, method, extra=adafactor), accuracy)
+      for method, accuracy in (("finetune", 0.4), ("step_by_step", 0.5))])
+  difference, = run_report.make([tmp_path]).differences
+  assert (difference.group.method, difference.baseline.method) == (
+      "step_by_step", "finetune")
+
+
+def test_without_the_answers_there_is_no_interval_over_seeds(runs):
+  (runs / "scores" / "examples.jsonl").unlink()
+  report = run_report.make([runs])
+  assert {(g.ci95, g.ci_of) for g in report.groups} == {(None, "")}
+  assert {d.ci95 for d in report.differences} == {None}
+  assert any("examples.jsonl has no answers" in s for s in report.skipped)
+
+
+def test_runs_on_other_examples_have_no_interval_over_seeds(tmp_path):
+  write_results(tmp_path / "scores", [
+      system(write_run(tmp_path / f"run{seed}", seed=seed), 0.5, n=200 - seed)
+      for seed in range(2)])
+  group, = run_report.make([tmp_path]).groups
+  assert len(group.accuracies) == 2 and group.ci95 is None
+
+
+def test_figures_axes_stay_within_0_and_100(runs, tmp_path, monkeypatch):
+  limits = []
+
+  def look(self, *unused_args, **unused_options):
+    limits.extend(axes.get_ylim() for axes in self.axes)
+
+  monkeypatch.setattr(figure.Figure, "savefig", look)
+  groups = [dataclasses.replace(g, ci95=(0.0, 1.0))
+            for g in run_report.make([runs]).groups]
+  run_figures.draw_all(groups, (), tmp_path / "drawn")
+  assert limits == [(0, 100)] * 2
 
 
 def test_command_writes_figures_tables_and_json(runs, tmp_path, capsys):
@@ -216,10 +278,23 @@ def test_one_seed_has_the_interval_over_examples(tmp_path):
   assert group.ci95 == statistics.wilson_interval(100, 200)
 
 
-def test_the_last_checkpoint_counts(tmp_path):
+def test_the_last_checkpoint_counts_and_all_are_listed(tmp_path):
   run = write_run(tmp_path / "run")
   write_results(tmp_path / "late", [system(run, 0.5, step=900)])
   write_results(tmp_path / "early", [system(run, 0.9, step=100)])
+  report = run_report.make([tmp_path])
+  group, = report.groups
+  assert group.mean == 0.5 and len(group.accuracies) == 1
+  table = run_report.tables(report)[-1]
+  columns = [table.header.index(c) for c in ("run", "step", "accuracy %")]
+  assert [[row[c] for c in columns] for row in table.rows] == [
+      ["run", "100", "90.00"], ["run", "900", "50.00"]]
+
+
+def test_of_two_scores_of_one_checkpoint_the_larger_counts(tmp_path):
+  run = write_run(tmp_path / "run")
+  write_results(tmp_path / "a_few", [system(run, 0.9, n=10)])
+  write_results(tmp_path / "scores", [system(run, 0.5)])
   group, = run_report.make([tmp_path]).groups
   assert group.mean == 0.5
 
@@ -237,7 +312,7 @@ def test_what_cannot_be_counted_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("name,message", [
-    ("missing", "is no folder"), ("empty", "no scored run in")])
+    ("missing", "there is no folder"), ("empty", "no scored run in")])
 def test_nothing_to_report_is_an_error(tmp_path, name, message):
   (tmp_path / "empty").mkdir()
   with pytest.raises(errors.UserError, match=message):

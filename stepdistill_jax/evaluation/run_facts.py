@@ -44,6 +44,7 @@ class RunFacts:
     parameters: of the student, about (from the dimensions); None if unknown.
     share: of the train split, in (0, 1].
     seed: None if unknown.
+    optimizer: `Adafactor`; empty for the papers' AdamW and where unknown.
     settings: values of SETTINGS as the configuration has them, for runs that
       nothing else tells apart.
   """
@@ -56,6 +57,7 @@ class RunFacts:
   parameters: float | None
   share: float
   seed: int | None
+  optimizer: str = ""
   settings: Mapping[str, Any] = dataclasses.field(
       default_factory=dict, hash=False)
 
@@ -69,6 +71,8 @@ def read(path: pathlib.Path) -> RunFacts:
   Raises:
     errors.UserError: no `config.gin` there, or not one of a training run.
   """
+  if not path.is_dir():
+    raise errors.UserError(f"there is no folder {path}")
   config_path = path / run_folder.CONFIG_FILE
   if not config_path.is_file():
     raise errors.UserError(
@@ -79,6 +83,8 @@ def read(path: pathlib.Path) -> RunFacts:
       path=path, dataset=task.dataset, method=_method(task, config),
       teacher=task.teacher, share=_share(config),
       seed=_seed(path, config),
+      optimizer="Adafactor" if "afactor" in str(
+          lookup(config, "OPTIMIZER")) else "",
       settings={name: lookup(config, name) for name in SETTINGS},
       **_size(config))
 
@@ -164,8 +170,6 @@ def _method(task: run_folder.TrainedOn, config: Mapping[str, Any]) -> str:
       extras.append(f"α={alpha}")
   if lookup(config, "StepDistillModel.aggregation") == "token_sum":
     extras.append("token sum")
-  if "afactor" in str(lookup(config, "OPTIMIZER")):
-    extras.append("Adafactor")
   return ", ".join([method, *extras])
 
 
@@ -179,7 +183,7 @@ def _seed(path: pathlib.Path, config: Mapping[str, Any]) -> int | None:
     seed = lookup(config, name)
     if isinstance(seed, int):
       return seed
-  return run_folder.find(path).seed() if run_folder.steps_in(path) else None
+  return run_folder.seed_of(path)
 
 
 def _size(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,6 +92,8 @@ def _draw_if_it_varies(
     axes.set_xscale("log")
   axes.set(xlabel=label, ylabel="accuracy, %", title=_plain(title))
   axes.title.set_fontsize(9)
+  low, high = axes.get_ylim()
+  axes.set_ylim(max(0, low), min(100, high))
   axes.grid(alpha=0.3)
   axes.legend(fontsize=8)
   fig.savefig(folder / name, dpi=130)

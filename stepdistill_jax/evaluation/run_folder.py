@@ -5,10 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import re
 
+from etils import epath
+
 from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax.embedded_t5x import checkpoint_paths
+from stepdistill_jax.resilience import checkpoint_choice
+from stepdistill_jax.resilience import checkpoint_manifest
 
 CONFIG_FILE = "config.gin"
 # Task kinds of the registry that ask for the label with a prefix.
@@ -81,31 +88,40 @@ class RunFolder:
   """A checkpoint and the run that it belongs to.
 
   Attributes:
-    path: the run's folder.
+    path: the run's folder, local or remote.
     checkpoint: the folder `checkpoint_STEP`.
     step: of the checkpoint.
+    passed_over: what is wrong with newer checkpoints, a line each.
   """
 
-  path: pathlib.Path
-  checkpoint: pathlib.Path
+  path: epath.Path
+  checkpoint: epath.Path
   step: int
+  passed_over: tuple[str, ...] = ()
 
   @property
-  def config_path(self) -> pathlib.Path:
+  def config_path(self) -> epath.Path:
     return self.path / CONFIG_FILE
 
   def fingerprint(self) -> str:
     """A hash of the configuration and of the checkpoint's files.
 
-    Files count by name, size and time of change: reading an XXL checkpoint
-    only to name it would take minutes.
+    Files count by their manifest, else by name, size and time of change.
     """
     digest = hashlib.sha256(self.config_path.read_bytes())
-    for file in sorted(self.checkpoint.rglob("*")):
-      if file.is_file():
+    if checkpoint_manifest.has_manifest(self.checkpoint):
+      digest.update((
+          self.checkpoint / checkpoint_manifest.MANIFEST_FILE).read_bytes())
+      return digest.hexdigest()[:16]
+    for name in checkpoint_manifest.files(self.checkpoint):
+      file = self.checkpoint / name
+      if "://" in os.fspath(file):
         stat = file.stat()
-        name = file.relative_to(self.checkpoint)
-        digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        size, changed = stat.length, stat.mtime
+      else:
+        stat = os.stat(file)
+        size, changed = stat.st_size, stat.st_mtime_ns
+      digest.update(f"{name} {size} {changed}\n".encode())
     return digest.hexdigest()[:16]
 
   def method_key(self) -> str:
@@ -118,19 +134,24 @@ class RunFolder:
 
   def seed(self) -> int | None:
     """The run's seed, where its provenance or configuration names one."""
-    provenance = self.path / "run.json"
-    if provenance.is_file():
-      try:
-        seeds = json.loads(provenance.read_text(encoding="utf-8")).get("seeds")
-      except (ValueError, AttributeError):
-        seeds = None
-      if isinstance(seeds, dict):
-        seeds = next(iter(seeds.values()), None)
-      if isinstance(seeds, int):
-        return seeds
-    text = self.config_path.read_text(encoding="utf-8")
-    match = re.search(r"(?im)^\S*(?:random_seed|SEED)\s*=\s*(\d+)\s*$", text)
-    return int(match.group(1)) if match else None
+    return seed_of(self.path)
+
+
+def seed_of(run: epath.Path | pathlib.Path) -> int | None:
+  """The seed of a run's folder, where its files name one."""
+  provenance = run / "run.json"
+  if provenance.is_file():
+    try:
+      seeds = json.loads(provenance.read_text(encoding="utf-8")).get("seeds")
+    except (ValueError, AttributeError):
+      seeds = None
+    if isinstance(seeds, dict):
+      seeds = next(iter(seeds.values()), None)
+    if isinstance(seeds, int):
+      return seeds
+  text = (run / CONFIG_FILE).read_text(encoding="utf-8")
+  match = re.search(r"(?im)^\S*(?:random_seed|SEED)\s*=\s*(\d+)\s*$", text)
+  return int(match.group(1)) if match else None
 
 
 def _joined(lines: list[str]) -> list[str]:
@@ -144,27 +165,31 @@ def _joined(lines: list[str]) -> list[str]:
   return joined
 
 
-def find(path: str | pathlib.Path) -> RunFolder:
+def find(path: str | os.PathLike[str], *, strict: bool = False) -> RunFolder:
   """Finds a checkpoint from a run's folder or from the checkpoint itself.
 
+  Args:
+    path: a run's folder, for its newest good checkpoint, or one of those.
+    strict: refuse a folder whose newest checkpoint is not what was written.
+
   Raises:
-    errors.UserError: there is no such folder, no checkpoint in it, or no
+    errors.UserError: there is no such folder, no good checkpoint in it, or no
       configuration beside it.
   """
-  path = pathlib.Path(path).expanduser()
-  if not path.is_dir():
-    raise errors.UserError(_missing(path))
-  match = re.fullmatch(r"checkpoint_(\d+)", path.resolve().name)
-  if match:
-    path = path.resolve()
-    found = RunFolder(path.parent, path, int(match.group(1)))
-  else:
-    steps = steps_in(path)
-    if not steps:
-      raise errors.UserError(
-          f"no checkpoint_STEP folder in {path}; pass a run's folder (its "
-          "MODEL_DIR) or one of its checkpoints")
-    found = RunFolder(path, path / f"checkpoint_{steps[-1]}", steps[-1])
+  folder = epath.Path(locations.absolute(path))
+  if not locations.is_dir(folder):
+    raise errors.UserError(_missing(folder))
+  if checkpoint_paths.step_of(folder.name) is None and (
+      not checkpoint_paths.all_steps(folder)):
+    raise errors.UserError(
+        f"no checkpoint_STEP folder in {folder}; pass a run's folder (its "
+        "MODEL_DIR) or one of its checkpoints")
+  choice = checkpoint_choice.choose(folder, strict=strict)
+  checkpoint = epath.Path(choice.checkpoint)
+  found = RunFolder(
+      checkpoint.parent, checkpoint, checkpoint_paths.step_of(checkpoint.name),
+      tuple(f"{line}; checkpoint_{checkpoint_paths.step_of(checkpoint.name)} "
+            "is scored instead" for line in choice.passed_over))
   if not found.config_path.is_file():
     raise errors.UserError(
         f"{found.path} has checkpoints but no {CONFIG_FILE}, from which the "
@@ -173,20 +198,9 @@ def find(path: str | pathlib.Path) -> RunFolder:
   return found
 
 
-def steps_in(path: pathlib.Path) -> list[int]:
-  """Steps of the whole checkpoints of a run, ascending."""
-  found = []
-  for entry in path.iterdir():
-    match = re.fullmatch(r"checkpoint_(\d+)", entry.name)
-    if match and entry.is_dir():
-      found.append(int(match.group(1)))
-  return sorted(found)
-
-
-def _missing(path: pathlib.Path) -> str:
-  match = re.fullmatch(r"checkpoint_(\d+)", path.name)
-  if match and path.parent.is_dir():
-    steps = steps_in(path.parent)
+def _missing(path: epath.Path) -> str:
+  if checkpoint_paths.step_of(path.name) is not None and path.parent.is_dir():
+    steps = checkpoint_paths.all_steps(path.parent)
     return (f"no checkpoint at {path}; {path.parent} has the steps "
             f"{', '.join(map(str, steps)) or 'none'}")
   return f"no checkpoint at {path}: there is no such folder"

@@ -10,6 +10,7 @@ import pathlib
 from typing import Any, Mapping, Sequence
 
 from stepdistill_jax import errors
+from stepdistill_jax.evaluation import effect
 from stepdistill_jax.evaluation import html_report
 from stepdistill_jax.evaluation import outputs
 from stepdistill_jax.evaluation import run_figures
@@ -26,12 +27,14 @@ class RunReport:
   """Everything a report says.
 
   Attributes:
-    groups: runs over seeds.
+    scores: of every checkpoint.
+    groups: runs over seeds, each by its last checkpoint.
     differences: of each method from fine-tuning.
     teachers: their accuracies.
     skipped: what was found and not counted, with the reason.
   """
 
+  scores: tuple[run_scores.RunScore, ...]
   groups: tuple[run_groups.Group, ...]
   differences: tuple[run_groups.Difference, ...]
   teachers: tuple[run_scores.TeacherScore, ...]
@@ -41,20 +44,22 @@ class RunReport:
 def make(paths: Sequence[str | pathlib.Path]) -> RunReport:
   """Reads runs; see `run_scores.collect`."""
   scores, teachers, skipped = run_scores.collect(paths)
-  groups = run_groups.group(scores)
+  groups = run_groups.group(run_scores.latest(scores))
   return RunReport(
-      tuple(groups), tuple(run_groups.differences(groups)), tuple(teachers),
-      tuple(skipped))
+      tuple(scores), tuple(groups), tuple(run_groups.differences(groups)),
+      tuple(teachers), tuple(skipped))
 
 
 def tables(report: RunReport) -> list[tables_lib.Table]:
   """The tables that have rows."""
-  found = [_accuracies(report), _differences(report), _teachers(report)]
+  found = [_accuracies(report), _differences(report), _teachers(report),
+           _runs(report)]
   return [table for table in found if table.rows]
 
 
 # A terminal has 80 columns; these say least there, or are all the same.
-_LEFT_OUT = ("standard error", "interval over", "seeds")
+_LEFT_OUT = {"Runs": ("method", "share %", "seed")}
+_LEFT_OUT_ELSEWHERE = ("standard error", "interval over", "seeds")
 _TOLD_ONCE = ("data", "split", "size")
 
 
@@ -66,11 +71,12 @@ def terminal_tables(report: RunReport) -> list[tables_lib.Table]:
   found = []
   for table in tables(report):
     kept, common = [], []
+    left_out = _LEFT_OUT.get(table.title, _LEFT_OUT_ELSEWHERE)
     for i, name in enumerate(table.header):
       values = {row[i] for row in table.rows}
       if name in _TOLD_ONCE and len(values) == 1:
         common += values
-      elif name not in _LEFT_OUT:
+      elif name not in left_out:
         kept.append(i)
     found.append(dataclasses.replace(
         table, title=": ".join(filter(None, (table.title, ", ".join(common)))),
@@ -90,9 +96,8 @@ def _accuracies(report: RunReport) -> tables_lib.Table:
       "Accuracy", ("data", "split", "size", "share %", "method", "seeds",
                    "mean %", "standard error", "95%", "interval over"),
       tuple(rows),
-      "intervals: over seeds by Student's t; over examples by Wilson where "
-      "there is one seed; a validation accuracy is the run's own, from "
-      "training")
+      f"{effect.HOW} Over examples alone, by Wilson, where no method has two "
+      "seeds. A validation accuracy is the run's own, from training.")
 
 
 def _differences(report: RunReport) -> tables_lib.Table:
@@ -106,13 +111,13 @@ def _differences(report: RunReport) -> tables_lib.Table:
       "Differences from fine-tuning",
       ("data", "split", "size", "share %", "method", "points", "95%", "seeds",
        "verdict"), tuple(rows),
-      "95%: over seeds that both ran; 'within noise': it holds 0. For a test "
-      "on the same examples, score both with one call of stepdistill-eval")
+      "95%: as above, over seeds that both ran; 'within noise': it holds 0")
 
 
 def _verdict(difference: run_groups.Difference) -> str:
   if difference.ci95 is None:
-    return "needs 2 seeds"
+    return "needs 2 seeds" if difference.seeds < 2 else (
+        "needs the same examples' answers")
   low, high = difference.ci95
   return "within noise" if low <= 0 <= high else "differs"
 
@@ -124,16 +129,37 @@ def _teachers(report: RunReport) -> tables_lib.Table:
              tables_lib.percent(t.accuracy)) for t in report.teachers))
 
 
+def _runs(report: RunReport) -> tables_lib.Table:
+  """Every checkpoint: those of one run are a curve."""
+  paths = {score.facts.path for score in report.scores}
+  names = [path.name for path in paths]
+  rows = [
+      (s.facts.dataset, s.split, s.facts.path.name if names.count(
+          s.facts.path.name) == 1 else str(s.facts.path), str(s.step),
+       s.facts.size, f"{100 * s.facts.share:g}", s.facts.method,
+       "–" if s.facts.seed is None else str(s.facts.seed),
+       "–" if s.n is None else str(s.n), tables_lib.percent(s.accuracy),
+       tables_lib.interval(s.ci95))
+      for s in sorted(report.scores, key=lambda s: (
+          s.facts.dataset, s.split, str(s.facts.path), s.step))]
+  return tables_lib.Table(
+      "Runs", ("data", "split", "run", "step", "size", "share %", "method",
+               "seed", "n", "accuracy %", "95%"), tuple(rows),
+      "95%: over examples, by Wilson")
+
+
 def as_json(report: RunReport, figures: Mapping[str, str]) -> dict[str, Any]:
   """The contents of `report.json`."""
-  group = lambda g: {**dataclasses.asdict(g), "accuracies": [
-      {"seed": seed, "accuracy": accuracy}
-      for seed, accuracy in g.accuracies.items()]}
+  group = lambda g: {
+      **dataclasses.asdict(dataclasses.replace(g, correct={})),
+      "accuracies": [{"seed": seed, "accuracy": accuracy}
+                     for seed, accuracy in g.accuracies.items()]}
   return {
       "schema_version": SCHEMA_VERSION,
       "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
           timespec="seconds"),
       "code_version": outputs.code_version(),
+      "how": effect.HOW,
       "groups": [group(g) for g in report.groups],
       "differences": [{
           "dataset": d.group.dataset, "split": d.group.split,
@@ -141,6 +167,10 @@ def as_json(report: RunReport, figures: Mapping[str, str]) -> dict[str, Any]:
           "method": d.group.method, "baseline": d.baseline.method,
           "difference": d.mean, "ci95": d.ci95, "seeds": d.seeds}
                       for d in report.differences],
+      "runs": [{
+          **s.facts.as_json(), "split": s.split, "step": s.step, "n": s.n,
+          "accuracy": s.accuracy, "ci95": s.ci95, "source": s.source}
+               for s in report.scores],
       "teachers": [dataclasses.asdict(t) for t in report.teachers],
       "figures": dict(figures), "skipped": list(report.skipped)}
 

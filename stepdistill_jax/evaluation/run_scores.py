@@ -1,9 +1,9 @@
 """Accuracies of runs, and of teachers beside them, from what lies in folders.
 
 Two kinds of folders hold accuracies: those of `stepdistill-eval`
-(`results.json`, per checkpoint, with counts), and a run's own
-`inference_eval`, written while it trained (validation, no counts). The first
-is preferred; the second is marked as what it is.
+(`results.json` and `examples.jsonl`, per checkpoint, with every answer), and a
+run's own `inference_eval`, written while it trained (validation, no counts).
+The first is preferred; the second is marked as what it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 from stepdistill_jax import errors
 from stepdistill_jax.evaluation import run_facts
@@ -34,6 +34,8 @@ class RunScore:
     n: examples; None where it is not known.
     ci95: Wilson's interval over examples; None where n is not known.
     source: the file that says so.
+    correct: example id to whether it was answered right; None where the
+      answers are not there.
   """
 
   facts: run_facts.RunFacts
@@ -43,6 +45,8 @@ class RunScore:
   n: int | None
   ci95: tuple[float, float] | None
   source: str
+  correct: Mapping[str, bool] | None = dataclasses.field(
+      default=None, repr=False, hash=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +70,19 @@ def collect(
       hold any of them.
 
   Returns:
-    Scores of runs, one a run and split; teachers' scores; and what was
-    skipped, with the reason, a line each.
+    Scores of runs, one a checkpoint and split; teachers' scores; and what
+    was skipped, with the reason, a line each.
 
   Raises:
     errors.UserError: a path that does not exist, or no score at all.
   """
   results, runs, skipped = [], {}, []
   for path in map(pathlib.Path, paths):
+    if not path.exists():
+      raise errors.UserError(f"there is no folder {path}")
     if not path.is_dir():
       raise errors.UserError(
-          f"{path} is no folder; pass runs' folders (MODEL_DIR), outputs of "
+          f"there is no folder {path}; pass runs' folders (MODEL_DIR), outputs of "
           "stepdistill-eval, or a folder that holds them")
     results += _find(path, _RESULTS)
     for config in _find(path, run_folder.CONFIG_FILE):
@@ -87,13 +93,13 @@ def collect(
       if isinstance(score, TeacherScore):
         teachers[score.dataset, score.teacher, score.split] = score
       else:
-        _keep_latest(scores, score)
+        _keep_larger(scores, score)
   scored = {score.facts.path for score in scores.values()}
   for path in runs:
     if path not in scored:
       score = _from_training(path, skipped)
       if score:
-        _keep_latest(scores, score)
+        _keep_larger(scores, score)
   if not scores:
     raise errors.UserError(
         "no scored run in " + ", ".join(map(str, paths))
@@ -111,10 +117,21 @@ def _find(folder: pathlib.Path, name: str) -> Iterable[pathlib.Path]:
                  for part in path.relative_to(folder).parts))
 
 
-def _keep_latest(scores: dict, score: RunScore) -> None:
-  key = score.facts.path, score.split
-  if key not in scores or scores[key].step < score.step:
+def _keep_larger(scores: dict, score: RunScore) -> None:
+  """Of two scores of one checkpoint, keeps that on more examples."""
+  key = score.facts.path, score.split, score.step
+  if key not in scores or (scores[key].n or 0) < (score.n or 0):
     scores[key] = score
+
+
+def latest(scores: Sequence[RunScore]) -> list[RunScore]:
+  """Of each run and split the score of its last checkpoint."""
+  found: dict[tuple, RunScore] = {}
+  for score in scores:
+    key = score.facts.path, score.split
+    if key not in found or found[key].step < score.step:
+      found[key] = score
+  return list(found.values())
 
 
 def _from_results(file, runs, skipped):
@@ -124,6 +141,7 @@ def _from_results(file, runs, skipped):
   except (ValueError, KeyError, TypeError):
     skipped.append(f"{file} is no result of stepdistill-eval")
     return
+  answers = _read_answers(file.with_name("examples.jsonl"), skipped)
   for system in systems:
     if system.get("mode") != "generate" or system.get("accuracy") is None:
       continue
@@ -133,14 +151,32 @@ def _from_results(file, runs, skipped):
           system["split"],
           system["accuracy"], system["n"])
     elif system["kind"] == "checkpoint":
-      score = _of_checkpoint(system, file, skipped)
+      score = _of_checkpoint(system, file, answers, skipped)
       if score:
         yield score
 
 
+def _read_answers(file: pathlib.Path, skipped: list[str]) -> dict:
+  """(system, benchmark, split) -> id -> whether the answer was right."""
+  answers: dict[tuple, dict[str, bool]] = {}
+  try:
+    with file.open(encoding="utf-8") as lines:
+      for line in lines:
+        row = json.loads(line)
+        if row["mode"] == "generate":
+          answers.setdefault(
+              (row["system"], row["benchmark"], row["split"]), {})[
+                  row["id"]] = bool(row["correct"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    skipped.append(f"{file} has no answers ({error}): no intervals over seeds "
+                   "from there")
+    return {}
+  return answers
+
+
 def _of_checkpoint(
-    system: dict[str, Any], file: pathlib.Path, skipped: list[str],
-) -> RunScore | None:
+    system: dict[str, Any], file: pathlib.Path, answers: Mapping[tuple, Any],
+    skipped: list[str]) -> RunScore | None:
   checkpoint = pathlib.Path(system["source"])
   try:
     facts = run_facts.read(checkpoint.parent.resolve())
@@ -154,7 +190,8 @@ def _of_checkpoint(
     return None
   return RunScore(
       facts, system["split"], int(checkpoint.name.rpartition("_")[2]),
-      system["accuracy"], system["n"], tuple(system["ci95"]), str(file))
+      system["accuracy"], system["n"], tuple(system["ci95"]), str(file),
+      answers.get((system["name"], system["benchmark"], system["split"])))
 
 
 def _from_training(

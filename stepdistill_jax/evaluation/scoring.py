@@ -130,17 +130,15 @@ def _variants(judged) -> dict[str, dict[str, Any]]:
 
 def _breakdowns(benchmark, rows, given, judged) -> dict[str, Any]:
   correct = [j.correct for j in judged]
-  in_tokens = all(a.input_tokens is not None for a in given)
-  lengths = [a.input_tokens if in_tokens else len(row.inputs.split())
-             for row, a in zip(rows, given)]
+  # In words, whoever answers: systems stand on one axis.
+  lengths = [len(row.inputs.split()) for row in rows]
   scored = [(a.score, j.correct) for a, j in zip(given, judged)
             if a.score is not None]
   return {
       "by_class": breakdowns.by_class(
           benchmark.labels, [row.label for row in rows],
           [j.parsed for j in judged]) if benchmark.labels else None,
-      "by_length": {"unit": "tokens" if in_tokens else "words",
-                    "rows": breakdowns.by_length(lengths, correct)},
+      "by_length": {"unit": "words", "rows": breakdowns.by_length(lengths, correct)},
       "by_steps": breakdowns.by_steps(
           [breakdowns.number_of_steps(benchmark, row) for row in rows],
           correct),
@@ -169,7 +167,7 @@ def score_checkpoint(
     output: str | pathlib.Path | None = None, name: str | None = None,
     limit: int | None = None, rules: str = "strict", seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
-    **model_settings: Any,
+    strict: bool = False, **model_settings: Any,
 ) -> dict[str, Any]:
   """Scores one checkpoint in this process, as `stepdistill-eval` does.
 
@@ -185,6 +183,8 @@ def score_checkpoint(
     rules: `strict` or `reference`.
     seed: of the bootstrap.
     progress: called with (done, total, what) as answers come.
+    strict: refuse a run whose newest checkpoint is not what was written,
+      instead of taking the one before it.
     **model_settings: of `ModelConfig`, e.g. `rationales="no"`, `beam=4`.
 
   Returns:
@@ -203,7 +203,7 @@ def score_checkpoint(
                                rules=rules, seed=seed)
   system = checkpoints.Checkpoint(
       model_dir, model_config.ModelConfig(**model_settings), name=name,
-      records_dir=records_dir, progress=progress)
+      records_dir=records_dir, progress=progress, strict=strict)
   folder = outputs.prepare(pathlib.Path(output)) if output else None
   example_sets, warnings = evaluate.load_example_sets(
       config, records_dir, evaluate.preferred_teacher([system]))

@@ -1,7 +1,9 @@
 """Tests of scores against scikit-learn, seqio and rouge-score."""
 
+import dataclasses
 import itertools
 
+from matplotlib import figure
 import numpy as np
 import pytest
 from rouge_score import rouge_scorer
@@ -13,6 +15,7 @@ from stepdistill_jax.evaluation import benchmarks
 from stepdistill_jax.evaluation import breakdowns
 from stepdistill_jax.evaluation import examples
 from stepdistill_jax.evaluation import metrics
+from stepdistill_jax.evaluation import plots
 from stepdistill_jax.evaluation import rationales
 from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import systems
@@ -172,6 +175,27 @@ def test_ranges_hold_every_example_once():
   svamp = benchmarks.get("svamp")
   row = examples.Example("a", "q", "( ( 4.0 - 2.0 ) + -3.0 )")
   assert breakdowns.number_of_steps(svamp, row) == 2
+
+
+def test_lengths_of_all_systems_are_words_on_one_sorted_axis(
+    tmp_path, monkeypatch):
+  example_set, given = _nli_set()
+  tokens = systems.Answers(tuple(
+      dataclasses.replace(a, input_tokens=1000 - i)
+      for i, a in enumerate(given.answers)))
+  one, other = (_score(example_set, g).summary["by_length"]
+                for g in (given, tokens))
+  assert one == other and one["unit"] == "words"
+  labels = []
+  monkeypatch.setattr(
+      figure.Figure, "savefig", lambda self, *args, **options: labels.extend(
+          t.get_text() for t in self.axes[0].get_xticklabels()))
+  rows = [{"range": name, "accuracy": 0.5, "ci95": [0.4, 0.6]}
+          for name in ("1", "3–5", "6+", "10–12")]
+  summary = {"name": "a", "mode": "generate"}
+  plots._by_range(  # pylint: disable=protected-access
+      [(summary, rows[2:]), (summary, rows[:3])], "words", tmp_path / "x.png")
+  assert labels == ["1", "3–5", "6+", "10–12"]
 
 
 def test_comparisons_stay_within_a_benchmark_and_mode():

@@ -2,31 +2,71 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
-from stepdistill_jax.evaluation import statistics
+import numpy as np
+
+from stepdistill_jax.evaluation import effect
+from stepdistill_jax.evaluation import scoring
 
 
-def summarize(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Means over seeds, for systems with a `method` in common.
+def summarize(results: Sequence[scoring.Scored]) -> list[dict[str, Any]]:
+  """Means over seeds, for runs with a `method` in common.
 
-  A checkpoint's summary carries `method`: `{"name", "key", "seed"}`, where the
-  key is a hash of its configuration without seed and folders.
+  A checkpoint's summary carries `method`: `{"name", "key", "seed", "run",
+  "step"}`, where the key is a hash of its configuration without seed and
+  folders. Several checkpoints of one run are points of a curve, not seeds:
+  there the runs are put together step by step.
+
+  Args:
+    results: of one call, on the same examples.
 
   Returns:
-    One dict a group of two or more, as in `results.json`.
+    One dict a group of two runs or more, as in `results.json`.
   """
-  groups: dict[tuple, list[dict[str, Any]]] = {}
-  for s in summaries:
+  groups = collections.defaultdict(list)
+  for result in results:
+    s = result.summary
     if s.get("method"):
-      key = (s["benchmark"], s["split"], s["mode"], s["method"]["key"])
-      groups.setdefault(key, []).append(s)
+      groups[s["benchmark"], s["split"], s["mode"],
+             s["method"]["key"]].append(result)
+  asked = collections.defaultdict(list)  # What seeds' variance is pooled over.
+  for (*where, _), members in groups.items():
+    asked[tuple(where)] += _of_different_runs(members)
   return [
-      {"benchmark": benchmark, "split": split, "mode": mode,
-       "method": group[0]["method"]["name"],
-       "systems": [s["name"] for s in group],
-       **dataclasses.asdict(
-           statistics.over_seeds([s["accuracy"] for s in group]))}
-      for (benchmark, split, mode, _), group in groups.items()
-      if len(group) > 1]
+      _describe(members, pooled)
+      for sets in asked.values()
+      for pooled in [effect.pooled_seed_variance(list(map(_correct, sets)))]
+      for members in sets]
+
+
+def _of_different_runs(
+    members: Sequence[scoring.Scored]) -> Iterator[list[scoring.Scored]]:
+  """Sets of two results or more, each of another run."""
+  runs = collections.defaultdict(dict)  # run -> step -> result
+  for member in members:
+    method = member.summary["method"]
+    runs[method["run"]][method["step"]] = member
+  if all(len(steps) == 1 for steps in runs.values()):
+    sets = [[next(iter(steps.values())) for steps in runs.values()]]
+  else:
+    sets = [[steps[step] for steps in runs.values() if step in steps]
+            for step in sorted({s for steps in runs.values() for s in steps})]
+  return (one for one in sets if len(one) > 1)
+
+
+def _correct(members: Sequence[scoring.Scored]) -> np.ndarray:
+  return np.array([member.correct for member in members], np.float64)
+
+
+def _describe(members, pooled) -> dict[str, Any]:
+  first = members[0].summary
+  return {
+      "benchmark": first["benchmark"], "split": first["split"],
+      "mode": first["mode"], "method": first["method"]["name"],
+      "steps": sorted({m.summary["method"]["step"] for m in members}),
+      "systems": [m.summary["name"] for m in members],
+      "n_seeds": len(members),
+      **dataclasses.asdict(effect.estimate(_correct(members), *pooled))}

@@ -1,4 +1,4 @@
-"""Intervals and tests for accuracies, per example and over seeds.
+"""Intervals and tests over examples; `effect` has those over seeds.
 
 scipy and statsmodels do the mathematics that they have; the bootstrap is
 seeded, so that a report can be made again. All accuracies are shares in
@@ -159,55 +159,3 @@ def correct_for_many(
   return {
       key: dataclasses.replace(c, holm_p=p, significant=p < level)
       for (key, c), p in zip(comparisons.items(), adjusted, strict=True)}
-
-
-@dataclasses.dataclass(frozen=True)
-class SeedSummary:
-  """Accuracies of one method over seeds.
-
-  Attributes:
-    n_seeds: how many.
-    mean: their mean.
-    standard_error: of the mean; None for one seed.
-    ci95: Student-t interval of the mean; None for one seed.
-  """
-
-  n_seeds: int
-  mean: float
-  standard_error: float | None
-  ci95: tuple[float, float] | None
-
-
-def over_seeds(accuracies: Sequence[float]) -> SeedSummary:
-  """Mean, standard error and t interval over seeds."""
-  from scipy import stats
-
-  values = np.asarray(accuracies, dtype=np.float64)
-  if values.size == 0:
-    raise ValueError("no seed to average over")
-  mean = float(values.mean())
-  if values.size == 1:
-    return SeedSummary(1, mean, None, None)
-  error = float(stats.sem(values))
-  if error == 0:
-    return SeedSummary(values.size, mean, 0.0, (mean, mean))
-  low, high = stats.t.interval(
-      CONFIDENCE, values.size - 1, loc=mean, scale=error)
-  return SeedSummary(int(values.size), mean, error, (float(low), float(high)))
-
-
-def paired_seed_difference(
-    first: Mapping[int, float], second: Mapping[int, float]) -> SeedSummary:
-  """Difference of two methods over the seeds that both ran.
-
-  Args:
-    first: seed to accuracy.
-    second: likewise.
-
-  Raises:
-    ValueError: no seed in common.
-  """
-  seeds = sorted(set(first) & set(second))
-  if not seeds:
-    raise ValueError("the two methods have no seed in common")
-  return over_seeds([first[s] - second[s] for s in seeds])

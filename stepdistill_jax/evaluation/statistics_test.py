@@ -104,19 +104,3 @@ def test_holm_is_the_stepwise_rule(p_values):
   expected = np.empty(m)
   expected[order] = list(itertools.accumulate(steps, max))
   np.testing.assert_allclose(adjusted, expected, atol=1e-12)
-
-
-def test_seeds():
-  summary = statistics.over_seeds([0.5, 0.6, 0.7])
-  assert summary.mean == pytest.approx(0.6)
-  assert summary.standard_error == pytest.approx(0.1 / math.sqrt(3))
-  # t quantile of 2 degrees of freedom.
-  assert summary.ci95[1] - 0.6 == pytest.approx(
-      4.302653 * summary.standard_error)
-  assert statistics.over_seeds([0.5]).ci95 is None
-  difference = statistics.paired_seed_difference(
-      {0: 0.5, 1: 0.7, 9: 0.0}, {1: 0.6, 0: 0.4})
-  assert difference.n_seeds == 2
-  assert difference.mean == pytest.approx(0.1)
-  with pytest.raises(ValueError, match="no seed in common"):
-    statistics.paired_seed_difference({0: 0.5}, {1: 0.5})

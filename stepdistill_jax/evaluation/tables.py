@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Iterable, Sequence
 
+from stepdistill_jax.evaluation import effect
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -113,16 +115,17 @@ def comparisons(results: dict[str, Any]) -> Table:
 
 
 def seeds(results: dict[str, Any]) -> Table:
-  """Means over runs that differ only in their seed."""
+  """Means over runs that differ only in their seed, see `effect`."""
   rows = [
-      (g["benchmark"], g["mode"], g["method"], str(g["n_seeds"]),
+      (g["benchmark"], g["mode"], g["method"],
+       ", ".join(map(str, g["steps"])), str(g["n_seeds"]),
        percent(g["mean"]), percent(g["standard_error"]), interval(g["ci95"]),
        ", ".join(g["systems"]))
       for g in results["seeds"]]
   return Table(
       "Means over seeds",
-      ("benchmark", "mode", "method", "seeds", "mean %", "standard error",
-       "95% (t)", "runs"), tuple(rows))
+      ("benchmark", "mode", "method", "step", "seeds", "mean %",
+       "standard error", "95%", "runs"), tuple(rows), effect.HOW)
 
 
 def rationales(results: dict[str, Any]) -> Table:

@@ -19,6 +19,10 @@ import argparse
 import json
 import pathlib
 
+from stepdistill_jax import argument_parser
+from stepdistill_jax import locations
+from stepdistill_jax import remote_storage
+
 # Help must not wait for what a command needs.
 # pylint: disable=g-import-not-at-top
 
@@ -26,7 +30,7 @@ SUMMARY = "checkpoints: import-hf, export-hf, import-t5x, inspect, verify"
 
 
 def _path(text: str) -> pathlib.Path:
-  return pathlib.Path(text).expanduser()
+  return pathlib.Path(locations.absolute(text))
 
 
 def _positive(text: str) -> int:
@@ -66,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="print the result as JSON")
     return sub
 
-  def conversion(sub, positional: str, help_text: str):
-    sub.add_argument("path", metavar=positional, help=help_text)
+  def conversion(sub, positional: str, help_text: str, kind=str):
+    sub.add_argument("path", metavar=positional, help=help_text, type=kind)
     sub.add_argument("--output", type=_path, required=True, metavar="DIR",
                      help="the folder to write")
     sub.add_argument("--quiet", action="store_true", help="show no progress")
@@ -91,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "export-hf", "T5X checkpoint → Hugging Face folder", _export_hf,
       "stepdistill checkpoint export-hf /runs/svamp --output=/models/student")
   conversion(sub, "CHECKPOINT",
-             "MODEL_DIR/checkpoint_STEP, or MODEL_DIR for its latest")
+             "MODEL_DIR/checkpoint_STEP, or MODEL_DIR for its latest; local or "
+             "gs://", argument_parser.local_or_remote)
   sub.add_argument(
       "--dtype", choices=("original", "float32", "bfloat16", "float16"),
       default="original", help="of the weights; original (the default): what "
@@ -113,13 +118,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   sub.add_argument("--max_shard_gb", type=_gigabytes, default=None,
                    metavar="GB", help="larger models become several files "
                    "(default 5)")
+  _add_strict(sub)
 
   sub = command(
       "import-t5x", "T5X checkpoint of any layout → of another",
       _import_t5x, "stepdistill checkpoint import-t5x "
       "/models/t5_1_1_base/checkpoint_1000000 --output=/models/t5")
   conversion(sub, "CHECKPOINT", "a checkpoint, or a folder for its latest; "
-             "local or gs://")
+             "local or gs://", argument_parser.local_or_remote)
   sub.add_argument("--step", type=_not_negative, default=None,
                    help="that it gets (default: its own)")
   sub.add_argument(
@@ -127,25 +133,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="of the parameters (default: as they are)")
   sub.add_argument("--optimizer_state", action="store_true",
                    help="copy the optimizer's state too")
+  _add_strict(sub)
   _add_layout(sub)
 
   sub = command(
       "inspect", "arrays, shapes, dtypes, sizes and step; no weights are read",
       _inspect, "stepdistill checkpoint inspect /runs/svamp")
   sub.add_argument("path", metavar="PATH", help="a T5X checkpoint or run "
-                   "folder, a Hugging Face folder, or a safetensors file")
+                   "folder (local or gs://), a Hugging Face folder, or a "
+                   "safetensors file", type=argument_parser.local_or_remote)
 
   sub = command(
       "verify", "are the files what was written? by their checksums",
       _verify, "stepdistill checkpoint verify /runs/svamp")
   sub.add_argument("path", metavar="PATH",
-                   help="a checkpoint, or a run folder for all of its")
+                   help="a checkpoint, or a run folder for all of its; local "
+                   "or gs://", type=argument_parser.local_or_remote)
 
 
 def _add_layout(sub) -> None:
   sub.add_argument(
       "--layout", choices=("orbax", "legacy"), default="orbax",
       help="orbax (the default) is T5X's current one, legacy its older one")
+
+
+def _add_strict(sub) -> None:
+  sub.add_argument(
+      "--strict", action="store_true",
+      help="refuse a folder whose latest checkpoint is not what was written, "
+      "instead of taking the one before it")
 
 
 def _say(args: argparse.Namespace, result, lines: list[str]) -> int:
@@ -185,7 +201,7 @@ def _export_hf(args: argparse.Namespace) -> int:
       dtype=args.dtype, family=args.family, vocab_size=args.vocab_size,
       tokenizer=args.tokenizer, records_dir=args.records_dir,
       results=args.results, name=args.name,
-      max_new_tokens=args.max_new_tokens, quiet=args.quiet,
+      max_new_tokens=args.max_new_tokens, quiet=args.quiet, strict=args.strict,
       max_shard_bytes=args.max_shard_gb or export_hf.MAX_SHARD_BYTES)
   done = export_hf.export_hf(args.path, args.output, options)
   return _converted(args, done, done.folder, [
@@ -196,7 +212,8 @@ def _import_t5x(args: argparse.Namespace) -> int:
   from stepdistill_jax.interop import import_t5x
   done = import_t5x.import_t5x(
       args.path, args.output, layout=args.layout, dtype=args.dtype,
-      step=args.step, optimizer_state=args.optimizer_state, quiet=args.quiet)
+      step=args.step, optimizer_state=args.optimizer_state, quiet=args.quiet,
+      strict=args.strict)
   return _converted(args, done, done.checkpoint, _next_steps(done))
 
 
@@ -213,4 +230,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
   """Runs `stepdistill checkpoint COMMAND`."""
+  if remote_storage.is_remote(args.path):  # Read through TensorFlow.
+    from stepdistill_jax import runtime
+    runtime.configure()
+    runtime.import_tensorflow()
   return args.run_checkpoint(args)

@@ -22,6 +22,7 @@ from stepdistill_jax.interop import safetensors_files
 from stepdistill_jax.interop import streaming
 from stepdistill_jax.interop import t5x_reader
 from stepdistill_jax.interop import tokenizers
+from stepdistill_jax.resilience import checkpoint_choice
 
 DTYPES = {"original": None, "float32": np.dtype(np.float32),
           "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -201,6 +202,8 @@ class Options:
     max_new_tokens: where generation stops at the latest.
     max_shard_bytes: a larger model is written as several files.
     quiet: shows no progress.
+    strict: refuse a folder whose latest checkpoint is not what was written,
+      instead of taking the one before it.
   """
 
   dtype: str = "original"
@@ -213,6 +216,7 @@ class Options:
   max_new_tokens: int = 256
   max_shard_bytes: int = MAX_SHARD_BYTES
   quiet: bool = False
+  strict: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +280,8 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise errors.UserError(
         f"{output} exists and is not an empty folder; give another --output")
-  source = t5x_reader.open_good_checkpoint(checkpoint)
+  source = t5x_reader.open_checkpoint(checkpoint_choice.choose(
+      checkpoint, strict=options.strict).checkpoint)
   context = run_context.find(source.path)
   parameters = source.parameters
   arch = architecture.infer(

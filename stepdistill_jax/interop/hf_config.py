@@ -54,7 +54,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   """
   file = folder / CONFIG_FILE
   if not folder.is_dir():
-    raise errors.UserError(f"{folder} is not a folder; a Hugging Face "
+    raise errors.UserError(f"there is no folder {folder}; a Hugging Face "
                            "checkpoint is a folder with a config.json")
   if not file.is_file():
     raise errors.UserError(

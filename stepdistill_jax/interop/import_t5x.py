@@ -20,6 +20,7 @@ from stepdistill_jax.interop import run_context
 from stepdistill_jax.interop import streaming
 from stepdistill_jax.interop import t5x_reader
 from stepdistill_jax.interop import t5x_writer
+from stepdistill_jax.resilience import checkpoint_choice
 
 
 def _task(array: t5x_reader.Array, writer: t5x_writer.CheckpointWriter,
@@ -61,7 +62,8 @@ def _task(array: t5x_reader.Array, writer: t5x_writer.CheckpointWriter,
 def import_t5x(
     path: str, output: pathlib.Path, *, layout: str = "orbax",
     dtype: str = "source", step: int | None = None,
-    optimizer_state: bool = False, quiet: bool = False) -> import_hf.Imported:
+    optimizer_state: bool = False, quiet: bool = False,
+    strict: bool = False) -> import_hf.Imported:
   """Copies a T5X checkpoint of any layout into one of `layout`.
 
   Args:
@@ -72,11 +74,14 @@ def import_t5x(
     step: to give it; None keeps the checkpoint's.
     optimizer_state: whether to copy that too.
     quiet: shows no progress.
+    strict: refuse a folder whose latest is not what was written, instead of
+      taking the one before it.
 
   Raises:
     errors.UserError: it is no checkpoint, no T5, or incomplete.
   """
-  source = t5x_reader.open_good_checkpoint(path)
+  source = t5x_reader.open_checkpoint(
+      checkpoint_choice.choose(path, strict=strict).checkpoint)
   context = run_context.find(source.path)
   arch = architecture.infer(
       {n: a.shape for n, a in source.parameters.items()},

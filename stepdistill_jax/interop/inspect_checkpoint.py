@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, Mapping
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.interop import architecture
 from stepdistill_jax.interop import gin_model
 from stepdistill_jax.interop import hf_weights
@@ -46,7 +47,7 @@ def inspect_t5x(path) -> dict[str, Any]:
   """
   checkpoint = t5x_reader.open_checkpoint(path)
   parameters = checkpoint.parameters
-  folder = pathlib.Path(checkpoint.path)
+  local = "://" not in checkpoint.path
   return {
       "path": checkpoint.path,
       "format": f"T5X ({checkpoint.layout})",
@@ -55,7 +56,8 @@ def inspect_t5x(path) -> dict[str, Any]:
       "parameters": sum(a.nbytes // a.dtype.itemsize
                         for a in parameters.values()),
       "bytes": sum(a.nbytes for a in checkpoint.arrays.values()),
-      "stored_bytes": _stored_bytes(folder) if folder.is_dir() else None,
+      "stored_bytes": (
+          _stored_bytes(pathlib.Path(checkpoint.path)) if local else None),
       "arrays": _describe(checkpoint.arrays),
   }
 
@@ -94,6 +96,9 @@ def inspect(path: str) -> dict[str, Any]:
   Raises:
     errors.UserError: there is none.
   """
+  path = locations.absolute(path)
+  if "://" in path:
+    return inspect_t5x(path)
   local = pathlib.Path(path)
   if local.suffix == ".safetensors" and local.is_file():
     return inspect_file(local)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any, Sequence
 
 from stepdistill_jax import __version__
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.evaluation import run_folder
 from stepdistill_jax.interop import run_context
 from stepdistill_jax.interop import t5x_reader
@@ -181,8 +183,7 @@ class Card:
     return "\n\n".join(["## How to ask it", " ".join(notes), code])
 
 
-def _read_scores(results: pathlib.Path, checkpoint: pathlib.Path
-                 ) -> list[Score]:
+def _read_scores(results: pathlib.Path, checkpoint: str) -> list[Score]:
   """The checkpoint's lines of a `results.json`.
 
   Raises:
@@ -209,11 +210,16 @@ def _read_scores(results: pathlib.Path, checkpoint: pathlib.Path
   return scores
 
 
-def _is_source(source: str, checkpoint: pathlib.Path) -> bool:
+def _is_source(source: str, checkpoint: str) -> bool:
   if not source:
     return False
-  path = pathlib.Path(source).expanduser().resolve()
-  return path in (checkpoint.resolve(), checkpoint.resolve().parent)
+
+  def resolved(path: str) -> str:
+    path = locations.absolute(path)
+    return path if "://" in path else os.path.realpath(path)
+
+  checkpoint = resolved(checkpoint)
+  return resolved(source) in (checkpoint, os.path.dirname(checkpoint))
 
 
 def describe(
@@ -238,5 +244,5 @@ def describe(
       # Its name alone: where it was on a machine does not belong in a card.
       origin=pathlib.PurePath(initial).name if isinstance(initial, str)
       else None,
-      scores=_read_scores(results, pathlib.Path(source.path))
+      scores=_read_scores(results, source.path)
       if results else ())

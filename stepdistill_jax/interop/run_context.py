@@ -8,6 +8,8 @@ import json
 import pathlib
 from typing import Any, Mapping
 
+from etils import epath
+
 from stepdistill_jax import errors
 from stepdistill_jax import locations
 from stepdistill_jax.interop import gin_model
@@ -31,11 +33,11 @@ class Context:
     hf_folder: config and tokenizer that were kept with `origin`.
   """
 
-  run_folder: pathlib.Path
+  run_folder: epath.Path
   bindings: Mapping[str, Any]
   imported: Mapping[str, Any] | None
   origin: Mapping[str, Any] | None
-  hf_folder: pathlib.Path | None
+  hf_folder: epath.Path | None
 
   @property
   def mlp_activations(self) -> tuple[str, ...] | None:
@@ -142,7 +144,7 @@ class Context:
 
 
 @functools.cache
-def _rebuild(config_file: pathlib.Path, records_dir: pathlib.Path):
+def _rebuild(config_file: epath.Path, records_dir: pathlib.Path):
   """Rebuilds a run's model: (model, name of its task). Imports jax."""
   # pylint: disable=g-import-not-at-top
   from stepdistill_jax import runtime
@@ -154,7 +156,7 @@ def _rebuild(config_file: pathlib.Path, records_dir: pathlib.Path):
 
 
 def _tokenizer_of_vocabulary(
-    vocabulary, config_file: pathlib.Path) -> tokenizers.Tokenizer:
+    vocabulary, config_file: epath.Path) -> tokenizers.Tokenizer:
   extra_ids = getattr(vocabulary, "extra_ids", 0) or 0
   file = getattr(vocabulary, "sentencepiece_model_file", None)
   if file:
@@ -166,7 +168,7 @@ def _tokenizer_of_vocabulary(
       "no counterpart in transformers; pass --tokenizer=DIR")
 
 
-def _import_json(folder: pathlib.Path) -> Mapping[str, Any] | None:
+def _import_json(folder: epath.Path) -> Mapping[str, Any] | None:
   file = folder / import_hf.PROVENANCE_FILE
   if not file.is_file():
     return None
@@ -179,7 +181,7 @@ def _import_json(folder: pathlib.Path) -> Mapping[str, Any] | None:
   return found
 
 
-def _json_object(file: pathlib.Path) -> dict[str, Any]:
+def _json_object(file: epath.Path) -> dict[str, Any]:
   try:
     value = json.loads(file.read_text(encoding="utf-8"))
   except ValueError as error:
@@ -192,15 +194,11 @@ def _json_object(file: pathlib.Path) -> dict[str, Any]:
 def find(path: str) -> Context:
   """Reads the surroundings of `MODEL_DIR/checkpoint_STEP`.
 
-  Those of a remote checkpoint are not looked at.
-
   Raises:
     errors.UserError: a file there is damaged.
   """
-  checkpoint = pathlib.Path(path)
+  checkpoint = epath.Path(path)
   folder = checkpoint.parent
-  if "://" in path:
-    return Context(folder, {}, None, None, None)
   config = folder / CONFIG_FILE
   bindings = gin_model.read_literals(config) if config.is_file() else {}
   imported = origin = _import_json(folder)
@@ -209,8 +207,9 @@ def find(path: str) -> Context:
     imported = None  # The run was trained in the folder of an import.
   origin_folder = folder if origin is not None else None
   initial = bindings.get("INITIAL_CHECKPOINT_PATH")
-  if origin is None and isinstance(initial, str):
-    origin_folder = pathlib.Path(initial).expanduser().parent
+  if origin is None and isinstance(initial, str) and (
+      "://" in path or "://" not in initial):  # Offline, a local run is enough.
+    origin_folder = epath.Path(locations.absolute(initial)).parent
     origin = _import_json(origin_folder)
   hf_folder = None
   if origin is not None and (origin_folder / import_hf.HF_FOLDER).is_dir():

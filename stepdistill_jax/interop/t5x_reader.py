@@ -18,15 +18,19 @@ import numpy as np
 import tensorstore as ts
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax import remote_storage
 from stepdistill_jax.embedded_t5x import checkpoint_paths
 from stepdistill_jax.embedded_t5x import legacy_checkpoints
-from stepdistill_jax.resilience import checkpoint_manifest
 
 STATE_ITEM = checkpoint_paths.STATE_ITEM
 STEP = "state/step"
 METADATA_FILE = "_METADATA"
 OCDBT_MANIFEST = "manifest.ocdbt"
 _PLACEHOLDER = "PLACEHOLDER://"
+# TensorStore's codes of errors that do not concern what is in a file.
+_NOT_OF_THE_CONTENTS = ("PERMISSION_DENIED", "UNAVAILABLE", "UNAUTHENTICATED",
+                        "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 # Conversions go through arrays once: caches would only hold memory.
 CONTEXT = ts.Context({
     "cache_pool": {"total_bytes_limit": 0},
@@ -93,7 +97,7 @@ def resolve(path: str | os.PathLike[str]) -> str:
   Raises:
     errors.UserError: there is none.
   """
-  folder = epath.Path(path)
+  folder = epath.Path(locations.absolute(path))
   if folder.name == STATE_ITEM and (folder / METADATA_FILE).exists():
     folder = folder.parent
   if checkpoint_paths.layout_of(folder):
@@ -121,7 +125,7 @@ def _of_store(name: str, store: ts.TensorStore, dtype=None) -> Array:
     try:
       values = store[index].read().result()
     except ValueError as error:
-      raise checkpoint_paths.damaged(f"the array {name}", error) from error
+      raise checkpoint_paths.unreadable(f"the array {name}", error) from error
     return legacy_checkpoints.as_stored_dtype(np.asarray(values), dtype)
 
   return Array(name, tuple(store.shape), dtype,
@@ -143,9 +147,14 @@ def _open_all(specs: Mapping[str, dict[str, Any]], path) -> dict[str, Array]:
     try:
       arrays[name] = _of_store(name, future.result())
     except ValueError as error:
+      why = str(error).split(" [")[0]
+      if why.startswith(_NOT_OF_THE_CONTENTS) or (
+          remote_storage.is_unreachable(error)):
+        raise checkpoint_paths.unreadable(
+            f"the array {name} of {path}", error) from error
       raise errors.UserError(
-          f"the checkpoint {path} lacks the array {name}, which its metadata "
-          f"list, or it is damaged: {str(error).split(' [')[0]}") from error
+          f"the array {name} of {path}, which its metadata list, cannot be "
+          f"opened: {why}") from error
   return arrays
 
 
@@ -223,20 +232,6 @@ def _open_legacy(
   return Checkpoint(os.fspath(folder), "legacy", arrays)
 
 
-def open_good_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-  """As `open_checkpoint`, and compares the files with their manifest.
-
-  Raises:
-    errors.UserError: also if a file is not what was written.
-  """
-  opened = open_checkpoint(path)
-  if checkpoint_manifest.has_manifest(opened.path):
-    found = checkpoint_manifest.verify(opened.path)
-    if found:
-      raise errors.UserError(checkpoint_manifest.describe(opened.path, found))
-  return opened
-
-
 def open_checkpoint(
     path: str | os.PathLike[str], wanted: Optional[Container[str]] = None
 ) -> Checkpoint:
@@ -247,12 +242,18 @@ def open_checkpoint(
     wanted: the names of the arrays to open, where not all are needed.
 
   Raises:
-    errors.UserError: there is none, or it is incomplete or damaged.
+    errors.UserError: there is none, or it is incomplete or unreadable.
   """
   path = resolve(path)
   folder = epath.Path(path)
-  if (folder / STATE_ITEM).is_dir():
-    return _open_orbax(folder / STATE_ITEM, path, wanted)
-  if (folder / METADATA_FILE).exists():
-    return _open_orbax(folder, path, wanted)
-  return _open_legacy(folder, wanted)
+  try:
+    if (folder / STATE_ITEM).is_dir():
+      return _open_orbax(folder / STATE_ITEM, path, wanted)
+    if (folder / METADATA_FILE).exists():
+      return _open_orbax(folder, path, wanted)
+    return _open_legacy(folder, wanted)
+  except (FileNotFoundError, NotADirectoryError):
+    raise
+  except OSError as error:
+    raise checkpoint_paths.unreadable(f"the checkpoint {path}", error
+                                      ) from error

@@ -13,6 +13,8 @@ import pathlib
 import shutil
 from typing import Any, Mapping
 
+from etils import epath
+
 from stepdistill_jax import errors
 from stepdistill_jax.interop import tokenizer_json
 
@@ -141,7 +143,7 @@ def write(folder: pathlib.Path, tokenizer: Tokenizer,
   if kept is not None and _same(kept, tokenizer):
     for name in KEPT[2:]:
       if (kept / name).is_file():
-        shutil.copyfile(kept / name, folder / name)
+        epath.Path(kept / name).copy(folder / name, overwrite=True)
     if (folder / CONFIG_FILE).is_file():
       return
   name = "ByT5Tokenizer"

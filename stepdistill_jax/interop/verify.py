@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.resilience import checkpoint_choice
 from stepdistill_jax.resilience import checkpoint_manifest
 from stepdistill_jax.embedded_t5x import checkpoint_paths
@@ -43,11 +43,8 @@ def verify(path: str) -> dict[str, list[str] | None]:
 
 def run(path: str, as_json: bool = False) -> int:
   """Prints what is found; returns 1 if a checkpoint is bad."""
-  if "://" in path:
-    raise errors.UserError(
-        f"verify reads local files; copy {path} to this machine first")
   try:
-    found = verify(os.path.expanduser(path))
+    found = verify(locations.absolute(path))
   except OSError as error:
     raise errors.UserError(
         f"{error.filename or path} cannot be read: "

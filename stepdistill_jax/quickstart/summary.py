@@ -18,20 +18,14 @@ import numpy as np
 
 from stepdistill_jax import run_record
 from stepdistill_jax.data import tracking
+from stepdistill_jax.evaluation import effect
 from stepdistill_jax.quickstart import benchmark_data
-from stepdistill_jax.quickstart import effect
 from stepdistill_jax.quickstart import plan as plan_lib
 from stepdistill_jax.quickstart import runs as runs_lib
 
 SCHEMA_VERSION = 1
 EXAMPLES_SHOWN = 3
 _FIRST, _SECOND = "step_by_step", "finetune"  # The difference's terms.
-HOW = (
-    "Mean over seeds; 95% interval: mean ± t·√(s²/seeds + u²/stories), where "
-    "s² is the variance between seeds' accuracies, pooled over all methods "
-    "and sizes (for differences: over sizes), and u² the variance over test "
-    "stories of the seeds' mean answer; t with Welch-Satterthwaite degrees of "
-    "freedom. Differences are paired by seed and by test story.")
 
 
 def summarize(
@@ -65,7 +59,7 @@ def summarize(
       "parameters": results[all_runs[0]]["systems"][0]["cost"]["parameters"],
       "seconds": seconds,
       "teacher": _teacher(data.import_info, results[all_runs[0]]),
-      "how": HOW,
+      "how": effect.HOW,
       "methods": _methods(plan, correct, sizes),
       "differences": _differences(plan, correct, sizes),
       "runs": [_run(output_dir, run, sizes, results[run]) for run in all_runs],
@@ -115,11 +109,11 @@ def _differences(plan, correct, sizes) -> list[dict[str, Any]]:
   names = {"first": _FIRST, "second": _SECOND}
   found = [
       {**names, "share": share, "train_stories": sizes[share],
-       **dataclasses.asdict(effect.estimate(values, *pooled))}
+       **dataclasses.asdict(effect.estimate(values, *pooled, least=-1.0))}
       for share, values in differences.items()]
   found.append({
       **names, "share": None, "train_stories": None,
-      **dataclasses.asdict(effect.estimate_over_groups(
+      **dataclasses.asdict(effect.difference_over_groups(
           list(differences.values()), *pooled))})
   return found
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from stepdistill_jax.evaluation import run_report
 from stepdistill_jax.quickstart import benchmark_data
 from stepdistill_jax.quickstart import command
 from stepdistill_jax.quickstart import html
@@ -22,6 +23,8 @@ PLAN = dataclasses.replace(
     plan_lib.BUDGETS["small"], train_stories=40, test_stories=50,
     shares=(0.5, 1.0), seeds=(0, 1, 2))
 STORY = "mary took the apple . mary went to the attic . where is the apple ?"
+TASKS = {"finetune": "label_gold", "distill": "label_simulated",
+         "step_by_step": "step_gold_simulated"}
 # Chances to be right, so that step-by-step is ahead.
 CHANCE = {"finetune": 0.3, "distill": 0.2, "step_by_step": 0.8}
 
@@ -30,17 +33,25 @@ def write_run(output_dir, run, correct, answer="attic", rationale="why ."):
   """What `stepdistill-eval` leaves of a run, as far as the report reads it."""
   folder = runs_lib.scores_dir(output_dir, run)
   folder.mkdir(parents=True)
+  asked = {"benchmark": "tracking", "split": "test", "mode": "generate"}
+  model_dir = runs_lib.run_dir(output_dir, run)
+  model_dir.mkdir(parents=True)
+  (model_dir / "config.gin").write_text(
+      f"MIXTURE_OR_TASK_NAME = 'tracking_{TASKS[run.method]}'\n"
+      f"RANDOM_SEED = {run.seed}\nOPTIMIZER = @adafactor.Adafactor()\n"
+      f"preprocessors.choose_train_share.share = {run.share}\n")
   scores = {
+      **asked, "source": str(model_dir / "checkpoint_2"),
       "name": run.name, "kind": "checkpoint", "n": len(correct),
       "correct": int(sum(correct)), "accuracy": float(np.mean(correct)),
       "ci95": [0.1, 0.9], "unparsable": 0, "rationales": None,
       "cost": {"parameters": 222_208}}
-  teacher = {"name": "teacher simulated", "kind": "teacher", "accuracy": 0.85,
+  teacher = {**asked, "n": len(correct), "source": "", "name": "teacher simulated", "kind": "teacher", "accuracy": 0.85,
              "ci95": [0.8, 0.9]}
   (folder / "results.json").write_text(
       json.dumps({"systems": [scores, teacher]}))
   rows = [
-      {"system": run.name, "id": f"tracking/test/{n}", "input": STORY,
+      {**asked, "system": run.name, "id": f"tracking/test/{n}", "input": STORY,
        "target": "attic", "prediction": answer, "correct": bool(right),
        **({"rationale": rationale} if run.method == "step_by_step" else {})}
       for n, right in enumerate(correct)]
@@ -95,6 +106,25 @@ def test_methods_have_a_mean_at_every_size(tmp_path):
   sizes = report["train_stories"]
   assert 0 < sizes["0.5"] < sizes["1"] == PLAN.train_stories
   assert len(report["examples"]) == 3
+
+
+def test_the_report_of_the_same_runs_has_the_same_numbers(tmp_path):
+  """`stepdistill report` of the folder, from what lies in it."""
+  own, _ = write_outputs(tmp_path)
+  report = run_report.make([tmp_path])
+  assert not report.skipped
+  groups = {(g.method, g.share): g for g in report.groups}
+  assert len(groups) == len(own["methods"])
+  for entry in own["methods"]:
+    group = groups[entry["method"], entry["share"]]
+    assert group.mean == pytest.approx(entry["mean"], rel=1e-12)
+    assert group.ci95 == pytest.approx(entry["ci95"], rel=1e-12)
+  found = {(d.group.method, d.group.share): d for d in report.differences}
+  for entry in own["differences"][:2]:
+    difference = found[entry["first"], entry["share"]]
+    assert difference.mean == pytest.approx(entry["mean"], rel=1e-12)
+    assert difference.ci95 == pytest.approx(entry["ci95"], rel=1e-12)
+  assert run_report.as_json(report, {})["how"] == own["how"]
 
 
 def test_a_negative_difference_is_told_as_such():

@@ -1,23 +1,24 @@
-"""Which checkpoint is restored: the newest that its manifest confirms.
+"""Which checkpoint is read: the newest that its manifest confirms.
 
 A bad one is reported with its path and file, and the one before it is taken;
-`--strict` refuses instead. Checkpoints of Google's T5X have no manifest and
-are restored with a line that says so. One of ours that lacks it has lost it:
-orbax's metadata, in another file, say that it was written.
+`--strict` refuses instead. So training, scores and exports do alike. One that
+cannot be read (permissions, a network) is not therefore bad: the error is
+reported as what it is. Checkpoints of Google's T5X have no manifest and are
+read with a line that says so. One of ours that lacks it has lost it: orbax's
+metadata, in another file, say that it was written.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from typing import Optional, Sequence
 
 from etils import epath
-import jax
-from jax.experimental import multihost_utils
-import numpy as np
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax import progress
 from stepdistill_jax import run_record
 from stepdistill_jax.embedded_t5x import checkpoint_paths
@@ -46,13 +47,21 @@ def problems(
   """What is wrong with a checkpoint's files.
 
   None where a manifest is missing, and its arrays can be opened: Google's.
+
+  Raises:
+    errors.Unreadable: a file that is there cannot be read.
   """
   try:
     return _problems(checkpoint)
-  except OSError as error:  # Of a folder; of a file it is a problem already.
+  except (FileNotFoundError, NotADirectoryError) as error:
     return [checkpoint_manifest.Problem(
         os.path.relpath(error.filename or checkpoint, checkpoint),
-        "unreadable", f"cannot be read: {error.strerror or error}")]
+        "missing", f"cannot be read: {error.strerror}")]
+  except OSError as error:
+    raise errors.Unreadable(
+        f"the checkpoint {checkpoint} cannot be read: "
+        f"{error.filename or checkpoint}: {error.strerror or error}"
+    ) from error
 
 
 def _problems(
@@ -70,6 +79,8 @@ def _problems(
           _COMMITTED_FILE, "missing", "is missing: it was not written whole")]
     try:
       t5x_reader.open_checkpoint(checkpoint)
+    except errors.Unreadable:
+      raise
     except errors.UserError as error:
       return [checkpoint_manifest.Problem(
           t5x_reader.STATE_ITEM, "unreadable", str(error))]
@@ -97,6 +108,12 @@ def problems_by_name(
 
 def _on_first_host(decide) -> int:
   """A number that host 0 decides on and all hosts get."""
+  # Whoever reads a checkpoint without devices does without jax.
+  # pylint: disable=g-import-not-at-top
+  import jax
+  from jax.experimental import multihost_utils
+  import numpy as np
+  # pylint: enable=g-import-not-at-top
   if jax.process_count() == 1:
     return decide()
   error, choice = None, -1
@@ -116,7 +133,7 @@ def _on_first_host(decide) -> int:
 def _say_unchecked(checkpoint: str) -> None:
   progress.say(
       f"{checkpoint} has no {checkpoint_manifest.MANIFEST_FILE} (Google's T5X "
-      "writes none): restored without a check of its files")
+      "writes none): it is read without a check of its files")
 
 
 def require_good(checkpoint: str, *, if_not_just_checked: bool = False) -> None:
@@ -157,25 +174,63 @@ def newest_good(checkpoints: Sequence[str]) -> str:
   Raises:
     errors.UserError: the newest is bad and `--strict` was given, or all are.
   """
+  return checkpoints[_on_first_host(
+      lambda: checkpoints.index(
+          _newest_good(checkpoints, run_record.launch_option(
+              "strict")).checkpoint))]
 
-  def decide() -> int:
-    for index in reversed(range(len(checkpoints))):
-      found = problems_by_name(checkpoints[index])
-      if not found:
-        _found_good(checkpoints[index], found)
-        return index
-      line = checkpoint_manifest.describe(checkpoints[index], found)
-      if run_record.launch_option("strict"):
-        raise errors.UserError(
-            f"{line}; without --strict the one before it is used")
-      if index == 0:
-        raise errors.UserError(
-            f"{line}; no good checkpoint is left in "
-            f"{os.path.dirname(checkpoints[0])}")
-      progress.say(f"warning: {line}; trying the one before it")
-    raise AssertionError("no checkpoint given")
 
-  return checkpoints[_on_first_host(decide)]
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """The checkpoint that is read, and what is wrong with newer ones, in lines.
+  """
+
+  checkpoint: str
+  passed_over: tuple[str, ...] = ()
+
+
+def _newest_good(checkpoints: Sequence[str], strict: bool) -> Choice:
+  passed_over = []
+  for checkpoint in reversed(checkpoints):
+    found = problems_by_name(checkpoint)
+    if not found:
+      _found_good(checkpoint, found)
+      return Choice(checkpoint, tuple(passed_over))
+    line = checkpoint_manifest.describe(checkpoint, found)
+    if strict:
+      raise errors.UserError(
+          f"{line}; without --strict the one before it is used")
+    passed_over.append(line)
+    if checkpoint == checkpoints[0]:
+      raise errors.UserError(
+          f"{line}; no good checkpoint is left in "
+          f"{os.path.dirname(checkpoint)}")
+    progress.say(f"warning: {line}; trying the one before it")
+  raise AssertionError("no checkpoint given")
+
+
+def choose(path: str | os.PathLike[str], *, strict: bool = False) -> Choice:
+  """The checkpoint that a path means; for readers without devices.
+
+  Args:
+    path: a checkpoint, which must be good, or a folder of some, for the newest
+      good one.
+    strict: refuse a folder whose newest is bad.
+
+  Raises:
+    errors.UserError: there is none, or none that is good.
+  """
+  folder = locations.absolute(path)
+  steps = checkpoint_paths.all_steps(folder)
+  if steps and not checkpoint_paths.layout_of(folder):
+    return _newest_good([checkpoint_paths.get_checkpoint_dir(folder, step)
+                         for step in steps], strict)
+  checkpoint = t5x_reader.resolve(folder)
+  found = problems(checkpoint)
+  if found:
+    raise errors.UserError(checkpoint_manifest.describe(checkpoint, found))
+  _found_good(checkpoint, found)
+  return Choice(checkpoint)
 
 
 def all_good(checkpoints: Sequence[str]) -> list[str]:

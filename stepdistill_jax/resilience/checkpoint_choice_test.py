@@ -1,5 +1,6 @@
 """Bad checkpoints of a real run: all damage is found, the one before is used."""
 
+import errno
 import pathlib
 import random
 import shutil
@@ -9,6 +10,7 @@ from flax.linen import partitioning as flax_partitioning
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from stepdistill_jax import errors
@@ -18,7 +20,6 @@ from stepdistill_jax.embedded_t5x import checkpoint_config
 from stepdistill_jax.embedded_t5x import checkpoints
 from stepdistill_jax.embedded_t5x import partitioning
 from stepdistill_jax.embedded_t5x import state_initializer
-from stepdistill_jax.interop import t5x_reader
 from stepdistill_jax.resilience import checkpoint_choice
 from stepdistill_jax.resilience import checkpoint_manifest
 from stepdistill_jax.resilience import damage
@@ -106,7 +107,7 @@ def test_no_good_one_is_left(run):
   with pytest.raises(errors.UserError, match="is not what was written"):
     _initializer().restore(cfg, str(run / "checkpoint_5"))
   with pytest.raises(errors.UserError, match="is not what was written"):
-    t5x_reader.open_good_checkpoint(run / "checkpoint_5")
+    checkpoint_choice.choose(run / "checkpoint_5")
 
 
 def test_googles_checkpoints_restore_with_a_line(run, capsys):
@@ -127,9 +128,58 @@ def test_googles_checkpoint_without_a_file_is_told_in_a_line(run):
   largest = max(checkpoint.rglob("d/*"), key=lambda p: p.stat().st_size)
   largest.unlink()
   assert latest(run) == "checkpoint_5"
-  with pytest.raises(errors.UserError, match="incomplete or damaged") as told:
+  with pytest.raises(errors.UserError, match="cannot be read: orbax finds no") as told:
     checkpoints.load_t5x_checkpoint(str(run), 10)
   assert "\n" not in str(told.value) and len(str(told.value)) < 800
+
+
+def test_what_cannot_be_read_is_not_called_damaged(run, monkeypatch):
+  """No advice that could lose a good checkpoint, and no older one instead."""
+  def refuse(file, sync=False):
+    raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+  monkeypatch.setattr(checkpoint_manifest, "_checksum", refuse)
+  for read in (latest, checkpoint_choice.choose):
+    with pytest.raises(errors.Unreadable) as told:
+      read(run)
+    assert "checkpoint_10 cannot be read: " in str(told.value)
+    assert "Permission denied" in str(told.value)
+    for word in ("damaged", "not what was written", "move"):
+      assert word not in str(told.value)
+
+
+def test_orbax_error_on_a_good_checkpoint_is_given_as_it_is(run, monkeypatch):
+  def fail(*unused_args, **unused_options):
+    raise ValueError("no such layout")
+
+  monkeypatch.setattr(ocp.Checkpointer, "restore", fail)
+  with pytest.raises(errors.Unreadable, match="read: no such layout$"):
+    checkpoints.load_t5x_checkpoint(str(run), 10)
+  # The same of one whose manifest proves the damage.
+  damage.inflict("truncation", run / "checkpoint_10" / "state" / "d",
+                 random.Random(3))
+  with pytest.raises(errors.UserError, match="not what was written: state/d"):
+    checkpoints.load_t5x_checkpoint(str(run), 10)
+
+
+def test_paths_may_be_relative(run, monkeypatch):
+  monkeypatch.chdir(run.parent)
+  assert checkpoint_choice.choose("run").checkpoint == str(
+      run / "checkpoint_10")
+  np.testing.assert_equal(checkpoints.load_t5x_checkpoint(
+      "run", 10)["state"]["step"], 10)
+
+
+def test_who_reads_without_devices_gets_the_same_choice(run, capsys):
+  damage.inflict("bit_flip", run / "checkpoint_10", random.Random(1))
+  (problem,) = checkpoint_manifest.verify(run / "checkpoint_10")
+  choice = checkpoint_choice.choose(run)
+  assert choice.checkpoint == str(run / "checkpoint_5")
+  (line,) = choice.passed_over
+  assert f"checkpoint_10 is not what was written: {problem.file}" in line
+  assert line in " ".join(capsys.readouterr().err.split())
+  with pytest.raises(errors.UserError, match="without --strict"):
+    checkpoint_choice.choose(run, strict=True)
 
 
 def test_a_lost_manifest_is_damage(run):

@@ -49,12 +49,12 @@ def _is_local(path: epath.Path) -> bool:
   return "://" not in os.fspath(path)
 
 
-def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
+def files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
   """Names of all files below a folder but the manifest, sorted."""
   for path in sorted(folder.iterdir(), key=lambda path: path.name):
     name = prefix + path.name
     if path.is_dir():
-      yield from _files(path, name + "/")
+      yield from files(path, name + "/")
     # A manifest that was cut off while it was written is none. File systems
     # and desktops add .nfs…, .DS_Store; zarr's names begin with .z.
     elif not name.startswith(MANIFEST_FILE) and (
@@ -94,7 +94,7 @@ def write(checkpoint: str | os.PathLike[str]) -> epath.Path:
   every file once; call it off the training thread.
   """
   folder = epath.Path(checkpoint)
-  names = list(_files(folder))
+  names = list(files(folder))
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     entries = dict(zip(names, pool.map(
         lambda name: _entry(folder / name), names)))
@@ -141,10 +141,8 @@ def _check(file: epath.Path, name: str,
     if (found := _checksum(file)) != entry["checksum"]:
       return Problem(name, "checksum", f"checksum {found}, expected "
                      f"{entry['checksum']}")
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return Problem(name, "missing", "is missing")
-  except OSError as error:
-    return Problem(name, "unreadable", f"cannot be read: {error}")
   return None
 
 
@@ -158,17 +156,21 @@ def verify(checkpoint: str | os.PathLike[str]) -> list[Problem]:
     What is wrong, by file; empty if all is as it was written. Files that the
     manifest does not list count as wrong: a swapped or left-over chunk would
     be read.
+
+  Raises:
+    OSError: a file that is there cannot be read, which says nothing of what
+      is in it.
   """
   folder = epath.Path(checkpoint)
   try:
     entries = _read(folder / MANIFEST_FILE)
-  except (OSError, ValueError) as error:
+  except ValueError as error:
     return [Problem(MANIFEST_FILE, "unreadable", f"cannot be read: {error}")]
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     problems = list(pool.map(
         lambda item: _check(folder / item[0], *item), entries.items()))
   problems += [Problem(name, "unlisted", "is not in the manifest")
-               for name in _files(folder) if name not in entries]
+               for name in files(folder) if name not in entries]
   return [problem for problem in problems if problem is not None]
 
 

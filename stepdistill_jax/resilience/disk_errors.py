@@ -30,15 +30,6 @@ _ABOUT_THE_DISK = {
     errno.ESTALE: "the network file system is gone"}
 
 
-def _chain(error: Optional[BaseException]) -> Iterator[BaseException]:
-  """An error and what it came from, the latest first."""
-  seen = set()
-  while error is not None and id(error) not in seen:
-    seen.add(id(error))
-    yield error
-    error = error.__cause__ or error.__context__
-
-
 def reason(error: BaseException, folder: str) -> Optional[str]:
   """What the disk says, for people; None if an error is not about a disk.
 
@@ -47,7 +38,7 @@ def reason(error: BaseException, folder: str) -> Optional[str]:
     folder: that was being written to.
   """
   local = "://" not in folder
-  for one in _chain(error):
+  for one in errors.chain(error):
     number = getattr(one, "errno", None)
     text = _ABOUT_THE_DISK.get(number) if isinstance(one, OSError) else next(
         (words for code, words in _ABOUT_THE_DISK.items()
@@ -88,7 +79,7 @@ def told(model_dir: str) -> Iterator[None]:
   except (errors.UserError, errors.Preempted):
     raise
   except Exception as error:
-    for one in _chain(error):
+    for one in errors.chain(error):
       if isinstance(one, errors.UserError):
         raise errors.UserError(str(one)) from error
     if (why := reason(error, model_dir)) is None:

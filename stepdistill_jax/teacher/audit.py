@@ -48,6 +48,8 @@ def piece_counter(vocabulary_path: str | os.PathLike) -> PieceCounter:
   """
   import sentencepiece
 
+  if not os.path.isfile(vocabulary_path):
+    raise errors.UserError(f"there is no file {vocabulary_path}")
   try:
     model = sentencepiece.SentencePieceProcessor(
         model_file=str(vocabulary_path))

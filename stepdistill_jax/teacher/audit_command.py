@@ -125,7 +125,8 @@ def _vocabulary(args: argparse.Namespace, records_dir: pathlib.Path,
 
   if args.vocabulary:
     if not pathlib.Path(args.vocabulary).is_file():
-      raise errors.UserError(f"--vocabulary: no file {args.vocabulary}")
+      raise errors.UserError(
+          f"there is no file --vocabulary={args.vocabulary}")
     return args.vocabulary
   own = records.vocabulary_path(records_dir, dataset)
   if own.is_file():

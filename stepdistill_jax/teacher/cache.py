@@ -145,7 +145,8 @@ def find_caches(folder: str | os.PathLike) -> list[pathlib.Path]:
   if not found:
     raise errors.UserError(
         f"{folder} is no teacher cache and has none in its folders: no "
-        f"{MANIFEST} was found")
+        f"{MANIFEST} was found" if folder.is_dir()
+        else f"there is no folder {folder}")
   return found
 
 

@@ -162,6 +162,8 @@ def install_vocabulary(source: str) -> pathlib.Path:
   """
   import sentencepiece
 
+  if not os.path.isfile(source):
+    raise errors.UserError(f"there is no file --vocabulary={source}")
   try:
     pieces = sentencepiece.SentencePieceProcessor(model_file=source)
   except (OSError, RuntimeError) as error:

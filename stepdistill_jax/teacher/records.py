@@ -26,6 +26,7 @@ from typing import Any, Callable, Iterator
 import unicodedata
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.teacher import shard_process
 from stepdistill_jax.teacher import shards
 from stepdistill_jax.teacher import tfrecord_files
@@ -146,7 +147,8 @@ def tfds_name(dataset: str, teacher: str) -> str:
 def dataset_dir(
     records_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
   """The folder of a data set's records, one subfolder a teacher."""
-  return pathlib.Path(records_dir) / f"{TFDS_PREFIX}{dataset}"
+  folder = locations.local(records_dir, "the records' folder")
+  return folder / f"{TFDS_PREFIX}{dataset}"
 
 
 def version_dir(
@@ -171,7 +173,7 @@ def list_records(records_dir: str | os.PathLike) -> list[tuple[str, str]]:
   Only lists folders; a records folder that does not exist has none.
   """
   found = []
-  for info in pathlib.Path(records_dir).glob(
+  for info in locations.local(records_dir, "the records' folder").glob(
       f"{TFDS_PREFIX}*/*/{VERSION}/dataset_info.json"):
     teacher_dir = info.parent.parent
     found.append((teacher_dir.parent.name.removeprefix(TFDS_PREFIX),
@@ -190,6 +192,11 @@ def require_records(
   folder = version_dir(records_dir, dataset, teacher)
   if (folder / "dataset_info.json").is_file():
     return folder
+  if not os.path.isdir(records_dir):
+    raise errors.UserError(
+        f"there is no folder of records {records_dir}; name another one with "
+        f"--records_dir, or write it with `stepdistill teacher import "
+        f"--dataset={dataset} --teacher={teacher} ...`")
   present = [f"{d}/{t}" for d, t in list_records(records_dir)]
   raise errors.UserError(
       f"no records of data set {dataset!r} by teacher {teacher!r} in "

@@ -38,8 +38,14 @@ class RowEntry:
 def find_row_file(
     dataset: datasets.Dataset, folder: str | os.PathLike, split: str
 ) -> pathlib.Path | None:
-  """The split's row file in `folder`, or None if there is none."""
+  """The split's row file in `folder`, or None if there is none.
+
+  Raises:
+    errors.UserError: there is no such folder.
+  """
   folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise errors.UserError(f"there is no folder {folder}")
   for name in dataset.row_files.get(split, ()):
     if (folder / name).is_file() or (folder / f"{name}.gz").is_file():
       return text_files.find_file(folder, name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stepdistill_jax.quickstart import effect
+from stepdistill_jax.evaluation import effect
 
 
 def test_pooled_variance_is_the_mean_of_equal_groups():
@@ -61,11 +61,22 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         truth + story + rng.normal(0, 0.05, (sizes, seeds, 1))
         + rng.normal(0, 0.4, (sizes, seeds, stories)))
     pooled = effect.pooled_seed_variance(groups)
-    low, high = effect.estimate(groups[0], *pooled).ci95
+    low, high = effect.estimate(groups[0], *pooled, least=-1.0).ci95
     covered += low <= truth <= high
-    low, high = effect.estimate_over_groups(groups, *pooled).ci95
+    low, high = effect.difference_over_groups(groups, *pooled).ci95
     covered_over_sizes += low <= truth <= high
   # 95% of 600 with four standard errors below; above it may be anything, as
   # the intervals are meant to be wide.
   assert covered / 600 > 0.914
   assert covered_over_sizes / 600 > 0.914
+
+
+def test_an_interval_of_accuracies_stays_within_what_they_can_be():
+  rare = np.zeros((2, 20))
+  rare[0, 0] = 1
+  pooled = effect.pooled_seed_variance([rare])
+  low, high = effect.estimate(rare, *pooled).ci95
+  assert low == 0 < high < 1
+  low, high = effect.estimate(1 - rare, *pooled).ci95
+  assert 0 < low < high == 1
+  assert effect.estimate(rare, *pooled, least=-1.0).ci95[0] < 0

@@ -1,0 +1,132 @@
+"""Failures of object stores: asked for once, one line each."""
+
+import time
+import urllib.error
+
+import pytest
+
+from stepdistill_jax import argument_parser_test
+from stepdistill_jax import errors
+from stepdistill_jax import locations
+from stepdistill_jax import remote_storage
+
+
+@pytest.fixture
+def closed_network(monkeypatch):
+  """All that would leave this machine goes to a port that nobody listens at."""
+  for name in ("http_proxy", "https_proxy"):
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+  for name in ("no_proxy", "NO_PROXY"):
+    monkeypatch.delenv(name, raising=False)
+  remote_storage._why_not_reachable.cache_clear()
+  yield
+  remote_storage._why_not_reachable.cache_clear()
+
+
+@pytest.mark.parametrize("command", [
+    "stepdistill checkpoint import-t5x gs://bucket/x --output=y",
+    "stepdistill checkpoint inspect gs://bucket/x",
+    "stepdistill checkpoint verify gs://bucket/x",
+    "stepdistill checkpoint export-hf gs://bucket/x --output=y",
+    "stepdistill-eval --checkpoint=gs://bucket/x --output=y",
+    "stepdistill-eval --checkpoint=name=gs://bucket/x --output=y",
+    "t5x train --gin_file=gs://bucket/x/a.gin",
+    "t5x train --gin_file=a.gin --gin.MODEL_DIR='gs://bucket/x'",
+    "t5x train --gin_file=a.gin --tfds_data_dir=gs://bucket/x",
+    "t5x eval --gin_file=a.gin --gin.CHECKPOINT_PATH='gs://bucket/x'",
+    "stepdistill plan --topology=v5e-8 --gin_file=gs://bucket/x/a.gin",
+])
+def test_no_network_is_one_line_at_once(
+    capsys, closed_network, tmp_path, monkeypatch, command):
+  monkeypatch.chdir(tmp_path)
+  start = time.monotonic()
+  assert argument_parser_test.ends_at_once(command) == 2
+  assert time.monotonic() - start < 10
+  line, = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: gs://bucket/x")
+  assert "storage.googleapis.com" in line and "Connection refused" in line
+  assert "check the network (and https_proxy), or copy it" in line
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_gin_file_that_names_a_remote_folder(
+    capsys, closed_network, tmp_path):
+  (tmp_path / "run.gin").write_text(
+      "include 't5x/configs/runs/testing.gin'\n"
+      "MODEL_DIR = 'gs://bucket/x'\nTRAIN_STEPS = 2\n")
+  assert argument_parser_test.ends_at_once(
+      f"t5x train --engine=embedded --gin_file={tmp_path}/run.gin") == 2
+  assert "\nerror: gs://bucket/x cannot be used: storage.googleapis.com" in (
+      capsys.readouterr().err)
+
+
+def test_a_store_that_does_not_answer_is_waited_for_a_while(monkeypatch):
+  monkeypatch.setattr(remote_storage, "_SECONDS", 0.05)
+  monkeypatch.setattr(
+      remote_storage.urllib.request, "urlopen", lambda *_, **__: time.sleep(1))
+  remote_storage._why_not_reachable.cache_clear()
+  with pytest.raises(errors.UserError, match="did not answer within 0.05 s"):
+    remote_storage.require_reachable("gs://bucket/x")
+  remote_storage._why_not_reachable.cache_clear()
+
+
+def test_any_answer_is_a_network(monkeypatch):
+  def refuse(url, timeout):
+    raise urllib.error.HTTPError(url, 403, "forbidden", {}, None)
+
+  monkeypatch.setattr(remote_storage.urllib.request, "urlopen", refuse)
+  remote_storage._why_not_reachable.cache_clear()
+  remote_storage.require_reachable("MODEL_DIR = 'gs://bucket/x'")
+  remote_storage._why_not_reachable.cache_clear()
+
+
+def test_other_stores_are_not_supported():
+  with pytest.raises(errors.UserError, match="s3:// is not supported; only"):
+    remote_storage.require_reachable("s3://bucket/x")
+
+
+# As TensorFlow and TensorStore said it.
+@pytest.mark.parametrize("text, unreachable, advice", [
+    ("Error executing an HTTP request: libcurl code 6 meaning 'Could not "
+     "resolve hostname', error details: Could not resolve host: "
+     "www.googleapis.com\n\t when reading metadata of gs://bucket/x", True,
+     "check the network"),
+    ("ABORTED: All 32 retry attempts failed: CURL error Could not resolve "
+     "hostname [curl_code='6']", True, "check the network"),
+    ("Error executing an HTTP request: HTTP response code 403 with body '{}'"
+     "\n\t when reading metadata of gs://bucket/x", True, "gcloud auth"),
+    ("PERMISSION_DENIED: Anonymous caller does not have storage.objects.get "
+     "access [http_response_code='403']", True, "gcloud auth"),
+    ("NOT_FOUND: Metadata at gs://bucket/x/.zarray does not exist", False,
+     "STEPDISTILL_TRACEBACK=1"),
+])
+def test_what_libraries_raise_is_one_line(capsys, text, unreachable, advice):
+  @errors.command
+  def main():
+    try:
+      raise ValueError(text)
+    except ValueError as error:
+      raise RuntimeError("while restoring") from error
+
+  assert main() == 2
+  line, = capsys.readouterr().err.splitlines()
+  assert advice in line
+  assert line.startswith("error: " + (
+      "gs://bucket/x" if "gs://" in text else "a gs:// path"))
+  assert remote_storage.is_unreachable(ValueError(text)) == unreachable
+
+
+def test_errors_of_other_kinds_stay():
+  @errors.command
+  def main():
+    raise ValueError("a shape of https://example.org/x is wrong")
+
+  with pytest.raises(ValueError):
+    main()
+
+
+def test_records_must_be_local(monkeypatch):
+  monkeypatch.setenv("STEPDISTILL_RECORDS", "gs://bucket/records")
+  from stepdistill_jax.teacher import records
+  with pytest.raises(errors.UserError, match="must be a local path, got gs:/"):
+    records.list_records(locations.records_dir())
