@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, Mapping
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.interop import architecture
 from stepdistill_jax.interop import gin_model
 from stepdistill_jax.interop import hf_weights
@@ -94,6 +95,7 @@ def inspect(path: str) -> dict[str, Any]:
   Raises:
     errors.UserError: there is none.
   """
+  path = locations.absolute(path)
   local = pathlib.Path(path)
   if local.suffix == ".safetensors" and local.is_file():
     return inspect_file(local)
