@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import gin
+import numpy as np
 import pytest
 
 from stepdistill_jax import errors
@@ -54,6 +55,8 @@ def test_recipe_parses_and_names_its_row(recipe):
       "step": f"{dataset}_step_{labels}_{teacher}",
       "single": f"{dataset}_single_{labels}_{teacher}",
       "label": f"{dataset}_label_{labels}"}[kind]
+  periods = sorted((query("EVAL_PERIOD"), query("CHECKPOINT_PERIOD")))
+  assert periods[1] % periods[0] == 0  # As gin/runs/train.gin asks.
   text = (ROOT / recipe).read_text("utf-8")
   assert f"--gin_file={recipe}" in text
   if "t5x_habit" not in recipe and re.search("_(base|large|xxl)$", name):
@@ -92,6 +95,21 @@ def test_method_combines_with_model_run_and_data(method, name):
   assert (steps - 1) * batch < 3 * 8766 <= steps * batch
   # Tasks of the same data set, so of one vocabulary; a real object.
   assert resolved("EVAL_TASK_NAME").startswith("cqa_")
+
+
+def test_the_weights_in_the_docs_are_those_of_a_run(tmp_path):
+  page = ROOT / "docs" / "recipes.md"
+  if not page.is_file():
+    pytest.skip("an installed wheel has no docs")
+  block, = (b for b in re.findall(r"```\n(.*?)```", page.read_text(), re.S)
+            if "@students.TaskWeights()" in b)
+  (tmp_path / "weights.gin").write_text(block)
+  gin_config.parse(["gin/recipes/svamp_step_by_step.gin",
+                    str(tmp_path / "weights.gin")], SET)
+  weights = resolved("STUDENT_TASK_WEIGHTS")
+  assert weights.names == ("label", "rationale")
+  for step, rationale in ((0, 1.0), (200, 0.55), (400, 0.1), (900, 0.1)):
+    np.testing.assert_allclose(weights.at(step), [1.0, rationale], rtol=1e-6)
 
 
 def test_size_is_switched_after_a_recipe():

@@ -105,6 +105,8 @@ def train(
     config = gin_config.bindings()
     eval_cfgs = [c for c in (train_eval_dataset_cfg, infer_eval_dataset_cfg)
                  if c is not None]
+    preflight.check_periods(eval_period if eval_cfgs else 0,
+                            checkpoint_cfg.save)
     for cfg in (train_dataset_cfg, *eval_cfgs):
       preflight.check_data(cfg, partitioner)
       if verify_matching_vocabs_fn and isinstance(

@@ -108,8 +108,15 @@ def test_other_config_in_the_same_folder_is_refused(whole_run):
   with pytest.raises(errors.UserError, match="BATCH_SIZE was 8, now 16"):
     run_train(whole_run[0], "BATCH_SIZE = 16")
   # More steps are no other run; nothing is left to train here.
-  step, _ = run_train(whole_run[0], "EVAL_PERIOD = 2")
+  step, _ = run_train(whole_run[0], "EVAL_PERIOD = 1")
   assert step == STEPS
+
+
+def test_periods_that_do_not_divide_each_other_are_refused(tmp_path):
+  with pytest.raises(errors.InvalidValue, match=(
+      "EVAL_PERIOD = 2 and CHECKPOINT_PERIOD = 3: one must divide.*2 and 4")):
+    run_train(tmp_path / "run", "EVAL_PERIOD = 2")
+  assert not (tmp_path / "run").exists()
 
 
 def test_begins_from_another_runs_checkpoint(whole_run, tmp_path):

@@ -1,6 +1,7 @@
 """Tests of checkpoints scored end to end, on random students of 20 kB."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -212,24 +213,47 @@ def test_scores_of_choices(run, records_dir):
   assert any("no closed set" in w for w in only_generated[0].warnings)
 
 
-def test_two_seeds_from_the_command_line(run, records_dir, tmp_path, capsys):
+def test_two_seeds_from_the_command_line(
+    run, records_dir, tmp_path, capsys, monkeypatch):
+  """By relative paths; the newest checkpoint of one is not what was written."""
   other = testing.write_run(tmp_path / "other_seed", seed=1,
                             records_dir=records_dir)
-  code = main.main([
-      f"--checkpoint={run}", f"--checkpoint=second={other}/checkpoint_7",
-      "--benchmarks=svamp", "--rationales=no", f"--output={tmp_path / 'out'}",
-      f"--records_dir={records_dir}", "--batch_size=8",
-      "--gin.ModelConfig.label_length=12"])
+  shutil.copytree(other / "checkpoint_7", other / "checkpoint_9")
+  monkeypatch.chdir(tmp_path)
+  flags = [
+      f"--checkpoint={os.path.relpath(run)}", "--checkpoint=second=other_seed",
+      "--benchmarks=svamp", "--rationales=no", "--output=out",
+      f"--records_dir={os.path.relpath(records_dir)}", "--batch_size=8",
+      "--gin.ModelConfig.label_length=12"]
+  assert main.main([*flags, "--strict"]) == 2
+  assert "without --strict the one before it" in capsys.readouterr().err
+  code = main.main(flags)
   printed = capsys.readouterr()
   assert code == 0, printed.err
-  assert printed.err == ""
+  line = (f"the checkpoint {other / 'checkpoint_9'} is not what was written: "
+          "state: is of step 7")
+  assert " ".join(printed.err.split()) == (
+      f"warning: {line}; trying the one before it")
   results = json.loads((tmp_path / "out" / "results.json").read_text())
   assert [s["name"] for s in results["systems"]] == [
       "step_run step 7", "second", "teacher palm540b"]
+  assert [s["source"] for s in results["systems"][:2]] == [
+      str(run / "checkpoint_7"), str(other / "checkpoint_7")]
+  assert f"{line}; checkpoint_7 is scored instead" in (
+      results["systems"][1]["warnings"])
   (group,) = results["seeds"]
   assert group["n_seeds"] == 2
   assert group["method"] == "svamp_step_gold_palm540b"
   assert len(results["comparisons"]) == 3
+
+
+def test_a_good_checkpoint_by_a_relative_path(run, records_dir, monkeypatch):
+  monkeypatch.chdir(run.parent)
+  config = model_config.ModelConfig(**SETTINGS)
+  for path in (run.name, f"./{run.name}/checkpoint_7/"):
+    system = checkpoints.Checkpoint(path, config, records_dir=records_dir)
+    assert system.student is not None
+    assert system.source == str(run / "checkpoint_7")
 
 
 def test_bad_checkpoints(run, records_dir, tmp_path):

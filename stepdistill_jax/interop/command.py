@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import shlex
 
 from stepdistill_jax import argument_parser
 from stepdistill_jax import locations
@@ -187,11 +188,19 @@ def _import_hf(args: argparse.Namespace) -> int:
 
 
 def _next_steps(done) -> list[str]:
+  from stepdistill_jax.interop import gin_model
+  from stepdistill_jax.interop import import_hf
+  from stepdistill_jax.interop import tokenizers
+  student = done.model_file.with_name(gin_model.STUDENT_FILE)
+  spiece = student.parent / import_hf.HF_FOLDER / tokenizers.SPIECE_FILE
+  vocabulary = f"STEPDISTILL_VOCAB={shlex.quote(str(spiece))} " if (
+      spiece.is_file()) else ""
   return [
       f"its gin file: {done.model_file}",
-      "to distill into it: t5x train --gin_file=gin/recipes/"
-      "svamp_step_by_step.gin "
-      f"--gin_file={done.model_file.with_name('student.gin')} "
+      # A pretrained student's recipe: the papers' learning rate and steps.
+      f"to distill into it: {vocabulary}t5x train --gin_file=gin/recipes/"
+      f"svamp_step_by_step_{gin_model.recipe_size(done.arch)}.gin "
+      f"--gin_file={shlex.quote(str(student))} "
       "--gin.MODEL_DIR='\"/tmp/run\"'"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from typing import Any, Mapping
 
@@ -52,6 +53,24 @@ def known_file(arch: architecture.Architecture) -> str | None:
         and arch.logits_via_embedding == first):
       return f"t5x/examples/t5/{name}.gin"
   return None
+
+
+def recipe_size(arch: architecture.Architecture) -> str:
+  """The size in recipes' names that is nearest, by the stacks' parameters.
+
+  >>> recipe_size(architecture.Architecture(
+  ...     250112, 768, 12, 64, 2048, 12, 12, ("gelu", "linear"), False))
+  'base'
+  """
+  def stacks(unused_vocab, embed, heads, head, mlp, encoder, decoder):
+    return embed * (4 * heads * head * (encoder + 2 * decoder)
+                    + 3 * mlp * (encoder + decoder))
+
+  size = stacks(0, arch.emb_dim, arch.num_heads, arch.head_dim, arch.mlp_dim,
+                arch.num_encoder_layers, arch.num_decoder_layers)
+  distance = {name.removeprefix("t5_1_1/"): abs(math.log(size / stacks(*known)))
+              for name, known in _KNOWN.items() if name.startswith("t5_1_1/")}
+  return min(distance, key=distance.get)
 
 
 _HEADER = """\
@@ -114,7 +133,7 @@ _STUDENT = """\
 # Sets the network's dimensions and the checkpoint to begin from, so that it
 # can follow a whole recipe:
 #
-#   t5x train --gin_file=gin/recipes/svamp_step_by_step.gin \\
+#   t5x train --gin_file=gin/recipes/svamp_step_by_step_{size}.gin \\
 #     --gin_file={file} --gin.MODEL_DIR='"..."'
 
 from __gin__ import dynamic_registration
@@ -180,7 +199,8 @@ def model_text(
 def student_text(arch: architecture.Architecture, *, title: str, file: str,
                  checkpoint: str, optimizer_state: bool = False) -> str:
   """Returns a gin file that lets a recipe begin from a checkpoint."""
-  text = _STUDENT.format(title=title, file=file, checkpoint=checkpoint)
+  text = _STUDENT.format(title=title, file=file, checkpoint=checkpoint,
+                         size=recipe_size(arch))
   return text + _dimensions(arch) + ("" if optimizer_state else _RESTORE)
 
 
