@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
+
+
+def add_records_dir(parser, *old_names: str, advice: str = "") -> None:
+  """Adds `--records_dir`, which all commands call the records' folder by.
+
+  Args:
+    parser: a parser, or a group of one.
+    *old_names: flags that older scripts call it by; not in the help.
+    advice: more for the help.
+  """
+  parser.add_argument(
+      "--records_dir", metavar="DIR", type=os.path.expanduser,
+      help=f"folder of all distillation records{advice} (default: "
+      f"$STEPDISTILL_RECORDS, else {locations.data_home() / 'records'})")
+  for name in old_names:
+    parser.add_argument(
+        name, dest="records_dir", type=os.path.expanduser,
+        default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 class Parser(argparse.ArgumentParser):

@@ -87,7 +87,8 @@ def load_example_sets(
   if not sets:
     raise errors.UserError(
         f"no benchmark has local data under {records_dir}; import some with "
-        "`stepdistill teacher import`, or set STEPDISTILL_RECORDS")
+        "`stepdistill teacher import`, or name their folder with "
+        "--records_dir")
   return sets, warnings
 
 

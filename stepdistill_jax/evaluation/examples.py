@@ -128,8 +128,8 @@ def choose_teacher(
         f"benchmark {dataset!r} has no local data: no records "
         f"stepdistill_{dataset}/… under {records_dir} "
         f"(there: {', '.join(known) or 'none'}); make them with "
-        f"`stepdistill teacher import --dataset={dataset} …`, or set "
-        "STEPDISTILL_RECORDS")
+        f"`stepdistill teacher import --dataset={dataset} …`, or name their "
+        "folder with --records_dir")
   if wanted is None:
     return teachers[0]
   if wanted not in teachers:
