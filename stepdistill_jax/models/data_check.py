@@ -106,7 +106,7 @@ def _check_records(task, name: str, split: str) -> None:
           f"none in {split}; " + _labels_advice(
               other if any_has(other) else "", is_training))
     if not human and not is_training:
-      _say_scored_against_teacher(
+      _say_whose_labels(
           name, split, teacher, records.read_records(
               data_dir, source.dataset, teacher, split))
   if is_training and re.search(_NEEDS_RATIONALE, name) and not any_has(
@@ -139,7 +139,7 @@ def _labels_advice(there: str, is_training: bool) -> str:
           "train_script.train.infer_eval_dataset_cfg = None")
 
 
-def _say_scored_against_teacher(name, split, teacher, found) -> None:
+def _say_whose_labels(name, split, teacher, found) -> None:
   """Says how many labels of a scored split are the teacher's."""
   taught = total = 0
   for record in found:
@@ -148,5 +148,5 @@ def _say_scored_against_teacher(name, split, teacher, found) -> None:
   if taught:
     progress.say(
         f"{name}, {split}: {taught:,} of {total:,} records have no human "
-        f"label; they are scored against the labels of {teacher}, as "
-        f"{task_metrics.AGREEMENT}")
+        f"label; those of {teacher} stand in for them, and count as "
+        f"{task_metrics.AGREEMENT}, not as accuracy")

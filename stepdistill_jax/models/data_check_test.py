@@ -100,8 +100,8 @@ def test_what_cannot_be_scored_is_said_before_training(check, capsys):
         r'teacher.s with --gin.EVAL_LABELS=\\"teacher')):
       check(kind, split="validation", tasks=("label",), **unlabeled)
     check(kind, "teacher", split="validation", tasks=("label",), **unlabeled)
-    assert ("validation: 1 of 1 records have no human label; they are scored "
-            "against the labels of someone, as teacher_agreement") in (
+    assert ("validation: 1 of 1 records have no human label; those of someone "
+            "stand in for them, and count as teacher_agreement, not") in (
                 " ".join(capsys.readouterr().err.split()))
   check("label", "teacher", split="validation", tasks=("label",), **WHOLE)
   assert "teacher_agreement" not in capsys.readouterr().err

@@ -109,6 +109,11 @@ def run(args: argparse.Namespace) -> int | None:
     raise errors.UserError(
         f"--format={args.format} needs {', '.join(missing)}; see "
         "`stepdistill teacher import --help`")
+  for flag, paths in (("rows", [args.rows]), ("raw", [args.raw]),
+                      ("outputs", args.outputs or ())):
+    for path in filter(None, paths):
+      if not os.path.exists(path):
+        raise errors.UserError(f"there is no file or folder --{flag}={path}")
   result = _import(args)
   if args.json:
     print(json.dumps({"folder": str(result.folder), **result.info}))

@@ -242,6 +242,24 @@ def test_an_import_says_what_it_measured_and_what_can_be_trained(
   assert bool(source["rules"]) == (columns != "label=b")
 
 
+@pytest.mark.parametrize("flags", [
+    ["--format=columns", "--columns=inputs=a", "--teacher=t",
+     "--outputs=MISSING"],
+    ["--format=published", "--teacher=t", "--rows=MISSING", "--outputs=."],
+    ["--format=llama3", "--teacher=t", "--rows=.", "--outputs=MISSING"],
+    ["--format=llama3_cot", "--teacher=t", "--rows=MISSING", "--outputs=."],
+    ["--format=cache", "--outputs=MISSING"],
+    ["--format=rows", "--rows=MISSING"],
+])
+def test_a_missing_folder_is_called_missing(tmp_path, capsys, flags):
+  assert cli.main(["teacher", "import", "--dataset=svamp",
+                   f"--records_dir={tmp_path}", *(
+                       flag.replace("MISSING", str(tmp_path / "nowhere"))
+                       for flag in flags)]) == 2
+  assert capsys.readouterr().err.startswith(
+      "error: there is no file or folder --")
+
+
 @pytest.mark.parametrize("columns, reason", [
     ("label=a,output=a", "train: 3 no_marker"),
     ("output=a", "train: 3 no_marker"),
