@@ -91,8 +91,8 @@ def make_example_set(
   if not labelled:
     raise errors.UserError(
         f"split {split!r} of {benchmark}/{teacher} has {len(rows)} rows and "
-        "none with a gold label, so nothing can be scored; choose another "
-        "--split")
+        "none with a gold label, so nothing can be scored; choose a --split "
+        "with human labels, or import rows that have them")
   kept = labelled if limit is None else labelled[:limit]
   return ExampleSet(
       benchmark, split, teacher, tuple(kept), len(rows) - len(labelled),
