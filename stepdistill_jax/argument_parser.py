@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import stepdistill_jax
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax import remote_storage
 
 
@@ -14,7 +16,28 @@ def local_or_remote(text: str) -> str:
 
   Of all others such a path is refused: it would become a local folder `gs:`.
   """
-  return text
+  return os.path.expanduser(text)
+
+
+def add_records_dir(
+    parser, *old_names: str, advice: str = "", type=os.path.expanduser
+) -> None:
+  """Adds `--records_dir`, which all commands call the records' folder by.
+
+  Args:
+    parser: a parser, or a group of one.
+    *old_names: flags that older scripts call it by; not in the help.
+    advice: more for the help.
+    type: of its value; `local_or_remote` allows an object store.
+  """
+  parser.add_argument(
+      "--records_dir", metavar="DIR", type=type,
+      help=f"folder of all distillation records{advice} (default: "
+      f"$STEPDISTILL_RECORDS, else {locations.data_home() / 'records'})")
+  for name in old_names:
+    parser.add_argument(
+        name, dest="records_dir", type=type, default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS)
 
 
 class Parser(argparse.ArgumentParser):

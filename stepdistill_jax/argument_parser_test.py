@@ -1,6 +1,7 @@
 """--help, --version and mistakes in the arguments of all commands."""
 
 import argparse
+import os
 import subprocess
 import sys
 
@@ -89,3 +90,33 @@ def test_help_of_all_commands_imports_nothing_heavy():
       [sys.executable, "-c", program], capture_output=True, text=True,
       check=True)
   assert done.stdout == "[]\n"
+
+
+WITH_RECORDS = {
+    "teacher import": ([], "--output"),
+    "teacher collect": (["--dataset=d", "--rows=r", "--output=c"],
+                        "--records"),
+    "teacher audit": ([], None),
+    "data lengths": (["--dataset=d", "--teacher=t"], "--records"),
+    "data cache": (["--tasks=t", "--output=c"], "--records"),
+    "checkpoint export-hf": (["run", "--output=o"], None),
+    "t5x": (["train"], "--tfds_data_dir"),
+    "stepdistill-eval": ([], None),
+}
+
+
+@pytest.mark.parametrize("command", WITH_RECORDS)
+def test_the_records_folder_has_one_name(command):
+  needed, old_name = WITH_RECORDS[command]
+  if command == "t5x":
+    parser, words = t5x_command.build_parser(), []
+  elif command == "stepdistill-eval":
+    parser, words = eval_main.build_parser(), []
+  else:
+    parser, words = cli.build_parser(), command.split()
+  given = [*words, *needed]
+  assert parser.parse_args(given).records_dir is None
+  for name in filter(None, ("--records_dir", old_name)):
+    for flag in ([f"{name}=~/there"], [name, "~/there"]):
+      assert parser.parse_args([*given, *flag]).records_dir == (
+          os.path.expanduser("~/there"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import inspect
 import os
 import types
 import typing
@@ -89,18 +90,35 @@ def expected(hint: Any) -> str:
   return " or ".join(dict.fromkeys(map(words, _members(hint))))
 
 
-def _hints(configurable: Any) -> typing.Mapping[str, Any]:
-  """Annotations of what our own classes and functions are called with."""
-  module = getattr(configurable, "__module__", None) or ""
-  if module.partition(".")[0] != _PACKAGE:
-    return {}
+def _is_ours(owner: Any) -> bool:
+  module = getattr(owner, "__module__", None) or ""
+  return module.partition(".")[0] == _PACKAGE
+
+
+def hints(configurable: Any) -> typing.Mapping[str, Any]:
+  """Annotations of what our own classes and functions are called with.
+
+  Those that a class of ours inherits from another package are left out.
+
+  Raises:
+    NameError: an annotation uses a name that its module does not have.
+  """
   is_class = isinstance(configurable, type)
-  called = (configurable if is_class and dataclasses.is_dataclass(configurable)
-            else configurable.__init__ if is_class else configurable)
-  try:
-    return typing.get_type_hints(called)
-  except Exception:  # pylint: disable=broad-except  # Of others' annotations.
+  if not _is_ours(configurable):
     return {}
+  if is_class and dataclasses.is_dataclass(configurable):
+    owners = configurable.__mro__[::-1]
+  else:
+    owners = (configurable.__init__ if is_class else configurable,)
+  found: dict[str, Any] = {}
+  for owner in filter(_is_ours, owners):
+    try:
+      found |= inspect.get_annotations(owner, eval_str=True)
+    except Exception as error:
+      error.add_note(f"in the annotations of {owner.__module__}."
+                     f"{owner.__qualname__}")
+      raise
+  return found
 
 
 def check() -> None:
@@ -114,14 +132,14 @@ def check() -> None:
   for (scope, selector), arguments in config.items():
     if selector == "gin.macro":
       continue
-    hints = _hints(registry[selector].wrapped)
+    annotations = hints(registry[selector].wrapped)
     for name, value in arguments.items():
       where = f"{scope}/{selector}".lstrip("/") + f".{name}"
       while getattr(value, "config_key", ("", ""))[1] == "gin.macro" and (
           value.config_key in config):
         macro = value.config_key[0]
         value, where = config[value.config_key]["value"], macro
-      if name in hints and not fits(value, hints[name]):
+      if name in annotations and not fits(value, annotations[name]):
         raise errors.UserError(
-            f"gin config: {where} must be {expected(hints[name])}; got "
-            f"{value!r}")
+            f"gin config: {where} must be {expected(annotations[name])}; "
+            f"got {value!r}")

@@ -1,13 +1,20 @@
 """Literals of the wrong kind are told by name; what may work passes."""
 
+from __future__ import annotations
+
 import dataclasses
+import importlib
+import inspect
+import pkgutil
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 import gin
 import pytest
 
+import stepdistill_jax
 from stepdistill_jax import errors
 from stepdistill_jax import gin_config
+from stepdistill_jax import gin_types
 
 
 class _Unknown:
@@ -72,3 +79,47 @@ def test_what_may_work_passes(binding):
 def test_a_macro_is_told_by_its_own_name():
   with pytest.raises(errors.UserError, match="gin config: WIDTH must be a who"):
     parse("WIDTH = 'wide'", "MACRO = %WIDTH", "width = %MACRO")
+
+
+def own_callables(module):
+  """The classes and functions that a module defines, methods included."""
+  for value in vars(module).values():
+    value = getattr(value, "__wrapped__", value)
+    if getattr(value, "__module__", None) != module.__name__:
+      continue
+    if isinstance(value, type):
+      yield value  # Its fields, or its `__init__`.
+      yield from (method for name, method in vars(value).items()
+                  if inspect.isfunction(method) and name != "__init__")
+    elif inspect.isfunction(value):
+      yield value
+
+
+def test_all_of_our_annotations_have_their_names():
+  # Gin's dynamic registration makes any function of ours a configurable.
+  checked = set()
+  for info in pkgutil.walk_packages(
+      stepdistill_jax.__path__, "stepdistill_jax."):
+    if info.name.endswith(("_test", ".conftest")):
+      continue
+    module = importlib.import_module(info.name)
+    for value in own_callables(module):
+      gin_types.hints(value)
+      checked.add(value.__qualname__)
+  assert {"StepDistillModel", "PjitPartitioner", "devices_here",
+          "task_name"} <= checked
+
+
+def misspelled(rate: Flaot = 1.0):  # pylint: disable=undefined-variable
+  return rate
+
+
+def test_a_name_that_an_annotation_lacks_is_an_error_of_ours_alone():
+  with pytest.raises(NameError, match="Flaot") as caught:
+    gin_types.hints(misspelled)
+  assert "gin_types_test.misspelled" in caught.value.__notes__[0]
+
+  def of_a_user(rate: Flaot = 1.0):  # pylint: disable=undefined-variable
+    return rate
+  of_a_user.__module__ = "their.module"
+  assert gin_types.hints(of_a_user) == {}

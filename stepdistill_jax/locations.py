@@ -3,7 +3,7 @@
 | what | order of search |
 |---|---|
 | gin files, tasks | the checkout, else beside the installed package |
-| records | `--tfds_data_dir`, `$STEPDISTILL_RECORDS`, `DATA_HOME/records` |
+| records | `--records_dir`, `$STEPDISTILL_RECORDS`, `DATA_HOME/records` |
 | T5's `spiece.model` | `$STEPDISTILL_VOCAB`, `$STEPDISTILL_DATA/vocab/`,
   `DATA_HOME/vocab/` |
 

@@ -50,9 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
       "mode", choices=MODES, metavar="MODE",
       help="; ".join(f"{mode}: {what}" for mode, what in MODES.items()))
   gin_arguments.add(parser)
-  parser.add_argument(
-      "--tfds_data_dir", metavar="DIR", type=argument_parser.local_or_remote,
-      help="data folder of all TFDS tasks (default: $STEPDISTILL_RECORDS)")
+  argument_parser.add_records_dir(
+      parser, "--tfds_data_dir", type=argument_parser.local_or_remote,
+      advice=", and of other TFDS tasks; also T5X's --tfds_data_dir")
   parser.add_argument(
       "--seqio_additional_cache_dirs", default="", metavar="DIR,...",
       type=argument_parser.local_or_remote,
@@ -221,7 +221,7 @@ def _main(argv: list[str]) -> int:
         f"{parser.prog} --help")
   run(args.mode, args.gin_file, args.gin_bindings, engine=args.engine,
       gin_search_paths=_split(args.gin_search_paths),
-      tfds_data_dir=args.tfds_data_dir,
+      tfds_data_dir=args.records_dir,
       seqio_additional_cache_dirs=_split(args.seqio_additional_cache_dirs),
       allow_config_change=args.allow_config_change, strict=args.strict,
       dry_run=args.dry_run,

@@ -227,6 +227,31 @@ def test_two_data_sets_as_one(records_folder):
   assert len(list(scored.as_numpy_iterator())) == 2
 
 
+def test_a_union_is_of_every_teacher_who_has_records(records_folder):
+  for dataset in ("svamp", "asdiv"):
+    record_writer.write_records(records_folder, dataset, "own_llama", {
+        "train": [records.Record(id=f"{dataset}/{n}", inputs="q?",
+                                 teacher_label="(1)", rationale="one.")
+                  for n in range(3)]})
+  record_writer.write_records(records_folder, "asdiv", "half", {
+      "train": [records.Record(id="a", inputs="q?", teacher_label="(1)")]})
+  task_registry.register_found_records()
+  for form in ("label", "predict", "explain", "rationale",
+               "step_own_llama"):
+    name = f"svamp_asdiv_{form}_own_llama"
+    mixture = task_registry.require_task(name)
+    assert {task.name: mixture.get_rate(task) for task in mixture.tasks} == {
+        f"{name}.svamp": 3.0, f"{name}.asdiv": 3.0}
+  dataset = task_registry.require_task("svamp_asdiv_step_own_llama_own_llama")
+  assert len(list(dataset.get_dataset(
+      sequence_length=LENGTHS, split="train", shuffle=False,
+      num_epochs=1).as_numpy_iterator())) >= 3
+  with pytest.raises(errors.UserError, match="no records of data set 'svamp' "
+                     "by teacher 'half'"):
+    task_registry.require_task("svamp_asdiv_label_half").get_dataset(
+        sequence_length=LENGTHS, split="train", shuffle=False)
+
+
 def test_rounds_of_anli_have_tasks():
   for name in ("anli2_label_gold", "anli3_step_gold_palm540b"):
     assert task_registry.require_task(name).name == name
@@ -271,6 +296,33 @@ def test_metrics_compare_values(records_folder):
   assert single.postprocess_fn("so. The answer is (1) The answer is (2)") == (
       "(2)")
   assert single.postprocess_fn("there is no answer") == ""
+
+
+def test_the_teachers_labels_are_no_accuracy(records_folder):
+  record_writer.write_records(records_folder, "svamp", "palm540b", {"test": [
+      record(0, "test", label="( 1.0 )", teacher_label="(9)", rationale="r"),
+      record(1, "test", label="( 2.0 )", teacher_label="(2)", rationale="r"),
+      record(2, "test", teacher_label="(3)", rationale="r"),
+  ]})
+  predictions = ["( 1.0 )", "( 1.0 )", "(3)"]  # Of records 0, 1 and 2.
+  for name, expected in (
+      ("svamp_label_gold", {"accuracy": 50, "unparsable": 0}),
+      ("svamp_label_palm540b", {
+          "accuracy": 50, "teacher_agreement": 100, "unparsable": 0}),
+      ("svamp_single_palm540b_palm540b", {
+          "accuracy": 50, "teacher_agreement": 100, "unparsable": 0}),
+      ("svamp_step_palm540b_palm540b", {
+          "accuracy": 50, "teacher_agreement": 100, "unparsable": 0})):
+    task = task_registry.require_task(name)
+    mark = "so. The answer is " if "single" in name else ""
+    found = examples(name, "test")
+    targets = [task.postprocess_fn(
+        example["targets_pretokenized"].decode(), example=example,
+        is_target=True) for example in found]
+    answers = [task.postprocess_fn(mark + text, example=example,
+                                   is_target=False)
+               for example, text in zip(found, predictions)]
+    assert task.metric_fns[0](targets=targets, predictions=answers) == expected
 
 
 def test_hosts_read_different_shards(records_folder):

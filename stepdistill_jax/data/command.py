@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+from typing import Sequence
+
+from stepdistill_jax import argument_parser
 
 SUMMARY = "lengths of a data set's sequences; tasks tokenized beforehand"
 
@@ -20,9 +23,7 @@ def add_arguments(parser) -> None:
       "lengths", help="lengths in pieces, with lines for a gin file")
   lengths.add_argument("--dataset", required=True, help="such as svamp")
   lengths.add_argument("--teacher", required=True, help="such as palm540b")
-  lengths.add_argument(
-      "--records", metavar="DIR",
-      help="folder of records (default: $STEPDISTILL_RECORDS)")
+  argument_parser.add_records_dir(lengths, "--records")
   lengths.add_argument(
       "--vocabulary", metavar="FILE",
       help="SentencePiece model (default: the data set's own, else T5's)")
@@ -38,9 +39,7 @@ def add_arguments(parser) -> None:
   cache.add_argument(
       "--output", required=True, metavar="DIR",
       help="folder of all cached tasks")
-  cache.add_argument(
-      "--records", metavar="DIR",
-      help="folder of records (default: $STEPDISTILL_RECORDS)")
+  argument_parser.add_records_dir(cache, "--records")
   cache.add_argument(
       "--shards", type=int, default=16,
       help="of a split, at least as many as hosts (default: %(default)s)")
@@ -66,7 +65,7 @@ def _lengths(args) -> None:
   from stepdistill_jax.teacher import audit
   from stepdistill_jax.teacher import records
 
-  folder = pathlib.Path(args.records or locations.records_dir())
+  folder = pathlib.Path(args.records_dir or locations.records_dir())
   splits = records.split_sizes(folder, args.dataset, args.teacher)
   own = records.vocabulary_path(folder, args.dataset)
   vocabulary = args.vocabulary or (
@@ -109,7 +108,7 @@ def _cache(args) -> None:
         "--tasks=svamp_step_gold_palm540b")
   runtime.configure()
   runtime.import_tensorflow()
-  with data_folder.tfds_data_dir(args.records or None):
+  with data_folder.tfds_data_dir(args.records_dir or None):
     _write_caches(args, names)
   print("use them: t5x train ... --gin.USE_CACHED_TASKS=True "
         f"--seqio_additional_cache_dirs={args.output}")

@@ -71,7 +71,7 @@ def test_command(tmp_path, capsys):
   record_writer.write_records(tmp_path, "svamp", "palm540b", {
       "train": [record("is it 1?</s>it is 2", "( 1.0 )", "one.")]})
   arguments = ["data", "lengths", "--dataset=svamp", "--teacher=palm540b",
-               f"--records={tmp_path}", f"--vocabulary={vocabulary}"]
+               f"--records_dir={tmp_path}", f"--vocabulary={vocabulary}"]
   assert cli.main(arguments) == 0
   printed = capsys.readouterr().out
   assert "MAX_INPUTS = " in printed and "PACKED_FEATURE_LENGTHS" in printed

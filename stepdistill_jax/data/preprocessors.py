@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from stepdistill_jax.data import selection
 from stepdistill_jax.data import sources
+from stepdistill_jax.data import task_metrics
 from stepdistill_jax.teacher import records
 
 GOLD = "gold"
@@ -61,10 +62,21 @@ def label_text(example: _Example, label_source: str) -> tf.Tensor:
     students learned from: accuracies mean the same for all methods.
   """
   gold, teacher = example["label"], example["teacher_label"]
+  return tf.where(_is_human(example, label_source), gold, teacher)
+
+
+def _is_human(example: _Example, label_source: str) -> tf.Tensor:
+  """Whether a task's label is a human one, bool scalar."""
   if label_source == GOLD:
-    return gold
-  use_gold = (example["split"] != "train") & (gold != "")
-  return tf.where(use_gold, gold, teacher)
+    return tf.constant(True)
+  return (example["split"] != "train") & (example["label"] != "")
+
+
+def _labeled_by(example: _Example, label_source: str) -> dict[str, tf.Tensor]:
+  """Whose label the target is: metrics are not one number for both."""
+  return {task_metrics.LABELED_BY: tf.where(
+      _is_human(example, label_source), task_metrics.HUMAN,
+      task_metrics.TEACHER)}
 
 
 @gin.configurable(module="stepdistill_jax.data.preprocessors")
@@ -100,6 +112,7 @@ def label_example(
         "id": example["id"],
         "inputs": prefix + example["inputs"],
         "targets": label_text(example, label_source),
+        **_labeled_by(example, label_source),
         "task_ids": tf.constant([LABEL_TASK_ID], tf.int32),
         RECORD_WEIGHTS: _label_weight(example, label_source)[None],
     }
@@ -142,6 +155,7 @@ def single_example(
         "id": example["id"],
         "inputs": example["inputs"],
         "targets": tf.where(missing, "", target),
+        **_labeled_by(example, label_source),
         "task_ids": tf.constant([LABEL_TASK_ID], tf.int32),
         RECORD_WEIGHTS: record_weight(example)[None],
     }
@@ -163,6 +177,7 @@ def paired_example(
         "id": example["id"],
         "inputs": PREDICT_PREFIX + example["inputs"],
         "targets": label_text(example, label_source),
+        **_labeled_by(example, label_source),
         "rationale_inputs": EXPLAIN_PREFIX + example["inputs"],
         "rationale_targets": example["rationale"],
         RECORD_WEIGHTS: tf.stack([

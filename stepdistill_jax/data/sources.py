@@ -21,7 +21,7 @@ class RecordsSource(seqio.DataSource):
 
   Nothing is looked for before the source is used, so that a task can be
   registered before its records are imported. The records' folder is that of
-  `--tfds_data_dir`, else `locations.records_dir()`.
+  `--records_dir`, else `locations.records_dir()`.
   """
 
   def __init__(self, dataset: str, teacher: str | None):

@@ -7,27 +7,54 @@ from typing import Callable, Mapping, Sequence
 
 from stepdistill_jax.evaluation import metrics
 
+# What `accuracy` is called where the target is the teacher's label.
+AGREEMENT = "teacher_agreement"
+# The feature of an example that says whose label its target is.
+LABELED_BY = "labeled_by"
+HUMAN, TEACHER = "human", "teacher"
+
+
+class TeacherLabel(str):
+  """A target that no human gave."""
+
+
+def scored_label(text: str, *, example=None, is_target: bool = False,
+                 **unused_kwargs) -> str:
+  """A SeqIO postprocessor: marks the targets that are a teacher's labels."""
+  labeled_by = (example or {}).get(LABELED_BY) if is_target else None
+  return TeacherLabel(text) if labeled_by == TEACHER.encode() else text
+
 
 def accuracy_for(dataset: str) -> Callable[..., Mapping[str, float]]:
   """A SeqIO metric function, in percent, by the eval binary's strict rules.
 
   `accuracy`: answers that count as the target; equations and numbers are
-  compared by value, other labels as texts. `unparsable`: answers that are no
-  label at all, which count as wrong.
+  compared by value, other labels as texts. `teacher_agreement`: the same of
+  targets that are a teacher's labels, as there is no human one. `unparsable`:
+  answers that are no label at all, which count as wrong.
   """
   (label_accuracy,) = metrics.label_metric_fns(dataset)
 
   def accuracy(
       targets: Sequence[str], predictions: Sequence[str]
   ) -> Mapping[str, float]:
-    return {name: 100.0 * share
-            for name, share in label_accuracy(targets, predictions).items()}
+    taught = [isinstance(target, TeacherLabel) for target in targets]
+    found = dict(label_accuracy(targets, predictions))
+    found.pop("accuracy", None)
+    for name, by_teacher in (("accuracy", False), (AGREEMENT, True)):
+      chosen = [i for i, is_taught in enumerate(taught)
+                if is_taught == by_teacher]
+      if chosen:
+        found[name] = label_accuracy(
+            [targets[i] for i in chosen],
+            [predictions[i] for i in chosen])["accuracy"]
+    return {name: 100.0 * share for name, share in found.items()}
 
   return accuracy
 
 
 def single_target_answer(
-    text: str, *, separator: Callable[[], str], **unused_kwargs) -> str:
+    text: str, *, separator: Callable[[], str], **kwargs) -> str:
   """A SeqIO postprocessor: the answer of a `rationale label` text.
 
   Returns:
@@ -36,7 +63,7 @@ def single_target_answer(
   # Decoding gives single spaces, whatever the separator's white space was.
   mark = " ".join(separator().split())
   _, found, answer = (" " + " ".join(text.split())).rpartition(mark)
-  return answer.strip() if found else ""
+  return scored_label(answer.strip() if found else "", **kwargs)
 
 
 def single_target_postprocessor(separator: Callable[[], str]):

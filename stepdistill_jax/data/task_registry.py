@@ -109,12 +109,19 @@ def _train_records(task: seqio.Task) -> float:
 
 
 def register_found_records() -> None:
-  """Registers the data sets in the records folder that have no file here."""
+  """Registers the tasks of all records in the records folder, and of unions.
+
+  A union is there for a teacher with records of one of its data sets: asking
+  for it says which records are missing.
+  """
   found: dict[str, list[str]] = {}
   for dataset, teacher in records.list_records(vocabularies.records_dir()):
     found.setdefault(dataset, []).append(teacher)
   for dataset, teachers in found.items():
     register_dataset(dataset, teachers)
+  for union, members in datasets.UNIONS.items():
+    register_union(union, sorted(
+        {teacher for member in members for teacher in found.get(member, ())}))
 
 
 def task_names() -> list[str]:
@@ -170,7 +177,8 @@ def _add_task(
       name,
       source=source,
       preprocessors=preprocessors.standard_preprocessors(first_step, source),
-      postprocess_fn=postprocess_fn,
+      postprocess_fn=postprocess_fn or (
+          task_metrics.scored_label if has_label else None),
       output_features=output_features,
       metric_fns=[task_metrics.accuracy_for(dataset)] if has_label else [])
 

@@ -82,7 +82,7 @@ class DatasetVocabulary(_LateVocabulary):
 
 
 def records_dir() -> str:
-  """The folder of records: `--tfds_data_dir`, else `locations`' choice."""
+  """The folder of records: `--records_dir`, else `locations`' choice."""
   return str(
       seqio.utils._get_data_dir_override(None)  # pylint: disable=protected-access
       or locations.records_dir())

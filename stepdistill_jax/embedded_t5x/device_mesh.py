@@ -69,7 +69,7 @@ def submesh_grid(
   return grid.reshape(-1, math.prod(submesh))
 
 
-def devices_here(backend: Optional[str] = None) -> Sequence[jax.Device]:
+def devices_here(backend: str | None = None) -> Sequence[jax.Device]:
   """All devices of the run, or those that are pretended."""
   if _pretended is not None:
     return _pretended
@@ -84,8 +84,8 @@ def devices_here(backend: Optional[str] = None) -> Sequence[jax.Device]:
 
 
 def shapes_over_slices(
-    num_partitions: Optional[int], devices: Sequence[jax.Device]
-) -> Optional[Tuple[HardwareMesh, HardwareMesh]]:
+    num_partitions: int | None, devices: Sequence[jax.Device]
+) -> tuple[HardwareMesh, HardwareMesh] | None:
   """(replica, data, model) shapes inside of a slice, and between slices.
 
   The slow network between slices carries gradients alone: parameters are

@@ -32,7 +32,8 @@ class InferenceEvaluator:
     """
     cfg = infer_eval_dataset_cfg
     if verify_matching_vocabs_fn and hasattr(model, "output_vocabulary"):
-      verify_matching_vocabs_fn(cfg, model)
+      # A model may know more of what its data must have.
+      getattr(model, "verify_data_fn", verify_matching_vocabs_fn)(cfg, model)
     loggers = ({"log_dir": os.path.join(log_dir, "inference_eval")}
                if log_dir else {"logger_cls": ()})
     self._cfg, self._model, self._partitioner = cfg, model, partitioner
@@ -44,6 +45,11 @@ class InferenceEvaluator:
         sequence_length=cfg.task_feature_lengths,
         use_memory_cache=cfg.use_memory_cache, **loggers))
     self.eval_tasks = self._evaluator.eval_tasks
+    for task in self.eval_tasks:
+      if not int(self._evaluator.cached_task_datasets[task.name].cardinality()):
+        raise errors.UserError(
+            f"task {task.name} has no example in split {cfg.split!r}: there "
+            "is nothing to score")
     self.close = self._evaluator.close
     self._infer_fns = {}
 

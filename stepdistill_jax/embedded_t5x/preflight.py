@@ -47,7 +47,7 @@ def check_data(cfg: datasets.DatasetConfig, partitioner) -> None:
   except Exception as error:  # Data sources raise what they like.
     raise errors.UserError(
         f"task {provider.name}: its data cannot be read ({_one_line(error)}); "
-        "set --tfds_data_dir to the folder that holds it") from error
+        "set --records_dir to the folder that holds it") from error
   if not files:
     raise errors.UserError(
         f"task {provider.name} has no split {cfg.split!r}; it has "

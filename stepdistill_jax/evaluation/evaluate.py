@@ -92,7 +92,8 @@ def load_example_sets(
   if not here:
     raise errors.UserError(
         f"no benchmark has local data under {records_dir}; import some with "
-        "`stepdistill teacher import`, or set STEPDISTILL_RECORDS")
+        "`stepdistill teacher import`, or name their folder with "
+        "--records_dir")
   if not sets:
     raise errors.UserError("nothing can be scored: " + "; ".join(
         line for line in warnings if "no records of it" not in line))

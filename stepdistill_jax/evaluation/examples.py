@@ -91,8 +91,8 @@ def make_example_set(
   if not labelled:
     raise errors.UserError(
         f"split {split!r} of {benchmark}/{teacher} has {len(rows)} rows and "
-        "none with a gold label, so nothing can be scored; choose another "
-        "--split")
+        "none with a gold label, so nothing can be scored; choose a --split "
+        "with human labels, or import rows that have them")
   kept = labelled if limit is None else labelled[:limit]
   return ExampleSet(
       benchmark, split, teacher, tuple(kept), len(rows) - len(labelled),
@@ -128,8 +128,8 @@ def choose_teacher(
         f"benchmark {dataset!r} has no local data: no records "
         f"stepdistill_{dataset}/… under {records_dir} "
         f"(there: {', '.join(known) or 'none'}); make them with "
-        f"`stepdistill teacher import --dataset={dataset} …`, or set "
-        "STEPDISTILL_RECORDS")
+        f"`stepdistill teacher import --dataset={dataset} …`, or name their "
+        "folder with --records_dir")
   if wanted is None:
     return teachers[0]
   if wanted not in teachers:

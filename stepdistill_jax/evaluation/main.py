@@ -80,10 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
   what.add_argument(
       "--free_text", action="store_true",
       help="look for the answers of prediction files inside longer texts")
-  what.add_argument(
-      "--records_dir", metavar="DIR", default=None,
-      help="distillation records; else $STEPDISTILL_RECORDS, else the user's "
-      "data folder")
+  argument_parser.add_records_dir(what)
   what.add_argument(
       "--records_teacher", metavar="NAME", default=_LEAVE_TO_GIN,
       help="whose records give the questions")

@@ -34,10 +34,8 @@ def label_metric_fns(
     judged = [
         benchmark.judge(prediction, target, rules=rules, free_text=free_text)
         for target, prediction in zip(targets, predictions, strict=True)]
-    return {
-        "accuracy": _mean([j.correct for j in judged]),
-        "unparsable": _mean([j.parsed is None for j in judged]),
-    }
+    return _means(accuracy=[j.correct for j in judged],
+                  unparsable=[j.parsed is None for j in judged])
 
   return [label_accuracy]
 
@@ -54,11 +52,10 @@ def rationale_overlap(targets: Sequence[str],
 
   scores = [rationales.rouge_l(target, prediction)
             for target, prediction in zip(targets, predictions, strict=True)]
-  return {
-      "rouge_l": _mean(scores),
-      "words": _mean([len(p.split()) for p in predictions]),
-  }
+  return _means(rouge_l=scores, words=[len(p.split()) for p in predictions])
 
 
-def _mean(values: Sequence[float]) -> float:
-  return sum(values) / len(values) if values else 0.0
+def _means(**values: Sequence[float]) -> dict[str, float]:
+  """Means by name; of nothing there is none."""
+  return {name: sum(numbers) / len(numbers)
+          for name, numbers in values.items() if numbers}

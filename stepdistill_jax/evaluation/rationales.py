@@ -11,12 +11,9 @@ from stepdistill_jax.evaluation import answers
 from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.teacher import shared_words
 
 _WORD = re.compile(r"\w+")
-# Words too common to show that a rationale talks about its question.
-_STOP_WORDS = frozenset(
-    "a an and are as at be by for from has he in is it its not of on or she "
-    "so that the their there they this to was were will with".split())
 
 
 @functools.cache
@@ -31,23 +28,6 @@ def rouge_l(reference: str, text: str) -> float:
   if reference == text:  # A teacher's own line: 1, unless there is no word.
     return float(re.search(r"[a-z0-9]", text.lower()) is not None)
   return float(_rouge_scorer().score(reference, text)["rougeL"].fmeasure)
-
-
-def content_words(text: str) -> set[str]:
-  """The distinct words of a text without the commonest ones."""
-  return set(_WORD.findall(text.casefold())) - _STOP_WORDS
-
-
-def overlap(text: str, other: str) -> float:
-  """Share of the content words of `text` that occur in `other`.
-
-  >>> overlap("bald eagles fly", "Where do eagles fly?")
-  0.6666666666666666
-  """
-  words = content_words(text)
-  if not words:
-    return 0.0
-  return len(words & content_words(other)) / len(words)
 
 
 def stated_answer(benchmark: benchmarks_lib.Benchmark, rationale: str,
@@ -87,8 +67,9 @@ def summarize(
 
   Returns a dict with counts and means:
     n: examples with a rationale of the system.
-    rouge_l, overlap_with_teacher: against the teacher's, over `n_teacher`.
-    input_overlap: share of its content words found in the question.
+    rouge_l: against the teacher's, over `n_teacher`.
+    overlap_with_teacher, input_overlap: share of its content words found in
+      the teacher's and in the question, over those that have such words.
     words: mean length.
     agreement: among the `n_stated` rationales that come to an answer, the
       share for which it is the predicted one.
@@ -112,9 +93,11 @@ def summarize(
       "n_teacher": len(taught),
       "rouge_l": _mean([rouge_l(r.rationale, a.rationale) for r, a in taught]),
       "overlap_with_teacher": _mean(
-          [overlap(a.rationale, r.rationale) for r, a in taught]),
+          [shared_words.share_found(a.rationale, r.rationale)
+           for r, a in taught]),
       "input_overlap": _mean(
-          [overlap(a.rationale, r.inputs) for r, a, _ in with_rationale]),
+          [shared_words.share_found(a.rationale, r.inputs)
+           for r, a, _ in with_rationale]),
       "words": _mean([len(a.rationale.split()) for _, a, _ in with_rationale]),
       "n_stated": len(stated),
       "agreement": _mean([
@@ -139,5 +122,7 @@ def _perplexity(given: Sequence[systems_lib.Answer]) -> float | None:
   return math.exp(-sum(a.rationale_log_prob for a in scored) / tokens)
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
+  """The mean of what there is."""
+  values = [value for value in values if value is not None]
   return sum(values) / len(values) if values else None

@@ -19,6 +19,9 @@ from stepdistill_jax.evaluation import plots
 from stepdistill_jax.evaluation import rationales
 from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import systems
+from stepdistill_jax.teacher import audit
+from stepdistill_jax.teacher import datasets
+from stepdistill_jax.teacher import records
 
 LABELS = answers.NLI_LABELS
 
@@ -111,7 +114,26 @@ def test_rouge_and_overlap():
         scorer.score(same, same)["rougeL"].fmeasure)
   assert metrics.rationale_overlap([text], [other])["rouge_l"] == (
       expected["rougeL"].fmeasure)
-  assert rationales.overlap("the of", "anything") == 0.0
+
+
+def test_words_found_in_the_question_are_counted_as_in_an_audit():
+  rows = [examples.Example(str(i), "The 12 dogs were running.</s>A dog?",
+                           "neutral", rationale=text)
+          for i, text in enumerate(
+              ["The 12 dogs were in a park.", "dogs", "It is so.", "cats"])]
+  audited = audit.SplitAudit(datasets.get("anli1"), audit.count_words)
+  audited.add_all(records.Record(r.id, r.inputs, r.label, "", r.rationale)
+                  for r in rows)
+  example_set = examples.make_example_set("anli1", "test", "t", rows)
+  found = _score(example_set, systems.Answers(tuple(
+      systems.Answer(r.id, r.label, rationale=r.rationale) for r in rows)))
+  # "It is so." has no word that says anything.
+  assert found.summary["rationales"]["input_overlap"] == (
+      audited.as_json()["mean_overlap_with_inputs"]) == (
+          pytest.approx((2 / 3 + 1 + 0) / 3))
+  nothing = _score(example_set, systems.Answers(tuple(
+      systems.Answer(r.id, r.label, rationale="It is so.") for r in rows)))
+  assert nothing.summary["rationales"]["input_overlap"] is None
 
 
 @pytest.mark.parametrize("name, text, inputs, expected", [

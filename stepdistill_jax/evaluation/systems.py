@@ -115,21 +115,32 @@ class TeacherRecords:
 
   def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
     """Why there is no line of this teacher for a benchmark, or None."""
-    if example_set.teacher == self.teacher or self.teacher in (
+    if example_set.teacher != self.teacher and self.teacher not in (
         examples_lib.teachers_of(example_set.benchmark, self._records_dir)):
+      return (f"benchmark {example_set.benchmark} has no records of teacher "
+              f"{self.teacher}")
+    if any(row.teacher_label for row in self._own_rows(example_set)):
       return None
-    return (f"benchmark {example_set.benchmark} has no records of teacher "
-            f"{self.teacher}")
+    return (f"teacher {self.teacher} has no labels of "
+            f"{example_set.benchmark}, split {example_set.split}: its "
+            "accuracy was not measured")
+
+  def _own_rows(
+      self, example_set: examples_lib.ExampleSet
+  ) -> Sequence[examples_lib.Example]:
+    """The benchmark's rows as this teacher's records have them."""
+    if example_set.teacher == self.teacher:
+      return example_set.examples
+    return examples_lib.load(
+        example_set.benchmark, example_set.split, teacher=self.teacher,
+        records_dir=self._records_dir).examples
 
   def answer(self, example_set: examples_lib.ExampleSet,
              store: store_lib.AnswerStore | None = None) -> list[Answers]:
     rows = example_set.examples
     warnings = []
     if example_set.teacher != self.teacher:
-      own = examples_lib.load(
-          example_set.benchmark, example_set.split, teacher=self.teacher,
-          records_dir=self._records_dir)
-      by_id = {row.id: row for row in own.examples}
+      by_id = {row.id: row for row in self._own_rows(example_set)}
       missing = sum(row.id not in by_id for row in rows)
       if missing:
         warnings.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from typing import Any, Iterator
 
@@ -45,9 +46,14 @@ class TeacherCache:
 
   def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
     """Why the cache has no line for a benchmark, or None."""
-    if any(m["dataset"] == example_set.benchmark for _, m in self._caches):
+    if not any(m["dataset"] == example_set.benchmark for _, m in self._caches):
+      return f"{self.source} has no completions of {example_set.benchmark}"
+    found = self._completions(example_set, datasets.get(example_set.benchmark))
+    if any(text is not None and parser(text, row).label
+           for row, text, parser in itertools.chain(*found.values())):
       return None
-    return f"{self.source} has no completions of {example_set.benchmark}"
+    return (f"{self.source} has no labels of {example_set.benchmark}, split "
+            f"{example_set.split}: the teacher's accuracy was not measured")
 
   def answer(
       self, example_set: examples_lib.ExampleSet,

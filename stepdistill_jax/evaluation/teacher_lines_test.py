@@ -115,3 +115,22 @@ def test_a_raw_cache_is_parsed_by_the_rules_of_the_call(
   assert (summary["n"], summary["correct"]) == (4, correct)
   assert (summary["missing"], summary["unparsable"]) == (1, unparsable)
   assert "1 of 4 examples have no completion" in summary["warnings"][0]
+
+
+def test_a_teacher_without_labels_has_no_accuracy(tmp_path, capsys):
+  for name, output in (("mute", "I do not know."), ("big", OUTPUTS[0])):
+    with cache.CacheWriter(tmp_path / name, teacher=name, dataset="svamp",
+                           split="test") as writer:
+      writer.write(cache.Completion("0", ROWS[0], output))
+    importing.import_cache(tmp_path / name, output=tmp_path / "records",
+                           allow_useless=True)
+  flags = ["--benchmarks=svamp", f"--records_dir={tmp_path / 'records'}",
+           "--json"]
+  for teacher in ("mute", tmp_path / "mute"):
+    assert main.main([*flags, f"--teacher={teacher}"]) == 2
+    error = capsys.readouterr().err
+    assert "nothing was scored" in error and "accuracy was not mea" in error
+    assert main.main([*flags, f"--teacher={teacher}", "--teacher=big"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [s["name"] for s in results["systems"]] == ["teacher big"]
+    assert "accuracy was not measured" in results["warnings"][0]

@@ -24,6 +24,8 @@ from stepdistill_jax import argument_parser
 from stepdistill_jax import locations
 from stepdistill_jax import remote_storage
 
+from stepdistill_jax import argument_parser
+
 # Help must not wait for what a command needs.
 # pylint: disable=g-import-not-at-top
 
@@ -107,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   sub.add_argument("--tokenizer", type=_path, metavar="PATH",
                    help="a Hugging Face folder or a SentencePiece model; by "
                    "default what the run was trained with")
-  sub.add_argument("--records_dir", type=_path, metavar="DIR",
-                   help="records, for a data set with its own vocabulary")
+  argument_parser.add_records_dir(
+      sub, advice=", for a data set with its own vocabulary")
   sub.add_argument("--family", choices=("t5", "mt5"),
                    help="by default that of the initial checkpoint, else t5")
   sub.add_argument("--vocab_size", type=_positive, metavar="N",

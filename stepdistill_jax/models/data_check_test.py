@@ -75,6 +75,41 @@ def test_records_without_what_the_method_needs(
     check(kind, labels, **fields)
 
 
+@pytest.mark.parametrize("kind, labels, fields, message", [
+    ("step", "gold", dict(label="", teacher_label=""), "no other labels"),
+    ("label", "teacher", dict(teacher_label=""), "train with LABELS = 'gold'"),
+    ("label", "teacher", dict(label="", teacher_label=""), "no other labels"),
+])
+def test_advice_is_of_what_the_records_have(
+    check, kind, labels, fields, message):
+  with pytest.raises(errors.UserError, match=message):
+    check(kind, labels, tasks=BOTH if kind == "step" else ("label",),
+          **{**WHOLE, **fields})
+
+
+def test_rationales_alone_can_be_trained_on(check):
+  check("explain", tasks=("label",), **dict(
+      WHOLE, label="", teacher_label=""))
+
+
+def test_what_cannot_be_scored_is_said_before_training(check, capsys):
+  unlabeled = dict(WHOLE, label="")
+  for kind in ("label", "predict", "single"):
+    with pytest.raises(errors.UserError, match=(
+        "needs human labels, but .* none in validation; score against the "
+        r'teacher.s with --gin.EVAL_LABELS=\\"teacher')):
+      check(kind, split="validation", tasks=("label",), **unlabeled)
+    check(kind, "teacher", split="validation", tasks=("label",), **unlabeled)
+    assert ("validation: 1 of 1 records have no human label; those of someone "
+            "stand in for them, and count as teacher_agreement, not") in (
+                " ".join(capsys.readouterr().err.split()))
+  check("label", "teacher", split="validation", tasks=("label",), **WHOLE)
+  assert "teacher_agreement" not in capsys.readouterr().err
+  with pytest.raises(errors.UserError, match="infer_eval_dataset_cfg = None"):
+    check("label", "teacher", split="validation", tasks=("label",),
+          **dict(unlabeled, teacher_label=""))
+
+
 def test_no_records_at_all(check):
   with pytest.raises(errors.UserError, match="stepdistill teacher import"):
     check("step")

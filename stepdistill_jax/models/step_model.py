@@ -12,6 +12,7 @@ from t5x import models as t5x_models
 
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.models import batches
+from stepdistill_jax.models import data_check
 from stepdistill_jax.models import losses
 from stepdistill_jax.models import metrics as metrics_lib
 from stepdistill_jax.models import mutual_information as mutual_information_lib
@@ -36,6 +37,7 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
   """
 
   FEATURE_CONVERTER_CLS = feature_converter.StepDistillFeatureConverter
+  verify_data_fn = staticmethod(data_check.verify_data)
 
   def __init__(
       self, module, input_vocabulary: seqio.Vocabulary,

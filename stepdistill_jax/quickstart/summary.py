@@ -125,7 +125,7 @@ def _teacher(import_info, results) -> dict[str, Any]:
   counts = train["rules"][import_info["rules"]]
   return {
       "test_accuracy": line["accuracy"], "test_ci95": line["ci95"],
-      "train_accuracy": counts["correct"] / max(1, counts["labels"]),
+      "train_accuracy": counts["accuracy"],
       "train_completions": train["completions"],
       "train_statuses": {name: entry["count"] for name, entry in
                          counts["statuses"].items()},

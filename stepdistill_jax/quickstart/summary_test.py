@@ -71,7 +71,7 @@ def write_outputs(output_dir, **texts):
       "train": [records.Record(id=f"tracking/train/{n}", inputs="a", label="b")
                 for n in range(PLAN.train_stories)]})
   counts = {"completions": 40, "rules": {"strict": {
-      "correct": 33, "labels": 39,
+      "correct": 33, "labels": 39, "accuracy": 33 / 40,
       "statuses": {"ok": {"count": 39}, "truncated": {"count": 1}}}}}
   data = benchmark_data.BenchmarkData(
       output_dir / "records",

@@ -20,7 +20,9 @@ from stepdistill_jax.teacher import consistency
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import filters
 from stepdistill_jax.teacher import import_counts
+from stepdistill_jax.teacher import parsing
 from stepdistill_jax.teacher import records
+from stepdistill_jax.teacher import shared_words
 
 PERCENTILES = (50, 90, 95, 99, 100)
 _SAMPLES = 20
@@ -88,6 +90,7 @@ class SplitAudit:
   correct: int = 0
   repeated_inputs: int = 0
   contradictions: int = 0
+  contradictable: int = 0  # Of them it can be known.
   states_answer: int = 0
   judged: int = 0  # Have a teacher's label and a rationale.
   overlap_sum: float = 0.0
@@ -137,14 +140,16 @@ class SplitAudit:
       self.correct += self.dataset.is_correct(
           record.teacher_label, record.label)
     if record.rationale:
-      share = consistency.overlap(record.rationale, record.inputs)
+      share = shared_words.share_found(record.rationale, record.inputs)
       if share is not None:
         self.overlap_sum += share
         self.overlap_count += 1
       if record.teacher_label:
         self.judged += 1
         self.states_answer += consistency.states_answer(self.dataset, record)
-        if consistency.contradicts_label(self.dataset, record):
+        contradicts = consistency.contradicts_label(self.dataset, record)
+        self.contradictable += contradicts is not None
+        if contradicts:
           self.contradictions += 1
           if len(self.contradiction_examples) < _EXAMPLES:
             self.contradiction_examples.append(
@@ -158,7 +163,16 @@ class SplitAudit:
     elif item[:2] > self.samples[0][:2]:
       heapq.heapreplace(self.samples, item)
 
+  @property
+  def is_usable(self) -> bool:
+    """Whether a task can be trained on, or scored with, these records."""
+    if self.with_teacher_label or self.with_rationale:
+      return True
+    return bool(self.with_gold) and set(self.statuses) <= {
+        parsing.NO_COMPLETION}
+
   def as_json(self) -> dict[str, Any]:
+    """The numbers; None for what could not be measured."""
     return {
         "records": self.records,
         "statuses": dict(self.statuses.most_common()),
@@ -166,9 +180,11 @@ class SplitAudit:
         "with_teacher_label": self.with_teacher_label,
         "with_rationale": self.with_rationale,
         "teacher_accuracy": {
-            "correct": self.correct, "of_all_with_human_label": self.with_gold,
+            "correct": self.correct if self.compared else None,
+            "of_all_with_human_label": self.with_gold,
             "of_both_labels": self.compared,
-            "accuracy": _share(self.correct, self.with_gold)},
+            "accuracy": import_counts.share(self.correct, self.with_gold)
+                        if self.compared else None},
         "label_balance": {
             "human": _balance(self.gold_labels),
             "teacher": _balance(self.teacher_labels)},
@@ -176,13 +192,16 @@ class SplitAudit:
                     for name, lengths in self.lengths.items()},
         "repeated_inputs": self.repeated_inputs,
         "rationales_contradicting_their_label": {
-            "count": self.contradictions, "of": self.judged,
-            "share": _share(self.contradictions, self.judged),
+            "count": self.contradictions if self.contradictable else None,
+            "of": self.contradictable,
+            "share": import_counts.share(
+                self.contradictions, self.contradictable),
             "examples": self.contradiction_examples},
         "rationales_stating_the_answer": {
-            "count": self.states_answer, "of": self.judged,
-            "share": _share(self.states_answer, self.judged)},
-        "mean_overlap_with_inputs": _share(
+            "count": self.states_answer if self.judged else None,
+            "of": self.judged,
+            "share": import_counts.share(self.states_answer, self.judged)},
+        "mean_overlap_with_inputs": import_counts.share(
             self.overlap_sum, self.overlap_count),
     }
 
@@ -231,7 +250,8 @@ def audit(
       "folder": str(records.version_dir(records_dir, dataset, teacher)),
       "unit_of_lengths": "pieces" if vocabulary else "words",
       "import": info,
-      "leaked_inputs": info.get("leaked_inputs", {}),
+      "leaked_inputs": info.get("leaked_inputs"),
+      "usable": any(split.is_usable for split in splits.values()),
       "splits": {name: split.as_json() for name, split in splits.items()},
   }, splits
 
@@ -254,10 +274,6 @@ def _balance(counter: collections.Counter) -> dict[str, Any]:
                   else distinct,
       "most_common": dict(counter.most_common(_SHOWN_LABELS)),
   }
-
-
-def _share(part: float, whole: float) -> float | None:
-  return part / whole if whole else None
 
 
 def _percentiles(lengths: collections.Counter) -> dict[str, float]:

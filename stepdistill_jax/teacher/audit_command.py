@@ -17,6 +17,7 @@ import os
 import pathlib
 import tempfile
 
+from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
 from stepdistill_jax import locations
 
@@ -26,7 +27,8 @@ SUMMARY = "count what is in records, and what is wrong with them"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       "dir", metavar="DIR", nargs="?",
-      help=f"records or a cache (default: {locations.records_dir()})")
+      help="records or a cache (default: --records_dir)")
+  argument_parser.add_records_dir(parser)
   parser.add_argument("--dataset", help="audit the records of this data set")
   parser.add_argument("--teacher", help="audit the records by this teacher")
   parser.add_argument(
@@ -43,9 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int | None:
   from stepdistill_jax.teacher import cache
 
-  folder = pathlib.Path(args.dir) if args.dir else locations.records_dir()
-  if args.dir and not folder.is_dir():
-    raise errors.UserError(f"there is no folder {folder}")
+  chosen = args.dir or args.records_dir
+  folder = pathlib.Path(chosen or locations.records_dir())
+  if not folder.is_dir():
+    raise errors.UserError(
+        f"there is no folder {folder}" + ("" if chosen else (
+            ", where records are by default; write some with `stepdistill "
+            "teacher import`, or name their folder with --records_dir")))
   if (folder / cache.MANIFEST).is_file() or any(
       folder.glob(f"*/{cache.MANIFEST}")):
     _audit_cache(args, folder)
@@ -58,6 +64,7 @@ def run(args: argparse.Namespace) -> int | None:
   reports = [_audit(args, records_dir, *names) for names in chosen]
   if args.json:
     print(json.dumps(reports[0] if len(reports) == 1 else reports))
+  _require_use(reports)
 
 
 def _choose(args: argparse.Namespace, folder: pathlib.Path
@@ -78,7 +85,7 @@ def _choose(args: argparse.Namespace, folder: pathlib.Path
   else:
     raise errors.UserError(
         f"no records in {folder}; write some with `stepdistill teacher "
-        "import`, or set STEPDISTILL_RECORDS to their folder")
+        "import`, or name their folder with --records_dir")
   for kind, position in (("dataset", 0), ("teacher", 1)):
     wanted = getattr(args, kind)
     if wanted and wanted not in {pair[position] for pair in found}:
@@ -143,8 +150,21 @@ def _audit_cache(args: argparse.Namespace, folder: pathlib.Path) -> None:
 
   with tempfile.TemporaryDirectory() as temporary:
     result = importing.import_cache(
-        folder, dataset=args.dataset, teacher=args.teacher, output=temporary)
+        folder, dataset=args.dataset, teacher=args.teacher, output=temporary,
+        allow_useless=True)
     report = _audit(args, pathlib.Path(temporary), result.dataset,
                     result.teacher, page=folder / "audit.html")
   if args.json:
     print(json.dumps(report))
+  _require_use([report])
+
+
+def _require_use(reports: list[dict]) -> None:
+  """Raises UserError, after the audits, for what nothing can be done with."""
+  useless = [f"{report['dataset']}/{report['teacher']}" for report in reports
+             if not report["usable"]]
+  if useless:
+    raise errors.UserError(
+        f"no record of {', '.join(useless)} can be used: the teacher gave "
+        "neither labels nor rationales that could be read; see the statuses "
+        "above and in audit.html")

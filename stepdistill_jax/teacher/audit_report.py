@@ -7,6 +7,7 @@ import html
 from typing import Any, Mapping
 
 from stepdistill_jax.teacher import audit
+from stepdistill_jax.teacher import import_counts
 
 _BARS = 32
 _EXAMPLE_WIDTH = 60  # Beside count and reason, in a terminal of 100 columns.
@@ -28,8 +29,11 @@ rect { fill: #4a7ab5; } svg text { font-size: 11px; fill: #555; }
 """
 
 
+_NOT_MEASURED = "not measured"
+
+
 def percent(share: float | None) -> str:
-  return "-" if share is None else f"{share:.2%}"
+  return _NOT_MEASURED if share is None else f"{share:.2%}"
 
 
 def text_lines(report: Mapping[str, Any]) -> list[str]:
@@ -39,14 +43,19 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
   for split, source in info.get("sources", {}).items():
     lines.append(
         f"source {split}: {source['rows']:,} rows, "
-        f"{source['completions']:,} completions, "
-        f"{source['without_continuation']:,} without a made-up next example")
+        + (f"{source['completions']:,}" if source["completions"] else "no")
+        + " completions" + (
+            "" if source["without_continuation"] is None else
+            f", {source['without_continuation']:,} without a made-up next "
+            "example"))
     for rules, counts in source["rules"].items():
+      empty = counts["empty_rationales"]
       lines.append(
           f"  {rules + ' rules':<16} {counts['labels']:,} labels, accuracy "
-          f"{percent(counts['accuracy'])} ({counts['correct']:,} of "
-          f"{counts['with_gold']:,}), {counts['empty_rationales']:,} empty "
-          "rationales")
+          + import_counts.accuracy_text(
+              counts["correct"], counts["with_gold"])
+          + (", no rationales" if empty is None
+             else f", {empty:,} empty rationales"))
       for reason, entry in counts["statuses"].items():
         if reason != "ok":
           lines.append(f"    {entry['count']:>7,} {reason:<24}"
@@ -63,23 +72,34 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
         f"{numbers['with_rationale']:,} with a rationale, "
         f"{numbers['with_teacher_label']:,} with a teacher's label, "
         f"{numbers['with_human_label']:,} with a human one",
-        f"  teacher accuracy {percent(accuracy['accuracy'])} "
-        f"({accuracy['correct']:,} of "
-        f"{accuracy['of_all_with_human_label']:,})",
+        "  teacher accuracy " + _accuracy(accuracy),
         f"  {report['unit_of_lengths']} of rationales: "
         + _percentile_text(numbers["lengths"]["rationale"]),
-        f"  rationales that contradict their label {against['count']:,} "
-        f"({percent(against['share'])}); that state the answer "
-        f"{percent(states['share'])}",
+        f"  rationales that contradict their label {_count(against)}; that "
+        f"state the answer {percent(states['share'])}",
         "  words of rationales found in their inputs "
         f"{percent(numbers['mean_overlap_with_inputs'])}",
         f"  repeated inputs {numbers['repeated_inputs']:,}",
     ]
   leaked = report["leaked_inputs"]
-  lines.append("inputs in two splits: " + (", ".join(
-      f"{n:,} in {pair}" for pair, n in leaked.items()) or "none"))
+  lines.append("inputs in two splits: " + (
+      _NOT_MEASURED if leaked is None else ", ".join(
+          f"{n:,} in {pair}" for pair, n in leaked.items()) or "none"))
   lines += [f"note: {note}" for note in info.get("notes", [])]
   return lines
+
+
+def _accuracy(numbers: Mapping[str, Any]) -> str:
+  return import_counts.accuracy_text(
+      numbers["correct"], numbers["of_all_with_human_label"])
+
+
+def _count(numbers: Mapping[str, Any]) -> str:
+  """`3 of 720 (0.42%)`."""
+  if numbers["count"] is None:
+    return _NOT_MEASURED
+  return (f"{numbers['count']:,} of {numbers['of']:,} "
+          f"({percent(numbers['share'])})")
 
 
 def _short_example(examples: list[str]) -> str:
@@ -122,6 +142,8 @@ def _table(header: list[str], rows: list[list[Any]]) -> str:
   """A table; numbers are set right, texts escaped, `Markup` kept."""
 
   def cell(value: Any) -> str:
+    if value is None:
+      return f"<td>{_NOT_MEASURED}</td>"
     if isinstance(value, int):
       return f"<td class=n>{value:,}</td>"
     if isinstance(value, _Markup):
@@ -171,7 +193,9 @@ def _examples(texts: list[str]) -> _Markup:
       f"<div class=example>{html.escape(text)}</div>" for text in texts))
 
 
-def _leaks(leaked: Mapping[str, int]) -> str:
+def _leaks(leaked: Mapping[str, int] | None) -> str:
+  if leaked is None:
+    return "<p>Inputs in two splits: not measured.</p>"
   if not leaked:
     return "<p>No input is in two splits.</p>"
   return "<h2>Inputs in two splits</h2>" + _table(
@@ -188,12 +212,8 @@ def _split_section(split: str, numbers: Mapping[str, Any],
       ["with a human label", numbers["with_human_label"]],
       ["with a teacher's label", numbers["with_teacher_label"]],
       ["with a rationale", numbers["with_rationale"]],
-      ["teacher accuracy", f"{percent(accuracy['accuracy'])} "
-       f"({accuracy['correct']:,} of "
-       f"{accuracy['of_all_with_human_label']:,})"],
-      ["rationales that contradict their label",
-       f"{against['count']:,} of {against['of']:,} "
-       f"({percent(against['share'])})"],
+      ["teacher accuracy", _accuracy(accuracy)],
+      ["rationales that contradict their label", _count(against)],
       ["rationales that state the answer", percent(states["share"])],
       ["rationales' words found in their inputs",
        percent(numbers["mean_overlap_with_inputs"])],

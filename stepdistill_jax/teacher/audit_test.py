@@ -125,12 +125,16 @@ def test_the_command(tmp_path, capsys):
     assert report["splits"]["train"]["records"] == 3
   assert (tmp_path / "r/stepdistill_svamp/t/1.0.0/audit.html").is_file()
   assert run(tmp_path / "r") == 0
-  assert "teacher accuracy 100.00% (3 of 3)" in capsys.readouterr().out
+  assert "teacher accuracy 100.00% (3 of 3 with a human label)" in capsys.readouterr().out
   assert run(tmp_path / "r", "--dataset=svmap") == 2
   assert "did you mean: svamp?" in capsys.readouterr().err
   assert run(tmp_path / "nowhere") == 2
+  assert "there is no folder" in capsys.readouterr().err
   assert run(tmp_path) == 2
   assert "no records in" in capsys.readouterr().err
+  assert run("--json", f"--records_dir={tmp_path / 'r'}") == 0
+  assert run("--teacher=tt", f"--records_dir={tmp_path / 'r'}") == 2
+  assert "unknown teacher 'tt'; did you mean: t?" in capsys.readouterr().err
 
 
 def test_a_cache_is_audited_without_being_imported(tmp_path, capsys):
@@ -145,6 +149,35 @@ def test_a_cache_is_audited_without_being_imported(tmp_path, capsys):
   assert importing.cache.find_caches(tmp_path / "c") == [tmp_path / "c"]
 
 
+def test_what_was_not_measured_is_no_zero(tmp_path, capsys):
+  record_writer.write_records(tmp_path, "mine", "t", {"train": [
+      records.Record(id="a", inputs="q", label="b", rationale="It is so.")]})
+  assert run("--json", f"--records_dir={tmp_path}") == 0
+  report = json.loads(capsys.readouterr().out)
+  train = report["splits"]["train"]
+  assert report["leaked_inputs"] is None  # No import has counted them.
+  assert train["teacher_accuracy"]["correct"] is None
+  assert train["rationales_contradicting_their_label"]["count"] is None
+  assert train["rationales_stating_the_answer"]["count"] is None
+  assert train["mean_overlap_with_inputs"] is None
+  assert run(f"--records_dir={tmp_path}") == 0
+  said = capsys.readouterr().out
+  page = (tmp_path / "stepdistill_mine/t/1.0.0/audit.html").read_text("utf-8")
+  for text in (said, page):
+    assert "not measured (no teacher label to compare with 1 human" in text
+    assert "0.00%" not in text
+
+
+def test_an_audit_of_what_nobody_can_use_reports_and_fails(tmp_path, capsys):
+  with cache.CacheWriter(
+      tmp_path / "c", teacher="t", dataset="mine", split="train") as writer:
+    writer.write(cache.Completion("0", {"inputs": "q", "label": "a"}, "No."))
+  assert run(tmp_path / "c") == 2
+  told = capsys.readouterr()
+  assert "1 no_marker" in told.out and "page: " in told.out
+  assert told.err.startswith("error: no record of mine/t can be used")
+
+
 @pytest.mark.parametrize("dataset, fields, contradicts, states", [
     ("svamp", ("(3 + 4)", "3 + 4 = 7."), False, True),
     ("svamp", ("(3 + 4)", "3 + 4 = 8."), True, False),
@@ -154,7 +187,7 @@ def test_a_cache_is_audited_without_being_imported(tmp_path, capsys):
      False),
     ("esnli", ("neutral", "neutral, not contradiction"), False, True),
     ("esnli", ("neutral", "it may be."), False, False),
-    ("mine", ("kitchen", "went to the office."), False, False),
+    ("mine", ("kitchen", "went to the office."), None, False),
 ])
 def test_consistency(dataset, fields, contradicts, states):
   record = records.Record("a", "q", "", fields[0], fields[1])

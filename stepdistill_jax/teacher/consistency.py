@@ -13,33 +13,9 @@ from stepdistill_jax.teacher import arithmetic
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import records
 
-_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 # What a computation in a rationale came to: the number after a last `=`.
 _RESULT = re.compile(r"=\s*\$?\s*(-?\d[\d,]*(?:\.\d+)?)")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
-# Words that nearly every text has, so that sharing them says nothing.
-_COMMON = frozenset(
-    "a an and are as at be been but by can could did do does for from had has "
-    "have he her hers him his i if in into is it its may no not of on or she "
-    "so some that the their them then there these they this those to was we "
-    "were what when where which who will with would you your".split())
-
-
-def content_words(text: str) -> set[str]:
-  """The words and numbers of a text, in lower case, without common words."""
-  return set(_WORD.findall(text.lower())) - _COMMON
-
-
-def overlap(rationale: str, inputs: str) -> float | None:
-  """Share of the rationale's words that its inputs have too; None without.
-
-  >>> overlap("The dog runs fast.", "A dog runs.")
-  0.6666666666666666
-  """
-  words = content_words(rationale)
-  if not words:
-    return None
-  return len(words & content_words(inputs)) / len(words)
 
 
 def _named(text: str, names: tuple[str, ...]) -> set[str]:
@@ -56,19 +32,21 @@ def _named(text: str, names: tuple[str, ...]) -> set[str]:
 
 
 def contradicts_label(
-    dataset: datasets.Dataset, record: records.Record) -> bool:
-  """True if the rationale names or computes another answer than its label.
+    dataset: datasets.Dataset, record: records.Record) -> bool | None:
+  """Whether the rationale names or computes another answer than its label.
 
   | labels | the rationale |
   |---|---|
   | classes | names exactly one of them, and it is another one |
   | choices | names exactly one of its row's choices, and it is another one |
   | equations, numbers | computes `= N` last, and the label has another value |
-  | texts | cannot be told; never |
+
+  Returns:
+    None where it cannot be known: labels that are texts, or one is missing.
   """
   label, rationale = record.teacher_label, record.rationale
-  if not label or not rationale:
-    return False
+  if not label or not rationale or dataset.label_kind == datasets.TEXT:
+    return None
   if dataset.label_kind in (datasets.EQUATION, datasets.NUMBER):
     results = _RESULT.findall(rationale)
     value = arithmetic.value_or_none(label)
@@ -76,12 +54,8 @@ def contradicts_label(
       return False
     last = arithmetic.value_or_none(results[-1].rstrip(","))
     return last is not None and not arithmetic.values_equal(last, value)
-  if dataset.label_kind == datasets.CLASS:
-    names = dataset.labels
-  elif dataset.label_kind == datasets.CHOICE:
-    names = datasets.choices_in(record.inputs)
-  else:
-    return False
+  names = (dataset.labels if dataset.label_kind == datasets.CLASS
+           else datasets.choices_in(record.inputs))
   named = _named(rationale.casefold(), names)
   return len(named) == 1 and label.casefold() not in named
 

@@ -16,6 +16,7 @@ from stepdistill_jax import errors
 from stepdistill_jax.teacher import consistency
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import records
+from stepdistill_jax.teacher import shared_words
 
 # Texts -> number of pieces of each.
 PieceCounter = Callable[[list[str]], list[int]]
@@ -73,7 +74,7 @@ class Filters:
     if self.only_consistent and consistency.contradicts_label(dataset, record):
       return "only_consistent"
     if self.min_overlap is not None:
-      share = consistency.overlap(record.rationale, record.inputs)
+      share = shared_words.share_found(record.rationale, record.inputs)
       if share is None or share < self.min_overlap:
         return "min_overlap"
     if self.max_pieces is not None:
@@ -178,8 +179,13 @@ def select(
     count_pieces: needed for `max_pieces`.
 
   Raises:
-    errors.UserError: the share is not one.
+    errors.UserError: the share is not one, or a filter cannot judge the data.
   """
+  if filters.only_consistent and dataset.label_kind == datasets.TEXT:
+    raise errors.UserError(
+        f"only_consistent cannot judge {dataset.name!r}: its labels are free "
+        "texts, and no rationale is known to contradict one; bind "
+        "filter_train_records.only_consistent = False")
   reasons = {record.id: filters.reason(dataset, record, count_pieces)
              for record in split_records}
   chosen = select_share(reasons, share, seed)

@@ -37,6 +37,12 @@ def test_each_filter_drops_its_own_and_tells(chosen, fields):
       f"2 records: 1 kept; dropped 1 by {next(iter(chosen))}")
 
 
+def test_what_cannot_be_judged_is_not_filtered_in_silence():
+  with pytest.raises(errors.UserError, match="only_consistent cannot judge"):
+    filters.select(some_records(2), datasets.get("mine"),
+                   filters=filters.Filters(only_consistent=True))
+
+
 def test_shares_are_nested_seeded_and_exact():
   found = some_records(720)
   previous = frozenset()

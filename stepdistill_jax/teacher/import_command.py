@@ -30,14 +30,18 @@ A known data set without a teacher (authors', Hugging Face or TFDS files):
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import os
 import pathlib
 import shutil
 from typing import Any
 
+from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
 from stepdistill_jax import locations
+from stepdistill_jax.data import task_names
+from stepdistill_jax.teacher import import_counts
 
 SUMMARY = "join teacher outputs with rows into distillation records"
 
@@ -64,9 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="folder (or files) of the completions")
   parser.add_argument(
       "--teacher", help="name of the teacher in task names, such as palm540b")
-  parser.add_argument(
-      "--output", metavar="DIR",
-      help=f"folder of all records (default: {locations.records_dir()})")
+  argument_parser.add_records_dir(parser, "--output")
   parser.add_argument(
       "--columns", metavar="ROLE=COLUMN,...",
       help="of --format=columns; roles: inputs, label, rationale and "
@@ -107,6 +109,11 @@ def run(args: argparse.Namespace) -> int | None:
     raise errors.UserError(
         f"--format={args.format} needs {', '.join(missing)}; see "
         "`stepdistill teacher import --help`")
+  for flag, paths in (("rows", [args.rows]), ("raw", [args.raw]),
+                      ("outputs", args.outputs or ())):
+    for path in filter(None, paths):
+      if not os.path.exists(path):
+        raise errors.UserError(f"there is no file or folder --{flag}={path}")
   result = _import(args)
   if args.json:
     print(json.dumps({"folder": str(result.folder), **result.info}))
@@ -122,7 +129,7 @@ def _import(args: argparse.Namespace) -> Any:
   from stepdistill_jax.teacher import progress
 
   with progress.shown("rows", enabled=not args.json) as report:
-    options = {"output": args.output, "rules": args.rules, "progress": report}
+    options = {"output": args.records_dir, "rules": args.rules, "progress": report}
     if args.format == "llama3":
       return importing.import_llama3(
           dataset=args.dataset, rows=args.rows, outputs=args.outputs,
@@ -193,25 +200,36 @@ def summary_lines(result: Any) -> list[str]:
     lines.append(
         f"  {split}: {counts['rows']:,} rows, {counts['completions']:,} "
         f"completions -> {written or 'no'} records")
-    rules = counts["rules"][info["rules"]]
-    if rules["with_gold"] and counts["completions"]:
-      lines.append(
-          f"    teacher accuracy {rules['accuracy']:.2%} "
-          f"({rules['correct']:,} of {rules['with_gold']:,} with a human "
-          "label)")
-    failed = {reason: entry["count"]
-              for reason, entry in rules["statuses"].items() if reason != "ok"}
-    if failed:
-      lines.append("    not ok: " + ", ".join(
-          f"{count:,} {reason}" for reason, count in failed.items()))
+    if rules := counts["rules"].get(info["rules"]):
+      lines.append("    teacher accuracy " + import_counts.accuracy_text(
+          rules["correct"], rules["with_gold"]))
+      failed = ", ".join(
+          f"{entry['count']:,} {reason}"
+          for reason, entry in rules["statuses"].items() if reason != "ok")
+      lines += [f"    not ok: {failed}"] if failed else []
     for reason, entry in counts["dropped"].items():
       lines.append(f"    dropped: {entry['count']:,} {reason}, first at "
                    f"{entry['examples'][0]}")
   lines.extend(f"  note: {note}" for note in info["notes"])
-  task = (f"{result.dataset}_step_gold_{result.teacher}"
-          if any(c["completions"] for c in info["sources"].values())
-          else f"{result.dataset}_label_gold")
   lines.append(
       f"next: `stepdistill teacher audit --dataset={result.dataset} "
-      f"--teacher={result.teacher}`, or train on the task {task}")
+      f"--teacher={result.teacher}`{_training_hint(result)}")
   return lines
+
+
+def _training_hint(result: Any) -> str:
+  """Names a task for which the train records have all that it needs."""
+  filled = collections.Counter()
+  for counts in result.info["sources"].values():
+    filled.update(counts["filled"].get("train", {}))
+  labels = (task_names.GOLD if filled["label"]
+            else task_names.TEACHER if filled["teacher_label"] else "")
+  if labels and filled["rationale"]:
+    kind = "step"
+  elif labels or filled["rationale"]:
+    kind = "label" if labels else "explain"
+  else:
+    return "; there is nothing to train on, as no train record has a label"
+  name = task_names.task_name(
+      kind, result.dataset, labels or task_names.GOLD, result.teacher)
+  return f", or train on the task {name}"

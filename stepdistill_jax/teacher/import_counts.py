@@ -10,7 +10,7 @@ from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import parsing
 
 # Of the form of these counts in `import.json`.
-VERSION = 1
+VERSION = 2
 # Examples kept of each reason, for a person to look up.
 _EXAMPLES = 3
 _EXCERPT = 160  # Characters.
@@ -34,6 +34,9 @@ class Reasons:
   def __getitem__(self, reason: str) -> int:
     return self._counts[reason]
 
+  def total(self) -> int:
+    return self._counts.total()
+
   def as_json(self) -> dict[str, Any]:
     return {reason: {"count": count,
                      "examples": self._examples.get(reason, [])}
@@ -55,7 +58,9 @@ class RuleCounts:
   Attributes:
     statuses: `ok` and the reasons why not.
     labels: completions with a usable label.
+    doubted: completions with a label that is in doubt.
     with_gold: completions whose row has a human label.
+    compared: those that have a usable label, too.
     correct: those whose label counts as the human one.
     correct_if_trusted: the same with labels that are in doubt (copied from
       the human ones, or perhaps so) taken for the teacher's.
@@ -66,7 +71,9 @@ class RuleCounts:
 
   statuses: Reasons = dataclasses.field(default_factory=Reasons)
   labels: int = 0
+  doubted: int = 0
   with_gold: int = 0
+  compared: int = 0
   correct: int = 0
   correct_if_trusted: int = 0
   empty_rationales: int = 0
@@ -79,23 +86,64 @@ class RuleCounts:
     """Counts a completion as parsed, before doubts take its label away."""
     doubted = bool(label_doubt and parsed.label.strip())
     self.statuses.add(label_doubt if doubted else parsed.status, where, output)
-    self.labels += bool(parsed.label.strip()) and not doubted
+    usable = bool(parsed.label.strip()) and not doubted
+    self.labels += usable
+    self.doubted += doubted
     self.empty_rationales += not parsed.rationale.strip()
     self.multiline_rationales += "\n" in parsed.rationale.strip()
     self.non_ascii_rationales += not parsed.rationale.isascii()
     if row is not None and row.label:
       self.with_gold += 1
+      self.compared += usable
       correct = dataset.is_correct(parsed.label, row.label)
       self.correct_if_trusted += correct
       self.correct += correct and not doubted
 
   def as_json(self) -> dict[str, Any]:
+    """The counts; None for what there was nothing to count of.
+
+    Without one label that can be compared with a human one there is no
+    accuracy, and without one rationale no count of the empty ones.
+    """
     values = {field.name: getattr(self, field.name)
               for field in dataclasses.fields(self)}
-    return {
-        **values, "statuses": self.statuses.as_json(),
-        "accuracy": self.correct / self.with_gold if self.with_gold else None,
-    }
+    values["statuses"] = self.statuses.as_json()
+    values["rationales"] = self.statuses.total() - self.empty_rationales
+    if not values["rationales"]:
+      values |= dict.fromkeys((
+          "empty_rationales", "multiline_rationales", "non_ascii_rationales"))
+    values["accuracy"] = share(self.correct, self.with_gold)
+    if not self.compared:
+      values |= dict.fromkeys(("correct", "accuracy"))
+    if not self.compared and not self.doubted:
+      values["correct_if_trusted"] = None
+    return values
+
+
+def share(part: float, whole: float) -> float | None:
+  """A part of a whole; None of nothing."""
+  return part / whole if whole else None
+
+
+def accuracy_text(correct: int | None, with_gold: int) -> str:
+  """A teacher's accuracy on the rows with a human label, in words.
+
+  >>> accuracy_text(150, 200)
+  '75.00% (150 of 200 with a human label)'
+  >>> accuracy_text(None, 200)
+  'not measured (no teacher label to compare with 200 human ones)'
+
+  Args:
+    correct: None where no teacher label can be compared.
+    with_gold: number of the rows with a human label.
+  """
+  if not with_gold:
+    return "not measured (no human labels)"
+  if correct is None:
+    return ("not measured (no teacher label to compare with "
+            f"{with_gold:,} human ones)")
+  return (f"{correct / with_gold:.2%} ({correct:,} of {with_gold:,} with a "
+          "human label)")
 
 
 @dataclasses.dataclass
@@ -109,9 +157,11 @@ class SourceCounts:
     rows: rows of the source, those that were dropped included.
     completions: completions of the source, those without row included.
     without_continuation: completions that do not go on into a made-up next
-      example: they were cut at the length limit, or end by themselves.
+      example: they were cut at the length limit, or end by themselves; None
+      where no completion could show it.
     dropped: items that became no record.
     written: split -> records.
+    filled: split -> field -> records in which it is not empty.
     rules: what each set of parsing rules makes of all completions.
     overlap: share of the completions' words in their own row, and in the row
       before; of joins by position.
@@ -120,9 +170,11 @@ class SourceCounts:
   rows: int = 0
   completions: int = 0
   dropped: Reasons = dataclasses.field(default_factory=Reasons)
-  without_continuation: int = 0
+  without_continuation: int | None = None
   written: collections.Counter[str] = dataclasses.field(
       default_factory=collections.Counter)
+  filled: dict[str, collections.Counter[str]] = dataclasses.field(
+      default_factory=lambda: collections.defaultdict(collections.Counter))
   rules: dict[str, RuleCounts] = dataclasses.field(
       default_factory=lambda: {rules: RuleCounts() for rules in parsing.RULES})
   overlap: tuple[float, float] | None = None
@@ -132,8 +184,12 @@ class SourceCounts:
         "rows": self.rows, "completions": self.completions,
         "without_continuation": self.without_continuation,
         "written": dict(self.written), "dropped": self.dropped.as_json(),
+        "filled": {split: dict(counts)
+                   for split, counts in self.filled.items()},
+        # Rules say nothing where no completion was read.
         "rules": {name: counts.as_json()
-                  for name, counts in self.rules.items()},
+                  for name, counts in self.rules.items()
+                  if self.completions},
         "overlap": None if self.overlap is None else {
             "own_row": self.overlap[0], "row_before": self.overlap[1]},
     }

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from stepdistill_jax import cli
 from stepdistill_jax import errors
 from stepdistill_jax import testing
 from stepdistill_jax.teacher import containers
@@ -166,11 +167,11 @@ def test_the_undivided_svamp_file_gives_the_papers_splits(tmp_path):
                 tmp_path, "svamp", "other", split)]
 
 
-def one_row(tmp_path, dataset, fields):
+def one_row(tmp_path, dataset, fields, **options):
   (tmp_path / "train.jsonl").write_text(json.dumps(fields))
   import_tables.import_rows(
       dataset=dataset, rows=tmp_path / "train.jsonl",
-      output=tmp_path / "records")
+      output=tmp_path / "records", **options)
   sizes = records.split_sizes(tmp_path / "records", dataset, "human")
   (found,) = [r for split in sizes for r in read(
       tmp_path / "records", dataset, "human", split)]
@@ -199,7 +200,82 @@ def one_row(tmp_path, dataset, fields):
      ("Q", "1234", "So 2.")),
 ])
 def test_forms_of_the_known_data_sets(tmp_path, dataset, fields, expected):
-  assert one_row(tmp_path, dataset, fields) == expected
+  assert one_row(tmp_path, dataset, fields, allow_useless=True) == expected
+
+
+@pytest.mark.parametrize("columns, task, says", [
+    ("label=b,rationale=c", "mine_step_gold_t",
+     "not measured (no teacher label to compare with 3 human ones)"),
+    ("output=d", "mine_step_t_t", "not measured (no human labels)"),
+    ("rationale=c", "mine_explain_t", "not measured (no human labels)"),
+    ("label=b,teacher_label=b", "mine_label_gold",
+     "100.00% (3 of 3 with a human label)"),
+    ("label=b", "mine_label_gold", ""),
+])
+def test_an_import_says_what_it_measured_and_what_can_be_trained(
+    tmp_path, capsys, columns, task, says):
+  (tmp_path / "train.csv").write_text("a,b,c,d\n" + "".join(
+      f"question {n},{n},reason {n},So it is. The answer is {n}.\n"
+      for n in range(3)))
+  command = ["teacher", "import", "--format=columns", "--dataset=mine",
+             "--teacher=t", f"--outputs={tmp_path}",
+             f"--columns=inputs=a,{columns}", f"--records_dir={tmp_path}"]
+  assert cli.main(command) == 0
+  said = capsys.readouterr().out
+  assert said.rstrip().endswith(f"train on the task {task}")
+  assert ("teacher accuracy " + says if says else "mine/t") in said
+  assert says or "accuracy" not in said
+  assert cli.main(["teacher", "audit", "--json",
+                   f"--records_dir={tmp_path}"]) == 0
+  report = json.loads(capsys.readouterr().out)
+  measured = {"100.00% (3 of 3 with a human label)": (3, 1.0)}.get(
+      says, (None, None))
+  accuracy = report["splits"]["train"]["teacher_accuracy"]
+  assert (accuracy["correct"] is None) == (measured[0] is None)
+  assert accuracy["accuracy"] == measured[1]
+  source = report["import"]["sources"]["train"]
+  assert source["without_continuation"] is None  # `mine` has no such mark.
+  for counts in source["rules"].values():
+    assert (counts["correct"], counts["accuracy"]) == measured
+    assert (counts["empty_rationales"] is None) == (
+        "rationale" not in columns and "output" not in columns)
+  assert bool(source["rules"]) == (columns != "label=b")
+
+
+@pytest.mark.parametrize("flags", [
+    ["--format=columns", "--columns=inputs=a", "--teacher=t",
+     "--outputs=MISSING"],
+    ["--format=published", "--teacher=t", "--rows=MISSING", "--outputs=."],
+    ["--format=llama3", "--teacher=t", "--rows=.", "--outputs=MISSING"],
+    ["--format=llama3_cot", "--teacher=t", "--rows=MISSING", "--outputs=."],
+    ["--format=cache", "--outputs=MISSING"],
+    ["--format=rows", "--rows=MISSING"],
+])
+def test_a_missing_folder_is_called_missing(tmp_path, capsys, flags):
+  assert cli.main(["teacher", "import", "--dataset=svamp",
+                   f"--records_dir={tmp_path}", *(
+                       flag.replace("MISSING", str(tmp_path / "nowhere"))
+                       for flag in flags)]) == 2
+  assert capsys.readouterr().err.startswith(
+      "error: there is no file or folder --")
+
+
+@pytest.mark.parametrize("columns, reason", [
+    ("label=a,output=a", "train: 3 no_marker"),
+    ("output=a", "train: 3 no_marker"),
+    ("rationale=e", "none of the 3 rows of mine has a label"),
+])
+def test_records_that_nothing_can_be_learned_from_are_not_written(
+    tmp_path, capsys, columns, reason):
+  (tmp_path / "train.csv").write_text(
+      "a,e\n" + "".join(f"question {n},\n" for n in range(3)))
+  assert cli.main([
+      "teacher", "import", "--format=columns", "--dataset=mine", "--teacher=t",
+      f"--outputs={tmp_path}", f"--columns=inputs=a,{columns}",
+      f"--records_dir={tmp_path}"]) == 2
+  error = capsys.readouterr().err
+  assert reason in error and len(error.splitlines()) == 1
+  assert not records.list_records(tmp_path)
 
 
 def test_a_prepared_tfds_folder(tmp_path):

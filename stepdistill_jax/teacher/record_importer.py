@@ -6,6 +6,7 @@ rows, count, write.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import os
@@ -39,12 +40,15 @@ class Options:
     keep_unverified: True to take labels for the teacher's that may be copies
       of the human ones and cannot be checked.
     progress: called with the numbers of items done and of all.
+    allow_useless: True to write records that nothing can be learned from, for
+      a person to look at.
   """
 
   output: str | os.PathLike | None = None
   rules: str = "strict"
   keep_unverified: bool = False
   progress: Progress | None = None
+  allow_useless: bool = False
 
 
 @dataclasses.dataclass
@@ -147,6 +151,8 @@ def import_sources(
       raise errors.UserError(
           f"no row of {spec.name} could be imported: "
           + "; ".join(_first_reasons(counts)))
+    if not options.allow_useless:
+      _require_use(spec.name, teacher, counts, options.rules)
     info = {
         "counts_version": import_counts.VERSION, "dataset": spec.name,
         "teacher": teacher, "format": format_name, "rules": options.rules,
@@ -185,6 +191,33 @@ def _first_reasons(
           ] or ["the sources are empty"]
 
 
+def _require_use(
+    dataset: str, teacher: str,
+    counts: Mapping[str, import_counts.SourceCounts], rules: str) -> None:
+  """Raises UserError if no record has what a task could be trained on."""
+  filled = sum((field_counts for split_counts in counts.values()
+                for field_counts in split_counts.filled.values()),
+               collections.Counter())
+  if filled["teacher_label"] or filled["rationale"]:
+    return
+  if any(split_counts.completions for split_counts in counts.values()):
+    reasons = [
+        f"{split}: {entry['count']:,} {reason}"
+        + "".join(f" ({example})" for example in entry["examples"][:1])
+        for split, split_counts in counts.items()
+        for reason, entry in split_counts.rules[rules].statuses.as_json(
+            ).items()]
+    raise errors.UserError(
+        f"no completion of {dataset} by {teacher} has a usable label or "
+        f"rationale, so no records were written: {'; '.join(reasons)}")
+  if not filled["label"]:
+    rows = sum(split_counts.rows for split_counts in counts.values())
+    raise errors.UserError(
+        f"none of the {rows:,} rows of {dataset} has a label or a completion "
+        f"by {teacher}, so no records were written; name their columns or "
+        "files")
+
+
 class _SplitImporter:
   """Turns the joined items of one source split into records."""
 
@@ -218,7 +251,7 @@ class _SplitImporter:
     split = ("validation" if row.position in self._held_out else self._split)
     counts.written[split] += 1
     hashed = records.input_hash(row.inputs)
-    return records.Record(
+    record = records.Record(
         id=records.record_id(self._spec.name, split, hashed,
                              self._seen.add(hashed, split)),
         inputs=row.inputs, label=row.label,
@@ -226,14 +259,19 @@ class _SplitImporter:
         status=parsed.status, teacher=self._teacher, dataset=self._spec.name,
         split=split, origin=f"{self._split}[{row.position}]",
         weight="" if joined.weight is None else f"{joined.weight:.6g}")
+    counts.filled[split].update(
+        name for name in ("label", "teacher_label", "rationale")
+        if getattr(record, name))
+    return record
 
   def _parse(self, joined: joining.Joined) -> parsing.Parsed:
     """Parses by both rules, counts both, returns what the import's gives."""
     result = None
     row = joined.row or _NO_ROW
     if self._next_example and joined.output is not None:
-      self._counts.without_continuation += (
-          self._next_example not in joined.output)
+      self._counts.without_continuation = (
+          (self._counts.without_continuation or 0)
+          + (self._next_example not in joined.output))
     for name, parser in self._parsers.items():
       if joined.parsed is not None:
         parsed = joined.parsed

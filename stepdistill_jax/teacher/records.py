@@ -202,7 +202,7 @@ def require_records(
       f"no records of data set {dataset!r} by teacher {teacher!r} in "
       f"{records_dir} (there: {', '.join(present) or 'nothing'}); write them "
       f"with `stepdistill teacher import --dataset={dataset} "
-      f"--teacher={teacher} ...`, or set STEPDISTILL_RECORDS to their folder")
+      f"--teacher={teacher} ...`, or name their folder with --records_dir")
 
 
 def read_records(

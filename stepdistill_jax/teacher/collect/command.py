@@ -19,8 +19,8 @@ import dataclasses
 import json
 from typing import Any
 
+from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
-from stepdistill_jax import locations
 
 SUMMARY = "ask a live teacher, into a cache"
 
@@ -60,9 +60,7 @@ def _add_data_arguments(group) -> None:
   group.add_argument(
       "--teacher", default="",
       help="its name in task names (default: made from --model)")
-  group.add_argument(
-      "--records", metavar="DIR",
-      help=f"folder of all records (default: {locations.records_dir()})")
+  argument_parser.add_records_dir(group, "--records")
   group.add_argument(
       "--no_records", action="store_true",
       help="only collect; `stepdistill teacher import --format=cache` later")
@@ -213,23 +211,32 @@ def spec_of(args: argparse.Namespace):
 
 
 def finish(args: argparse.Namespace, outcome) -> int:
-  """Tells the outcome, writes the records, judges the success ratio.
+  """Prints the outcome, writes the records, judges the success ratio.
 
   Raises:
-    errors.UserError: too few completions ended as they should.
+    errors.UserError: too few completions ended as they should, or no record
+      can be used.
   """
   from stepdistill_jax.teacher.collect import outcomes
 
-  imported = None
+  imported = useless = None
   stopped = outcome.progress.stopped
-  enough = outcome.success_ratio >= args.min_success_ratio
+  enough = (outcome.total > 0
+            and outcome.success_ratio >= args.min_success_ratio)
   if enough and not stopped and not args.no_records:
-    imported = outcomes.write_records(
-        outcome, args.records, args.reject_wrong)
+    try:
+      imported = outcomes.write_records(
+          outcome, args.records_dir, args.reject_wrong)
+    except errors.UserError as error:
+      useless = error
   if args.json:
     print(json.dumps(outcomes.as_json(outcome, imported)))
   else:
     print("\n".join(outcomes.lines(outcome, imported)))
+  if useless is not None:
+    raise errors.UserError(
+        f"{useless}; the completions are kept in {outcome.folder}: see "
+        f"`stepdistill teacher audit {outcome.folder}`") from useless
   return outcomes.judge(outcome, args.min_success_ratio)
 
 

@@ -131,7 +131,7 @@ def test_hostile_rows_end_as_records_of_their_own(tmp_path, endpoint):
   with testing.loopback() as server:
     argv = testing.command(
         rows, tmp_path / "c", server, "--columns=", f"--endpoint={endpoint}",
-        f"--records={tmp_path / 'records'}")
+        f"--records_dir={tmp_path / 'records'}")
     argv.remove("--no_records")
     ended = run(argv)
   assert ended.returncode == 0, ended.stderr

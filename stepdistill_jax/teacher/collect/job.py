@@ -115,8 +115,9 @@ class Outcome:
   progress: loop.Progress
 
   @property
-  def success_ratio(self) -> float:
-    return self.usable / self.total if self.total else 0.0
+  def success_ratio(self) -> float | None:
+    """None where no row could be asked about."""
+    return self.usable / self.total if self.total else None
 
 
 class Job:

@@ -64,7 +64,9 @@ def lines(outcome: job.Outcome, imported) -> list[str]:
   """The outcome for a person."""
   progress = outcome.progress
   told = [f"{outcome.usable:,} of {outcome.total:,} completions ended as they "
-          f"should ({outcome.success_ratio:.1%}) -> {outcome.folder}"]
+          "should" + ("" if outcome.success_ratio is None else
+                      f" ({outcome.success_ratio:.1%})")
+          + f" -> {outcome.folder}"]
   others = {reason: count for reason, count in outcome.endings.items()
             if reason != "stop"}
   if others:
@@ -113,6 +115,12 @@ def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
     print(f"note: {_STOPS[loop.BUDGET]}; {outcome.missing:,} completions are "
           "missing")
     return 0
+  if outcome.success_ratio is None:
+    raise errors.UserError(
+        "no row could be asked about: "
+        + (", ".join(f"{entry['count']:,} {reason} ({entry['examples'][0]})"
+                     for reason, entry in outcome.dropped.items())
+           or "the source is empty"))
   if outcome.success_ratio < min_success_ratio:
     others = {reason: count for reason, count in outcome.endings.items()
               if reason != "stop"}

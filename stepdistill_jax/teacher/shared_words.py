@@ -1,0 +1,37 @@
+"""The share of a text's words that another text has: audit, filters, scores.
+
+One measure, so that a filter's threshold can be chosen from an audit and a
+student's rationales compared with its teacher's.
+"""
+
+from __future__ import annotations
+
+import re
+
+_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
+# Words that nearly every text has, so that sharing them says nothing.
+_COMMON = frozenset(
+    "a an and are as at be been but by can could did do does for from had has "
+    "have he her hers him his i if in into is it its may no not of on or she "
+    "so some that the their them then there these they this those to was we "
+    "were what when where which who will with would you your".split())
+
+
+def content_words(text: str) -> set[str]:
+  """The words and numbers of a text, in lower case, without common words."""
+  return set(_WORD.findall(text.lower())) - _COMMON
+
+
+def share_found(text: str, source: str) -> float | None:
+  """Share of the content words of `text` that `source` has too.
+
+  >>> share_found("The dog runs fast.", "A dog runs.")
+  0.6666666666666666
+
+  Returns:
+    From 0 to 1, each distinct word once; None where `text` has none.
+  """
+  words = content_words(text)
+  if not words:
+    return None
+  return len(words & content_words(source)) / len(words)
