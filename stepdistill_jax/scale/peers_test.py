@@ -17,7 +17,7 @@ def test_an_orderly_end_is_no_loss():
     with peers.watched(
         index, count, "127.0.0.1",
         lambda text: [port.put(text) for _ in range(count - 1)], port.get,
-        lost.put):
+        lambda *who: lost.put(who)):
       together.wait(10)
 
   threads = [threading.Thread(target=process, args=(i,)) for i in range(count)]
@@ -33,10 +33,10 @@ def test_an_orderly_end_is_no_loss():
 def test_a_connection_that_ends_without_bye_is_a_loss(text):
   ours, theirs = socket.socketpair()
   lost = queue.Queue()
-  watch = peers._Watch({ours: 7}, lost.put)  # pylint: disable=protected-access
+  watch = peers._Watch({ours: 7}, lambda *who: lost.put(who))  # pylint: disable=protected-access
   watch.start()
   if text:
     theirs.sendall(text)
   theirs.close()
-  assert lost.get(timeout=10) == 7
+  assert lost.get(timeout=10) == (7, None)
   watch.join(10)
