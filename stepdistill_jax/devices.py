@@ -48,7 +48,8 @@ def present() -> dict[str, list[str]]:
   return {platform: nodes for platform, nodes in found.items() if nodes}
 
 
-def _names(found: dict[str, list[str]]) -> str:
+def names(found: dict[str, list[str]]) -> str:
+  """Device nodes for a line of text."""
   return ", ".join(node for nodes in found.values() for node in nodes)
 
 
@@ -105,7 +106,7 @@ def _refusal(found, lines, error: Exception | None) -> errors.UserError:
     order = ("TensorFlow was imported before JAX's devices were started, which "
              "can hide a GPU: call jax.devices() first; else ")
   return errors.UserError(
-      f"this machine has an accelerator ({_names(found)}) that JAX cannot use: "
+      f"this machine has an accelerator ({names(found)}) that JAX cannot use: "
       f"{_reason(found, lines, error)}; {order}"
       f"{' or '.join(_PLUGINS[p][2] for p in found)}, or set JAX_PLATFORMS=cpu "
       "to run on the CPU")
@@ -160,6 +161,6 @@ def description() -> str:
              if len(set(each)) == 1 else
              f", by process: {', '.join(each)}")
   if first.platform == "cpu" and present():
-    text += (f"; JAX_PLATFORMS=cpu leaves this machine's {_names(present())} "
+    text += (f"; JAX_PLATFORMS=cpu leaves this machine's {names(present())} "
              "alone")
   return text
