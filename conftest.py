@@ -10,12 +10,16 @@ import tempfile
 # models again and again; the folder stays between sessions, as a user's does.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(
     pathlib.Path(tempfile.gettempdir()) / "stepdistill_jax_test_cache"))
+# Tests mean the CPU, whatever the machine has, unless told otherwise.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest  # pylint: disable=g-import-not-at-top
 
 from stepdistill_jax import runtime  # pylint: disable=g-import-not-at-top
 
 runtime.configure()
+# Some tests use torch, after others have loaded TensorFlow in their process.
+runtime.load_triton()
 
 # A shell's background job ignores Ctrl-C, and so would the runs that tests
 # start and interrupt.

@@ -188,13 +188,15 @@ def main() -> None:
   parser.add_argument("--limit", type=int, default=None)
   args = parser.parse_args()
   os.environ["STEPDISTILL_VOCAB"] = args.vocabulary
+  from stepdistill_jax import devices
   from stepdistill_jax import runtime
 
   runtime.configure()
+  transformers = runtime.import_transformers()
+  print(f"ours on {devices.description()}, transformers on the CPU")
   runtime.import_tensorflow()
   import sentencepiece
   import torch
-  import transformers
 
   transformers.logging.set_verbosity_error()
   transformers.utils.logging.disable_progress_bar()

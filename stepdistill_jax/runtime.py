@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import glob
 import importlib.util
 import logging as python_logging
 import os
@@ -21,6 +20,7 @@ import time
 from typing import Iterator
 import warnings
 
+from stepdistill_jax import devices
 from stepdistill_jax import errors
 from stepdistill_jax import locations
 
@@ -69,9 +69,7 @@ def _without_absent_tpus() -> dict[str, str]:
   `stepdistill plan` needs libtpu on machines without TPUs; there JAX would
   ask a cloud's metadata, and complain in several lines, at every start.
   """
-  if importlib.util.find_spec("libtpu") is None or any(
-      glob.glob(pattern) for pattern in (
-          "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd")):
+  if importlib.util.find_spec("libtpu") is None or devices.present():
     return {}
   return {"JAX_PLATFORMS": "cpu"}
 
@@ -170,6 +168,7 @@ def _not_importable(name: str) -> Iterator[None]:
 def import_tensorflow():
   """Imports TensorFlow quietly, and off the accelerators.
 
+  After `devices.start` where the process computes: see there.
   It only reads data here and must not take JAX's memory. While it is
   imported it tells of missing GPU drivers, whatever the environment says, and
   Keras, which comes with it, would load scikit-learn for wrappers that nobody
@@ -183,3 +182,40 @@ def import_tensorflow():
     except (RuntimeError, ValueError):
       pass  # Already in use, by the caller's choice.
   return tf
+
+
+def load_triton() -> None:
+  """Loads triton, which torch's CUDA build brings, if it is installed.
+
+  Loaded after TensorFlow it ends the process, by LLVM options that both
+  register; the other order works. What uses torch calls this first, and loads
+  TensorFlow later or never.
+
+  Raises:
+    errors.UserError: TensorFlow is there already.
+  """
+  if "triton" in sys.modules or importlib.util.find_spec("triton") is None:
+    return
+  if "tensorflow" in sys.modules:
+    raise errors.UserError(
+        "TensorFlow is loaded in this process, and torch's triton would crash "
+        "it: import triton before TensorFlow (`tasks`, `seqio` and `t5x` load "
+        "it), or run this in a process of its own")
+  import triton  # pylint: disable=g-import-not-at-top,unused-import
+
+
+def import_transformers():
+  """Imports transformers and torch, in an order that is safe.
+
+  Raises:
+    errors.UserError: see `load_triton`; or they are not installed.
+  """
+  load_triton()
+  try:
+    import torch  # pylint: disable=g-import-not-at-top,unused-import
+    import transformers  # pylint: disable=g-import-not-at-top
+  except ModuleNotFoundError as error:
+    raise errors.UserError(
+        "--hf needs transformers and torch; install them with "
+        "`pip install 'stepdistill_jax[hf]'`") from error
+  return transformers

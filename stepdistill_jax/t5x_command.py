@@ -23,6 +23,7 @@ import time
 from typing import Any, Iterator, Optional, Sequence
 
 from stepdistill_jax import argument_parser
+from stepdistill_jax import devices
 from stepdistill_jax import errors
 from stepdistill_jax import gin_arguments
 from stepdistill_jax import runtime
@@ -147,19 +148,21 @@ def run(
   from stepdistill_jax import run_record  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.embedded_t5x import main as t5x_main  # pylint: disable=g-import-not-at-top
   processes.join(cluster)
-  runtime.import_tensorflow()
   if command is None:
     runtime.START_TIME = time.time()
     command = ["t5x", mode, *(f"--gin_file={f}" for f in gin_files),
                *(f"--gin_bindings={b}" for b in gin_bindings)]
-  with (processes.guard(), _one_tells(progress),
-        run_record.launched(command, allow_config_change, strict)):
-    progress.say(_first_line(mode, cluster))
-    return t5x_main.launch(
-        mode, gin_files, gin_bindings, gin_search_paths=gin_search_paths,
-        tfds_data_dir=tfds_data_dir,
-        seqio_additional_cache_dirs=seqio_additional_cache_dirs,
-        dry_run=dry_run)
+  with processes.guard():
+    where = "" if dry_run else f", {devices.description()}"
+    runtime.import_tensorflow()
+    with (_one_tells(progress),
+          run_record.launched(command, allow_config_change, strict)):
+      progress.say(_first_line(mode, cluster) + where)
+      return t5x_main.launch(
+          mode, gin_files, gin_bindings, gin_search_paths=gin_search_paths,
+          tfds_data_dir=tfds_data_dir,
+          seqio_additional_cache_dirs=seqio_additional_cache_dirs,
+          dry_run=dry_run)
 
 
 class _Silent:
@@ -190,11 +193,8 @@ def _first_line(mode: str, cluster: Optional[processes.Cluster]) -> str:
   engine = t5x_finder.current_engine()
   name = {"google": "Google's T5X",
           "embedded": "stepdistill_jax's embedded T5X"}[engine]
-  several = ""
-  if cluster is not None:
-    import jax  # pylint: disable=g-import-not-at-top
-    several = f", {jax.process_count()} processes by {cluster.kind}"
-  return f"t5x {mode}: engine {engine} ({name}){several}"
+  started = "" if cluster is None else f", started by {cluster.kind}"
+  return f"t5x {mode}: engine {engine} ({name}){started}"
 
 
 def _split(paths: str) -> list[str]:

@@ -6,6 +6,7 @@ import sys
 import pytest
 import seqio
 
+from stepdistill_jax import devices
 from stepdistill_jax import errors
 from stepdistill_jax import gin_config
 from stepdistill_jax import t5x_command
@@ -39,6 +40,14 @@ def test_missing_macros_are_all_named(capsys):
   line = fail(capsys, *TRAIN)
   assert "macros not set: MODEL_DIR, TRAIN_STEPS;" in line
   assert "--gin.MODEL_DIR=VALUE" in line
+
+
+def test_the_first_line_names_engine_and_devices(capsys):
+  assert t5x_command.main(TRAIN) == errors.USER_ERROR_EXIT_CODE
+  first = capsys.readouterr().err.splitlines()[0]
+  assert first == (
+      "t5x train: engine embedded (stepdistill_jax's embedded T5X), "
+      + devices.description())
 
 
 def test_unknown_gin_file_lists_near_ones(capsys):

@@ -12,6 +12,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 import numpy as np
 
+from stepdistill_jax import devices as devices_lib
 from stepdistill_jax import errors
 
 # (x, y, z, core) on a TPU, (host, device of the host) elsewhere.
@@ -73,11 +74,11 @@ def devices_here(backend: str | None = None) -> Sequence[jax.Device]:
   """All devices of the run, or those that are pretended."""
   if _pretended is not None:
     return _pretended
+  if backend is None:
+    return devices_lib.start()
   try:
     return jax.devices(backend)
   except RuntimeError as error:
-    if backend is None:
-      raise
     raise errors.UserError(
         f"PjitPartitioner.backend = {backend!r}: {error}; None takes what the "
         "machine has") from error

@@ -9,6 +9,12 @@ from typing import Any, Callable, Mapping, Sequence
 
 from etils import epath
 import jax
+
+from stepdistill_jax import devices
+
+# A notebook has no command that does it; later is too late for a GPU.
+devices.start()
+# pylint: disable=g-import-not-at-top,wrong-import-position
 import seqio
 import tensorflow as tf
 

@@ -12,6 +12,7 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 
 from stepdistill_jax import errors
+from stepdistill_jax import runtime
 from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation import decoded as decoded_lib
 from stepdistill_jax.evaluation import examples as examples_lib
@@ -244,12 +245,7 @@ def _as_t5x(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
 
 
 def _load_tokenizer(path: pathlib.Path):
-  try:
-    import transformers
-  except ModuleNotFoundError as error:
-    raise errors.UserError(
-        "--hf needs transformers and torch; install them with "
-        "`pip install 'stepdistill_jax[hf]'`") from error
+  transformers = runtime.import_transformers()
   transformers.logging.set_verbosity_error()
   # Without its file transformers makes a tokenizer that knows no word.
   if not any((path / name).is_file() for name in _TOKENIZER_FILES):

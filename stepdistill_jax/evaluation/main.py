@@ -155,10 +155,19 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+  from stepdistill_jax import devices
   from stepdistill_jax import runtime
 
   runtime.configure()  # Before JAX and TensorFlow are imported.
-  runtime.import_tensorflow()
+  if args.hf:
+    runtime.import_transformers()  # Before TensorFlow, if that is needed.
+    print("stepdistill-eval: Hugging Face students run in torch on the CPU",
+          file=sys.stderr)
+  if args.checkpoint:
+    print(f"stepdistill-eval: checkpoints run on {devices.description()}",
+          file=sys.stderr)
+  if args.checkpoint or args.gin_file:
+    runtime.import_tensorflow()
   from stepdistill_jax.evaluation import configuration
 
   config, model_config = configuration.from_flags(args)

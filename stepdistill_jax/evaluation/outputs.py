@@ -12,6 +12,7 @@ from typing import Any, Mapping, Sequence
 
 import stepdistill_jax
 from stepdistill_jax import errors
+from stepdistill_jax import runtime
 from stepdistill_jax.evaluation import html_report
 from stepdistill_jax.evaluation import plots as plots_lib
 from stepdistill_jax.evaluation import text_report
@@ -131,8 +132,7 @@ def _write_csv(path: pathlib.Path, results: dict[str, Any]) -> pathlib.Path:
 def _write_tensorboard(folder: pathlib.Path,
                        results: dict[str, Any]) -> pathlib.Path:
   """Writes accuracies as scalars, a run a system, at the checkpoint's step."""
-  import tensorflow as tf
-
+  tf = runtime.import_tensorflow()
   for s in results["systems"]:
     writer = tf.summary.create_file_writer(
         str(folder / (s["name"].replace("/", "_").strip(".") or "system")))

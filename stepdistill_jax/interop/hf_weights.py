@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from stepdistill_jax import errors
+from stepdistill_jax import runtime
 from stepdistill_jax.interop import safetensors_files
 
 # In order of preference: (a file, the index of its shards).
@@ -81,6 +82,7 @@ def _read_safetensors(file: pathlib.Path) -> dict[str, Tensor]:
 
 
 def _import_torch(file: pathlib.Path):
+  runtime.load_triton()
   try:
     import torch  # pylint: disable=g-import-not-at-top
   except ImportError as error:

@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       "--workers", type=int, metavar="N", default=None,
       help="students that train beside each other, each on one processor "
-      "(default: 2; 1 with an accelerator or one processor)")
+      "(default: 2; 1 with one processor, or where JAX_PLATFORMS names an "
+      "accelerator)")
   parser.add_argument(
       "--json", action="store_true",
       help="print report.json instead of tables")
@@ -114,7 +115,8 @@ def _run_stages(
     data = benchmark_data.prepare(output_dir, plan)
     console.print(_data_line(plan, data), markup=False, soft_wrap=True)
     console.print(
-        f"students: {len(list(plan.runs()))} of {plan.steps:,} steps each; "
+        f"students: {len(list(plan.runs()))} of {plan.steps:,} steps each on "
+        f"{workers_lib.where(num_workers)}; "
         f"accuracy on {plan.test_stories:,} unseen stories [95% interval]",
         markup=False, soft_wrap=True)
     with display.Display(plan, console) as watcher:

@@ -8,7 +8,6 @@ others read from JAX's compilation cache.
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 from multiprocessing import connection as connection_lib
 import os
@@ -20,6 +19,7 @@ import time
 import traceback
 from typing import Any, Callable, Protocol
 
+from stepdistill_jax import devices
 from stepdistill_jax import errors
 from stepdistill_jax.quickstart import plan as plan_lib
 from stepdistill_jax.quickstart import runs as runs_lib
@@ -28,8 +28,6 @@ from stepdistill_jax.quickstart import runs as runs_lib
 _context = multiprocessing.get_context("spawn")
 _SECONDS_TO_END = 10.0
 _SECONDS_BETWEEN_NEWS = 0.2  # A person reads no faster.
-_ACCELERATOR_PACKAGES = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin",
-                         "jax_rocm7_plugin")
 
 
 class Watcher(Protocol):
@@ -49,14 +47,32 @@ class Watcher(Protocol):
     """Called with a run's scores; seconds is None where all was skipped."""
 
 
+def platforms() -> str:
+  """Where students train: on the CPU, unless $JAX_PLATFORMS says otherwise.
+
+  They are so small that an accelerator would wait for its next program.
+  """
+  return os.environ.get("JAX_PLATFORMS") or "cpu"
+
+
+def where(number: int) -> str:
+  """The same in words, for `number` processes."""
+  chosen = platforms()
+  text = "the CPU" if chosen == "cpu" else f"JAX_PLATFORMS={chosen}"
+  text += ", one at a time" if number == 1 else f", {number} at a time"
+  found = devices.present()
+  if chosen == "cpu" and found:
+    text += (f", without {devices.names(found)} (which JAX_PLATFORMS="
+             f"{next(iter(found))} would take)")
+  return text
+
+
 def default_number() -> int:
   """Two where there are two processors; one for an accelerator.
 
   An accelerator belongs to one process at a time.
   """
-  platforms = os.environ.get("JAX_PLATFORMS", "")
-  if platforms != "cpu" and any(
-      importlib.util.find_spec(name) for name in _ACCELERATOR_PACKAGES):
+  if platforms() != "cpu":
     return 1
   processors = len(os.sched_getaffinity(0)) if hasattr(
       os, "sched_getaffinity") else os.cpu_count() or 1
@@ -107,9 +123,15 @@ def _work(connection, output_dir: pathlib.Path, plan: plan_lib.Plan,
   _end_with_parent()
   if not alone:
     os.environ["NPROC"] = "1"  # Of XLA's threads on a CPU.
+  os.environ["JAX_PLATFORMS"] = platforms()
   from stepdistill_jax import runtime
 
   runtime.configure()
+  try:
+    devices.start()
+  except errors.UserError as error:
+    connection.send(("user_error", str(error)))
+    return
   tensorflow = runtime.import_tensorflow()
   if not alone:
     tensorflow.config.threading.set_inter_op_parallelism_threads(1)

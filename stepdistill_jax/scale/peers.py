@@ -17,6 +17,10 @@ import threading
 from typing import Callable, Iterator
 
 _BYE = b"b"  # Said at an orderly end.
+# Said by a process that fails of itself; a digit is its exit code.
+_CODES = b"123456789"
+# A mistake is mostly made by all: each may find it itself within this time.
+_OWN_SECONDS = 5.0
 _HELLO_BYTES = 8  # The process's index, in text.
 _CONNECT_SECONDS = 60.0
 
@@ -25,7 +29,7 @@ class _Watch(threading.Thread):
   """Waits for connections to end; calls back once if one ends without bye."""
 
   def __init__(self, connections: dict[socket.socket, int],
-               on_lost: Callable[[int], None]):
+               on_lost: Callable[[int, int | None], None]):
     super().__init__(daemon=True, name="peers")
     self._connections = connections
     self._on_lost = on_lost
@@ -45,17 +49,39 @@ class _Watch(threading.Thread):
         except OSError:
           said = b""
         self._selector.unregister(key.fileobj)
-        if said != _BYE:
-          self._on_lost(self._connections[key.fileobj])
-          return
+        if said == _BYE:
+          continue
+        code = int(said) if said and said in _CODES else None
+        if code is not None:
+          self._say(said)
+          self._selector.close()
+          self._woken.settimeout(_OWN_SECONDS)
+          with contextlib.suppress(TimeoutError):
+            self._woken.recv(1)
+            return
+        self._on_lost(self._connections[key.fileobj], code)
+        return
 
-  def end(self) -> None:
-    """Says bye and stops."""
+  def _say(self, what: bytes) -> None:
     for connection in self._connections:
       with contextlib.suppress(OSError):
-        connection.sendall(_BYE)
+        connection.sendall(what)
+
+  def end(self, code: int | None, first: bool) -> None:
+    """Stops, after a word of how; without one if the code is None.
+
+    The first process has JAX's coordination service, without which the others
+    would be aborted with a stack trace: they may end before it.
+    """
+    if code is not None:
+      self._say(str(code).encode() if code else _BYE)
     self._wake.send(b"w")
     self.join()
+    for connection in self._connections if code and first else ():
+      connection.settimeout(2 * _OWN_SECONDS)
+      with contextlib.suppress(OSError):
+        while connection.recv(1):
+          pass
     for connection in (*self._connections, self._wake, self._woken):
       connection.close()
 
@@ -63,11 +89,13 @@ class _Watch(threading.Thread):
 @contextlib.contextmanager
 def watched(
     index: int, count: int, host: str, publish: Callable[[str], None],
-    look_up: Callable[[], str], on_lost: Callable[[int], None]
+    look_up: Callable[[], str], on_lost: Callable[[int, int | None], None],
+    code_of: Callable[[BaseException], int | None] = lambda error: None,
 ) -> Iterator[None]:
-  """Calls `on_lost(index of the lost process)` if one ends without leaving.
+  """Calls `on_lost(index, exit code)` if a process ends without leaving.
 
-  It is called from a thread, at most once, with 0 by all processes but 0.
+  It is called from a thread, at most once, with index 0 by all processes but
+  0. The exit code is None of a process that died without a word.
 
   Args:
     index: of this process.
@@ -76,6 +104,8 @@ def watched(
     publish: process 0 tells its port with it.
     look_up: the others wait for that port.
     on_lost: see above.
+    code_of: an error that ends the block to this process's exit code: what
+      others are given; 0 for an orderly end, None to leave without a word.
   """
   connections = {}
   if index == 0:
@@ -100,7 +130,11 @@ def watched(
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
   watch = _Watch(connections, on_lost)
   watch.start()
+  code = 0
   try:
     yield
+  except BaseException as error:
+    code = code_of(error)
+    raise
   finally:
-    watch.end()
+    watch.end(code, first=index == 0)

@@ -19,6 +19,7 @@ import traceback
 from typing import Any, Callable, Iterator, Mapping, Optional
 import urllib.request
 
+from stepdistill_jax import devices
 from stepdistill_jax import errors
 from stepdistill_jax.scale import peers
 
@@ -99,7 +100,7 @@ def from_flags(
 
 def tpu_vm_workers() -> int:
   """Number of workers of the TPU VM's slice; 1 where this is none."""
-  if not (os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")):
+  if "tpu" not in devices.present():
     return 1
   request = urllib.request.Request(
       _METADATA, headers={"Metadata-Flavor": "Google"})
@@ -244,51 +245,72 @@ def guard(exit_now: Callable[[int], Any] = os._exit) -> Iterator[None]:
   if not jax.distributed.is_initialized():
     yield
     return
-  who = f"process {jax.process_index()} of {jax.process_count()}"
+  state = _state()  # JAX's own functions would start the devices.
+  who = f"process {state.process_id} of {state.num_processes}"
 
-  def lost_one(index: int) -> None:
+  def lost_one(index: int, code: Optional[int]) -> None:
     print(f"{who}: process {index} is lost; start all of them again: training "
-          "goes on from the last checkpoint", file=sys.stderr, flush=True)
-    exit_now(EXIT_START_AGAIN)
+          "goes on from the last checkpoint" if code is None else
+          f"{who}: process {index} ended by an error, which it has printed",
+          file=sys.stderr, flush=True)
+    exit_now(EXIT_START_AGAIN if code is None else code)
 
   try:
     with _watched(lost_one):
+      exchange("joined", "")
+      # A process without its accelerator fails here, alone: the others wait
+      # for its devices, and are ended by the watch.
+      devices.start()
       # The first to need a connection between the devices of CPUs waits for
       # the others for 30 seconds only: all are brought together here, before
       # one of them reads or compiles longer.
-      exchange("joined", "")
       multihost_utils.sync_global_devices("joined")
       yield
   except errors.Preempted:
     raise  # All of them have saved, and end in order.
   except Exception as error:  # pylint: disable=broad-except
-    lost = next((e for e in _causes(error) if is_lost_peer(e)), None)
-    if lost is not None:
+    code = _exit_code(error)
+    if code is None:
+      lost = next(e for e in _causes(error) if is_lost_peer(e))
       text, code = (
           f"{who}: another process is lost ({first_line(lost)}); start all of "
           "them again: training goes on from the last checkpoint",
           EXIT_START_AGAIN)
     elif isinstance(error, errors.UserError):
-      text, code = f"{who}: error: {error}", errors.USER_ERROR_EXIT_CODE
+      text = f"{who}: error: {error}"
     else:
-      text, code = f"{who}:\n{traceback.format_exc()}", 1
+      text = f"{who}:\n{traceback.format_exc()}"
     print(text, file=sys.stderr, flush=True)
     sys.stdout.flush()
     exit_now(code)
 
 
-def _watched(on_lost: Callable[[int], None]):
+def _exit_code(error: BaseException) -> Optional[int]:
+  """0 for an orderly end; None where another process is lost."""
+  if isinstance(error, errors.Preempted) or not isinstance(error, Exception):
+    return 0
+  if any(is_lost_peer(e) for e in _causes(error)):
+    return None
+  return (errors.USER_ERROR_EXIT_CODE if isinstance(error, errors.UserError)
+          else 1)
+
+
+def _state():
+  """What JAX knows of the processes before it has devices."""
+  from jax._src import distributed  # pylint: disable=g-import-not-at-top  # JAX has no public way to it.
+  return distributed.global_state
+
+
+def _watched(on_lost: Callable[[int, Optional[int]], None]):
   """`peers.watched` by what JAX's coordination service knows."""
-  import jax  # pylint: disable=g-import-not-at-top
-  from jax._src import distributed  # pylint: disable=g-import-not-at-top  # JAX has no public key-value store.
-  state = distributed.global_state
+  state = _state()
   key = f"stepdistill/{next(_exchanges)}/peers"  # Each run has its own.
   return peers.watched(
-      jax.process_index(), jax.process_count(),
+      state.process_id, state.num_processes,
       state.coordinator_address.rsplit(":", 1)[0].strip("[]"),
       lambda port: state.client.key_value_set(key, port),
       lambda: state.client.blocking_key_value_get(key, LOST_SECONDS * 1000),
-      on_lost)
+      on_lost, _exit_code)
 
 
 def agree(name: str, value: str, what: str) -> None:
@@ -312,16 +334,15 @@ def exchange(name: str, value: str) -> list[str]:
   By the coordination service, not the devices: no shape must be agreed on,
   and nothing is compiled. All processes must call in the same order.
   """
-  import jax  # pylint: disable=g-import-not-at-top
-  if jax.process_count() == 1:
+  state = _state()
+  if state.num_processes == 1:
     return [value]
-  from jax._src import distributed  # pylint: disable=g-import-not-at-top  # JAX has no public key-value store.
-  client = distributed.global_state.client
+  client = state.client
   # A second run in these processes must not read the first one's texts.
   key = f"stepdistill/{next(_exchanges)}/{name}"
-  client.key_value_set(f"{key}/{jax.process_index()}", value)
+  client.key_value_set(f"{key}/{state.process_id}", value)
   client.wait_at_barrier(f"{key}/set", _WAIT_SECONDS * 1000)
   values = [client.blocking_key_value_get(f"{key}/{i}", _WAIT_SECONDS * 1000)
-            for i in range(jax.process_count())]
+            for i in range(state.num_processes)]
   client.wait_at_barrier(f"{key}/got", _WAIT_SECONDS * 1000)
   return values
