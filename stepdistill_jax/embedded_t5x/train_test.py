@@ -113,7 +113,7 @@ def test_other_config_in_the_same_folder_is_refused(whole_run):
 
 
 def test_periods_that_do_not_divide_each_other_are_refused(tmp_path):
-  with pytest.raises(errors.InvalidValue, match=(
+  with pytest.raises(errors.UserError, match=(
       "EVAL_PERIOD = 2 and CHECKPOINT_PERIOD = 3: one must divide.*2 and 4")):
     run_train(tmp_path / "run", "EVAL_PERIOD = 2")
   assert not (tmp_path / "run").exists()

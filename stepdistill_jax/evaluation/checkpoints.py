@@ -47,7 +47,8 @@ class Checkpoint:
   kind = "checkpoint"
 
   def __init__(
-      self, path: str | os.PathLike[str], config: model_config_lib.ModelConfig, *,
+      self, path: str | os.PathLike[str],
+      config: model_config_lib.ModelConfig, *,
       name: str | None = None, records_dir: pathlib.Path | None = None,
       progress=None, strict: bool = False,
   ):

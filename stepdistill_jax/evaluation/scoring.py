@@ -138,7 +138,8 @@ def _breakdowns(benchmark, rows, given, judged) -> dict[str, Any]:
       "by_class": breakdowns.by_class(
           benchmark.labels, [row.label for row in rows],
           [j.parsed for j in judged]) if benchmark.labels else None,
-      "by_length": {"unit": "words", "rows": breakdowns.by_length(lengths, correct)},
+      "by_length": {"unit": "words",
+                    "rows": breakdowns.by_length(lengths, correct)},
       "by_steps": breakdowns.by_steps(
           [breakdowns.number_of_steps(benchmark, row) for row in rows],
           correct),

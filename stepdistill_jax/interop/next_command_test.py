@@ -41,6 +41,7 @@ def test_the_printed_command_fine_tunes_what_was_imported(
     ("t5_1_1/xl", "xl"), ("t5_1_0/base", "base"), ("mt5/large", "large"),
     ("byt5/small", "base"), ("t5_1_0/11B", "xxl")])
 def test_recipes_by_size(known, size):
+  dimensions = gin_model._KNOWN[known]  # pylint: disable=protected-access
   arch = gin_model.architecture.Architecture(
-      *gin_model._KNOWN[known], ("gelu", "linear"), False)  # pylint: disable=protected-access
+      *dimensions, ("gelu", "linear"), False)
   assert gin_model.recipe_size(arch) == size

@@ -46,7 +46,8 @@ def write_run(output_dir, run, correct, answer="attic", rationale="why ."):
       "correct": int(sum(correct)), "accuracy": float(np.mean(correct)),
       "ci95": [0.1, 0.9], "unparsable": 0, "rationales": None,
       "cost": {"parameters": 222_208}}
-  teacher = {**asked, "n": len(correct), "source": "", "name": "teacher simulated", "kind": "teacher", "accuracy": 0.85,
+  teacher = {**asked, "n": len(correct), "source": "",
+             "name": "teacher simulated", "kind": "teacher", "accuracy": 0.85,
              "ci95": [0.8, 0.9]}
   (folder / "results.json").write_text(
       json.dumps({"systems": [scores, teacher]}))

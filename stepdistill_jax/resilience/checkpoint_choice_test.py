@@ -128,7 +128,8 @@ def test_googles_checkpoint_without_a_file_is_told_in_a_line(run):
   largest = max(checkpoint.rglob("d/*"), key=lambda p: p.stat().st_size)
   largest.unlink()
   assert latest(run) == "checkpoint_5"
-  with pytest.raises(errors.UserError, match="cannot be read: orbax finds no") as told:
+  with pytest.raises(
+      errors.UserError, match="cannot be read: orbax finds no") as told:
     checkpoints.load_t5x_checkpoint(str(run), 10)
   assert "\n" not in str(told.value) and len(str(told.value)) < 800
 
