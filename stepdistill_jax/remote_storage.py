@@ -19,12 +19,13 @@ from stepdistill_jax import errors
 
 # Both libraries ask this host, whatever the bucket.
 _HOST = "storage.googleapis.com"
-_OTHER_STORES = ("s3://", "az://", "abfs://", "hf://", "hdfs://", "gcs://",
-                 "file://")
+_OTHER_STORES = tuple(f"{scheme}://" for scheme in (
+    "s3", "az", "abfs", "hf", "hdfs", "gcs", "file"))
 # A name's look-up and a connection together.
 _SECONDS = 20
 _PATH = re.compile(
-    r"(?<![\w/.-])(?!https?:)[a-z][a-z0-9+.-]+://[^\s\"',;)\]]*")
+    rf"(?<![\w/.-])(?:{'|'.join(('gs://', *_OTHER_STORES))})"
+    r"[^\s\"',;)\]]*")
 # One slash: what `pathlib` makes of it.
 _BEGINS = re.compile(r"(?:[^/=]+=)?(?!https?:)[a-z][a-z0-9+.-]+:/")
 _NO_NETWORK = re.compile(
@@ -125,6 +126,14 @@ def _is_of_storage(error: BaseException) -> bool:
   return bool(_PATH.search(str(error)) or re.search(
       r"libcurl|curl error|googleapis\.com|http_response_code", str(error),
       re.I))
+
+
+def is_of_files(error: BaseException) -> bool:
+  """Whether an error is about files, local or remote.
+
+  What TensorFlow raises about remote ones is no OSError.
+  """
+  return isinstance(error, OSError) or explain(error) is not None
 
 
 def explain(error: BaseException) -> str | None:

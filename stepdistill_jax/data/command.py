@@ -13,6 +13,8 @@ from typing import Sequence
 
 from stepdistill_jax import argument_parser
 
+from stepdistill_jax import argument_parser
+
 SUMMARY = "lengths of a data set's sequences; tasks tokenized beforehand"
 
 
@@ -47,7 +49,7 @@ def add_arguments(parser) -> None:
       "--overwrite", action="store_true",
       help="replace older caches of these tasks: needed after an import")
   cache.add_argument(
-      "--beam", metavar="OPTIONS",
+      "--beam", metavar="OPTIONS", type=argument_parser.local_or_remote,
       help="use Apache Beam with these pipeline options, such as "
       "--beam=--runner=DirectRunner")
   cache.set_defaults(data_run=_cache)

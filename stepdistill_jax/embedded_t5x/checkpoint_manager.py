@@ -24,7 +24,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from stepdistill_jax import durable_files, errors, progress
+from stepdistill_jax import (
+    durable_files, errors, progress, remote_storage)
 from stepdistill_jax.embedded_t5x import checkpoint_paths, checkpoint_reading
 from stepdistill_jax.resilience import (
     checkpoint_choice, checkpoint_manifest, disk_errors, fault_points,
@@ -216,8 +217,11 @@ class OrbaxCheckpointManagerInterface:
       for step in self._steps_to_delete():
         retention.delete(checkpoint_paths.get_checkpoint_dir(
             os.fspath(self.directory), step))
-    except OSError as error:
-      progress.say(f"warning: an old checkpoint cannot be deleted: {error}")
+    except Exception as error:
+      if not remote_storage.is_of_files(error):
+        raise
+      progress.say("warning: an old checkpoint cannot be deleted: "
+                   + " ".join(str(error).split()))
 
   def _steps_to_delete(self) -> Sequence[int]:
     steps, metric = self.all_steps(), None

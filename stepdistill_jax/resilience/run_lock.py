@@ -21,6 +21,7 @@ from etils import epath
 
 from stepdistill_jax import errors
 from stepdistill_jax import progress
+from stepdistill_jax import remote_storage
 
 FILE_NAME = "run.lock"
 _BEAT_SECONDS = 15.0
@@ -141,8 +142,11 @@ def held(
     number = 0
     while not done.wait(_BEAT_SECONDS):
       number += 1
-      with contextlib.suppress(OSError):
+      try:
         beat(number)
+      except Exception as error:  # The next one may reach the store again.
+        if not remote_storage.is_of_files(error):
+          raise
 
   beating = threading.Thread(target=keep_beating, daemon=True)
   beating.start()
