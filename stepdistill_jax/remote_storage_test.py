@@ -1,5 +1,6 @@
 """Failures of object stores: asked for once, one line each."""
 
+import threading
 import time
 import urllib.error
 
@@ -61,12 +62,18 @@ def test_a_gin_file_that_names_a_remote_folder(
 
 
 def test_a_store_that_does_not_answer_is_waited_for_a_while(monkeypatch):
+  ended = threading.Event()
+
+  def wait(*unused_args, **unused_options):
+    ended.wait()
+    raise TimeoutError
+
   monkeypatch.setattr(remote_storage, "_SECONDS", 0.05)
-  monkeypatch.setattr(
-      remote_storage.urllib.request, "urlopen", lambda *_, **__: time.sleep(1))
+  monkeypatch.setattr(remote_storage.urllib.request, "urlopen", wait)
   remote_storage._why_not_reachable.cache_clear()
   with pytest.raises(errors.UserError, match="did not answer within 0.05 s"):
     remote_storage.require_reachable("gs://bucket/x")
+  ended.set()
   remote_storage._why_not_reachable.cache_clear()
 
 

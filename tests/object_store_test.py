@@ -44,10 +44,11 @@ def run(command: str) -> None:
   assert argument_parser_test.ends_at_once(command) == 0
 
 
-def train(records, steps: int) -> None:
-  run("t5x train --engine=embedded --allow_config_change "
+def training(records, steps: int, model_dir: str = RUN) -> str:
+  return (
+      "t5x train --engine=embedded --allow_config_change "
       "--gin_file=gin/recipes/svamp_step_by_step.gin "
-      f"--gin.MODEL_DIR='{RUN}' --tfds_data_dir={records} "
+      f"--gin.MODEL_DIR='{model_dir}' --tfds_data_dir={records} "
       f"--gin.TRAIN_STEPS={steps} --gin.BATCH_SIZE=2 --gin.EVAL_PERIOD=0 "
       "--gin.CHECKPOINT_PERIOD=1 --gin.MAX_INPUTS=32 --gin.MAX_LABEL=16 "
       "--gin.MAX_RATIONALE=16 --gin.network.T5Config.vocab_size=384 "
@@ -59,8 +60,8 @@ def train(records, steps: int) -> None:
 
 @pytest.fixture(scope="module")
 def trained(store, records):
-  train(records, 1)
-  train(records, 2)
+  run(training(records, 1))
+  run(training(records, 2))
   return store
 
 
@@ -122,9 +123,7 @@ def test_a_bucket_that_refuses(store, records, capsys):
   store.denied.add("private")
   for command in ("stepdistill checkpoint inspect gs://private/x",
                   "stepdistill-eval --json --checkpoint=gs://private/x",
-                  "t5x train --gin_file=gin/recipes/svamp_step_by_step.gin "
-                  f"--tfds_data_dir={records} "
-                  "--gin.MODEL_DIR='gs://private/x'"):
+                  training(records, 1, "gs://private/x")):
     assert argument_parser_test.ends_at_once(command) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: gs://private/x"), line
