@@ -155,6 +155,8 @@ def run(
   with processes.guard():
     where = "" if dry_run else f", {devices.description()}"
     runtime.import_tensorflow()
+    # Together again: the devices of CPUs wait for each other for 30 s only.
+    processes.exchange("imported", "")
     with (_one_tells(progress),
           run_record.launched(command, allow_config_change, strict)):
       progress.say(_first_line(mode, cluster) + where)
