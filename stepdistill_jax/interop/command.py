@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "stepdistill checkpoint import-hf ~/flan-t5-base --output=/models/flan")
   conversion(sub, "FOLDER", "with config.json, weights and tokenizer")
   sub.add_argument("--step", type=_not_negative, default=0,
-                   help="that it gets; TRAIN_STEPS count from it (default 0)")
+                   help="that it gets (default 0); our recipes count their own")
   sub.add_argument(
       "--dtype", choices=("float32", "bfloat16", "source"), default="float32",
       help="of the parameters; float32 (the default) loses nothing")
@@ -174,7 +174,7 @@ def _next_steps(done) -> list[str]:
   return [
       f"its gin file: {done.model_file}",
       "to distill into it: t5x train --gin_file=gin/recipes/"
-      "svamp_step_by_step.gin "
+      "svamp_step_by_step_base.gin "
       f"--gin_file={done.model_file.with_name('student.gin')} "
       "--gin.MODEL_DIR='\"/tmp/run\"'"]
 
