@@ -151,8 +151,8 @@ def tell_whose_steps(path: str, train_state) -> None:
     progress.say(
         f"begins from {path}: the {saved} steps of that do not count, neither "
         "in TRAIN_STEPS nor in schedules and periods")
-  counts = [int(x) for key, x in jax.tree_util.tree_leaves_with_path(
-      jax.device_get(train_state.param_states))
+  counts = [int(jax.device_get(x)) for key, x in (  # Optax's, of schedules.
+      jax.tree_util.tree_leaves_with_path(train_state.param_states))
             if getattr(key[-1], "name", None) == "count"]
   if step and counts and max(counts) == 0:
     progress.say(

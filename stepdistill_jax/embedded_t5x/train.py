@@ -225,7 +225,8 @@ def train(
     if jax.process_index() == 0:
       run_record.start(
           model_dir, engine="embedded", config=config, step=step,
-          begun_from=restore_path, seeds=seeds, data={**data, "shards": data_shards},
+          begun_from=restore_path, seeds=seeds,
+          data={**data, "shards": data_shards},
           devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}")
     run_state = resuming and checkpoint_manager_lib.read_run_state(
         restore_path) or {}
