@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import os
 import sys
-from typing import Callable, Iterable, Iterator, Optional
+import threading
+import traceback
+from typing import Callable, Iterable, Iterator, NoReturn, Optional
 
 USER_ERROR_EXIT_CODE = 2
 # EX_TEMPFAIL: the same command goes on where this one stopped. What starts
@@ -65,6 +68,52 @@ def chain(error: Optional[BaseException]) -> Iterator[BaseException]:
 
 def _one_line(text: str) -> str:
   return " ".join(line.strip() for line in text.splitlines())
+
+
+def _end_now(code: int) -> NoReturn:
+  """Ends the process without waiting for its threads.
+
+  One may compile for minutes, and a data pipeline may never end.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError):
+      stream.flush()
+  os._exit(code)
+
+
+def _end_by_thread(args: threading.ExceptHookArgs) -> None:
+  """A `threading.excepthook` that ends the process, as if it were killed."""
+  if args.exc_type is SystemExit:
+    return
+  name = args.thread.name if args.thread else "?"
+  print(f"error in the thread {name}:", file=sys.stderr)
+  traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback)
+  _end_now(1)
+
+
+def ending_process(command_main: Callable[..., int]) -> Callable[..., int]:
+  """Wraps a main function of `command` that leaves threads behind.
+
+  Called without arguments, as console scripts do, it is the whole process:
+  an error then ends it at once, whatever threads are at work, and so does an
+  error that a thread does not catch.
+  """
+
+  @functools.wraps(command_main)
+  def wrapper(*args, **kwargs) -> int:
+    if args or kwargs:
+      return command_main(*args, **kwargs)
+    threading.excepthook = _end_by_thread
+    try:
+      code = command_main()
+    except Exception:  # pylint: disable=broad-exception-caught
+      traceback.print_exc()
+      code = 1
+    if code in (1, USER_ERROR_EXIT_CODE):
+      _end_now(code)
+    return code
+
+  return wrapper
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -1,5 +1,8 @@
 """Users' mistakes end in one line and exit code 2."""
 
+import subprocess
+import sys
+
 import pytest
 
 from stepdistill_jax import cli, errors
@@ -21,6 +24,33 @@ def test_other_errors_keep_their_traceback():
 
   with pytest.raises(ZeroDivisionError):
     main()
+
+
+@pytest.mark.parametrize("main, code, told", [
+    ("raise errors.UserError('no such file: x')", 2, "error: no such file: x"),
+    ("1 / 0", 1, "ZeroDivisionError: division by zero"),
+    ("threading.Thread(target=lambda: 1 / 0).start(); busy.join()", 1,
+     "error in the thread Thread-2"),
+])
+def test_an_error_ends_a_command_whatever_its_threads_do(main, code, told):
+  """A compilation or a pipeline of data may never end."""
+  program = f"""
+import threading
+from stepdistill_jax import errors
+
+@errors.ending_process
+@errors.command
+def main():
+  busy = threading.Thread(target=threading.Event().wait)
+  busy.start()
+  {main}
+
+main()
+"""
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True,
+                        text=True, timeout=60, check=False)
+  assert done.returncode == code, done.stderr
+  assert told in done.stderr
 
 
 def test_near_names_come_first():

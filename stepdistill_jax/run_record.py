@@ -151,8 +151,8 @@ def _tell_what_follows(
 
 def start(
     model_dir, *, engine: str, config: Mapping[str, str], step: int,
-    seeds: Mapping[str, int], data: Mapping[str, Any],
-    devices: str) -> dict[str, Any]:
+    seeds: Mapping[str, int], data: Mapping[str, Any], devices: str,
+    begun_from: Optional[str] = None) -> dict[str, Any]:
   """Enters a start or restart in the record and returns it.
 
   Args:
@@ -163,6 +163,7 @@ def start(
     seeds: of the model and of the data.
     data: what is known of the training data.
     devices: in words.
+    begun_from: the checkpoint; None for none.
   """
   record = read(model_dir) or {
       "schema_version": SCHEMA_VERSION, "created": _now(), "starts": []}
@@ -172,7 +173,7 @@ def start(
     progress.say(f"{'; '.join(changed.values())}: results may differ in their "
                  "last bits from those of a run on one of them")
   record["starts"].append({
-      "time": _now(), "step": step,
+      "time": _now(), "step": step, "checkpoint": begun_from,
       "command": _options["command"] or list(sys.argv),
       "versions": now, "devices": devices,
       "config_changes": list(

@@ -38,3 +38,26 @@ def text(name: str, value: Any) -> str:
   if not isinstance(value, str):
     raise errors.UserError(f"{name} must be a text, got {value!r}")
   return value
+
+
+def vocabulary_fits(model: Any, task: str) -> None:
+  """Raises UserError if a model has fewer embeddings than there are tokens.
+
+  A token without a row of its own would be read as another, in silence.
+
+  Args:
+    model: a `t5x.models.BaseTransformerModel`; one whose module does not say
+      its `config.vocab_size` is not checked.
+    task: whose vocabularies the model has.
+  """
+  config = getattr(getattr(model, "module", None), "config", None)
+  rows = getattr(config, "vocab_size", None)
+  needed = max(model.input_vocabulary.vocab_size,
+               model.output_vocabulary.vocab_size)
+  if rows is None or rows >= needed:
+    return
+  name = f"network.{type(config).__name__}.vocab_size"
+  raise errors.UserError(
+      f"{name} = {rows} is less than the {needed} tokens of the vocabulary of "
+      f"task {task}; set {name} = {-(-needed // 128) * 128} (the next multiple "
+      "of 128), or, for a checkpoint with fewer rows, VOCABULARY to its own")

@@ -203,6 +203,7 @@ def _split(paths: str) -> list[str]:
   return [p for p in paths.split(",") if p]
 
 
+@errors.ending_process
 @errors.command
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Entry point of the `t5x` console script."""

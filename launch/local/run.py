@@ -110,7 +110,7 @@ class Processes:
     for index in range(args.processes):
       command, changes = command_of(index, port, args)
       self.all.append(subprocess.Popen(
-          command, env={**os.environ, **changes}, text=True,
+          command, env={**os.environ, **changes}, text=True, errors="replace",
           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
           # Ctrl-C reaches them through this one alone, once.
           start_new_session=True))

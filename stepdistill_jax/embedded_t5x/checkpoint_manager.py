@@ -130,7 +130,7 @@ class OrbaxCheckpointManagerInterface:
     self._finisher = concurrent.futures.ThreadPoolExecutor(1)
     self._finishing: concurrent.futures.Future | None = None
     self._orbax_wrote = threading.Event()
-    self._failed = False
+    self._orbax_ended = False
     self._newest: int | None = None
 
   @property
@@ -174,15 +174,26 @@ class OrbaxCheckpointManagerInterface:
 
   def wait_until_finished(self) -> None:
     """Waits for what is being written; raises UserError if that failed."""
+    self._take_errors(wait=True)
+
+  def check_for_errors(self) -> None:
+    """Raises UserError if what is being written has failed; does not wait."""
+    self._take_errors(wait=False)
+
+  def _take_errors(self, wait: bool) -> None:
     if self._lazy_checkpointer is None:
       return
     with _told_to_user(self.directory):
       try:
-        self._lazy_checkpointer.wait_until_finished()
+        if wait:
+          self._lazy_checkpointer.wait_until_finished()
+          self._orbax_ended = True
+        else:
+          self._lazy_checkpointer.check_for_errors()
       except BaseException:
-        self._failed = True
+        self._orbax_ended, self._finishing = True, None
         raise
-      if self._finishing is not None:
+      if self._finishing is not None and (wait or self._finishing.done()):
         finishing, self._finishing = self._finishing, None
         finishing.result()
 
@@ -202,8 +213,9 @@ class OrbaxCheckpointManagerInterface:
     # store, writes its last file.
     last = written / _COMMITTED if written == final else written
     while not (self._orbax_wrote.wait(0.02) and last.exists()):
-      if self._failed:
-        return
+      if self._orbax_ended and not last.exists():
+        # It failed, or what it wrote is gone: there is nothing to wait for.
+        raise FileNotFoundError(f"{last} is not there")
       time.sleep(0.005)
     fault_points.reach("checkpoint_written")
     self.before_commit()
@@ -276,7 +288,7 @@ class OrbaxCheckpointManagerInterface:
       written = final if "://" in os.fspath(final) else (
           final.with_name(final.name + _UNCHECKED))
       self._orbax_wrote.clear()
-      self._failed = False
+      self._orbax_ended = False
       self._newest = step
       self._checkpointer.save(
           written, args=ocp.args.Composite(**args),

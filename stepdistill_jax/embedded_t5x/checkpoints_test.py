@@ -1,6 +1,9 @@
 """Checkpoints: saved, restored whole, in part, renamed, in other dtypes."""
 
+import concurrent.futures
+import errno
 import json
+import os
 import shutil
 
 import flax.core
@@ -18,6 +21,7 @@ from stepdistill_jax.embedded_t5x import checkpoint_config
 from stepdistill_jax.embedded_t5x import checkpoints
 from stepdistill_jax.embedded_t5x import partitioning
 from stepdistill_jax.embedded_t5x import state_initializer
+from stepdistill_jax.resilience import checkpoint_manifest
 
 PARTITIONER = partitioning.PjitPartitioner(num_partitions=1)
 AXES = {"kernel": ("embed", "mlp"), "scale": ("embed",)}
@@ -143,6 +147,26 @@ def test_keeps_the_latest(tmp_path):
   manager.wait_until_finished()
   assert manager.all_steps() == checkpoints.all_steps(str(tmp_path)) == [2, 3]
   assert manager.latest_step() == checkpoints.latest_step(str(tmp_path)) == 3
+  manager.close()
+
+
+def test_what_fails_behind_is_raised_by_the_next_look(tmp_path, monkeypatch):
+  def full(unused_folder):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  initializer = Model("a").initializer()
+  manager = checkpoints.OrbaxCheckpointManagerInterface(
+      str(tmp_path), initializer.global_train_state_shape, PARTITIONER)
+  monkeypatch.setattr(checkpoint_manifest, "write", full)
+  manager.save(initializer.from_scratch(jax.random.PRNGKey(0)))
+  concurrent.futures.wait([manager._finishing])
+  with pytest.raises(errors.UserError, match="no space is left"):
+    manager.check_for_errors()
+  manager.check_for_errors()  # Once.
+  manager.wait_until_finished()
+  # What orbax has written and is gone is not waited for.
+  with pytest.raises(FileNotFoundError):
+    manager._finish(tmp_path / "gone", tmp_path / "checkpoint_1")
   manager.close()
 
 

@@ -23,6 +23,7 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax import errors
+from stepdistill_jax import setting_checks
 from stepdistill_jax import tasks_finder
 from stepdistill_jax.data import pipelines
 
@@ -309,6 +310,7 @@ def verify_matching_vocabs(cfg: DatasetConfig, model) -> None:
     raise errors.UserError(
         f"the vocabularies of task {cfg.mixture_or_task_name} {of_task} are "
         f"not those of the model {of_model}; set VOCABULARY to the task's")
+  setting_checks.vocabulary_fits(model, str(cfg.mixture_or_task_name))
 
 
 def get_zeros_batch_like_spec(batch_spec: Mapping[str, jax.ShapeDtypeStruct]):

@@ -113,6 +113,7 @@ def launch(
       ) from error
 
 
+@errors.ending_process
 def main(argv: Sequence[str] | None = None) -> int:
   """T5X's own command line: `--run_mode=train` among the flags."""
   from stepdistill_jax import t5x_command  # pylint: disable=g-import-not-at-top

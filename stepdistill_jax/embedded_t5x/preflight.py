@@ -12,6 +12,7 @@ import jax
 import seqio
 
 from stepdistill_jax import errors
+from stepdistill_jax import progress
 from stepdistill_jax import run_record
 from stepdistill_jax import setting_checks
 from stepdistill_jax.embedded_t5x import (
@@ -124,8 +125,7 @@ def find_checkpoint(
   candidates = []
   if os.path.isdir(model_dir) or "://" in model_dir:
     candidates.append(checkpoint_config.RestoreCheckpointConfig(
-        path=model_dir, mode="latest",
-        dtype=save_cfg.dtype if save_cfg else "float32",
+        path=model_dir, mode="latest",  # In the saved dtype: no more rounding.
         restore_dataset=bool(save_cfg and save_cfg.save_dataset)))
   if restore_cfg is not None and restore_cfg.path:
     if restore_cfg.mode == "all":
@@ -149,6 +149,31 @@ def find_checkpoint(
         checkpoint_choice.set_aside(
             checkpoint_paths.get_checkpoint_dir(folder, newer))
   return cfg, paths[0]
+
+
+def tell_whose_steps(path: str, train_state) -> None:
+  """Reports which steps a run counts that begins from another's checkpoint.
+
+  Args:
+    path: of the checkpoint.
+    train_state: as it was restored from that.
+  """
+  step = int(jax.device_get(train_state.step))
+  saved = checkpoint_paths.step_of(os.path.basename(path.rstrip("/")))
+  if step == 0 and saved:
+    progress.say(
+        f"begins from {path}: the {saved} steps of that do not count, neither "
+        "in TRAIN_STEPS nor in schedules and periods")
+  counts = [int(jax.device_get(x)) for key, x in (  # Optax's, of schedules.
+      jax.tree_util.tree_leaves_with_path(train_state.param_states))
+            if getattr(key[-1], "name", None) == "count"]
+  if step and counts and max(counts) == 0:
+    progress.say(
+        f"warning: begins from {path} at step {step}, but the optimizer counts "
+        "its steps, and follows its own schedule, from 0: learning_rate in "
+        "the logs and schedules of weights are those of other steps; bind "
+        "utils.RestoreCheckpointConfig.assignment_map = "
+        "((r'state/.*', None),) to begin from 0 in all of them")
 
 
 def describe_data(cfg: datasets.DatasetConfig) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ import flax.core
 from flax import traverse_util
 import jax
 
-from stepdistill_jax import errors
+from stepdistill_jax import errors, progress
 from stepdistill_jax.embedded_t5x import (
     checkpoint_config, train_state as train_state_lib)
 
@@ -108,6 +108,26 @@ class TrainStateInitializer:
       self, ckpt_cfgs, *, init_rng: jax.Array, ds_iter=None):
     state = self.from_checkpoint(ckpt_cfgs, ds_iter=ds_iter, init_rng=init_rng)
     return self.from_scratch(init_rng) if state is None else state
+
+
+def cast_like(shapes, train_state, path: str | None):
+  """Casts a train state to the dtypes that programs are compiled for.
+
+  Args:
+    shapes: the state with `jax.ShapeDtypeStruct` leaves.
+    train_state: as it was restored or made.
+    path: the checkpoint that it is from, to report a cast of its parameters.
+  """
+  cast = lambda x, shape: x if x.dtype == shape.dtype else x.astype(shape.dtype)
+  before = {str(x.dtype) for x in jax.tree.leaves(train_state.params)}
+  cast_state = jax.tree.map(cast, train_state, shapes)
+  after = {str(x.dtype) for x in jax.tree.leaves(cast_state.params)}
+  if before - after:
+    progress.say(
+        f"the parameters of {path} are {', '.join(sorted(before - after))}, "
+        f"and are trained in {', '.join(sorted(after))}: they go on from what "
+        f"was saved, rounded")
+  return cast_state
 
 
 def key_of_seed(seed: int | None) -> jax.Array | None:

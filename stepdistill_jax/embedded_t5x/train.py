@@ -13,7 +13,7 @@ import functools
 import gc
 import os
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import jax
 import seqio
@@ -77,11 +77,12 @@ def train(
   """Trains a model, going on from the last checkpoint of `model_dir`.
 
   Args:
-    total_steps: the step to end at, those of the initial checkpoint included.
+    total_steps: the step to end at; if the step of the initial checkpoint is
+      restored, that is counted too.
     eval_steps: number of batches of a training evaluation.
     eval_period: in steps; 0 evaluates at the end only.
-    relative_steps: steps after those of the initial checkpoint; if set,
-      `total_steps` is ignored.
+    relative_steps: steps after the run's first, however often it is
+      interrupted; if set, `total_steps` is ignored.
     stats_period: number of steps that metrics are merged over.
     random_seed: of initialization and dropout. None takes a new one, and
       random bits that are fast but differ between shardings.
@@ -173,8 +174,7 @@ def train(
         train_state_axes=initializer.train_state_axes,
         eval_names=(), summary_dir=model_dir, rng=trainer_rng))
     trainer.check_batch_size(layout.batch_size)
-    background = stack.enter_context(
-        concurrent.futures.ThreadPoolExecutor(1))
+    background = stack.enter_context(_background_thread())
 
     def compile_train() -> None:
       with random_bits():  # A thread does not see another's contexts.
@@ -199,18 +199,26 @@ def train(
       manager.before_commit = train_metrics.flush
     if train_state is None:
       train_state = initializer.from_scratch(init_rng)
-    trainer.train_state = train_state
+    elif jax.process_index() == 0 and not resuming:
+      preflight.tell_whose_steps(restore_path, train_state)
+    trainer.train_state = state_initializer.cast_like(
+        state_shape, train_state, restore_path)
     step = int(jax.device_get(train_state.step))
     del train_state  # The trainer's is donated at the first step.
+    first_step = _first_step_of_run(model_dir, step)
     if relative_steps:
-      total_steps = step + relative_steps
+      total_steps = first_step + relative_steps
     if total_steps < step:
       raise errors.UserError(
-          f"TRAIN_STEPS={total_steps} is less than the checkpoint's step, "
-          f"{step}; TRAIN_STEPS counts those steps too")
+          f"TRAIN_STEPS={total_steps} is less than the step of {restore_path}, "
+          f"{step}, " + (
+              "which this run has reached" if resuming else
+              "which is counted; to count the run's own steps alone, bind "
+              "utils.RestoreCheckpointConfig.assignment_map = "
+              "((r'state/.*', None),) and fallback_to_scratch = True"))
     if resuming and not (restore_cfg and restore_cfg.restore_dataset):
       # The batches of the steps behind us, whatever they began from.
-      train_iter.skip(step - _first_step_of_run(model_dir, step))
+      train_iter.skip(step - first_step)
     utils.log_model_info(
         os.path.join(model_dir, "model-info.txt"), state_shape, partitioner)
     train_metrics.write_scalar(
@@ -218,7 +226,8 @@ def train(
     summarize_config_fn(model_dir, train_metrics.summary_writer, step)
     if jax.process_index() == 0:
       run_record.start(
-          model_dir, engine="embedded", config=config, step=step, seeds=seeds,
+          model_dir, engine="embedded", config=config, step=step,
+          begun_from=restore_path, seeds=seeds,
           data={**data, "shards": data_shards},
           devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}")
     run_state = resuming and checkpoint_manager_lib.read_run_state(
@@ -269,7 +278,7 @@ def train(
         evaluations=evaluations, act=act, concurrent_metrics=concurrent_metrics,
         monitor=guards.Monitor(guards.Guards(), **run_state.get("guards", {})),
         signals=signals, background=background)
-    at_start = step == _first_step_of_run(model_dir, step)
+    at_start = step == first_step
     not_evaluated = run_record.last_evaluation(model_dir) < step
     if run_eval_before_training and evaluations and at_start and not_evaluated:
       loop.evaluate()
@@ -279,6 +288,7 @@ def train(
         and (step == total_steps
              or schedule.evaluation and step % schedule.evaluation == 0))
     if step == total_steps and not evaluate_first:
+      loop.check_threads(wait=True)
       progress.say(f"step {step} is TRAIN_STEPS already: nothing to train")
       return step, trainer.train_state
     if schedule.checkpoint and not resuming:
@@ -299,12 +309,25 @@ def train(
     # The end
     # ------------------------------------------------------------------------
     signals.ends_from_here()
+    loop.check_threads(wait=True)
     if manager is not None:
       manager.wait_until_finished()
     utils.sync_global_devices("trained")
     if jax.process_index() == 0:
       run_record.finish(model_dir, loop.step)
     return loop.step, trainer.train_state
+
+
+@contextlib.contextmanager
+def _background_thread() -> Iterator[concurrent.futures.Executor]:
+  """A thread whose work is waited for at the end, but not by an error."""
+  executor = concurrent.futures.ThreadPoolExecutor(1)
+  try:
+    yield executor
+  except BaseException:  # A compilation may take minutes.
+    executor.shutdown(wait=False, cancel_futures=True)
+    raise
+  executor.shutdown()
 
 
 def _first_step_of_run(model_dir: str, step: int) -> int:

@@ -150,6 +150,7 @@ class TrainLoop:
 
   def __post_init__(self):
     self._unchecked = []  # (step, future of a period's metrics)
+    self._finishing = []  # Futures of evaluations.
 
   def run(self, evaluate_first: bool) -> None:
     """Trains; an interruption has saved, and is raised.
@@ -195,6 +196,7 @@ class TrainLoop:
     if not self.concurrent_metrics:
       self.act("TRAIN", {"train": summary.result()})
     self._check_metrics(all_but=1)  # The devices are past those.
+    self.check_threads()
     return True
 
   def _between_periods(self, saving: save_policy.TimedSaving) -> None:
@@ -223,21 +225,25 @@ class TrainLoop:
     self.trainer.train_metrics_manager.write_scalar(
         "timing/evaluate_seconds", time.time() - start, self.step)
     watchdog.enter(None)
-    self.background.submit(self._finish_evaluation, self.step, future)
+    self._finishing.append(
+        self.background.submit(self._finish_evaluation, self.step, future))
 
   def _finish_evaluation(self, at: int, future) -> None:
     """Tells the results; once they are written, a resumed run knows."""
-    try:
-      metrics = (future.result() or {}) if future is not None else {}
-    except Exception as error:  # pylint: disable=broad-exception-caught
-      # Training goes on; a run that starts again makes up for it.
-      progress_lib.say(f"warning: the evaluation at step {at} failed: {error}")
-      return
+    metrics = (future.result() or {}) if future is not None else {}
     progress_lib.say_metrics("infer-eval", at, metrics)
     for manager in list(self.trainer.eval_metrics_managers.values()):
       manager.flush()
     if jax.process_index() == 0:
       run_record.evaluated(self.model_dir, at)
+
+  def check_threads(self, wait: bool = False) -> None:
+    """Raises what an evaluation or a checkpoint behind the loop has raised."""
+    for future in [f for f in self._finishing if wait or f.done()]:
+      self._finishing.remove(future)
+      future.result()
+    if self.manager is not None:
+      self.manager.check_for_errors()
 
   def _check_metrics(self, all_but: int = 0) -> None:
     """Waits for the metrics of periods so far, and looks at them."""

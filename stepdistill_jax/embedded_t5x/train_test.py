@@ -1,5 +1,6 @@
 """Whole runs through gin files: what they leave, and that they repeat."""
 
+import concurrent.futures
 import json
 import pathlib
 
@@ -102,6 +103,40 @@ def test_saved_data_position_resumes_as_well(whole_run, tmp_path):
   assert list((tmp_path / "checkpoint_3" / "dataset").iterdir())
   _, resumed = run_train(tmp_path, *bindings)
   jax.tree.map(np.testing.assert_array_equal, resumed, whole_run[2])
+
+
+@pytest.mark.parametrize("saved, begun_from", [
+    ("bfloat16", None),  # A run goes on from what it saved.
+    ("float32", "bfloat16"), ("float32", None)])
+def test_restored_state_has_the_dtypes_of_the_program(
+    whole_run, tmp_path, capsys, saved, begun_from):
+  save = f"utils.SaveCheckpointConfig.dtype = {saved!r}"
+  start = ("INITIAL_CHECKPOINT_PATH = "
+           f"{str(whole_run[0] / 'checkpoint_3')!r}",
+           f"utils.RestoreCheckpointConfig.dtype = {begun_from!r}")
+  bindings = (save, *NO_EVAL, *(start if begun_from else ()))
+  run_train(tmp_path, *bindings, steps=4)
+  _, state = run_train(tmp_path, *bindings, steps=5)
+  assert {x.dtype for x in jax.tree.leaves(state.params)} == {
+      np.dtype("float32")}
+  told = " ".join(capsys.readouterr().err.split())
+  rounded = saved == "bfloat16" or begun_from == "bfloat16"
+  assert ("are bfloat16, and are trained in float32" in told) == rounded
+  losses = scalars(tmp_path / "train", "loss")
+  assert losses[5] == pytest.approx(
+      scalars(whole_run[0] / "train", "loss")[5],
+      rel=1e-2 if rounded else 1e-7)  # 8 bits of bfloat16.
+
+
+def test_a_failed_evaluation_ends_the_run(tmp_path, monkeypatch):
+  from stepdistill_jax.embedded_t5x import eval as eval_lib
+  failed = concurrent.futures.Future()
+  failed.set_exception(ZeroDivisionError("in a metric"))
+  monkeypatch.setattr(
+      eval_lib.InferenceEvaluator, "evaluate", lambda *_: failed)
+  with pytest.raises(ZeroDivisionError, match="in a metric"):
+    run_train(tmp_path, "train_script.train.train_eval_dataset_cfg = None")
+  assert not (tmp_path / "evaluated.json").exists()
 
 
 def test_other_config_in_the_same_folder_is_refused(whole_run):

@@ -130,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   return _main(argv)
 
 
+@errors.ending_process
 @errors.command
 def _main(argv: Sequence[str] | None) -> int:
   args = parse_args(argv)

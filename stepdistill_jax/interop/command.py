@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "stepdistill checkpoint import-hf ~/flan-t5-base --output=/models/flan")
   conversion(sub, "FOLDER", "with config.json, weights and tokenizer")
   sub.add_argument("--step", type=_not_negative, default=0,
-                   help="that it gets; TRAIN_STEPS count from it (default 0)")
+                   help="that it gets (default 0); our recipes count their own")
   sub.add_argument(
       "--dtype", choices=("float32", "bfloat16", "source"), default="float32",
       help="of the parameters; float32 (the default) loses nothing")

@@ -88,10 +88,17 @@ _HEADER = """\
 """
 
 _RESTORE = """
-# The checkpoint has no optimizer state: let it begin anew.
+# The checkpoint has no optimizer state: it begins anew, and so do the steps,
+# which are then those of the run alone (as TRAIN_STEPS).
 utils.RestoreCheckpointConfig:
   fallback_to_scratch = True
-  assignment_map = ((r'state/param_states.*', None),)
+  assignment_map = ((r'state/.*', None),)
+"""
+
+_GO_ON = """
+# The checkpoint has an optimizer's state: a run goes on from it, and from the
+# checkpoint's step, which TRAIN_STEPS counts then.
+utils.RestoreCheckpointConfig.assignment_map = None
 """
 
 _BODY = """
@@ -201,7 +208,8 @@ def student_text(arch: architecture.Architecture, *, title: str, file: str,
   """Returns a gin file that lets a recipe begin from a checkpoint."""
   text = _STUDENT.format(title=title, file=file, checkpoint=checkpoint,
                          size=recipe_size(arch))
-  return text + _dimensions(arch) + ("" if optimizer_state else _RESTORE)
+  return text + _dimensions(arch) + (
+      _GO_ON if optimizer_state else _RESTORE)
 
 
 def write(folder: pathlib.Path, arch: architecture.Architecture, *,

@@ -13,6 +13,7 @@ from t5x import utils
 
 from stepdistill_jax import errors
 from stepdistill_jax import progress
+from stepdistill_jax import setting_checks
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.data import sources
 from stepdistill_jax.data import task_metrics
@@ -43,6 +44,7 @@ def verify_data(cfg, model) -> None:
     utils.verify_matching_vocabs(cfg, model)
   except ValueError as error:
     raise errors.UserError(" ".join(str(error).split())) from error
+  setting_checks.vocabulary_fits(model, provider.name)  # T5X does not look.
   if cfg.pack and getattr(model, "has_mutual_information", False):
     raise errors.UserError(
         "the mutual-information term needs one record a row, but PACK is "

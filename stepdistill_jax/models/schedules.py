@@ -1,8 +1,9 @@
 """Schedules of a loss weight over training, each a gin configurable.
 
 A schedule maps the global step to a weight, so it stays what it was when a run
-is resumed. Steps count from `start_step`: set it to the step of a pretrained
-checkpoint, if that one does not start at 0.
+is resumed. With our run files a run counts its own steps from 0. Steps count
+from `start_step`: where a gin file restores the step of the checkpoint that a
+run begins from, that is the first.
 """
 
 from __future__ import annotations
