@@ -27,6 +27,7 @@ import tensorflow as tf
 from t5x import utils
 
 from stepdistill_jax import errors
+from stepdistill_jax import inherited_bindings
 from stepdistill_jax.data import example_order
 from stepdistill_jax.data import example_store
 from stepdistill_jax.data import feature_converter
@@ -159,6 +160,7 @@ def _examples(cfg, provider) -> tuple[example_store.ExampleStore, list[int]]:
 
 
 @gin.configurable(module="stepdistill_jax.data.exact_order")
+@inherited_bindings.followed_by_function(utils.get_dataset)
 def get_dataset(
     cfg: utils.DatasetConfig,
     shard_id: int,
@@ -184,8 +186,9 @@ def get_dataset(
     true.
   """
   if num_epochs is not None or continue_from_last_checkpoint:
-    raise ValueError("num_epochs and continue_from_last_checkpoint are not "
-                     "supported: training ends after its steps")
+    raise errors.InvalidValue(
+        "num_epochs and continue_from_last_checkpoint (of utils.get_dataset) "
+        "are not supported: training ends after its steps")
   if cfg.batch_size % num_shards:
     raise errors.UserError(
         f"batch size {cfg.batch_size} is not divisible by the {num_shards} "
