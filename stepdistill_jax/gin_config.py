@@ -126,8 +126,8 @@ def _explain_name(message: str) -> str:
           message)
   if lookup is None:
     return ""
-  where = re.sub(
-      r"^In bindings string line \d+ |\s*\^$", "", message[lookup.end():].strip())
+  where = re.sub(r"^In bindings string line \d+ |\s*\^$", "",
+                 message[lookup.end():].strip())
   where = f"({where})" if where else ""
   if argument:
     return errors.unknown_name_message(
@@ -244,6 +244,22 @@ def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
         difflib.get_close_matches(name, used, cutoff=_MISSPELT)):
       raise errors.UserError(
           errors.unknown_name_message("gin macro", name, used))
+
+
+def check_early(
+    gin_files: Sequence[str], gin_bindings: Sequence[str],
+    extra_search_paths: Sequence[str] = ()) -> None:
+  """Checks what can be checked before anything large is imported.
+
+  Raises:
+    errors.UserError: a file does not exist, or a macro on the command line has
+      a value that cannot work.
+  """
+  folders = search_paths(extra_search_paths)
+  for name in gin_files:
+    _check_file(name, folders)
+  pairs = (binding.split("=", 1) for binding in gin_bindings if "=" in binding)
+  gin_values.check({name.strip(): value.strip() for name, value in pairs})
 
 
 def parse(

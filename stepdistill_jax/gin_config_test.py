@@ -151,3 +151,15 @@ def test_a_command_line_may_refer_to_what_no_file_has_named(gin_file):
   parse(gin_file, "DECODE_FN = @decoding.temperature_sample")
   assert gin_config.bindings()["DECODE_FN"].endswith(
       "decoding.temperature_sample")
+
+
+@pytest.mark.parametrize("files, bindings, expected", [
+    (["gin/recipes/svamp_step_by_stp.gin"], [], "unknown gin file"),
+    ([], ["ALPHA = '@students.linear()'"], "has no quotes of its own"),
+    ([], ["TRAIN_STEPS = -1"], "TRAIN_STEPS must be"),
+])
+def test_early_checks(files, bindings, expected):
+  with pytest.raises(errors.UserError, match=expected):
+    gin_config.check_early(files, bindings)
+  gin_config.check_early(["gin/recipes/svamp_step_by_step.gin"],
+                         ["TRAIN_STEPS = 1", "ALPHA = @students.linear()"])

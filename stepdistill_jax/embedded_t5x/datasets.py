@@ -23,6 +23,7 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax import errors
+from stepdistill_jax.data import cuts
 from stepdistill_jax.data import pipelines
 
 
@@ -150,7 +151,7 @@ def get_dataset(
       trim_output_features=cfg.trim_output_features,
       batch_size=cfg.batch_size // num_shards,
       verbose=False)
-  with lengths_told(cfg):
+  with lengths_told(cfg), cuts.in_rows(cfg.pack):
     # SeqIO's packing loops.
     return make() if cfg.pack else pipelines.build(make)
 
