@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib.util  # pylint: disable=unused-import  # gin forgets to.
+import importlib
+import importlib.util
+import inspect
 import logging
 import os
 import pathlib
 import re
 import sys
 import tokenize
+import types
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import gin
+from gin import config_parser
 
 from stepdistill_jax import errors
 from stepdistill_jax import gin_types
@@ -30,6 +34,8 @@ _LONG_LINE = 20_000
 # A macro that nothing uses and that looks this much like one that is used is a
 # misspelling; T5X lets others pass, as in commands shared by many gin files.
 _MISSPELT = 0.8
+# Modules that T5X's gin files name otherwise than `from t5x import NAME`.
+_T5X_MODULES = {"network": "t5x.examples.t5.network", "seqio": "seqio"}
 
 
 def _embedded_path(path: str) -> pathlib.Path | None:
@@ -81,6 +87,75 @@ def _check_file(name: str, folders: Sequence[str]) -> None:
       f"{', '.join(dict.fromkeys(map(os.path.abspath, folders)))})"))
 
 
+def _arguments_of(selector: str) -> list[str]:
+  """What can be bound of a configurable that a gin file or command names."""
+  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  # A file's `import ... as` may give it another module's name.
+  found = registry.matching_selectors(selector) or (
+      registry.matching_selectors(selector.rpartition(".")[2]))
+  if not found:
+    return []
+  wrapped = registry[found[0]].wrapped
+  return [name for name, p in inspect.signature(wrapped).parameters.items()
+          if name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _selectors_near(selector: str) -> list[str]:
+  """Names that a selector may stand for: registered ones, its module's."""
+  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  parts = selector.count(".") + 1
+  names = [".".join(name.split(".")[-parts:]) for name, _ in registry.items()]
+  module = _module_named(selector.partition(".")[0])
+  if module is not None:
+    names += [f"{selector.partition('.')[0]}.{name}"
+              for name, value in vars(module).items()
+              if isinstance(value, (types.FunctionType, type))
+              and not name.startswith("_")]
+  return names
+
+
+def _explain_name(message: str) -> str:
+  """Names what is near to one that gin does not know; else ""."""
+  argument = re.match(
+      r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'\.?",
+      message)
+  lookup = argument or re.match(
+      r"No configurable matching (?:reference )?'@?(?:[\w/]+/)?([\w.]+?)"
+      r"(?:\(\))?'\.?", message) or re.match(
+          r"Couldn't resolve selector ([\w.]+); .*? has no attribute \w+\.",
+          message)
+  if lookup is None:
+    return ""
+  where = re.sub(r"^In bindings string line \d+ |\s*\^$", "",
+                 message[lookup.end():].strip())
+  where = f"({where})" if where else ""
+  if argument:
+    return errors.unknown_name_message(
+        f"argument of {argument[1]}", argument[2], _arguments_of(argument[1]),
+        where)
+  return errors.unknown_name_message(
+      "gin configurable", lookup[1], _selectors_near(lookup[1]), where)
+
+
+def _explain_value(message: str, bindings: Sequence[str]) -> str:
+  """What is wrong with a value that is no literal of Python."""
+  token = re.search(r"Failed to parse token '(.*?)' \((.*?)\)", message)
+  if token is not None:  # What gin says of it has an address in memory.
+    where = "" if token[2].startswith("line ") else f" ({token[2]})"
+    message = f"{token[1]} is not a value{where}"
+  near = next((b for b in bindings if re.search(
+      r"=\s*[A-Za-z_./~]" if token is None else re.escape(token[1]),
+      "=" + b.partition("=")[2])
+               and not re.search(r"=\s*(True|False|None)\b", b)), "")
+  name, _, value = (part.strip() for part in near.partition("="))
+  rule = gin_values.RULES.get(name)
+  if rule is not None and not rule.is_text:
+    return f"{name} must be {rule.expected}; got {value}"
+  if near:
+    message += f"; a string needs quotes: --gin.{name}='\"...\"'"
+  return f"gin config: {message}"
+
+
 def _explain(error: Exception, bindings: Sequence[str]) -> str:
   """Makes a line of gin's message."""
   if isinstance(error, RecursionError):
@@ -97,16 +172,54 @@ def _explain(error: Exception, bindings: Sequence[str]) -> str:
   if any(of_gin in message for of_gin in (
       "malformed node or string", "Failed to parse token",
       "Unable to parse value")):
-    near = next((b for b in bindings if re.search(r"=\s*[A-Za-z_./~]", b)
-                 and not re.search(r"=\s*(True|False|None)\b", b)), "")
-    name = near.split("=")[0].strip()
-    rule = gin_values.RULES.get(name)
-    if rule is not None and not rule.is_text:
-      return (f"{name} must be {rule.expected}; got "
-              f"{near.partition('=')[2].strip()}")
-    message += (f"; a string needs quotes: --gin.{name}='\"...\"'" if near
-                else "")
-  return f"gin config: {message}"
+    return _explain_value(message, bindings)
+  return f"gin config: {_explain_name(message) or message}"
+
+
+def _module_named(name: str) -> types.ModuleType | None:
+  """What a name at the beginning of a selector stands for in gin files."""
+  statement = _import_of(name)
+  try:
+    return statement and importlib.import_module(
+        statement.module)
+  except ImportError:
+    return None
+
+
+def _import_of(name: str) -> config_parser.ImportStatement | None:
+  """The import that gives a name in the gin files read, else T5X's of it."""
+  for statement in gin.config._IMPORTS:  # pylint: disable=protected-access
+    if statement.bound_name() == name:
+      return statement
+  module = _T5X_MODULES.get(name, f"t5x.{name}")
+  with contextlib.suppress(ImportError, ValueError):
+    if importlib.util.find_spec(module) is not None:
+      return config_parser.ImportStatement(
+          module, is_from="." in module, alias=None, location=None)
+  return None
+
+
+def _register_named(bindings: Sequence[str]) -> None:
+  """Registers what a command line names and no gin file has named before.
+
+  In a gin file the imports say what `decoding` is; a command line has none,
+  so its names mean what the files' imports say, else T5X's modules.
+  """
+  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  for binding in bindings:
+    bound = re.match(r"\s*(?:[\w/]+/)?(\w[\w.]*\.\w+)\.\w+\s*=", binding)
+    value = binding.partition("=")[2]
+    for selector in [*(bound.groups() if bound else ()), *re.findall(
+        r"@(?:[\w/]+/)?(\w+(?:\.\w+)+)", value)]:
+      statement = _import_of(selector.partition(".")[0])
+      if registry.matching_selectors(selector) or statement is None:
+        continue
+      context = gin.config.ParseContext()
+      context._enable_dynamic_registration()  # pylint: disable=protected-access
+      context.process_import(statement)
+      # What the module does not have is told when the binding is read.
+      with contextlib.suppress(AttributeError):
+        context.get_configurable(selector)
 
 
 @contextlib.contextmanager
@@ -131,6 +244,22 @@ def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
         difflib.get_close_matches(name, used, cutoff=_MISSPELT)):
       raise errors.UserError(
           errors.unknown_name_message("gin macro", name, used))
+
+
+def check_early(
+    gin_files: Sequence[str], gin_bindings: Sequence[str],
+    extra_search_paths: Sequence[str] = ()) -> None:
+  """Checks what can be checked before anything large is imported.
+
+  Raises:
+    errors.UserError: a file does not exist, or a macro on the command line has
+      a value that cannot work.
+  """
+  folders = search_paths(extra_search_paths)
+  for name in gin_files:
+    _check_file(name, folders)
+  pairs = (binding.split("=", 1) for binding in gin_bindings if "=" in binding)
+  gin_values.check({name.strip(): value.strip() for name, value in pairs})
 
 
 def parse(
@@ -163,6 +292,7 @@ def parse(
           list(gin_files), [], finalize_config=False,
           skip_unknown=skip_unknown)
       in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
+      _register_named(gin_bindings)
       gin.parse_config(list(gin_bindings), skip_unknown)
   except (ValueError, SyntaxError, NameError, AttributeError, IOError,
           ImportError, TypeError, KeyError, RecursionError,

@@ -90,3 +90,76 @@ def test_a_macro_that_is_never_set_is_named_alone(gin_file):
   assert str(refused.value) == (
       "gin config: %NOWHERE_SET is used and never set; set it with "
       "--gin.NOWHERE_SET=VALUE")
+
+
+@pytest.mark.parametrize("value", ["foo", "[foo]", "-foo", "foo(3)"])
+def test_a_value_that_is_none_is_told_without_addresses(gin_file, value):
+  with pytest.raises(errors.UserError) as refused:
+    parse(gin_file, f"BATCH_SIZE = {value}")
+  message = str(refused.value)
+  assert "foo is not a value; a string needs quotes: --gin.BATCH_SIZE=" in (
+      message)
+  assert "<" not in message and "0x" not in message
+  file = gin_file / "gin" / "bad.gin"
+  file.write_text(f"BATCH_SIZE = {value}")
+  with pytest.raises(errors.UserError, match=r"foo is not a value \(.*bad.gin"):
+    gin_config.parse([str(file)], [])
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("binding, expected", [
+    ("utils.SaveCheckpointConfig.perod = 3",
+     "unknown argument of utils.SaveCheckpointConfig 'perod'; did you mean: "
+     "period,"),
+    ("decoding.beam_serch.alpha = 0.3",
+     "unknown gin configurable 'decoding.beam_serch'; did you mean: "
+     "decoding.beam_search,"),
+    ("utils.SaveCheckpointConfig.dtype = @decoding.beam_serch()",
+     "unknown gin configurable 'decoding.beam_serch'; did you mean: "
+     "decoding.beam_search,"),
+    ("models.EncoderDecoderModel.predict_batch_with_aux.num_decods = 4",
+     "unknown argument of models.EncoderDecoderModel.predict_batch_with_aux "
+     "'num_decods'; did you mean: num_decodes,"),
+])
+def test_near_names_of_configurables_and_their_arguments(
+    gin_file, binding, expected, in_file):
+  files, bindings = ["gin/main.gin"], ["BOUND_LATER = 1", binding]
+  if in_file:
+    (gin_file / "gin" / "near.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from t5x import decoding\nfrom t5x import models\n"
+        f"from t5x import utils\n{bindings.pop()}\n")
+    files.append("gin/near.gin")
+  with pytest.raises(errors.UserError) as refused:
+    gin_config.parse(files, bindings, [str(gin_file)])
+  assert expected in str(refused.value)
+
+
+@pytest.mark.parametrize("binding, name, value", [
+    ("decoding.beam_search.alpha = 0.3", "decoding.beam_search.alpha", 0.3),
+    ("network.T5Config.emb_dim = 8", "network.T5Config.emb_dim", 8),
+    ("models.EncoderDecoderModel.predict_batch_with_aux.num_decodes = 4",
+     "models.EncoderDecoderModel.predict_batch_with_aux.num_decodes", 4),
+])
+def test_a_command_line_may_name_what_no_file_has_named(
+    gin_file, binding, name, value):
+  parse(gin_file, binding)
+  assert gin.query_parameter(name) == value
+
+
+def test_a_command_line_may_refer_to_what_no_file_has_named(gin_file):
+  parse(gin_file, "DECODE_FN = @decoding.temperature_sample")
+  assert gin_config.bindings()["DECODE_FN"].endswith(
+      "decoding.temperature_sample")
+
+
+@pytest.mark.parametrize("files, bindings, expected", [
+    (["gin/recipes/svamp_step_by_stp.gin"], [], "unknown gin file"),
+    ([], ["ALPHA = '@students.linear()'"], "has no quotes of its own"),
+    ([], ["TRAIN_STEPS = -1"], "TRAIN_STEPS must be"),
+])
+def test_early_checks(files, bindings, expected):
+  with pytest.raises(errors.UserError, match=expected):
+    gin_config.check_early(files, bindings)
+  gin_config.check_early(["gin/recipes/svamp_step_by_step.gin"],
+                         ["TRAIN_STEPS = 1", "ALPHA = @students.linear()"])

@@ -10,11 +10,14 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
+import re
 from typing import Any, Callable, Mapping
 
 from stepdistill_jax import errors
 from stepdistill_jax import setting_checks
 
+# `@name`, `@scope/name()` or `%NAME`, and nothing else.
+_REFERENCE = re.compile(r"@[A-Za-z_][\w./]*(\(\))?|%[A-Za-z_]\w*")
 _is_whole = setting_checks.is_whole_number
 
 
@@ -80,6 +83,18 @@ RULES: Mapping[str, Rule] = {
 }
 
 
+def _check_references(name: str, value: Any) -> None:
+  """Raises UserError for a reference in quotes, which gin takes for a text."""
+  if isinstance(value, (list, tuple, dict)):
+    for item in (value.values() if isinstance(value, dict) else value):
+      _check_references(name, item)
+  if isinstance(value, str) and _REFERENCE.fullmatch(value):
+    raise errors.UserError(
+        f"{name} is the text {value!r}: a reference has no quotes of its own; "
+        f"pass --gin.{name}={value}, with quotes around all of it in a shell: "
+        f"'--gin.{name}={value}'")
+
+
 def check(bindings: Mapping[str, str]) -> None:
   """Checks the literal values of known macros.
 
@@ -88,16 +103,16 @@ def check(bindings: Mapping[str, str]) -> None:
       have their values later and pass.
 
   Raises:
-    errors.UserError: a value that cannot work.
+    errors.UserError: a value that cannot work, or a reference in quotes.
   """
-  for name, rule in RULES.items():
-    if name not in bindings:
-      continue
+  for name, text in bindings.items():
     try:
-      value = ast.literal_eval(bindings[name])
+      value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
       continue
-    if not rule.allows(value):
+    _check_references(name, value)
+    rule = RULES.get(name)
+    if rule is not None and not rule.allows(value):
       raise errors.UserError(
           f"{name} must be {rule.expected}; got {value!r}: pass for instance "
           f"--gin.{name}={rule.example}")

@@ -40,3 +40,20 @@ def test_what_can_work_passes(name, value):
 def test_every_example_is_a_value_that_passes():
   for name in gin_values.RULES:
     gin_values.check({name: gin_values.RULES[name].example.strip("'")})
+
+
+@pytest.mark.parametrize("name, value", [
+    ("ALPHA", "'@students.linear()'"), ("ANY", "'@train/utils.Config'"),
+    ("students.label_and_rationale.alpha", "'%ALPHA'"),
+    ("LIST", "['x', '@optax.adamw()']"), ("DICT", "{'label': '%ALPHA'}")])
+def test_references_in_quotes_are_refused_with_what_works(name, value):
+  with pytest.raises(errors.UserError) as refused:
+    gin_values.check({name: value})
+  message = str(refused.value)
+  given = message.partition("pass ")[2].partition(",")[0]
+  assert given.startswith(f"--gin.{name}=") and "'" not in given
+  gin_values.check({name: given.partition("=")[2]})  # As it says.
+
+
+def test_texts_that_only_begin_like_references_pass():
+  gin_values.check({"TEXT": "'@ home'", "OTHER": "'50%'", "MAIL": "'a@b.c'"})

@@ -45,6 +45,10 @@ _MAY_CHANGE = re.compile(
     r".*\bWatchdog\..*|.*\bGuards\..*|"
     r"(infer_eval|train_eval)/.*)")
 
+# What gin files of this package came to bind, as runs before had it.
+_BOUND_LATER = {"LONG_RATIONALE": "'cut_tail'",
+                "preprocessors.long_rationales.do": "%LONG_RATIONALE"}
+
 _options: dict[str, Any] = {
     "command": None, "allow_config_change": False, "strict": False}
 
@@ -125,6 +129,7 @@ def _write(model_dir, record: Mapping[str, Any]) -> None:
 def _changes(
     old: Mapping[str, str], new: Mapping[str, str]) -> Mapping[str, str]:
   """Name -> `NAME was A, now B`, of what differs."""
+  old = {**{k: v for k, v in _BOUND_LATER.items() if k in new}, **old}
   return {name: f"{name} was {old.get(name, 'unset')}, "
                 f"now {new.get(name, 'unset')}"
           for name in sorted({*old, *new}) if old.get(name) != new.get(name)}

@@ -133,6 +133,8 @@ def run(
   """
   if mode not in MODES:
     raise errors.UserError(errors.unknown_name_message("mode", mode, MODES))
+  from stepdistill_jax import gin_config  # pylint: disable=g-import-not-at-top
+  gin_config.check_early(gin_files, gin_bindings, gin_search_paths)
   runtime.configure()
   # A second run in a process that has imported `t5x` keeps its engine.
   if engine is not None or "t5x" not in sys.modules:

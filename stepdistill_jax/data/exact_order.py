@@ -27,11 +27,12 @@ import tensorflow as tf
 from t5x import utils
 
 from stepdistill_jax import errors
+from stepdistill_jax import inherited_bindings
+from stepdistill_jax.data import cuts
 from stepdistill_jax.data import example_order
 from stepdistill_jax.data import example_store
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.data import pipelines
-from stepdistill_jax.data import preprocessors
 
 # A mixture's rates are rounded to whole numbers of which the largest is at
 # most this times the smallest.
@@ -145,20 +146,15 @@ def _examples(cfg, provider) -> tuple[example_store.ExampleStore, list[int]]:
   tasks = [task for task in seqio.get_subtasks(provider)
            if cfg.split in task.splits]
   example_store.check_size(tasks, cfg.split, _ADVICE)
-  with preprocessors.read_once():  # The store keeps them.
-    datasets = [
-        task.get_dataset(
-            sequence_length=cfg.task_feature_lengths, split=cfg.split,
-            use_cached=cfg.use_cached, shuffle=False, seed=cfg.seed,
-            num_epochs=1, trim_output_features=cfg.trim_output_features,
-            try_in_mem_cache=False)
-        for task in tasks]
+  datasets = [cuts.read(task, cfg) for task in tasks]  # The store keeps them.
   rates = [1] if len(tasks) == 1 else _integer_rates(
       [provider.get_rate(task) for task in tasks])
-  return example_store.ExampleStore(datasets, provider.name), rates
+  judges = [cuts.Judge.of(task, cfg) for task in tasks]
+  return example_store.ExampleStore(datasets, provider.name, judges), rates
 
 
 @gin.configurable(module="stepdistill_jax.data.exact_order")
+@inherited_bindings.followed_by_function(utils.get_dataset)
 def get_dataset(
     cfg: utils.DatasetConfig,
     shard_id: int,
@@ -180,12 +176,13 @@ def get_dataset(
     A dataset of feature -> [batch_size / num_shards, ...]. Its attribute
     `starting_at(step)` gives the dataset that begins with the batch of a step:
     this one, moved there, if nobody has begun to read it, as building it takes
-    a second. `batches` says which examples are where; `same_on_any_hosts` is
-    true.
+    a second. `batches` says which examples are where, `cut()` what they have
+    lost, once they are read; `same_on_any_hosts` is true.
   """
   if num_epochs is not None or continue_from_last_checkpoint:
-    raise ValueError("num_epochs and continue_from_last_checkpoint are not "
-                     "supported: training ends after its steps")
+    raise errors.InvalidValue(
+        "num_epochs and continue_from_last_checkpoint (of utils.get_dataset) "
+        "are not supported: training ends after its steps")
   if cfg.batch_size % num_shards:
     raise errors.UserError(
         f"batch size {cfg.batch_size} is not divisible by the {num_shards} "
@@ -238,5 +235,6 @@ def get_dataset(
   dataset = pipelines.build(lambda: batches_from(start))
   dataset.starting_at = starting_at
   dataset.batches = batches
+  dataset.cut = lambda: store.cut
   dataset.same_on_any_hosts = True
   return dataset

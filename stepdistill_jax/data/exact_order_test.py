@@ -9,10 +9,10 @@ import seqio
 import tensorflow as tf
 
 import stepdistill_jax  # pylint: disable=unused-import  # Finds t5x.
+from stepdistill_jax.data import cuts
 from stepdistill_jax.data import exact_order
 from stepdistill_jax.data import example_order
 from stepdistill_jax.data import feature_converter
-from stepdistill_jax.data import preprocessors
 from t5x import utils
 
 SIZES = {"a": 23, "b": 7}
@@ -178,7 +178,7 @@ def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
   assert {row.tobytes() for row in late["encoder_input_tokens"][:, 0]} < set(
       inputs[:700])
   # The store holds the tokens; the task's pipeline keeps no second copy.
-  with preprocessors.read_once():
+  with cuts.read_once():
     kept = _kinds(_task_examples(cfg)).count("CacheDataset")
   assert _kinds(_task_examples(cfg)).count("CacheDataset") == kept + 1
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Iterable, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from stepdistill_jax import errors
+from stepdistill_jax.data import cuts
 
 # Tokens of so many examples take a few gigabytes.
 MOST_EXAMPLES = 4_000_000
@@ -40,44 +41,58 @@ class ExampleStore:
       that all the tasks have.
   """
 
-  def __init__(self, datasets: Sequence[tf.data.Dataset], name: str):
+  def __init__(
+      self, datasets: Sequence[tf.data.Dataset], name: str,
+      judges: Sequence[cuts.Judge | None] | None = None):
     """Initializes.
 
     Args:
       datasets: finite ones, of examples with features of rank 1.
       name: of the task, for messages.
+      judges: of each data set, say what its examples have lost, and which of
+        them are left out.
     """
     shared = set.intersection(*(set(ds.element_spec) for ds in datasets))
     self.element_spec = {
         key: spec for key, spec in datasets[0].element_spec.items()
         if key in shared and spec.dtype != tf.string
         and spec.shape.rank == 1}
+    self.element_spec.pop(cuts.TOKENS_CUT, None)
     self._datasets = datasets
+    self._judges = judges or [None] * len(datasets)
     self._name = name
 
   @functools.cached_property
-  def _read(self) -> tuple[Mapping[str, _Column], list[int]]:
+  def _read(self) -> tuple[
+      Mapping[str, _Column], list[int], list[Mapping[str, Any] | None]]:
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
         key: [] for key in self.element_spec}
-    counts = []
-    for dataset in self._datasets:
-      count = 0
-      batches = dataset.map(
-          lambda example: {key: example[key] for key in self.element_spec},
-          num_parallel_calls=tf.data.AUTOTUNE).ragged_batch(_READ_AT_ONCE)
-      for batch in batches.prefetch(tf.data.AUTOTUNE):
-        for key, value in batch.items():
-          parts[key].append(_values_and_sizes(value))
-        count += len(parts[key][-1][1])
-      if not count:
+    counts, found = [], []
+    for dataset, judge in zip(self._datasets, self._judges):
+      columns = _read_columns(dataset, [
+          *self.element_spec, *([cuts.TOKENS_CUT] if judge else [])])
+      if not columns:
         raise errors.UserError(f"task {self._name}: no example is left of its "
                                "records; `stepdistill teacher audit` says why")
-      counts.append(count)
+      count = len(columns[next(iter(columns))][1])
+      keep, record = np.ones(count, bool), None
+      if judge is not None:
+        lost, _ = columns.pop(cuts.TOKENS_CUT)
+        keep, record = judge(lost.reshape(count, -1))
+      for key, (values, sizes) in columns.items():
+        parts[key].append((values[np.repeat(keep, sizes)], sizes[keep]))
+      counts.append(int(keep.sum()))
+      found.append(record)
     columns = {
         key: _Column(*(np.concatenate(x) for x in zip(*values)))
         for key, values in parts.items()}
     self._datasets = ()  # Nothing of theirs is kept.
-    return columns, counts
+    return columns, counts, found
+
+  @property
+  def cut(self) -> list[Mapping[str, Any] | None]:
+    """What the examples of each data set have lost, see `cuts.Judge`."""
+    return self._read[2]
 
   @property
   def counts(self) -> list[int]:
@@ -97,6 +112,19 @@ class ExampleStore:
     """The spec of what `take` returns."""
     return {key: tf.RaggedTensorSpec([None, None], spec.dtype, ragged_rank=1)
             for key, spec in self.element_spec.items()}
+
+
+def _read_columns(
+    dataset: tf.data.Dataset, keys: Sequence[str],
+) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+  """Feature -> (all values, the length of each example's); {} if empty."""
+  batches = dataset.map(
+      lambda example: {key: example[key] for key in keys},
+      num_parallel_calls=tf.data.AUTOTUNE).ragged_batch(_READ_AT_ONCE)
+  parts = [{key: _values_and_sizes(value) for key, value in batch.items()}
+           for batch in batches.prefetch(tf.data.AUTOTUNE)]
+  return {key: tuple(map(np.concatenate, zip(*(part[key] for part in parts))))
+          for key in keys} if parts else {}
 
 
 def _values_and_sizes(value) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from stepdistill_jax import inherited_bindings
 from stepdistill_jax.data import packing
 
 _TOKENS = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
@@ -22,6 +23,7 @@ TASK_IDS = "task_ids"  # int32 [1]: the task of a mixture's component.
 RECORD_WEIGHTS = "record_weights"  # float32 [1] or [K]: weight in the loss.
 
 
+@inherited_bindings.followed_by_class
 class StepDistillFeatureConverter(seqio.FeatureConverter):
   """Encoder-decoder features with the loss weight and task of each token.
 

@@ -6,15 +6,14 @@ place where SeqIO's cache may stand,) the choice of records, the EOS ids.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
-from typing import Iterator, Mapping, Sequence
+from typing import Mapping, Sequence
 
 import gin
 import seqio
 import tensorflow as tf
 
+from stepdistill_jax.data import cuts
 from stepdistill_jax.data import selection
 from stepdistill_jax.data import sources
 from stepdistill_jax.data import task_metrics
@@ -29,11 +28,11 @@ RATIONALE_TASK_ID = 2
 # float32 [targets of the example]; see the feature converter.
 RECORD_WEIGHTS = "record_weights"
 _KEPT_IN_MEMORY = 20_000  # Records; some 1 KB each.
-_is_read_once = contextvars.ContextVar("_is_read_once", default=False)
 
 # What gin binds of this module and stands elsewhere.
 choose_train_share = selection.choose_train_share
 filter_train_records = selection.filter_train_records
+long_rationales = cuts.long_rationales
 
 _Example = Mapping[str, tf.Tensor]
 _map = functools.partial(
@@ -216,36 +215,23 @@ def tokenize(
 
 def append_eos(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],
-    sequence_length: Mapping[str, int] | None = None) -> tf.data.Dataset:
-  """Appends the EOS id to every feature that wants it and is not empty.
+    sequence_length: Mapping[str, int] | None = None, *,
+    texts: cuts.Texts) -> tf.data.Dataset:
+  """Appends the EOS id to every text that wants it and is not empty.
 
-  A feature that is too long is cut first, so that it ends with EOS all the
-  same. An empty feature stands for a target that a record does not have.
+  A text that is too long is cut first, so that it ends with EOS all the same,
+  or its record is left out: see `cuts`.
   """
-
-  def append(name: str, value: tf.Tensor) -> tf.Tensor:
-    feature = output_features.get(name)
-    if feature is None or not feature.add_eos:
-      return value
-    limit = (sequence_length or {}).get(name)
-    if limit is not None:
-      value = value[:limit - 1]
-    # One EOS id or none, without a branch: branches are slow in TensorFlow.
-    end = tf.fill([tf.minimum(tf.size(value), 1)], feature.vocabulary.eos_id)
-    return tf.concat([value, tf.cast(end, value.dtype)], axis=0)
-
-  return _map(dataset, lambda example: {
-      name: append(name, value) for name, value in example.items()})
-
-
-@contextlib.contextmanager
-def read_once() -> Iterator[None]:
-  """Data sets made inside are read once, by one who keeps what was read."""
-  before = _is_read_once.set(True)
-  try:
-    yield
-  finally:
-    _is_read_once.reset(before)
+  eos_ids = {name: output_features[name].vocabulary.eos_id
+             for name in texts.names if output_features[name].add_eos}
+  dataset = _map(
+      dataset, lambda example: texts.fit(example, eos_ids, sequence_length))
+  if cuts.long_rationales() != "drop" or cuts.is_read_once() or (
+      not sequence_length):
+    return dataset
+  return dataset.filter(lambda example: ~(
+      texts.is_too_long(example[cuts.TOKENS_CUT])
+      & tf.strings.regex_full_match(example["id"], "[^/]*/train/.*")))
 
 
 def tokenized_records(
@@ -255,7 +241,7 @@ def tokenized_records(
 
   SeqIO keeps small data sets in memory too, but as records: they would be
   tokenized anew in every epoch, for longer than a small student trains. Inside
-  `read_once` nothing is kept.
+  `cuts.read_once` nothing is kept.
 
   Args:
     dataset: records.
@@ -266,18 +252,18 @@ def tokenized_records(
   size = int(dataset.cardinality())  # Negative if infinite or not known.
   selected = selection.keep_selected(dataset, source)
   dataset = tokenize(first_step(selected), output_features)
-  keeps = 0 <= size <= _KEPT_IN_MEMORY and not _is_read_once.get()
+  keeps = 0 <= size <= _KEPT_IN_MEMORY and not cuts.is_read_once()
   return dataset.cache() if keeps else dataset
 
 
 def standard_preprocessors(
-    first_step, source: sources.RecordsSource) -> Sequence:
-  """The preprocessors of a task whose texts `first_step` makes."""
+    first_step, source: sources.RecordsSource, texts: cuts.Texts) -> Sequence:
+  """The preprocessors of a task whose `texts` `first_step` makes."""
   return [
       functools.partial(
           tokenized_records, first_step=first_step, source=source),
       seqio.CacheDatasetPlaceholder(),
       # Cached tasks have all records.
       functools.partial(selection.keep_selected, source=source),
-      append_eos,
+      functools.partial(append_eos, texts=texts),
   ]

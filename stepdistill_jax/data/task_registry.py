@@ -28,6 +28,7 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax import errors
+from stepdistill_jax.data import cuts
 from stepdistill_jax.data import preprocessors
 from stepdistill_jax.data import sources
 from stepdistill_jax.data import task_metrics
@@ -157,12 +158,14 @@ def _text_feature(dataset: str) -> seqio.Feature:
 def _add_task(
     name: str, dataset: str, teacher: str | None, first_step,
     features: Sequence[str] = ("inputs", "targets"), *,
-    has_label: bool = False, passed_through: Mapping[str, tf.DType] = _NOTHING,
+    has_label: bool = False, has_both: bool = False,
+    passed_through: Mapping[str, tf.DType] = _NOTHING,
     postprocess_fn=None) -> None:
   """Adds a task unless it is there.
 
   Components of mixtures declare what is `passed_through`: mixtures drop all
-  other features that are no texts.
+  other features that are no texts. `has_both`: the targets hold rationale and
+  label.
   """
   if name in seqio.TaskRegistry.names():
     return
@@ -173,10 +176,16 @@ def _add_task(
         seqio.PassThroughVocabulary(size=_MAX_TASK_ID), add_eos=False,
         dtype=dtype)
   source = sources.RecordsSource(dataset, teacher)
+  texts = cuts.Texts(
+      tuple(features), labels=frozenset(["targets"] if has_label else []),
+      rationales=frozenset(
+          {"rationale_targets"} & set(features)
+          | set([] if has_label and not has_both else ["targets"])))
   seqio.TaskRegistry.add(
       name,
       source=source,
-      preprocessors=preprocessors.standard_preprocessors(first_step, source),
+      preprocessors=preprocessors.standard_preprocessors(
+          first_step, source, texts),
       postprocess_fn=postprocess_fn or (
           task_metrics.scored_label if has_label else None),
       output_features=output_features,
@@ -198,7 +207,7 @@ def _add_single_task(dataset: str, label_source: str, teacher: str) -> None:
       f"{dataset}_single_{label_source}_{teacher}", dataset, teacher,
       functools.partial(preprocessors.single_example,
                         label_source=label_source),
-      has_label=True,
+      has_label=True, has_both=True,
       postprocess_fn=task_metrics.single_target_postprocessor(
           preprocessors.single_target_separator))
 

@@ -25,6 +25,7 @@ import tensorflow as tf
 from stepdistill_jax import errors
 from stepdistill_jax import setting_checks
 from stepdistill_jax import tasks_finder
+from stepdistill_jax.data import cuts
 from stepdistill_jax.data import pipelines
 
 
@@ -152,7 +153,7 @@ def get_dataset(
       trim_output_features=cfg.trim_output_features,
       batch_size=cfg.batch_size // num_shards,
       verbose=False)
-  with lengths_told(cfg):
+  with lengths_told(cfg), cuts.in_rows(cfg.pack):
     # SeqIO's packing loops.
     return make() if cfg.pack else pipelines.build(make)
 

@@ -11,9 +11,9 @@ import jax
 import seqio
 
 from stepdistill_jax import errors, progress
-from stepdistill_jax.data import pipelines
+from stepdistill_jax.data import cuts, pipelines
 from stepdistill_jax.embedded_t5x import (
-    checkpoint_paths, gin_utils, preflight, utils)
+    checkpoint_paths, datasets, gin_utils, preflight, utils)
 
 
 class InferenceEvaluator:
@@ -108,6 +108,7 @@ def evaluate(
   """
   del use_orbax
   preflight.check_data(dataset_cfg, partitioner)
+  cuts.look_at(datasets.find_task(dataset_cfg), dataset_cfg, refuses=False)
   cfg, paths = utils.get_first_valid_restore_config_and_paths(
       [restore_checkpoint_cfg])
   if not paths:

@@ -153,6 +153,10 @@ def train(
     train_dataset, data_shards = data_shards_lib.get_dataset(
         get_dataset_fn, train_dataset_cfg, layout,
         run_record.data_shards(model_dir), model.FEATURE_CONVERTER_CLS)
+    reading = None
+    if hasattr(train_dataset, "cut"):
+      reading = stack.enter_context(
+          concurrent.futures.ThreadPoolExecutor(1)).submit(train_dataset.cut)
     train_iter = utils.prepare_train_iter(
         train_dataset, partitioner=partitioner, checkpoint_cfg=checkpoint_cfg)
     batch_spec = {
@@ -216,6 +220,12 @@ def train(
               "which is counted; to count the run's own steps alone, bind "
               "utils.RestoreCheckpointConfig.assignment_map = "
               "((r'state/.*', None),) and fallback_to_scratch = True"))
+    if total_steps == step and not resuming and not (
+        run_eval_before_training and eval_cfgs):
+      raise errors.UserError(
+          f"nothing to train in {model_dir}: TRAIN_STEPS={total_steps} is "
+          "reached before the first step; set more, or score a checkpoint "
+          "with `stepdistill-eval --checkpoint=...`")
     if resuming and not (restore_cfg and restore_cfg.restore_dataset):
       # The batches of the steps behind us, whatever they began from.
       train_iter.skip(step - first_step)
@@ -228,7 +238,8 @@ def train(
       run_record.start(
           model_dir, engine="embedded", config=config, step=step,
           begun_from=restore_path, seeds=seeds,
-          data={**data, "shards": data_shards},
+          data={**data, "shards": data_shards,
+                "cut": reading and reading.result()},
           devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}")
     run_state = resuming and checkpoint_manager_lib.read_run_state(
         restore_path) or {}

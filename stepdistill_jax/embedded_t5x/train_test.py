@@ -163,6 +163,18 @@ def test_begins_from_another_runs_checkpoint(whole_run, tmp_path):
   assert sorted(scalars(tmp_path / "train", "loss")) == [4]
 
 
+def test_nothing_to_train_in_a_new_folder_is_told(
+    whole_run, tmp_path, capsys):
+  folder, _, _ = whole_run
+  new = tmp_path / "new"
+  with pytest.raises(errors.UserError, match=(
+      f"nothing to train in {new}: TRAIN_STEPS={STEPS} is reached")):
+    run_train(new, f"INITIAL_CHECKPOINT_PATH = '{folder}/checkpoint_{STEPS}'")
+  assert not (new / "run.json").exists()
+  assert run_train(folder)[0] == STEPS  # A run's own folder: done before.
+  assert "nothing to train" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   with pytest.raises(errors.UserError, match="not finite in 1 of the steps"):
     run_train(tmp_path, *NO_EVAL, steps=9, *[
@@ -305,3 +317,11 @@ def test_an_optax_transformation_is_no_optimizer(tmp_path):
         "train", [str(gin_file)], [
             f"MODEL_DIR = {str(tmp_path)!r}", "TRAIN_STEPS = 2", *NO_EVAL],
         engine="embedded")
+
+
+def test_what_gin_files_came_to_bind_does_not_end_older_runs():
+  lines = {"LONG_RATIONALE": "'cut_tail'",
+           "preprocessors.long_rationales.do": "%LONG_RATIONALE"}
+  assert not run_record.differences({}, lines)
+  assert run_record.differences({}, {**lines, "LONG_RATIONALE": "'drop'"}) == [
+      "LONG_RATIONALE was 'cut_tail', now 'drop'"]

@@ -10,10 +10,11 @@ import dataclasses
 import gc
 import os
 import pathlib
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 from stepdistill_jax import errors
 from stepdistill_jax import locations
+from stepdistill_jax import run_record
 from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import model_config as model_config_lib
@@ -81,7 +82,8 @@ class Checkpoint:
         explain_prefix=self._explain_prefix(),
         labels=self._closed_labels(example_set),
         label_length=self._label_length(example_set))
-    more = (*self.run.passed_over, *self._overlap_warnings(example_set))
+    more = (*self.run.passed_over, *self._overlap_warnings(example_set),
+            *self._cut_warnings())
     return [
         dataclasses.replace(
             answers, warnings=(*answers.warnings, *more),
@@ -162,6 +164,17 @@ class Checkpoint:
           self._records_dir, dataset, teacher, "train")
     except errors.UserError:
       return []  # Records without a train split, or of another machine.
+
+  def _cut_warnings(self) -> Iterator[str]:
+    """Says what of the run's training examples was cut; here nothing is."""
+    record = run_record.read(self.run.config_path.parent) or {}
+    for counts in filter(None, record.get("data", {}).get("cut") or ()):
+      for kind, of in counts.items():
+        if isinstance(of, dict) and of["cut"]:
+          yield (f"trained with {of['cut']:,} of {counts['examples']:,} {kind} "
+                 f"longer than {of['length']} tokens, by {of['median']:g} in "
+                 f"the median and {of['most']} at most "
+                 f"({of.get('done', 'cut')}); asked with whole inputs")
 
   def _overlap_warnings(self, example_set) -> Sequence[str]:
     """Says how many of the questions the run was trained on."""

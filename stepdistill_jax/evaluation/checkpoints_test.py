@@ -71,13 +71,42 @@ def test_answers_and_their_warnings(system, answered):
   assert all(0 <= a.score <= 1 and a.rationale is not None
              for a in given.answers)
   assert len({a.text for a in given.answers}) > 3
-  (warning,) = given.warnings
+  *cut_warnings, warning = given.warnings
   assert warning.startswith("2 of 23 questions are also in the train split")
+  # What is shorter than its length has ended.
+  assert given.cut["inputs"] == 0
+  for what, sizes in (
+      ("answers", [a.tokens for a in given.answers]),
+      ("rationales", [a.rationale_tokens for a in given.answers])):
+    length = SETTINGS[{"answers": "label_length"}.get(what, "rationale_length")]
+    assert 0 < given.cut[what] <= sizes.count(length)
+    (line,) = [w for w in cut_warnings if f" {what} are cut" in w]
+    assert line.startswith(f"{given.cut[what]} of 23 ")
+    assert f"after {length} tokens" in line
   # Where the teacher has no rationale there is no likelihood of it.
   assert [a.rationale_log_prob is None for a in given.answers] == [
       not e.rationale for e in example_set.examples]
   assert given.cost["parameters"] > 5000 and given.cost["step"] == 7
   assert given.cost["flops_per_example"] > given.cost["parameters"]
+
+
+def test_what_training_cut_is_told(system, run):
+  record = run / "run.json"
+  record.write_text(json.dumps({"data": {"cut": [{
+      "examples": 720, "kept": 720,
+      "inputs": {"cut": 711, "length": 24, "median": 17.5, "most": 49},
+      "labels": {"cut": 0, "length": 24, "median": 0.0, "most": 0},
+      "rationales": {"cut": 7, "length": 16, "median": 2, "most": 3,
+                     "done": "cut_head"}}, None]}}))
+  try:
+    assert list(system._cut_warnings()) == [
+        "trained with 711 of 720 inputs longer than 24 tokens, by 17.5 in the "
+        "median and 49 at most (cut); asked with whole inputs",
+        "trained with 7 of 720 rationales longer than 16 tokens, by 2 in the "
+        "median and 3 at most (cut_head); asked with whole inputs"]
+  finally:
+    record.unlink()
+  assert not list(system._cut_warnings())
 
 
 def test_questions_are_those_of_the_seqio_task(system, records_dir):

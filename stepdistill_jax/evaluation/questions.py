@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Callable, Mapping, Protocol, Sequence
+from typing import Any, Callable, Iterator, Mapping, Protocol, Sequence
 
 from stepdistill_jax import errors
 from stepdistill_jax.evaluation import cost as cost_lib
@@ -113,8 +113,17 @@ def ask(
     modes.remove("score")
     warnings = (reason,)
   return [
-      dataclasses.replace(asking.answers(mode), warnings=warnings)
-      for mode in modes]
+      dataclasses.replace(answers, warnings=(*warnings, *answers.warnings))
+      for answers in map(asking.answers, modes)]
+
+
+def _count_cut(rows: Sequence[Mapping[str, Any]], mode: str) -> int | None:
+  """How many decoded texts have no end; None where that was not noted."""
+  if mode != "generate":
+    return 0
+  if any("ended" not in row for row in rows):
+    return None
+  return sum(not row["ended"] for row in rows)
 
 
 class _Asking:
@@ -146,10 +155,24 @@ class _Asking:
         for example, label, extra in zip(
             self._questions.example_set.examples, labels, explained,
             strict=True))
+    cut = {"inputs": 0, "answers": _count_cut(labels, mode)}
+    if self._questions.explain_prefix is not None and mode == "generate":
+      cut["rationales"] = _count_cut(explained, mode)
     return systems_lib.Answers(
-        answers, mode=mode, settings=self._settings(),
+        answers, mode=mode, settings=self._settings(), cut=cut,
+        warnings=tuple(self._cut_warnings(cut)),
         cost=cost_lib.of_student(
             self._system, answers, label_timing, rationale_timing, mode))
+
+  def _cut_warnings(self, cut) -> Iterator[str]:
+    """Says how many answers have no end; inputs are asked whole."""
+    total = len(self._questions.example_set.examples)
+    for what, length, setting in (
+        ("answers", self._questions.label_length, "label_length"),
+        ("rationales", self._config.rationale_length, "rationale_length")):
+      if cut.get(what):
+        yield (f"{cut[what]} of {total} {what} are cut: they had not ended "
+               f"after {length} tokens (--gin.ModelConfig.{setting}=...)")
 
   def _settings(self) -> dict[str, Any]:
     """Of the call, with what `auto` stood for."""
@@ -199,6 +222,7 @@ class _Asking:
       log.append(
           [{"text": q.vocabulary.decode(list(d.tokens)),
             "score": math.exp(min(0.0, d.log_prob)), "tokens": len(d.tokens),
+            "ended": q.vocabulary.eos_id in d.tokens,
             "input_tokens": len(inputs[i])}
            for i, d in zip(indices, decoded)],
           [examples[i] for i in indices])

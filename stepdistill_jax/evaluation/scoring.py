@@ -81,7 +81,7 @@ def score(
           benchmark, rows, given.answers, judged,
           of_teacher=system.kind == "teacher"),
       "cost": given.cost or None, "method": given.method,
-      "settings": given.settings,
+      "settings": given.settings, "cut": given.cut,
       "warnings": list(given.warnings),
   }
   if example_set.without_label:

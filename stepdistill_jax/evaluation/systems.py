@@ -62,6 +62,8 @@ class Answers:
     method: of a trained student: `name`, `key` (the same for runs that differ
       in their seed alone) and `seed`.
     settings: how a model was asked: its `ModelConfig`, prefixes, devices.
+    cut: how many `inputs`, `answers` and `rationales` were cut; None where
+      that is not known.
   """
 
   answers: tuple[Answer, ...]
@@ -72,6 +74,7 @@ class Answers:
   mode: str = "generate"
   method: dict | None = None
   settings: dict | None = None
+  cut: dict | None = None
 
 
 class System(Protocol):

@@ -12,8 +12,11 @@ import seqio
 from t5x import utils
 
 from stepdistill_jax import errors
+from stepdistill_jax import gin_config
 from stepdistill_jax import progress
 from stepdistill_jax import setting_checks
+from stepdistill_jax import t5x_finder
+from stepdistill_jax.data import cuts
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.data import sources
 from stepdistill_jax.data import task_metrics
@@ -35,7 +38,7 @@ def verify_data(cfg, model) -> None:
   Raises:
     errors.UserError: the data set lacks a target that the loss weighs, or has
       one that it does not, or another vocabulary than the model, or none of
-      its records has what the task is about.
+      its records has what the task is about, or its lengths cut a label.
   """
   name = cfg.mixture_or_task_name
   provider = (task_registry.require_task(name) if isinstance(name, str)
@@ -53,6 +56,14 @@ def verify_data(cfg, model) -> None:
   _check_targets(provider, model.task_names, is_training)
   for task in seqio.get_subtasks(provider):
     _check_records(task, provider.name, cfg.split)
+  cuts.look_at(provider, cfg, says=not (is_training and _reads_all_first()))
+
+
+def _reads_all_first() -> bool:
+  """Whether the run reads all its examples, and counts what is cut, first."""
+  return t5x_finder.current_engine() == "embedded" and any(
+      re.search(r"\btrain\.get_dataset_fn$", name) and "exact_order" in value
+      for name, value in gin_config.bindings().items())
 
 
 def _check_targets(provider, weighed, is_training: bool) -> None:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from stepdistill_jax import errors
+from stepdistill_jax import inherited_bindings
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import network as scalable
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
 
@@ -122,8 +123,11 @@ class Decoder(t5_network.Decoder):
         self, layer, y, self.config.num_decoder_layers, deterministic)
 
 
+@inherited_bindings.followed_by_class
 class Transformer(t5_network.Transformer):
   """The whole network; its config is that of `t5x.examples.t5.network`.
+
+  Gin bindings of the plain `Transformer` count for this one too.
 
   Attributes:
     remat_policy: 'none' keeps all that the backward pass needs, 'minimal'

@@ -10,6 +10,7 @@ import seqio
 from t5x import decoding
 from t5x import models as t5x_models
 
+from stepdistill_jax import inherited_bindings
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.models import batches
 from stepdistill_jax.models import data_check
@@ -22,6 +23,7 @@ from stepdistill_jax.models import weights as weights_lib
 AGGREGATIONS = ("task_mean", "token_sum")
 
 
+@inherited_bindings.followed_by_class
 class StepDistillModel(t5x_models.EncoderDecoderModel):
   """T5X's encoder-decoder with distilling step-by-step's loss.
 
@@ -34,6 +36,10 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
   Takes batches of `StepDistillFeatureConverter`: of one task or of several,
   `[batch, length]`, packed or not, or paired, `[records, K, length]`. Of a
   paired batch, predictions and scores are the first target's: the label's.
+
+  Gin bindings of `models.EncoderDecoderModel` and of its methods
+  (`predict_batch_with_aux.num_decodes`, ...) count for this class too, unless
+  it has its own.
   """
 
   FEATURE_CONVERTER_CLS = feature_converter.StepDistillFeatureConverter
@@ -238,10 +244,12 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
 
   # ------------------------------------------------------------- prediction
 
-  def predict_batch_with_aux(self, params, batch: batches.Batch, **kwargs):
+  def predict_batch_with_aux(
+      self, params, batch: batches.Batch, rng: jax.Array | None = None,
+      **kwargs):
     """Decodes; a paired batch answers with its first target, the label."""
     return super().predict_batch_with_aux(
-        params, batches.first_targets(batch), **kwargs)
+        params, batches.first_targets(batch), rng=rng, **kwargs)
 
   def score_batch(
       self, params, batch: Mapping[str, jnp.ndarray],

@@ -6,9 +6,10 @@ import functools
 
 from t5x import trainer as t5x_trainer
 
-from stepdistill_jax.models import inherited_bindings
+from stepdistill_jax import inherited_bindings
 
 
+@inherited_bindings.followed_by_class
 class StepDistillTrainer(t5x_trainer.Trainer):
   """Prepares the global batch before it is cut into microbatches.
 
@@ -20,10 +21,6 @@ class StepDistillTrainer(t5x_trainer.Trainer):
   Gin bindings of `trainer.Trainer` (`num_microbatches`, `learning_rate_fn`,
   ...) count for this class too, unless it has its own.
   """
-
-  def __init__(self, *args, **kwargs):
-    inherited = inherited_bindings.of(t5x_trainer.Trainer)
-    super().__init__(*args, **{**inherited, **kwargs})
 
   @functools.cached_property
   def _partitioned_train_step(self):

@@ -1,15 +1,12 @@
 """Tests of the trainer: global means under microbatches, schedules, bindings."""
 
-import gin
 import jax
 import numpy as np
 import pytest
 from t5x import partitioning
-from t5x import trainer as t5x_trainer
 from t5x import utils
 
 from stepdistill_jax.models import exactness
-from stepdistill_jax.models import inherited_bindings
 from stepdistill_jax.models import schedules
 from stepdistill_jax.models import student_fixtures as fixtures
 from stepdistill_jax.models import trainer
@@ -59,19 +56,3 @@ def test_steps_and_evals_report_global_means(num_microbatches):
             metrics["loss_weight/label"], weight, rtol=1e-6)
       assert got["timing/seqs"] == 2 * len(examples)
       assert got["timing/pairs_per_second"] > 0
-
-
-def test_bindings_of_t5x_trainer_count():
-  with gin.unlock_config():  # Another test may have run a locked config.
-    gin.clear_config()
-    gin.parse_config("""
-      from __gin__ import dynamic_registration
-      from t5x import trainer
-      trainer.Trainer.num_microbatches = 4
-    """)
-  try:
-    assert inherited_bindings.of(t5x_trainer.Trainer) == {
-        "num_microbatches": 4}
-  finally:
-    gin.clear_config()
-  assert inherited_bindings.of(t5x_trainer.Trainer) == {}

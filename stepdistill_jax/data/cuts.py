@@ -1,0 +1,331 @@
+"""What is too long for its place in a batch, and what is done about it.
+
+Inputs are cut at their end, and counted. A label is never cut: that would
+teach a wrong answer. What becomes of a rationale is chosen in gin:
+
+    preprocessors.long_rationales.do = 'cut_tail'
+
+The preprocessors of a task leave in each example how many tokens it lost
+(`TOKENS_CUT`); whoever reads the examples counts them with a `Judge`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+from typing import Any, Iterator, Mapping, Sequence
+
+import gin
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from stepdistill_jax import errors
+from stepdistill_jax import gin_config
+from stepdistill_jax import progress
+from stepdistill_jax.data import pipelines
+
+# int32 [text features of the task], in their order.
+TOKENS_CUT = "tokens_cut"
+_CHOICES = ("cut_tail", "cut_head", "drop", "refuse")
+_MULTIPLE = 8  # Of a length, as `stepdistill data lengths` has them.
+_SAMPLE = 2000  # Examples: reading all of e-SNLI takes a minute.
+_is_read_once = contextvars.ContextVar("_is_read_once", default=False)
+_in_rows = contextvars.ContextVar("_in_rows", default=False)
+
+
+@gin.configurable(module="stepdistill_jax.data.preprocessors")
+def long_rationales(do: str = "cut_tail") -> str:
+  """What becomes of rationales that are too long.
+
+  Args:
+    do: `cut_tail` keeps their beginning, `cut_head` their end; `drop` leaves
+      such records out of the train split (of others the tail is cut);
+      `refuse` ends the run before it trains.
+  """
+  if do not in _CHOICES:
+    raise errors.UserError(errors.unknown_name_message(
+        "LONG_RATIONALE (preprocessors.long_rationales.do)", do, _CHOICES))
+  return do
+
+
+@contextlib.contextmanager
+def read_once() -> Iterator[None]:
+  """Data sets made inside are read once, by one who keeps what was read.
+
+  Nothing of theirs is kept in memory, and what is to be dropped is in them.
+  """
+  before = _is_read_once.set(True)
+  try:
+    yield
+  finally:
+    _is_read_once.reset(before)
+
+
+def is_read_once() -> bool:
+  return _is_read_once.get()
+
+
+@contextlib.contextmanager
+def in_rows(packed: bool) -> Iterator[None]:
+  """Data sets made inside are packed: lengths are those of whole rows."""
+  before = _in_rows.set(packed)
+  try:
+    yield
+  finally:
+    _in_rows.reset(before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+  """The text features of a task's examples.
+
+  Attributes:
+    names: of all.
+    labels: those that hold a label.
+    rationales: those that hold a rationale; one may hold both.
+  """
+
+  names: Sequence[str]
+  labels: frozenset[str] = frozenset()
+  rationales: frozenset[str] = frozenset()
+
+  def limits(
+      self, sequence_length: Mapping[str, int] | None) -> dict[str, int | None]:
+    """The most tokens of each feature, EOS included; None for no limit.
+
+    In packed rows the inputs of a record share the row evenly; of its targets
+    each has what those before it leave.
+    """
+    given = sequence_length or {}
+    limits = {name: given.get(name) for name in self.names}
+    if _in_rows.get() and len(self.names) > 2:
+      inputs = [n for n in self.names if n.endswith("inputs")]
+      for name in self.names:
+        row = given.get("inputs" if name in inputs else "targets")
+        share = row // len(inputs) if row and name in inputs else row
+        limits[name] = min(
+            (x for x in (limits[name], share) if x is not None), default=None)
+    return limits
+
+  def fit(
+      self, example: Mapping[str, tf.Tensor], eos_ids: Mapping[str, int],
+      sequence_length: Mapping[str, int] | None) -> dict[str, tf.Tensor]:
+    """Cuts features to their lengths, ends them with EOS, says what was cut.
+
+    A feature that is empty stands for a target that a record does not have,
+    and stays so.
+
+    Args:
+      example: token ids by feature, without EOS.
+      eos_ids: of the features that want one.
+      sequence_length: in tokens.
+    """
+    limits, fitted = self.limits(sequence_length), dict(example)
+    shares_row = _in_rows.get() and len(self.names) > 2
+    used, lost = 0, []
+    for name in self.names:
+      value, limit = example[name], limits[name]
+      end = tf.fill(  # One id or none, without a branch: those are slow.
+          [tf.minimum(tf.size(value), 1) if name in eos_ids else 0],
+          tf.cast(eos_ids.get(name, 0), value.dtype))
+      size = tf.size(value) + tf.size(end)
+      if limit is None:
+        lost.append(0)
+      else:
+        if shares_row and not name.endswith("inputs"):
+          left = sequence_length["targets"] - used
+          limit = tf.minimum(limit, tf.maximum(left, 0))
+        cut = tf.maximum(size - limit, 0)
+        lost.append(cut)
+        kept = tf.maximum(tf.size(value) - cut, 0)
+        start = tf.size(value) - kept if self.keeps_end(name) else 0
+        value, end = value[start:start + kept], end[:limit]
+      fitted[name] = tf.concat([value, end], axis=0)
+      if not name.endswith("inputs"):
+        used += tf.size(fitted[name])
+    return {**fitted, TOKENS_CUT: tf.stack(lost)}
+
+  def keeps_end(self, name: str) -> bool:
+    """Whether a feature that is too long loses its beginning."""
+    do = long_rationales()
+    # A record of another split that is not dropped keeps its label.
+    return name in self.rationales and (
+        do == "cut_head" or do == "drop" and name in self.labels)
+
+  def is_too_long(self, lost) -> Any:
+    """Whether a rationale lost tokens, bool `[...]` of int `[..., names]`."""
+    at = [self.names.index(name) for name in sorted(self.rationales)]
+    return sum((lost[..., i] for i in at), 0 * lost[..., 0]) > 0
+
+
+def texts_of(task: seqio.Task) -> Texts | None:
+  """The text features of a task of ours; None for another task."""
+  found = [step.keywords["texts"] for step in task.preprocessors
+           if "texts" in getattr(step, "keywords", {})]
+  return found[0] if found else None
+
+
+def look_at(provider, cfg, refuses: bool = True, says: bool = True) -> None:
+  """Says what a run's lengths will cut, and refuses, before anything slow.
+
+  The first records of each task are looked at, through its preprocessors.
+
+  Args:
+    provider: the task or mixture.
+    cfg: a `utils.DatasetConfig`.
+    refuses: False where nothing learns from the examples.
+    says: False where the run counts all of them before it trains.
+
+  Raises:
+    errors.UserError: as a `Judge` does.
+  """
+  for task in seqio.get_subtasks(provider):
+    judge = Judge.of(task, cfg, refuses=refuses, says=says)
+    if judge is None or cfg.split.partition("[")[0] not in task.splits:
+      continue
+    lost = np.zeros([0, len(judge.texts.names)], np.int32)
+    first = pipelines.build(lambda task=task: read(task, cfg).map(
+        lambda example: example[TOKENS_CUT]).take(_SAMPLE).batch(_SAMPLE))
+    for batch in first:
+      lost = batch.numpy()
+    if len(lost) == _SAMPLE:
+      judge.looked_at = f" (its first {_SAMPLE:,} examples)"
+    judge(lost)
+
+
+def read(task: seqio.Task, cfg) -> tf.data.Dataset:
+  """A task's examples in their order, once; those to drop are in it."""
+  with in_rows(cfg.pack), read_once():
+    return task.get_dataset(
+        sequence_length=cfg.task_feature_lengths, split=cfg.split,
+        use_cached=cfg.use_cached, shuffle=False, seed=cfg.seed, num_epochs=1,
+        trim_output_features=cfg.trim_output_features, try_in_mem_cache=False)
+
+
+@dataclasses.dataclass
+class Judge:
+  """Counts what a task's examples lost, and refuses what must not be cut.
+
+  Attributes:
+    task: its name, for messages.
+    split: of the examples.
+    texts: of the task.
+    lengths: feature -> tokens, of the run.
+    packed: whether these are of packed rows.
+    looked_at: "" if all examples were, else how many, in words.
+    refuses: False says what else would be refused: nothing learns from it.
+    says: whether it prints what is cut.
+  """
+
+  task: str
+  split: str
+  texts: Texts
+  lengths: Mapping[str, int]
+  packed: bool
+  looked_at: str = ""
+  refuses: bool = True
+  says: bool = True
+
+  @classmethod
+  def of(cls, task: seqio.Task, cfg, **options) -> "Judge | None":
+    """Of a task, as a `utils.DatasetConfig` has it; None for others' tasks."""
+    texts = texts_of(task)
+    if texts is None or not cfg.task_feature_lengths:
+      return None
+    return cls(task.name, cfg.split, texts, dict(cfg.task_feature_lengths),
+               cfg.pack, **options)
+
+  def __call__(self, lost: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Judges examples.
+
+    Args:
+      lost: int `[examples, names]`, tokens.
+
+    Returns:
+      Which examples train, bool `[examples]`; and for the run's record, by
+      kind of text how many were cut and by how much.
+
+    Raises:
+      errors.UserError: a label is cut, or a rationale where gin refuses that.
+    """
+    do, texts = long_rationales(), self.texts
+    keep = np.ones(len(lost), bool)
+    if do == "drop" and self.split.startswith("train"):
+      keep = ~texts.is_too_long(lost)
+    record: dict[str, Any] = {"examples": len(lost), "kept": int(keep.sum())}
+    lines = []
+    for kind, names in self._kinds().items():
+      tokens = lost[:, [texts.names.index(name) for name in names]].max(axis=1)
+      cut = tokens[tokens > 0]
+      length, holds = self._holds(names, int(tokens.max(initial=0)))
+      record[kind] = {
+          "cut": int(cut.size), "length": length,
+          "median": float(np.median(cut)) if cut.size else 0.0,
+          "most": int(cut.max(initial=0))}
+      if not cut.size:
+        continue
+      what = (f"{cut.size:,} of {len(lost):,} {kind} are longer than {length} "
+              f"tokens, by {np.median(cut):g} in the median and {cut.max()} at "
+              "most")
+      if self.refuses and texts.labels & set(names) and not (
+          texts.rationales & set(names) and do in ("cut_head", "drop")):
+        raise errors.UserError(
+            f"task {self.task}, {self.split}{self.looked_at}: {what}; a cut "
+            f"label is another answer: pass {holds}" + (
+                ", or --gin.LONG_RATIONALE=\\\"cut_head\\\" or \\\"drop\\\""
+                if texts.rationales & set(names) else ""))
+      if kind == "rationales":
+        record[kind]["done"] = do
+        if do == "refuse" and self.refuses:
+          raise errors.UserError(
+              f"task {self.task}, {self.split}{self.looked_at}: {what}, and "
+              f"LONG_RATIONALE is 'refuse': pass {holds}, or another choice: "
+              "'cut_tail', 'cut_head', 'drop'")
+      done = ("cut at the beginning" if texts.keeps_end(names[0])
+              else "cut at the end")
+      if set(names) & texts.rationales and not keep.all():
+        done = "their records are left out"
+      lines.append(f"{what}: {done}; {holds} holds them")
+    if lines and self.says:
+      progress.say(f"warning: task {self.task}, {self.split}{self.looked_at}: "
+                   + "; ".join(lines))
+    if lost.size and not keep.any() and not self.looked_at:
+      raise errors.UserError(
+          f"task {self.task}: no record is left of {len(lost):,}, as "
+          "LONG_RATIONALE is 'drop' and all are too long; " + lines[-1])
+    return keep, record
+
+  def _kinds(self) -> dict[str, list[str]]:
+    """Kind of text -> its features."""
+    texts = self.texts
+    kinds = {
+        "inputs": [n for n in texts.names if n.endswith("inputs")],
+        "labels": sorted(texts.labels - texts.rationales),
+        "rationales": sorted(texts.rationales - texts.labels),
+        "targets": [n for n in texts.names if not n.endswith("inputs") and (
+            n in texts.labels) == (n in texts.rationales)]}
+    return {kind: names for kind, names in kinds.items() if names}
+
+  def _holds(self, names: Sequence[str], most: int) -> tuple[int | None, str]:
+    """(length of now, what to pass so that nothing is cut)."""
+    shared = self.packed and len(self.texts.names) > 2
+    limits = self.texts.limits(self.lengths)
+    length = next((limits[n] for n in names if limits[n] is not None), None)
+    needed = -(-((length or 0) + most) // _MULTIPLE) * _MULTIPLE
+    is_input = names[0].endswith("inputs")
+    macro = ("MAX_INPUTS" if is_input else "MAX_LABEL" if not (
+        set(names) & self.texts.rationales) else "MAX_RATIONALE" if not (
+            set(names) & self.texts.labels) else "MAX_SINGLE")
+    bound = gin_config.bindings()
+    if not self.packed and macro in bound and (
+        f"%{macro}" in bound.get("TASK_FEATURE_LENGTHS", "")):
+      return length, f"--gin.{macro}={needed}"
+    if shared and is_input:
+      needed *= sum(n.endswith("inputs") for n in self.texts.names)
+    changed = ([("inputs" if is_input else "targets")] if shared else names)
+    lengths = {**self.lengths, **{name: needed for name in changed}}
+    macro = next((m for m in ("PACKED_FEATURE_LENGTHS",)
+                  if self.packed and m in bound), "TASK_FEATURE_LENGTHS")
+    return length, f"--gin.{macro}=\"{lengths}\""
