@@ -13,7 +13,6 @@ from typing import Sequence
 
 from stepdistill_jax import argument_parser
 
-from stepdistill_jax import argument_parser
 
 SUMMARY = "lengths of a data set's sequences; tasks tokenized beforehand"
 

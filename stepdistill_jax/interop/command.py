@@ -24,7 +24,6 @@ from stepdistill_jax import argument_parser
 from stepdistill_jax import locations
 from stepdistill_jax import remote_storage
 
-from stepdistill_jax import argument_parser
 
 # Help must not wait for what a command needs.
 # pylint: disable=g-import-not-at-top
