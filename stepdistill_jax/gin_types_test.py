@@ -110,16 +110,17 @@ def test_all_of_our_annotations_have_their_names():
           "task_name"} <= checked
 
 
-def misspelled(rate: Flaot = 1.0):  # pylint: disable=undefined-variable
+def misspelled(rate=1.0):
   return rate
 
 
-def test_a_name_that_an_annotation_lacks_is_an_error_of_ours_alone():
+misspelled.__annotations__["rate"] = "Flaot"
+
+
+def test_a_name_that_an_annotation_lacks_is_an_error_of_ours_alone(
+    monkeypatch):
   with pytest.raises(NameError, match="Flaot") as caught:
     gin_types.hints(misspelled)
   assert "gin_types_test.misspelled" in caught.value.__notes__[0]
-
-  def of_a_user(rate: Flaot = 1.0):  # pylint: disable=undefined-variable
-    return rate
-  of_a_user.__module__ = "their.module"
-  assert gin_types.hints(of_a_user) == {}
+  monkeypatch.setattr(misspelled, "__module__", "their.module")
+  assert gin_types.hints(misspelled) == {}
