@@ -45,9 +45,10 @@ _MAY_CHANGE = re.compile(
     r".*\bWatchdog\..*|.*\bGuards\..*|"
     r"(infer_eval|train_eval)/.*)")
 
-# What gin files of this package came to bind, as runs before had it.
+# What gin files of this package came to bind, as runs before had it. Gin
+# writes a name with as many of its modules as tell it from others.
 _BOUND_LATER = {"LONG_RATIONALE": "'cut_tail'",
-                "preprocessors.long_rationales.do": "%LONG_RATIONALE"}
+                "long_rationales.do": "%LONG_RATIONALE"}
 
 _options: dict[str, Any] = {
     "command": None, "allow_config_change": False, "strict": False}
@@ -129,7 +130,9 @@ def _write(model_dir, record: Mapping[str, Any]) -> None:
 def _changes(
     old: Mapping[str, str], new: Mapping[str, str]) -> Mapping[str, str]:
   """Name -> `NAME was A, now B`, of what differs."""
-  old = {**{k: v for k, v in _BOUND_LATER.items() if k in new}, **old}
+  later = {name: value for name in new for end, value in _BOUND_LATER.items()
+           if f".{name}".endswith(f".{end}")}
+  old = {**later, **old}
   return {name: f"{name} was {old.get(name, 'unset')}, "
                 f"now {new.get(name, 'unset')}"
           for name in sorted({*old, *new}) if old.get(name) != new.get(name)}
