@@ -232,7 +232,7 @@ def test_a_single_target_keeps_its_label_when_its_head_is_cut(task):
 
 def test_nothing_left_and_unknown_choices_are_told(task):
   choose("drop")
-  with pytest.raises(errors.UserError, match="no record is left of 12"):
+  with pytest.raises(errors.UserError, match="no record is left of 11"):
     exact_order.get_dataset(config(task("rationale"), {
         "inputs": 64, "targets": 1}), 0, 1, CONVERTER).cut()
   choose("cut_tale")
