@@ -109,6 +109,8 @@ class Texts:
             (x for x in (limits[name], share) if x is not None), default=None)
     return limits
 
+  # Nothing branches on tensors, and AutoGraph takes methods for others.
+  @tf.autograph.experimental.do_not_convert
   def fit(
       self, example: Mapping[str, tf.Tensor], eos_ids: Mapping[str, int],
       sequence_length: Mapping[str, int] | None) -> dict[str, tf.Tensor]:
@@ -154,6 +156,7 @@ class Texts:
     return name in self.rationales and (
         do == "cut_head" or do == "drop" and name in self.labels)
 
+  @tf.autograph.experimental.do_not_convert
   def is_too_long(self, lost) -> Any:
     """Whether a rationale lost tokens, bool `[...]` of int `[..., names]`."""
     at = [self.names.index(name) for name in sorted(self.rationales)]

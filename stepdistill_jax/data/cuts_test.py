@@ -187,7 +187,8 @@ def test_packed_pairs_are_cut_to_their_row(task, do):
     assert sizes["rationale_targets"] == min(
         len(before["rationale_targets"]), 20 - sizes["targets"])
   # On either order of examples: rows that would not hold them end the run.
-  for get in (exact_order.get_dataset, datasets.get_dataset):
+  ways = [exact_order.get_dataset, datasets.get_dataset]
+  for get in ways if do == "cut_tail" else ways[:1]:  # SeqIO's takes seconds.
     rows = list(get(cfg, 0, 1, CONVERTER).take(4).as_numpy_iterator())
     assert rows[0]["decoder_target_tokens"].shape == (4, 20)
 
@@ -232,7 +233,7 @@ def test_a_single_target_keeps_its_label_when_its_head_is_cut(task):
 
 def test_nothing_left_and_unknown_choices_are_told(task):
   choose("drop")
-  with pytest.raises(errors.UserError, match="no record is left of 12"):
+  with pytest.raises(errors.UserError, match="no record is left of 11"):
     exact_order.get_dataset(config(task("rationale"), {
         "inputs": 64, "targets": 1}), 0, 1, CONVERTER).cut()
   choose("cut_tale")
