@@ -43,7 +43,7 @@ EXTRAS = {
 EXTRAS["test-interop"] = [
     *(package for extra in ("test", "hf", "serve", "tpu", "amos")
       for package in EXTRAS[extra]),
-    "fastapi", "uvicorn"]  # For `transformers serve`.
+    "accelerate", "fastapi", "uvicorn"]  # For `transformers serve`.
 
 
 def data_files(folder: pathlib.Path) -> list[str]:

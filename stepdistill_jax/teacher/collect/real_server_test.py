@@ -23,7 +23,7 @@ _TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: "
     "{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}")
-_START_S = 120
+_START_S = 300
 
 pytestmark = pytest.mark.interop
 
@@ -62,7 +62,8 @@ def make_llama(folder: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-  for package in ("openai", "torch", "transformers", "fastapi", "uvicorn"):
+  for package in ("openai", "torch", "transformers", "accelerate", "fastapi",
+                  "uvicorn"):
     pytest.importorskip(package, reason=f"needs {package} for the server")
   folder = tmp_path_factory.mktemp("llama")
   make_llama(folder)
