@@ -19,6 +19,14 @@ def local_or_remote(text: str) -> str:
   return os.path.expanduser(text)
 
 
+def split_name(value: str) -> tuple[str | None, str]:
+  """Splits `NAME=PATH`; a path that exists as it stands is no such pair."""
+  name, equals, path = value.partition("=")
+  if equals and name and "/" not in name and not os.path.exists(value):
+    return name, path
+  return None, value
+
+
 def add_records_dir(
     parser, *old_names: str, advice: str = "", type=os.path.expanduser
 ) -> None:

@@ -137,7 +137,9 @@ def test_near_names_of_configurables_and_their_arguments(
 
 @pytest.mark.parametrize("binding, name, value", [
     ("decoding.beam_search.alpha = 0.3", "decoding.beam_search.alpha", 0.3),
-    ("network.T5Config.emb_dim = 8", "network.T5Config.emb_dim", 8),
+    # In full: another test may have imported the scalable network, too.
+    ("t5x.examples.t5.network.T5Config.emb_dim = 8",
+     "t5x.examples.t5.network.T5Config.emb_dim", 8),
     ("models.EncoderDecoderModel.predict_batch_with_aux.num_decodes = 4",
      "models.EncoderDecoderModel.predict_batch_with_aux.num_decodes", 4),
 ])

@@ -93,7 +93,7 @@ OTHERS = {
     "teacher import --output", "teacher import --records_dir",
     "teacher collect --output", "teacher collect --records_dir",
     "teacher collect --records", "teacher collect --batch_write",
-    "teacher audit --html", "data cache --output", "data lengths --records",
+    "teacher audit --html", "teacher audit --records_dir", "data cache --output", "data lengths --records",
     "data cache --records", "checkpoint import-hf --output",
     "checkpoint export-hf --output", "checkpoint import-t5x --output",
     "checkpoint export-hf --results", "checkpoint export-hf --tokenizer",

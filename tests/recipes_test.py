@@ -101,7 +101,7 @@ def test_the_weights_in_the_docs_are_those_of_a_run(tmp_path):
   page = ROOT / "docs" / "recipes.md"
   if not page.is_file():
     pytest.skip("an installed wheel has no docs")
-  block, = (b for b in re.findall(r"```\n(.*?)```", page.read_text(), re.S)
+  block, = (b for b in re.findall(r"```gin\n(.*?)```", page.read_text(), re.S)
             if "@students.TaskWeights()" in b)
   (tmp_path / "weights.gin").write_text(block)
   gin_config.parse(["gin/recipes/svamp_step_by_step.gin",

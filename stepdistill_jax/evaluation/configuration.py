@@ -9,6 +9,7 @@ from typing import Any, Callable
 
 import gin
 
+from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
 from stepdistill_jax import gin_config
 from stepdistill_jax.evaluation import evaluate
@@ -46,14 +47,6 @@ def _given(args: argparse.Namespace, config_class: type) -> dict[str, Any]:
           if getattr(args, name, None) is not None}
 
 
-def split_name(value: str) -> tuple[str | None, str]:
-  """Splits `NAME=PATH`; a path that exists as it stands is no such pair."""
-  name, equals, path = value.partition("=")
-  if equals and name and "/" not in name and not pathlib.Path(value).exists():
-    return name, path
-  return None, value
-
-
 def make_systems(
     args: argparse.Namespace, model_config: model_config_lib.ModelConfig,
     records_dir: pathlib.Path, rules: str = "strict",
@@ -68,22 +61,22 @@ def make_systems(
   for value in args.checkpoint:
     from stepdistill_jax.evaluation import checkpoints
 
-    name, path = split_name(value)
+    name, path = argument_parser.split_name(value)
     systems.append(checkpoints.Checkpoint(
         path, model_config, name=name, records_dir=records_dir,
         progress=progress, strict=args.strict))
   for value in args.hf:
     from stepdistill_jax.evaluation import hugging_face
 
-    name, path = split_name(value)
+    name, path = argument_parser.split_name(value)
     systems.append(hugging_face.HuggingFaceStudent(
         path, model_config, name=name, progress=progress))
   for value in args.predictions:
-    name, path = split_name(value)
+    name, path = argument_parser.split_name(value)
     systems.append(systems_lib.PredictionsFile(
         path, name=name, free_text=args.free_text))
   for value in args.teacher:
-    name, teacher = split_name(value)
+    name, teacher = argument_parser.split_name(value)
     if "/" in teacher or pathlib.Path(teacher).is_dir():
       from stepdistill_jax.evaluation import teacher_cache
 

@@ -22,6 +22,21 @@ from stepdistill_jax.evaluation import store as store_lib
 from stepdistill_jax.evaluation import systems as systems_lib
 
 
+def require_folder(path: str | pathlib.Path) -> pathlib.Path:
+  """Returns the path of a folder in the Hugging Face format.
+
+  Raises:
+    errors.UserError: there is no such folder, or no `config.json` in it.
+  """
+  folder = pathlib.Path(path).expanduser()
+  if not (folder / "config.json").is_file():
+    what = "config.json" if folder.is_dir() else "such folder"
+    raise errors.UserError(
+        f"no Hugging Face model at {folder}: there is no {what}; pass a folder "
+        "as `save_pretrained` writes it")
+  return folder
+
+
 class HuggingFaceStudent:
   """A folder that `AutoModelForSeq2SeqLM` loads, as a system.
 
@@ -44,15 +59,7 @@ class HuggingFaceStudent:
   def __init__(self, path: str | pathlib.Path,
                config: model_config_lib.ModelConfig, *,
                name: str | None = None, progress=None):
-    self._path = pathlib.Path(path).expanduser()
-    if not self._path.is_dir():
-      raise errors.UserError(
-          f"no Hugging Face model at {self._path}: there is no such folder")
-    if not (self._path / "config.json").is_file():
-      what = "config.json" if self._path.is_dir() else "such folder"
-      raise errors.UserError(
-          f"no Hugging Face model at {self._path}: there is no {what}; "
-          "pass a folder as `save_pretrained` writes it")
+    self._path = require_folder(path)
     self.name = name or self._path.resolve().name
     self.source = str(path)
     self._config = config

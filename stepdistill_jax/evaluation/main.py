@@ -160,6 +160,7 @@ def _run(args: argparse.Namespace) -> int:
   from stepdistill_jax import runtime
 
   runtime.configure()  # Before JAX and TensorFlow are imported.
+  _require_folders(args)
   if args.hf:
     runtime.import_transformers()  # Before TensorFlow, if that is needed.
     print("stepdistill-eval: Hugging Face students run in torch on the CPU",
@@ -189,6 +190,17 @@ def _run(args: argparse.Namespace) -> int:
   print(f"report: {output / 'report.html'} ({len(rows)} answers in "
         "examples.jsonl)")
   return 0
+
+
+def _require_folders(args: argparse.Namespace) -> None:
+  """Raises UserError for a missing folder, before what takes long begins."""
+  from stepdistill_jax.evaluation import hugging_face
+  from stepdistill_jax.evaluation import run_folder
+
+  for value in args.hf:
+    hugging_face.require_folder(argument_parser.split_name(value)[1])
+  for value in args.checkpoint:
+    run_folder.require_folder(argument_parser.split_name(value)[1])
 
 
 def _score(args, config, model_config, records_dir: pathlib.Path):

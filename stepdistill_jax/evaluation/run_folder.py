@@ -176,9 +176,7 @@ def find(path: str | os.PathLike[str], *, strict: bool = False) -> RunFolder:
     errors.UserError: there is no such folder, no good checkpoint in it, or no
       configuration beside it.
   """
-  folder = epath.Path(locations.absolute(path))
-  if not locations.is_dir(folder):
-    raise errors.UserError(_missing(folder))
+  folder = require_folder(path)
   if checkpoint_paths.step_of(folder.name) is None and (
       not checkpoint_paths.all_steps(folder)):
     raise errors.UserError(
@@ -198,9 +196,19 @@ def find(path: str | os.PathLike[str], *, strict: bool = False) -> RunFolder:
   return found
 
 
-def _missing(path: epath.Path) -> str:
-  if checkpoint_paths.step_of(path.name) is not None and path.parent.is_dir():
-    steps = checkpoint_paths.all_steps(path.parent)
-    return (f"no checkpoint at {path}; {path.parent} has the steps "
-            f"{', '.join(map(str, steps)) or 'none'}")
-  return f"no checkpoint at {path}: there is no such folder"
+def require_folder(path: str | os.PathLike[str]) -> epath.Path:
+  """Returns the absolute path of a run's folder or of a checkpoint.
+
+  Raises:
+    errors.UserError: there is no such folder.
+  """
+  folder = epath.Path(locations.absolute(path))
+  if locations.is_dir(folder):
+    return folder
+  why = ": there is no such folder"
+  if (checkpoint_paths.step_of(folder.name) is not None
+      and folder.parent.is_dir()):
+    steps = checkpoint_paths.all_steps(folder.parent)
+    why = (f"; {folder.parent} has the steps "
+           f"{', '.join(map(str, steps)) or 'none'}")
+  raise errors.UserError(f"no checkpoint at {folder}{why}")

@@ -156,7 +156,7 @@ def test_damaged_config(folder):
 
 
 def test_no_folder(folder):
-  refused(folder / "nothing", "not a folder")
+  refused(folder / "nothing", "there is no folder")
 
 
 def test_no_weights(folder):
