@@ -183,6 +183,25 @@ def test_every_block_runs_or_says_why_not():
       assert block.language in _RUNS or block.reason is None, where
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_links_to_is_there(page):
+  text = (ROOT / page).read_text("utf-8")
+  for link in re.findall(r"\]\(\s*([^)#]+?)(?:#[^)]*)?\s*\)", text):
+    if "://" not in link:
+      assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"
+
+
+def test_own_data_shows_what_its_files_have():
+  (rows,) = [b.text for b in blocks_of("docs/own_data.md")
+             if b.language == "csv"]
+  folder = ROOT / "docs/own_data"
+  assert rows in (folder / "messages.csv").read_text("utf-8")
+  (train,) = re.findall(r"-> (\d+) train,", (
+      ROOT / "docs/own_data.md").read_text("utf-8"))
+  assert f"TRAIN_RECORDS = {train}" in (
+      folder / "desk_step_by_step.gin").read_text("utf-8")
+
+
 @pytest.mark.interop
 @pytest.mark.parametrize("page", [
     page for page in PAGES if any(
