@@ -113,3 +113,15 @@ def test_the_command(folder, capsys, monkeypatch):
   monkeypatch.setattr(caching, "has_beam", lambda: False)
   assert cli.main([*arguments, "--beam=--runner=DirectRunner"]) == 2
   assert "pip install apache-beam" in capsys.readouterr().err
+
+
+def test_a_task_that_cannot_train_is_not_cached(folder, capsys):
+  record_writer.write_records(folder, "svamp", "palm540b", {
+      "train": [records.Record(id="1", inputs="is it 1?", label="( 1.0 )")]})
+  for name, lacks in (("svamp_step_gold_palm540b", "needs rationales"),
+                      ("svamp_mix_gold_palm540b", "needs rationales"),
+                      ("svamp_label_palm540b", "needs teacher's labels")):
+    assert cli.main(["data", "cache", f"--tasks=svamp_label_gold,{name}",
+                     f"--output={folder / 'out'}"]) == 2
+    assert lacks in capsys.readouterr().err
+  assert not (folder / "out").exists()

@@ -118,10 +118,14 @@ def _cache(args) -> None:
 def _write_caches(args, names: Sequence[str]) -> None:
   from stepdistill_jax import tasks  # pylint: disable=unused-import
   from stepdistill_jax.data import caching
+  from stepdistill_jax.data import record_check
   from stepdistill_jax.data import vocabularies
   from stepdistill_jax.teacher import progress
 
   found = caching.find_tasks(names)
+  for task in found:  # Else training finds that there is nothing in them.
+    if "train" in task.splits:
+      record_check.check_records(task, task.name, "train")
   if args.beam:
     caching.cache_with_beam(
         found, args.output, records_dir=vocabularies.records_dir(),

@@ -35,7 +35,7 @@ class Lengths:
   inputs: np.ndarray
   label: np.ndarray
   rationale: np.ndarray  # 0 where a record has none.
-  single: np.ndarray
+  single: np.ndarray  # Rationale and label; 0 where a record has no rationale.
 
   def table(self) -> dict[str, dict[str, float]]:
     """Mean and percentiles of each kind of sequence, absent ones left out."""
@@ -49,9 +49,9 @@ class Lengths:
     return found
 
   def longest(self) -> dict[str, int]:
-    """Lengths that cut nothing, as recipes state them."""
+    """Lengths that cut nothing, as recipes state them, absent ones left out."""
     return {f"MAX_{name.upper()}": _round_up(values.max(), _MULTIPLE)
-            for name, values in vars(self).items()}
+            for name, values in vars(self).items() if values.any()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +90,7 @@ def measure(
   rationale = np.where(rationale > 0, rationale + 1, 0)
   single = np.array(count_pieces(
       [r.rationale + SEPARATOR + label_of(r) for r in kept])) + 1
+  single = np.where(rationale > 0, single, 0)
   return Lengths(inputs, label, rationale, single)
 
 

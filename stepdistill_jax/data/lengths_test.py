@@ -28,9 +28,15 @@ def test_prefix_and_eos_count():
   np.testing.assert_array_equal(measured.inputs, [3 + 1 + 1, 1 + 1 + 1])
   np.testing.assert_array_equal(measured.label, [3, 3])
   np.testing.assert_array_equal(measured.rationale, [4, 0])
-  np.testing.assert_array_equal(measured.single, [3 + 3 + 2 + 1, 3 + 2 + 1])
+  np.testing.assert_array_equal(measured.single, [3 + 3 + 2 + 1, 0])
   assert measured.longest() == {
       "MAX_INPUTS": 8, "MAX_LABEL": 8, "MAX_RATIONALE": 8, "MAX_SINGLE": 16}
+
+
+def test_what_no_record_has_gets_no_length():
+  measured = lengths_lib.measure([record("x", rationale="")], words)
+  assert measured.longest() == {"MAX_INPUTS": 8, "MAX_LABEL": 8}
+  assert set(measured.table()) == {"inputs", "label"}
 
 
 def test_longer_of_human_and_teacher_label_counts():

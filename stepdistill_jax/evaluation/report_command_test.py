@@ -75,11 +75,12 @@ def system(run, accuracy, step=100, n=200):
           "ci95": list(statistics.wilson_interval(correct, n))}
 
 
-def write_results(folder, systems):
+def write_results(folder, systems, teacher_n=200):
   folder.mkdir(parents=True, exist_ok=True)
   teacher = {"kind": "teacher", "name": "teacher palm540b", "mode": "generate",
-             "benchmark": "svamp", "split": "test", "accuracy": 0.74,
-             "n": 200, "source": ""}
+             "benchmark": "svamp", "split": "test",
+             "accuracy": 0.74 if teacher_n == 200 else 0.5, "n": teacher_n,
+             "source": ""}
   (folder / "results.json").write_text(
       json.dumps({"schema_version": 1, "systems": [*systems, teacher]}))
   (folder / "examples.jsonl").write_text("".join(
@@ -297,6 +298,15 @@ def test_of_two_scores_of_one_checkpoint_the_larger_counts(tmp_path):
   write_results(tmp_path / "scores", [system(run, 0.5)])
   group, = run_report.make([tmp_path]).groups
   assert group.mean == 0.5
+
+
+@pytest.mark.parametrize("limited", ["a", "z"])  # Read first, and last.
+def test_of_two_scores_of_one_teacher_the_larger_counts(tmp_path, limited):
+  run = write_run(tmp_path / "run")
+  write_results(tmp_path / "m", [system(run, 0.3)])
+  write_results(tmp_path / limited, [system(run, 0.5, n=20)], teacher_n=20)
+  teacher, = run_report.make([tmp_path]).teachers
+  assert (teacher.n, teacher.accuracy) == (200, 0.74)
 
 
 def test_what_cannot_be_counted_is_told(tmp_path):

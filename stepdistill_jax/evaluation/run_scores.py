@@ -90,10 +90,8 @@ def collect(
   scores, teachers = {}, {}
   for file in results:
     for score in _from_results(file, runs, skipped):
-      if isinstance(score, TeacherScore):
-        teachers[score.dataset, score.teacher, score.split] = score
-      else:
-        _keep_larger(scores, score)
+      _keep_larger(
+          teachers if isinstance(score, TeacherScore) else scores, score)
   scored = {score.facts.path for score in scores.values()}
   for path in runs:
     if path not in scored:
@@ -117,9 +115,11 @@ def _find(folder: pathlib.Path, name: str) -> Iterable[pathlib.Path]:
                  for part in path.relative_to(folder).parts))
 
 
-def _keep_larger(scores: dict, score: RunScore) -> None:
-  """Of two scores of one checkpoint, keeps that on more examples."""
-  key = score.facts.path, score.split, score.step
+def _keep_larger(scores: dict, score: RunScore | TeacherScore) -> None:
+  """Of two scores of one checkpoint or teacher, keeps that on more examples."""
+  key = ((score.dataset, score.teacher, score.split)
+         if isinstance(score, TeacherScore) else
+         (score.facts.path, score.split, score.step))
   if key not in scores or (scores[key].n or 0) < (score.n or 0):
     scores[key] = score
 

@@ -1,0 +1,96 @@
+"""Whether records have what the name of a task promises."""
+
+from __future__ import annotations
+
+import re
+
+from stepdistill_jax import errors
+from stepdistill_jax import progress
+from stepdistill_jax.data import sources
+from stepdistill_jax.data import task_metrics
+from stepdistill_jax.teacher import records
+
+_NEEDS_RATIONALE = r"_(step|mix|single|explain|rationale)_"
+_ONLY_RATIONALE = r"_(explain|rationale)(_|$)"
+_NEEDS_GOLD = r"_(label|predict|step|mix|single)_gold\b|_gold_"
+
+
+def check_records(task, name: str, split: str) -> None:
+  """Raises UserError if no record has what the task's name promises.
+
+  A task of nothing but filtered records would be read for ever, one without
+  rationales would train as if it had them, and one without labels cannot be
+  scored.
+  """
+  source = getattr(task, "source", None)
+  if not isinstance(source, sources.RecordsSource):
+    return
+  data_dir, teacher = source.resolve()
+  split = re.sub(r"\[.*", "", split)  # `train[:90%]` is read from `train`.
+  is_training = split == "train"
+  if not is_training and split not in source.splits:
+    return  # Another part of a mixture is scored.
+
+  def any_has(*fields: str) -> bool:
+    return any(
+        getattr(record, field) for record in records.read_records(
+            data_dir, source.dataset, teacher, split) for field in fields)
+
+  of_records = f"records of {source.dataset} by {teacher} in {data_dir}"
+  if not re.search(_ONLY_RATIONALE, name):
+    human = re.search(_NEEDS_GOLD, name)
+    wanted = ["label"] if human else ["teacher_label"]
+    if not human and not is_training:
+      wanted.append("label")  # Human ones, where there are.
+    if not any_has(*wanted):
+      labels = "human" if human else "teacher's"
+      other = "teacher_label" if human else "label"
+      raise errors.UserError(
+          f"task {name!r} needs {labels} labels, but the {of_records} have "
+          f"none in {split}; " + _labels_advice(
+              other if any_has(other) else "", is_training))
+    if not human and not is_training:
+      _say_whose_labels(
+          name, split, teacher, records.read_records(
+              data_dir, source.dataset, teacher, split))
+  if is_training and re.search(_NEEDS_RATIONALE, name) and not any_has(
+      "rationale"):
+    raise errors.UserError(
+        f"task {name!r} needs rationales, but the {of_records} have none in "
+        f"{split}; import a teacher's outputs (`stepdistill teacher import`), "
+        "or use gin/methods/finetune.gin")
+
+
+def _labels_advice(there: str, is_training: bool) -> str:
+  """What to do without the labels that a task needs.
+
+  Args:
+    there: the field of the labels that there are, or empty.
+    is_training: False where a student is scored.
+  """
+  if is_training:
+    return {
+        "teacher_label": "train with LABELS = 'teacher' "
+                         "(gin/methods/distill.gin, or "
+                         "--gin.LABELS=\\\"teacher\\\")",
+        "label": "train with LABELS = 'gold', or import a teacher's outputs",
+    }.get(there, "there are no other labels either: import rows with labels, "
+          "or a teacher's outputs")
+  if there == "teacher_label":
+    return ("score against the teacher's with --gin.EVAL_LABELS="
+            f"\\\"teacher\\\", logged as {task_metrics.AGREEMENT}")
+  return ("take a split that has labels, or do not score while training: "
+          "train_script.train.infer_eval_dataset_cfg = None")
+
+
+def _say_whose_labels(name, split, teacher, found) -> None:
+  """Says how many labels of a scored split are the teacher's."""
+  taught = total = 0
+  for record in found:
+    taught += bool(record.teacher_label and not record.label)
+    total += bool(record.teacher_label or record.label)
+  if taught:
+    progress.say(
+        f"{name}, {split}: {taught:,} of {total:,} records have no human "
+        f"label; those of {teacher} stand in for them, and count as "
+        f"{task_metrics.AGREEMENT}, not as accuracy")
