@@ -68,7 +68,9 @@ def _why_not_reachable() -> str | None:
 
   def ask() -> None:
     try:
-      urllib.request.urlopen(f"https://{_HOST}/", timeout=_SECONDS).close()
+      # Not `urlopen`, which would keep today's proxies for the process's life.
+      urllib.request.build_opener().open(
+          f"https://{_HOST}/", timeout=_SECONDS).close()
     except urllib.error.HTTPError:  # An answer, to nobody in particular.
       pass
     except OSError as error:

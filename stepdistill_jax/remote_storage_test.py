@@ -3,6 +3,7 @@
 import threading
 import time
 import urllib.error
+import urllib.request
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_a_store_that_does_not_answer_is_waited_for_a_while(monkeypatch):
     raise TimeoutError
 
   monkeypatch.setattr(remote_storage, "_SECONDS", 0.05)
-  monkeypatch.setattr(remote_storage.urllib.request, "urlopen", wait)
+  monkeypatch.setattr(urllib.request.OpenerDirector, "open", wait)
   remote_storage._why_not_reachable.cache_clear()
   with pytest.raises(errors.UserError, match="did not answer within 0.05 s"):
     remote_storage.require_reachable("gs://bucket/x")
@@ -78,10 +79,10 @@ def test_a_store_that_does_not_answer_is_waited_for_a_while(monkeypatch):
 
 
 def test_any_answer_is_a_network(monkeypatch):
-  def refuse(url, timeout):
+  def refuse(unused_opener, url, timeout):
     raise urllib.error.HTTPError(url, 403, "forbidden", {}, None)
 
-  monkeypatch.setattr(remote_storage.urllib.request, "urlopen", refuse)
+  monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
   remote_storage._why_not_reachable.cache_clear()
   remote_storage.require_reachable("MODEL_DIR = 'gs://bucket/x'")
   remote_storage._why_not_reachable.cache_clear()
