@@ -224,7 +224,7 @@ def test_page(page, folder, desk_url):
   (folder / "page.sh").write_text(script_of(blocks, replacements), "utf-8")
   result = subprocess.run(
       [shutil.which("bash"), "page.sh"], cwd=folder, env=environment,
-      timeout=900, stdin=subprocess.DEVNULL)
+      timeout=1800, stdin=subprocess.DEVNULL)
   at = (folder / "at").read_text().strip()
   assert result.returncode == 0, (
       f"{page}:{at}\n" + (folder / f"{at}.out").read_text("utf-8"))
