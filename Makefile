@@ -7,7 +7,7 @@ INTEROP_VENV ?= .venv-interop
 BIN := $(VENV)/bin
 PYTEST := bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup quickstart test test-interop clean
+.PHONY: setup quickstart test test-interop test-docs clean
 
 setup: $(VENV)/.installed
 
@@ -30,11 +30,15 @@ quickstart: setup
 	@$(BIN)/stepdistill quickstart $(ARGS)
 
 test: setup
-	@$(VENV)/$(PYTEST) -m 'not interop' $(ARGS)
+	@$(VENV)/$(PYTEST) -m 'not interop and not pages' $(ARGS)
 
 # What needs torch, transformers, libtpu and the like, or Chromium on PATH.
 test-interop: $(INTEROP_VENV)/.installed
 	@$(INTEROP_VENV)/$(PYTEST) -m interop $(ARGS)
+
+# The commands of the README and of docs/*.md, page by page.
+test-docs: $(INTEROP_VENV)/.installed
+	@$(INTEROP_VENV)/bin/python -m pytest tests/docs_test.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(INTEROP_VENV) build dist *.egg-info

@@ -13,6 +13,7 @@ A block that cannot run here has `<!-- not run: REASON -->` before it, which
 no reader of the page sees. Blocks of other languages are files and figures.
 What would take long is made shorter by `_SHORTER`, by fewer steps (`t5x`) and
 by the smallest quickstart (`make`): the commands are those of the page.
+`make test-docs` runs them.
 """
 
 import dataclasses
@@ -202,7 +203,7 @@ def test_own_data_shows_what_its_files_have():
       folder / "desk_step_by_step.gin").read_text("utf-8")
 
 
-@pytest.mark.interop
+@pytest.mark.pages
 @pytest.mark.parametrize("page", [
     page for page in PAGES if any(
         block.language in _RUNS and block.reason is None
