@@ -262,6 +262,7 @@ def test_two_seeds_from_the_command_line(
   line = (f"the checkpoint {other / 'checkpoint_9'} is not what was written: "
           "state: is of step 7")
   assert " ".join(printed.err.split()) == (
+      "stepdistill-eval: checkpoints run on 1 x cpu "
       f"warning: {line}; trying the one before it")
   results = json.loads((tmp_path / "out" / "results.json").read_text())
   assert [s["name"] for s in results["systems"]] == [
