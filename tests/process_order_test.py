@@ -72,7 +72,8 @@ def folder(tmp_path_factory):
       "plugin_site/jax_plugins/xla_cuda13/__init__.py": BROKEN_PLUGIN,
       "gpu/nvidia0": "", "amd/kfd": "",
       "student/config.json": '{"model_type": "t5"}',
-      "run/config.gin": "", "student/spiece.model": "", "student/pytorch_model.bin": "PK"}.items():
+      "student/spiece.model": "", "student/pytorch_model.bin": "PK",
+      "run/config.gin": ""}.items():
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(text)
   return folder

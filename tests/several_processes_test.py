@@ -47,7 +47,8 @@ def records_dir(tmp_path_factory):
 
 def _arguments(model_dir, records_dir, **bindings):
   bindings = {"MODEL_DIR": f'"{model_dir}"', "TRAIN_STEPS": STEPS,
-              "BATCH_SIZE": 16, "CHECKPOINT_PERIOD": SAVED, "EVAL_PERIOD": 33 * SAVED,
+              "BATCH_SIZE": 16, "CHECKPOINT_PERIOD": SAVED,
+              "EVAL_PERIOD": 33 * SAVED,
               "train_script.train.stats_period": 1, "CHECKPOINTS_KEPT": "None",
               **SMALL, **bindings}
   return ["train", "--gin_file=gin/recipes/tracking_step_by_step.gin",
