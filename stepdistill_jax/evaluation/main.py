@@ -194,13 +194,14 @@ def _run(args: argparse.Namespace) -> int:
 
 def _require_folders(args: argparse.Namespace) -> None:
   """Raises UserError for a missing folder, before what takes long begins."""
-  from stepdistill_jax.evaluation import hugging_face
-  from stepdistill_jax.evaluation import run_folder
-
-  for value in args.hf:
-    hugging_face.require_folder(argument_parser.split_name(value)[1])
-  for value in args.checkpoint:
-    run_folder.require_folder(argument_parser.split_name(value)[1])
+  if args.hf:
+    from stepdistill_jax.evaluation import hugging_face
+    for value in args.hf:
+      hugging_face.require_folder(argument_parser.split_name(value)[1])
+  if args.checkpoint:
+    from stepdistill_jax.evaluation import run_folder
+    for value in args.checkpoint:
+      run_folder.require_folder(argument_parser.split_name(value)[1])
 
 
 def _score(args, config, model_config, records_dir: pathlib.Path):
