@@ -327,6 +327,23 @@ def unset_macros() -> list[str]:
                 if value == "%gin.REQUIRED")
 
 
+def missing_entry_point(error: errors.UserError) -> str:
+  """The mode's function that files of another mode name, or "".
+
+  Run files say `import __main__ as train_script; train_script.train`, which is
+  there in `t5x train` alone.
+
+  Args:
+    error: of `parse`.
+
+  Returns:
+    Such as "train_script.train".
+  """
+  missing = re.search(r"unknown gin configurable '(\w+_script\.\w+)'",
+                      str(error))
+  return missing[1] if missing else ""
+
+
 @contextlib.contextmanager
 def main_module(**attributes: Any) -> Iterator[None]:
   """Lets gin files say `import __main__ as train_script; train_script.train`.

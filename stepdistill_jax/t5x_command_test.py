@@ -12,7 +12,6 @@ from stepdistill_jax import gin_config
 from stepdistill_jax import t5x_command
 from stepdistill_jax import t5x_finder
 from stepdistill_jax import testing
-from stepdistill_jax.embedded_t5x import main as t5x_main
 from stepdistill_jax.embedded_t5x import testing_tasks
 
 TRAIN = ("train", "--engine=embedded",
@@ -226,8 +225,7 @@ def test_every_run_has_a_configuration_of_its_own(tmp_path):
 
 
 def test_gin_files_of_another_mode_are_named():
-  message = "gin config: Couldn't resolve selector train_script.train; ..."
-  assert "for `t5x train`, not for `t5x eval`" in (
-      t5x_main._mode_advice("eval", message))
-  assert not t5x_main._mode_advice("train", message)
-  assert not t5x_main._mode_advice("eval", "gin config: something else")
+  with pytest.raises(errors.UserError) as caught:
+    t5x_command.run("eval", ["t5x/configs/runs/testing.gin"], [],
+                    engine="embedded", dry_run=True)
+  assert "for `t5x train`, not for `t5x eval`" in str(caught.value)

@@ -76,5 +76,5 @@ def test_the_run_goes_on_and_is_scored(folder):
   scored = json.loads(_run(
       "evaluation.main", "--checkpoint=run/checkpoint_4", "--benchmarks=desk",
       "--split=validation", "--json"))
-  (student,) = [s for s in scored["systems"] if s["kind"] == "student"]
+  (student,) = [s for s in scored["systems"] if s["kind"] == "checkpoint"]
   assert (student["cost"]["step"], student["n"]) == (4, 2)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import seqio
 from stepdistill_jax import errors
+from stepdistill_jax import inherited_bindings
 from stepdistill_jax.embedded_t5x import base_models, decoding, optimizers
 
 Array = Any
@@ -18,6 +19,7 @@ PyTree = Any
 Batch = base_models.Batch
 
 
+@inherited_bindings.followed_by_class
 class DecoderOnlyModel(base_models.BaseTransformerModel):
   """A decoder that reads inputs and targets as one sequence.
 

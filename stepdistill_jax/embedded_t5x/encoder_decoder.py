@@ -12,6 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import seqio
+from stepdistill_jax import inherited_bindings
 from stepdistill_jax.embedded_t5x import base_models, decoding, optimizers
 
 Array = Any
@@ -27,6 +28,7 @@ class DecoderParams:
   num_decodes: int = 1
 
 
+@inherited_bindings.followed_by_class
 class EncoderDecoderModel(base_models.BaseTransformerModel):
   """A network with `encode` and `decode`, e.g. `examples.t5.network`."""
 

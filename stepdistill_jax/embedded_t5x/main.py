@@ -32,19 +32,18 @@ ENTRY_POINTS = {
 }
 
 
-def _mode_advice(mode: str, message: str) -> str:
+def _mode_advice(mode: str, missing: str) -> str:
   """What to do where gin files are for another mode than the command's.
 
   Args:
     mode: a key of ENTRY_POINTS.
-    message: gin's own.
+    missing: from `gin_config.missing_entry_point`.
 
   Returns:
     A line instead of gin's, or "" if gin complains of something else.
   """
-  # Run files say `import __main__ as train_script; train_script.train`.
   meant = next((other for other, (_, function, _) in ENTRY_POINTS.items()
-                if f"selector {other}_script.{function};" in message), mode)
+                if missing == f"{other}_script.{function}"), mode)
   if meant == mode:
     return ""
   return (f"these gin files are for `t5x {meant}`, not for `t5x {mode}`; "
@@ -80,7 +79,7 @@ def launch(
     try:
       gin_config.parse(gin_files, gin_bindings, gin_search_paths)
     except errors.UserError as error:
-      advice = _mode_advice(mode, str(error))
+      advice = _mode_advice(mode, gin_config.missing_entry_point(error))
       raise errors.UserError(advice) if advice else error
     if not any(re.search(rf"\b{function_name}\.\w+$", name)
                for name in gin_config.bindings()):

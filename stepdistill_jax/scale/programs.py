@@ -173,8 +173,7 @@ def parsed(
     try:
       gin_config.parse(gin_files, gin_bindings, search_paths)
     except errors.UserError as error:
-      # Run files of other modes say `import __main__ as eval_script`.
-      if re.search(r"selector \w+_script\.\w+;", str(error)):
+      if gin_config.missing_entry_point(error):
         raise no_training from error
       raise
     try:

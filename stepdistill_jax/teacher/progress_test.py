@@ -35,7 +35,8 @@ def test_imports_tell_of_how_many(tmp_path):
   (tmp_path / "asdiv_train.jsonl").write_text("")
   (tmp_path / "svamp_test.json").write_text(
       '{"input": "a", "label": "(1)"}\n' * 3)
-  (tmp_path / "test_CoT_0.json").write_text('["a", "b", "c"]')
+  (tmp_path / "test_CoT_0.json").write_text(
+      '["The answer is (1).", "b", "c"]')
   calls = []
   importing.import_published(
       dataset="svamp", rows=tmp_path, outputs=tmp_path, teacher="t",
