@@ -325,10 +325,14 @@ class Judge:
     if not self.packed and macro in bound and (
         f"%{macro}" in bound.get("TASK_FEATURE_LENGTHS", "")):
       return length, f"--gin.{macro}={needed}"
+    of_rows = "PACKED_FEATURE_LENGTHS"
+    if self.packed and of_rows in bound and (
+        f"%{of_rows}" not in bound.get("TASK_FEATURE_LENGTHS", "")):
+      return length, "--gin_file=gin/runs/packed.gin"  # Rows of their own.
     if shared and is_input:
       needed *= sum(n.endswith("inputs") for n in self.texts.names)
     changed = ([("inputs" if is_input else "targets")] if shared else names)
     lengths = {**self.lengths, **{name: needed for name in changed}}
-    macro = next((m for m in ("PACKED_FEATURE_LENGTHS",)
-                  if self.packed and m in bound), "TASK_FEATURE_LENGTHS")
+    macro = (of_rows if self.packed and of_rows in bound
+             else "TASK_FEATURE_LENGTHS")
     return length, f"--gin.{macro}=\"{lengths}\""

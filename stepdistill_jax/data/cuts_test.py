@@ -145,6 +145,17 @@ def test_the_lengths_that_it_names_cut_nothing(task, said):
   assert not said and not found["inputs"]["cut"]
 
 
+def test_packing_into_rows_for_one_names_the_file_for_rows(task, said):
+  gin.parse_config("""
+    PACKED_FEATURE_LENGTHS = {'inputs': 1024, 'targets': 608}
+    TASK_FEATURE_LENGTHS = {'inputs': 12, 'targets': 16}
+  """)
+  lengths = {"inputs": 12, "targets": 16}
+  exact_order.get_dataset(
+      config(task("step"), lengths, pack=True), 0, 1, CONVERTER).cut()
+  assert "--gin_file=gin/runs/packed.gin holds them" in said.pop()
+
+
 @pytest.mark.parametrize("pack", [False, True])
 def test_dropped_records_leave_an_exact_order_of_the_others(task, said, pack):
   choose("drop")
