@@ -186,16 +186,21 @@ def _module_named(name: str) -> types.ModuleType | None:
     return None
 
 
-def _import_of(name: str) -> config_parser.ImportStatement | None:
-  """The import that gives a name in the gin files read, else T5X's of it."""
+def _import_of(selector: str) -> config_parser.ImportStatement | None:
+  """The import of a selector's first name: that of the files, else T5X's."""
+  name = selector.partition(".")[0]
   for statement in gin.config._IMPORTS:  # pylint: disable=protected-access
     if statement.bound_name() == name:
       return statement
   module = _T5X_MODULES.get(name, f"t5x.{name}")
+  in_full = re.match(r"t5x\.[a-z\d_.]+(?=\.)", selector)
+  if in_full:  # What follows is a class or a function of a module.
+    module = in_full[0]
   with contextlib.suppress(ImportError, ValueError):
     if importlib.util.find_spec(module) is not None:
       return config_parser.ImportStatement(
-          module, is_from="." in module, alias=None, location=None)
+          module, is_from="." in module and not in_full, alias=None,
+          location=None)
   return None
 
 
@@ -211,7 +216,7 @@ def _register_named(bindings: Sequence[str]) -> None:
     value = binding.partition("=")[2]
     for selector in [*(bound.groups() if bound else ()), *re.findall(
         r"@(?:[\w/]+/)?(\w+(?:\.\w+)+)", value)]:
-      statement = _import_of(selector.partition(".")[0])
+      statement = _import_of(selector)
       if registry.matching_selectors(selector) or statement is None:
         continue
       context = gin.config.ParseContext()

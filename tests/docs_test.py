@@ -40,7 +40,7 @@ _STEPS = 4
 # What a page has -> what runs here.
 _SHORTER = {
     "checkpoint_400": f"checkpoint_{_STEPS}",
-    "for seed in 0 1 2 3": "for seed in 0 1",
+    "for seed in 0 1 2 3": "for seed in 0",
     "for share in 0.125 0.25 0.5 1.0": "for share in 0.5",
 }
 _BLOCK = re.compile(
@@ -82,7 +82,8 @@ def script_of(blocks: list[Block], replacements: dict[str, str]) -> str:
         "sh": text.rstrip("\n"), "python": f"python {name}",
         "gin": f"mv {name} {name}.gin; t5x train --dry_run "
         "--gin_file=gin/recipes/svamp_step_by_step.gin "
-        f"--gin_file={name}.gin '--gin.MODEL_DIR=\"unused\"'",
+        f"--gin_file={name}.gin '--gin.MODEL_DIR=\"unused\"' "
+        "--gin.INITIAL_CHECKPOINT_PATH=None",
     }[block.language]
     lines += [f"echo {block.line} > at", "{", command,
               f"}} > {block.line}.out 2>&1", ""]
