@@ -160,6 +160,8 @@ def import_sources(
         "files": {split: source.files for split, source in sources.items()},
         "sources": {split: split_counts.as_json()
                     for split, split_counts in counts.items()},
+        "own_labels": any(split_counts.rules[options.rules].own_labels
+                          for split_counts in counts.values()),
         "repeated_inputs": seen.repeated(), "leaked_inputs": seen.leaked(),
     }
     writer.import_info = info
