@@ -87,6 +87,7 @@ def launch(
       raise errors.UserError(
           f"no gin file configures `{function_name}`; include a run file, such "
           f"as --gin_file=t5x/configs/runs/{run_file}.gin")
+    gin_config.make_folders_absolute()
     if not dry_run:
       for name, value in gin_config.bindings().items():
         if _IS_FOLDER.search(name):
