@@ -128,6 +128,14 @@ def test_columns_that_are_none(text, message):
     import_tables.parse_columns(text)
 
 
+def test_a_unions_name_is_taken(tmp_path):
+  (tmp_path / "a.csv").write_text("question,answer,why\nq,1,so\n")
+  with pytest.raises(errors.UserError, match="svamp and asdiv taken together"):
+    import_tables.import_columns(
+        dataset="svamp_asdiv", outputs=tmp_path / "a.csv", columns=COLUMNS,
+        teacher="llama", output=tmp_path)
+
+
 def test_a_column_that_is_not_there(tmp_path):
   (tmp_path / "a.csv").write_text("qestion,answer,why\n1,a,b\n")
   with pytest.raises(errors.UserError, match="did you mean: qestion"):
