@@ -100,10 +100,12 @@ def test_what_training_cut_is_told(system, run):
                      "done": "cut_head"}}, None]}}))
   try:
     assert list(system._cut_warnings()) == [
-        "trained with 711 of 720 inputs longer than 24 tokens, by 17.5 in the "
-        "median and 49 at most (cut); asked with whole inputs",
-        "trained with 7 of 720 rationales longer than 16 tokens, by 2 in the "
-        "median and 3 at most (cut_head); asked with whole inputs"]
+        "of the run's 720 training examples 711 had inputs longer than 24 "
+        "tokens, by 17.5 in the median and 49 at most: they were cut; here "
+        "inputs are whole",
+        "of the run's 720 training examples 7 had rationales longer than 16 "
+        "tokens, by 2 in the median and 3 at most: they were cut at the "
+        "beginning"]
   finally:
     record.unlink()
   assert not list(system._cut_warnings())
