@@ -22,7 +22,8 @@ def add_arguments(parser) -> None:
       dest="data_command", metavar="COMMAND", required=True)
   lengths = subparsers.add_parser(
       "lengths", help="lengths in pieces, with lines for a gin file")
-  lengths.add_argument("--dataset", required=True, help="such as svamp, or a union: svamp_asdiv")
+  lengths.add_argument(
+      "--dataset", required=True, help="such as svamp, or a union: svamp_asdiv")
   lengths.add_argument("--teacher", required=True, help="such as palm540b")
   argument_parser.add_records_dir(lengths, "--records")
   lengths.add_argument(
@@ -84,9 +85,9 @@ def _lengths(args) -> None:
   if args.json:
     print(json.dumps(lengths_lib.as_json(lengths, row), indent=1))
     return
+  names = ", ".join(dict.fromkeys(split for _, split in splits))
   print(f"{args.dataset}/{args.teacher}: {len(lengths.inputs):,} records of "
-        f"{', '.join(dict.fromkeys(split for _, split in splits))}, in pieces of {vocabulary}, prefix and EOS "
-        "included")
+        f"{names}, in pieces of {vocabulary}, prefix and EOS included")
   for name, values in lengths.table().items():
     print(f"  {name:<10} mean {values['mean']:6.1f}" + "".join(
         f"  {key} {value:4d}" for key, value in values.items()

@@ -198,7 +198,8 @@ def _next_steps(done) -> list[str]:
   return [
       f"its gin file: {done.model_file}",
       # A pretrained student's recipe: the papers' learning rate and steps.
-      f"to distill into it: {gin_model.environment(done.spiece)}t5x train --gin_file=gin/recipes/"
+      f"to distill into it: {gin_model.environment(done.spiece)}t5x train "
+      "--gin_file=gin/recipes/"
       f"svamp_step_by_step_{gin_model.recipe_size(done.arch)}.gin "
       f"--gin_file={shlex.quote(str(student))} "
       "--gin.MODEL_DIR='\"/tmp/run\"'"]

@@ -102,8 +102,8 @@ def why_no_recipe(arch: architecture.Architecture, pieces: int | None) -> str:
     return ""
   while -(-arch.vocab_size // multiple) * multiple < needed:
     multiple *= 2
-  return (f"its {arch.vocab_size:,} rows have no place for {pieces:,} pieces and "
-          f"the {tokenizers.T5_EXTRA_IDS} sentinels of the recipes' tasks; "
+  return (f"its {arch.vocab_size:,} rows have no place for {pieces:,} pieces "
+          f"and the {tokenizers.T5_EXTRA_IDS} sentinels of the recipes' tasks; "
           f"import it by `import-hf --pad_vocabulary={multiple}`")
 
 
@@ -174,7 +174,8 @@ _STUDENT = """\
 # Sets the network's dimensions and the checkpoint to begin from, so that it
 # can follow a whole recipe:
 #
-#   {environment}t5x train --gin_file=gin/recipes/svamp_step_by_step_{size}.gin \\
+#   {environment}t5x train \\
+#     --gin_file=gin/recipes/svamp_step_by_step_{size}.gin \\
 #     --gin_file={file} --gin.MODEL_DIR='"..."'
 
 from __gin__ import dynamic_registration
