@@ -49,17 +49,17 @@ def add_records_dir(
 
 
 class Parser(argparse.ArgumentParser):
-  """An ArgumentParser that ends with exit code 2 and one line.
+  """An ArgumentParser with --version that ends with exit code 2 and one line.
 
   Its subcommands' parsers are of the same class, so that each reports its own
   mistakes, unknown arguments included, and names its own --help.
   """
 
-  def add_version(self) -> None:
-    """Adds --version, which prints the package's version and ends."""
+  def __init__(self, *args, **options):
+    super().__init__(*args, **options)
     self.add_argument(
         "--version", action="version", help="print the version",
-        version=f"{self.prog} {stepdistill_jax.__version__}")
+        version=f"%(prog)s {stepdistill_jax.__version__}")
 
   def error(self, message):
     joint = " " if message.endswith("?") else "; "

@@ -26,10 +26,19 @@ def ends_at_once(command: str) -> int:
     return end.code
 
 
-@pytest.mark.parametrize("name", MAINS)
-def test_version(capsys, name):
-  assert ends_at_once(f"{name} --version") == 0
-  assert capsys.readouterr().out == f"{name} {stepdistill_jax.__version__}\n"
+def all_commands(parser: argparse.ArgumentParser):
+  yield parser.prog
+  for action in parser._actions:
+    if isinstance(action, argparse._SubParsersAction):
+      for subparser in action.choices.values():
+        yield from all_commands(subparser)
+
+
+def test_each_command_has_a_version(capsys):
+  for name in ("stepdistill-eval", "t5x", "t5x train", "t5x export",
+               *all_commands(cli.build_parser())):
+    assert ends_at_once(f"{name} --version") == 0
+    assert capsys.readouterr().out == f"{name} {stepdistill_jax.__version__}\n"
 
 
 @pytest.mark.parametrize("command, line", [
@@ -64,14 +73,6 @@ def test_mistakes_name_the_help_of_their_own_command(capsys, command, line):
   assert line in error
   if "see " in line:
     assert error.endswith(line.rpartition("see ")[2] + " --help")
-
-
-def all_commands(parser: argparse.ArgumentParser):
-  yield parser.prog
-  for action in parser._actions:
-    if isinstance(action, argparse._SubParsersAction):
-      for subparser in action.choices.values():
-        yield from all_commands(subparser)
 
 
 def test_help_of_all_commands_imports_nothing_heavy():

@@ -35,7 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
       "a scored T5 student out.",
       epilog="Training runs with `t5x train --gin_file=...`, scoring with "
       "`stepdistill-eval`.")
-  parser.add_version()
   subparsers = parser.add_subparsers(
       dest="command", metavar="COMMAND", required=True,
       parser_class=argument_parser.Parser)

@@ -13,6 +13,7 @@ import contextlib
 import glob
 import logging
 import os
+import pathlib
 import re
 import sys
 from typing import Iterator
@@ -26,6 +27,14 @@ _NODES = {
     "cuda": ("nvidia[0-9]*",),
     "tpu": ("accel[0-9]*", "vfio/[0-9]*"),
     "rocm": ("kfd",),
+}
+# A node alone proves nothing: /dev/kfd comes with a driver, /dev/vfio/N is
+# whatever may be handed on to a virtual machine. Where the system lists its PCI
+# devices, one of them must be of this vendor and class.
+PCI_FOLDER = "/sys/bus/pci/devices"
+_PCI_DEVICES = {
+    "tpu": re.compile("0x1ae0 0x(?!01|02)"),  # Google's disks, network cards.
+    "rocm": re.compile("0x1002 0x(03|12)"),  # Displays, accelerators.
 }
 # The platform, its name in the lines that JAX logs, and what to install.
 _PLUGINS = {
@@ -45,7 +54,21 @@ def present() -> dict[str, list[str]]:
           path for pattern in patterns
           for path in glob.glob(os.path.join(FOLDER, pattern)))
       for platform, patterns in _NODES.items()}
-  return {platform: nodes for platform, nodes in found.items() if nodes}
+  return {platform: nodes for platform, nodes in found.items()
+          if nodes and _is_on_pci(platform)}
+
+
+def _is_on_pci(platform: str) -> bool:
+  """Whether a device of a platform's is listed; True if it cannot be told."""
+  wanted, folder = _PCI_DEVICES.get(platform), pathlib.Path(PCI_FOLDER)
+  if wanted is None or not folder.is_dir():
+    return True
+  for device in folder.iterdir():
+    with contextlib.suppress(OSError):
+      if wanted.match(" ".join((device / name).read_text().strip()
+                               for name in ("vendor", "class"))):
+        return True
+  return False
 
 
 def names(found: dict[str, list[str]]) -> str:

@@ -12,8 +12,9 @@ from stepdistill_jax.quickstart import workers
 
 @pytest.fixture(name="nodes")
 def _nodes(tmp_path, monkeypatch):
-  """Makes device nodes in a folder of the test's own."""
+  """Makes device nodes in a folder of the test's own, without a PCI bus."""
   monkeypatch.setattr(devices, "FOLDER", str(tmp_path))
+  monkeypatch.setattr(devices, "PCI_FOLDER", str(tmp_path / "no_bus"))
 
   def make(*names):
     for name in names:
@@ -40,6 +41,29 @@ def test_nodes_of_devices_are_found_and_others_are_not(nodes):
   assert devices.present() == {
       "cuda": [f"{folder}/nvidia0", f"{folder}/nvidia1"],
       "tpu": [f"{folder}/accel2", f"{folder}/vfio/3"]}
+
+
+@pytest.mark.parametrize("bus, found", [
+    # Intel's bridge and Google's network card and disk: no accelerator.
+    (["0x8086 0x060000", "0x1ae0 0x020000", "0x1ae0 0x010802"], []),
+    (["0x1002 0x060400"], []),  # AMD's bridge.
+    (["0x8086 0x060000", "0x1ae0 0x088000"], ["tpu"]),
+    (["0x1002 0x120000"], ["rocm"]),
+    (["0x1002 0x030000", "0x1ae0 0x120000"], ["rocm", "tpu"]),
+    (None, ["rocm", "tpu"]),  # A system that does not list its devices.
+])
+def test_a_node_needs_its_vendor_s_device(
+    nodes, monkeypatch, tmp_path, bus, found):
+  nodes("kfd", "vfio/7")
+  if bus is not None:
+    monkeypatch.setattr(devices, "PCI_FOLDER", str(tmp_path / "pci"))
+    (tmp_path / "pci/gone").mkdir(parents=True)  # A device without files.
+    for number, device in enumerate(bus):
+      folder = tmp_path / "pci" / f"0000:00:{number:02}.0"
+      folder.mkdir()
+      for name, text in zip(("vendor", "class"), device.split()):
+        (folder / name).write_text(text + "\n")
+  assert sorted(devices.present()) == found
 
 
 def test_without_accelerators_the_cpu_is_taken(nodes, no_choice):

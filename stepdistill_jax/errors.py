@@ -15,6 +15,9 @@ USER_ERROR_EXIT_CODE = 2
 # EX_TEMPFAIL: the same command goes on where this one stopped. What starts
 # runs (launch/, schedulers) starts again on it.
 PREEMPTED_EXIT_CODE = 75
+# Begins the lines that gin adds to an error, the innermost call first; of no
+# use to a user.
+GIN_CALL = "\n  In call to configurable"
 
 
 class UserError(Exception):
@@ -130,7 +133,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     except UserError as error:
       if os.environ.get("STEPDISTILL_TRACEBACK"):
         raise
-      print(f"error: {_one_line(str(error))}", file=sys.stderr)
+      print(f"error: {_one_line(str(error).split(GIN_CALL)[0])}",
+            file=sys.stderr)
       return USER_ERROR_EXIT_CODE
     except Preempted as stopped:
       print(stopped, file=sys.stderr)

@@ -17,6 +17,17 @@ def test_user_error_is_one_line_and_code_2(capsys):
   assert capsys.readouterr().err == "error: no such file: x\n"
 
 
+def test_gin_s_call_stack_is_left_out(capsys):
+  @errors.command
+  def main():
+    raise errors.UserError(
+        "no such file: x\n  In call to configurable 'f' (<function f at 0x7f>)"
+        "\n  In file \"a.gin\", line 17\n    import tasks")
+
+  assert main() == errors.USER_ERROR_EXIT_CODE
+  assert capsys.readouterr().err == "error: no such file: x\n"
+
+
 def test_other_errors_keep_their_traceback():
   @errors.command
   def main():

@@ -36,6 +36,11 @@ _LONG_LINE = 20_000
 _MISSPELT = 0.8
 # Modules that T5X's gin files name otherwise than `from t5x import NAME`.
 _T5X_MODULES = {"network": "t5x.examples.t5.network", "seqio": "seqio"}
+# Macros and arguments that name what a run reads its parameters from, or
+# writes.
+_FOLDERS = re.compile(
+    r"\w*(MODEL_DIR|OUTPUT_DIR|CHECKPOINT_PATH)|"
+    r"(.*\.)?(model_dir|output_dir|RestoreCheckpointConfig\.path)")
 
 
 def _embedded_path(path: str) -> pathlib.Path | None:
@@ -324,6 +329,26 @@ def bindings() -> Mapping[str, str]:
   pairs = (line.split(" = ", 1) for line in lines
            if " = " in line and not line.startswith("#"))
   return {name.strip(): value.strip() for name, value in pairs}
+
+
+def make_folders_absolute() -> None:
+  """Folders of the configuration get their paths from the root.
+
+  Orbax refuses others, and what a run records of where it began is read from
+  another working folder.
+  """
+  def absolute(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+      return type(value)(map(absolute, value))
+    return (locations.absolute(value) if isinstance(value, str) and value
+            else value)
+
+  config = gin.config._CONFIG  # pylint: disable=protected-access
+  for (scope, selector), arguments in config.items():
+    for name, value in arguments.items():
+      if _FOLDERS.fullmatch(
+          scope if selector == "gin.macro" else f"{selector}.{name}"):
+        arguments[name] = absolute(value)
 
 
 def unset_macros() -> list[str]:

@@ -47,10 +47,14 @@ def cache_home() -> pathlib.Path:
 
 
 def records_dir() -> pathlib.Path:
-  """The folder of distillation records (a TFDS `data_dir`)."""
+  """The folder of distillation records (a TFDS `data_dir`).
+
+  Raises:
+    errors.UserError: $STEPDISTILL_RECORDS names an object store's.
+  """
   configured = os.environ.get("STEPDISTILL_RECORDS")
   if configured:
-    return pathlib.Path(configured).expanduser()
+    return local(configured, "STEPDISTILL_RECORDS")
   return data_home() / "records"
 
 
@@ -77,6 +81,12 @@ def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
         f"{what} must be a local path, got {os.fspath(path)}; copy it to this "
         "machine, or mount the bucket")
   return pathlib.Path(path).expanduser()
+
+
+def not_a_folder(path: str | os.PathLike[str]) -> str:
+  """What a path is instead of a folder, for an error."""
+  return (f"{path} is a file, not a folder" if os.path.exists(path)
+          else f"there is no folder {path}")
 
 
 def is_dir(path: str | os.PathLike[str]) -> bool:

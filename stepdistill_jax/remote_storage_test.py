@@ -9,7 +9,6 @@ import pytest
 
 from stepdistill_jax import argument_parser_test
 from stepdistill_jax import errors
-from stepdistill_jax import locations
 from stepdistill_jax import remote_storage
 
 
@@ -133,8 +132,35 @@ def test_errors_of_other_kinds_stay():
     main()
 
 
-def test_records_must_be_local(monkeypatch):
-  monkeypatch.setenv("STEPDISTILL_RECORDS", "gs://bucket/records")
-  from stepdistill_jax.teacher import records
-  with pytest.raises(errors.UserError, match="must be a local path, got gs:/"):
-    records.list_records(locations.records_dir())
+@pytest.mark.parametrize("command", [
+    "stepdistill teacher import --format=rows --dataset=gsm8k --rows=HERE",
+    "stepdistill teacher collect --dataset=d --teacher=t --rows=HERE/a.csv "
+    "--columns=inputs=a --prompt=p --base_url=http://localhost:9 --model=m "
+    "--output=HERE/c",
+    "stepdistill teacher audit",
+    "stepdistill data lengths --dataset=svamp --teacher=t",
+    "stepdistill data cache --tasks=svamp_label_gold --output=HERE/c",
+    "stepdistill-eval --teacher=t --benchmarks=svamp --json",
+])
+def test_records_must_be_local(capsys, tmp_path, monkeypatch, command):
+  folder, advice = "gs://bucket/records", "copy it to this machine, or mount"
+  command = command.replace("HERE", str(tmp_path))
+  (tmp_path / "train.jsonl").write_text("{}")
+  assert argument_parser_test.ends_at_once(
+      f"{command} --records_dir={folder}") == 2
+  line, = capsys.readouterr().err.splitlines()
+  assert f"--records_dir: must be a local path, got {folder}; {advice}" in line
+  monkeypatch.setenv("STEPDISTILL_RECORDS", folder)
+  assert argument_parser_test.ends_at_once(command) == 2
+  line, = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: STEPDISTILL_RECORDS must be a local path, "
+                         f"got {folder}; {advice}")
+
+
+def test_training_s_own_records_must_be_local():
+  from stepdistill_jax import data_folder
+  from stepdistill_jax.data import sources
+  with data_folder.tfds_data_dir("gs://bucket/records"):
+    with pytest.raises(errors.UserError, match=(
+        "the records' folder must be a local path, got gs://bucket/records")):
+      sources.RecordsSource("svamp", "t").split_sizes()

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import re
 import sys
@@ -112,6 +114,16 @@ def read(model_dir) -> Optional[dict[str, Any]]:
 def data_shards(model_dir) -> Optional[int]:
   """In how many shards a run has cut its records; None for a new run."""
   return (read(model_dir) or {}).get("data", {}).get("shards")
+
+
+def check_vocabulary(model_dir, file) -> None:
+  """Raises UserError if a run was trained with other pieces than a file's."""
+  trained = (read(model_dir) or {}).get("data", {}).get("vocabularies_sha256")
+  if trained and os.path.isfile(file) and hashlib.sha256(
+      pathlib.Path(file).read_bytes()).hexdigest() not in trained:
+    raise errors.UserError(
+        f"{model_dir} was trained with another vocabulary than {file}; set "
+        "STEPDISTILL_VOCAB to the SentencePiece model that it had")
 
 
 def _write(model_dir, record: Mapping[str, Any]) -> None:

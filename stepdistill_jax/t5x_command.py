@@ -46,7 +46,6 @@ def build_parser() -> argparse.ArgumentParser:
       formatter_class=argparse.RawDescriptionHelpFormatter,
       usage="t5x MODE --gin_file=FILE [--gin_file=FILE ...] "
       "[--gin.NAME=VALUE ...]")
-  parser.add_version()
   parser.add_argument(
       "mode", choices=MODES, metavar="MODE",
       help="; ".join(f"{mode}: {what}" for mode, what in MODES.items()))

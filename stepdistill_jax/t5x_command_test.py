@@ -205,6 +205,30 @@ def test_dry_run_only_parses(tmp_path):
   assert not hasattr(sys.modules["__main__"], "train")
 
 
+def test_folders_are_absolute_for_both_engines(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", "/home/me")
+  bound = {
+      "MODEL_DIR": ("runs/a", f"{tmp_path}/runs/a"),
+      "INITIAL_CHECKPOINT_PATH": ("~/b", "/home/me/b"),
+      "CHECKPOINT_PATH": ("gs://bucket/a/checkpoint_3",) * 2,
+      "utils.RestoreCheckpointConfig.path": (
+          ["../c", "gs://b"], [f"{tmp_path.parent}/c", "gs://b"]),
+      "scoped/utils.RestoreCheckpointConfig.path": ("d", f"{tmp_path}/d"),
+      "MIXTURE_OR_TASK_NAME": ("a/task",) * 2}
+  (tmp_path / "run.gin").write_text(
+      "from __gin__ import dynamic_registration\n"
+      "import __main__ as train_script\n"
+      "from t5x import utils\n"
+      "train_script.train.model_dir = 'e'\n"
+      + "".join(f"{name} = {value!r}\n" for name, (value, _) in bound.items()))
+  t5x_command.run("train", ["run.gin"], engine="embedded", dry_run=True)
+  found = gin_config.bindings()
+  assert found["train_script.train.model_dir"] == f"'{tmp_path}/e'"
+  assert {name: found[name] for name in bound} == {
+      name: repr(value) for name, (_, value) in bound.items()}
+
+
 def test_a_command_line_may_weigh_any_tasks():
   t5x_command.run(
       "train", ["gin/recipes/svamp_step_by_step.gin"], [

@@ -40,6 +40,7 @@ if "END_AT_TENSORFLOW" in os.environ:
 if "DEVICE_FOLDER" in os.environ:
   from stepdistill_jax import devices
   devices.FOLDER = os.environ["DEVICE_FOLDER"]
+  devices.PCI_FOLDER = devices.FOLDER + "/no_bus"
 """
 STAND_IN = f"""
 import os, sys, types

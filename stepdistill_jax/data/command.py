@@ -22,7 +22,8 @@ def add_arguments(parser) -> None:
       dest="data_command", metavar="COMMAND", required=True)
   lengths = subparsers.add_parser(
       "lengths", help="lengths in pieces, with lines for a gin file")
-  lengths.add_argument("--dataset", required=True, help="such as svamp")
+  lengths.add_argument(
+      "--dataset", required=True, help="such as svamp, or a union: svamp_asdiv")
   lengths.add_argument("--teacher", required=True, help="such as palm540b")
   argument_parser.add_records_dir(lengths, "--records")
   lengths.add_argument(
@@ -64,16 +65,19 @@ def _lengths(args) -> None:
   from stepdistill_jax import locations
   from stepdistill_jax.data import lengths as lengths_lib
   from stepdistill_jax.teacher import audit
+  from stepdistill_jax.teacher import datasets
   from stepdistill_jax.teacher import records
 
   folder = pathlib.Path(args.records_dir or locations.records_dir())
-  splits = records.split_sizes(folder, args.dataset, args.teacher)
-  own = records.vocabulary_path(folder, args.dataset)
+  members = datasets.members(args.dataset)
+  splits = [(member, split) for member in members
+            for split in records.split_sizes(folder, member, args.teacher)]
+  own = records.vocabulary_path(folder, members[0])  # A union has one.
   vocabulary = args.vocabulary or (
       own if own.is_file() else locations.t5_vocabulary_path())
   read = lambda names: itertools.chain.from_iterable(
-      records.read_records(folder, args.dataset, args.teacher, split)
-      for split in names)
+      records.read_records(folder, member, args.teacher, split)
+      for member, split in names)
   count = audit.piece_counter(vocabulary)
   lengths = lengths_lib.measure(read(splits), count)
   # Rows are filled with train records alone, but must hold all of them.
@@ -81,9 +85,9 @@ def _lengths(args) -> None:
   if args.json:
     print(json.dumps(lengths_lib.as_json(lengths, row), indent=1))
     return
+  names = ", ".join(dict.fromkeys(split for _, split in splits))
   print(f"{args.dataset}/{args.teacher}: {len(lengths.inputs):,} records of "
-        f"{', '.join(splits)}, in pieces of {vocabulary}, prefix and EOS "
-        "included")
+        f"{names}, in pieces of {vocabulary}, prefix and EOS included")
   for name, values in lengths.table().items():
     print(f"  {name:<10} mean {values['mean']:6.1f}" + "".join(
         f"  {key} {value:4d}" for key, value in values.items()

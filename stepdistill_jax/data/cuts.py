@@ -279,7 +279,7 @@ class Judge:
             f"label is another answer: pass {holds}" + (
                 ", or --gin.LONG_RATIONALE=\\\"cut_head\\\" or \\\"drop\\\""
                 if texts.rationales & set(names) else ""))
-      if kind == "rationales":
+      if texts.rationales & set(names):
         record[kind]["done"] = do
         if do == "refuse" and self.refuses:
           raise errors.UserError(

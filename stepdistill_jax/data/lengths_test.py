@@ -78,6 +78,17 @@ def test_command(tmp_path, capsys):
       "train": [record("is it 1?</s>it is 2", "( 1.0 )", "one.")]})
   arguments = ["data", "lengths", "--dataset=svamp", "--teacher=palm540b",
                f"--records_dir={tmp_path}", f"--vocabulary={vocabulary}"]
+  union = [*arguments, "--dataset=svamp_asdiv"]
+  assert cli.main(union) == 2
+  error, = capsys.readouterr().err.splitlines()
+  assert error.startswith(
+      "error: no records of data set 'asdiv' by teacher 'palm540b'")
+  record_writer.write_records(tmp_path, "asdiv", "palm540b", {
+      "train": [record("is it?", "( 22222222.0 )", "one.")]})
+  assert cli.main(union) == 0
+  printed = capsys.readouterr().out
+  assert printed.startswith("svamp_asdiv/palm540b: 2 records of train,")
+  assert "MAX_LABEL = 16" in printed
   assert cli.main(arguments) == 0
   printed = capsys.readouterr().out
   assert "MAX_INPUTS = " in printed and "PACKED_FEATURE_LENGTHS" in printed

@@ -112,8 +112,7 @@ def _train_records(task: seqio.Task) -> float:
 def register_found_records() -> None:
   """Registers the tasks of all records in the records folder, and of unions.
 
-  A union is there for a teacher with records of one of its data sets: asking
-  for it says which records are missing.
+  A union is there for the teachers with records of all of its data sets.
   """
   found: dict[str, list[str]] = {}
   for dataset, teacher in records.list_records(vocabularies.records_dir()):
@@ -121,8 +120,19 @@ def register_found_records() -> None:
   for dataset, teachers in found.items():
     register_dataset(dataset, teachers)
   for union, members in datasets.UNIONS.items():
-    register_union(union, sorted(
-        {teacher for member in members for teacher in found.get(member, ())}))
+    register_union(union, sorted(set.intersection(
+        *(set(found.get(member, ())) for member in members))))
+
+
+def _require_parts(name: str) -> None:
+  """Raises UserError for a union by a teacher with records of a part of it."""
+  folder = vocabularies.records_dir()
+  for union, members in datasets.UNIONS.items():
+    for dataset, teacher in records.list_records(folder):
+      if dataset in members and name.startswith(f"{union}_") and (
+          name.endswith(f"_{teacher}")):
+        for member in members:
+          records.require_records(folder, member, teacher)
 
 
 def task_names() -> list[str]:
@@ -146,6 +156,7 @@ def require_task(name: str) -> seqio.Task | seqio.Mixture:
     # A gin file's `import tasks` may have found another module of that name.
     from stepdistill_jax import tasks  # pylint: disable=g-import-not-at-top,unused-import
   if not _is_registered(name):
+    _require_parts(name)
     raise errors.UserError(
         errors.unknown_name_message("task", name, task_names()))
   return seqio.get_mixture_or_task(name)

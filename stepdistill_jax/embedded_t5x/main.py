@@ -15,8 +15,6 @@ from stepdistill_jax import data_folder
 from stepdistill_jax import errors
 from stepdistill_jax import remote_storage
 
-# Begins the lines that gin adds to an error, the innermost call first.
-_GIN_CALL = "\n  In call to configurable"
 # Bindings that a run reads or writes; others name files for other data.
 _IS_FOLDER = re.compile(r"(DIR|PATH|dir|path)$")
 # mode -> (module of t5x, function, other names that gin files use of
@@ -87,6 +85,7 @@ def launch(
       raise errors.UserError(
           f"no gin file configures `{function_name}`; include a run file, such "
           f"as --gin_file=t5x/configs/runs/{run_file}.gin")
+    gin_config.make_folders_absolute()
     if not dry_run:
       for name, value in gin_config.bindings().items():
         if _IS_FOLDER.search(name):
@@ -95,14 +94,13 @@ def launch(
     try:
       return None if dry_run else configured()
     except (errors.UserError, errors.Preempted, KeyboardInterrupt) as error:
-      # Gin adds lines about its call stack, of no use to a user.
-      line = str(error).split(_GIN_CALL)[0]
+      line = str(error).split(errors.GIN_CALL)[0]
       kind = next(kind for kind in (
           errors.UserError, errors.Preempted, KeyboardInterrupt)
                   if isinstance(error, kind))
       raise kind(line) from error
     except (AttributeError, TypeError, ValueError) as error:
-      message, *calls = str(error).split(_GIN_CALL)
+      message, *calls = str(error).split(errors.GIN_CALL)
       name = re.match(r" '([\w.]+)'", calls[0])[1] if calls else function_name
       if name == function_name:
         raise

@@ -26,6 +26,10 @@ from stepdistill_jax.teacher import datasets
 
 # More distinct labels than this are no closed set of answers.
 _MOST_CLOSED_LABELS = 64
+# What LONG_RATIONALE did with them.
+_CUTS = {"cut_tail": "they were cut at the end",
+         "cut_head": "they were cut at the beginning",
+         "drop": "their records were left out"}
 
 
 class Checkpoint:
@@ -171,10 +175,11 @@ class Checkpoint:
     for counts in filter(None, record.get("data", {}).get("cut") or ()):
       for kind, of in counts.items():
         if isinstance(of, dict) and of["cut"]:
-          yield (f"trained with {of['cut']:,} of {counts['examples']:,} {kind} "
-                 f"longer than {of['length']} tokens, by {of['median']:g} in "
-                 f"the median and {of['most']} at most "
-                 f"({of.get('done', 'cut')}); asked with whole inputs")
+          yield (f"of the run's {counts['examples']:,} training examples "
+                 f"{of['cut']:,} had {kind} longer than {of['length']} tokens, "
+                 f"by {of['median']:g} in the median and {of['most']} at most: "
+                 + _CUTS.get(of.get("done"), "they were cut") + (
+                     "; here inputs are whole" if kind == "inputs" else ""))
 
   def _overlap_warnings(self, example_set) -> Sequence[str]:
     """Says how many of the questions the run was trained on."""

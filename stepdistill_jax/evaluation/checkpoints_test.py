@@ -1,5 +1,7 @@
 """Tests of checkpoints scored end to end, on random students of 20 kB."""
 
+import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -15,6 +17,7 @@ from stepdistill_jax.evaluation import examples
 from stepdistill_jax.evaluation import main
 from stepdistill_jax.evaluation import metrics
 from stepdistill_jax.evaluation import model_config
+from stepdistill_jax.evaluation import model_loading
 from stepdistill_jax.evaluation import questions
 from stepdistill_jax.evaluation import run_folder
 from stepdistill_jax.evaluation import scoring
@@ -100,10 +103,12 @@ def test_what_training_cut_is_told(system, run):
                      "done": "cut_head"}}, None]}}))
   try:
     assert list(system._cut_warnings()) == [
-        "trained with 711 of 720 inputs longer than 24 tokens, by 17.5 in the "
-        "median and 49 at most (cut); asked with whole inputs",
-        "trained with 7 of 720 rationales longer than 16 tokens, by 2 in the "
-        "median and 3 at most (cut_head); asked with whole inputs"]
+        "of the run's 720 training examples 711 had inputs longer than 24 "
+        "tokens, by 17.5 in the median and 49 at most: they were cut; here "
+        "inputs are whole",
+        "of the run's 720 training examples 7 had rationales longer than 16 "
+        "tokens, by 2 in the median and 3 at most: they were cut at the "
+        "beginning"]
   finally:
     record.unlink()
   assert not list(system._cut_warnings())
@@ -315,6 +320,22 @@ def test_bad_checkpoints(run, records_dir, tmp_path):
   (copy / "config.gin").unlink()
   with pytest.raises(errors.UserError, match="no config.gin"):
     load(copy)
+
+
+def test_another_vocabulary_of_the_same_size_is_refused(system, run):
+  file = pathlib.Path(system._model.input_vocabulary.sentencepiece_model_file)
+  params = {"token_embedder": {"embedding": np.zeros((32_128, 1))}}
+  for digest, refused in (
+      (hashlib.sha256(file.read_bytes()).hexdigest(), False), ("ab", True)):
+    (run / "run.json").write_text(json.dumps(
+        {"data": {"vocabularies_sha256": [digest]}}))
+    try:
+      with (pytest.raises(errors.UserError, match=(
+          "trained with another vocabulary than .*; set STEPDISTILL_VOCAB"))
+            if refused else contextlib.nullcontext()):
+        model_loading._check_vocabulary(system._model, params, system.run)
+    finally:
+      (run / "run.json").unlink()
 
 
 def test_a_larger_vocabulary_is_refused(run, records_dir, tmp_path):

@@ -129,10 +129,12 @@ def evaluate(
   if not results:
     raise errors.UserError("nothing was scored: " + "; ".join(warnings))
   for example_set in _sets_for_teacher_lines(systems, example_sets, config):
-    results += _score(
-        systems_lib.TeacherRecords(
-            example_set.teacher, records_dir, rules=config.rules),
-        example_set, store, config)
+    teacher = systems_lib.TeacherRecords(
+        example_set.teacher, records_dir, rules=config.rules)
+    if reason := teacher.skips(example_set):
+      warnings.append(f"{teacher.name}: {reason}")
+    else:
+      results += _score(teacher, example_set, store, config)
   summaries = [result.summary for result in results]
   document = {
       "schema_version": outputs.SCHEMA_VERSION,

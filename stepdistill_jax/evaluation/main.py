@@ -36,7 +36,6 @@ def build_parser() -> argparse.ArgumentParser:
       epilog=__doc__.partition("\n\n")[2],
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False)
-  parser.add_version()
   systems = parser.add_argument_group(
       "systems (any number, each may be given as NAME=PATH)")
   systems.add_argument(

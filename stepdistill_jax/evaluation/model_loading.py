@@ -16,6 +16,7 @@ from stepdistill_jax import data_folder
 from stepdistill_jax import errors
 from stepdistill_jax import gin_config
 from stepdistill_jax import locations
+from stepdistill_jax import run_record
 from stepdistill_jax.embedded_t5x import checkpoint_reading
 from stepdistill_jax.evaluation import model_config as model_config_lib
 from stepdistill_jax.evaluation import run_folder as run_folder_lib
@@ -149,7 +150,7 @@ def _set_compute_dtype(model, dtype: str) -> None:
 
 
 def _check_vocabulary(model, params, run) -> None:
-  """Refuses a vocabulary with ids beyond the embedding."""
+  """Refuses a vocabulary with ids beyond the embedding, or another's."""
   rows = params["token_embedder"]["embedding"].shape[0]
   needed = model.input_vocabulary.vocab_size
   if needed > rows:
@@ -157,6 +158,8 @@ def _check_vocabulary(model, params, run) -> None:
         f"{run.checkpoint}: the embedding has {rows} rows, but the vocabulary "
         f"of {run.config_path} has {needed} pieces; the run was trained with "
         "another vocabulary file")
+  run_record.check_vocabulary(run.path, getattr(
+      model.input_vocabulary, "sentencepiece_model_file", ""))
 
 
 def parameter_shapes(model) -> dict[str, tuple[int, ...]]:

@@ -322,9 +322,12 @@ def test_what_cannot_be_counted_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("name,message", [
-    ("missing", "there is no folder"), ("empty", "no scored run in")])
+    ("missing", "there is no folder .*missing; pass runs' folders"),
+    ("file", "file is a file, not a folder; pass runs' folders"),
+    ("empty", "no scored run in")])
 def test_nothing_to_report_is_an_error(tmp_path, name, message):
   (tmp_path / "empty").mkdir()
+  (tmp_path / "file").touch()
   with pytest.raises(errors.UserError, match=message):
     run_report.make([tmp_path / name])
 

@@ -11,6 +11,7 @@ import pathlib
 from typing import Any, Mapping
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.evaluation import run_folder
 
 METHOD_NAMES = {
@@ -72,7 +73,7 @@ def read(path: pathlib.Path) -> RunFacts:
     errors.UserError: no `config.gin` there, or not one of a training run.
   """
   if not path.is_dir():
-    raise errors.UserError(f"there is no folder {path}")
+    raise errors.UserError(locations.not_a_folder(path))
   config_path = path / run_folder.CONFIG_FILE
   if not config_path.is_file():
     raise errors.UserError(

@@ -14,6 +14,7 @@ import pathlib
 from typing import Any, Iterable, Mapping, Sequence
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.evaluation import run_facts
 from stepdistill_jax.evaluation import run_folder
 
@@ -78,12 +79,10 @@ def collect(
   """
   results, runs, skipped = [], {}, []
   for path in map(pathlib.Path, paths):
-    if not path.exists():
-      raise errors.UserError(f"there is no folder {path}")
     if not path.is_dir():
       raise errors.UserError(
-          f"there is no folder {path}; pass runs' folders (MODEL_DIR), outputs of "
-          "stepdistill-eval, or a folder that holds them")
+          f"{locations.not_a_folder(path)}; pass runs' folders (MODEL_DIR), "
+          "outputs of stepdistill-eval, or a folder that holds them")
     results += _find(path, _RESULTS)
     for config in _find(path, run_folder.CONFIG_FILE):
       runs[config.parent.resolve()] = None

@@ -122,6 +122,10 @@ class TeacherRecords:
         examples_lib.teachers_of(example_set.benchmark, self._records_dir)):
       return (f"benchmark {example_set.benchmark} has no records of teacher "
               f"{self.teacher}")
+    if records.has_own_labels(
+        self._records_dir, example_set.benchmark, self.teacher):
+      return (f"the labels of teacher {self.teacher} are the rows' own in "
+              f"{example_set.benchmark}: its accuracy was not measured")
     if any(row.teacher_label for row in self._own_rows(example_set)):
       return None
     return (f"teacher {self.teacher} has no labels of "

@@ -1,16 +1,20 @@
 """The teacher's lines: published PaLM numbers, and raw caches under rules."""
 
 import json
+import types
 
 import pytest
 
 from stepdistill_jax import testing
+from stepdistill_jax.evaluation import evaluate
 from stepdistill_jax.evaluation import examples
 from stepdistill_jax.evaluation import main
 from stepdistill_jax.evaluation import scoring
+from stepdistill_jax.evaluation import systems
 from stepdistill_jax.evaluation import teacher_cache
 from stepdistill_jax.teacher import cache
 from stepdistill_jax.teacher import datasets
+from stepdistill_jax.teacher import import_tables
 from stepdistill_jax.teacher import importing
 from stepdistill_jax.teacher import records
 
@@ -134,3 +138,20 @@ def test_a_teacher_without_labels_has_no_accuracy(tmp_path, capsys):
     results = json.loads(capsys.readouterr().out)
     assert [s["name"] for s in results["systems"]] == ["teacher big"]
     assert "accuracy was not measured" in results["warnings"][0]
+
+
+def test_human_labels_get_no_line_beside_a_student(tmp_path):
+  (tmp_path / "test.jsonl").write_text(json.dumps(
+      {"question": "1 + 1?", "answer": "1 + 1 = 2.\n#### 2"}))
+  import_tables.import_rows(dataset="gsm8k", rows=tmp_path, output=tmp_path)
+  student = types.SimpleNamespace(
+      name="student", kind="checkpoint", source="run", answer=lambda s, _: [
+          systems.Answers(tuple(
+              systems.Answer(e.id, e.label) for e in s.examples))])
+  results, _ = evaluate.evaluate(
+      [student], [examples.load("gsm8k", "test", records_dir=tmp_path)],
+      evaluate.EvalConfig(), records_dir=tmp_path)
+  assert [line["name"] for line in results["systems"]] == ["student"]
+  assert results["warnings"] == [
+      "teacher human: the labels of teacher human are the rows' own in gsm8k: "
+      "its accuracy was not measured"]

@@ -190,16 +190,16 @@ def _import_hf(args: argparse.Namespace) -> int:
 
 def _next_steps(done) -> list[str]:
   from stepdistill_jax.interop import gin_model
-  from stepdistill_jax.interop import import_hf
-  from stepdistill_jax.interop import tokenizers
+  if done.no_recipe:
+    return [f"its gin file, for tasks of your own with its VOCABULARY: "
+            f"{done.model_file}",
+            f"no recipe can follow it: {done.no_recipe}"]
   student = done.model_file.with_name(gin_model.STUDENT_FILE)
-  spiece = student.parent / import_hf.HF_FOLDER / tokenizers.SPIECE_FILE
-  vocabulary = f"STEPDISTILL_VOCAB={shlex.quote(str(spiece))} " if (
-      spiece.is_file()) else ""
   return [
       f"its gin file: {done.model_file}",
       # A pretrained student's recipe: the papers' learning rate and steps.
-      f"to distill into it: {vocabulary}t5x train --gin_file=gin/recipes/"
+      f"to distill into it: {gin_model.environment(done.spiece)}t5x train "
+      "--gin_file=gin/recipes/"
       f"svamp_step_by_step_{gin_model.recipe_size(done.arch)}.gin "
       f"--gin_file={shlex.quote(str(student))} "
       "--gin.MODEL_DIR='\"/tmp/run\"'"]

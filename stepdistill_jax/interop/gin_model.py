@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import pathlib
+import shlex
 from typing import Any, Mapping
 
 from stepdistill_jax import errors
 from stepdistill_jax.interop import architecture
+from stepdistill_jax.interop import tokenizers
 
 MODEL_FILE = "model.gin"
 STUDENT_FILE = "student.gin"
@@ -71,6 +73,38 @@ def recipe_size(arch: architecture.Architecture) -> str:
   distance = {name.removeprefix("t5_1_1/"): abs(math.log(size / stacks(*known)))
               for name, known in _KNOWN.items() if name.startswith("t5_1_1/")}
   return min(distance, key=distance.get)
+
+
+def why_no_recipe(arch: architecture.Architecture, pieces: int | None) -> str:
+  """Why no recipe can train a checkpoint; "" if one can, or may.
+
+  The tasks of recipes have the pieces of a SentencePiece model and T5's 100
+  sentinels.
+
+  >>> mt5 = architecture.Architecture(
+  ...     250112, 768, 12, 64, 2048, 12, 12, ("gelu", "linear"), False)
+  >>> why_no_recipe(mt5, 250100).partition("; ")[2]
+  'import it by `import-hf --pad_vocabulary=512`'
+
+  Args:
+    arch: the model's.
+    pieces: of its SentencePiece model; 0 if its tokens are bytes, None if that
+      is not known.
+  """
+  if pieces is None:  # A published size tells.
+    family = (known_file(arch) or "").split("/")[-2:][0]
+    pieces = {"byt5": 0, "mt5": 250_100}.get(family)
+  if pieces == 0:
+    return ("its tokens are bytes, and those of the recipes' tasks pieces of a "
+            "SentencePiece model")
+  needed, multiple = (pieces or 0) + tokenizers.T5_EXTRA_IDS, 128
+  if needed <= arch.vocab_size:
+    return ""
+  while -(-arch.vocab_size // multiple) * multiple < needed:
+    multiple *= 2
+  return (f"its {arch.vocab_size:,} rows have no place for {pieces:,} pieces "
+          f"and the {tokenizers.T5_EXTRA_IDS} sentinels of the recipes' tasks; "
+          f"import it by `import-hf --pad_vocabulary={multiple}`")
 
 
 _HEADER = """\
@@ -140,7 +174,8 @@ _STUDENT = """\
 # Sets the network's dimensions and the checkpoint to begin from, so that it
 # can follow a whole recipe:
 #
-#   t5x train --gin_file=gin/recipes/svamp_step_by_step_{size}.gin \\
+#   {environment}t5x train \\
+#     --gin_file=gin/recipes/svamp_step_by_step_{size}.gin \\
 #     --gin_file={file} --gin.MODEL_DIR='"..."'
 
 from __gin__ import dynamic_registration
@@ -203,27 +238,42 @@ def model_text(
       arch) + restore
 
 
+def environment(spiece: pathlib.Path | None) -> str:
+  """Has a command's tasks read a checkpoint's own SentencePiece model."""
+  return ("" if spiece is None
+          else f"STEPDISTILL_VOCAB={shlex.quote(str(spiece))} ")
+
+
 def student_text(arch: architecture.Architecture, *, title: str, file: str,
-                 checkpoint: str, optimizer_state: bool = False) -> str:
+                 checkpoint: str, spiece: pathlib.Path | None = None,
+                 optimizer_state: bool = False) -> str:
   """Returns a gin file that lets a recipe begin from a checkpoint."""
   text = _STUDENT.format(title=title, file=file, checkpoint=checkpoint,
-                         size=recipe_size(arch))
+                         size=recipe_size(arch),
+                         environment=environment(spiece))
   return text + _dimensions(arch) + (
       _GO_ON if optimizer_state else _RESTORE)
 
 
 def write(folder: pathlib.Path, arch: architecture.Architecture, *,
           title: str, checkpoint: pathlib.Path, vocabulary: str = "",
+          spiece: pathlib.Path | None = None, no_recipe: str = "",
           optimizer_state: bool = False) -> pathlib.Path:
-  """Writes both gin files beside a checkpoint; returns the model's."""
+  """Writes the gin files beside a checkpoint; returns the model's.
+
+  Where `no_recipe` can follow, there is none of a student.
+  """
   common = {"title": title, "checkpoint": str(checkpoint.absolute()),
             "optimizer_state": optimizer_state}
   model, student = folder / MODEL_FILE, folder / STUDENT_FILE
   model.write_text(model_text(
       arch, file=str(model), vocabulary=vocabulary, **common),
                    encoding="utf-8")
-  student.write_text(student_text(arch, file=str(student), **common),
-                     encoding="utf-8")
+  if no_recipe:
+    student.unlink(missing_ok=True)
+  else:
+    student.write_text(student_text(
+        arch, file=str(student), spiece=spiece, **common), encoding="utf-8")
   return model
 
 

@@ -10,6 +10,7 @@ import re
 from typing import Any, Mapping
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.interop import architecture
 
 CONFIG_FILE = "config.json"
@@ -54,7 +55,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   """
   file = folder / CONFIG_FILE
   if not folder.is_dir():
-    raise errors.UserError(f"there is no folder {folder}; a Hugging Face "
+    raise errors.UserError(f"{locations.not_a_folder(folder)}; a Hugging Face "
                            "checkpoint is a folder with a config.json")
   if not file.is_file():
     raise errors.UserError(

@@ -229,6 +229,8 @@ class Imported:
     arch: the architecture.
     parameters: how many numbers.
     nbytes: read.
+    no_recipe: why no recipe can train it; else empty.
+    spiece: its SentencePiece model, where it came with one.
   """
 
   checkpoint: pathlib.Path
@@ -236,6 +238,8 @@ class Imported:
   arch: architecture.Architecture
   parameters: int
   nbytes: int
+  no_recipe: str = ""
+  spiece: pathlib.Path | None = None
 
 
 def import_hf(
@@ -277,13 +281,17 @@ def import_hf(
   streaming.run(tasks, journal, streaming.Progress(
       "import", total, quiet=quiet))
   tokenizers.keep(folder, output / HF_FOLDER, tokenizer)
-  spiece = (output / HF_FOLDER / tokenizers.SPIECE_FILE).resolve()
+  spiece = None if tokenizer.spiece is None else (
+      output / HF_FOLDER / tokenizers.SPIECE_FILE).resolve()
+  no_recipe = gin_model.why_no_recipe(
+      arch, 0 if spiece is None else pieces - tokenizer.extra_ids)
   model_file = gin_model.write(
       output, arch, checkpoint=writer.final,
       title=f"{folder.resolve().name}, imported from Hugging Face's format.",
       vocabulary=gin_model.byte_vocabulary(tokenizer.extra_ids)
-      if tokenizer.spiece is None else gin_model.sentencepiece_vocabulary(
-          str(spiece), tokenizer.extra_ids))
+      if spiece is None else gin_model.sentencepiece_vocabulary(
+          str(spiece), tokenizer.extra_ids),
+      spiece=spiece, no_recipe=no_recipe)
   provenance = {
       "schema_version": 1,
       "stepdistill_jax": __version__,
@@ -299,4 +307,5 @@ def import_hf(
   (output / PROVENANCE_FILE).write_text(
       json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
   return Imported(writer.finish(), model_file, arch,
-                  sum(math.prod(c.shape) for c in copies), total)
+                  sum(math.prod(c.shape) for c in copies), total,
+                  no_recipe, spiece)

@@ -103,9 +103,11 @@ def import_t5x(
   streaming.run(tasks, journal, streaming.Progress(
       "import", total, quiet=quiet))
   name = pathlib.PurePath(source.path).parent.name
+  no_recipe = gin_model.why_no_recipe(arch, None)
   model_file = gin_model.write(
-      output, arch, title=f"{name}, imported from T5X.",
+      output, arch, title=f"{name}, imported from T5X.", no_recipe=no_recipe,
       checkpoint=writer.final, optimizer_state=optimizer_state)
   return import_hf.Imported(
       writer.finish(), model_file, arch,
-      sum(math.prod(a.shape) for a in source.parameters.values()), total)
+      sum(math.prod(a.shape) for a in source.parameters.values()), total,
+      no_recipe)

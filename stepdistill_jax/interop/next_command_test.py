@@ -37,6 +37,42 @@ def test_the_printed_command_fine_tunes_what_was_imported(
   assert list(dimensions.values()) == ["16"]
 
 
+@pytest.mark.parametrize("family, options, why", [
+    ("byt5", [], "its tokens are bytes"),
+    ("unpadded", ["--pad_vocabulary=1"], None),
+    ("mt5", [], None)])
+def test_a_vocabulary_that_no_recipe_has_is_said(
+    tmp_path, capsys, family, options, why):
+  fixtures.write_folder(tmp_path / "hf", family)
+  student = tmp_path / "t5x/student.gin"
+  student.parent.mkdir()
+  student.write_text("of an earlier import")
+  assert cli.main(["checkpoint", "import-hf", f"{tmp_path}/hf", "--quiet",
+                   f"--output={tmp_path}/t5x", *options]) == 0
+  said = capsys.readouterr().out
+  if why is None:
+    spiece = f"STEPDISTILL_VOCAB={tmp_path}/t5x/hf/spiece.model t5x train"
+    assert f"to distill into it: {spiece}" in said
+    assert spiece in student.read_text()
+  else:
+    assert f"no recipe can follow it: {why}" in said
+    assert "t5x train" not in said and not student.exists()
+
+
+@pytest.mark.parametrize("family, pieces, why", [
+    ("byt5/small", None, "its tokens are bytes"),
+    ("mt5/base", None, "--pad_vocabulary=512`"),
+    ("t5_1_1/base", None, ""),
+    # Of 32,000 pieces, whosever: STEPDISTILL_VOCAB names them.
+    ("t5_1_1/base", 32_000, ""),
+    ("t5_1_1/base", 32_100, "--pad_vocabulary=256`")])
+def test_recipes_need_a_place_for_each_token(family, pieces, why):
+  dimensions = gin_model._KNOWN[family]  # pylint: disable=protected-access
+  said = gin_model.why_no_recipe(gin_model.architecture.Architecture(
+      *dimensions, ("gelu", "linear"), False), pieces)
+  assert why in said and bool(said) == bool(why)
+
+
 @pytest.mark.parametrize("known,size", [
     ("t5_1_1/xl", "xl"), ("t5_1_0/base", "base"), ("mt5/large", "large"),
     ("byt5/small", "base"), ("t5_1_0/11B", "xxl")])

@@ -12,6 +12,7 @@ from etils import epath
 
 from stepdistill_jax import errors
 from stepdistill_jax import locations
+from stepdistill_jax import run_record
 from stepdistill_jax.interop import gin_model
 from stepdistill_jax.interop import import_hf
 from stepdistill_jax.interop import tokenizers
@@ -160,6 +161,7 @@ def _tokenizer_of_vocabulary(
   extra_ids = getattr(vocabulary, "extra_ids", 0) or 0
   file = getattr(vocabulary, "sentencepiece_model_file", None)
   if file:
+    run_record.check_vocabulary(config_file.parent, file)
     return tokenizers.Tokenizer(pathlib.Path(file).read_bytes(), extra_ids)
   if type(vocabulary).__name__ == "ByteVocabulary":
     return tokenizers.Tokenizer(None, extra_ids)

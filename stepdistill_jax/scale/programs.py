@@ -179,7 +179,7 @@ def parsed(
     try:
       arguments = gin.get_configurable(_capture)()
     except errors.UserError as error:
-      line = str(error).split("\n  In call to configurable")[0]
+      line = str(error).split(errors.GIN_CALL)[0]
       raise errors.UserError(line) from error
     if not {"model", "train_dataset_cfg", "partitioner"} <= set(arguments):
       raise no_training

@@ -80,6 +80,7 @@ class SplitAudit:
 
   dataset: datasets.Dataset
   count_pieces: PieceCounter
+  own_labels: bool = False  # The teacher's labels are the human ones.
   records: int = 0
   statuses: collections.Counter = dataclasses.field(
       default_factory=collections.Counter)
@@ -135,7 +136,7 @@ class SplitAudit:
     self.repeated_inputs += filters.is_repeated(record)
     _count_label(self.gold_labels, record.label)
     _count_label(self.teacher_labels, record.teacher_label)
-    if record.label and record.teacher_label:
+    if record.label and record.teacher_label and not self.own_labels:
       self.compared += 1
       self.correct += self.dataset.is_correct(
           record.teacher_label, record.label)
@@ -184,7 +185,9 @@ class SplitAudit:
             "of_all_with_human_label": self.with_gold,
             "of_both_labels": self.compared,
             "accuracy": import_counts.share(self.correct, self.with_gold)
-                        if self.compared else None},
+                        if self.compared else None,
+            "why_not": import_counts.why_no_accuracy(
+                self.with_gold, self.compared, self.own_labels)},
         "label_balance": {
             "human": _balance(self.gold_labels),
             "teacher": _balance(self.teacher_labels)},
@@ -226,10 +229,12 @@ def audit(
   """
   spec = datasets.get(dataset)
   count_pieces = piece_counter(vocabulary) if vocabulary else count_words
+  own_labels = records.has_own_labels(records_dir, dataset, teacher)
   splits = {}
   done, sizes = 0, records.split_sizes(records_dir, dataset, teacher)
   for split in sizes:
-    split_audit = splits[split] = SplitAudit(spec, count_pieces)
+    split_audit = splits[split] = SplitAudit(
+        spec, count_pieces, own_labels)
 
     def counted(split=split):
       nonlocal done

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int | None:
   folder = pathlib.Path(chosen or locations.records_dir())
   if not folder.is_dir():
     raise errors.UserError(
-        f"there is no folder {folder}" + ("" if chosen else (
+        locations.not_a_folder(folder) + ("" if chosen else (
             ", where records are by default; write some with `stepdistill "
             "teacher import`, or name their folder with --records_dir")))
   if (folder / cache.MANIFEST).is_file() or any(

@@ -53,7 +53,8 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
       lines.append(
           f"  {rules + ' rules':<16} {counts['labels']:,} labels, accuracy "
           + import_counts.accuracy_text(
-              counts["correct"], counts["with_gold"])
+              counts["correct"], counts["with_gold"],
+              counts["why_no_accuracy"])
           + (", no rationales" if empty is None
              else f", {empty:,} empty rationales"))
       for reason, entry in counts["statuses"].items():
@@ -91,7 +92,8 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
 
 def _accuracy(numbers: Mapping[str, Any]) -> str:
   return import_counts.accuracy_text(
-      numbers["correct"], numbers["of_all_with_human_label"])
+      numbers["correct"], numbers["of_all_with_human_label"],
+      numbers["why_not"])
 
 
 def _count(numbers: Mapping[str, Any]) -> str:
@@ -242,7 +244,7 @@ def _split_section(split: str, numbers: Mapping[str, Any],
       *(["<h3>Rationales that contradict their label</h3>",
          _examples(against["examples"])] if against["examples"] else []),
       f"<h3>{len(chosen)} records to read</h3>",
-      *(_record(record, split_audit.dataset) for _, _, record in chosen),
+      *(_record(record, split_audit) for _, _, record in chosen),
   ])
 
 
@@ -269,10 +271,10 @@ def _histogram(lengths: collections.Counter, unit: str) -> str:
           f"{shapes}{marks}</svg>")
 
 
-def _record(record, dataset) -> str:
+def _record(record, split_audit) -> str:
   verdict = ""
-  if record.label and record.teacher_label:
-    right = dataset.is_correct(record.teacher_label, record.label)
+  if record.label and record.teacher_label and not split_audit.own_labels:
+    right = split_audit.dataset.is_correct(record.teacher_label, record.label)
     verdict = (" <span class=right>agrees</span>" if right
                else " <span class=wrong>differs</span>")
   texts = "".join(

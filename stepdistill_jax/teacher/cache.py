@@ -25,6 +25,7 @@ import re
 from typing import Any, Iterator, Mapping
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.teacher import records
 from stepdistill_jax.teacher import text_files
 
@@ -146,7 +147,7 @@ def find_caches(folder: str | os.PathLike) -> list[pathlib.Path]:
     raise errors.UserError(
         f"{folder} is no teacher cache and has none in its folders: no "
         f"{MANIFEST} was found" if folder.is_dir()
-        else f"there is no folder {folder}")
+        else locations.not_a_folder(folder))
   return found
 
 

@@ -20,6 +20,7 @@ from xml.parsers import expat
 import zlib
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.teacher import table_files
 from stepdistill_jax.teacher import text_files
 
@@ -64,7 +65,7 @@ def files_by_split(
     split -> files in alphabetical order, so `-00000-of-00002` come in order.
   """
   if not folder.is_dir():
-    raise errors.UserError(f"there is no folder {folder}")
+    raise errors.UserError(locations.not_a_folder(folder))
   paths = [text_files.check_inside(folder, path)
            for path in sorted(folder.iterdir())
            if path.is_file() and suffix_of(path) in SUFFIXES]

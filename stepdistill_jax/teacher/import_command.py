@@ -202,7 +202,7 @@ def summary_lines(result: Any) -> list[str]:
         f"completions -> {written or 'no'} records")
     if rules := counts["rules"].get(info["rules"]):
       lines.append("    teacher accuracy " + import_counts.accuracy_text(
-          rules["correct"], rules["with_gold"]))
+          rules["correct"], rules["with_gold"], rules["why_no_accuracy"]))
       failed = ", ".join(
           f"{entry['count']:,} {reason}"
           for reason, entry in rules["statuses"].items() if reason != "ok")

@@ -10,7 +10,7 @@ from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import parsing
 
 # Of the form of these counts in `import.json`.
-VERSION = 2
+VERSION = 3
 # Examples kept of each reason, for a person to look up.
 _EXAMPLES = 3
 _EXCERPT = 160  # Characters.
@@ -60,7 +60,8 @@ class RuleCounts:
     labels: completions with a usable label.
     doubted: completions with a label that is in doubt.
     with_gold: completions whose row has a human label.
-    compared: those that have a usable label, too.
+    own_labels: those whose label is that human one, taken for the teacher's.
+    compared: those that have a usable label of the teacher's own, too.
     correct: those whose label counts as the human one.
     correct_if_trusted: the same with labels that are in doubt (copied from
       the human ones, or perhaps so) taken for the teacher's.
@@ -73,6 +74,7 @@ class RuleCounts:
   labels: int = 0
   doubted: int = 0
   with_gold: int = 0
+  own_labels: int = 0
   compared: int = 0
   correct: int = 0
   correct_if_trusted: int = 0
@@ -94,6 +96,9 @@ class RuleCounts:
     self.non_ascii_rationales += not parsed.rationale.isascii()
     if row is not None and row.label:
       self.with_gold += 1
+      if parsed.own_label:
+        self.own_labels += usable
+        return
       self.compared += usable
       correct = dataset.is_correct(parsed.label, row.label)
       self.correct_if_trusted += correct
@@ -113,6 +118,8 @@ class RuleCounts:
       values |= dict.fromkeys((
           "empty_rationales", "multiline_rationales", "non_ascii_rationales"))
     values["accuracy"] = share(self.correct, self.with_gold)
+    values["why_no_accuracy"] = why_no_accuracy(
+        self.with_gold, self.compared, bool(self.own_labels))
     if not self.compared:
       values |= dict.fromkeys(("correct", "accuracy"))
     if not self.compared and not self.doubted:
@@ -125,23 +132,42 @@ def share(part: float, whole: float) -> float | None:
   return part / whole if whole else None
 
 
-def accuracy_text(correct: int | None, with_gold: int) -> str:
-  """A teacher's accuracy on the rows with a human label, in words.
+OWN_LABELS = "the labels are the rows' own"
 
-  >>> accuracy_text(150, 200)
-  '75.00% (150 of 200 with a human label)'
-  >>> accuracy_text(None, 200)
-  'not measured (no teacher label to compare with 200 human ones)'
+
+def why_no_accuracy(
+    with_gold: int, compared: int, own_labels: bool) -> str | None:
+  """Why a teacher's accuracy cannot be measured; None where it can.
 
   Args:
-    correct: None where no teacher label can be compared.
     with_gold: number of the rows with a human label.
+    compared: those of them that have a label of the teacher's own.
+    own_labels: True if the human labels are taken for the teacher's.
   """
   if not with_gold:
-    return "not measured (no human labels)"
-  if correct is None:
-    return ("not measured (no teacher label to compare with "
-            f"{with_gold:,} human ones)")
+    return "no human labels"
+  if own_labels:
+    return OWN_LABELS
+  return None if compared else (
+      f"no teacher label to compare with {with_gold:,} human ones")
+
+
+def accuracy_text(correct: int | None, with_gold: int, why_not: str | None
+                  ) -> str:
+  """A teacher's accuracy on the rows with a human label, in words.
+
+  >>> accuracy_text(150, 200, None)
+  '75.00% (150 of 200 with a human label)'
+  >>> accuracy_text(None, 200, OWN_LABELS)
+  "not measured (the labels are the rows' own)"
+
+  Args:
+    correct: number of the teacher labels that count as the human ones.
+    with_gold: number of the rows with a human label.
+    why_not: from `why_no_accuracy`.
+  """
+  if why_not is not None:
+    return f"not measured ({why_not})"
   return (f"{correct / with_gold:.2%} ({correct:,} of {with_gold:,} with a "
           "human label)")
 

@@ -238,7 +238,6 @@ def _join_columns_of(
     problem = "" if values["output"] else parsing.NO_COMPLETION
     return joining.Joined(row, values["output"] or None, problem, entry.where)
   rationale = values.get("rationale", "").strip()
-  # With one label column, the label is the rationale writer's as well.
   label = values.get("teacher_label", "").strip()
   if not rationale and not label:
     return joining.Joined(
@@ -250,7 +249,9 @@ def _join_columns_of(
     status = parsing.EMPTY_RATIONALE
   return joining.Joined(
       row, None, "", entry.where,
-      parsed=parsing.Parsed(rationale, label, status))
+      parsed=parsing.Parsed(
+          rationale, label, status,
+          own_label=columns.get("teacher_label") == columns.get("label")))
 
 
 def _own_text(value: Any) -> str:
@@ -325,6 +326,7 @@ def _join_rows(
     elif row.rationale.strip():
       yield joining.Joined(
           row, None, "", entry.where,
-          parsed=parsing.Parsed(row.rationale.strip(), row.label, "ok"))
+          parsed=parsing.Parsed(
+              row.rationale.strip(), row.label, "ok", own_label=True))
     else:
       yield joining.Joined(row, None, parsing.NO_COMPLETION, entry.where)

@@ -6,6 +6,7 @@ import pytest
 from stepdistill_jax import cli
 from stepdistill_jax import errors
 from stepdistill_jax import testing
+from stepdistill_jax.evaluation import main as eval_main
 from stepdistill_jax.teacher import containers
 from stepdistill_jax.teacher import import_tables
 from stepdistill_jax.teacher import records
@@ -127,6 +128,14 @@ def test_columns_that_are_none(text, message):
     import_tables.parse_columns(text)
 
 
+def test_a_unions_name_is_taken(tmp_path):
+  (tmp_path / "a.csv").write_text("question,answer,why\nq,1,so\n")
+  with pytest.raises(errors.UserError, match="svamp and asdiv taken together"):
+    import_tables.import_columns(
+        dataset="svamp_asdiv", outputs=tmp_path / "a.csv", columns=COLUMNS,
+        teacher="llama", output=tmp_path)
+
+
 def test_a_column_that_is_not_there(tmp_path):
   (tmp_path / "a.csv").write_text("qestion,answer,why\n1,a,b\n")
   with pytest.raises(errors.UserError, match="did you mean: qestion"):
@@ -165,6 +174,37 @@ def test_the_undivided_svamp_file_gives_the_papers_splits(tmp_path):
         tmp_path, "svamp", "human", split)] == [
             (r.id, r.inputs, r.label, r.origin) for r in read(
                 tmp_path, "svamp", "other", split)]
+
+
+def test_human_labels_are_not_compared_with_themselves(tmp_path, capsys):
+  for split in ("train", "test"):
+    (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(
+        {"question": f"{split} {n}", "answer": f"So.\n#### {n}"}) + "\n"
+        for n in range(20)))
+  places = ["--dataset=gsm8k", f"--records_dir={tmp_path / 'records'}"]
+  assert cli.main(["teacher", "import", "--format=rows", "--teacher=human",
+                   f"--rows={tmp_path}", *places]) == 0
+  why = "the labels are the rows' own"
+  assert capsys.readouterr().out.count(
+      f"teacher accuracy not measured ({why})") == 2
+  for flags in ([], ["--json"]):
+    assert cli.main(["teacher", "audit", *places, *flags]) == 0
+    said = capsys.readouterr().out
+    page = tmp_path / "records/stepdistill_gsm8k/human/1.0.0/audit.html"
+    assert "100.00%" not in said.split("rationales that contradict")[0]
+    assert "agrees" not in page.read_text("utf-8")
+  report = json.loads(said)
+  for counts in report["import"]["sources"]["test"]["rules"].values():
+    assert counts["own_labels"] == counts["with_gold"] == 20
+    assert (counts["compared"], counts["correct"], counts["accuracy"],
+            counts["why_no_accuracy"]) == (0, None, None, why)
+  assert report["splits"]["test"]["teacher_accuracy"] == {
+      "correct": None, "of_all_with_human_label": 20, "of_both_labels": 0,
+      "accuracy": None, "why_not": why}
+  assert eval_main.main(["--teacher=human", "--benchmarks=gsm8k", "--json",
+                         places[1]]) == 2
+  assert ("the labels of teacher human are the rows' own in gsm8k"
+          in capsys.readouterr().err)
 
 
 def one_row(tmp_path, dataset, fields, **options):
@@ -208,14 +248,16 @@ def test_forms_of_the_known_data_sets(tmp_path, dataset, fields, expected):
      "not measured (no teacher label to compare with 3 human ones)"),
     ("output=d", "mine_step_t_t", "not measured (no human labels)"),
     ("rationale=c", "mine_explain_t", "not measured (no human labels)"),
-    ("label=b,teacher_label=b", "mine_label_gold",
+    ("label=b,teacher_label=f", "mine_label_gold",
      "100.00% (3 of 3 with a human label)"),
+    ("label=b,teacher_label=b", "mine_label_gold",
+     "not measured (the labels are the rows' own)"),
     ("label=b", "mine_label_gold", ""),
 ])
 def test_an_import_says_what_it_measured_and_what_can_be_trained(
     tmp_path, capsys, columns, task, says):
-  (tmp_path / "train.csv").write_text("a,b,c,d\n" + "".join(
-      f"question {n},{n},reason {n},So it is. The answer is {n}.\n"
+  (tmp_path / "train.csv").write_text("a,b,c,d,f\n" + "".join(
+      f"question {n},{n},reason {n},So it is. The answer is {n}.,{n}\n"
       for n in range(3)))
   command = ["teacher", "import", "--format=columns", "--dataset=mine",
              "--teacher=t", f"--outputs={tmp_path}",

@@ -13,6 +13,7 @@ import re
 from typing import Any, Iterable, Iterator
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import parsing
 from stepdistill_jax.teacher import row_files
@@ -62,7 +63,7 @@ def find_batches(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
     errors.UserError: a number is missing or there twice.
   """
   if not folder.is_dir():
-    raise errors.UserError(f"there is no folder {folder}")
+    raise errors.UserError(locations.not_a_folder(folder))
   by_number: dict[int, pathlib.Path] = {}
   for path in sorted(folder.iterdir()):
     match = _BATCH.fullmatch(path.name)

@@ -47,11 +47,20 @@ UNVERIFIED_LABEL = "label_unverified"
 
 @dataclasses.dataclass(slots=True)
 class Parsed:
-  """A rationale, a label, and `ok` or the reason why one is missing."""
+  """A rationale, a label, and `ok` or the reason why one is missing.
+
+  Attributes:
+    rationale: the text; empty where there is none.
+    label: likewise.
+    status: `ok`, or why one of them is missing.
+    own_label: True if the label is the row's own human one, taken for the
+      teacher's as well: no comparison of the two says anything.
+  """
 
   rationale: str
   label: str
   status: str
+  own_label: bool = False
 
 
 Parser = Callable[[str, datasets.Row], Parsed]

@@ -117,9 +117,14 @@ def import_sources(
     free_text: True for completions without a fixed form.
 
   Raises:
-    errors.UserError: nothing could be imported, or a join by position is
-      misaligned; then no records are left behind.
+    errors.UserError: nothing could be imported, the name is a union's, or a
+      join by position is misaligned; then no records are left behind.
   """
+  if spec.name in datasets.UNIONS:
+    raise errors.UserError(
+        f"--dataset={spec.name} is the name of "
+        f"{' and '.join(datasets.members(spec.name))} taken together; import "
+        "each of them, or choose another name")
   if options.rules not in parsing.RULES:
     raise errors.UserError(
         errors.unknown_name_message("rules", options.rules, parsing.RULES))
@@ -160,6 +165,8 @@ def import_sources(
         "files": {split: source.files for split, source in sources.items()},
         "sources": {split: split_counts.as_json()
                     for split, split_counts in counts.items()},
+        "own_labels": any(split_counts.rules[options.rules].own_labels
+                          for split_counts in counts.values()),
         "repeated_inputs": seen.repeated(), "leaked_inputs": seen.leaked(),
     }
     writer.import_info = info

@@ -297,6 +297,14 @@ def import_info(
   return _read_json(path) if path.is_file() else {}
 
 
+def has_own_labels(
+    records_dir: str | os.PathLike, dataset: str, teacher: str) -> bool:
+  """Whether the teacher's labels are the rows' own human ones."""
+  info = import_info(records_dir, dataset, teacher)
+  # Earlier imports did not count it.
+  return info.get("own_labels", info.get("format") == "rows")
+
+
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
     value = json.loads(path.read_text("utf-8"))

@@ -9,6 +9,7 @@ from typing import Iterator
 import zlib
 
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 from stepdistill_jax.teacher import containers
 from stepdistill_jax.teacher import datasets
 from stepdistill_jax.teacher import text_files
@@ -45,7 +46,7 @@ def find_row_file(
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
-    raise errors.UserError(f"there is no folder {folder}")
+    raise errors.UserError(locations.not_a_folder(folder))
   for name in dataset.row_files.get(split, ()):
     if (folder / name).is_file() or (folder / f"{name}.gz").is_file():
       return text_files.find_file(folder, name)

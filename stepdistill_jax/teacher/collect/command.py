@@ -21,6 +21,7 @@ from typing import Any
 
 from stepdistill_jax import argument_parser
 from stepdistill_jax import errors
+from stepdistill_jax import locations
 
 SUMMARY = "ask a live teacher, into a cache"
 
@@ -187,6 +188,8 @@ def run(args: argparse.Namespace) -> int | None:
     print(json.dumps(dataclasses.asdict(written)) if args.json
           else "\n".join(batch.lines(written)))
     return None
+  if not (args.no_records or args.records_dir):
+    locations.records_dir()  # Refused before a completion is paid for.
   if args.batch_read:
     outcome = batch.read(spec, args.batch_read)
   elif args.offline:
