@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest  # pylint: disable=g-import-not-at-top
 
-from stepdistill_jax import runtime  # pylint: disable=g-import-not-at-top
+from stepdistill_jax.util import runtime  # pylint: disable=g-import-not-at-top
 
 runtime.configure()
 # Some tests use torch, after others have loaded TensorFlow in their process.

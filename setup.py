@@ -96,9 +96,9 @@ setuptools.setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
-            "stepdistill=stepdistill_jax.cli:main",
-            "stepdistill-eval=stepdistill_jax.evaluation.main:main",
-            "t5x=stepdistill_jax.t5x_command:main",
+            "stepdistill=stepdistill_jax.cli.stepdistill:main",
+            "stepdistill-eval=stepdistill_jax.evaluation.command:main",
+            "t5x=stepdistill_jax.embedded_t5x.command:main",
         ],
     },
 )

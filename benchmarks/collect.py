@@ -31,7 +31,7 @@ import threading
 import time
 
 from stepdistill_jax.teacher import prompts
-from stepdistill_jax.teacher.collect import testing
+from tests.support import asking as testing
 
 _CONCURRENCY = 64
 _LATENCY_S = 0.05

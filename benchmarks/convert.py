@@ -27,10 +27,10 @@ import numpy as np
 import xxhash
 
 from stepdistill_jax.interop import architecture
-from stepdistill_jax.interop import fixtures
-from stepdistill_jax.interop import hf_config
-from stepdistill_jax.interop import hf_names
-from stepdistill_jax.interop import safetensors_files
+from tests.support import hf_fixtures as fixtures
+from stepdistill_jax.interop.hf import config as hf_config
+from stepdistill_jax.interop.hf import names as hf_names
+from stepdistill_jax.interop.hf import safetensors_files
 from stepdistill_jax.interop import streaming
 
 _GATED = ("gelu", "linear")
@@ -53,7 +53,7 @@ DTYPE = np.dtype(ml_dtypes.bfloat16)
 # Runs the command line and tells the process's own peak, in bytes.
 _MEASURED = """
 import re, sys
-from stepdistill_jax import cli
+from stepdistill_jax.cli import stepdistill as cli
 code = cli.main(sys.argv[1:])
 # Not getrusage's: that begins with the memory of the parent process.
 status = open("/proc/self/status").read()

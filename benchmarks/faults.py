@@ -31,7 +31,7 @@ from typing import Any, Mapping, Optional, Sequence
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stepdistill_jax import runtime  # noqa: E402
+from stepdistill_jax.util import runtime  # noqa: E402
 
 runtime.configure()
 
@@ -40,8 +40,8 @@ from benchmarks.fault_trials import examples  # noqa: E402
 from benchmarks.fault_trials import interruptions  # noqa: E402
 from benchmarks.fault_trials import layouts  # noqa: E402
 from benchmarks.fault_trials import worker as worker_lib  # noqa: E402
-from stepdistill_jax import errors  # noqa: E402
-from stepdistill_jax.resilience import trial_processes  # noqa: E402
+from stepdistill_jax.util import errors  # noqa: E402
+from tests.support import trial_processes  # noqa: E402
 
 PARTS = ("kills", "sigterms", "damage", "layouts", "epochs", "resume")
 

@@ -31,7 +31,7 @@ LIMIT_SECONDS, LIMIT_MB = 90, 600
 # largest that it started, taken together though not reached at one time.
 _MEASURED = """
 import os, re, resource, sys
-from stepdistill_jax import cli
+from stepdistill_jax.cli import stepdistill as cli
 code = cli.main(sys.argv[1:])
 own = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
 others = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

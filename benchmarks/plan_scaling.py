@@ -21,14 +21,14 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stepdistill_jax.scale import chips  # noqa: E402
-from stepdistill_jax.scale import programs  # noqa: E402
+from stepdistill_jax.plan import chips  # noqa: E402
+from stepdistill_jax.plan import programs  # noqa: E402
 
 GOAL = 0.9
 
 
 def _plan(topology, arguments):
-  from stepdistill_jax.scale import planning
+  from stepdistill_jax.plan import planning
   return planning.make(planning.Request(
       topology, arguments.gin_file,
       [*arguments.gin_bindings,
@@ -56,8 +56,8 @@ def main() -> int:
                   f"{int(n) * chips.CHIPS[arguments.generation].cores}")
       for n in arguments.chips.split(",")]
   programs.prepare_process()
-  from stepdistill_jax import runtime
-  from stepdistill_jax import t5x_finder
+  from stepdistill_jax.util import runtime
+  from stepdistill_jax.util import t5x_finder
   runtime.configure()
   t5x_finder.install("embedded")
   runtime.import_tensorflow()

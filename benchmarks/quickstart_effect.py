@@ -13,7 +13,7 @@ import dataclasses
 import pathlib
 import sys
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.quickstart import command
 from stepdistill_jax.quickstart import plan as plan_lib
 from stepdistill_jax.quickstart import text

@@ -36,7 +36,7 @@ from benchmarks.parity import example_probe  # noqa: E402
 from benchmarks.parity import model_probe  # noqa: E402
 from benchmarks.parity import run_probe  # noqa: E402
 import numpy as np  # noqa: E402
-from stepdistill_jax import t5x_finder  # noqa: E402
+from stepdistill_jax.util import t5x_finder  # noqa: E402
 
 LOSS_TOLERANCE = 1e-5
 ENGINES = ("embedded", "google")

@@ -6,8 +6,8 @@ folder `tasks/` as `stepdistill_jax.tasks` (see `tasks_finder`). It imports
 neither jax nor tensorflow, so that command-line help stays instant.
 """
 
-from stepdistill_jax import t5x_finder
-from stepdistill_jax import tasks_finder
+from stepdistill_jax.util import t5x_finder
+from stepdistill_jax.config import tasks_finder
 
 __version__ = "0.1.0"  # The only place: setup.py reads this line.
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import seqio
 
-from stepdistill_jax import errors
-from stepdistill_jax import testing
+from stepdistill_jax.util import errors
+from tests.support import real_data as testing
 from stepdistill_jax.data import preprocessors
 from stepdistill_jax.data import task_registry
-from stepdistill_jax.teacher import record_writer
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import record_writer
+from stepdistill_jax.records import records
 from stepdistill_jax import tasks  # pylint: disable=unused-import
 
 LENGTHS = {"inputs": 256, "targets": 128, "rationale_inputs": 256,

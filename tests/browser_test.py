@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from stepdistill_jax import testing
-from stepdistill_jax.evaluation import main
+from tests.support import real_data as testing
+from stepdistill_jax.evaluation import command as main
 from stepdistill_jax.quickstart import command
 from stepdistill_jax.quickstart import plan as plan_lib
-from stepdistill_jax.teacher import record_writer
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import record_writer
+from stepdistill_jax.records import records
 
 pytestmark = pytest.mark.interop
 

@@ -30,7 +30,7 @@ import threading
 
 import pytest
 
-from stepdistill_jax import testing
+from tests.support import real_data as testing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # The README's first: the other pages go on with its records and run.

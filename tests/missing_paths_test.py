@@ -8,13 +8,13 @@ import re
 
 import pytest
 
-from stepdistill_jax import argument_parser
-from stepdistill_jax import argument_parser_test
-from stepdistill_jax import cli
-from stepdistill_jax import errors
-from stepdistill_jax import t5x_command
-from stepdistill_jax.evaluation import main as eval_main
-from stepdistill_jax.evaluation import testing as evaluation_testing
+from stepdistill_jax.util import argument_parser
+from stepdistill_jax.util import argument_parser_test
+from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.util import errors
+from stepdistill_jax.embedded_t5x import command as t5x_command
+from stepdistill_jax.evaluation import command as eval_main
+from tests.support import students as evaluation_testing
 
 NOWHERE = "/nowhere/x"
 MISSING = re.compile(

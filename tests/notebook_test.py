@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from stepdistill_jax import testing
+from tests.support import real_data as testing
 
 NOTEBOOK = (pathlib.Path(__file__).resolve().parents[1]
             / "launch" / "colab" / "stepdistill.ipynb")

@@ -13,7 +13,7 @@ import tarfile
 
 import pytest
 
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _ARCHIVE = pathlib.Path(__file__).with_name("written_by_c6d1c46.tar.xz")

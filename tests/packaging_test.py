@@ -15,7 +15,7 @@ import zipfile
 
 import pytest
 
-from stepdistill_jax import testing
+from tests.support import real_data as testing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Folders at the top of the checkout that the wheel has inside the package.
@@ -119,7 +119,7 @@ def test_another_tasks_module_does_no_harm(installed):
   printed = installed(
       "python", "-c",
       "import stepdistill_jax, stepdistill_jax.tasks as tasks, seqio\n"
-      "from stepdistill_jax import locations\n"
+      "from stepdistill_jax.util import locations\n"
       "print(stepdistill_jax.__file__, tasks.__file__,\n"
       "      locations.resource_root())\n"
       "seqio.get_mixture_or_task('svamp_step_gold_palm540b')\n",

@@ -38,7 +38,7 @@ class EndAtTensorFlow:
 if "END_AT_TENSORFLOW" in os.environ:
   sys.meta_path.insert(0, EndAtTensorFlow())
 if "DEVICE_FOLDER" in os.environ:
-  from stepdistill_jax import devices
+  from stepdistill_jax.util import devices
   devices.FOLDER = os.environ["DEVICE_FOLDER"]
   devices.PCI_FOLDER = devices.FOLDER + "/no_bus"
 """
@@ -99,7 +99,7 @@ def run(*args, **kwargs):
   return process.returncode, out, err
 
 
-TRAIN = ("stepdistill_jax.t5x_command", "train",
+TRAIN = ("stepdistill_jax.embedded_t5x.command", "train",
          "--gin_file=t5x/configs/runs/testing.gin")
 NOTEBOOK = "import stepdistill_jax; from t5x import interactive_model"
 WORKER = """
@@ -113,7 +113,7 @@ if __name__ == "__main__":
   worker.join()
   sys.exit(worker.exitcode)
 """
-EVALUATE = "stepdistill_jax.evaluation.main"
+EVALUATE = "stepdistill_jax.evaluation.command"
 
 
 @pytest.mark.parametrize("command", [
@@ -139,7 +139,7 @@ def test_devices_of_a_quickstart_s_worker_start_before_tensorflow(folder):
 @pytest.mark.parametrize("command", [
     (EVALUATE, "--hf=student", "--output=scores"),
     (EVALUATE, "--hf=student", "--teacher=palm", "--export_inputs=inputs"),
-    ("stepdistill_jax.cli", "checkpoint", "import-hf", "student",
+    ("stepdistill_jax.cli.stepdistill", "checkpoint", "import-hf", "student",
      "--output=imported")])
 def test_hugging_face_students_run_without_tensorflow(folder, command):
   code, _, err = run(folder, *command, sites=("hf_site",))
@@ -160,7 +160,7 @@ def test_triton_is_loaded_before_tensorflow(folder, command):
 def test_triton_after_tensorflow_is_refused(folder):
   code, _, err = run(
       folder, "import sys; sys.modules['tensorflow'] = sys\n"
-      "from stepdistill_jax import errors, runtime\n"
+      "from stepdistill_jax.util import errors; from stepdistill_jax.util import runtime\n"
       "sys.exit(errors.command(runtime.import_transformers)())",
       sites=("hf_site",))
   assert code == 2, err

@@ -10,9 +10,9 @@ import gin
 import numpy as np
 import pytest
 
-from stepdistill_jax import errors
-from stepdistill_jax import gin_config
-from stepdistill_jax import locations
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import gin_config
+from stepdistill_jax.util import locations
 
 ROOT = locations.resource_root()
 RECIPES = sorted(

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from stepdistill_jax import errors
-from stepdistill_jax import testing
-from stepdistill_jax.embedded_t5x import legacy_checkpoints
+from stepdistill_jax.util import errors
+from tests.support import real_data as testing
+from stepdistill_jax.embedded_t5x.checkpointing import legacy as legacy_checkpoints
 from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher import record_writer
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import record_writer
+from stepdistill_jax.records import records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = [path for folder in ("stepdistill_jax", "tasks", "launch")
@@ -217,8 +217,8 @@ _HOSTILE = ("</script><script>document.title = 'ran'</script>"
 @pytest.fixture(name="reports")
 def _reports(tmp_path) -> list[pathlib.Path]:
   """Reports whose questions, rationales and predictions are hostile."""
-  from stepdistill_jax import cli
-  from stepdistill_jax.evaluation import main
+  from stepdistill_jax.cli import stepdistill as cli
+  from stepdistill_jax.evaluation import command as main
   rows = [records.Record(
       id=f"svamp/test/{i}", inputs=f"{_HOSTILE} {i}", label=f"( {i}.0 + 1.0 )",
       teacher_label=f"({i} + 1)", rationale=_HOSTILE) for i in range(4)]

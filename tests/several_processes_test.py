@@ -19,10 +19,10 @@ import time
 import numpy as np
 import pytest
 
-from stepdistill_jax import t5x_command
+from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.quickstart import benchmark_data
 from stepdistill_jax.quickstart import plan
-from stepdistill_jax.scale import processes
+from stepdistill_jax.distributed import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = [sys.executable, str(ROOT / "launch" / "local" / "run.py")]
@@ -124,7 +124,7 @@ def test_one_process_goes_on_with_the_same_losses_and_predictions(
     (shutil.copytree if source.is_dir() else shutil.copy)(
         source, model_dir / name)
   subprocess.run(
-      [sys.executable, "-m", "stepdistill_jax.t5x_command",
+      [sys.executable, "-m", "stepdistill_jax.embedded_t5x.command",
        *_arguments(model_dir, records_dir)], cwd=ROOT, check=True,
       env=_environment(XLA_FLAGS="--xla_force_host_platform_device_count="
                        f"{num_devices}"))
@@ -139,8 +139,8 @@ def test_one_process_goes_on_with_the_same_losses_and_predictions(
 # Several modes in one start of a process: its imports take 10 s.
 MODES = """
 import json, sys
-from stepdistill_jax import t5x_command
-from stepdistill_jax.scale import processes
+from stepdistill_jax.embedded_t5x import command as t5x_command
+from stepdistill_jax.distributed import processes
 runs, records_dir, *who = json.loads(sys.argv[1])
 cluster = processes.from_flags(*who)
 for mode, files, bindings in runs:

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from stepdistill_jax import t5x_finder
+from stepdistill_jax.util import t5x_finder
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(

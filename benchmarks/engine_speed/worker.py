@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from stepdistill_jax import runtime
+from stepdistill_jax.util import runtime
 
 
 class Engine:
@@ -105,7 +105,7 @@ def main() -> None:
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # What libraries print is no answer.
   runtime.configure()
-  from stepdistill_jax import gin_config
+  from stepdistill_jax.config import gin_config
   import gin
   with tempfile.TemporaryDirectory() as folder:
     with gin_config.main_module(train=Engine):

@@ -7,9 +7,9 @@ import shutil
 from typing import Any, Mapping, Sequence
 
 from benchmarks.fault_trials import worker as worker_lib
-from stepdistill_jax.resilience import checkpoint_choice
-from stepdistill_jax.resilience import damage
-from stepdistill_jax.resilience import trials
+from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
+from tests.support import damage
+from tests.support import trials
 
 _DAMAGES_A_UNIT = 100
 

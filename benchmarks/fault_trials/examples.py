@@ -11,9 +11,9 @@ import shutil
 from typing import Any, Mapping, Optional, Sequence
 
 from benchmarks.fault_trials import worker as worker_lib
-from stepdistill_jax import locations
-from stepdistill_jax import testing
-from stepdistill_jax.resilience import trials
+from stepdistill_jax.util import locations
+from tests.support import real_data as testing
+from tests.support import trials
 
 _TEACHER = "palm540b"
 _BATCH = 64
@@ -49,7 +49,7 @@ def _import_records(
     worker: worker_lib.Worker, data: pathlib.Path,
     dataset: str) -> pathlib.Path:
   """The folder of a data set's records, as `teacher import` writes them."""
-  from stepdistill_jax import cli  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.cli import stepdistill as cli  # pylint: disable=g-import-not-at-top
   records_dir = worker.folder / "real_data"
   if not (records_dir / f"stepdistill_{dataset}").is_dir():
     code = cli.main([
@@ -89,7 +89,7 @@ class Epochs:
 
   def run(self, worker: worker_lib.Worker, unit) -> Mapping[str, Any]:
     """Kills a training and compares what its processes have read."""
-    from stepdistill_jax.resilience import trial_data  # pylint: disable=g-import-not-at-top
+    from tests.support import trial_data  # pylint: disable=g-import-not-at-top
     dataset = unit["dataset"]
     records_dir = _import_records(worker, self._data, dataset)
     expected = _all_examples(records_dir, dataset)
@@ -127,7 +127,7 @@ class Epochs:
 _LOGGED = """\
 from __gin__ import dynamic_registration
 import __main__ as train_script
-from stepdistill_jax.resilience import trial_data
+from tests.support import trial_data
 train_script.train.get_dataset_fn = @trial_data.logged_dataset
 trial_data.logged_dataset.log = {log!r}
 """
@@ -135,10 +135,10 @@ trial_data.logged_dataset.log = {log!r}
 
 def _all_examples(records_dir: pathlib.Path, dataset: str) -> list[str]:
   """Fingerprints of all examples that a recipe's run can read."""
-  from stepdistill_jax import data_folder  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.config import data_folder  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.data import feature_converter  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.data import task_names  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.resilience import trial_data  # pylint: disable=g-import-not-at-top
+  from tests.support import trial_data  # pylint: disable=g-import-not-at-top
   from stepdistill_jax import tasks  # pylint: disable=g-import-not-at-top,unused-import
   from t5x import utils  # pylint: disable=g-import-not-at-top
   split, labels = DATASETS[dataset]

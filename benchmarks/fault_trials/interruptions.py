@@ -9,8 +9,8 @@ import shutil
 from typing import Any, Mapping, Sequence
 
 from benchmarks.fault_trials import worker as worker_lib
-from stepdistill_jax import errors
-from stepdistill_jax.resilience import trials
+from stepdistill_jax.util import errors
+from tests.support import trials
 
 _KILLS_A_UNIT = 10
 _SIGTERMS_A_UNIT = 4

@@ -7,7 +7,7 @@ import shutil
 from typing import Any, Mapping, Sequence
 
 from benchmarks.fault_trials import worker as worker_lib
-from stepdistill_jax.resilience import trials
+from tests.support import trials
 
 _DEVICES = (1, 2, 8)
 _STEPS = 16

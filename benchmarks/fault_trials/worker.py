@@ -12,12 +12,12 @@ import threading
 import time
 from typing import Any, Iterator, Sequence
 
-from stepdistill_jax import durable_files
-from stepdistill_jax import errors
-from stepdistill_jax import run_record
-from stepdistill_jax.resilience import fault_points
-from stepdistill_jax.resilience import trial_processes
-from stepdistill_jax.resilience import trials
+from stepdistill_jax.util import durable_files
+from stepdistill_jax.util import errors
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.runs import fault_points
+from tests.support import trial_processes
+from tests.support import trials
 
 KILLED = -signal.SIGKILL
 _SO_FAR = "so_far.json"

@@ -15,7 +15,7 @@ import tempfile
 from typing import Mapping, Sequence
 
 from benchmarks.parity import run_probe
-from stepdistill_jax import runtime
+from stepdistill_jax.util import runtime
 
 _SMALL_RUN = os.path.join(os.path.dirname(__file__), "small_run.gin")
 _DIMENSIONS = (
@@ -37,7 +37,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
 def losses(name: str, steps: int, search_paths: Sequence[str]
            ) -> dict[int, float]:
   """The loss at each step of an example."""
-  from stepdistill_jax import t5x_command
+  from stepdistill_jax.embedded_t5x import command as t5x_command
 
   model_file, run_file = EXAMPLES[name]
   with tempfile.TemporaryDirectory() as folder:

@@ -13,10 +13,10 @@ import pathlib
 import sys
 from unittest import mock
 
-from stepdistill_jax import runtime
-from stepdistill_jax import t5x_finder
-from stepdistill_jax.scale import chips
-from stepdistill_jax.scale import programs
+from stepdistill_jax.util import runtime
+from stepdistill_jax.util import t5x_finder
+from stepdistill_jax.plan import chips
+from stepdistill_jax.plan import programs
 
 
 @contextlib.contextmanager

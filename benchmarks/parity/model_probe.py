@@ -132,7 +132,7 @@ def compare(
 
 
 def main() -> int:
-  from stepdistill_jax import runtime
+  from stepdistill_jax.util import runtime
   runtime.configure()
   np.savez(sys.argv[1], **probe())
   return 0

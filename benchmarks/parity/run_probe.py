@@ -17,7 +17,7 @@ import sys
 import tempfile
 from typing import Mapping, Sequence
 
-from stepdistill_jax import runtime
+from stepdistill_jax.util import runtime
 
 STEPS = 50
 SAVED_STEP = 25
@@ -61,7 +61,7 @@ def train(
     bindings: Sequence[str] = (), steps: int = STEPS,
     saved_step: int = SAVED_STEP) -> None:
   """Trains in this process, with metrics of every step."""
-  from stepdistill_jax import t5x_command
+  from stepdistill_jax.embedded_t5x import command as t5x_command
   t5x_command.run("train", [*_GIN_FILES, *gin_files], [
       f"MODEL_DIR = {model_dir!r}", f"TRAIN_STEPS = {steps}",
       f"utils.SaveCheckpointConfig.period = {saved_step}", *bindings])

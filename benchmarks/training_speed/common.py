@@ -23,7 +23,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def records_dir() -> pathlib.Path:
-  from stepdistill_jax import locations
+  from stepdistill_jax.util import locations
 
   return locations.records_dir()
 

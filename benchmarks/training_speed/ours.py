@@ -15,7 +15,7 @@ def main() -> None:
       os.environ.get("XLA_FLAGS", "")
       + " --xla_cpu_multi_thread_eigen=true "
       f"intra_op_parallelism_threads={args.threads}")
-  from stepdistill_jax import runtime
+  from stepdistill_jax.util import runtime
   runtime.configure()
 
   import jax
@@ -31,9 +31,9 @@ def main() -> None:
   from stepdistill_jax import models
   from stepdistill_jax.data import lengths as lengths_lib
   from stepdistill_jax.data import task_names
-  from stepdistill_jax.teacher import audit
-  from stepdistill_jax.teacher import records
-  from stepdistill_jax import locations
+  from stepdistill_jax.teacher.audit import audit
+  from stepdistill_jax.records import records
+  from stepdistill_jax.util import locations
 
   # Rows as `stepdistill data lengths` recommends them, for a CPU's caches.
   all_records = records.read_records(

@@ -12,8 +12,8 @@ import time
 
 from benchmarks.training_speed import common
 import sentencepiece
-from stepdistill_jax import locations
-from stepdistill_jax.teacher import records
+from stepdistill_jax.util import locations
+from stepdistill_jax.records import records
 import torch
 import transformers
 

@@ -29,7 +29,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.data import task_registry
 
 SHARDS = 16

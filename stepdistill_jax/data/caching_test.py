@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import seqio
 
-from stepdistill_jax import cli
-from stepdistill_jax import errors
-from stepdistill_jax import testing
+from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.util import errors
+from tests.support import real_data as testing
 from stepdistill_jax.data import caching
-from stepdistill_jax.teacher import record_writer
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import record_writer
+from stepdistill_jax.records import records
 from stepdistill_jax import tasks  # pylint: disable=unused-import
 
 LENGTHS = {"inputs": 12, "targets": 8, "rationale_targets": 16}

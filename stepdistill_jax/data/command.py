@@ -11,7 +11,7 @@ import itertools
 import pathlib
 from typing import Sequence
 
-from stepdistill_jax import argument_parser
+from stepdistill_jax.util import argument_parser
 
 
 SUMMARY = "lengths of a data set's sequences; tasks tokenized beforehand"
@@ -62,11 +62,11 @@ def run(args) -> None:
 def _lengths(args) -> None:
   import json
 
-  from stepdistill_jax import locations
+  from stepdistill_jax.util import locations
   from stepdistill_jax.data import lengths as lengths_lib
-  from stepdistill_jax.teacher import audit
-  from stepdistill_jax.teacher import datasets
-  from stepdistill_jax.teacher import records
+  from stepdistill_jax.teacher.audit import audit
+  from stepdistill_jax.records import datasets
+  from stepdistill_jax.records import records
 
   folder = pathlib.Path(args.records_dir or locations.records_dir())
   members = datasets.members(args.dataset)
@@ -100,9 +100,9 @@ def _lengths(args) -> None:
 
 
 def _cache(args) -> None:
-  from stepdistill_jax import data_folder
-  from stepdistill_jax import errors
-  from stepdistill_jax import runtime
+  from stepdistill_jax.config import data_folder
+  from stepdistill_jax.util import errors
+  from stepdistill_jax.util import runtime
 
   if args.shards < 1:
     raise errors.UserError(f"--shards is {args.shards}, expected 1 or more")

@@ -21,9 +21,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import errors
-from stepdistill_jax import gin_config
-from stepdistill_jax import progress
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import gin_config
+from stepdistill_jax.util import progress
 from stepdistill_jax.data import pipelines
 
 # int32 [text features of the task], in their order.

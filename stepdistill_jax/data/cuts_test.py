@@ -6,9 +6,9 @@ import pytest
 import seqio
 from t5x import utils
 
-from stepdistill_jax import errors
-from stepdistill_jax import progress
-from stepdistill_jax import testing
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import progress
+from tests.support import real_data as testing
 from stepdistill_jax.data import cuts
 from stepdistill_jax.data import exact_order
 from stepdistill_jax.data import feature_converter
@@ -16,8 +16,8 @@ from stepdistill_jax.data import pipelines
 from stepdistill_jax.data import task_names
 from stepdistill_jax.data import task_registry
 from stepdistill_jax.embedded_t5x import datasets
-from stepdistill_jax.teacher import record_writer
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import record_writer
+from stepdistill_jax.records import records
 
 CONVERTER = feature_converter.StepDistillFeatureConverter
 PAIR = ("inputs", "targets", "rationale_inputs", "rationale_targets")

@@ -26,8 +26,8 @@ import seqio
 import tensorflow as tf
 from t5x import utils
 
-from stepdistill_jax import errors
-from stepdistill_jax import inherited_bindings
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.data import cuts
 from stepdistill_jax.data import example_order
 from stepdistill_jax.data import example_store

@@ -138,9 +138,9 @@ def test_says_which_examples_are_where(pack):
 
 def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
   # Rows as real ones are: some without rationale.
-  from stepdistill_jax import testing
-  from stepdistill_jax.teacher import record_writer
-  from stepdistill_jax.teacher import records
+  from tests.support import real_data as testing
+  from stepdistill_jax.records import record_writer
+  from stepdistill_jax.records import records
   rows = [records.Record(
       id=f"svamp/train/{i}", inputs=f"{i} apples and {i % 7} more",
       label=f"( {i}.0 + {i % 7}.0 )", teacher_label=str(i + i % 7),

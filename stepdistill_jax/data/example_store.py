@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.data import cuts
 
 # Tokens of so many examples take a few gigabytes.

@@ -14,7 +14,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import inherited_bindings
+from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.data import packing
 
 _TOKENS = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)

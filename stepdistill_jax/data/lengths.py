@@ -12,8 +12,8 @@ from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
 
-from stepdistill_jax import errors
-from stepdistill_jax.teacher import records
+from stepdistill_jax.util import errors
+from stepdistill_jax.records import records
 
 # The two prefixes have the same number of pieces in T5's vocabulary; where
 # they have not, the longer one counts.

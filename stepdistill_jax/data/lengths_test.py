@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from stepdistill_jax import cli
-from stepdistill_jax import errors
-from stepdistill_jax import testing
+from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.util import errors
+from tests.support import real_data as testing
 from stepdistill_jax.data import lengths as lengths_lib
-from stepdistill_jax.teacher import record_writer
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import record_writer
+from stepdistill_jax.records import records
 
 words = lambda texts: [len(text.split()) for text in texts]
 
@@ -52,7 +52,7 @@ def test_no_label_at_all():
 
 def test_rows_are_those_of_training():
   """The packing that is simulated here is the one of the tf.data pipeline."""
-  from stepdistill_jax.models import student_fixtures as fixtures
+  from tests.support import student_fixtures as fixtures
 
   examples = fixtures.random_pairs(2, 120, longest=12)
   # Pairs whose two inputs are of one length, as those of one question are.

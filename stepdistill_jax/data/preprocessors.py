@@ -17,7 +17,7 @@ from stepdistill_jax.data import cuts
 from stepdistill_jax.data import selection
 from stepdistill_jax.data import sources
 from stepdistill_jax.data import task_metrics
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import records
 
 GOLD = "gold"
 PREDICT_PREFIX = "predict: "

@@ -8,9 +8,9 @@ from typing import Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.data import vocabularies
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import records
 
 # Whose rows serve where a task names no teacher; the others alphabetically.
 _FIRST_TEACHER = "palm540b"

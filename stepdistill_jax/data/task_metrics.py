@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Callable, Mapping, Sequence
 
-from stepdistill_jax.evaluation import metrics
+from stepdistill_jax.answers import metrics
 
 # What `accuracy` is called where the target is the teacher's label.
 AGREEMENT = "teacher_agreement"

@@ -7,7 +7,7 @@ teacher is changed in one place.
 
 from __future__ import annotations
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 GOLD, TEACHER = "gold", "teacher"
 # Kinds whose name has the labels alone, the teacher alone, or both.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.data import task_names
 
 

@@ -27,14 +27,14 @@ from typing import Iterable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.data import cuts
 from stepdistill_jax.data import preprocessors
 from stepdistill_jax.data import sources
 from stepdistill_jax.data import task_metrics
 from stepdistill_jax.data import vocabularies
-from stepdistill_jax.teacher import datasets
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import datasets
+from stepdistill_jax.records import records
 
 _GOLD = preprocessors.GOLD
 _MAX_TASK_ID = 16

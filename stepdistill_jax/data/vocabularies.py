@@ -7,9 +7,9 @@ import functools
 import gin
 import seqio
 
-from stepdistill_jax import errors
-from stepdistill_jax import locations
-from stepdistill_jax.teacher import records
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.records import records
 
 # T5's 100 sentinels follow its 32,000 pieces; embeddings have 32,128 rows.
 T5_EXTRA_IDS = 100

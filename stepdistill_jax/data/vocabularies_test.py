@@ -2,11 +2,11 @@
 
 import pytest
 
-from stepdistill_jax import data_folder
-from stepdistill_jax import errors
-from stepdistill_jax import testing
+from stepdistill_jax.config import data_folder
+from stepdistill_jax.util import errors
+from tests.support import real_data as testing
 from stepdistill_jax.data import vocabularies
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import records
 
 
 @pytest.fixture(name="nowhere", autouse=True)

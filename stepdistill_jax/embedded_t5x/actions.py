@@ -8,7 +8,7 @@ from typing import Any, Mapping, Sequence
 
 from absl import logging
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 
 @enum.unique

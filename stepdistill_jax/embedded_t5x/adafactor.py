@@ -26,7 +26,7 @@ from flax.core import frozen_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import optimizers
 
 Array = Any

@@ -11,7 +11,7 @@ from flax.core import scope as flax_scope
 import jax
 import jax.numpy as jnp
 import seqio
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import (
     decoding, losses, metrics as metrics_lib, model_metrics, optimizers)
 

@@ -23,7 +23,7 @@ from stepdistill_jax.embedded_t5x import checkpoints
 from stepdistill_jax.embedded_t5x import checkpoints_test
 from stepdistill_jax.embedded_t5x import preflight
 from stepdistill_jax.embedded_t5x import state_initializer
-from stepdistill_jax.interop import import_t5x_test
+from stepdistill_jax.interop.t5x import importing_test as import_t5x_test
 
 Model = checkpoints_test.Model
 

@@ -10,11 +10,12 @@ from typing import Any, Callable, Sequence
 
 from etils import epath
 
-from stepdistill_jax import errors
-from stepdistill_jax import locations
-from stepdistill_jax.embedded_t5x import (
-    checkpoint_paths, checkpoints, state_utils)
-from stepdistill_jax.resilience import checkpoint_choice
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.runs import checkpoint_paths
+from stepdistill_jax.embedded_t5x import checkpoints
+from stepdistill_jax.embedded_t5x import state_utils
+from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
 
 
 def _check_choice(config: str, name: str, value: Any, choices) -> None:

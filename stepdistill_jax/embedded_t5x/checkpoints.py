@@ -12,9 +12,9 @@ import jax
 from flax import traverse_util
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import checkpoint_reading
-from stepdistill_jax.embedded_t5x.checkpoint_manager import *  # noqa: F403
-from stepdistill_jax.embedded_t5x.checkpoint_paths import *  # noqa: F403
+from stepdistill_jax.embedded_t5x.checkpointing import reading as checkpoint_reading
+from stepdistill_jax.embedded_t5x.checkpointing.manager import *  # noqa: F403
+from stepdistill_jax.runs.checkpoint_paths import *  # noqa: F403
 
 
 def load_t5x_checkpoint(

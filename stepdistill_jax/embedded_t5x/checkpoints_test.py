@@ -15,13 +15,13 @@ import msgpack
 import numpy as np
 import pytest
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import adafactor
 from stepdistill_jax.embedded_t5x import checkpoint_config
 from stepdistill_jax.embedded_t5x import checkpoints
 from stepdistill_jax.embedded_t5x import partitioning
 from stepdistill_jax.embedded_t5x import state_initializer
-from stepdistill_jax.resilience import checkpoint_manifest
+from stepdistill_jax.runs import checkpoint_manifest
 
 PARTITIONER = partitioning.PjitPartitioner(num_partitions=1)
 AXES = {"kernel": ("embed", "mlp"), "scale": ("embed",)}

@@ -22,9 +22,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import errors
-from stepdistill_jax import setting_checks
-from stepdistill_jax import tasks_finder
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import setting_checks
+from stepdistill_jax.config import tasks_finder
 from stepdistill_jax.data import cuts
 from stepdistill_jax.data import pipelines
 

@@ -10,8 +10,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import seqio
-from stepdistill_jax import errors
-from stepdistill_jax import inherited_bindings
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.embedded_t5x import base_models, decoding, optimizers
 
 Array = Any

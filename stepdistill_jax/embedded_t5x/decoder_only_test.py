@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax import gin_config
-from stepdistill_jax import t5x_command
+from stepdistill_jax.config import gin_config
+from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.embedded_t5x import models
 from stepdistill_jax.embedded_t5x import testing_tasks
 

@@ -12,8 +12,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 import numpy as np
 
-from stepdistill_jax import devices as devices_lib
-from stepdistill_jax import errors
+from stepdistill_jax.util import devices as devices_lib
+from stepdistill_jax.util import errors
 
 # (x, y, z, core) on a TPU, (host, device of the host) elsewhere.
 HardwareMesh = tuple[int, ...]

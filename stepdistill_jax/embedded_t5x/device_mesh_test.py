@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import device_mesh
 from stepdistill_jax.embedded_t5x import partitioning
 

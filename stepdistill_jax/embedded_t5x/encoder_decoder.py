@@ -12,7 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import seqio
-from stepdistill_jax import inherited_bindings
+from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.embedded_t5x import base_models, decoding, optimizers
 
 Array = Any

@@ -10,10 +10,14 @@ from etils import epath
 import jax
 import seqio
 
-from stepdistill_jax import errors, progress
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import progress
 from stepdistill_jax.data import cuts, pipelines
-from stepdistill_jax.embedded_t5x import (
-    checkpoint_paths, datasets, gin_utils, preflight, utils)
+from stepdistill_jax.runs import checkpoint_paths
+from stepdistill_jax.embedded_t5x import datasets
+from stepdistill_jax.embedded_t5x import gin_utils
+from stepdistill_jax.embedded_t5x import preflight
+from stepdistill_jax.embedded_t5x import utils
 
 
 class InferenceEvaluator:

@@ -5,8 +5,8 @@ import json
 import pytest
 import seqio
 
-from stepdistill_jax import errors
-from stepdistill_jax import t5x_command
+from stepdistill_jax.util import errors
+from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.embedded_t5x import infer as infer_lib
 from stepdistill_jax.embedded_t5x import testing_tasks
 

@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import seqio
 
-from stepdistill_jax import errors, progress, setting_checks
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import progress
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.embedded_t5x import utils
 
 PLATFORMS = ("cpu", "cuda", "tpu")

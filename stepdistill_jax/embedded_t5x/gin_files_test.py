@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
-from stepdistill_jax import gin_config
+from stepdistill_jax.config import gin_config
 from t5x import models
 
 EXAMPLES = pathlib.Path(__file__).parent / "examples"

@@ -8,8 +8,8 @@ from etils import epath
 import gin
 import jax
 
-from stepdistill_jax import gin_arguments
-from stepdistill_jax import gin_config
+from stepdistill_jax.config import gin_arguments
+from stepdistill_jax.config import gin_config
 
 
 @gin.configurable

@@ -21,7 +21,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax import errors, progress, setting_checks
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import progress
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.data import cuts
 from stepdistill_jax.embedded_t5x import (
     checkpoint_config, datasets, gin_utils, preflight, utils)

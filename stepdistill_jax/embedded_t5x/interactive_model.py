@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping, Sequence
 from etils import epath
 import jax
 
-from stepdistill_jax import devices
+from stepdistill_jax.util import devices
 
 # A notebook has no command that does it; later is too late for a GPU.
 devices.start()

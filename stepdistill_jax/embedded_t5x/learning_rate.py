@@ -7,7 +7,7 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 LearningRateCallable = Callable[[jax.Array], jax.Array]
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import learning_rate
 
 W, B = 10, 0.5

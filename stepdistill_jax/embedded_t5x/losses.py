@@ -10,7 +10,7 @@ from typing import Any, Mapping
 import jax
 import jax.numpy as jnp
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 Array = Any
 

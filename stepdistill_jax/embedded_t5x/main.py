@@ -11,9 +11,9 @@ import re
 import sys
 from typing import Any, Sequence
 
-from stepdistill_jax import data_folder
-from stepdistill_jax import errors
-from stepdistill_jax import remote_storage
+from stepdistill_jax.config import data_folder
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import remote_storage
 
 # Bindings that a run reads or writes; others name files for other data.
 _IS_FOLDER = re.compile(r"(DIR|PATH|dir|path)$")
@@ -65,7 +65,7 @@ def launch(
   """
   import gin  # pylint: disable=g-import-not-at-top
   import seqio  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax import gin_config  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.config import gin_config  # pylint: disable=g-import-not-at-top
   module_name, function_name, others = ENTRY_POINTS[mode]
   module = importlib.import_module(f"t5x.{module_name}")
   entry = getattr(module, function_name)
@@ -113,7 +113,7 @@ def launch(
 @errors.ending_process
 def main(argv: Sequence[str] | None = None) -> int:
   """T5X's own command line: `--run_mode=train` among the flags."""
-  from stepdistill_jax import t5x_command  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.embedded_t5x import command as t5x_command  # pylint: disable=g-import-not-at-top
   argv = list(sys.argv[1:] if argv is None else argv)
   modes = [a for a in argv if a.startswith("--run_mode=")]
   rest = [a for a in argv if a not in modes and a != "--logtostderr"]

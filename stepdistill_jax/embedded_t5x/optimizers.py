@@ -21,7 +21,7 @@ import jax.experimental.pjit
 import jax.numpy as jnp
 import optax
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 PyTree = Any
 Path = tuple[str, ...]

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from stepdistill_jax import errors  # Makes t5x importable.
+from stepdistill_jax.util import errors  # Makes t5x importable.
 from t5x import adafactor
 from t5x import optimizers
 

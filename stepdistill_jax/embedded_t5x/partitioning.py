@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import device_mesh
 from stepdistill_jax.embedded_t5x.device_mesh import DataLayout, HardwareMesh
 

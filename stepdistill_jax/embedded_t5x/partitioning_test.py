@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import partitioning
 
 # (activation dims, parameter dims) -> specs of a kernel, of an activation.

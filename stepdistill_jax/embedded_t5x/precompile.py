@@ -9,7 +9,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from stepdistill_jax import progress
+from stepdistill_jax.util import progress
 from stepdistill_jax.embedded_t5x import (
     preflight, trainer as trainer_lib, utils)
 

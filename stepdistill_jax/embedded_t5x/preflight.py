@@ -11,14 +11,15 @@ from etils import epath
 import jax
 import seqio
 
-from stepdistill_jax import errors
-from stepdistill_jax import progress
-from stepdistill_jax import run_record
-from stepdistill_jax import setting_checks
-from stepdistill_jax.embedded_t5x import (
-    checkpoint_config, checkpoint_paths, datasets)
-from stepdistill_jax.resilience import checkpoint_choice
-from stepdistill_jax.resilience import run_lock
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import progress
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.config import setting_checks
+from stepdistill_jax.embedded_t5x import checkpoint_config
+from stepdistill_jax.runs import checkpoint_paths
+from stepdistill_jax.embedded_t5x import datasets
+from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
+from stepdistill_jax.runs import run_lock
 
 # Larger data is identified by its file names and sizes alone.
 _MAX_HASHED_BYTES = 256 * 2**20

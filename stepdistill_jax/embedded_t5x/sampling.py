@@ -8,7 +8,7 @@ import flax
 import jax
 from jax import lax
 import jax.numpy as jnp
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import decoding_state as state_lib
 
 Array = Any

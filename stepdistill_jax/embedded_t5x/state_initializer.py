@@ -11,7 +11,8 @@ import flax.core
 from flax import traverse_util
 import jax
 
-from stepdistill_jax import errors, progress
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import progress
 from stepdistill_jax.embedded_t5x import (
     checkpoint_config, train_state as train_state_lib)
 

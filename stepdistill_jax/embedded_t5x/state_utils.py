@@ -8,7 +8,7 @@ from typing import Any, Mapping, Sequence
 from absl import logging
 from flax import traverse_util
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 
 def tensorstore_leaf(unused_path, value) -> bool:

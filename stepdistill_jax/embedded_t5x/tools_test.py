@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import seqio
 
-from stepdistill_jax import errors
-from stepdistill_jax import t5x_command
-from stepdistill_jax import testing
+from stepdistill_jax.util import errors
+from stepdistill_jax.embedded_t5x import command as t5x_command
+from tests.support import real_data as testing
 from stepdistill_jax.embedded_t5x import interactive_model
 from stepdistill_jax.embedded_t5x import models
 from stepdistill_jax.embedded_t5x import optimizers

@@ -18,16 +18,29 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import jax
 import seqio
 
-from stepdistill_jax import (
-    errors, gin_config, locations, progress, run_record)
-from stepdistill_jax.embedded_t5x import (
-    checkpoint_manager as checkpoint_manager_lib, checkpoint_paths, datasets,
-    eval as eval_lib, models, partitioning, preflight, state_initializer,
-    train_loop, trainer as trainer_lib, utils)
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import gin_config
+from stepdistill_jax.util import locations
+from stepdistill_jax.util import progress
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.embedded_t5x.checkpointing import manager as checkpoint_manager_lib
+from stepdistill_jax.runs import checkpoint_paths
+from stepdistill_jax.embedded_t5x import datasets
+from stepdistill_jax.embedded_t5x import eval as eval_lib
+from stepdistill_jax.embedded_t5x import models
+from stepdistill_jax.embedded_t5x import partitioning
+from stepdistill_jax.embedded_t5x import preflight
+from stepdistill_jax.embedded_t5x import state_initializer
+from stepdistill_jax.embedded_t5x import train_loop
+from stepdistill_jax.embedded_t5x import trainer as trainer_lib
+from stepdistill_jax.embedded_t5x import utils
 from stepdistill_jax.embedded_t5x.train_loop import run_actions
-from stepdistill_jax.resilience import (
-    disk_errors, guards, run_lock, signals as signals_lib)
-from stepdistill_jax.scale import data_shards as data_shards_lib, processes
+from stepdistill_jax.runs import disk_errors
+from stepdistill_jax.runs import guards
+from stepdistill_jax.runs import run_lock
+from stepdistill_jax.runs import signals as signals_lib
+from stepdistill_jax.embedded_t5x import data_shards as data_shards_lib
+from stepdistill_jax.distributed import processes
 
 
 def _resolve_seeds(

@@ -18,7 +18,7 @@ from flax.linen import partitioning as flax_partitioning
 import jax
 import jax.numpy as jnp
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 EMPTY_DICT = flax.core.freeze({})
 FrozenDict = flax.core.FrozenDict

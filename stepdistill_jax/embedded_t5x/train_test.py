@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax import errors
-from stepdistill_jax import run_record
-from stepdistill_jax import t5x_command
-from stepdistill_jax import testing
+from stepdistill_jax.util import errors
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.embedded_t5x import command as t5x_command
+from tests.support import real_data as testing
 from stepdistill_jax.embedded_t5x import checkpoints
 
 GIN_FILE = "t5x/configs/runs/testing.gin"
@@ -262,7 +262,7 @@ def test_loop_compiles_each_program_once_and_moves_nothing(
 
 
 def test_transfer_guard_holds_in_the_loop(tmp_path, monkeypatch):
-  from stepdistill_jax import progress
+  from stepdistill_jax.util import progress
 
   def careless(self, step):
     del self, step

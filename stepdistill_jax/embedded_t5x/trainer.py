@@ -22,13 +22,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import metrics as metrics_lib, partitioning
 from stepdistill_jax.embedded_t5x.actions import *  # noqa: F403
 from stepdistill_jax.embedded_t5x.metrics_manager import MetricsManager
-from stepdistill_jax.resilience import (
-    fault_points, guards as guards_lib, unfinished_period,
-    watchdog as watchdog_lib)
+from stepdistill_jax.runs import fault_points
+from stepdistill_jax.runs import guards as guards_lib
+from stepdistill_jax.runs import unfinished_period
+from stepdistill_jax.runs import watchdog as watchdog_lib
 
 BatchType = Mapping[str, jax.Array]
 MetricMapType = Mapping[str, clu.metrics.Metric]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import metrics as metrics_lib
 from stepdistill_jax.embedded_t5x import optimizers
 from stepdistill_jax.embedded_t5x import partitioning

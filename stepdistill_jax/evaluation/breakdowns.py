@@ -7,7 +7,7 @@ from typing import Sequence
 
 import numpy as np
 
-from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
+from stepdistill_jax.answers import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import statistics
 

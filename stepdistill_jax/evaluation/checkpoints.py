@@ -12,17 +12,17 @@ import os
 import pathlib
 from typing import Any, Iterator, Sequence
 
-from stepdistill_jax import errors
-from stepdistill_jax import locations
-from stepdistill_jax import run_record
-from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.answers import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import model_config as model_config_lib
 from stepdistill_jax.evaluation import questions as questions_lib
-from stepdistill_jax.evaluation import run_folder as run_folder_lib
+from stepdistill_jax.interop import run_folder as run_folder_lib
 from stepdistill_jax.evaluation import store as store_lib
 from stepdistill_jax.evaluation import systems as systems_lib
-from stepdistill_jax.teacher import datasets
+from stepdistill_jax.records import datasets
 
 # More distinct labels than this are no closed set of answers.
 _MOST_CLOSED_LABELS = 64

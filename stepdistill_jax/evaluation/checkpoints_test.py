@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import seqio
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.evaluation import checkpoints
 from stepdistill_jax.evaluation import examples
-from stepdistill_jax.evaluation import main
-from stepdistill_jax.evaluation import metrics
+from stepdistill_jax.evaluation import command as main
+from stepdistill_jax.answers import metrics
 from stepdistill_jax.evaluation import model_config
 from stepdistill_jax.evaluation import model_loading
 from stepdistill_jax.evaluation import questions
-from stepdistill_jax.evaluation import run_folder
+from stepdistill_jax.interop import run_folder
 from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import systems
-from stepdistill_jax.evaluation import testing
+from tests.support import students as testing
 
 ROWS = 23
 # One bucket of 96 for all inputs: each program is compiled once.

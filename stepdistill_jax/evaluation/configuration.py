@@ -9,13 +9,13 @@ from typing import Any, Callable
 
 import gin
 
-from stepdistill_jax import argument_parser
-from stepdistill_jax import errors
-from stepdistill_jax import gin_config
+from stepdistill_jax.util import argument_parser
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import gin_config
 from stepdistill_jax.evaluation import evaluate
 from stepdistill_jax.evaluation import model_config as model_config_lib
 from stepdistill_jax.evaluation import systems as systems_lib
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import records
 
 _EvalConfig = gin.external_configurable(evaluate.EvalConfig, "EvalConfig")
 _ModelConfig = gin.external_configurable(

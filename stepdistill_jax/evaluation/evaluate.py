@@ -8,18 +8,18 @@ import pathlib
 import sys
 from typing import Any, Callable, Sequence
 
-from stepdistill_jax import errors
-from stepdistill_jax import locations
-from stepdistill_jax import setting_checks
-from stepdistill_jax.evaluation import answers as answers_lib
-from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.config import setting_checks
+from stepdistill_jax.answers import answer_matching as answers_lib
+from stepdistill_jax.answers import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.evaluation import outputs
+from stepdistill_jax.evaluation.report import outputs
 from stepdistill_jax.evaluation import scoring
-from stepdistill_jax.evaluation import seed_groups
+from stepdistill_jax.evaluation.report import seed_averages as seed_groups
 from stepdistill_jax.evaluation import store as store_lib
 from stepdistill_jax.evaluation import systems as systems_lib
-from stepdistill_jax.teacher import datasets
+from stepdistill_jax.records import datasets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ import hashlib
 import pathlib
 from typing import Iterable, Sequence
 
-from stepdistill_jax import errors
-from stepdistill_jax import locations
-from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
-from stepdistill_jax.teacher import records
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.answers import benchmarks as benchmarks_lib
+from stepdistill_jax.records import records
 
 SPLITS = records.SPLITS
 

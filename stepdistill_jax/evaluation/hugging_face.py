@@ -11,8 +11,8 @@ from typing import Any, Iterator, Sequence
 
 import numpy as np
 
-from stepdistill_jax import errors
-from stepdistill_jax import runtime
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import runtime
 from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation import decoded as decoded_lib
 from stepdistill_jax.evaluation import examples as examples_lib

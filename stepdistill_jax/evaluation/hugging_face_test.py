@@ -7,18 +7,18 @@ import shutil
 import numpy as np
 import pytest
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.evaluation import checkpoints
 from stepdistill_jax.evaluation import evaluate
 from stepdistill_jax.evaluation import examples
 from stepdistill_jax.evaluation import model_config
-from stepdistill_jax.evaluation import testing
+from tests.support import students as testing
 
 pytestmark = pytest.mark.interop
 pytest.importorskip("transformers")
 pytest.importorskip("torch")
 from stepdistill_jax.evaluation import hugging_face  # pylint: disable=g-import-not-at-top,wrong-import-position
-from stepdistill_jax.interop import export_hf  # pylint: disable=g-import-not-at-top,wrong-import-position
+from stepdistill_jax.interop.hf import exporting as export_hf  # pylint: disable=g-import-not-at-top,wrong-import-position
 
 SETTINGS = dict(batch_size=8, label_length=12, rationale_length=16)
 

@@ -12,14 +12,14 @@ from jax import numpy as jnp
 from t5x import partitioning
 from t5x import utils
 
-from stepdistill_jax import data_folder
-from stepdistill_jax import errors
-from stepdistill_jax import gin_config
-from stepdistill_jax import locations
-from stepdistill_jax import run_record
-from stepdistill_jax.embedded_t5x import checkpoint_reading
+from stepdistill_jax.config import data_folder
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import gin_config
+from stepdistill_jax.util import locations
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.embedded_t5x.checkpointing import reading as checkpoint_reading
 from stepdistill_jax.evaluation import model_config as model_config_lib
-from stepdistill_jax.evaluation import run_folder as run_folder_lib
+from stepdistill_jax.interop import run_folder as run_folder_lib
 from stepdistill_jax.evaluation import student as student_lib
 
 

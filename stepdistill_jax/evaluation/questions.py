@@ -11,14 +11,14 @@ import dataclasses
 import math
 from typing import Any, Callable, Iterator, Mapping, Protocol, Sequence
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.evaluation import cost as cost_lib
 from stepdistill_jax.evaluation import decoded as decoded_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import model_config as model_config_lib
 from stepdistill_jax.evaluation import store as store_lib
 from stepdistill_jax.evaluation import systems as systems_lib
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import records
 
 Progress = Callable[[int, int, str], None]
 

@@ -7,11 +7,11 @@ import math
 import re
 from typing import Sequence
 
-from stepdistill_jax.evaluation import answers
-from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
+from stepdistill_jax.answers import answer_matching as answers
+from stepdistill_jax.answers import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import systems as systems_lib
-from stepdistill_jax.teacher import shared_words
+from stepdistill_jax.answers import text_overlap as shared_words
 
 _WORD = re.compile(r"\w+")
 

@@ -7,9 +7,9 @@ import itertools
 import pathlib
 from typing import Any, Callable, Sequence
 
-from stepdistill_jax import locations
-from stepdistill_jax.evaluation import answers as answers_lib
-from stepdistill_jax.evaluation import benchmarks as benchmarks_lib
+from stepdistill_jax.util import locations
+from stepdistill_jax.answers import answer_matching as answers_lib
+from stepdistill_jax.answers import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import breakdowns
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import rationales
@@ -196,7 +196,7 @@ def score_checkpoint(
   from stepdistill_jax.evaluation import checkpoints
   from stepdistill_jax.evaluation import evaluate
   from stepdistill_jax.evaluation import model_config
-  from stepdistill_jax.evaluation import outputs
+  from stepdistill_jax.evaluation.report import outputs
   from stepdistill_jax.evaluation import store as store_lib
 
   records_dir = pathlib.Path(records_dir or locations.records_dir())

@@ -10,18 +10,18 @@ from rouge_score import rouge_scorer
 from sklearn import calibration as sk_calibration
 from sklearn import metrics as sk_metrics
 
-from stepdistill_jax.evaluation import answers
-from stepdistill_jax.evaluation import benchmarks
+from stepdistill_jax.answers import answer_matching as answers
+from stepdistill_jax.answers import benchmarks
 from stepdistill_jax.evaluation import breakdowns
 from stepdistill_jax.evaluation import examples
-from stepdistill_jax.evaluation import metrics
-from stepdistill_jax.evaluation import plots
+from stepdistill_jax.answers import metrics
+from stepdistill_jax.evaluation.report import plots
 from stepdistill_jax.evaluation import rationales
 from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import systems
-from stepdistill_jax.teacher import audit
-from stepdistill_jax.teacher import datasets
-from stepdistill_jax.teacher import records
+from stepdistill_jax.teacher.audit import audit
+from stepdistill_jax.records import datasets
+from stepdistill_jax.records import records
 
 LABELS = answers.NLI_LABELS
 

@@ -12,12 +12,12 @@ import math
 import pathlib
 from typing import Protocol, Sequence
 
-from stepdistill_jax import errors
-from stepdistill_jax import locations
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
 from stepdistill_jax.evaluation import cost as cost_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import store as store_lib
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import records
 
 
 @dataclasses.dataclass(frozen=True)

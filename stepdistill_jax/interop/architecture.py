@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Mapping
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 # Both are fixed in T5X's network and in all published checkpoints.
 NUM_BUCKETS = 32

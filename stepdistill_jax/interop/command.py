@@ -20,9 +20,9 @@ import json
 import pathlib
 import shlex
 
-from stepdistill_jax import argument_parser
-from stepdistill_jax import locations
-from stepdistill_jax import remote_storage
+from stepdistill_jax.util import argument_parser
+from stepdistill_jax.util import locations
+from stepdistill_jax.util import remote_storage
 
 
 # Help must not wait for what a command needs.
@@ -181,7 +181,7 @@ def _converted(args: argparse.Namespace, done, folder, extra: list[str]) -> int:
 
 
 def _import_hf(args: argparse.Namespace) -> int:
-  from stepdistill_jax.interop import import_hf
+  from stepdistill_jax.interop.hf import importing as import_hf
   done = import_hf.import_hf(
       _path(args.path), args.output, step=args.step, dtype=args.dtype,
       pad_vocabulary=args.pad_vocabulary, layout=args.layout, quiet=args.quiet)
@@ -206,7 +206,7 @@ def _next_steps(done) -> list[str]:
 
 
 def _export_hf(args: argparse.Namespace) -> int:
-  from stepdistill_jax.interop import export_hf
+  from stepdistill_jax.interop.hf import exporting as export_hf
   options = export_hf.Options(
       dtype=args.dtype, family=args.family, vocab_size=args.vocab_size,
       tokenizer=args.tokenizer, records_dir=args.records_dir,
@@ -219,7 +219,7 @@ def _export_hf(args: argparse.Namespace) -> int:
 
 
 def _import_t5x(args: argparse.Namespace) -> int:
-  from stepdistill_jax.interop import import_t5x
+  from stepdistill_jax.interop.t5x import importing as import_t5x
   done = import_t5x.import_t5x(
       args.path, args.output, layout=args.layout, dtype=args.dtype,
       step=args.step, optimizer_state=args.optimizer_state, quiet=args.quiet,
@@ -241,7 +241,7 @@ def _verify(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
   """Runs `stepdistill checkpoint COMMAND`."""
   if remote_storage.is_remote(args.path):  # Read through TensorFlow.
-    from stepdistill_jax import runtime
+    from stepdistill_jax.util import runtime
     runtime.configure()
     runtime.import_tensorflow()
   return args.run_checkpoint(args)

@@ -7,7 +7,7 @@ import pathlib
 import shlex
 from typing import Any, Mapping
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.interop import architecture
 from stepdistill_jax.interop import tokenizers
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from stepdistill_jax import testing
+from tests.support import real_data as testing
 from stepdistill_jax.evaluation import model_loading
 from stepdistill_jax.interop import architecture
 from stepdistill_jax.interop import gin_model

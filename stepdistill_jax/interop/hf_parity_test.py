@@ -10,9 +10,9 @@ import functools
 import numpy as np
 import pytest
 
-from stepdistill_jax.interop import fixtures
-from stepdistill_jax.interop import hf_names
-from stepdistill_jax.interop import import_hf
+from tests.support import hf_fixtures as fixtures
+from stepdistill_jax.interop.hf import names as hf_names
+from stepdistill_jax.interop.hf import importing as import_hf
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")

@@ -6,13 +6,13 @@ import struct
 import numpy as np
 import pytest
 
-from stepdistill_jax import cli
-from stepdistill_jax import errors
-from stepdistill_jax.interop import export_hf
-from stepdistill_jax.interop import fixtures
-from stepdistill_jax.interop import hf_config
-from stepdistill_jax.interop import import_hf
-from stepdistill_jax.interop import safetensors_files
+from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.util import errors
+from stepdistill_jax.interop.hf import exporting as export_hf
+from tests.support import hf_fixtures as fixtures
+from stepdistill_jax.interop.hf import config as hf_config
+from stepdistill_jax.interop.hf import importing as import_hf
+from stepdistill_jax.interop.hf import safetensors_files
 
 
 @pytest.fixture(name="folder")

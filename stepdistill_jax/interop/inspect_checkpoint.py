@@ -6,13 +6,13 @@ import dataclasses
 import pathlib
 from typing import Any, Mapping
 
-from stepdistill_jax import errors
-from stepdistill_jax import locations
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
 from stepdistill_jax.interop import architecture
 from stepdistill_jax.interop import gin_model
-from stepdistill_jax.interop import hf_weights
-from stepdistill_jax.interop import safetensors_files
-from stepdistill_jax.interop import t5x_reader
+from stepdistill_jax.interop.hf import weights as hf_weights
+from stepdistill_jax.interop.hf import safetensors_files
+from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
 
 
 def _stored_bytes(folder: pathlib.Path) -> int:

@@ -10,11 +10,11 @@ from typing import Any, Mapping
 
 from etils import epath
 
-from stepdistill_jax import errors
-from stepdistill_jax import locations
-from stepdistill_jax import run_record
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.runs import run_record
 from stepdistill_jax.interop import gin_model
-from stepdistill_jax.interop import import_hf
+from stepdistill_jax.interop.hf import importing as import_hf
 from stepdistill_jax.interop import tokenizers
 
 CONFIG_FILE = "config.gin"
@@ -148,7 +148,7 @@ class Context:
 def _rebuild(config_file: epath.Path, records_dir: pathlib.Path):
   """Rebuilds a run's model: (model, name of its task). Imports jax."""
   # pylint: disable=g-import-not-at-top
-  from stepdistill_jax import runtime
+  from stepdistill_jax.util import runtime
   runtime.configure()
   runtime.import_tensorflow()
   from stepdistill_jax.evaluation import model_loading

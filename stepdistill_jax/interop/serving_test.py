@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import seqio
 
-from stepdistill_jax.interop import export_hf
-from stepdistill_jax.interop import fixtures
-from stepdistill_jax.interop import hf_names
-from stepdistill_jax.interop import import_hf
+from stepdistill_jax.interop.hf import exporting as export_hf
+from tests.support import hf_fixtures as fixtures
+from stepdistill_jax.interop.hf import names as hf_names
+from stepdistill_jax.interop.hf import importing as import_hf
 from stepdistill_jax.interop import tokenizers
 
 pytestmark = pytest.mark.interop

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 # Large enough for a disk's full speed, small beside any model. Some ten are in
 # memory at once: those in flight, each as it was read, chunked and compressed.

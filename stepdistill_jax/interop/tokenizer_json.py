@@ -12,7 +12,7 @@ import pathlib
 import re
 from typing import Any, Mapping
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 # pylint: disable=g-import-not-at-top
 

@@ -8,8 +8,8 @@ import seqio
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from stepdistill_jax import errors
-from stepdistill_jax import testing
+from stepdistill_jax.util import errors
+from tests.support import real_data as testing
 from stepdistill_jax.interop import tokenizer_json
 from stepdistill_jax.interop import tokenizers
 

@@ -15,7 +15,7 @@ from typing import Any, Mapping
 
 from etils import epath
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.interop import tokenizer_json
 
 SPIECE_FILE = "spiece.model"

@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from stepdistill_jax import errors
-from stepdistill_jax.interop import fixtures
-from stepdistill_jax.interop import import_hf
-from stepdistill_jax.interop import t5x_reader
+from stepdistill_jax.util import errors
+from tests.support import hf_fixtures as fixtures
+from stepdistill_jax.interop.hf import importing as import_hf
+from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")

@@ -11,10 +11,10 @@ import re
 import seqio
 from t5x import utils
 
-from stepdistill_jax import errors
-from stepdistill_jax import gin_config
-from stepdistill_jax import setting_checks
-from stepdistill_jax import t5x_finder
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import gin_config
+from stepdistill_jax.config import setting_checks
+from stepdistill_jax.util import t5x_finder
 from stepdistill_jax.data import cuts
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.data import record_check

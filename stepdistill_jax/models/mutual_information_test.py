@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from stepdistill_jax.models import exactness
+from tests.support import exactness
 from stepdistill_jax.models import mutual_information
-from stepdistill_jax.models import student_fixtures as fixtures
+from tests.support import student_fixtures as fixtures
 from stepdistill_jax.models import weights as weights_lib
 
 BETA = 0.1

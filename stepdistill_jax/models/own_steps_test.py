@@ -11,13 +11,17 @@ import shutil
 import numpy as np
 import pytest
 
-from stepdistill_jax import cli, errors, run_record, t5x_command, testing
+from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.util import errors
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.embedded_t5x import command as t5x_command
+from tests.support import real_data as testing
 from stepdistill_jax.data import task_names
 from stepdistill_jax.embedded_t5x import checkpoints, train_test
-from stepdistill_jax.interop import fixtures
-from stepdistill_jax.interop import import_hf
-from stepdistill_jax.teacher import record_writer
-from stepdistill_jax.teacher import records
+from tests.support import hf_fixtures as fixtures
+from stepdistill_jax.interop.hf import importing as import_hf
+from stepdistill_jax.records import record_writer
+from stepdistill_jax.records import records
 
 STEP = 1_000_000  # Of T5's public checkpoints.
 RATE, STEPS = 1e-3, 4

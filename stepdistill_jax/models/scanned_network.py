@@ -20,8 +20,8 @@ from flax.linen import partitioning as nn_partitioning
 import jax
 import jax.numpy as jnp
 
-from stepdistill_jax import errors
-from stepdistill_jax import inherited_bindings
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import network as scalable
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from t5x import test_utils  # pylint: disable=g-bad-import-order
 from t5x.examples.t5 import network as plain_network
 

@@ -10,7 +10,7 @@ import seqio
 from t5x import decoding
 from t5x import models as t5x_models
 
-from stepdistill_jax import inherited_bindings
+from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.models import batches
 from stepdistill_jax.models import data_check

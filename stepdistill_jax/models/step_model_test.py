@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.models import batches
-from stepdistill_jax.models import exactness
+from tests.support import exactness
 from stepdistill_jax.models import schedules
-from stepdistill_jax.models import student_fixtures as fixtures
+from tests.support import student_fixtures as fixtures
 from stepdistill_jax.models import weights as weights_lib
 
 # Float32 rounds sums of some hundred tokens to about 2e-7, relative.

@@ -6,7 +6,7 @@ import functools
 
 from t5x import trainer as t5x_trainer
 
-from stepdistill_jax import inherited_bindings
+from stepdistill_jax.config import inherited_bindings
 
 
 @inherited_bindings.followed_by_class

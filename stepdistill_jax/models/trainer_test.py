@@ -6,9 +6,9 @@ import pytest
 from t5x import partitioning
 from t5x import utils
 
-from stepdistill_jax.models import exactness
+from tests.support import exactness
 from stepdistill_jax.models import schedules
-from stepdistill_jax.models import student_fixtures as fixtures
+from tests.support import student_fixtures as fixtures
 from stepdistill_jax.models import trainer
 from stepdistill_jax.models import weights as weights_lib
 

@@ -19,8 +19,8 @@ import pathlib
 import time
 from typing import Any
 
-from stepdistill_jax import errors
-from stepdistill_jax import runtime
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import runtime
 
 SUMMARY = "embedded benchmark: train three methods, score, report"
 _BUDGETS = ("full", "small")
@@ -146,7 +146,7 @@ def _data_line(plan, data) -> str:
 
 
 def _duration(seconds: float) -> str:
-  from stepdistill_jax import progress
+  from stepdistill_jax.util import progress
 
   return progress.duration(seconds)
 

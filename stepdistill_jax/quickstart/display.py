@@ -12,7 +12,7 @@ from typing import Any, Callable
 import rich.console
 import rich.progress
 
-from stepdistill_jax import progress as progress_lib
+from stepdistill_jax.util import progress as progress_lib
 from stepdistill_jax.quickstart import plan as plan_lib
 
 _MAX_FRACTION = 0.999  # Of a run, before its scores are there.

@@ -8,7 +8,7 @@ import pathlib
 import string
 from typing import Any
 
-from stepdistill_jax.evaluation import html_report
+from stepdistill_jax.evaluation.report import html as html_report
 from stepdistill_jax.quickstart import learning_curve
 from stepdistill_jax.quickstart import text
 

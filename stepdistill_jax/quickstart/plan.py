@@ -8,9 +8,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from stepdistill_jax import errors
-from stepdistill_jax.data import tracking
-from stepdistill_jax.data import tracking_teacher
+from stepdistill_jax.util import errors
+from stepdistill_jax.quickstart import tracking
+from stepdistill_jax.quickstart import tracking_teacher
 
 # In the order of the report; the difference is the last minus the first.
 METHODS = ("finetune", "distill", "step_by_step")

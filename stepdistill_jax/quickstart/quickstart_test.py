@@ -11,7 +11,7 @@ import gin
 import pytest
 import rich.console
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.quickstart import command
 from stepdistill_jax.quickstart import display
 from stepdistill_jax.quickstart import plan as plan_lib

@@ -13,9 +13,9 @@ import json
 import pathlib
 from typing import Any, Protocol
 
-from stepdistill_jax import progress as progress_lib
-from stepdistill_jax import run_record
-from stepdistill_jax.data import tracking
+from stepdistill_jax.util import progress as progress_lib
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.quickstart import tracking
 from stepdistill_jax.quickstart import plan as plan_lib
 
 
@@ -84,7 +84,7 @@ def train_and_score(
     run: what to train.
     watcher: is told of steps and answers.
   """
-  from stepdistill_jax import t5x_command
+  from stepdistill_jax.embedded_t5x import command as t5x_command
   from stepdistill_jax.evaluation import scoring
   # Imported before the first run: it registers gin configurables, which gin
   # refuses while it holds a run's configuration.

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from stepdistill_jax import run_record
-from stepdistill_jax.data import tracking
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.quickstart import tracking
 from stepdistill_jax.evaluation import effect
 from stepdistill_jax.quickstart import benchmark_data
 from stepdistill_jax.quickstart import plan as plan_lib

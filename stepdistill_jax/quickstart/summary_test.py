@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from stepdistill_jax.evaluation import run_report
+from stepdistill_jax.evaluation.report import run_report
 from stepdistill_jax.quickstart import benchmark_data
 from stepdistill_jax.quickstart import command
 from stepdistill_jax.quickstart import html
@@ -16,8 +16,8 @@ from stepdistill_jax.quickstart import plan as plan_lib
 from stepdistill_jax.quickstart import runs as runs_lib
 from stepdistill_jax.quickstart import summary
 from stepdistill_jax.quickstart import text
-from stepdistill_jax.teacher import record_writer
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import record_writer
+from stepdistill_jax.records import records
 
 PLAN = dataclasses.replace(
     plan_lib.BUDGETS["small"], train_stories=40, test_stories=50,

@@ -19,8 +19,8 @@ import time
 import traceback
 from typing import Any, Callable, Protocol
 
-from stepdistill_jax import devices
-from stepdistill_jax import errors
+from stepdistill_jax.util import devices
+from stepdistill_jax.util import errors
 from stepdistill_jax.quickstart import plan as plan_lib
 from stepdistill_jax.quickstart import runs as runs_lib
 
@@ -124,7 +124,7 @@ def _work(connection, output_dir: pathlib.Path, plan: plan_lib.Plan,
   if not alone:
     os.environ["NPROC"] = "1"  # Of XLA's threads on a CPU.
   os.environ["JAX_PLATFORMS"] = platforms()
-  from stepdistill_jax import runtime
+  from stepdistill_jax.util import runtime
 
   runtime.configure()
   try:

@@ -24,9 +24,9 @@ import pathlib
 import re
 from typing import Any, Iterator, Mapping
 
-from stepdistill_jax import errors
-from stepdistill_jax import locations
-from stepdistill_jax.teacher import records
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.records import records
 from stepdistill_jax.teacher import text_files
 
 FORMAT_VERSION = 1

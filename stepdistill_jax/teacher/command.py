@@ -15,10 +15,10 @@ SUMMARY = "import, collect and audit teacher outputs"
 
 # name -> module with SUMMARY, add_arguments(parser) and run(args).
 _SUBCOMMANDS = {
-    "import": "stepdistill_jax.teacher.import_command",
-    "prompt": "stepdistill_jax.teacher.prompts.command",
-    "collect": "stepdistill_jax.teacher.collect.command",
-    "audit": "stepdistill_jax.teacher.audit_command",
+    "import": "stepdistill_jax.teacher.importing.command",
+    "prompt": "stepdistill_jax.teacher.prompt_command",
+    "collect": "stepdistill_jax.teacher.ask.command",
+    "audit": "stepdistill_jax.teacher.audit.command",
 }
 
 

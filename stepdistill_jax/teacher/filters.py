@@ -12,11 +12,11 @@ import hashlib
 import math
 from typing import Callable, Iterable
 
-from stepdistill_jax import errors
-from stepdistill_jax.teacher import consistency
-from stepdistill_jax.teacher import datasets
-from stepdistill_jax.teacher import records
-from stepdistill_jax.teacher import shared_words
+from stepdistill_jax.util import errors
+from stepdistill_jax.answers import consistency
+from stepdistill_jax.records import datasets
+from stepdistill_jax.records import records
+from stepdistill_jax.answers import text_overlap as shared_words
 
 # Texts -> number of pieces of each.
 PieceCounter = Callable[[list[str]], list[int]]

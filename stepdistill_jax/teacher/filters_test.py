@@ -1,10 +1,10 @@
 import pytest
 
-from stepdistill_jax import errors
-from stepdistill_jax.teacher import audit
-from stepdistill_jax.teacher import datasets
+from stepdistill_jax.util import errors
+from stepdistill_jax.teacher.audit import audit
+from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import filters
-from stepdistill_jax.teacher import records
+from stepdistill_jax.records import records
 
 SVAMP = datasets.get("svamp")
 

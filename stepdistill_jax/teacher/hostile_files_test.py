@@ -16,11 +16,11 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from stepdistill_jax import errors
-from stepdistill_jax.teacher import datasets
-from stepdistill_jax.teacher import importing
-from stepdistill_jax.teacher import parsing
-from stepdistill_jax.teacher import records
+from stepdistill_jax.util import errors
+from stepdistill_jax.records import datasets
+from stepdistill_jax.teacher.importing import formats as importing
+from stepdistill_jax.answers import parsing
+from stepdistill_jax.records import records
 
 ROWS = [json.dumps({"input": f"Tom has {n} pears and eats one.\nHow many?",
                     "label": f"( {n}.0 - 1.0 )"}).encode() for n in range(7)]

@@ -1,6 +1,6 @@
 import io
 
-from stepdistill_jax.teacher import importing
+from stepdistill_jax.teacher.importing import formats as importing
 from stepdistill_jax.teacher import progress
 
 

@@ -18,7 +18,7 @@ import re
 from typing import Any, BinaryIO, Iterator
 import zlib
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 # One value may take this much; the longest published completion has 2 kB.
 MAX_ENTRY_BYTES = 4 * 2**20

@@ -8,7 +8,7 @@ import pathlib
 import tomllib
 from typing import Iterator
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.teacher.prompts import prompt as prompt_lib
 
 _OWN_FOLDER = pathlib.Path(__file__).resolve().parent

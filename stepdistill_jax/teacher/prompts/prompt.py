@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any, Mapping, Sequence
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 # How a completion is read (`reads`), see `teacher.answer_forms`.
 CHAIN_OF_THOUGHT = "chain_of_thought"  # Reasoning, marker, label.

@@ -7,14 +7,14 @@ import re
 
 import pytest
 
-from stepdistill_jax import cli
-from stepdistill_jax import errors
-from stepdistill_jax.teacher import arithmetic
-from stepdistill_jax.teacher import datasets
-from stepdistill_jax.teacher import parsing
+from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.util import errors
+from stepdistill_jax.answers import arithmetic
+from stepdistill_jax.records import datasets
+from stepdistill_jax.answers import parsing
 from stepdistill_jax.teacher import prompts
 from stepdistill_jax.teacher.prompts import prompt as prompt_lib
-from stepdistill_jax import testing
+from tests.support import real_data as testing
 
 FEW_SHOT = ("svamp", "asdiv", "gsm8k", "cqa", "anli1", "esnli")
 KINDS = ("few_shot_cot", "zero_shot_cot", "json_cot", "vanilla", "rationalize")

@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import struct
 from flax.linen import partitioning as nn_partitioning
 import jax
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import layers
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import test_utils
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import network
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network

@@ -13,7 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 
 Array = Any
 DType = Any

@@ -13,7 +13,7 @@ from typing import Any, Sequence
 from flax import linen as nn
 from flax import struct
 import jax.numpy as jnp
-from stepdistill_jax import errors
+from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x.examples.t5 import layers
 
 Array = Any

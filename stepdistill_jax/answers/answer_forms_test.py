@@ -1,0 +1,115 @@
+"""Completions that are no chain of thought: read right, or refused by name."""
+
+import json
+import string
+
+import hypothesis
+from hypothesis import strategies as st
+import pytest
+
+from stepdistill_jax.answers import answer_forms
+from stepdistill_jax.records import datasets
+from stepdistill_jax.answers import parsing
+from stepdistill_jax.teacher.prompts import prompt as prompt_lib
+
+CHOICES = ("park", "math problem", "gravity")
+
+
+def read(form, output, dataset="mine", choices=()):
+  parser = answer_forms.get_parser(datasets.get(dataset), form)
+  parsed = parser(output, datasets.Row("i", "", choices=choices))
+  return parsed.rationale, parsed.label, parsed.status
+
+
+def answer(reason, choice):
+  return json.dumps({"reason": reason, "answer_choice": choice})
+
+
+@pytest.mark.parametrize("dataset, choice, label, status", [
+    ("esnli", "neutral", "neutral", "ok"),
+    ("esnli", "Neutral.", "neutral", "ok"),
+    ("esnli", "maybe", "", parsing.LABEL_NOT_ALLOWED),
+    ("cqa", "gravity", "gravity", "ok"),
+    ("cqa", "(b) Math problem", "math problem", "ok"),
+    ("cqa", "b", "", parsing.LABEL_NOT_A_CHOICE),
+    ("svamp", "(8 - 3)", "(8 - 3)", "ok"),
+    ("svamp", "8 - x", "", "equation_unknown"),
+    ("gsm8k", "18", "18", "ok"),
+    ("gsm8k", 18, "18", "ok"),
+    ("mine", "two\nlines", "two\nlines", "ok"),
+    ("mine", True, "true", "ok"),
+    ("mine", None, "", parsing.EMPTY_OUTPUT),
+    ("mine", {"a": 1}, "", parsing.EMPTY_OUTPUT),
+])
+def test_json(dataset, choice, label, status):
+  expected = ("why", label, status)
+  text = answer("why", choice)
+  assert read("json", text, dataset, CHOICES) == expected
+  for around in ("```json\n%s\n```", "Sure! %s Hope that helps {}.",
+                 '{"reason": "an example"} %s'):
+    assert read("json", around % text, dataset, CHOICES) == expected
+
+
+@pytest.mark.parametrize("output", [
+    "The answer is 5.", '{"reason": "cut', "[1, 2]", '{"answer": 5}',
+    "{" * 10_000, '{"a": ' * 5000])
+def test_what_is_not_json(output):
+  assert read("json", output) == ("", "", answer_forms.NOT_JSON)
+
+
+def test_json_without_reason():
+  assert read("json", '{"answer_choice": "x"}') == (
+      "", "x", parsing.EMPTY_RATIONALE)
+  assert read("json", " ") == ("", "", parsing.EMPTY_OUTPUT)
+
+
+@pytest.mark.parametrize("output, dataset, label, status", [
+    ("neutral", "anli1", "neutral", "ok"),
+    ("Answer: Neutral.\n", "anli1", "neutral", "ok"),
+    ("The answer is (c) gravity", "cqa", "gravity", "ok"),
+    ("(a) park or (b) math problem", "cqa", "", parsing.SEVERAL_ANSWERS),
+    ("(3 + 4)", "svamp", "(3 + 4)", "ok"),
+    ("It depends.", "mine", "It depends.", "ok"),
+    ("", "mine", "", parsing.EMPTY_OUTPUT),
+])
+def test_answers(output, dataset, label, status):
+  assert read("answer", output, dataset, CHOICES) == ("", label, status)
+
+
+def test_rationales_and_turns():
+  assert read("rationale", " As it is. \n") == ("As it is.", "", "ok")
+  assert read("turns", " Hello!\nHow are you? ") == (
+      "", "Hello!\nHow are you?", "ok")
+  for form in ("rationale", "turns"):
+    assert read(form, " ") == ("", "", parsing.EMPTY_OUTPUT)
+
+
+def _rounds(*summaries):
+  return json.dumps({"rounds": [
+      {"missing_entities": [], "summary": s} for s in summaries]})
+
+
+def test_density():
+  assert read("density", _rounds("a", "b", "c", "d")) == ("", "d", "ok")
+  assert read("density", _rounds("a", "b", "c")) == (
+      "", "", answer_forms.TOO_FEW_ROUNDS)
+  assert read("density", _rounds("a", "b", " ", "d")) == (
+      "", "", answer_forms.TOO_FEW_ROUNDS)
+  assert read("density", '{"rounds": 4}') == ("", "", answer_forms.NOT_JSON)
+
+
+@hypothesis.given(
+    form=st.sampled_from([f for f in prompt_lib.FORMS
+                          if f != prompt_lib.CHAIN_OF_THOUGHT]),
+    dataset=st.sampled_from(["svamp", "cqa", "esnli", "gsm8k", "mine"]),
+    output=st.one_of(
+        st.text(string.printable + "é\u2028\ud800"),
+        st.recursive(st.one_of(st.none(), st.text(max_size=5), st.integers()),
+                     lambda x: st.one_of(st.lists(x), st.dictionaries(
+                         st.sampled_from(["reason", "answer_choice", "rounds",
+                                          "summary"]), x))).map(json.dumps)))
+@hypothesis.settings(max_examples=300, deadline=None)
+def test_parsers_never_raise(form, dataset, output):
+  rationale, label, status = read(form, output, dataset, CHOICES)
+  assert isinstance(rationale, str) and isinstance(label, str)
+  assert status != "ok" or rationale or label

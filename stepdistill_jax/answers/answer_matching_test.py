@@ -1,0 +1,98 @@
+"""Tests of answers: what is read, what is not, and that nothing is run."""
+
+import doctest
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.answers import answer_matching as answers
+
+CHOICES = ("bank", "river bank", "sea", "Sea")
+
+
+def test_doctests():
+  assert doctest.testmod(answers).failed == 0
+
+
+@pytest.mark.parametrize("text, value", [
+    ("( 8.0 - 3.0 )", 5), ("(10/4)", 2.5), (" 7 ", 7), ("1and", None),
+    ("( 8 - 3", None), ("(175, 5)", None), ("2 ** 3", None), ("x", None),
+    ("", None), ("1 / 0", None), ("3 and 4", None), ("'a' * 3", None),
+    ("9" * 999 + "." , None), ("(" * 400 + "1" + ")" * 400, None),
+    ("__import__('os')", None), ("True", None), ("[1][0]", None)])
+def test_reference_value(text, value):
+  assert answers.reference_value(text) == value
+
+
+@given(st.recursive(
+    st.integers(0, 99).map(str),
+    lambda inner: st.tuples(inner, st.sampled_from("+-*/"), inner).map(
+        lambda t: f"( {t[0]} {t[1]} {t[2]} )"), max_leaves=8))
+def test_values_equal_python_and_each_other(text):
+  """Our own texts are safe to evaluate: that is what the papers' code does."""
+  try:
+    expected = eval(text)  # pylint: disable=eval-used
+  except ZeroDivisionError:
+    expected = None
+  assert answers.reference_value(text) == expected
+  strict = answers.equation_value(text)
+  if strict is None or expected is None:
+    # Rounding can hide a division by an exact zero, or make one.
+    assert expected is None or strict is None
+  else:
+    assert answers.same_value(strict, expected, "strict")
+
+
+@given(st.text())
+def test_no_reader_raises(text):
+  for rules in answers.RULES:
+    answers.read_equation(text, rules)
+  answers.read_number(text)
+  answers.read_choice(text, CHOICES)
+  answers.find_label(text, CHOICES)
+  answers.read_choices(text)
+  answers.answer_part(text)
+
+
+def test_strict_equations():
+  assert answers.read_equation("$1,200 + 4", "strict") == 1204
+  assert answers.read_equation("8 - 3 = 5", "strict") == 5
+  assert answers.read_equation("5 apples", "strict") is None
+
+
+@pytest.mark.parametrize("text, choice", [
+    ("bank", "bank"), (" River  bank. ", "river bank"), ("(c) sea", "sea"),
+    ("(b)", "river bank"), ("c", "sea"), ("(a) sea", None), ("(e)", None),
+    ("lake", None), ("", None)])
+def test_read_choice(text, choice):
+  assert answers.read_choice(text, CHOICES) == choice
+
+
+@pytest.mark.parametrize("text, label", [
+    ("So the answer is neutral.", "neutral"),
+    ("It may be neutral or not. So the answer is contradiction",
+     "contradiction"),
+    ("neutral or entailment", "entailment"),  # The one that it ends on.
+    ("entailment, not neutral by any means", None),
+    ("neutrality", None), ("", None)])
+def test_find_label(text, label):
+  assert answers.find_label(text, answers.NLI_LABELS) == label
+
+
+def test_nested_names_count_once():
+  assert answers.find_label("he sat by the river bank", CHOICES[:2]) == (
+      "river bank")
+
+
+@pytest.mark.parametrize("text, value", [
+    ("#### 1,234", 1234), ("8 apples #### -3\n", -3), ("7", 7),
+    ("she has $2.50 left. The answer is 2.50.", 2.5), ("", None)])
+def test_read_number(text, value):
+  assert answers.read_number(text) == value
+
+
+def test_unknown_rules():
+  with pytest.raises(errors.UserError, match="did you mean: strict"):
+    answers.check_rules("stirct")

@@ -1,0 +1,61 @@
+"""Metric functions for SeqIO tasks: the same rules as the eval binary's.
+
+SeqIO gives a metric function the decoded texts alone, so CQA is compared by
+text here; by letter only in the eval binary, which sees the question.
+Importing this module needs neither tensorflow nor jax.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Sequence
+
+from stepdistill_jax.answers import benchmarks
+
+MetricFn = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
+
+
+def label_metric_fns(
+    dataset: str, rules: str = "strict", free_text: bool = False
+) -> list[MetricFn]:
+  """Returns the metric functions of a data set's label tasks.
+
+  Args:
+    dataset: a benchmark's name; a data set that is none is compared as text.
+    rules: `strict` or `reference`.
+    free_text: for targets that hold a rationale and then the label.
+  """
+  benchmark = benchmarks.BENCHMARKS.get(dataset)
+  if benchmark is None:
+    benchmark = benchmarks.Benchmark(
+        dataset, dataset, benchmarks.TEXT, "exact text")
+
+  def label_accuracy(targets: Sequence[str],
+                     predictions: Sequence[str]) -> dict[str, float]:
+    judged = [
+        benchmark.judge(prediction, target, rules=rules, free_text=free_text)
+        for target, prediction in zip(targets, predictions, strict=True)]
+    return _means(accuracy=[j.correct for j in judged],
+                  unparsable=[j.parsed is None for j in judged])
+
+  return [label_accuracy]
+
+
+def rationale_metric_fns() -> list[MetricFn]:
+  """Returns the metric functions of rationale tasks."""
+  return [rationale_overlap]
+
+
+def rationale_overlap(targets: Sequence[str],
+                      predictions: Sequence[str]) -> dict[str, float]:
+  """ROUGE-L (F1) with the teacher's rationale, and length in words."""
+  from stepdistill_jax.evaluation import rationales  # Loads rouge-score.
+
+  scores = [rationales.rouge_l(target, prediction)
+            for target, prediction in zip(targets, predictions, strict=True)]
+  return _means(rouge_l=scores, words=[len(p.split()) for p in predictions])
+
+
+def _means(**values: Sequence[float]) -> dict[str, float]:
+  """Means by name; of nothing there is none."""
+  return {name: sum(numbers) / len(numbers)
+          for name, numbers in values.items() if numbers}

@@ -1,0 +1,62 @@
+"""The `stepdistill` command: a table of subcommands, imported when asked for.
+
+A subcommand's module defines `SUMMARY`, `add_arguments(parser)` and
+`run(args) -> int | None`. Help must stay instant, so a module imports jax,
+tensorflow and the like inside `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+
+from stepdistill_jax.util import argument_parser
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import gin_arguments
+
+# name -> module; the order is the order of `stepdistill --help`.
+COMMANDS = {
+    "quickstart": "stepdistill_jax.quickstart.command",
+    "teacher": "stepdistill_jax.teacher.command",
+    "data": "stepdistill_jax.data.command",
+    "checkpoint": "stepdistill_jax.interop.command",
+    "plan": "stepdistill_jax.plan.command",
+    "report": "stepdistill_jax.evaluation.report.command",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """Returns the parser of `stepdistill` with all its subcommands."""
+  parser = argument_parser.Parser(
+      prog="stepdistill",
+      description="Distilling step-by-step in JAX: teacher outputs in, "
+      "a scored T5 student out.",
+      epilog="Training runs with `t5x train --gin_file=...`, scoring with "
+      "`stepdistill-eval`.")
+  subparsers = parser.add_subparsers(
+      dest="command", metavar="COMMAND", required=True,
+      parser_class=argument_parser.Parser)
+  for name, module_name in COMMANDS.items():
+    if importlib.util.find_spec(module_name) is None:
+      continue
+    module = importlib.import_module(module_name)
+    subparser = subparsers.add_parser(
+        name, help=module.SUMMARY, description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(subparser)
+    subparser.set_defaults(run=module.run)
+  return parser
+
+
+@errors.command
+def main(argv: list[str] | None = None) -> int:
+  """Entry point of the `stepdistill` console script."""
+  argv = sys.argv[1:] if argv is None else argv
+  args = build_parser().parse_args(gin_arguments.rewrite(argv))
+  return args.run(args) or 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,39 @@
+"""The arguments of commands that read gin files; imports no gin."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Sequence
+
+from stepdistill_jax.util import argument_parser
+from stepdistill_jax.util import errors
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+  """Adds --gin_file, --gin_bindings and --gin_search_paths."""
+  parser.add_argument(
+      "--gin_file", action="append", default=[], metavar="FILE",
+      type=argument_parser.local_or_remote,
+      help="gin file; may be repeated, later ones override")
+  parser.add_argument(
+      "--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'",
+      type=argument_parser.local_or_remote,
+      help="a binding that overrides the files; --gin.NAME=VALUE is the same")
+  parser.add_argument(
+      "--gin_search_paths", default="", metavar="DIR,...",
+      help="where gin files are looked for first")
+
+
+def rewrite(args: Sequence[str]) -> list[str]:
+  """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`."""
+
+  def rewrite_one(arg: str) -> str:
+    if not arg.startswith("--gin."):
+      return arg
+    name, equals, value = arg.removeprefix("--gin.").partition("=")
+    if not equals:
+      raise errors.UserError(
+          f"{arg}: expected --gin.NAME=VALUE, such as --gin.TRAIN_STEPS=100")
+    return f"--gin_bindings={name} = {value}"
+
+  return [rewrite_one(arg) for arg in args]

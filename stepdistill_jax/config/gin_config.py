@@ -1,0 +1,396 @@
+"""Gin files for T5X runs: found, parsed, and their mistakes told in a line.
+
+T5X's gin files are found by T5X's names on the embedded engine too: gin looks
+`t5x/configs/runs/finetune.gin` up as a resource of the package `t5x.configs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import inspect
+import logging
+import os
+import pathlib
+import re
+import sys
+import tokenize
+import types
+from typing import Any, Iterable, Iterator, Mapping, Sequence
+
+import gin
+from gin import config_parser
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import gin_types
+from stepdistill_jax.config import gin_values
+from stepdistill_jax.util import locations
+
+_EMBEDDED_ROOT = pathlib.Path(__file__).resolve().parent / "embedded_t5x"
+# Long enough that gin never breaks a value; it also draws rules that long.
+_LONG_LINE = 20_000
+# A macro that nothing uses and that looks this much like one that is used is a
+# misspelling; T5X lets others pass, as in commands shared by many gin files.
+_MISSPELT = 0.8
+# Modules that T5X's gin files name otherwise than `from t5x import NAME`.
+_T5X_MODULES = {"network": "t5x.examples.t5.network", "seqio": "seqio"}
+# Macros and arguments that name what a run reads its parameters from, or
+# writes.
+_FOLDERS = re.compile(
+    r"\w*(MODEL_DIR|OUTPUT_DIR|CHECKPOINT_PATH)|"
+    r"(.*\.)?(model_dir|output_dir|RestoreCheckpointConfig\.path)")
+
+
+def _embedded_path(path: str) -> pathlib.Path | None:
+  """The embedded file of a name such as `t5x/configs/runs/finetune.gin`."""
+  if not path.startswith("t5x/"):
+    return None
+  embedded = _EMBEDDED_ROOT / path.removeprefix("t5x/")
+  return embedded if embedded.is_file() else None
+
+
+def _open_remote(path: str):
+  from etils import epath  # pylint: disable=g-import-not-at-top
+  return epath.Path(path).open("r")
+
+
+def _remote_exists(path: str) -> bool:
+  if "://" not in path:
+    return False
+  from etils import epath  # pylint: disable=g-import-not-at-top
+  return epath.Path(path).exists()
+
+
+def search_paths(extra: Sequence[str] = ()) -> list[str]:
+  """Folders that gin files are relative to, best first."""
+  paths = [*extra, ".", str(locations.resource_root())]
+  spec = importlib.util.find_spec("t5x")
+  origin = getattr(spec, "origin", None)
+  if origin and _EMBEDDED_ROOT not in pathlib.Path(origin).parents:
+    paths.append(str(pathlib.Path(origin).parent.parent))  # Google's T5X.
+  return list(dict.fromkeys(paths))
+
+
+def _gin_files_below(folders: Sequence[str]) -> Iterator[str]:
+  for folder in folders:
+    for name in ("gin", "t5x"):
+      for path in sorted((pathlib.Path(folder) / name).rglob("*.gin")):
+        yield str(path.relative_to(folder))
+  for path in sorted(_EMBEDDED_ROOT.rglob("*.gin")):
+    yield "t5x/" + str(path.relative_to(_EMBEDDED_ROOT))
+
+
+def _check_file(name: str, folders: Sequence[str]) -> None:
+  if _remote_exists(name) or _embedded_path(name) or any(
+      os.path.isfile(os.path.join(folder, name)) for folder in folders):
+    return
+  raise errors.UserError(errors.unknown_name_message(
+      "gin file", name, set(_gin_files_below(folders)),
+      "(looked in "
+      f"{', '.join(dict.fromkeys(map(os.path.abspath, folders)))})"))
+
+
+def _arguments_of(selector: str) -> list[str]:
+  """What can be bound of a configurable that a gin file or command names."""
+  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  # A file's `import ... as` may give it another module's name.
+  found = registry.matching_selectors(selector) or (
+      registry.matching_selectors(selector.rpartition(".")[2]))
+  if not found:
+    return []
+  wrapped = registry[found[0]].wrapped
+  return [name for name, p in inspect.signature(wrapped).parameters.items()
+          if name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _selectors_near(selector: str) -> list[str]:
+  """Names that a selector may stand for: registered ones, its module's."""
+  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  parts = selector.count(".") + 1
+  names = [".".join(name.split(".")[-parts:]) for name, _ in registry.items()]
+  module = _module_named(selector.partition(".")[0])
+  if module is not None:
+    names += [f"{selector.partition('.')[0]}.{name}"
+              for name, value in vars(module).items()
+              if isinstance(value, (types.FunctionType, type))
+              and not name.startswith("_")]
+  return names
+
+
+def _explain_name(message: str) -> str:
+  """Names what is near to one that gin does not know; else ""."""
+  argument = re.match(
+      r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'\.?",
+      message)
+  lookup = argument or re.match(
+      r"No configurable matching (?:reference )?'@?(?:[\w/]+/)?([\w.]+?)"
+      r"(?:\(\))?'\.?", message) or re.match(
+          r"Couldn't resolve selector ([\w.]+); .*? has no attribute \w+\.",
+          message)
+  if lookup is None:
+    return ""
+  where = re.sub(r"^In bindings string line \d+ |\s*\^$", "",
+                 message[lookup.end():].strip())
+  where = f"({where})" if where else ""
+  if argument:
+    return errors.unknown_name_message(
+        f"argument of {argument[1]}", argument[2], _arguments_of(argument[1]),
+        where)
+  return errors.unknown_name_message(
+      "gin configurable", lookup[1], _selectors_near(lookup[1]), where)
+
+
+def _explain_value(message: str, bindings: Sequence[str]) -> str:
+  """What is wrong with a value that is no literal of Python."""
+  token = re.search(r"Failed to parse token '(.*?)' \((.*?)\)", message)
+  if token is not None:  # What gin says of it has an address in memory.
+    where = "" if token[2].startswith("line ") else f" ({token[2]})"
+    message = f"{token[1]} is not a value{where}"
+  near = next((b for b in bindings if re.search(
+      r"=\s*[A-Za-z_./~]" if token is None else re.escape(token[1]),
+      "=" + b.partition("=")[2])
+               and not re.search(r"=\s*(True|False|None)\b", b)), "")
+  name, _, value = (part.strip() for part in near.partition("="))
+  rule = gin_values.RULES.get(name)
+  if rule is not None and not rule.is_text:
+    return f"{name} must be {rule.expected}; got {value}"
+  if near:
+    message += f"; a string needs quotes: --gin.{name}='\"...\"'"
+  return f"gin config: {message}"
+
+
+def _explain(error: Exception, bindings: Sequence[str]) -> str:
+  """Makes a line of gin's message."""
+  if isinstance(error, RecursionError):
+    files = re.findall(r'include (["\'].*?["\'])', str(error))
+    return ("gin config: files include themselves: "
+            f"{', '.join(dict.fromkeys(files))}")
+  message = " ".join(str(error).split())
+  if isinstance(error, KeyError):  # Shows its text, of two names, in quotes.
+    message = re.sub(r'^"(.*?)"(?= |$)', r"\1", message)
+  # A macro that is nowhere set: all of the configuration follows.
+  message = re.sub(
+      r"No bindings specified for '(.*)/gin\.macro' in config string: .*",
+      r"%\1 is used and never set; set it with --gin.\1=VALUE", message)
+  if any(of_gin in message for of_gin in (
+      "malformed node or string", "Failed to parse token",
+      "Unable to parse value")):
+    return _explain_value(message, bindings)
+  return f"gin config: {_explain_name(message) or message}"
+
+
+def _module_named(name: str) -> types.ModuleType | None:
+  """What a name at the beginning of a selector stands for in gin files."""
+  statement = _import_of(name)
+  try:
+    return statement and importlib.import_module(
+        statement.module)
+  except ImportError:
+    return None
+
+
+def _import_of(selector: str) -> config_parser.ImportStatement | None:
+  """The import of a selector's first name: that of the files, else T5X's."""
+  name = selector.partition(".")[0]
+  for statement in gin.config._IMPORTS:  # pylint: disable=protected-access
+    if statement.bound_name() == name:
+      return statement
+  module = _T5X_MODULES.get(name, f"t5x.{name}")
+  in_full = re.match(r"t5x\.[a-z\d_.]+(?=\.)", selector)
+  if in_full:  # What follows is a class or a function of a module.
+    module = in_full[0]
+  with contextlib.suppress(ImportError, ValueError):
+    if importlib.util.find_spec(module) is not None:
+      return config_parser.ImportStatement(
+          module, is_from="." in module and not in_full, alias=None,
+          location=None)
+  return None
+
+
+def _register_named(bindings: Sequence[str]) -> None:
+  """Registers what a command line names and no gin file has named before.
+
+  In a gin file the imports say what `decoding` is; a command line has none,
+  so its names mean what the files' imports say, else T5X's modules.
+  """
+  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  for binding in bindings:
+    bound = re.match(r"\s*(?:[\w/]+/)?(\w[\w.]*\.\w+)\.\w+\s*=", binding)
+    value = binding.partition("=")[2]
+    for selector in [*(bound.groups() if bound else ()), *re.findall(
+        r"@(?:[\w/]+/)?(\w+(?:\.\w+)+)", value)]:
+      statement = _import_of(selector)
+      if registry.matching_selectors(selector) or statement is None:
+        continue
+      context = gin.config.ParseContext()
+      context._enable_dynamic_registration()  # pylint: disable=protected-access
+      context.process_import(statement)
+      # What the module does not have is told when the binding is read.
+      with contextlib.suppress(AttributeError):
+        context.get_configurable(selector)
+
+
+@contextlib.contextmanager
+def _lookups_unheard() -> Iterator[None]:
+  """Gin logs an error for each folder that a file is not in, before it is."""
+  before = logging.root.manager.disable
+  logging.disable(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.disable(before)
+
+
+def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
+  """Raises UserError for a macro on the command line that looks misspelt."""
+  used = set(in_files)
+  for value in bindings().values():
+    used.update(re.findall(r"%(\w+)", value))
+  for binding in gin_bindings:
+    name = binding.partition("=")[0].strip()
+    if re.fullmatch(r"\w+", name) and name not in used and (
+        difflib.get_close_matches(name, used, cutoff=_MISSPELT)):
+      raise errors.UserError(
+          errors.unknown_name_message("gin macro", name, used))
+
+
+def check_early(
+    gin_files: Sequence[str], gin_bindings: Sequence[str],
+    extra_search_paths: Sequence[str] = ()) -> None:
+  """Checks what can be checked before anything large is imported.
+
+  Raises:
+    errors.UserError: a file does not exist, or a macro on the command line has
+      a value that cannot work.
+  """
+  folders = search_paths(extra_search_paths)
+  for name in gin_files:
+    _check_file(name, folders)
+  pairs = (binding.split("=", 1) for binding in gin_bindings if "=" in binding)
+  gin_values.check({name.strip(): value.strip() for name, value in pairs})
+
+
+def parse(
+    gin_files: Sequence[str],
+    gin_bindings: Sequence[str],
+    extra_search_paths: Sequence[str] = (),
+    skip_unknown: bool | Sequence[str] = False) -> None:
+  """Replaces gin's configuration by that of files and bindings.
+
+  Args:
+    gin_files: in the order of inclusion; later ones override.
+    gin_bindings: such as `TRAIN_STEPS = 100`; override the files.
+    extra_search_paths: looked at before the default ones.
+    skip_unknown: as in `gin.parse_config`.
+
+  Raises:
+    errors.UserError: a file does not exist, a macro is not set or misspelt,
+      or the text is no valid gin.
+  """
+  folders = search_paths(extra_search_paths)
+  for name in gin_files:
+    _check_file(name, folders)
+  gin.clear_config()
+  gin.config.register_file_reader(_open_remote, _remote_exists)
+  # Gin only appends to its search path; a second run has its own.
+  gin.config._LOCATION_PREFIXES[:] = ["", *folders]  # pylint: disable=protected-access
+  try:
+    with _lookups_unheard():
+      gin.parse_config_files_and_bindings(
+          list(gin_files), [], finalize_config=False,
+          skip_unknown=skip_unknown)
+      in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
+      _register_named(gin_bindings)
+      gin.parse_config(list(gin_bindings), skip_unknown)
+  except (ValueError, SyntaxError, NameError, AttributeError, IOError,
+          ImportError, TypeError, KeyError, RecursionError,
+          tokenize.TokenError) as error:
+    raise errors.UserError(_explain(error, gin_bindings)) from error
+  _check_macros(gin_bindings, in_files)
+  missing = unset_macros()
+  if missing:
+    raise errors.UserError(
+        f"gin macro{'s' if len(missing) > 1 else ''} not set: "
+        f"{', '.join(missing)}; pass for instance --gin.{missing[0]}=VALUE "
+        "(a string needs quotes: '\"...\"')")
+  gin_values.check(bindings())
+  gin_types.check()
+  try:
+    gin.finalize()
+  except ValueError as error:
+    raise errors.UserError(_explain(error, gin_bindings)) from error
+
+
+def bindings() -> Mapping[str, str]:
+  """All bindings of the current configuration, name -> value as text."""
+  lines = gin.config_str(max_line_length=_LONG_LINE).splitlines()
+  pairs = (line.split(" = ", 1) for line in lines
+           if " = " in line and not line.startswith("#"))
+  return {name.strip(): value.strip() for name, value in pairs}
+
+
+def make_folders_absolute() -> None:
+  """Folders of the configuration get their paths from the root.
+
+  Orbax refuses others, and what a run records of where it began is read from
+  another working folder.
+  """
+  def absolute(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+      return type(value)(map(absolute, value))
+    return (locations.absolute(value) if isinstance(value, str) and value
+            else value)
+
+  config = gin.config._CONFIG  # pylint: disable=protected-access
+  for (scope, selector), arguments in config.items():
+    for name, value in arguments.items():
+      if _FOLDERS.fullmatch(
+          scope if selector == "gin.macro" else f"{selector}.{name}"):
+        arguments[name] = absolute(value)
+
+
+def unset_macros() -> list[str]:
+  """Macros that still are `%gin.REQUIRED`."""
+  return sorted(name for name, value in bindings().items()
+                if value == "%gin.REQUIRED")
+
+
+def missing_entry_point(error: errors.UserError) -> str:
+  """The mode's function that files of another mode name, or "".
+
+  Run files say `import __main__ as train_script; train_script.train`, which is
+  there in `t5x train` alone.
+
+  Args:
+    error: of `parse`.
+
+  Returns:
+    Such as "train_script.train".
+  """
+  missing = re.search(r"unknown gin configurable '(\w+_script\.\w+)'",
+                      str(error))
+  return missing[1] if missing else ""
+
+
+@contextlib.contextmanager
+def main_module(**attributes: Any) -> Iterator[None]:
+  """Lets gin files say `import __main__ as train_script; train_script.train`.
+
+  Args:
+    **attributes: set in `__main__` for the duration, then taken away again.
+  """
+  main = sys.modules["__main__"]
+  absent = object()
+  before = {name: getattr(main, name, absent) for name in attributes}
+  for name, value in attributes.items():
+    setattr(main, name, value)
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      if value is absent:
+        delattr(main, name)
+      else:
+        setattr(main, name, value)

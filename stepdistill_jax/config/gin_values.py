@@ -1,0 +1,118 @@
+"""Values of the macros that users set, checked before anything else.
+
+T5X's gin files name the same macros everywhere. A value that cannot work is
+told here in a line that names the macro; a few minutes later it would be
+XLA's message, or none at all.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+import re
+from typing import Any, Callable, Mapping
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.config import setting_checks
+
+# `@name`, `@scope/name()` or `%NAME`, and nothing else.
+_REFERENCE = re.compile(r"@[A-Za-z_][\w./]*(\(\))?|%[A-Za-z_]\w*")
+_is_whole = setting_checks.is_whole_number
+
+
+def _is_number(value: Any) -> bool:
+  return (isinstance(value, (int, float)) and not isinstance(value, bool)
+          and math.isfinite(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """What a macro's literal value must be."""
+
+  expected: str
+  allows: Callable[[Any], bool]
+  example: str  # As it is given on a command line, such as `100`.
+  is_text: bool = False
+
+
+_COUNT = Rule("a whole number above 0", _is_whole, "100")
+_COUNT_OR_NONE = Rule(
+    "a whole number above 0, or None",
+    lambda v: v is None or _is_whole(v), "100")
+_PERIOD = Rule(
+    "a whole number of at least 0 (0: no period), or None",
+    lambda v: v is None or _is_whole(v, 0), "100")
+_FOLDER = Rule(
+    "a folder's path", lambda v: isinstance(v, str) and bool(v.strip()),
+    "'\"/tmp/run\"'", is_text=True)
+_PATH_OR_NONE = Rule(
+    "a checkpoint's path, or None",
+    lambda v: (v is None or isinstance(v, (list, tuple))
+               or isinstance(v, str) and bool(v.strip())),
+    "'\"/tmp/run/checkpoint_400\"'", is_text=True)
+
+RULES: Mapping[str, Rule] = {
+    "TRAIN_STEPS": _COUNT,
+    "EVAL_PERIOD": _PERIOD,
+    "EVAL_STEPS": _COUNT_OR_NONE,
+    "CHECKPOINT_PERIOD": _PERIOD,
+    "MAX_INPUTS": _COUNT,
+    "MAX_LABEL": _COUNT,
+    "MAX_RATIONALE": _COUNT,
+    "MAX_SINGLE": _COUNT,
+    "RANDOM_SEED": Rule(
+        "a whole number, or None",
+        lambda v: v is None or _is_whole(v, 0), "0"),
+    "LEARNING_RATE": Rule(
+        "a number of at least 0", lambda v: _is_number(v) and v >= 0, "1e-3"),
+    "DROPOUT_RATE": Rule(
+        "a number from 0 to below 1",
+        lambda v: _is_number(v) and 0 <= v < 1, "0.1"),
+    "TRAIN_SHARE": Rule(
+        "a number above 0, up to 1", lambda v: _is_number(v) and 0 < v <= 1,
+        "0.25"),
+    "ALPHA": Rule(
+        "a number from 0 to 1, or a schedule such as @students.linear()",
+        lambda v: _is_number(v) and 0 <= v <= 1, "0.5"),
+    "MODEL_DIR": _FOLDER,
+    "EVAL_OUTPUT_DIR": _FOLDER,
+    "INFER_OUTPUT_DIR": _FOLDER,
+    "CHECKPOINT_PATH": _PATH_OR_NONE,
+    "INITIAL_CHECKPOINT_PATH": _PATH_OR_NONE,
+}
+
+
+def _check_references(name: str, value: Any) -> None:
+  """Raises UserError for a reference in quotes, which gin takes for a text."""
+  if isinstance(value, (list, tuple, dict)):
+    for item in (value.values() if isinstance(value, dict) else value):
+      _check_references(name, item)
+  if isinstance(value, str) and _REFERENCE.fullmatch(value):
+    raise errors.UserError(
+        f"{name} is the text {value!r}: a reference has no quotes of its own; "
+        f"pass --gin.{name}={value}, with quotes around all of it in a shell: "
+        f"'--gin.{name}={value}'")
+
+
+def check(bindings: Mapping[str, str]) -> None:
+  """Checks the literal values of known macros.
+
+  Args:
+    bindings: name -> value as gin text. Macros (`%X`) and references (`@f`)
+      have their values later and pass.
+
+  Raises:
+    errors.UserError: a value that cannot work, or a reference in quotes.
+  """
+  for name, text in bindings.items():
+    try:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      continue
+    _check_references(name, value)
+    rule = RULES.get(name)
+    if rule is not None and not rule.allows(value):
+      raise errors.UserError(
+          f"{name} must be {rule.expected}; got {value!r}: pass for instance "
+          f"--gin.{name}={rule.example}")

@@ -1,0 +1,48 @@
+"""Tables and figures of many runs: by method, size, share of data and seed.
+
+Reads run folders (MODEL_DIR), outputs of stepdistill-eval, or folders that
+hold them. Test accuracies come from stepdistill-eval; a run without them is
+shown with its own last validation accuracy.
+
+example:
+  stepdistill-eval --checkpoint=runs/svamp_a --checkpoint=runs/svamp_b \\
+    --teacher=palm540b --benchmarks=svamp --output=runs/scores
+  stepdistill report runs --output=report
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+SUMMARY = "tables, learning curves and size curves of many runs"
+
+
+def add_arguments(parser) -> None:
+  parser.add_argument(
+      "runs", nargs="+", metavar="RUN",
+      help="run folder, output of stepdistill-eval, or folder of these")
+  parser.add_argument(
+      "--output", default="report", metavar="DIR",
+      help="where report.html, report.md, report.json and the figures go "
+      "(default: report)")
+  parser.add_argument(
+      "--json", action="store_true", help="print report.json, no tables")
+
+
+def run(args) -> None:
+  from stepdistill_jax.evaluation.report import outputs
+  from stepdistill_jax.evaluation.report import run_report
+  from stepdistill_jax.evaluation.report import text as text_report
+
+  report = run_report.make(args.runs)
+  folder = pathlib.Path(args.output)
+  result = run_report.write(report, folder)
+  if args.json:
+    print(outputs.dump_json(result), end="")
+    return
+  for table in run_report.terminal_tables(report):
+    text_report.print_table(table)
+  for line in report.skipped:
+    print(f"skipped: {line}")
+  for name in (*result["figures"], "report.html"):
+    print(f"wrote {folder / name}")

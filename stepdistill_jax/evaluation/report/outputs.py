@@ -1,0 +1,144 @@
+"""The folder of a call: `results.json`, `examples.jsonl`, reports, plots."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import math
+import pathlib
+import subprocess
+from typing import Any, Mapping, Sequence
+
+import stepdistill_jax
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import runtime
+from stepdistill_jax.evaluation.report import html as html_report
+from stepdistill_jax.evaluation.report import plots as plots_lib
+from stepdistill_jax.evaluation.report import text as text_report
+
+SCHEMA_VERSION = 1
+
+
+@functools.cache
+def code_version() -> str:
+  """The package's version, and the commit where it runs from a checkout."""
+  version = stepdistill_jax.__version__
+  root = pathlib.Path(stepdistill_jax.__file__).resolve().parent.parent
+  if not (root / ".git").exists():
+    return version
+  try:
+    commit = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"],
+        capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+  except (OSError, subprocess.SubprocessError):
+    return version
+  return f"{version}+{commit}"
+
+
+def prepare(folder: pathlib.Path) -> pathlib.Path:
+  """Makes the output folder.
+
+  Raises:
+    errors.UserError: it cannot be made, or holds something else.
+  """
+  if folder.exists() and not folder.is_dir():
+    raise errors.UserError(
+        f"--output={folder} is a file; name a folder")
+  if folder.is_dir():
+    other = [p.name for p in folder.iterdir()]
+    ours = {"results.json", "examples.jsonl", "answers", "plots"}
+    if other and not ours & set(other):
+      raise errors.UserError(
+          f"--output={folder} holds other files (such as {sorted(other)[0]}) "
+          "and no earlier scores; name a new folder")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.UserError(
+        f"--output={folder} cannot be made: {error.strerror}") from error
+  return folder
+
+
+def write(
+    folder: pathlib.Path, results: dict[str, Any],
+    rows: Sequence[Mapping[str, Any]], *, as_csv: bool = False,
+    as_tensorboard: bool = False,
+) -> list[pathlib.Path]:
+  """Writes everything that a call leaves; `results.json` last.
+
+  Returns:
+    The files, in the order of their writing.
+  """
+  drawn = plots_lib.draw_all(results, folder / "plots")
+  texts = {
+      "examples.jsonl": "".join(
+          json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+      "report.md": text_report.markdown(results, drawn),
+      "report.html": html_report.render(
+          results, rows, drawn, folder / "plots"),
+  }
+  written = [folder / "plots" / name for name in drawn]
+  if as_csv:
+    written.append(_write_csv(folder / "results.csv", results))
+  if as_tensorboard:
+    written.append(_write_tensorboard(folder / "tensorboard", results))
+  texts["results.json"] = dump_json(results)
+  for name, text in texts.items():
+    write_atomically(folder / name, text)
+    written.append(folder / name)
+  return written
+
+
+def dump_json(results: Mapping[str, Any]) -> str:
+  """Strict JSON (NaN and infinities as null), keys in their order."""
+  return json.dumps(_finite(results), indent=1, ensure_ascii=False,
+                    allow_nan=False) + "\n"
+
+
+def _finite(value):
+  if isinstance(value, Mapping):
+    return {str(k): _finite(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_finite(v) for v in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """Writes a text file that is whole whenever it is there."""
+  temporary = path.with_name(path.name + ".tmp")
+  # A lone surrogate in a model's text must not stop a report.
+  temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+  temporary.replace(path)
+
+
+_CSV_FIELDS = ("benchmark", "split", "name", "kind", "mode", "rules", "n",
+               "correct", "accuracy", "ci95_low", "ci95_high", "unparsable",
+               "missing", "empty")
+
+
+def _write_csv(path: pathlib.Path, results: dict[str, Any]) -> pathlib.Path:
+  with path.open("w", newline="", encoding="utf-8") as file:
+    writer = csv.DictWriter(file, _CSV_FIELDS, extrasaction="ignore")
+    writer.writeheader()
+    for s in results["systems"]:
+      writer.writerow(
+          {**s, "ci95_low": s["ci95"][0], "ci95_high": s["ci95"][1]})
+  return path
+
+
+def _write_tensorboard(folder: pathlib.Path,
+                       results: dict[str, Any]) -> pathlib.Path:
+  """Writes accuracies as scalars, a run a system, at the checkpoint's step."""
+  tf = runtime.import_tensorflow()
+  for s in results["systems"]:
+    writer = tf.summary.create_file_writer(
+        str(folder / (s["name"].replace("/", "_").strip(".") or "system")))
+    with writer.as_default(step=int((s["cost"] or {}).get("step", 0))):
+      prefix = f"eval/{s['benchmark']}/{s['split']}/{s['mode']}"
+      tf.summary.scalar(f"{prefix}/accuracy", s["accuracy"])
+      tf.summary.scalar(f"{prefix}/unparsable", s["unparsable"] / s["n"])
+    writer.close()
+  return folder

@@ -1,0 +1,334 @@
+"""T5X → a Hugging Face folder that needs no code of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from typing import Any, Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.interop import architecture
+from stepdistill_jax.interop.hf import config as hf_config
+from stepdistill_jax.interop.hf import names as hf_names
+from stepdistill_jax.interop.hf import model_card
+from stepdistill_jax.interop import run_context
+from stepdistill_jax.interop.hf import safetensors_files
+from stepdistill_jax.interop import streaming
+from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
+from stepdistill_jax.interop import tokenizers
+from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
+
+DTYPES = {"original": None, "float32": np.dtype(np.float32),
+          "bfloat16": np.dtype(ml_dtypes.bfloat16),
+          "float16": np.dtype(np.float16)}
+MAX_SHARD_BYTES = 5 * 10**9  # As the library of that name has it.
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """A tensor to be written.
+
+  Attributes:
+    name: Hugging Face's.
+    array: T5X's.
+    transposed: whether it is the array's transpose.
+    shape: the tensor's; rows beyond it are vocabulary padding.
+    dtype: the tensor's.
+  """
+
+  name: str
+  array: t5x_reader.Array
+  transposed: bool
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
+  @property
+  def rows_at_once(self) -> int:
+    """Rows to read at once: whole chunks, so that none is read twice."""
+    rows = self.shape[0]
+    chunk = self.array.chunk[-1 if self.transposed else 0]
+    step = streaming.rows_per_block(
+        rows, max(1, math.prod(self.shape[1:]) * self.array.dtype.itemsize))
+    return max(chunk, step // chunk * chunk)
+
+  def read_rows(self, start: int, stop: int) -> np.ndarray:
+    if self.transposed:
+      return self.array.read((slice(None), slice(start, stop))).T
+    return self.array.read(slice(start, stop))
+
+
+def _cast(name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """Casts; raises UserError where a finite value becomes infinite."""
+  if values.dtype == dtype:
+    return values
+  with np.errstate(over="ignore"):
+    cast = values.astype(dtype)
+  if dtype == np.float16 and not np.isfinite(cast).all():
+    if np.isfinite(values.astype(np.float32)).all():
+      raise errors.UserError(
+          f"the tensor {name} has values beyond float16's 65,504 (up to "
+          f"{np.abs(values).max():.3g}); use --dtype=bfloat16")
+  return cast
+
+
+def plan(
+    arch: architecture.Architecture,
+    parameters: Mapping[str, t5x_reader.Array], *,
+    dtype: np.dtype | None, original_dtypes: Mapping[str, str],
+    vocab_size: int) -> list[Tensor]:
+  """Lists what will be written, in the order of computation.
+
+  Args:
+    arch: the model's.
+    parameters: T5X's names -> arrays.
+    dtype: of all tensors; None for the original ones.
+    original_dtypes: Hugging Face's names -> what they had when imported.
+    vocab_size: rows of the vocabulary to keep.
+  """
+  tensors = []
+  for name, shape in architecture.parameter_shapes(arch).items():
+    counterpart = hf_names.hf_tensor(name)
+    shape = counterpart.shape(shape)
+    if counterpart.name in (hf_names.EMBEDDING, hf_names.HEAD):
+      shape = (vocab_size, *shape[1:])
+    array = parameters[name]
+    original = original_dtypes.get(counterpart.name, array.dtype.name)
+    tensors.append(Tensor(
+        counterpart.name, array, counterpart.transposed, shape,
+        np.dtype(original) if dtype is None else dtype))
+  return tensors
+
+
+def shard(tensors: Sequence[Tensor],
+          max_bytes: int) -> dict[str, list[Tensor]]:
+  """Groups tensors into files of at most `max_bytes`, where one fits."""
+  groups: list[list[Tensor]] = [[]]
+  for tensor in tensors:
+    if groups[-1] and sum(
+        t.nbytes for t in groups[-1]) + tensor.nbytes > max_bytes:
+      groups.append([])
+    groups[-1].append(tensor)
+  if len(groups) == 1:
+    return {"model.safetensors": groups[0]}
+  return {f"model-{i:05}-of-{len(groups):05}.safetensors": group
+          for i, group in enumerate(groups, start=1)}
+
+
+def _task(tensor: Tensor, writer: safetensors_files.Writer) -> streaming.Task:
+  def run(advance) -> None:
+    for start, stop in streaming.row_ranges(
+        tensor.shape[0], tensor.rows_at_once):
+      block = tensor.read_rows(start, stop)
+      # Casts and transposes are copies: of a few rows at a time.
+      step = streaming.rows_per_block(
+          stop - start, max(1, block.nbytes // (stop - start)))
+      for inner, inner_stop in streaming.row_ranges(stop - start, step):
+        writer.write_rows(
+            tensor.name, start + inner,
+            _cast(tensor.name, block[inner:inner_stop], tensor.dtype))
+      advance(block.nbytes)
+      del block
+
+  return streaming.Task(tensor.name, tensor.array.nbytes, run)
+
+
+def _write_weights(
+    folder: pathlib.Path, shards: Mapping[str, Sequence[Tensor]],
+    identity: Mapping[str, Any], quiet: bool) -> None:
+  journal = streaming.Journal(folder / streaming.JOURNAL_FILE, identity)
+  streaming.check_free_space(folder, sum(
+      t.nbytes for group in shards.values() for t in group
+      if t.name not in journal.done))
+  writers = {file: safetensors_files.Writer(
+      folder / file, {t.name: (t.shape, t.dtype) for t in group})
+             for file, group in shards.items()}
+  tasks = [_task(tensor, writers[file])
+           for file, group in shards.items() for tensor in group]
+  streaming.run(tasks, journal, streaming.Progress(
+      "export", sum(task.nbytes for task in tasks), quiet=quiet))
+  for writer in writers.values():
+    writer.close()
+  if len(shards) > 1:
+    index = {
+        "metadata": {"total_size": sum(
+            t.nbytes for group in shards.values() for t in group)},
+        "weight_map": {t.name: file for file, group in shards.items()
+                       for t in group}}
+    _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _write_json(file: pathlib.Path, value: Any) -> None:
+  file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n",
+                  encoding="utf-8")
+
+
+def _generation_config(context: run_context.Context,
+                       max_new_tokens: int) -> dict[str, Any]:
+  """Greedy, to the end-of-sequence token.
+
+  Without `max_new_tokens`, transformers would stop after 20 tokens.
+  """
+  kept = {k: v for k, v in context.base_generation_config.items()
+          if k not in ("_from_model_config", "max_length")}
+  return {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+          "do_sample": False, "num_beams": 1,
+          "max_new_tokens": max_new_tokens, **kept}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """What a person may choose.
+
+  Attributes:
+    dtype: a key of DTYPES; `original` is that of the imported checkpoint,
+      else that of the parameters.
+    family: `t5` or `mt5`; None as it was imported, else t5.
+    vocab_size: rows to keep; None takes padding off that import added.
+    tokenizer: a Hugging Face folder or a SentencePiece model; None looks
+      around the checkpoint.
+    records_dir: where a data set's own vocabulary is.
+    results: a `results.json` for the model card.
+    name: of the model; None for the output folder's.
+    max_new_tokens: where generation stops at the latest.
+    max_shard_bytes: a larger model is written as several files.
+    quiet: shows no progress.
+    strict: refuse a folder whose latest checkpoint is not what was written,
+      instead of taking the one before it.
+  """
+
+  dtype: str = "original"
+  family: str | None = None
+  vocab_size: int | None = None
+  tokenizer: pathlib.Path | None = None
+  records_dir: pathlib.Path | None = None
+  results: pathlib.Path | None = None
+  name: str | None = None
+  max_new_tokens: int = 256
+  max_shard_bytes: int = MAX_SHARD_BYTES
+  quiet: bool = False
+  strict: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+  """What was written: the folder, its numbers and bytes."""
+
+  folder: pathlib.Path
+  arch: architecture.Architecture
+  parameters: int
+  nbytes: int
+
+
+def _vocab_size(arch, context: run_context.Context,
+                tokenizer: tokenizers.Tokenizer, chosen: int | None) -> int:
+  """Rows of the vocabulary that are exported."""
+  origin = context.origin or {}
+  if chosen is None and origin.get("padded_vocab_size") == arch.vocab_size:
+    chosen = origin["vocab_size"]
+  size = arch.vocab_size if chosen is None else chosen
+  needed = tokenizers.vocabulary_size(tokenizer)
+  if not needed <= size <= arch.vocab_size:
+    raise errors.UserError(
+        f"a vocabulary of {size} rows was asked for; expected at least the "
+        f"tokenizer's {needed} and at most the checkpoint's "
+        f"{arch.vocab_size}" + (
+            "" if needed <= arch.vocab_size else
+            ": this is not the model's tokenizer"))
+  return size
+
+
+def _tokenizer(context: run_context.Context,
+               options: Options) -> tokenizers.Tokenizer:
+  if options.tokenizer is None:
+    return context.tokenizer(options.records_dir)
+  path = options.tokenizer
+  if path.is_dir():
+    config_file = path / hf_config.CONFIG_FILE
+    config = (json.loads(config_file.read_text(encoding="utf-8"))
+              if config_file.is_file() else {})
+    return tokenizers.find(
+        path, {"model_type": options.family or "t5", "vocab_size": 0, **config})
+  if not path.is_file():
+    raise errors.UserError(
+        f"--tokenizer={path} is neither a folder nor a SentencePiece model")
+  return tokenizers.Tokenizer(path.read_bytes(), tokenizers.T5_EXTRA_IDS)
+
+
+def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
+              options: Options = Options()) -> Exported:
+  """Writes a checkpoint as a Hugging Face folder.
+
+  Args:
+    checkpoint: `MODEL_DIR/checkpoint_STEP`, or MODEL_DIR for its latest.
+    output: the folder to write.
+    options: see there.
+
+  Raises:
+    errors.UserError: the checkpoint is no T5, its tokenizer is not known, or
+      the folder cannot be written.
+  """
+  if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    raise errors.UserError(
+        f"{output} exists and is not an empty folder; give another --output")
+  source = t5x_reader.open_checkpoint(checkpoint_choice.choose(
+      checkpoint, strict=options.strict).checkpoint)
+  context = run_context.find(source.path)
+  parameters = source.parameters
+  arch = architecture.infer(
+      {name: array.shape for name, array in parameters.items()},
+      context.mlp_activations or _imported_activations(context),
+      context.dropout_rate, where=source.path)
+  tokenizer = _tokenizer(context, options)
+  vocab_size = _vocab_size(arch, context, tokenizer, options.vocab_size)
+  family = options.family or (context.origin or {}).get("family") or "t5"
+  tensors = plan(
+      arch, parameters, dtype=DTYPES[options.dtype], vocab_size=vocab_size,
+      original_dtypes=(context.imported or {}).get("dtypes", {}))
+  arch = dataclasses.replace(arch, vocab_size=vocab_size)
+  config = hf_config.from_architecture(
+      arch, family, tensors[0].dtype.name, context.base_config)
+  card = model_card.describe(
+      source, context, options.results, options.name or output.name,
+      options.records_dir)
+  config["task_specific_params"] = card.task_specific_params()
+
+  output = output.resolve()
+  partial = output.with_name(f"partial_{output.name}")
+  try:
+    partial.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.UserError(f"cannot make {partial}: {error}") from error
+  _write_weights(partial, shard(tensors, options.max_shard_bytes), {
+      "source": source.path, "step": source.step,
+      "tensors": [[t.name, t.shape, t.dtype.name] for t in tensors],
+      "max_shard_bytes": options.max_shard_bytes}, options.quiet)
+  tokenizers.write(partial, tokenizer, context.hf_folder)
+  _write_json(partial / "generation_config.json",
+              _generation_config(context, options.max_new_tokens))
+  _write_json(partial / hf_config.CONFIG_FILE, config)
+  (partial / "README.md").write_text(
+      card.text(arch, tensors[0].dtype.name), encoding="utf-8")
+  (partial / streaming.JOURNAL_FILE).unlink()
+  if output.exists():
+    output.rmdir()
+  os.replace(partial, output)
+  return Exported(output, arch, sum(math.prod(t.shape) for t in tensors),
+                  sum(t.nbytes for t in tensors))
+
+
+def _imported_activations(
+    context: run_context.Context) -> tuple[str, ...] | None:
+  if not context.base_config:
+    return None
+  base = context.base_config
+  return hf_config.to_architecture(base, hf_config.Head.OWN).mlp_activations

@@ -1,0 +1,39 @@
+"""Names of slices as people write them."""
+
+import pytest
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.plan import chips
+
+
+@pytest.mark.parametrize("written, name, num_chips", [
+    ("v5e:4x4", "v5e:4x4", 16), ("v5e-16", "v5e:4x4", 16),
+    ("v5litepod-16", "v5e:4x4", 16), ("V5LitePod-4", "v5e:2x2", 4),
+    ("v4-32", "v4:2x2x4", 16), ("v4-8", "v4:2x2x1", 4),
+    ("tpu v4:2x2", "v4:2x2x1", 4), ("v5p-8", "v5p:2x2x1", 4),
+    ("v6e-8", "v6e:2x4", 8), ("trillium-256", "v6e:16x16", 256)])
+def test_names_as_people_write_them(written, name, num_chips):
+  topology = chips.parse(written)
+  assert (topology.name, topology.num_chips) == (name, num_chips)
+
+
+def test_every_known_name_is_understood_and_names_itself():
+  for name in chips.known_names():
+    topology = chips.parse(name)
+    assert chips.parse(topology.name) == topology
+    assert chips.parse(topology.accelerator_type) == topology
+
+
+@pytest.mark.parametrize("written, words", [
+    ("v9-8", r"v6e-\{1,4,8,"), ("", r"known: v4-\{8,"),
+    ("v5e-17", "v5e-16"), ("v4-9", "v4-32"), ("v5e:3x5", "v5e:4x4"),
+    ("v5e:0x0", "v5e:4x4"), ("h100-8", r"v5e-\{1,.*v5litepod-16")])
+def test_unknown_names_are_answered_with_the_known(written, words):
+  with pytest.raises(errors.UserError, match=words):
+    chips.parse(written)
+
+
+def test_every_chip_has_a_source():
+  for chip in chips.CHIPS.values():
+    assert chip.source and min(
+        chip.flops, chip.hbm_bytes, chip.hbm_bandwidth, chip.ici_bandwidth) > 0

@@ -1,0 +1,372 @@
+"""The real programs of a gin file, compiled for TPUs that are not here.
+
+The gin file is parsed as for `t5x train`, so the model, the trainer, the
+partitioner and the shapes are those of the run. Records and vocabularies are
+not needed: only shapes matter.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import re
+import signal
+import threading
+import time
+import types
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.plan import chips
+from stepdistill_jax.plan import flops as flops_lib
+
+_LIBTPU_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    # Programs for absent chips can be written to the cache, not read.
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+    "TPU_SKIP_MDS_QUERY": "1",  # Asks no cloud for what machine this is.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # No lock: it drives no chip.
+    # Without these libtpu complains that this is no TPU VM.
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0", "TPU_MIN_LOG_LEVEL": "3",
+}
+# XLA's effort to make the program fast, from -1 to 1.
+_QUICK = {"exec_time_optimization_effort": -1.0}
+
+
+def libtpu_path() -> Optional[str]:
+  """Where libtpu is, or None; `$TPU_LIBRARY_PATH` comes first."""
+  configured = os.environ.get("TPU_LIBRARY_PATH")
+  if configured:
+    return configured if os.path.isfile(configured) else None
+  spec = importlib.util.find_spec("libtpu")
+  if spec is None or not spec.submodule_search_locations:
+    return None
+  path = pathlib.Path(list(spec.submodule_search_locations)[0]) / "libtpu.so"
+  return str(path) if path.exists() else None
+
+
+def prepare_process() -> None:
+  """Sets the environment for libtpu; before JAX is imported.
+
+  Raises:
+    errors.UserError: libtpu is not installed.
+  """
+  path = libtpu_path()
+  if path is None:
+    configured = os.environ.get("TPU_LIBRARY_PATH")
+    raise errors.UserError(
+        "`stepdistill plan` needs libtpu, the TPU compiler, which also runs "
+        "without TPUs; " + (
+            f"TPU_LIBRARY_PATH={configured} is no file: unset it, and "
+            if configured else "")
+        + "install it: pip install 'stepdistill_jax[tpu]'")
+  os.environ.update({**_LIBTPU_ENVIRONMENT, "TPU_LIBRARY_PATH": path})
+
+
+def devices_of(topology: chips.Topology) -> Sequence[Any]:
+  """Devices to compile for; nothing can run on them.
+
+  Raises:
+    errors.UserError: libtpu knows no such slice.
+  """
+  from jax.experimental import topologies  # pylint: disable=g-import-not-at-top
+  options = {}
+  if topology.chip.cores == 2:
+    options["chip_config_name"] = "megacore"  # One device a chip, as on TPUs.
+  if topology.num_chips < 4:
+    options["chips_per_host_bounds"] = [*topology.shape, 1][:3]
+  if topology.slices > 1:
+    options["num_slices"] = topology.slices
+  try:
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=topology.slice_name,
+        **options).devices
+  except Exception as error:  # JAX raises its own runtime errors.
+    raise errors.UserError(
+        f"{os.environ.get('TPU_LIBRARY_PATH', 'libtpu')} cannot compile for "
+        f"{topology.name}: {str(error).splitlines()[0][:200]}") from error
+  finally:
+    # libtpu prints its stack on SIGTERM: no news to who sent it.
+    if threading.current_thread() is threading.main_thread():
+      signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@dataclasses.dataclass
+class Config:
+  """What a gin file gives to `train`, as far as a plan needs it.
+
+  Attributes:
+    arguments: of `train`, made by gin.
+  """
+
+  arguments: Mapping[str, Any]
+
+  @property
+  def model(self):
+    return self.arguments["model"]
+
+  @property
+  def train_data(self):
+    return self.arguments["train_dataset_cfg"]
+
+
+def _capture(**kwargs) -> Mapping[str, Any]:
+  """Stands in for T5X's `train`: gives back what gin binds."""
+  return kwargs
+
+
+@contextlib.contextmanager
+def _without_records(vocabulary: Any) -> Iterator[None]:
+  """Gives tasks a vocabulary without their records: only shapes matter."""
+  from stepdistill_jax.data import task_registry  # pylint: disable=g-import-not-at-top
+  feature = types.SimpleNamespace(vocabulary=vocabulary)
+  features = collections.defaultdict(lambda: feature)
+  require = task_registry.require_task
+  task_registry.require_task = lambda unused_name: types.SimpleNamespace(
+      output_features=features)
+  try:
+    yield
+  finally:
+    task_registry.require_task = require
+
+
+@contextlib.contextmanager
+def parsed(
+    gin_files: Sequence[str], gin_bindings: Sequence[str],
+    devices: Sequence[Any], search_paths: Sequence[str] = ()
+) -> Iterator[Config]:
+  """Parses a run's gin files with a slice's devices in place of this host's.
+
+  Args:
+    gin_files: as for `t5x train`.
+    gin_bindings: the same.
+    devices: from `devices_of`.
+    search_paths: where gin files are looked for first.
+
+  Raises:
+    errors.UserError: a mistake in the files, or no training run in them.
+  """
+  import gin  # pylint: disable=g-import-not-at-top
+  import seqio  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.config import gin_config  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.embedded_t5x import device_mesh  # pylint: disable=g-import-not-at-top
+
+  # Only the ids of EOS and padding reach a program.
+  vocabulary = seqio.PassThroughVocabulary(32128, eos_id=1)
+  gin_bindings = list(gin_bindings)
+  names = [binding.split("=")[0].strip() for binding in gin_bindings]
+  # What `train` requires of the user for its files may stay open.
+  for name, value in (("MODEL_DIR", "'none'"),
+                      ("INITIAL_CHECKPOINT_PATH", "None")):
+    if name not in names:
+      gin_bindings.append(f"{name} = {value}")
+  with (gin_config.main_module(train=_capture), _without_records(vocabulary),
+        device_mesh.pretended(devices)):
+    no_training = errors.UserError(
+        f"{', '.join(gin_files)}: no training run (train_script.train has "
+        "no model, data or partitioner); give the files of `t5x train`")
+    try:
+      gin_config.parse(gin_files, gin_bindings, search_paths)
+    except errors.UserError as error:
+      if gin_config.missing_entry_point(error):
+        raise no_training from error
+      raise
+    try:
+      arguments = gin.get_configurable(_capture)()
+    except errors.UserError as error:
+      line = str(error).split(errors.GIN_CALL)[0]
+      raise errors.UserError(line) from error
+    if not {"model", "train_dataset_cfg", "partitioner"} <= set(arguments):
+      raise no_training
+    model = arguments["model"]
+    for name in ("_input_vocabulary", "_output_vocabulary"):
+      if hasattr(model, name):
+        setattr(model, name, vocabulary)
+    yield Config(arguments)
+
+
+def _is_paired(config: Config, cfg) -> bool:
+  tasks = getattr(config.model, "task_names", ("label",))
+  return len(tasks) > 1 and "_mix_" not in str(cfg.mixture_or_task_name)
+
+
+def batch_spec(
+    config: Config, cfg, paired: bool,
+    lengths: Optional[Mapping[str, int]] = None) -> Mapping[str, Any]:
+  """Shapes of a global batch, from the run's own feature converter.
+
+  Args:
+    config: of the run.
+    cfg: a `DatasetConfig`.
+    paired: whether the task has two targets a record.
+    lengths: of features in tokens, where `cfg` leaves them to the data.
+
+  Returns:
+    feature -> `jax.ShapeDtypeStruct`.
+  """
+  import jax  # pylint: disable=g-import-not-at-top
+  import tensorflow as tf  # pylint: disable=g-import-not-at-top
+  lengths = dict(cfg.task_feature_lengths or lengths or {})
+  if "inputs" not in lengths or "targets" not in lengths or None in (
+      lengths["inputs"], lengths["targets"]):
+    raise errors.UserError(
+        f"TASK_FEATURE_LENGTHS={lengths}: a plan needs the lengths of inputs "
+        "and targets in tokens")
+  prefixes = ("", "rationale_") if paired else ("",)
+  # A short record: it fits a packed row whatever its lengths.
+  record = {prefix + side: [3, 1] for prefix in prefixes
+            for side in ("inputs", "targets")}
+  ds = tf.data.Dataset.from_tensors(
+      {k: tf.constant(v, tf.int32) for k, v in record.items()})
+  converter = config.model.FEATURE_CONVERTER_CLS(pack=cfg.pack)
+  names = set(converter.TASK_FEATURES) | set(record)
+  ds = converter(ds, {k: v for k, v in lengths.items() if k in names})
+  row = next(iter(ds.as_numpy_iterator()))
+  return {k: jax.ShapeDtypeStruct((cfg.batch_size, *x.shape), x.dtype)
+          for k, x in row.items()}
+
+
+@dataclasses.dataclass
+class Compiled:
+  """A compiled program.
+
+  Attributes:
+    name: `train`, `eval` or `decode`.
+    executable: JAX's.
+    batch: feature -> shape and dtype.
+    seconds: of lowering and compiling.
+    traced_flops: of its matrix products with what is computed again and
+      gradients of embeddings, on all devices; None where the length of a loop
+      is not known.
+  """
+
+  name: str
+  executable: Any
+  batch: Mapping[str, Any]
+  seconds: float
+  traced_flops: Optional[int] = None
+
+
+@dataclasses.dataclass
+class Programs:
+  """A run's programs for a slice, to be compiled one by one.
+
+  Attributes:
+    config: what the gin file says.
+    initializer: has the train state's shapes and shardings.
+    trainer: has the steps.
+    train_batch: of the global batch.
+  """
+
+  config: Config
+  initializer: Any
+  trainer: Any
+  train_batch: Mapping[str, Any]
+
+  @property
+  def partitioner(self):
+    return self.config.arguments["partitioner"]
+
+  def compile(self, name: str, quick: bool = False) -> Compiled:
+    """Compiles `train`, `eval` or `decode`.
+
+    Args:
+      name: of the program.
+      quick: XLA takes a few times less time, by searching less for the fastest
+        code; shardings and collectives are the same, memory nearly.
+
+    Raises:
+      OutOfMemory: the program needs more memory than a device has.
+    """
+    import jax  # pylint: disable=g-import-not-at-top
+    state = self.initializer.global_train_state_shape
+    batch, start = self.train_batch, time.monotonic()
+    # pylint: disable=protected-access
+    if name == "train":
+      step, arguments = self.trainer._partitioned_train_step, (state, batch)
+    elif name == "eval":
+      step, arguments = self.trainer._partitioned_eval_step, (state, batch)
+    else:
+      from stepdistill_jax.embedded_t5x import inference  # pylint: disable=g-import-not-at-top
+      cfg = self.config.arguments["infer_eval_dataset_cfg"]
+      batch = batch_spec(
+          self.config, cfg, paired=False,
+          lengths=self.config.train_data.task_feature_lengths)
+      axes = self.initializer.train_state_axes
+      step = self.partitioner.partition(
+          inference._as_uniform_step(self.config.model.predict_batch),
+          in_axis_resources=(
+              axes.params, self.partitioner.data_partition_spec, None,
+              axes.flax_mutables),
+          out_axis_resources=None)
+      rng = jax.ShapeDtypeStruct((2,), "uint32")
+      arguments = (state.params, batch, rng, state.flax_mutables)
+    # pylint: enable=protected-access
+    try:
+      executable = step.lower(*arguments).compile(
+          compiler_options=_QUICK if quick else None)
+    except Exception as error:  # JAX raises its own runtime errors.
+      if "RESOURCE_EXHAUSTED" in str(error):
+        raise OutOfMemory(str(error), time.monotonic() - start) from error
+      raise
+    seconds = time.monotonic() - start
+    traced = None
+    if name != "decode" and hasattr(step, "trace"):
+      traced = flops_lib.of_program(step.trace(*arguments).jaxpr)
+    return Compiled(name, executable, batch, seconds, traced)
+
+
+class OutOfMemory(Exception):
+  """A program does not fit a device, as XLA found.
+
+  Attributes:
+    needed: bytes that it would need at least, or None.
+    usable: bytes that a device has for programs, or None.
+    missing: the difference, or None.
+    seconds: until XLA gave up.
+  """
+
+  def __init__(self, message: str, seconds: float = 0.0):
+    super().__init__(message.splitlines()[0][:300])
+    self.needed = self.usable = self.missing = None
+    size = r"([\d.]+)([KMGT]?)\w*"
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    # Two of XLA's messages: of all of a program, and of its temporaries where
+    # these alone are too large.
+    match = re.search(rf"Used {size} of {size}", message) or re.search(
+        rf"\({size}\) exceeds available \w+ \({size}\)", message)
+    if match:
+      self.needed, self.usable = (
+          float(match[i]) * units[match[i + 1]] for i in (1, 3))
+      self.missing = self.needed - self.usable
+    self.seconds = seconds
+
+
+def build(config: Config) -> Programs:
+  """Makes the run's programs, nothing compiled yet.
+
+  Raises:
+    errors.UserError: the batch does not divide by devices or microbatches.
+  """
+  import jax  # pylint: disable=g-import-not-at-top
+  from t5x import utils  # pylint: disable=g-import-not-at-top
+  arguments = config.arguments
+  cfg, partitioner = config.train_data, arguments["partitioner"]
+  partitioner.get_data_layout(cfg.batch_size)  # Tells of a mistake.
+  batch = batch_spec(config, cfg, _is_paired(config, cfg))
+  initializer = utils.TrainStateInitializer(
+      config.model.optimizer_def, config.model.get_initial_variables,
+      {k: x.shape for k, x in batch.items()}, partitioner,
+      {k: x.dtype for k, x in batch.items()})
+  trainer = arguments["trainer_cls"](
+      model=config.model, train_state=initializer.global_train_state_shape,
+      partitioner=partitioner, train_state_axes=initializer.train_state_axes,
+      eval_names=(), summary_dir=None, rng=jax.random.PRNGKey(0))
+  if hasattr(trainer, "check_batch_size"):  # Google's T5X has none.
+    trainer.check_batch_size(cfg.batch_size)
+  return Programs(config, initializer, trainer, batch)

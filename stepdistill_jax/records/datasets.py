@@ -1,0 +1,301 @@
+"""The data sets that this project knows: their rows, labels and splits.
+
+A data set of a user's own needs no entry here: it has text labels, and its
+rows have the columns `inputs` and `label`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, Callable, Mapping
+
+from stepdistill_jax.answers import arithmetic
+from stepdistill_jax.records import records
+
+NLI_LABELS = ("entailment", "neutral", "contradiction")
+
+# Kinds of labels: how two of them are compared.
+EQUATION = "equation"  # By value: `(84 / 2)` is `( 84.0 / 2.0 )`.
+NUMBER = "number"  # By value.
+CHOICE = "choice"  # One of the row's own choices, by text.
+CLASS = "class"  # One of the data set's labels, by text.
+TEXT = "text"  # By text.
+
+
+class BadRow(ValueError):
+  """A row that cannot become a record; the message is a named reason."""
+
+
+@dataclasses.dataclass(slots=True)
+class Row:
+  """A row of a data set.
+
+  Attributes:
+    inputs: what the student reads.
+    label: the human label, or empty.
+    choices: the texts to choose from, where the row has such.
+    rationale: a human's explanation, where the row has one.
+    position: the position of the row in the source's split, from 0.
+  """
+
+  inputs: str
+  label: str
+  choices: tuple[str, ...] = ()
+  rationale: str = ""
+  position: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """What distinguishes one data set from another.
+
+  Attributes:
+    name: such as `svamp`.
+    label_kind: one of this module's kinds.
+    read_row: builds a Row from the fields of a row file's object.
+    row_files: split -> names of row files to look for, the first found wins.
+    held_out: share of the train split that becomes validation where the
+      source has no validation split of its own.
+    labels: all labels, of kind CLASS.
+    file_mark: what the names of this data set's files contain where several
+      data sets share a folder.
+    undivided_test_rows: where the source is one file for all splits: how many
+      of its rows, the last of a fixed permutation, are the test split.
+  """
+
+  name: str
+  label_kind: str
+  read_row: Callable[[Mapping[str, Any]], Row]
+  row_files: Mapping[str, tuple[str, ...]] = dataclasses.field(
+      default_factory=dict)
+  held_out: float = 0.0
+  labels: tuple[str, ...] = ()
+  file_mark: str = ""
+  undivided_test_rows: int = 0
+
+  def is_correct(self, answer: str, label: str) -> bool:
+    """True if `answer` counts as the human `label`."""
+    if self.label_kind in (EQUATION, NUMBER):
+      return arithmetic.same_value(answer, label)
+    return bool(answer) and answer == label
+
+
+def get(name: str) -> Dataset:
+  """Returns a known data set, or one of text labels by a user's own name."""
+  return DATASETS[name] if name in DATASETS else own_dataset(name)
+
+
+def own_dataset(name: str, held_out: float = 0.0) -> Dataset:
+  """A data set of a user's own, with text labels."""
+  return Dataset(records.check_name("data set", name), TEXT, _read_plain,
+                 held_out=held_out)
+
+
+def cqa_inputs(question: str, choices: tuple[str, ...]) -> str:
+  """The question with its choices as lettered lines.
+
+  >>> print(cqa_inputs("Where?", ("here", "there")))
+  Where?
+  Answer Choices:
+  (a) here
+  (b) there
+  """
+  lines = [f"({letter}) {choice}" for letter, choice in zip(
+      "abcdefghijklmnopqrstuvwxyz", choices)]
+  return "\n".join([question, "Answer Choices:", *lines])
+
+
+_CHOICE_LINE = re.compile(r"^\(([a-z])\) (.*)$", re.MULTILINE)
+
+
+def choices_in(inputs: str) -> tuple[str, ...]:
+  """The choices of `cqa_inputs`; () if the text has none."""
+  lines = inputs.partition("\nAnswer Choices:\n")[2]
+  return tuple(text for _, text in _CHOICE_LINE.findall(lines))
+
+
+def nli_inputs(premise: str, hypothesis: str) -> str:
+  """Premise and hypothesis with the stand-in of the EOS id between."""
+  for text in (premise, hypothesis):
+    if records.EOS_TEXT in text:
+      raise BadRow("reserved_text")
+  return premise + records.EOS_TEXT + hypothesis
+
+
+def split_nli_inputs(inputs: str) -> tuple[str, str]:
+  """The inverse of `nli_inputs`."""
+  premise, _, hypothesis = inputs.partition(records.EOS_TEXT)
+  return premise, hypothesis
+
+
+_MISSING = object()
+
+
+def _get(fields: Mapping[str, Any], *names: str) -> Any:
+  """The value of the first of these names that there is, in any case."""
+  for name in names:
+    if name in fields:
+      return fields[name]
+  folded = {str(name).lower(): value for name, value in fields.items()}
+  for name in names:
+    if name.lower() in folded:
+      return folded[name.lower()]
+  return _MISSING
+
+
+def _check_text(value: Any) -> str:
+  if value is _MISSING:
+    raise BadRow("field_missing")
+  if not isinstance(value, str):
+    raise BadRow("field_not_text")
+  try:
+    value.encode("utf-8")
+  except UnicodeEncodeError:
+    raise BadRow("invalid_utf8") from None
+  return value
+
+
+def _text(fields: Mapping[str, Any], *names: str) -> str:
+  """A text that must be there."""
+  return _check_text(_get(fields, *names))
+
+
+def _optional(fields: Mapping[str, Any], *names: str) -> str:
+  """A text that may be missing or null: then empty."""
+  value = _get(fields, *names)
+  return "" if value is _MISSING or value is None else _check_text(value)
+
+
+def _inputs(fields: Mapping[str, Any], *names: str) -> str:
+  """A text that must be there and not be blank."""
+  value = _text(fields, *names)
+  if not value.strip():
+    raise BadRow("empty_inputs")
+  return value
+
+
+def _read_plain(fields: Mapping[str, Any]) -> Row:
+  return Row(inputs=_inputs(fields, "inputs"),
+             label=_optional(fields, "label"),
+             rationale=_optional(fields, "rationale"))
+
+
+def _read_svamp(fields: Mapping[str, Any]) -> Row:
+  if _get(fields, "input", "inputs") is not _MISSING:
+    return Row(inputs=_inputs(fields, "input", "inputs"),
+               label=_optional(fields, "label"))
+  body, question = _inputs(fields, "Body"), _inputs(fields, "Question")
+  return Row(inputs=f"{body}\n{question}", label=_text(fields, "Equation"))
+
+
+def _read_cqa(fields: Mapping[str, Any]) -> Row:
+  question, choices = _get(fields, "question"), _get(fields, "choices")
+  if isinstance(question, Mapping):  # CommonsenseQA's own files.
+    question, choices = question.get("stem"), question.get("choices")
+  if isinstance(choices, Mapping):  # Hugging Face: two lists.
+    choices = choices.get("text")
+  if isinstance(choices, list) and choices and isinstance(
+      choices[0], Mapping):
+    choices = [choice.get("text") if isinstance(choice, Mapping) else None
+               for choice in choices]
+  if (not isinstance(choices, list) or not choices or len(choices) > 26
+      or not all(isinstance(choice, str) for choice in choices)):
+    raise BadRow("choices_not_texts")
+  choices = tuple(_check_text(choice) for choice in choices)
+  label = _optional(fields, "answer")
+  letter = _optional(fields, "answerKey")
+  if not label and letter:
+    position = ord(letter[0].lower()) - ord("a")
+    if not 0 <= position < len(choices) or len(letter) > 1:
+      raise BadRow("label_not_a_choice")
+    label = choices[position]
+  if label and label not in choices:
+    raise BadRow("label_not_a_choice")
+  question = _inputs({"question": question}, "question")
+  return Row(
+      inputs=cqa_inputs(question, choices), label=label, choices=choices,
+      rationale=_optional(fields, "abstractive_explanation"))
+
+
+# How files write the NLI labels: numbers, ANLI's letters, words.
+_NLI_NAMES = {
+    **{label: label for label in NLI_LABELS},
+    **{label[0]: label for label in NLI_LABELS},
+    **{str(number): label for number, label in enumerate(NLI_LABELS)},
+    # SNLI's raters did not agree.
+    "-1": "", "-": "", "": "",
+}
+
+
+def _read_nli(fields: Mapping[str, Any]) -> Row:
+  label = _get(fields, "label", "gold_label")
+  if label is _MISSING or label is None:
+    label = ""
+  if isinstance(label, bool) or str(label) not in _NLI_NAMES:
+    raise BadRow("label_not_allowed")
+  premise = _inputs(fields, "premise", "context", "sentence1")
+  hypothesis = _inputs(fields, "hypothesis", "sentence2")
+  return Row(
+      inputs=nli_inputs(premise, hypothesis), label=_NLI_NAMES[str(label)],
+      rationale=_optional(fields, "explanation_1", "reason"))
+
+
+def _read_asdiv(fields: Mapping[str, Any]) -> Row:
+  # `9 (apples)`: the first word, as in the reference code.
+  answer = _text(fields, "Answer").split(" ")[0]
+  body, question = _inputs(fields, "Body"), _inputs(fields, "Question")
+  return Row(inputs=f"{body}\n{question}", label=answer)
+
+
+def _read_gsm8k(fields: Mapping[str, Any]) -> Row:
+  solution, marker, answer = _text(fields, "answer").rpartition("#### ")
+  if not marker:
+    raise BadRow("field_without_answer")
+  # `<<48/2=24>>` are notes to a calculator, not part of the explanation.
+  return Row(inputs=_inputs(fields, "question"),
+             label=answer.strip().replace(",", ""),
+             rationale=re.sub(r"<<[^<>]*>>", "", solution).strip())
+
+
+def _anli(round_number: int) -> Dataset:
+  name = f"anli{round_number}"
+  return Dataset(
+      name, CLASS, _read_nli,
+      {"train": (f"{name}_train.json", f"{name}_train_recovered.jsonl"),
+       "validation": (f"{name}_valid.json",), "test": (f"{name}_test.json",)},
+      labels=NLI_LABELS, file_mark=f"r{round_number}")
+
+
+DATASETS: Mapping[str, Dataset] = {
+    dataset.name: dataset for dataset in (
+        Dataset("svamp", EQUATION, _read_svamp,
+                {"train": ("svamp_train.json",),
+                 "validation": ("svamp_valid.json",),
+                 "test": ("svamp_test.json",)},
+                held_out=0.1, undivided_test_rows=200),
+        Dataset("cqa", CHOICE, _read_cqa,
+                {"train": ("cqa_train.json",),
+                 "validation": ("cqa_valid.json",),
+                 "test": ("cqa_test.json",)},
+                held_out=0.1),
+        _anli(1), _anli(2), _anli(3),
+        Dataset("esnli", CLASS, _read_nli,
+                {"train": ("esnli_train.json",),
+                 "validation": ("esnli_valid.json",),
+                 "test": ("esnli_test.json",)},
+                labels=NLI_LABELS),
+        Dataset("asdiv", NUMBER, _read_asdiv, {"train": ("ASDiv.xml",)}),
+        Dataset("gsm8k", NUMBER, _read_gsm8k,
+                {"train": ("train.jsonl",), "test": ("test.jsonl",)},
+                held_out=0.1),
+    )
+}
+
+# Data sets that are trained on together, under one name in task names.
+UNIONS: Mapping[str, tuple[str, ...]] = {"svamp_asdiv": ("svamp", "asdiv")}
+
+
+def members(name: str) -> tuple[str, ...]:
+  """The data sets of a union; of any other name the name itself."""
+  return UNIONS.get(name, (name,))

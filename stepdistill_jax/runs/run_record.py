@@ -1,0 +1,263 @@
+"""`run.json`: where a run folder comes from, and whether it may go on.
+
+The record holds the command, versions, seeds, the whole gin configuration,
+the data's fingerprint and every restart. A second run in the same folder must
+have the same configuration, but for what may change between restarts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import sys
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+from etils import epath
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import progress
+
+FILE_NAME = "run.json"
+SCHEMA_VERSION = 1
+_EVALUATED_FILE = "evaluated.json"
+_FINGERPRINTS = {"files_sha256": "files", "vocabularies_sha256": "vocabularies"}
+# What is read of a record.
+_PARTS = {"config": dict, "data": dict, "seeds": dict, "starts": list}
+_PACKAGES = ("stepdistill_jax", "jax", "jaxlib", "flax", "optax",
+             "orbax-checkpoint", "seqio", "tensorflow")
+# What a restart may change: it tells how long, how often and where, not what
+# is learnt from what.
+_MAY_CHANGE = re.compile(
+    r"(MODEL_DIR|TRAIN_STEPS|TRAIN_STEPS_RELATIVE|EVAL_STEPS|EVAL_PERIOD|"
+    r"CHECKPOINT_PERIOD|STATS_PERIOD|EVALUATOR_.*|JSON_WRITE_N_RESULTS|"
+    r"INITIAL_CHECKPOINT_PATH|"
+    r".*\btrain\.(total_steps|relative_steps|eval_steps|eval_period|"
+    r"stats_period|model_dir|actions|gc_period|concurrent_metrics|"
+    r"inference_evaluator_cls|summarize_config_fn|run_eval_before_training|"
+    r"infer_eval_dataset_cfg|train_eval_dataset_cfg)|"
+    r".*CheckpointConfig\..*|.*PjitPartitioner\..*|"
+    r".*standard_logical_axis_rules\..*|.*Evaluator\..*|.*Logger\..*|"
+    r".*\bWatchdog\..*|.*\bGuards\..*|"
+    r"(infer_eval|train_eval)/.*)")
+
+# What gin files of this package came to bind, as runs before had it. Gin
+# writes a name with as many of its modules as tell it from others.
+_BOUND_LATER = {"LONG_RATIONALE": "'cut_tail'",
+                "long_rationales.do": "%LONG_RATIONALE"}
+
+_options: dict[str, Any] = {
+    "command": None, "allow_config_change": False, "strict": False}
+
+
+@contextlib.contextmanager
+def launched(
+    command: Sequence[str], allow_config_change: bool = False,
+    strict: bool = False) -> Iterator[None]:
+  """Says, for what runs inside, how it was started."""
+  before = dict(_options)
+  _options.update(
+      command=list(command), allow_config_change=allow_config_change,
+      strict=strict)
+  try:
+    yield
+  finally:
+    _options.update(before)
+
+
+def launch_option(name: str) -> Any:
+  """An argument of the `launched` that this runs in."""
+  return _options[name]
+
+
+def _now() -> str:
+  return datetime.datetime.now(datetime.timezone.utc).isoformat(
+      timespec="seconds")
+
+
+def versions() -> Mapping[str, str]:
+  """Versions of Python and of the packages that numbers depend on."""
+  found = {"python": platform.python_version()}
+  for name in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found
+
+
+def read(model_dir) -> Optional[dict[str, Any]]:
+  """The record of a run folder; None if it has none."""
+  path = epath.Path(model_dir) / FILE_NAME
+  if not path.exists():
+    return None
+  try:
+    record = json.loads(path.read_text())
+    if not isinstance(record, dict):
+      raise ValueError("it is no dict")
+    for name, kind in _PARTS.items():
+      if not isinstance(record.setdefault(name, kind()), kind):
+        raise ValueError(f"{name!r} is no {kind.__name__}")
+    if not all(isinstance(s["step"], int) for s in record["starts"]):
+      raise ValueError("a start has no step")
+    return record
+  except (ValueError, KeyError, TypeError) as error:
+    raise errors.UserError(
+        f"{path} is not what was written ({error}); mend it, or remove it to "
+        "go on without a check of the configuration") from error
+
+
+def data_shards(model_dir) -> Optional[int]:
+  """In how many shards a run has cut its records; None for a new run."""
+  return (read(model_dir) or {}).get("data", {}).get("shards")
+
+
+def check_vocabulary(model_dir, file) -> None:
+  """Raises UserError if a run was trained with other pieces than a file's."""
+  trained = (read(model_dir) or {}).get("data", {}).get("vocabularies_sha256")
+  if trained and os.path.isfile(file) and hashlib.sha256(
+      pathlib.Path(file).read_bytes()).hexdigest() not in trained:
+    raise errors.UserError(
+        f"{model_dir} was trained with another vocabulary than {file}; set "
+        "STEPDISTILL_VOCAB to the SentencePiece model that it had")
+
+
+def _write(model_dir, record: Mapping[str, Any]) -> None:
+  """Replaces the file at once, so that no reader sees half of it."""
+  folder = epath.Path(model_dir)
+  folder.mkdir(parents=True, exist_ok=True)
+  partial = folder / (FILE_NAME + ".partial")
+  with partial.open("w") as stream:
+    stream.write(json.dumps(record, indent=2, default=str) + "\n")
+    if "://" not in str(partial):
+      stream.flush()
+      os.fsync(stream.fileno())
+  partial.replace(folder / FILE_NAME)
+
+
+def _changes(
+    old: Mapping[str, str], new: Mapping[str, str]) -> Mapping[str, str]:
+  """Name -> `NAME was A, now B`, of what differs."""
+  later = {name: value for name in new for end, value in _BOUND_LATER.items()
+           if f".{name}".endswith(f".{end}")}
+  old = {**later, **old}
+  return {name: f"{name} was {old.get(name, 'unset')}, "
+                f"now {new.get(name, 'unset')}"
+          for name in sorted({*old, *new}) if old.get(name) != new.get(name)}
+
+
+def differences(
+    old: Mapping[str, str], new: Mapping[str, str]) -> Sequence[str]:
+  """Bindings that differ and may not, as `NAME was A, now B`."""
+  return [line for name, line in _changes(old, new).items()
+          if not _MAY_CHANGE.fullmatch(name)]
+
+
+def _tell_what_follows(
+    old: Mapping[str, str], new: Mapping[str, str]) -> None:
+  """Tells of schedules that depend on what may change, such as TRAIN_STEPS."""
+  for changed, line in _changes(old, new).items():
+    follow = [name for name, value in new.items()
+              if re.search(rf"%{re.escape(changed)}\b", value)
+              and not _MAY_CHANGE.fullmatch(name)]
+    if follow and _MAY_CHANGE.fullmatch(changed):
+      progress.say(f"{line}: {follow[0]} follows it, and was another for the "
+                   "steps so far")
+
+
+def start(
+    model_dir, *, engine: str, config: Mapping[str, str], step: int,
+    seeds: Mapping[str, int], data: Mapping[str, Any], devices: str,
+    begun_from: Optional[str] = None) -> dict[str, Any]:
+  """Enters a start or restart in the record and returns it.
+
+  Args:
+    model_dir: the run folder.
+    engine: `embedded` or `google`.
+    config: gin bindings, name -> text.
+    step: at which training begins.
+    seeds: of the model and of the data.
+    data: what is known of the training data.
+    devices: in words.
+    begun_from: the checkpoint; None for none.
+  """
+  record = read(model_dir) or {
+      "schema_version": SCHEMA_VERSION, "created": _now(), "starts": []}
+  now, before = versions(), record.get("versions", {})
+  changed = _changes(before, now) if before else {}
+  if changed:
+    progress.say(f"{'; '.join(changed.values())}: results may differ in their "
+                 "last bits from those of a run on one of them")
+  record["starts"].append({
+      "time": _now(), "step": step, "checkpoint": begun_from,
+      "command": _options["command"] or list(sys.argv),
+      "versions": now, "devices": devices,
+      "config_changes": list(
+          _changes(record["config"], config).values())
+      if record.get("config") else []})
+  record.update(
+      engine=engine, versions=now, devices=devices,
+      seeds=dict(seeds), data=dict(data), config=dict(config))
+  _write(model_dir, record)
+  return record
+
+
+def finish(model_dir, step: int) -> None:
+  """Enters the end of training."""
+  record = read(model_dir)
+  if record is not None:
+    record["finished"] = {"time": _now(), "step": step}
+    _write(model_dir, record)
+
+
+def evaluated(model_dir, step: int) -> None:
+  """Notes that the evaluations of a step are written."""
+  folder = epath.Path(model_dir)
+  partial = folder / (_EVALUATED_FILE + ".partial")
+  partial.write_text(json.dumps({"step": step}) + "\n")
+  partial.replace(folder / _EVALUATED_FILE)
+
+
+def last_evaluation(model_dir) -> int:
+  """The last step whose evaluations are written; -1 if none is."""
+  try:
+    return int(json.loads(
+        (epath.Path(model_dir) / _EVALUATED_FILE).read_text())["step"])
+  except (OSError, ValueError, KeyError, TypeError):
+    return -1  # At worst an evaluation is repeated.
+
+
+def _start_of(fingerprint: Any) -> str:
+  parts = fingerprint if isinstance(fingerprint, list) else [fingerprint]
+  return ", ".join(str(part)[:12] for part in parts)
+
+
+def check_same_run(
+    model_dir, config: Mapping[str, str], data: Mapping[str, Any]) -> None:
+  """Raises UserError if the folder is a run's with other config or data.
+
+  Args:
+    model_dir: the run folder.
+    config: gin bindings, name -> text.
+    data: what is known of the training data.
+  """
+  record = read(model_dir)
+  if record is None or _options["allow_config_change"] or not config:
+    return
+  changed = list(differences(record["config"], config))
+  for name, what in _FINGERPRINTS.items():
+    before, after = record["data"].get(name), data.get(name)
+    if before and before != after:
+      changed.append(f"the {what} of {data.get('task')} had the fingerprint "
+                     f"{_start_of(before)}, now {_start_of(after)}")
+  if changed:
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    raise errors.UserError(
+        f"{model_dir} belongs to a run with another config: "
+        f"{'; '.join(changed[:3])}{more}; take another MODEL_DIR, or pass "
+        "--allow_config_change to go on with the new one")
+  _tell_what_follows(record["config"], config)

@@ -1,0 +1,271 @@
+r"""Ask a live teacher, into a cache that never pays twice for a completion.
+
+  export OPENAI_API_KEY=...   # Not for servers of your own without a key.
+  stepdistill teacher collect --dataset=svamp --rows=data/svamp \
+      --base_url=http://localhost:8000/v1 --model=meta-llama/Llama-3.1-8B \
+      --prompt=few_shot_cot --output=caches/svamp_llama/train
+
+Killed, or interrupted by Ctrl-C, run the same command again: only what is
+missing is asked for. The records for training are written at the end.
+
+Your own data: a CSV or JSON Lines file with
+--columns=inputs=question,label=answer; see docs/own_data.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from stepdistill_jax.util import argument_parser
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+
+SUMMARY = "ask a live teacher, into a cache"
+
+_FROM_SERVER = "server"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  _add_data_arguments(parser.add_argument_group("rows, prompt, cache"))
+  _add_sampling_arguments(parser.add_argument_group("what is asked"))
+  _add_limit_arguments(parser.add_argument_group("how fast, how long"))
+  _add_cost_arguments(parser.add_argument_group("cost"))
+  _add_mode_arguments(parser.add_argument_group("other ways to ask"))
+  parser.add_argument(
+      "--json", action="store_true", help="print the outcome as JSON")
+
+
+def _add_data_arguments(group) -> None:
+  group.add_argument(
+      "--dataset", required=True,
+      help="svamp, cqa, anli1, esnli, asdiv, gsm8k, or a name of your own")
+  group.add_argument(
+      "--rows", required=True, metavar="PATH",
+      help="a row file (CSV, TSV, JSON Lines, JSON), or a data set's folder")
+  group.add_argument(
+      "--split", default="train", help="(default: %(default)s)")
+  group.add_argument(
+      "--columns", default="", metavar="NAME=COLUMN,...",
+      help="which column is what, as in inputs=question,label=answer")
+  group.add_argument(
+      "--limit", type=int, metavar="N", help="only the first N rows")
+  group.add_argument(
+      "--prompt", default="few_shot_cot",
+      help="a kind, an id, or a .toml file; see `stepdistill teacher prompt "
+      "--list` (default: %(default)s)")
+  group.add_argument(
+      "--output", required=True, metavar="CACHE", help="the cache's folder")
+  group.add_argument(
+      "--teacher", default="",
+      help="its name in task names (default: made from --model)")
+  argument_parser.add_records_dir(group, "--records")
+  group.add_argument(
+      "--no_records", action="store_true",
+      help="only collect; `stepdistill teacher import --format=cache` later")
+  group.add_argument(
+      "--reject_wrong", action="store_true",
+      help="records get no rationale that leads to another label than the "
+      "human one")
+  group.add_argument(
+      "--min_success_ratio", type=float, default=0.7, metavar="SHARE",
+      help="fail if fewer completions end as they should (default: "
+      "%(default)s)")
+
+
+def _add_sampling_arguments(group) -> None:
+  group.add_argument("--model", default="", help="the server's name of it")
+  group.add_argument(
+      "--base_url", metavar="URL",
+      help="such as http://localhost:8000/v1 (default: OpenAI's)")
+  group.add_argument(
+      "--api_key_env", default="OPENAI_API_KEY", metavar="NAME",
+      help="environment variable that has the key (default: %(default)s)")
+  group.add_argument(
+      "--endpoint", default="chat", help="chat or completion "
+      "(default: %(default)s)")
+  group.add_argument(
+      "--temperature", default="0.2",
+      help=f"or `{_FROM_SERVER}` (default: %(default)s)")
+  group.add_argument(
+      "--top_p", default="0.1",
+      help=f"or `{_FROM_SERVER}` (default: %(default)s)")
+  group.add_argument(
+      "--seed", type=int, help="of the first sample; others count up")
+  group.add_argument(
+      "--stop", action="append", default=[], metavar="TEXT",
+      help="stop string; may be given several times")
+  group.add_argument(
+      "--max_tokens", type=int, metavar="N",
+      help="of a completion (default: the prompt's)")
+  group.add_argument(
+      "--samples", type=int, default=1, metavar="N",
+      help="completions of each row (default: %(default)s)")
+  group.add_argument(
+      "--samples_per_request", type=int, default=1, metavar="N",
+      help="ask for several at once, where the server can (default: "
+      "%(default)s)")
+  group.add_argument(
+      "--json_schema", action="store_true",
+      help="have the server keep to the prompt's JSON schema")
+  group.add_argument(
+      "--extra_body", default="", metavar="JSON",
+      help="further keys of each request, such as '{\"top_k\": 20}'")
+  group.add_argument(
+      "--history", default="regenerated",
+      help="what a conversation's later turns see of the earlier ones: "
+      "regenerated or gold (default: %(default)s)")
+
+
+def _add_limit_arguments(group) -> None:
+  group.add_argument(
+      "--concurrency", type=int, default=16, metavar="N",
+      help="requests under way at once (default: %(default)s)")
+  group.add_argument("--requests_per_minute", type=float, metavar="N")
+  group.add_argument("--tokens_per_minute", type=float, metavar="N")
+  group.add_argument(
+      "--timeout_s", type=float, default=120.0, metavar="S",
+      help="for a request's whole answer (default: %(default)s)")
+  group.add_argument(
+      "--attempts", type=int, default=8, metavar="N",
+      help="of a request that fails in passing (default: %(default)s)")
+  group.add_argument(
+      "--backoff_s", type=float, default=0.5, metavar="S",
+      help="longest wait after the first failure; doubles (default: "
+      "%(default)s)")
+  group.add_argument(
+      "--give_up_s", type=float, default=900.0, metavar="S",
+      help="stop when nothing has succeeded for so long (default: "
+      "%(default)s)")
+  group.add_argument(
+      "--in_doubt", default="ask", choices=("ask", "hold"),
+      help="what a killed collector had under way may have been paid for: ask "
+      "again, or leave it out (default: %(default)s)")
+
+
+def _add_cost_arguments(group) -> None:
+  group.add_argument(
+      "--dry-run", "--dry_run", dest="dry_run", action="store_true",
+      help="ask nothing; estimate tokens and cost")
+  group.add_argument(
+      "--tokenizer", metavar="PATH|NAME",
+      help="spiece.model, tokenizer.json, or a tiktoken encoding")
+  group.add_argument("--usd_per_million_prompt", type=float, metavar="USD")
+  group.add_argument("--usd_per_million_completion", type=float, metavar="USD")
+  group.add_argument(
+      "--budget_usd", type=float, metavar="USD",
+      help="stop before the cache has cost more")
+
+
+def _add_mode_arguments(group) -> None:
+  group.add_argument(
+      "--batch_write", metavar="FILE",
+      help="write the missing requests as OpenAI batch JSON Lines")
+  group.add_argument(
+      "--batch_read", metavar="FILE", action="append", default=[],
+      help="take the completions from a batch's output")
+  group.add_argument(
+      "--offline", choices=("vllm",),
+      help="run --model in this process by vLLM, without a server")
+
+
+def run(args: argparse.Namespace) -> int | None:
+  from stepdistill_jax.teacher.ask import batch
+  from stepdistill_jax.teacher.ask import dry_run
+  from stepdistill_jax.teacher.ask import offline
+  from stepdistill_jax.teacher.ask import supervisor as watch
+
+  spec = spec_of(args)
+  if args.dry_run:
+    estimate = dry_run.estimate(spec)
+    print(json.dumps(dataclasses.asdict(estimate)) if args.json
+          else "\n".join(dry_run.lines(estimate)))
+    return None
+  if args.batch_write:
+    written = batch.write(spec, args.batch_write)
+    print(json.dumps(dataclasses.asdict(written)) if args.json
+          else "\n".join(batch.lines(written)))
+    return None
+  if not (args.no_records or args.records_dir):
+    locations.records_dir()  # Refused before a completion is paid for.
+  if args.batch_read:
+    outcome = batch.read(spec, args.batch_read)
+  elif args.offline:
+    outcome = offline.run(spec)
+  else:
+    outcome = watch.run(spec, show=not args.json)
+  return finish(args, outcome)
+
+
+def spec_of(args: argparse.Namespace):
+  """The run that the arguments describe; a `job.Spec`."""
+  from stepdistill_jax.teacher.ask import job
+
+  names = {field.name for field in dataclasses.fields(job.Spec)}
+  values = {name: value for name, value in vars(args).items()
+            if name in names}
+  values.update(
+      stop=tuple(args.stop), extra_body=_json_object(args.extra_body),
+      temperature=_number_or_server(args.temperature, "temperature"),
+      top_p=_number_or_server(args.top_p, "top_p"))
+  return job.Spec(**values)
+
+
+def finish(args: argparse.Namespace, outcome) -> int:
+  """Prints the outcome, writes the records, judges the success ratio.
+
+  Raises:
+    errors.UserError: too few completions ended as they should, or no record
+      can be used.
+  """
+  from stepdistill_jax.teacher.ask import outcomes
+
+  imported = useless = None
+  stopped = outcome.progress.stopped
+  enough = (outcome.total > 0
+            and outcome.success_ratio >= args.min_success_ratio)
+  if enough and not stopped and not args.no_records:
+    try:
+      imported = outcomes.write_records(
+          outcome, args.records_dir, args.reject_wrong)
+    except errors.UserError as error:
+      useless = error
+  if args.json:
+    print(json.dumps(outcomes.as_json(outcome, imported)))
+  else:
+    print("\n".join(outcomes.lines(outcome, imported)))
+  if useless is not None:
+    raise errors.UserError(
+        f"{useless}; the completions are kept in {outcome.folder}: see "
+        f"`stepdistill teacher audit {outcome.folder}`") from useless
+  return outcomes.judge(outcome, args.min_success_ratio)
+
+
+def _number_or_server(text: str, name: str) -> float | None:
+  if text == _FROM_SERVER:
+    return None
+  try:
+    value = float(text)
+  except ValueError:
+    value = -1.0
+  if not 0 <= value < float("inf"):
+    raise errors.UserError(
+        f"--{name}={text}; it must be a number, 0 or more, or "
+        f"`{_FROM_SERVER}` to leave it to the server")
+  return value
+
+
+def _json_object(text: str) -> dict[str, Any]:
+  try:
+    value = json.loads(text) if text else {}
+  except ValueError:
+    value = None
+  if not isinstance(value, dict):
+    raise errors.UserError(
+        f"--extra_body={text!r} is not a JSON object, such as "
+        "'{\"top_k\": 20}'")
+  return value
+
+

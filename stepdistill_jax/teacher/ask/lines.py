@@ -1,0 +1,56 @@
+"""The lines of a cache's shards."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+from stepdistill_jax.teacher.ask import client
+from stepdistill_jax.teacher.ask import failures
+from stepdistill_jax.teacher.ask import plan
+
+Line = dict[str, Any]
+
+
+def of_answer(item: plan.Item, key: str, answer: client.Answer) -> list[Line]:
+  """A line for each choice; a request's tokens are paid once."""
+  made = []
+  for number, (sample, choice) in enumerate(
+      zip(item.samples, answer.choices)):
+    line = _line(item, sample, key)
+    line.update(
+        output=choice.output, finish_reason=choice.finish_reason,
+        usage=dict(answer.usage) if number == 0 else {}, error=None)
+    if choice.reasoning:
+      line["reasoning"] = choice.reasoning
+    made.append(line)
+  return made
+
+
+def copies(item: plan.Item, known: Sequence[Line]) -> list[Line]:
+  """Lines for a row whose request is identical to one that was answered."""
+  made = []
+  for sample, original in zip(item.samples, known):
+    line = _line(item, sample, original["request"])
+    line.update({name: original[name] for name in (
+        "output", "finish_reason", "reasoning") if name in original})
+    line.update(usage={}, error=None, copy_of=original["id"])
+    made.append(line)
+  return made
+
+
+def of_failure(item: plan.Item, key: str, failure: failures.Failure
+               ) -> list[Line]:
+  """A line for each sample that there is no completion of."""
+  made = []
+  for sample in item.samples:
+    line = _line(item, sample, key)
+    line.update(output=None, finish_reason=None, usage={},
+                error=f"{failure.reason}: {failure}")
+    made.append(line)
+  return made
+
+
+def _line(item: plan.Item, sample: int, key: str) -> Line:
+  """What a line has, whatever came back."""
+  return {"id": item.id, "sample": sample, "position": item.position,
+          "input": item.input, "request": key}

@@ -1,0 +1,372 @@
+"""Many requests at once: each is asked until it is answered or hopeless.
+
+Reads top to bottom in the order in which a completion goes: from the missing
+items, past the limits, to the server, into the cache, onto the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any, Callable, Coroutine, Iterator, Protocol
+
+from stepdistill_jax.teacher.ask import client as client_lib
+from stepdistill_jax.teacher.ask import cost as cost_lib
+from stepdistill_jax.teacher.ask import failures
+from stepdistill_jax.teacher.ask import journal
+from stepdistill_jax.teacher.ask import limits
+from stepdistill_jax.teacher.ask import lines
+from stepdistill_jax.teacher.ask import plan as plan_lib
+from stepdistill_jax.teacher.ask import requests
+
+# How long a completion may wait for its sync: short enough for nobody to
+# notice, long enough to sync many at once.
+_SYNC_EVERY_S = 0.02
+_REPORT_EVERY_S = 0.25
+_BUDGET_WAIT_S = 0.05
+# So many requests refused one after the other, and none answered: it is not
+# the rows, it is the settings.
+_HOPELESS = 50
+
+# Why a run ended before everything was asked.
+INTERRUPTED = "interrupted"
+BUDGET = "budget"
+SERVER_DOWN = "server_down"
+FAILED = "failed"
+
+ASK, HOLD = "ask", "hold"
+
+
+class Asker(Protocol):
+  """Something that answers requests; `client.Client` is one."""
+
+  async def ask(self, request: requests.Request) -> client_lib.Answer:
+    """Returns the answer, or raises failures.Failure."""
+
+
+@dataclasses.dataclass
+class Progress:
+  """What a run has done so far; all counts are of this run alone.
+
+  Attributes:
+    durable: samples that are on the disk.
+    copied: of them, those that cost nothing: an identical request's.
+    failed: samples that ended with an error.
+    held: requests not asked because they are in doubt.
+    asked_again: requests asked although they are in doubt.
+    requests: sent, retries included.
+    retries: sent again after a passing failure.
+    failures: named reason -> failed attempts.
+    prompt_tokens: as the server told.
+    completion_tokens: as the server told.
+    usd: dollars for these tokens.
+    under_way: requests that wait for their answer.
+    stopped: why the run ended early; empty if it did not.
+    message: what the server said to that.
+  """
+
+  durable: int = 0
+  copied: int = 0
+  failed: int = 0
+  held: int = 0
+  asked_again: int = 0
+  requests: int = 0
+  retries: int = 0
+  failures: dict[str, int] = dataclasses.field(default_factory=dict)
+  prompt_tokens: int = 0
+  completion_tokens: int = 0
+  usd: float = 0.0
+  under_way: int = 0
+  stopped: str = ""
+  message: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+  """How fast and how long to ask.
+
+  Attributes:
+    concurrency: requests under way at once.
+    requests_per_minute: None: no limit; likewise tokens_per_minute.
+    tokens_per_minute: of prompts and completions, as the server counts.
+    backoff: waits between attempts.
+    breaker: shared by all requests.
+    budget: shared by all requests.
+    in_doubt: `ask` again what a killed collector had under way, or `hold` it.
+  """
+
+  concurrency: int = 16
+  requests_per_minute: float | None = None
+  tokens_per_minute: float | None = None
+  backoff: limits.Backoff = limits.Backoff()
+  breaker: limits.CircuitBreaker
+  budget: limits.Budget
+  in_doubt: str = ASK
+
+
+class Collector:
+  """Asks for all that a plan misses."""
+
+  def __init__(self, plan: plan_lib.Plan, asker: Asker, bounds: Limits,
+               estimator: cost_lib.Estimator,
+               report: Callable[[Progress], None] = lambda progress: None):
+    self._plan, self._asker = plan, asker
+    self._store = plan.store
+    self._bounds, self._estimator = bounds, estimator
+    self._report = report
+    self.progress = Progress()
+    self._request_rate = _bucket(bounds.requests_per_minute)
+    self._token_rate = _bucket(bounds.tokens_per_minute)
+    self._stopping = asyncio.Event()
+    # Key -> ends when the request's completion is in the cache, or failed.
+    self._asked: dict[str, asyncio.Future] = {}
+    self._unsynced = 0
+    self._refused_in_a_row = 0
+    self._last_failure: failures.Failure | None = None
+    self._appended = asyncio.Event()
+
+  def stop(self, reason: str, message: str = "") -> None:
+    """Asks for nothing new; what is under way is waited for."""
+    if not self._stopping.is_set():
+      self.progress.stopped, self.progress.message = reason, message
+      self._stopping.set()
+
+  async def run(self, items: Iterator[plan_lib.Item | None]) -> Progress:
+    """Asks for all items; returns when the last completion is on the disk.
+
+    Raises:
+      errors.UserError: rows cannot be read, or the cache cannot be written.
+    """
+    helpers = [asyncio.create_task(self._sync_often()),
+               asyncio.create_task(self._report_often())]
+    workers = [asyncio.create_task(self._work(items))
+               for _ in range(self._bounds.concurrency)]
+    try:
+      # All of them, also if one fails: what is under way is paid for.
+      ended = await asyncio.gather(*workers, return_exceptions=True)
+    finally:
+      for task in (*workers, *helpers):
+        task.cancel()
+      await asyncio.gather(*workers, *helpers, return_exceptions=True)
+      self._sync()
+      self._report(self.progress)
+    for error in ended:
+      if error is not None:
+        raise error
+    return self.progress
+
+  # --- From the items to the requests.
+
+  async def _work(self, items: Iterator[plan_lib.Item | None]) -> None:
+    """One of the workers; they share the iterator."""
+    try:
+      for item in items:
+        if item is None:  # Nothing was missing for a while.
+          await asyncio.sleep(0)
+        while item is not None and not self._stopping.is_set():
+          item = await self._complete(item)
+        if self._stopping.is_set():
+          return
+    except Exception as error:
+      self.stop(FAILED, str(error))
+      raise
+
+  async def _complete(self, item: plan_lib.Item) -> plan_lib.Item | None:
+    """Brings an item into the cache; returns what can be asked next."""
+    request = self._plan.request(item)
+    while (other := self._asked.get(request.key)) is not None:
+      failure = await asyncio.shield(other)
+      if failure is not None:
+        self._append_failure(item, request, failure)
+        return None
+    known = self._store.lines_of(request.key)
+    if known:
+      self._append_copies(item, known)
+      return self._next(item, len(known))
+    if journal.short(request.key) in self._store.in_doubt:
+      if self._bounds.in_doubt == HOLD:
+        self.progress.held += 1
+        return None
+      self.progress.asked_again += 1
+    mine = asyncio.get_running_loop().create_future()
+    self._asked[request.key] = mine
+    failure = None
+    try:
+      answer = await self._ask(request)
+      if answer is not None:
+        self._append_answer(item, request, answer)
+        return self._next(item, len(answer.choices))
+    except failures.Failure as error:
+      failure = error
+      self._append_failure(item, request, failure)
+    finally:
+      del self._asked[request.key]
+      mine.set_result(failure)
+    return None
+
+  def _next(self, item: plan_lib.Item, answered: int) -> plan_lib.Item | None:
+    return self._plan.rest(item, answered) or self._plan.after(item)
+
+  # --- Past the limits, to the server.
+
+  async def _ask(self, request: requests.Request) -> client_lib.Answer | None:
+    """Asks until there is an answer; None if the run stopped before.
+
+    Raises:
+      failures.Failure: another attempt would be of no use.
+    """
+    budget, estimator = self._bounds.budget, self._estimator
+    most_usd = estimator.most_usd(request) if budget.is_limited else 0.0
+    while not budget.reserve(most_usd):
+      if not budget.reservations:
+        self.stop(BUDGET)
+      if self._stopping.is_set():
+        return None
+      await self._pause(_BUDGET_WAIT_S)  # Others may cost less than reserved.
+    cost = 0.0
+    try:
+      for attempt in range(self._bounds.backoff.attempts):
+        if not await self._may_send(request):
+          return None
+        try:
+          answer = await self._send(request)
+        except failures.Failure as failure:
+          if failure.ends_run:
+            self.stop(failure.reason, str(failure))
+            return None
+          if not failure.passing or (
+              attempt + 1 == self._bounds.backoff.attempts):
+            raise
+          self.progress.retries += 1
+          await self._pause(self._bounds.backoff.wait_s(
+              attempt, failure.retry_after))
+          continue
+        cost = estimator.prices.of_usage(answer.usage)
+        if not answer.usage and budget.is_limited:
+          cost = most_usd  # The server does not tell; be careful.
+        return answer
+    finally:
+      budget.settle(most_usd, cost)
+      self.progress.usd = budget.spent
+
+  async def _may_send(self, request: requests.Request) -> bool:
+    """Waits for breaker and rates; False if the run is stopping."""
+    breaker = self._bounds.breaker
+    try:
+      if breaker.is_open:
+        await self._unless_stopping(breaker.ready())
+    except limits.BreakerGaveUp as error:
+      self.stop(SERVER_DOWN, f"{error}; the last: {self._last_failure}")
+    if self._request_rate is not None:
+      await self._unless_stopping(self._request_rate.acquire())
+    if self._token_rate is not None:
+      await self._unless_stopping(
+          self._token_rate.acquire(self._estimator.most_tokens(request)))
+    return not self._stopping.is_set()
+
+  async def _send(self, request: requests.Request) -> client_lib.Answer:
+    """One attempt."""
+    progress, breaker = self.progress, self._bounds.breaker
+    self._store.sent(request.key)
+    progress.requests += 1
+    progress.under_way += 1
+    try:
+      answer = await self._asker.ask(request)
+    except failures.Failure as failure:
+      self._last_failure = failure
+      progress.failures[failure.reason] = (
+          progress.failures.get(failure.reason, 0) + 1)
+      self._store.answered(request.key)
+      self._give_back_tokens(request, 0)
+      if failure.passing:
+        breaker.failed()
+      else:  # A refusal of one request shows that the server is there.
+        breaker.succeeded()
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row >= _HOPELESS:
+          self.stop(failure.reason, str(failure))
+      raise
+    finally:
+      progress.under_way -= 1
+    breaker.succeeded()
+    self._refused_in_a_row = 0
+    progress.prompt_tokens += answer.usage.get("prompt_tokens", 0)
+    progress.completion_tokens += answer.usage.get("completion_tokens", 0)
+    if answer.usage:  # A server that does not tell is believed to use most.
+      self._give_back_tokens(request, sum(answer.usage.values()))
+    return answer
+
+  def _give_back_tokens(self, request: requests.Request, used: int) -> None:
+    if self._token_rate is not None:
+      self._token_rate.give_back(self._estimator.most_tokens(request) - used)
+
+  async def _unless_stopping(self, waiting: Coroutine) -> None:
+    """Waits for something, but not longer than the run goes on."""
+    wait = asyncio.ensure_future(waiting)
+    stop = asyncio.ensure_future(self._stopping.wait())
+    try:
+      await asyncio.wait({wait, stop}, return_when=asyncio.FIRST_COMPLETED)
+      if wait.done():
+        wait.result()
+    finally:
+      wait.cancel()
+      stop.cancel()
+
+  async def _pause(self, seconds: float) -> None:
+    """Sleeps, but not longer than the run goes on."""
+    try:
+      await asyncio.wait_for(self._stopping.wait(), seconds)
+    except TimeoutError:
+      pass
+
+  # --- Into the cache, onto the disk.
+
+  def _append_answer(self, item: plan_lib.Item, request: requests.Request,
+                     answer: client_lib.Answer) -> None:
+    self._append(lines.of_answer(item, request.key, answer))
+    self._store.answered(request.key)
+
+  def _append_copies(self, item: plan_lib.Item,
+                     known: list[dict[str, Any]]) -> None:
+    copies = lines.copies(item, known)
+    self._append(copies)
+    self.progress.copied += len(copies)
+
+  def _append_failure(self, item: plan_lib.Item, request: requests.Request,
+                      failure: failures.Failure) -> None:
+    failed = lines.of_failure(item, request.key, failure)
+    self._append(failed)
+    self.progress.failed += len(failed)
+
+  def _append(self, new_lines: list[dict[str, Any]]) -> None:
+    self._store.append(new_lines)
+    self._unsynced += len(new_lines)
+    self._appended.set()
+
+  async def _sync_often(self) -> None:
+    """Makes what was appended durable; only then does it count."""
+    while True:
+      await self._appended.wait()
+      await asyncio.sleep(_SYNC_EVERY_S)
+      self._appended.clear()
+      count, self._unsynced = self._unsynced, 0
+      try:
+        await asyncio.to_thread(self._store.syncer())
+      except asyncio.CancelledError:
+        self._unsynced += count
+        raise
+      self.progress.durable += count
+
+  def _sync(self) -> None:
+    self._store.sync()
+    self.progress.durable += self._unsynced
+    self._unsynced = 0
+
+  async def _report_often(self) -> None:
+    while True:
+      self._report(self.progress)
+      await asyncio.sleep(_REPORT_EVERY_S)
+
+
+def _bucket(per_minute: float | None) -> limits.TokenBucket | None:
+  return None if per_minute is None else limits.TokenBucket(per_minute)

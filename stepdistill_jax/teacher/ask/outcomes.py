@@ -1,0 +1,137 @@
+"""Telling what a collection came to, and what is next."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher.ask import job
+from stepdistill_jax.teacher.ask import loop
+
+_INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it.
+_STOPS = {
+    loop.INTERRUPTED: "interrupted; run the same command again to go on",
+    loop.BUDGET: "stopped, as the next request could exceed --budget_usd",
+    loop.SERVER_DOWN: "stopped, as the server does not answer",
+}
+
+
+def write_records(outcome: job.Outcome, records_dir: str | None,
+                  reject_wrong: bool):
+  """Writes the records of the cache and of its other splits' caches.
+
+  Returns an `importing.ImportResult`.
+  """
+  from stepdistill_jax.teacher.importing import formats as importing
+
+  return importing.import_cache(
+      caches_of_all_splits(pathlib.Path(outcome.folder)), output=records_dir,
+      reject_wrong=reject_wrong)
+
+
+def caches_of_all_splits(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The cache, and those beside it of the same data set and teacher.
+
+  Records of (data set, teacher) are written as a whole, so that a cache of
+  another split has to come along: CACHES/train and CACHES/test.
+  """
+  mine = cache.read_manifest(folder)
+  found = {mine["split"]: folder}
+  for path in sorted(folder.resolve().parent.glob(f"*/{cache.MANIFEST}")):
+    try:
+      other = cache.read_manifest(path.parent)
+    except errors.UserError:
+      continue  # Somebody else's manifest.json.
+    if (other["dataset"], other["teacher"]) == (
+        mine["dataset"], mine["teacher"]):
+      found.setdefault(other["split"], path.parent)
+  return list(found.values())
+
+
+def as_json(outcome: job.Outcome, imported) -> dict[str, Any]:
+  """The outcome for programs."""
+  values = dataclasses.asdict(outcome)
+  values["success_ratio"] = outcome.success_ratio
+  values["records"] = imported and str(imported.folder)
+  return values
+
+
+def lines(outcome: job.Outcome, imported) -> list[str]:
+  """The outcome for a person."""
+  progress = outcome.progress
+  told = [f"{outcome.usable:,} of {outcome.total:,} completions ended as they "
+          "should" + ("" if outcome.success_ratio is None else
+                      f" ({outcome.success_ratio:.1%})")
+          + f" -> {outcome.folder}"]
+  others = {reason: count for reason, count in outcome.endings.items()
+            if reason != "stop"}
+  if others:
+    told.append("  not usable: " + _counts(others))
+  told += [f"  row not asked: {entry['count']:,} {reason}, first at "
+           f"{entry['examples'][0]}"
+           for reason, entry in outcome.dropped.items()]
+  told.append(
+      f"  this run: {progress.requests:,} requests, {progress.retries:,} of "
+      f"them retries, {progress.copied:,} completions shared by identical "
+      "requests")
+  if progress.failures:
+    told.append("  failed attempts: " + _counts(progress.failures))
+  if progress.asked_again:
+    told.append(f"  asked again though in doubt: {progress.asked_again:,}, "
+                "which the server may have charged twice")
+  if progress.held:
+    told.append(f"  held back as in doubt: {progress.held:,}")
+  usage = (f"{outcome.usage['prompt_tokens']:,} prompt + "
+           f"{outcome.usage['completion_tokens']:,} completion tokens")
+  told.append(f"  the cache took {usage}"
+              + (f", ${outcome.usd:,.4f}" if outcome.usd else ""))
+  if imported is not None:
+    from stepdistill_jax.teacher.importing import command as import_command
+    told += import_command.summary_lines(imported)
+  return told
+
+
+def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
+  """The command's exit code.
+
+  Raises:
+    errors.UserError: the run stopped over an error, or too few completions
+      ended as they should.
+  """
+  progress = outcome.progress
+  if progress.stopped == loop.INTERRUPTED:
+    return _INTERRUPTED_EXIT_CODE
+  if progress.stopped and progress.stopped != loop.BUDGET:
+    raise errors.UserError(
+        _STOPS.get(progress.stopped, f"stopped: {progress.stopped}")
+        + f" ({progress.message}); {outcome.total - outcome.missing:,} of "
+        f"{outcome.total:,} completions are kept in {outcome.folder}: run the "
+        "same command again to go on")
+  if progress.stopped == loop.BUDGET:
+    print(f"note: {_STOPS[loop.BUDGET]}; {outcome.missing:,} completions are "
+          "missing")
+    return 0
+  if outcome.success_ratio is None:
+    raise errors.UserError(
+        "no row could be asked about: "
+        + (", ".join(f"{entry['count']:,} {reason} ({entry['examples'][0]})"
+                     for reason, entry in outcome.dropped.items())
+           or "the source is empty"))
+  if outcome.success_ratio < min_success_ratio:
+    others = {reason: count for reason, count in outcome.endings.items()
+              if reason != "stop"}
+    raise errors.UserError(
+        f"only {outcome.success_ratio:.1%} of the completions ended as they "
+        f"should, less than --min_success_ratio={min_success_ratio:g} "
+        f"({_counts(others) or 'none is there'}); they are kept in "
+        f"{os.fspath(outcome.folder)}, and a rerun asks for those that failed")
+  return 0
+
+
+def _counts(counts) -> str:
+  return ", ".join(f"{count:,} {reason}" for reason, count in sorted(
+      counts.items(), key=lambda pair: -pair[1]))

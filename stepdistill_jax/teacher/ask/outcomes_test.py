@@ -1,0 +1,37 @@
+"""What a collection says at its end, and when it has failed."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher.ask import command
+from stepdistill_jax.teacher.ask import job
+from stepdistill_jax.teacher.ask import loop
+
+
+def test_a_collection_that_nobody_can_use_fails_and_is_kept(tmp_path, capsys):
+  with cache.CacheWriter(tmp_path / "c", teacher="t", dataset="sums",
+                         split="train") as writer:
+    writer.write(cache.Completion("0", {"inputs": "1 + 1?"}, "Who knows."))
+  outcome = job.Outcome(
+      folder=str(tmp_path / "c"), total=1, usable=1, missing=0,
+      endings={"stop": 1}, dropped={}, usd=0.0, progress=loop.Progress(),
+      usage={"prompt_tokens": 9, "completion_tokens": 3})
+  args = argparse.Namespace(
+      min_success_ratio=0.7, no_records=False, reject_wrong=False, json=False,
+      records_dir=str(tmp_path / "records"))
+  with pytest.raises(errors.UserError, match=(
+      "train: 1 no_marker .*kept in .*see `stepdistill teacher audit")):
+    command.finish(args, outcome)
+  assert "1 of 1 completions ended as they should" in capsys.readouterr().out
+  nothing = dataclasses.replace(
+      outcome, total=0, usable=0, endings={}, dropped={
+          "empty_inputs": {"count": 3, "examples": ["rows.csv line 2"]}})
+  with pytest.raises(errors.UserError, match="no row could be asked about: 3 "
+                     r"empty_inputs \(rows.csv line 2\)"):
+    command.finish(args, nothing)
+  assert "0 of 0 completions ended as they should ->" in (
+      capsys.readouterr().out)

@@ -1,0 +1,194 @@
+"""The rows to ask a teacher about, as a stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, Iterator, Mapping
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.teacher.importing import containers
+from stepdistill_jax.records import datasets
+from stepdistill_jax.teacher.importing import counts as import_counts
+from stepdistill_jax.teacher import prompts
+from stepdistill_jax.records import records
+from stepdistill_jax.teacher.importing import row_files
+from stepdistill_jax.teacher.importing import seen_inputs
+from stepdistill_jax.teacher.importing import table_files
+from stepdistill_jax.teacher import text_files
+from stepdistill_jax.teacher.prompts import prompt as prompt_lib
+
+NO_LABEL = "row_without_label"  # The prompt shows the label.
+BAD_MESSAGES = "messages_not_a_conversation"
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AskedRow:
+  """A row.
+
+  Attributes:
+    id: as the record's: data set, split and a hash of the normalized input.
+    input: the data set's fields, for the cache.
+    fields: what a prompt can show.
+    position: of the row in its file, from 0.
+  """
+
+  id: str
+  input: Mapping[str, Any]
+  fields: Mapping[str, Any]
+  position: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where rows come from; `read` can be called more than once.
+
+  Attributes:
+    dataset: a known data set, or one of the user's own.
+    split: `train`, `validation` or `test`.
+    path: a row file.
+    columns: our name -> the file's column.
+    limit: at most this many rows are read; None: all.
+  """
+
+  dataset: datasets.Dataset
+  split: str
+  path: pathlib.Path
+  columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  limit: int | None = None
+
+  def count(self) -> int:
+    """Number of entries that `read` goes through."""
+    count = sum(1 for _ in self._entries())
+    return count if self.limit is None else min(count, self.limit)
+
+  def read(self, prompt: prompts.Prompt,
+           dropped: import_counts.Reasons | None = None
+           ) -> Iterator[AskedRow]:
+    """Yields the rows in order.
+
+    Args:
+      prompt: the prompt, whose fields every row must have.
+      dropped: counts the rows that cannot be asked about, by named reason.
+
+    Raises:
+      errors.UserError: the file cannot be read, or lacks a column.
+    """
+    seen = seen_inputs.SeenInputs()
+    try:
+      for position, entry in enumerate(self._entries()):
+        if position == self.limit:
+          break
+        row, problem = self._row(entry, position, prompt, seen)
+        if row is not None:
+          yield row
+        elif dropped is not None:
+          dropped.add(problem, entry.where)
+    finally:
+      seen.close()
+
+  def _entries(self) -> Iterator[text_files.Entry]:
+    if self.dataset.name in datasets.DATASETS and not self.columns:
+      return row_files.read_fields(self.path)
+    return containers.read_objects(self.path)
+
+  def _row(self, entry: text_files.Entry, position: int,
+           prompt: prompts.Prompt, seen: seen_inputs.SeenInputs
+           ) -> tuple[AskedRow | None, str]:
+    """Returns (row, "") or (None, named problem)."""
+    if entry.problem:
+      return None, entry.problem
+    if not isinstance(entry.value, dict):
+      return None, "row_not_object"
+    fields = table_files.rename(entry.value, self.columns, entry.where)
+    if isinstance(fields.get("index"), int) and row_files.is_sparse(self.path):
+      position = fields["index"]
+    if prompt.reads == prompt_lib.TURNS:
+      return self._conversation(fields, position, seen, entry.where)
+    if position == 0 and self.dataset.name not in datasets.DATASETS:
+      _require_inputs(fields, entry.where)
+    try:
+      row = self.dataset.read_row(fields)
+    except datasets.BadRow as error:
+      return None, str(error)
+    shown = {**fields, "label": row.label,
+             "inputs": row.inputs.replace(records.EOS_TEXT, "\n")}
+    if "label" in prompt.fields and not row.label:
+      return None, NO_LABEL
+    _require_fields(prompt, shown, entry.where)
+    # A renamed column is kept once.
+    kept = {name: value for name, value in fields.items()
+            if name in self.columns or name not in self.columns.values()}
+    return AskedRow(self._id(row.inputs, seen), kept, shown, position), ""
+
+  def _conversation(self, fields: Mapping[str, Any], position: int,
+                    seen: seen_inputs.SeenInputs, where: str
+                    ) -> tuple[AskedRow | None, str]:
+    if "messages" not in fields:
+      raise errors.UserError(
+          f"{where} has no `messages`, which a conversation's row needs; map "
+          "the column that has them with --columns=messages=COLUMN")
+    if not is_conversation(fields["messages"]):
+      return None, BAD_MESSAGES
+    row_id = self._id(json.dumps(fields["messages"]), seen)
+    return AskedRow(row_id, fields, fields, position), ""
+
+  def _id(self, text: str, seen: seen_inputs.SeenInputs) -> str:
+    hashed = records.input_hash(text)
+    return records.record_id(
+        self.dataset.name, self.split, hashed, seen.add(hashed, self.split))
+
+
+def find(dataset: str, rows: str, split: str,
+         columns: Mapping[str, str], limit: int | None) -> Source:
+  """Returns the source of `--rows`, a file or a known data set's folder.
+
+  Raises:
+    errors.UserError: it is not there.
+  """
+  spec = datasets.get(dataset)
+  if split not in records.SPLITS:
+    raise errors.UserError(
+        errors.unknown_name_message("split", split, records.SPLITS))
+  path = pathlib.Path(rows).expanduser()
+  if path.is_dir():
+    found = row_files.find_row_file(spec, path, split)
+    if found is None:
+      expected = " or ".join(spec.row_files.get(split, ()))
+      raise errors.UserError(
+          f"{path} has no row file of {dataset!r} for split {split!r}"
+          + (f" ({expected})" if expected else "")
+          + "; give the file itself with --rows=FILE")
+    path = found
+  elif not path.is_file():
+    raise errors.UserError(f"there is no file or folder --rows={path}")
+  return Source(spec, split, path, columns, limit)
+
+
+def is_conversation(messages: Any) -> bool:
+  """True for a list of messages that an assistant's turn is among."""
+  return (
+      isinstance(messages, list)
+      and all(isinstance(m, dict) and m.get("role") in _ROLES
+              and isinstance(m.get("content"), str)
+              and text_files.is_encodable(m["content"]) for m in messages)
+      and any(m["role"] == "assistant" for m in messages)
+      and messages[0]["role"] != "assistant")
+
+
+def _require_inputs(fields: Mapping[str, Any], where: str) -> None:
+  if "inputs" not in fields:
+    raise errors.UserError(
+        f"{where} has no column `inputs` but {', '.join(fields)}; say which "
+        "column is what, as in --columns=inputs=question,label=answer")
+
+
+def _require_fields(prompt: prompts.Prompt, fields: Mapping[str, Any],
+                    where: str) -> None:
+  for name in prompt.fields:
+    if name not in fields:
+      raise errors.UserError(
+          f"{where}: prompt {prompt.id!r} shows a field {name!r}; the row has "
+          f"{', '.join(fields)}")

@@ -1,0 +1,237 @@
+"""The lines of a teacher cache as joined items, one a row.
+
+A cache that `stepdistill teacher collect` wrote has its lines in the order in
+which answers came, failed samples among them, and perhaps several samples a
+row. Here they are put in the order of the rows, read in the form that the
+cache's prompt asked for, and made one by `self_consistency`. Any other cache
+has one chain of thought a line, in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import sqlite3
+from typing import Any, Iterator, Mapping
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.answers import answer_forms
+from stepdistill_jax.teacher import cache
+from stepdistill_jax.records import datasets
+from stepdistill_jax.teacher.importing import joining
+from stepdistill_jax.answers import parsing
+from stepdistill_jax.teacher.importing import self_consistency
+from stepdistill_jax.teacher import text_files
+from stepdistill_jax.teacher.prompts import prompt as prompt_lib
+
+# Endings that leave no completion to read, by their own names.
+_NO_ANSWER = {"refusal": "refusal", "content_filter": "content_filter",
+              "tool_calls": "tool_calls"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """How a cache's lines are to be read, by its manifest.
+
+  Attributes:
+    reads: one of `prompt.FORMS`.
+    samples: of each row.
+    collected: True if `collect` wrote it: any order, with sample numbers.
+    gold_given: True if the teacher saw the human label.
+    rows: number of the source's rows, 0 if unknown.
+  """
+
+  reads: str = prompt_lib.CHAIN_OF_THOUGHT
+  samples: int = 1
+  collected: bool = False
+  gold_given: bool = False
+  rows: int = 0
+
+  @classmethod
+  def of(cls, manifest: Mapping[str, Any], where: str) -> Form:
+    """Reads a manifest.
+
+    Raises:
+      errors.UserError: it has a value that no collection writes.
+    """
+    sampling = manifest.get("sampling")
+    samples = (sampling.get("samples", 1)
+               if isinstance(sampling, Mapping) else 1)
+    form = cls(
+        reads=manifest.get("reads", prompt_lib.CHAIN_OF_THOUGHT),
+        samples=samples, collected="reads" in manifest,
+        gold_given=manifest.get("gold_given", False) is True,
+        rows=manifest.get("rows") or manifest.get("count") or 0)
+    if form.reads not in prompt_lib.FORMS:
+      raise errors.UserError(f"{where}: " + errors.unknown_name_message(
+          "value of reads", str(form.reads), prompt_lib.FORMS))
+    for name in ("samples", "rows"):
+      if type(getattr(form, name)) is not int or getattr(form, name) < 0:
+        raise errors.UserError(
+            f"{where}: {name} is {getattr(form, name)!r}, expected a number")
+    return form
+
+
+def join(spec: datasets.Dataset, folder: pathlib.Path, form: Form, *,
+         reject_wrong: bool = False, notes: list[str] | None = None
+         ) -> Iterator[joining.Joined]:
+  """Yields an item for each row of a cache.
+
+  Args:
+    spec: the data set.
+    folder: the cache.
+    form: of its manifest.
+    reject_wrong: True to use no rationale that leads to another label than
+      the human one.
+    notes: what was counted is appended, at the end.
+  """
+  counts = self_consistency.Counts()
+  chooses = form.samples > 1 or reject_wrong
+  for position, lines in _rows(folder, form):
+    items = [_line_item(spec, entry, position) for entry in lines]
+    if not chooses and form.reads == prompt_lib.CHAIN_OF_THOUGHT:
+      yield from items  # Parsed by both sets of rules later.
+      continue
+    readable = [item for item in items if item.row is not None]
+    yield from (item for item in items if item.row is None)
+    if readable:
+      yield _chosen(spec, form, readable, counts, reject_wrong)
+  if chooses and notes is not None:
+    notes += _notes(folder, form, counts, reject_wrong)
+  if form.gold_given and notes is not None:
+    notes.append(f"{folder}: the teacher saw the human labels; its rationales "
+                 "explain them, and it has no labels of its own")
+
+
+def _chosen(spec: datasets.Dataset, form: Form, items: list[joining.Joined],
+            counts: self_consistency.Counts, reject_wrong: bool
+            ) -> joining.Joined:
+  """One item from a row's samples."""
+  if form.reads == prompt_lib.CHAIN_OF_THOUGHT:
+    parser = parsing.get_parser(spec, "strict", False)
+  else:
+    parser = answer_forms.get_parser(spec, form.reads)
+  parsed = [_parse(parser, item) for item in items]
+  row = items[0].row
+  if form.reads == prompt_lib.RATIONALE:
+    # There is no label to vote on: the first rationale that there is.
+    first = next((p for p in parsed if p.rationale), parsed[0])
+    choice = self_consistency.Choice(first, 1.0)
+  else:
+    choice = self_consistency.choose(
+        spec, row, parsed, counts, reject_wrong=reject_wrong)
+  # The text that was chosen, for a person to look at.
+  used = next((item for item, p in zip(items, parsed)
+               if p.rationale == choice.parsed.rationale
+               and p.label == choice.parsed.label), items[0])
+  return dataclasses.replace(
+      used, parsed=choice.parsed, problem="",
+      weight=choice.agreement if form.samples > 1 else None)
+
+
+def _parse(parser: parsing.Parser, item: joining.Joined) -> parsing.Parsed:
+  if item.output is None:
+    return parsing.Parsed("", "", item.problem or parsing.NO_COMPLETION)
+  parsed = parser(item.output, item.row)
+  if item.truncated and not parsed.label and not parsed.rationale:
+    parsed.status = parsing.TRUNCATED
+  return parsed
+
+
+def _line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
+               ) -> joining.Joined:
+  """The item of a cache's line."""
+  reason = entry.problem
+  if not reason and not isinstance(entry.value, dict):
+    reason = "line_not_object"
+  fields = None if reason else entry.value.get("input")
+  if not reason and not isinstance(fields, dict):
+    reason = "input_not_object"
+  if not reason:
+    try:
+      row = spec.read_row(fields)
+      row.position = position
+    except datasets.BadRow as error:
+      reason = str(error)
+  if reason:
+    return joining.Joined(None, None, "", entry.where, dropped=reason)
+  ending = entry.value.get("finish_reason")
+  if entry.value.get("error"):
+    text, problem = None, parsing.TEACHER_ERROR
+  elif isinstance(ending, str) and ending in _NO_ANSWER:
+    text, problem = None, _NO_ANSWER[ending]
+  else:
+    text, problem = joining.completion_text(entry.value.get("output"), "")
+  return joining.Joined(
+      row, text, problem, entry.where, truncated=ending == "length")
+
+
+# ---- The order of the rows --------------------------------------------------
+
+
+def _rows(folder: pathlib.Path, form: Form
+          ) -> Iterator[tuple[int, list[text_files.Entry]]]:
+  """Yields (position, its lines) in the order of the rows."""
+  entries = cache.read_completions(folder)
+  if not form.collected:
+    for position, entry in enumerate(entries):
+      yield position, [entry]
+    return
+  # A temporary database: small ones stay in memory, large ones go to disk.
+  database = sqlite3.connect("", isolation_level=None)
+  try:
+    database.execute(
+        "CREATE TABLE lines (position INTEGER, id TEXT, sample INTEGER, "
+        "number INTEGER, line TEXT, PRIMARY KEY (position, id, sample, number)"
+        ") WITHOUT ROWID")
+    database.execute("BEGIN")
+    for entry in entries:
+      key = _order(entry)
+      if key is None:  # Nobody knows of which row it is.
+        yield -1, [entry]
+        continue
+      database.execute(
+          "INSERT OR IGNORE INTO lines VALUES (?, ?, ?, ?, ?)",
+          (*key, entry.number, json.dumps([str(entry.path), entry.value])))
+    ordered = database.execute(
+        "SELECT position, id, number, line FROM lines "
+        "ORDER BY position, id, sample, number")
+    for (position, _), group in itertools.groupby(
+        ordered, lambda found: found[:2]):
+      yield position, [_entry(number, line) for _, _, number, line in group]
+  finally:
+    database.close()
+
+
+def _order(entry: text_files.Entry) -> tuple[int, str, int] | None:
+  """(position, id, sample) of a collected line; None if it has not all."""
+  if entry.problem or not isinstance(entry.value, dict):
+    return None
+  key = tuple(entry.value.get(name) for name in ("position", "id", "sample"))
+  if tuple(map(type, key)) != (int, str, int) or not all(
+      -2**63 <= number < 2**63 for number in (key[0], key[2])):
+    return None
+  return key if text_files.is_encodable(key[1]) else None
+
+
+def _entry(number: int, line: str) -> text_files.Entry:
+  path, value = json.loads(line)
+  return text_files.Entry(value, "", pathlib.Path(path), number, "line")
+
+
+def _notes(folder: pathlib.Path, form: Form,
+           counts: self_consistency.Counts, reject_wrong: bool) -> list[str]:
+  notes = []
+  if form.samples > 1:
+    notes.append(
+        f"{folder}: labels by majority of {counts.samples:,} samples of "
+        f"{counts.rows:,} rows; {counts.unanimous:,} rows unanimous, "
+        f"{counts.ties:,} with a tie; the agreement is the records' weight")
+  if reject_wrong:
+    notes.append(
+        f"{folder}: {counts.rejected_samples:,} samples rejected, as their "
+        "label is not the human one; they leave "
+        f"{counts.rejected_rows:,} rows without a rationale")
+  return notes

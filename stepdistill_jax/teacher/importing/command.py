@@ -1,0 +1,235 @@
+"""Import teacher outputs into distillation records.
+
+Published caches (rows and PaLM completions joined by position):
+
+  stepdistill teacher import --format=published --dataset=svamp \\
+      --rows=data/svamp --outputs=data/svamp/palm --teacher=palm540b
+
+Raw Llama-3 generations (joined by content), and their cleaned form:
+
+  stepdistill teacher import --format=llama3 --dataset=svamp \\
+      --rows=data/svamp --outputs=data/svamp/llama3 --teacher=llama3
+  stepdistill teacher import --format=llama3_cot --dataset=cqa \\
+      --rows=data/cqa --outputs=data/cqa/llama3_cot --teacher=llama3_cot
+
+Caches of our own format (a folder with manifest.json, or one folder a split):
+
+  stepdistill teacher import --format=cache --outputs=my_cache
+
+Your own CSV, TSV, JSON Lines or Parquet (train.csv, test.csv, or one file):
+
+  stepdistill teacher import --format=columns --dataset=mine \\
+      --outputs=my_data --teacher=my_llama \\
+      --columns=inputs=question,label=answer,rationale=why
+
+A known data set without a teacher (authors', Hugging Face or TFDS files):
+
+  stepdistill teacher import --format=rows --dataset=gsm8k --rows=data/gsm8k
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from stepdistill_jax.util import argument_parser
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.data import task_names
+from stepdistill_jax.teacher.importing import counts as import_counts
+
+SUMMARY = "join teacher outputs with rows into distillation records"
+
+# format -> the options that it cannot do without.
+_NEEDS = {
+    "published": ("dataset", "rows", "outputs", "teacher"),
+    "llama3": ("dataset", "rows", "outputs", "teacher"),
+    "llama3_cot": ("dataset", "rows", "outputs", "teacher"),
+    "cache": ("outputs",),
+    "columns": ("dataset", "outputs", "columns", "teacher"),
+    "rows": ("dataset", "rows"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+      "--format", choices=tuple(_NEEDS), default="published",
+      help="form of the completions (default: %(default)s)")
+  parser.add_argument("--dataset", help="svamp, cqa, anli1, esnli, asdiv, ...")
+  parser.add_argument(
+      "--rows", metavar="DIR", help="folder of the data set's row files")
+  parser.add_argument(
+      "--outputs", metavar="DIR", nargs="+",
+      help="folder (or files) of the completions")
+  parser.add_argument(
+      "--teacher", help="name of the teacher in task names, such as palm540b")
+  argument_parser.add_records_dir(parser, "--output")
+  parser.add_argument(
+      "--columns", metavar="ROLE=COLUMN,...",
+      help="of --format=columns; roles: inputs, label, rationale and "
+      "teacher_label (or output, a completion to parse), split")
+  parser.add_argument(
+      "--raw", metavar="DIR",
+      help="of --format=llama3_cot: folder of the raw generations (default: "
+      "llama3 beside --outputs)")
+  parser.add_argument(
+      "--keep-unverified-labels", action="store_true",
+      help="of --format=llama3_cot: take labels for the teacher's that may "
+      "be copied human labels")
+  parser.add_argument(
+      "--reject-wrong", "--reject_wrong", action="store_true",
+      help="of --format=cache: use no rationale that leads to another label "
+      "than the human one")
+  parser.add_argument(
+      "--rules", default="strict",
+      help="parsing rules: strict, or reference for what the papers' code "
+      "does, defects included (default: %(default)s)")
+  parser.add_argument(
+      "--vocabulary", metavar="PATH",
+      help="install this SentencePiece model as T5's vocabulary")
+  parser.add_argument(
+      "--json", action="store_true", help="print the counts as JSON")
+
+
+def run(args: argparse.Namespace) -> int | None:
+  if args.vocabulary:
+    path = install_vocabulary(args.vocabulary)
+    if not args.json:
+      print(f"vocabulary: {path}")
+    if not args.outputs and not args.rows:
+      return None
+  missing = [f"--{name}" for name in _NEEDS[args.format]
+             if not getattr(args, name)]
+  if missing:
+    raise errors.UserError(
+        f"--format={args.format} needs {', '.join(missing)}; see "
+        "`stepdistill teacher import --help`")
+  for flag, paths in (("rows", [args.rows]), ("raw", [args.raw]),
+                      ("outputs", args.outputs or ())):
+    for path in filter(None, paths):
+      if not os.path.exists(path):
+        raise errors.UserError(f"there is no file or folder --{flag}={path}")
+  result = _import(args)
+  if args.json:
+    print(json.dumps({"folder": str(result.folder), **result.info}))
+  else:
+    print("\n".join(summary_lines(result)))
+  return None
+
+
+def _import(args: argparse.Namespace) -> Any:
+  """Calls the importer of the format; returns its ImportResult."""
+  from stepdistill_jax.teacher.importing import tables as import_tables
+  from stepdistill_jax.teacher.importing import formats as importing
+  from stepdistill_jax.teacher import progress
+
+  with progress.shown("rows", enabled=not args.json) as report:
+    options = {"output": args.records_dir, "rules": args.rules, "progress": report}
+    if args.format == "llama3":
+      return importing.import_llama3(
+          dataset=args.dataset, rows=args.rows, outputs=args.outputs,
+          teacher=args.teacher, **options)
+    if args.format == "rows":
+      return import_tables.import_rows(
+          dataset=args.dataset, rows=args.rows,
+          teacher=args.teacher or "human", **options)
+    if len(args.outputs) > 1:
+      raise errors.UserError(
+          f"--format={args.format} takes one folder of --outputs, got "
+          f"{len(args.outputs)}")
+    outputs = args.outputs[0]
+    if args.format == "published":
+      return importing.import_published(
+          dataset=args.dataset, rows=args.rows, outputs=outputs,
+          teacher=args.teacher, **options)
+    if args.format == "llama3_cot":
+      return importing.import_llama3_cot(
+          dataset=args.dataset, rows=args.rows, outputs=outputs,
+          teacher=args.teacher, raw=args.raw,
+          keep_unverified=args.keep_unverified_labels, **options)
+    if args.format == "columns":
+      return import_tables.import_columns(
+          dataset=args.dataset, outputs=outputs, teacher=args.teacher,
+          columns=import_tables.parse_columns(args.columns), **options)
+    return importing.import_cache(
+        outputs, dataset=args.dataset, teacher=args.teacher,
+        reject_wrong=args.reject_wrong, **options)
+
+
+def install_vocabulary(source: str) -> pathlib.Path:
+  """Copies a SentencePiece model to where T5's vocabulary is looked for.
+
+  Raises:
+    errors.UserError: `source` is not a SentencePiece model.
+  """
+  import sentencepiece
+
+  if not os.path.isfile(source):
+    raise errors.UserError(f"there is no file --vocabulary={source}")
+  try:
+    pieces = sentencepiece.SentencePieceProcessor(model_file=source)
+  except (OSError, RuntimeError) as error:
+    raise errors.UserError(
+        f"--vocabulary={source} is not a SentencePiece model file: "
+        f"{str(error).splitlines()[0]}") from error
+  if (pieces.pad_id(), pieces.eos_id(), pieces.unk_id()) != (0, 1, 2):
+    raise errors.UserError(
+        f"--vocabulary={source} has pad, EOS and unknown ids "
+        f"{pieces.pad_id()}, {pieces.eos_id()}, {pieces.unk_id()}; T5's are "
+        "0, 1, 2")
+  target = locations.data_home() / "vocab" / "spiece.model"
+  target.parent.mkdir(parents=True, exist_ok=True)
+  temporary = target.with_name(f".spiece.model.{os.getpid()}")
+  shutil.copyfile(source, temporary)
+  os.replace(temporary, target)
+  return target
+
+
+def summary_lines(result: Any) -> list[str]:
+  """What the import did, for a person, and what to run next."""
+  info = result.info
+  name = f"{result.dataset}/{result.teacher}"
+  lines = [f"{name} ({info['rules']} rules) -> {result.folder}"]
+  for split, counts in info["sources"].items():
+    written = ", ".join(f"{n:,} {s}" for s, n in counts["written"].items())
+    lines.append(
+        f"  {split}: {counts['rows']:,} rows, {counts['completions']:,} "
+        f"completions -> {written or 'no'} records")
+    if rules := counts["rules"].get(info["rules"]):
+      lines.append("    teacher accuracy " + import_counts.accuracy_text(
+          rules["correct"], rules["with_gold"], rules["why_no_accuracy"]))
+      failed = ", ".join(
+          f"{entry['count']:,} {reason}"
+          for reason, entry in rules["statuses"].items() if reason != "ok")
+      lines += [f"    not ok: {failed}"] if failed else []
+    for reason, entry in counts["dropped"].items():
+      lines.append(f"    dropped: {entry['count']:,} {reason}, first at "
+                   f"{entry['examples'][0]}")
+  lines.extend(f"  note: {note}" for note in info["notes"])
+  lines.append(
+      f"next: `stepdistill teacher audit --dataset={result.dataset} "
+      f"--teacher={result.teacher}`{_training_hint(result)}")
+  return lines
+
+
+def _training_hint(result: Any) -> str:
+  """Names a task for which the train records have all that it needs."""
+  filled = collections.Counter()
+  for counts in result.info["sources"].values():
+    filled.update(counts["filled"].get("train", {}))
+  labels = (task_names.GOLD if filled["label"]
+            else task_names.TEACHER if filled["teacher_label"] else "")
+  if labels and filled["rationale"]:
+    kind = "step"
+  elif labels or filled["rationale"]:
+    kind = "label" if labels else "explain"
+  else:
+    return "; there is nothing to train on, as no train record has a label"
+  name = task_names.task_name(
+      kind, result.dataset, labels or task_names.GOLD, result.teacher)
+  return f", or train on the task {name}"

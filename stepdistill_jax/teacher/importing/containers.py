@@ -1,0 +1,200 @@
+"""Objects with named fields, from the file forms that users have.
+
+| form | files |
+|---|---|
+| JSON Lines, JSON arrays | `.jsonl`, `.json`, also `.gz` |
+| tables | `.csv`, `.tsv`, also `.gz` |
+| Hugging Face | `.parquet`, `.arrow` (needs `pip install pyarrow`) |
+| TensorFlow Datasets | a prepared folder with `dataset_info.json` |
+
+All are read as a stream of `text_files.Entry`, whose value is the object.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from typing import Any, Iterator
+from xml.etree import ElementTree
+from xml.parsers import expat
+import zlib
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.teacher.importing import table_files
+from stepdistill_jax.teacher import text_files
+
+_TABLES = (".csv", ".tsv")
+_JSON = (".json", ".jsonl", ".ndjson")
+_ARROW = (".parquet", ".arrow")
+SUFFIXES = (*_JSON, *_TABLES, *_ARROW, ".xml")
+# The words by which files tell their splits, as whole words of the name.
+_SPLIT_WORDS = {
+    "train": "train", "training": "train", "validation": "validation",
+    "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test",
+}
+
+
+def suffix_of(path: pathlib.Path) -> str:
+  """The suffix that tells the form, without `.gz`."""
+  return pathlib.PurePath(path.name.removesuffix(".gz")).suffix.lower()
+
+
+def split_of(name: str) -> str | None:
+  """The split that a file's name tells, or None.
+
+  >>> split_of("esnli_train_1.csv"), split_of("data.csv")
+  ('train', None)
+  """
+  found = {_SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", name.lower())
+           if word in _SPLIT_WORDS}
+  return found.pop() if len(found) == 1 else None
+
+
+def files_by_split(
+    folder: pathlib.Path, prefer: str = "") -> dict[str, list[pathlib.Path]]:
+  """The data files of a folder under the splits that their names tell.
+
+  Args:
+    folder: of the files; its subfolders are not looked at.
+    prefer: where some names of a folder contain this, the others are left
+      out: `r1` of a folder with all three rounds of ANLI.
+
+  Returns:
+    split -> files in alphabetical order, so `-00000-of-00002` come in order.
+  """
+  if not folder.is_dir():
+    raise errors.UserError(locations.not_a_folder(folder))
+  paths = [text_files.check_inside(folder, path)
+           for path in sorted(folder.iterdir())
+           if path.is_file() and suffix_of(path) in SUFFIXES]
+  if prefer and any(prefer in path.name.lower() for path in paths):
+    paths = [path for path in paths if prefer in path.name.lower()]
+  found: dict[str, list[pathlib.Path]] = {}
+  for path in paths:
+    split = split_of(path.name)
+    if split is not None:
+      found.setdefault(split, []).append(path)
+  return found
+
+
+def read_objects(path: pathlib.Path) -> Iterator[text_files.Entry]:
+  """Yields a file's objects.
+
+  Raises:
+    errors.UserError: the file cannot be read, or has an unknown suffix.
+  """
+  suffix = suffix_of(path)
+  if suffix in _JSON:
+    yield from text_files.read_entries(path)
+  elif suffix in _TABLES:
+    yield from table_files.read_entries(path)
+  elif suffix in _ARROW:
+    yield from _read_arrow(path)
+  elif suffix == ".xml":
+    yield from _read_problems(path)
+  else:
+    raise errors.UserError(
+        f"{path} has the unknown suffix {suffix!r}; known: "
+        + ", ".join(SUFFIXES))
+
+
+def _read_arrow(path: pathlib.Path) -> Iterator[text_files.Entry]:
+  try:
+    import pyarrow
+    import pyarrow.ipc
+    import pyarrow.parquet
+  except ImportError as error:
+    raise errors.UserError(
+        f"reading {path} needs pyarrow: `pip install pyarrow`, or export the "
+        "data set as .jsonl") from error
+  number = 0
+  try:
+    if suffix_of(path) == ".parquet":
+      batches = pyarrow.parquet.ParquetFile(path).iter_batches(1024)
+    else:
+      batches = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+    for batch in batches:
+      for value in batch.to_pylist():
+        number += 1
+        yield text_files.Entry(value, "", path, number, "row")
+  except (pyarrow.ArrowException, OSError) as error:
+    raise errors.UserError(
+        f"{path} cannot be read after row {number}: "
+        f"{str(error).splitlines()[0]}") from error
+
+
+def read_tfds(folder: pathlib.Path, split: str) -> Iterator[text_files.Entry]:
+  """Yields a split of a prepared TFDS folder.
+
+  Raises:
+    errors.UserError: it is no such folder, or has no such split.
+  """
+  import tensorflow_datasets as tfds  # Loads TensorFlow.
+
+  try:
+    builder = tfds.builder_from_directory(folder)
+    dataset = builder.as_dataset(split=split, shuffle_files=False)
+    # The order of the source, on which positions rest.
+    for number, example in enumerate(dataset.as_numpy_iterator(), 1):
+      yield text_files.Entry(
+          _plain(example), "", folder, number, f"{split} example")
+  except (ValueError, AssertionError, OSError) as error:
+    raise errors.UserError(
+        f"{folder} cannot be read as a TFDS data set: "
+        f"{str(error).strip().splitlines()[0]}") from error
+
+
+def tfds_splits(folder: pathlib.Path) -> list[str]:
+  """The names of a prepared TFDS folder's splits; [] if it is none."""
+  path = folder / "dataset_info.json"
+  if not path.is_file():
+    return []
+  info, problem = text_files.parse_json(path.read_bytes())
+  if problem or not isinstance(info, dict):
+    raise errors.UserError(f"{path} is damaged; prepare the data set again")
+  return [split["name"] for split in info.get("splits", [])]
+
+
+def _plain(value: Any) -> Any:
+  """TFDS's numpy values as JSON's: texts, numbers, lists, objects."""
+  if isinstance(value, dict):
+    return {name: _plain(item) for name, item in value.items()}
+  if isinstance(value, bytes):
+    return value.decode("utf-8", errors="surrogateescape")
+  if hasattr(value, "tolist"):
+    value = value.tolist()
+  if isinstance(value, (list, tuple)):
+    return [_plain(item) for item in value]
+  return value
+
+
+def _read_problems(path: pathlib.Path) -> Iterator[text_files.Entry]:
+  """Yields ASDiv's `Problem` elements as objects of their children's texts."""
+  number, tail = 0, b""
+  with text_files.open_bytes(path) as file:
+    parser = ElementTree.XMLPullParser(events=("end",))
+    try:
+      while chunk := file.read(2**16):
+        # Entities can blow a small file up to gigabytes; ASDiv has none. The
+        # mark may lie across two chunks.
+        seen, tail = tail + chunk, chunk[-8:]
+        if b"<!DOCTYPE" in seen or b"<!ENTITY" in seen:
+          raise errors.UserError(
+              f"{path} declares XML entities; ASDiv.xml has none: fetch it "
+              "from its own repository")
+        parser.feed(chunk)
+        for _, element in parser.read_events():
+          if element.tag == "Problem":
+            number += 1
+            fields = {child.tag: child.text or "" for child in element}
+            yield text_files.Entry(fields, "", path, number, "problem")
+            element.clear()
+      parser.close()
+    except (ElementTree.ParseError, expat.ExpatError) as error:
+      raise errors.UserError(f"{path} is not XML: {error}") from error
+    except (EOFError, OSError, zlib.error) as error:
+      raise errors.UserError(
+          f"{path} is a damaged or cut gzip file ({error}); fetch it again"
+      ) from error

@@ -1,0 +1,306 @@
+"""The heart of every import: joined items in, records and counts out.
+
+One pass in bounded memory: parse by both sets of rules, hold out validation
+rows, count, write.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any, Callable, Iterable, Mapping
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.records import datasets
+from stepdistill_jax.teacher.importing import counts as import_counts
+from stepdistill_jax.teacher.importing import joining
+from stepdistill_jax.answers import parsing
+from stepdistill_jax.records import record_writer
+from stepdistill_jax.records import records
+from stepdistill_jax.answers import reference_rules
+from stepdistill_jax.teacher.importing import row_files
+from stepdistill_jax.teacher.importing import seen_inputs
+
+# Called after every item with the number of items so far, and of how many
+# (None where that is not known).
+Progress = Callable[[int, int | None], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a user chooses of every import.
+
+  Attributes:
+    output: folder of all records; None for `locations.records_dir()`.
+    rules: `strict` or `reference`, see `parsing`.
+    keep_unverified: True to take labels for the teacher's that may be copies
+      of the human ones and cannot be checked.
+    progress: called with the numbers of items done and of all.
+    allow_useless: True to write records that nothing can be learned from, for
+      a person to look at.
+  """
+
+  output: str | os.PathLike | None = None
+  rules: str = "strict"
+  keep_unverified: bool = False
+  progress: Progress | None = None
+  allow_useless: bool = False
+
+
+@dataclasses.dataclass
+class Source:
+  """One split of what is imported.
+
+  Attributes:
+    joined: the split's items, in order.
+    files: what they are read from, for the report.
+    rows: number of rows; needed where validation rows are held out of them.
+    check_overlap: True if the join was by position and has to be checked.
+  """
+
+  joined: Iterable[joining.Joined]
+  files: tuple[str, ...] = ()
+  rows: int = 0
+  check_overlap: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportResult:
+  """What an import wrote.
+
+  Attributes:
+    folder: the records' folder.
+    dataset: name of the data set.
+    teacher: name of the teacher.
+    info: what it counted, as in `import.json`.
+  """
+
+  folder: pathlib.Path
+  dataset: str
+  teacher: str
+  info: Mapping[str, Any]
+
+
+def held_out_positions(rows: int, share: float) -> frozenset[int]:
+  """Positions of the train rows that serve as validation.
+
+  The papers' rule: the first ceil(share·rows) of numpy's
+  `default_rng(0).permutation(rows)`, which is what Hugging Face's
+  `train_test_split(test_size=share, seed=0)` takes.
+
+  >>> len(held_out_positions(800, 0.1)), len(held_out_positions(9741, 0.1))
+  (80, 975)
+  """
+  import numpy as np  # Not needed for help texts.
+
+  permutation = np.random.default_rng(0).permutation(rows)
+  return frozenset(permutation[:math.ceil(share * rows)].tolist())
+
+
+def import_sources(
+    spec: datasets.Dataset, teacher: str, sources: Mapping[str, Source], *,
+    options: Options, format_name: str, notes: list[str] | None = None,
+    free_text: bool = False) -> ImportResult:
+  """Parses, counts and writes all splits.
+
+  Args:
+    spec: the data set.
+    teacher: name of the teacher.
+    sources: split -> its items; not empty.
+    options: what the user chose.
+    format_name: for the report.
+    notes: sentences for the report; sources may append while they are read.
+    free_text: True for completions without a fixed form.
+
+  Raises:
+    errors.UserError: nothing could be imported, the name is a union's, or a
+      join by position is misaligned; then no records are left behind.
+  """
+  if spec.name in datasets.UNIONS:
+    raise errors.UserError(
+        f"--dataset={spec.name} is the name of "
+        f"{' and '.join(datasets.members(spec.name))} taken together; import "
+        "each of them, or choose another name")
+  if options.rules not in parsing.RULES:
+    raise errors.UserError(
+        errors.unknown_name_message("rules", options.rules, parsing.RULES))
+  output = (locations.records_dir() if options.output is None
+            else options.output)
+  notes = [] if notes is None else notes
+  total = _expected(sources.values()) if options.progress else None
+  seen = seen_inputs.SeenInputs()
+  counts = {split: import_counts.SourceCounts() for split in sources}
+  with record_writer.RecordsWriter(output, spec.name, teacher) as writer:
+    done = 0
+    for split, source in sources.items():
+      importer = _SplitImporter(
+          spec, teacher, split, options, seen, counts[split],
+          held_out=_held_out(spec, split, source, sources),
+          free_text=free_text)
+      overlap = joining.OverlapCheck() if source.check_overlap else None
+      for joined in source.joined:
+        record = importer.record(joined, overlap)
+        if record is not None:
+          writer.write(record)
+        done += 1
+        if options.progress is not None:
+          options.progress(done, total)
+      if overlap is not None:
+        overlap.require_alignment()
+        counts[split].overlap = overlap.shares()
+    if not any(split_counts.written for split_counts in counts.values()):
+      raise errors.UserError(
+          f"no row of {spec.name} could be imported: "
+          + "; ".join(_first_reasons(counts)))
+    if not options.allow_useless:
+      _require_use(spec.name, teacher, counts, options.rules)
+    info = {
+        "counts_version": import_counts.VERSION, "dataset": spec.name,
+        "teacher": teacher, "format": format_name, "rules": options.rules,
+        "notes": notes,
+        "files": {split: source.files for split, source in sources.items()},
+        "sources": {split: split_counts.as_json()
+                    for split, split_counts in counts.items()},
+        "own_labels": any(split_counts.rules[options.rules].own_labels
+                          for split_counts in counts.values()),
+        "repeated_inputs": seen.repeated(), "leaked_inputs": seen.leaked(),
+    }
+    writer.import_info = info
+    seen.close()
+  return ImportResult(writer.folder, spec.name, teacher, info)
+
+
+def _expected(sources: Iterable[Source]) -> int | None:
+  """About how many items the sources have; None where it cannot be told."""
+  counts = [
+      source.rows or (row_files.guess_rows(pathlib.Path(source.files[0]))
+                      if source.files else 0) for source in sources]
+  return sum(counts) if all(counts) else None
+
+
+def _held_out(
+    spec: datasets.Dataset, split: str, source: Source,
+    sources: Mapping[str, Source]) -> frozenset[int]:
+  if split != "train" or "validation" in sources or not source.rows:
+    return frozenset()
+  return held_out_positions(source.rows, spec.held_out)
+
+
+def _first_reasons(
+    counts: Mapping[str, import_counts.SourceCounts]) -> list[str]:
+  return [f"{split}: {reason['count']} {name} ({reason['examples'][0]})"
+          for split, split_counts in counts.items()
+          for name, reason in split_counts.dropped.as_json().items()
+          ] or ["the sources are empty"]
+
+
+def _require_use(
+    dataset: str, teacher: str,
+    counts: Mapping[str, import_counts.SourceCounts], rules: str) -> None:
+  """Raises UserError if no record has what a task could be trained on."""
+  filled = sum((field_counts for split_counts in counts.values()
+                for field_counts in split_counts.filled.values()),
+               collections.Counter())
+  if filled["teacher_label"] or filled["rationale"]:
+    return
+  if any(split_counts.completions for split_counts in counts.values()):
+    reasons = [
+        f"{split}: {entry['count']:,} {reason}"
+        + "".join(f" ({example})" for example in entry["examples"][:1])
+        for split, split_counts in counts.items()
+        for reason, entry in split_counts.rules[rules].statuses.as_json(
+            ).items()]
+    raise errors.UserError(
+        f"no completion of {dataset} by {teacher} has a usable label or "
+        f"rationale, so no records were written: {'; '.join(reasons)}")
+  if not filled["label"]:
+    rows = sum(split_counts.rows for split_counts in counts.values())
+    raise errors.UserError(
+        f"none of the {rows:,} rows of {dataset} has a label or a completion "
+        f"by {teacher}, so no records were written; name their columns or "
+        "files")
+
+
+class _SplitImporter:
+  """Turns the joined items of one source split into records."""
+
+  def __init__(
+      self, spec: datasets.Dataset, teacher: str, split: str, options: Options,
+      seen: seen_inputs.SeenInputs, counts: import_counts.SourceCounts, *,
+      held_out: frozenset[int], free_text: bool):
+    self._spec, self._teacher, self._split = spec, teacher, split
+    self._options, self._seen, self._counts = options, seen, counts
+    self._held_out = held_out
+    self._next_example = None if free_text else (
+        reference_rules.next_example_mark(spec))
+    self._parsers = {
+        name: parsing.get_parser(spec, name, free_text)
+        for name in parsing.RULES}
+
+  def record(self, joined: joining.Joined,
+             overlap: joining.OverlapCheck | None) -> records.Record | None:
+    """The item's record; None if it is dropped, under a counted reason."""
+    counts, row = self._counts, joined.row
+    counts.rows += row is not None or joined.dropped not in ("", "no_row")
+    counts.completions += (
+        joined.output is not None or joined.parsed is not None
+        or joined.problem not in ("", parsing.NO_COMPLETION))
+    parsed = self._parse(joined)
+    if joined.dropped:
+      counts.dropped.add(joined.dropped, joined.where)
+      return None
+    if overlap is not None and parsed.rationale:
+      overlap.add(joined, parsed.rationale)
+    split = ("validation" if row.position in self._held_out else self._split)
+    counts.written[split] += 1
+    hashed = records.input_hash(row.inputs)
+    record = records.Record(
+        id=records.record_id(self._spec.name, split, hashed,
+                             self._seen.add(hashed, split)),
+        inputs=row.inputs, label=row.label,
+        teacher_label=parsed.label.strip(), rationale=parsed.rationale.strip(),
+        status=parsed.status, teacher=self._teacher, dataset=self._spec.name,
+        split=split, origin=f"{self._split}[{row.position}]",
+        weight="" if joined.weight is None else f"{joined.weight:.6g}")
+    counts.filled[split].update(
+        name for name in ("label", "teacher_label", "rationale")
+        if getattr(record, name))
+    return record
+
+  def _parse(self, joined: joining.Joined) -> parsing.Parsed:
+    """Parses by both rules, counts both, returns what the import's gives."""
+    result = None
+    row = joined.row or _NO_ROW
+    if self._next_example and joined.output is not None:
+      self._counts.without_continuation = (
+          (self._counts.without_continuation or 0)
+          + (self._next_example not in joined.output))
+    for name, parser in self._parsers.items():
+      if joined.parsed is not None:
+        parsed = joined.parsed
+      elif joined.output is None:
+        parsed = parsing.Parsed(
+            "", "", joined.problem or parsing.NO_COMPLETION)
+      else:
+        parsed = parser(joined.output, row)
+        if joined.truncated and not parsed.label:
+          parsed.status = parsing.TRUNCATED
+      doubt = joined.label_doubt
+      if doubt == parsing.UNVERIFIED_LABEL and self._options.keep_unverified:
+        doubt = ""
+      if joined.dropped in ("", "no_row"):
+        self._counts.rules[name].add(
+            self._spec, joined.row, parsed, doubt, joined.where,
+            joined.output)
+      if name == self._options.rules:
+        result = parsed
+        if doubt and parsed.label.strip():
+          result = parsing.Parsed(parsed.rationale, "", doubt)
+    return result
+
+
+_NO_ROW = datasets.Row("", "")

@@ -1,0 +1,114 @@
+"""Finding and reading the row files of the published layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Iterator
+import zlib
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.teacher.importing import containers
+from stepdistill_jax.records import datasets
+from stepdistill_jax.teacher import text_files
+
+# Row files of which only some rows were found; they carry their position.
+_BY_LINES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
+_SPARSE_MARK = "_recovered"
+
+
+@dataclasses.dataclass(slots=True)
+class RowEntry:
+  """A row, or the named reason why there is none, at its position.
+
+  Attributes:
+    row: None if there is a problem.
+    problem: empty, or a named reason.
+    position: of the row in its split, from 0.
+    where: file and line, for messages.
+  """
+
+  row: datasets.Row | None
+  problem: str
+  position: int
+  where: str
+
+
+def find_row_file(
+    dataset: datasets.Dataset, folder: str | os.PathLike, split: str
+) -> pathlib.Path | None:
+  """The split's row file in `folder`, or None if there is none.
+
+  Raises:
+    errors.UserError: there is no such folder.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise errors.UserError(locations.not_a_folder(folder))
+  for name in dataset.row_files.get(split, ()):
+    if (folder / name).is_file() or (folder / f"{name}.gz").is_file():
+      return text_files.find_file(folder, name)
+  return None
+
+
+def is_sparse(path: pathlib.Path) -> bool:
+  """True if the file has some of its split's rows, each with its `index`."""
+  return _SPARSE_MARK in path.name
+
+
+def count_rows(path: pathlib.Path) -> int:
+  """Number of entries of a row file, those with problems included."""
+  return sum(1 for _ in read_fields(path))
+
+
+def guess_rows(path: pathlib.Path) -> int:
+  """The number of a file's lines where lines are rows, else 0; never raises.
+
+  For a progress display: far faster than `count_rows`.
+  """
+  if containers.suffix_of(path) not in _BY_LINES or not path.is_file():
+    return 0
+  lines, first = 0, b""
+  try:
+    with text_files.open_bytes(path) as file:
+      while chunk := file.read(2**20):
+        first = first or chunk.lstrip()[:1]
+        lines += chunk.count(b"\n")
+  except (OSError, EOFError, zlib.error, errors.UserError):
+    return 0  # Whoever reads the rows will say what is wrong.
+  return 0 if first == b"[" else lines
+
+
+def read_fields(path: pathlib.Path) -> Iterator[text_files.Entry]:
+  """Yields a row file's entries; `Entry.value` has the data set's fields."""
+  return containers.read_objects(path)
+
+
+def read_rows(
+    dataset: datasets.Dataset, path: pathlib.Path) -> Iterator[RowEntry]:
+  """Yields the rows of a file in order.
+
+  Raises:
+    errors.UserError: the file as a whole cannot be read.
+  """
+  sparse, last = is_sparse(path), -1
+  for position, entry in enumerate(read_fields(path)):
+    row, problem = None, entry.problem
+    if not problem and not isinstance(entry.value, dict):
+      problem = "row_not_object"
+    if not problem and sparse:
+      index = entry.value.get("index")
+      if isinstance(index, int) and last < index < 2**40:
+        position = last = index
+      else:
+        # Without its position the row has no completion.
+        problem, position = "row_without_position", -1
+    if not problem:
+      try:
+        row = dataset.read_row(entry.value)
+        row.position = position
+      except datasets.BadRow as error:
+        problem = str(error)
+    yield RowEntry(row, problem, position, entry.where)

@@ -1,0 +1,332 @@
+"""Imports of data sets that users have as tables, with or without a teacher.
+
+* `import_columns`: a user's own rows, labels and rationales or completions;
+* `import_rows`: a known data set in the files of its authors, of Hugging Face
+  or of TensorFlow Datasets, with human labels and explanations.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import pathlib
+from typing import Any, Callable, Iterable, Iterator, Mapping
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.teacher.importing import containers
+from stepdistill_jax.records import datasets
+from stepdistill_jax.teacher.importing import formats as importing
+from stepdistill_jax.teacher.importing import joining
+from stepdistill_jax.answers import parsing
+from stepdistill_jax.teacher.importing import record_importer
+from stepdistill_jax.records import records
+from stepdistill_jax.teacher.importing import table_files
+from stepdistill_jax.teacher import text_files
+
+# What a column can be. `output` is a raw completion, to be parsed;
+# `rationale` and `teacher_label` are a completion that is parsed already.
+COLUMN_ROLES = (
+    "inputs", "label", "output", "rationale", "teacher_label", "split")
+
+
+def parse_columns(text: str) -> dict[str, str]:
+  """Reads `--columns=inputs=question,label=answer` as role -> column.
+
+  Raises:
+    errors.UserError: an unknown role, no column for `inputs`, or both a
+      completion and its parts.
+  """
+  columns = table_files.parse_columns(text)
+  for role in columns:
+    if role not in COLUMN_ROLES:
+      raise errors.UserError("--columns: " + errors.unknown_name_message(
+          "role", role, COLUMN_ROLES))
+  if "inputs" not in columns:
+    raise errors.UserError(
+        "--columns names no column for inputs; for example "
+        "--columns=inputs=question,label=answer,rationale=why")
+  if "output" in columns and {"rationale", "teacher_label"} & set(columns):
+    raise errors.UserError(
+        "--columns has both output (a raw completion, to be parsed) and "
+        "rationale or teacher_label (already parsed); give one kind")
+  return columns
+
+
+def import_columns(
+    *, dataset: str, outputs: str | os.PathLike, columns: Mapping[str, str],
+    teacher: str, **options) -> record_importer.ImportResult:
+  """Imports a user's own CSV, TSV, JSON Lines or Parquet files.
+
+  Args:
+    dataset: a name for the data set, or a known one, whose labels and
+      comparison then apply.
+    outputs: a folder of files that tell their splits by name (`train.csv`),
+      or one file: all its rows are `train`, of which a tenth becomes
+      validation, unless it has a column for the split.
+    columns: role -> column, see `COLUMN_ROLES`.
+    teacher: the name to give the teacher.
+    **options: fields of `record_importer.Options`.
+  """
+  spec = datasets.get(dataset)
+  if spec.name not in datasets.DATASETS:
+    spec = datasets.own_dataset(spec.name, held_out=importing.OWN_HELD_OUT)
+  path = pathlib.Path(outputs)
+  if path.is_dir():
+    files = containers.files_by_split(path)
+  elif path.is_file():
+    files = {containers.split_of(path.name) or "train": [path]}
+  else:
+    raise errors.UserError(f"there is no file or folder {path}")
+  if not files:
+    raise errors.UserError(
+        f"{path} has no data file whose name tells a split (train, "
+        "validation, test); rename them, or give one file")
+  _require_columns(next(iter(files.values()))[0], columns)
+  joined = functools.partial(_join_columns, spec, columns)
+  sources = _table_sources(files, joined, columns.get("split"))
+  return record_importer.import_sources(
+      spec, teacher, sources, options=record_importer.Options(**options),
+      format_name="columns")
+
+
+def import_rows(
+    *, dataset: str, rows: str | os.PathLike, teacher: str = "human",
+    **options) -> record_importer.ImportResult:
+  """Imports a known data set without any teacher's completions.
+
+  Where the data set has human explanations (e-SNLI, CoS-E, ANLI, GSM8K), they
+  are the rationales and the human labels the teacher's: the "teacher" is a
+  human.
+
+  Args:
+    dataset: a known data set.
+    rows: a file or a folder, in the form of its authors, of Hugging Face
+      (JSON Lines, CSV, Parquet) or of a prepared TFDS data set.
+    teacher: the name that the humans get in task names.
+    **options: fields of `record_importer.Options`.
+  """
+  spec = importing.known_dataset(dataset)
+  path = pathlib.Path(rows)
+  readers: dict[str, Callable[[], Iterator[text_files.Entry]]] = {}
+  if tfds_splits := containers.tfds_splits(path):
+    for name in tfds_splits:
+      if spec.file_mark and spec.file_mark not in name and any(
+          spec.file_mark in other for other in tfds_splits):
+        continue
+      split = containers.split_of(name)
+      if split:
+        readers[split] = functools.partial(containers.read_tfds, path, name)
+  else:
+    files = (containers.files_by_split(path, spec.file_mark)
+             if path.is_dir() else {})
+    undivided = ([path] if path.is_file() else sorted(path.glob("SVAMP.json*"))
+                 + sorted(path.glob("ASDiv.xml*")))
+    if not files and undivided:
+      files = {containers.split_of(undivided[0].name) or "": undivided[:1]}
+    readers = {split: functools.partial(_read_all, paths)
+               for split, paths in files.items()}
+  if not readers:
+    raise errors.UserError(
+        f"no rows of {dataset} in {path}: expected files whose names tell "
+        f"their split ({', '.join(containers.SUFFIXES)}; also .gz), or a "
+        "prepared TFDS folder")
+  sources = {}
+  for split in records.SPLITS:
+    if split in readers:
+      sources[split] = _row_source(spec, readers[split], split)
+  if "" in readers:
+    sources = _divided(spec, readers[""])
+  return record_importer.import_sources(
+      spec, teacher, sources, options=record_importer.Options(**options),
+      format_name="rows")
+
+
+def _read_all(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
+  for path in paths:
+    yield from containers.read_objects(path)
+
+
+# ---- A user's own columns ---------------------------------------------------
+
+
+def _require_columns(path: pathlib.Path, columns: Mapping[str, str]) -> None:
+  """Raises errors.UserError if the first object lacks a column."""
+  for entry in containers.read_objects(path):
+    if isinstance(entry.value, dict):
+      for role, column in columns.items():
+        if column not in entry.value:
+          raise errors.UserError(
+              f"--columns={role}={column}: {path} has no such column; "
+              + errors.unknown_name_message("column", column, entry.value))
+      return
+  raise errors.UserError(f"{path} has no rows")
+
+
+def _table_sources(
+    files: Mapping[str, list[pathlib.Path]],
+    join: Callable[[Iterable[text_files.Entry]], Iterator[joining.Joined]],
+    split_column: str | None) -> dict[str, record_importer.Source]:
+  """A source for each split; by a column's values where there is one."""
+  if split_column is None:
+    return {
+        split: record_importer.Source(
+            join(_read_all(paths)), files=tuple(map(str, paths)),
+            rows=sum(1 for _ in _read_all(paths)) if split == "train" else 0)
+        for split, paths in files.items()}
+  paths = [path for split_paths in files.values() for path in split_paths]
+  names: dict[str, int] = {}
+  for entry in _read_all(paths):
+    split = _split_value(entry, split_column)
+    names[split] = names.get(split, 0) + 1
+  # Rows that tell no split are counted as problems of the first one.
+  known = [name for name in records.SPLITS if name in names]
+  if not known:
+    raise errors.UserError(
+        f"column {split_column!r} has no split; expected train, validation "
+        "or test")
+  sources = {}
+  for number, split in enumerate(known):
+    wanted = {split, ""} if number == 0 else {split}
+    sources[split] = record_importer.Source(
+        join(_entries_of(paths, split_column, wanted)),
+        files=tuple(map(str, paths)), rows=sum(names.get(n, 0) for n in wanted))
+  return sources
+
+
+def _entries_of(
+    paths: list[pathlib.Path], split_column: str, wanted: set[str]
+) -> Iterator[text_files.Entry]:
+  for entry in _read_all(paths):
+    if _split_value(entry, split_column) in wanted:
+      yield entry
+
+
+def _split_value(entry: text_files.Entry, column: str) -> str:
+  value = entry.value.get(column) if isinstance(entry.value, dict) else None
+  return containers.split_of(value) or "" if isinstance(value, str) else ""
+
+
+def _join_columns(
+    spec: datasets.Dataset, columns: Mapping[str, str],
+    entries: Iterable[text_files.Entry]) -> Iterator[joining.Joined]:
+  for position, entry in enumerate(entries):
+    try:
+      yield _join_columns_of(spec, columns, entry, position)
+    except datasets.BadRow as error:
+      yield joining.Joined(None, None, "", entry.where, dropped=str(error))
+
+
+def _join_columns_of(
+    spec: datasets.Dataset, columns: Mapping[str, str],
+    entry: text_files.Entry, position: int) -> joining.Joined:
+  if entry.problem:
+    raise datasets.BadRow(entry.problem)
+  if not isinstance(entry.value, dict):
+    raise datasets.BadRow("row_not_object")
+  if "split" in columns and not _split_value(entry, columns["split"]):
+    raise datasets.BadRow("no_split")
+  values = {role: _own_text(entry.value.get(column))
+            for role, column in columns.items() if role != "split"}
+  if not values["inputs"].strip():
+    raise datasets.BadRow("empty_inputs")
+  row = datasets.Row(
+      values["inputs"], values.get("label", ""), position=position,
+      choices=datasets.choices_in(values["inputs"])
+      if spec.label_kind == datasets.CHOICE else ())
+  if "output" in columns:
+    problem = "" if values["output"] else parsing.NO_COMPLETION
+    return joining.Joined(row, values["output"] or None, problem, entry.where)
+  rationale = values.get("rationale", "").strip()
+  label = values.get("teacher_label", "").strip()
+  if not rationale and not label:
+    return joining.Joined(
+        row, None, parsing.NO_COMPLETION, entry.where)
+  status = "ok"
+  if "teacher_label" in columns:
+    status = parsing.label_status(spec, label, row)
+  if status == "ok" and not rationale:
+    status = parsing.EMPTY_RATIONALE
+  return joining.Joined(
+      row, None, "", entry.where,
+      parsed=parsing.Parsed(
+          rationale, label, status,
+          own_label=columns.get("teacher_label") == columns.get("label")))
+
+
+def _own_text(value: Any) -> str:
+  """A cell as text: numbers as they are written, null as nothing."""
+  if value is None:
+    return ""
+  if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if value != value or value in (float("inf"), float("-inf")):
+      raise datasets.BadRow("field_not_text")
+    return str(value)
+  if not isinstance(value, str):
+    raise datasets.BadRow("field_not_text")
+  if not text_files.is_encodable(value):
+    raise datasets.BadRow("invalid_utf8")
+  return value
+
+
+# ---- Rows without completions -----------------------------------------------
+
+
+def _row_source(
+    spec: datasets.Dataset, reader: Callable[[], Iterator[text_files.Entry]],
+    split: str) -> record_importer.Source:
+  needs_count = spec.held_out and split == "train"
+  return record_importer.Source(
+      _join_rows(spec, enumerate(reader())),
+      rows=sum(1 for _ in reader()) if needs_count else 0)
+
+
+def _divided(
+    spec: datasets.Dataset, reader: Callable[[], Iterator[text_files.Entry]]
+) -> dict[str, record_importer.Source]:
+  """The splits of a source that is one file, by the papers' rule.
+
+  SVAMP: `numpy.random.RandomState(0).permutation(1000)`, the last 200 are the
+  test rows; this order is also that of the papers' row files.
+  """
+  if not spec.undivided_test_rows:
+    return {"train": _row_source(spec, reader, "train")}
+  import numpy as np
+
+  entries = list(itertools.islice(reader(), 100_000))
+  test_rows = spec.undivided_test_rows
+  if len(entries) <= test_rows:
+    raise errors.UserError(
+        f"{spec.name}: {len(entries)} rows, expected more than the "
+        f"{test_rows} of its test split")
+  order = np.random.RandomState(0).permutation(len(entries)).tolist()
+  parts = {"train": order[:-test_rows], "test": order[-test_rows:]}
+  return {
+      split: record_importer.Source(
+          _join_rows(spec, enumerate(entries[i] for i in positions)),
+          rows=len(positions))
+      for split, positions in parts.items()}
+
+
+def _join_rows(
+    spec: datasets.Dataset, entries: Iterable[tuple[int, text_files.Entry]]
+) -> Iterator[joining.Joined]:
+  for position, entry in entries:
+    reason = entry.problem
+    if not reason and not isinstance(entry.value, dict):
+      reason = "row_not_object"
+    if not reason:
+      try:
+        row = spec.read_row(entry.value)
+        row.position = position
+      except datasets.BadRow as error:
+        reason = str(error)
+    if reason:
+      yield joining.Joined(None, None, "", entry.where, dropped=reason)
+    elif row.rationale.strip():
+      yield joining.Joined(
+          row, None, "", entry.where,
+          parsed=parsing.Parsed(
+              row.rationale.strip(), row.label, "ok", own_label=True))
+    else:
+      yield joining.Joined(row, None, parsing.NO_COMPLETION, entry.where)

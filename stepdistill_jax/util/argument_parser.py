@@ -1,0 +1,98 @@
+"""Argparse as the commands use it: mistakes in one line, with near names."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import stepdistill_jax
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+from stepdistill_jax.util import remote_storage
+
+
+def local_or_remote(text: str) -> str:
+  """The type of arguments that may name a path in an object store.
+
+  Of all others such a path is refused: it would become a local folder `gs:`.
+  """
+  return os.path.expanduser(text)
+
+
+def split_name(value: str) -> tuple[str | None, str]:
+  """Splits `NAME=PATH`; a path that exists as it stands is no such pair."""
+  name, equals, path = value.partition("=")
+  if equals and name and "/" not in name and not os.path.exists(value):
+    return name, path
+  return None, value
+
+
+def add_records_dir(
+    parser, *old_names: str, advice: str = "", type=os.path.expanduser
+) -> None:
+  """Adds `--records_dir`, which all commands call the records' folder by.
+
+  Args:
+    parser: a parser, or a group of one.
+    *old_names: flags that older scripts call it by; not in the help.
+    advice: more for the help.
+    type: of its value; `local_or_remote` allows an object store.
+  """
+  parser.add_argument(
+      "--records_dir", metavar="DIR", type=type,
+      help=f"folder of all distillation records{advice} (default: "
+      f"$STEPDISTILL_RECORDS, else {locations.data_home() / 'records'})")
+  for name in old_names:
+    parser.add_argument(
+        name, dest="records_dir", type=type, default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS)
+
+
+class Parser(argparse.ArgumentParser):
+  """An ArgumentParser with --version that ends with exit code 2 and one line.
+
+  Its subcommands' parsers are of the same class, so that each reports its own
+  mistakes, unknown arguments included, and names its own --help.
+  """
+
+  def __init__(self, *args, **options):
+    super().__init__(*args, **options)
+    self.add_argument(
+        "--version", action="version", help="print the version",
+        version=f"%(prog)s {stepdistill_jax.__version__}")
+
+  def error(self, message):
+    joint = " " if message.endswith("?") else "; "
+    self.exit(errors.USER_ERROR_EXIT_CODE,
+              f"error: {message}{joint}see {self.prog} --help\n")
+
+  def parse_known_args(self, args=None, namespace=None):
+    # Argparse hands a subcommand's unknown arguments up to the first parser.
+    namespace, unknown = super().parse_known_args(args, namespace)
+    for argument in unknown:
+      if not argument.startswith("-"):
+        self.error(f"{argument!r} is one argument too many")
+      self.error(errors.unknown_name_message(
+          "argument", argument.partition("=")[0],
+          self._option_string_actions))
+    return namespace, unknown
+
+  def _get_values(self, action, arg_strings):
+    if action.nargs != argparse.PARSER:  # Not all that a subcommand gets.
+      for text in arg_strings:
+        if action.type is local_or_remote:
+          remote_storage.require_reachable(text)
+        elif remote_storage.is_remote(text):
+          raise argparse.ArgumentError(
+              action, f"must be a local path, got {text}; copy it to this "
+              "machine, or mount the bucket")
+    return super()._get_values(action, arg_strings)
+
+  def _check_value(self, action, value):
+    # Argparse lists all choices, near ones only from Python 3.14 on.
+    if action.choices is not None and value not in action.choices:
+      options = [str(choice) for choice in action.choices]
+      message = errors.unknown_name_message(
+          "choice", str(value), options,
+          f"(all: {', '.join(options)})" if len(options) <= 12 else "")
+      raise argparse.ArgumentError(action, message)

@@ -1,0 +1,125 @@
+"""Where files are: the project's own, the user's records, the vocabulary.
+
+| what | order of search |
+|---|---|
+| gin files, tasks | the checkout, else beside the installed package |
+| records | `--records_dir`, `$STEPDISTILL_RECORDS`, `DATA_HOME/records` |
+| T5's `spiece.model` | `$STEPDISTILL_VOCAB`, `$STEPDISTILL_DATA/vocab/`,
+  `DATA_HOME/vocab/` |
+
+DATA_HOME is `$XDG_DATA_HOME/stepdistill_jax`, by default
+`~/.local/share/stepdistill_jax`.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import remote_storage
+
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+
+
+def resource_root() -> pathlib.Path:
+  """The folder that `gin/recipes/x.gin` is relative to.
+
+  The checkout's root; in an installed wheel the package's own folder, where
+  setup.py puts the gin files.
+  """
+  checkout = _PACKAGE.parent
+  if (checkout / "gin" / "recipes").is_dir():
+    return checkout
+  return _PACKAGE
+
+
+def data_home() -> pathlib.Path:
+  """The user's folder for records and vocabularies; not created here."""
+  base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+  return pathlib.Path(base).expanduser() / "stepdistill_jax"
+
+
+def cache_home() -> pathlib.Path:
+  """The user's folder for what can be made again (compiled programs)."""
+  base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(base).expanduser() / "stepdistill_jax"
+
+
+def records_dir() -> pathlib.Path:
+  """The folder of distillation records (a TFDS `data_dir`).
+
+  Raises:
+    errors.UserError: $STEPDISTILL_RECORDS names an object store's.
+  """
+  configured = os.environ.get("STEPDISTILL_RECORDS")
+  if configured:
+    return local(configured, "STEPDISTILL_RECORDS")
+  return data_home() / "records"
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+  """A folder's path from the root, without `~`; object stores' stay."""
+  path = os.fspath(path)
+  if "://" in path:
+    return path.rstrip("/")
+  return os.path.abspath(os.path.expanduser(path))
+
+
+def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
+  """A path that must be on this machine.
+
+  Args:
+    path: as the user gave it.
+    what: it is, for the error.
+
+  Raises:
+    errors.UserError: it names something in an object store.
+  """
+  if remote_storage.is_remote(path):
+    raise errors.UserError(
+        f"{what} must be a local path, got {os.fspath(path)}; copy it to this "
+        "machine, or mount the bucket")
+  return pathlib.Path(path).expanduser()
+
+
+def not_a_folder(path: str | os.PathLike[str]) -> str:
+  """What a path is instead of a folder, for an error."""
+  return (f"{path} is a file, not a folder" if os.path.exists(path)
+          else f"there is no folder {path}")
+
+
+def is_dir(path: str | os.PathLike[str]) -> bool:
+  """Whether a folder is there, local or remote.
+
+  Where an object store refuses an answer, TensorFlow's `isdir` says no; this
+  raises what it said.
+  """
+  from etils import epath  # Late: `--help` is quick.  # pylint: disable=g-import-not-at-top
+  folder = epath.Path(path)
+  return (not remote_storage.is_remote(path) or folder.exists()) and (
+      folder.is_dir())
+
+
+def t5_vocabulary_path() -> pathlib.Path:
+  """T5's SentencePiece model.
+
+  Raises:
+    errors.UserError: it is in none of the places of the module's table.
+  """
+  configured = os.environ.get("STEPDISTILL_VOCAB")
+  candidates = [pathlib.Path(configured).expanduser()] if configured else []
+  if not configured:
+    if os.environ.get("STEPDISTILL_DATA"):
+      candidates.append(
+          pathlib.Path(os.environ["STEPDISTILL_DATA"]).expanduser()
+          / "vocab" / "spiece.model")
+    candidates.append(data_home() / "vocab" / "spiece.model")
+  for candidate in candidates:
+    if candidate.is_file():
+      return candidate
+  raise errors.UserError(
+      "T5's SentencePiece model was not found; looked for "
+      + ", ".join(str(c) for c in candidates)
+      + "; set STEPDISTILL_VOCAB=/path/to/spiece.model, or pass "
+      "--vocabulary=/path/to/spiece.model to `stepdistill teacher import`")

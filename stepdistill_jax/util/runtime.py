@@ -1,0 +1,221 @@
+"""The process: quiet logs, memory, a compilation cache, where TensorFlow is.
+
+`configure()` must run before tensorflow and jax are imported, since both read
+the environment only then; later calls do what still can be done. A variable
+that the user has set is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import logging as python_logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from typing import Iterator
+import warnings
+
+from stepdistill_jax.util import devices
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import locations
+
+# As near to the process's start as this package can see.
+START_TIME = time.time()
+
+_QUIET_ENVIRONMENT = {
+    # TensorFlow and XLA print C++ information, warnings and errors that are
+    # none (oneDNN, cuDNN factories, CPU features of cached programs).
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "GRPC_VERBOSITY": "ERROR",
+    # Kept out of workers' way: tokenizers would warn after a fork.
+    "TOKENIZERS_PARALLELISM": "false",
+    # TFDS would ask Google Cloud Storage for data sets.
+    "TFDS_DISABLE_GCS": "1",
+}
+# Everything is worth keeping: a tiny model's step takes seconds to compile.
+_CACHE_ENVIRONMENT = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+# glibc's mallopt(3): M_NAME -> (its number, value in bytes). A user decides
+# instead with the environment's MALLOC_NAME_.
+_MALLOC_OPTIONS = {"TRIM_THRESHOLD": (-1, 2**31 - 1), "TOP_PAD": (-2, 2**26),
+                   "MMAP_THRESHOLD": (-3, 2**25)}
+
+
+def _keep_freed_memory() -> None:
+  """Keeps the memory of freed arrays in the process.
+
+  XLA's CPU programs allocate and free the same buffers at every step. By
+  default glibc gives large ones back to the kernel, which clears each page
+  again: a fifth of the time of a small student's step.
+  """
+  mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Absent but on glibc.
+  for name, (number, value) in _MALLOC_OPTIONS.items():
+    if mallopt is not None and f"MALLOC_{name}_" not in os.environ:
+      mallopt(number, value)
+
+
+def _without_absent_tpus() -> dict[str, str]:
+  """Keeps JAX from looking for TPUs where libtpu is but no chip.
+
+  `stepdistill plan` needs libtpu on machines without TPUs; there JAX would
+  ask a cloud's metadata, and complain in several lines, at every start.
+  """
+  if importlib.util.find_spec("libtpu") is None or devices.present():
+    return {}
+  return {"JAX_PLATFORMS": "cpu"}
+
+
+def configure() -> None:
+  """Quiets libraries, keeps freed memory, turns JAX's compilation cache on.
+
+  The cache is in `locations.cache_home()/"jax"`; `JAX_COMPILATION_CACHE_DIR`
+  puts it elsewhere, `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
+  """
+  cache = {"JAX_COMPILATION_CACHE_DIR": str(locations.cache_home() / "jax"),
+           **_CACHE_ENVIRONMENT}
+  new = {k: v for k, v in {
+      **_QUIET_ENVIRONMENT, **cache, **_without_absent_tpus()}.items()
+         if k not in os.environ}
+  os.environ.update(new)
+  if "jax" in sys.modules:
+    import jax  # pylint: disable=g-import-not-at-top
+    for name, value in new.items():
+      if name.startswith("JAX_") and name != "JAX_PLATFORMS":
+        jax.config.update(
+            name.lower(), value if name.endswith("DIR") else float(value)
+            if "SECS" in name else int(value))
+  _keep_freed_memory()
+  _quiet_python()
+
+
+def _quiet_python() -> None:
+  from absl import logging  # pylint: disable=g-import-not-at-top
+  # Without this absl prints a complaint about itself before the first line.
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.ERROR)
+  for name in ("jax", "tensorflow", "orbax", "etils", "h5py"):
+    python_logging.getLogger(name).setLevel(python_logging.ERROR)
+  # Libraries' notes to their own developers.
+  for category in (DeprecationWarning, PendingDeprecationWarning,
+                   FutureWarning):
+    warnings.filterwarnings("ignore", category=category)
+
+
+@contextlib.contextmanager
+def preempted_on_sigterm() -> Iterator[None]:
+  """Until training takes SIGTERM itself, it ends the process with code 75.
+
+  So that who started it starts it again, as after a save: nothing is lost
+  while a process imports its libraries.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = signal.signal(
+      signal.SIGTERM, lambda *_: os._exit(errors.PREEMPTED_EXIT_CODE))
+  try:
+    yield
+  finally:
+    # None: set by other code than Python's; it cannot be put back.
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+@contextlib.contextmanager
+def _native_stderr_held_back() -> Iterator[None]:
+  """Holds back what native code prints; shown only if an error follows."""
+  try:
+    descriptor = sys.__stderr__.fileno()
+  except (AttributeError, ValueError, OSError):
+    yield  # No such thing, as in a notebook.
+    return
+  with tempfile.TemporaryFile() as held_back:
+    saved = os.dup(descriptor)
+    os.dup2(held_back.fileno(), descriptor)
+    try:
+      yield
+    except BaseException:
+      held_back.seek(0)
+      os.write(saved, held_back.read())
+      raise
+    finally:
+      os.dup2(saved, descriptor)
+      os.close(saved)
+
+
+@contextlib.contextmanager
+def _not_importable(name: str) -> Iterator[None]:
+  """Makes a package look absent, unless it has been imported already."""
+  if name in sys.modules:
+    yield
+    return
+  sys.modules[name] = None
+  try:
+    yield
+  finally:
+    del sys.modules[name]
+
+
+def import_tensorflow():
+  """Imports TensorFlow quietly, and off the accelerators.
+
+  After `devices.start` where the process computes: see there.
+  It only reads data here and must not take JAX's memory. While it is
+  imported it tells of missing GPU drivers, whatever the environment says, and
+  Keras, which comes with it, would load scikit-learn for wrappers that nobody
+  here uses: seconds before the first step.
+  """
+  with _native_stderr_held_back(), _not_importable("sklearn"):
+    import tensorflow as tf  # pylint: disable=g-import-not-at-top
+  for kind in ("GPU", "TPU"):
+    try:
+      tf.config.set_visible_devices([], kind)
+    except (RuntimeError, ValueError):
+      pass  # Already in use, by the caller's choice.
+  return tf
+
+
+def load_triton() -> None:
+  """Loads triton, which torch's CUDA build brings, if it is installed.
+
+  Loaded after TensorFlow it ends the process, by LLVM options that both
+  register; the other order works. What uses torch calls this first, and loads
+  TensorFlow later or never.
+
+  Raises:
+    errors.UserError: TensorFlow is there already.
+  """
+  if "triton" in sys.modules or importlib.util.find_spec("triton") is None:
+    return
+  if "tensorflow" in sys.modules:
+    raise errors.UserError(
+        "TensorFlow is loaded in this process, and torch's triton would crash "
+        "it: import triton before TensorFlow (`tasks`, `seqio` and `t5x` load "
+        "it), or run this in a process of its own")
+  import triton  # pylint: disable=g-import-not-at-top,unused-import
+
+
+def import_transformers():
+  """Imports transformers and torch, in an order that is safe.
+
+  Raises:
+    errors.UserError: see `load_triton`; or they are not installed.
+  """
+  load_triton()
+  try:
+    import torch  # pylint: disable=g-import-not-at-top,unused-import
+    import transformers  # pylint: disable=g-import-not-at-top
+  except ModuleNotFoundError as error:
+    raise errors.UserError(
+        "--hf needs transformers and torch; install them with "
+        "`pip install 'stepdistill_jax[hf]'`") from error
+  return transformers

@@ -1,0 +1,50 @@
+"""Layouts, microbatches, meshes and scanned layers give the plain formula.
+
+All cases run in one process with 8 virtual devices; see `exactness_cases`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import stepdistill_jax  # pylint: disable=unused-import
+from stepdistill_jax.util import t5x_finder
+from tests.support import exactness_cases
+
+# Float32 sums of some hundred terms, in another order: about 2e-7, relative.
+TOLERANCE = 1e-6
+# Sharded matrix products are summed over devices, and scanned layers are
+# compiled into other fusions: gradients differ by a few more roundings.
+SHARDED_TOLERANCE = 2e-6
+
+
+@pytest.fixture(scope="module")
+def results():
+  if t5x_finder.current_engine() == "google":
+    pytest.skip("on a CPU, Google's T5X gives all devices to the model axis")
+  process = subprocess.run(
+      [sys.executable, "-m", exactness_cases.__name__], text=True,
+      capture_output=True, env={
+          **os.environ, "JAX_PLATFORMS": "cpu",
+          "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+          # Compiles three times as fast; the arithmetic is the same.
+          "--xla_backend_optimization_level=0"})
+  assert process.returncode == 0, process.stderr[-3000:]
+  lines = [json.loads(line) for line in process.stdout.splitlines()
+           if line.startswith("{")]
+  return {(r["layout"], r["microbatches"], r["mesh"], r["scanned"]): r
+          for r in lines}
+
+
+@pytest.mark.parametrize(
+    "case", exactness_cases.CASES, ids=lambda c: "-".join(
+        map(str, (c.layout, c.microbatches, c.mesh, c.scanned))))
+def test_equals_the_plain_formula(results, case):
+  result = results[case.layout, case.microbatches, case.mesh, case.scanned]
+  tolerance = (SHARDED_TOLERANCE if case.mesh or case.scanned else TOLERANCE)
+  for name in ("loss", "loss/label", "loss/rationale"):
+    assert result[name] < TOLERANCE, name
+  assert result["gradient"] < tolerance
