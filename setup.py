@@ -11,7 +11,7 @@ T5X_COMMIT = "cc342d419ec3e3e9c4bf1df33c82330cafdc1e16"
 
 PACKAGE = ROOT / "stepdistill_jax"
 VERSION = re.search(
-    r'^__version__ = "(.+?)"', (PACKAGE / "__init__.py").read_text("utf-8"),
+    r'^__version__ = "(.+?)"', (PACKAGE / "util/version.py").read_text("utf-8"),
     re.MULTILINE)[1]
 
 # Folders beside the package that travel inside it, under the same names.
@@ -97,8 +97,8 @@ setuptools.setup(
     entry_points={
         "console_scripts": [
             "stepdistill=stepdistill_jax.cli.stepdistill:main",
-            "stepdistill-eval=stepdistill_jax.evaluation.command:main",
-            "t5x=stepdistill_jax.embedded_t5x.command:main",
+            "stepdistill-eval=stepdistill_jax.cli.stepdistill_eval:main",
+            "t5x=stepdistill_jax.cli.t5x:main",
         ],
     },
 )

@@ -13,13 +13,13 @@ import dataclasses
 import pathlib
 import sys
 
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import entry_points
 from stepdistill_jax.quickstart import command
 from stepdistill_jax.quickstart import plan as plan_lib
 from stepdistill_jax.quickstart import text
 
 
-@errors.command
+@entry_points.command
 def main() -> None:
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawTextHelpFormatter)

@@ -7,9 +7,8 @@ neither jax nor tensorflow, so that command-line help stays instant.
 """
 
 from stepdistill_jax.util import t5x_finder
+from stepdistill_jax.util.version import __version__ as __version__
 from stepdistill_jax.config import tasks_finder
-
-__version__ = "0.1.0"  # The only place: setup.py reads this line.
 
 t5x_finder.install()
 tasks_finder.install()

@@ -99,7 +99,7 @@ def run(*args, **kwargs):
   return process.returncode, out, err
 
 
-TRAIN = ("stepdistill_jax.embedded_t5x.command", "train",
+TRAIN = ("stepdistill_jax.cli.t5x", "train",
          "--gin_file=t5x/configs/runs/testing.gin")
 NOTEBOOK = "import stepdistill_jax; from t5x import interactive_model"
 WORKER = """
@@ -113,7 +113,7 @@ if __name__ == "__main__":
   worker.join()
   sys.exit(worker.exitcode)
 """
-EVALUATE = "stepdistill_jax.evaluation.command"
+EVALUATE = "stepdistill_jax.cli.stepdistill_eval"
 
 
 @pytest.mark.parametrize("command", [
@@ -160,8 +160,8 @@ def test_triton_is_loaded_before_tensorflow(folder, command):
 def test_triton_after_tensorflow_is_refused(folder):
   code, _, err = run(
       folder, "import sys; sys.modules['tensorflow'] = sys\n"
-      "from stepdistill_jax.util import errors; from stepdistill_jax.util import runtime\n"
-      "sys.exit(errors.command(runtime.import_transformers)())",
+      "from stepdistill_jax.util import entry_points; from stepdistill_jax.util import errors; from stepdistill_jax.util import runtime\n"
+      "sys.exit(entry_points.command(runtime.import_transformers)())",
       sites=("hf_site",))
   assert code == 2, err
   assert err.count("\n") == 1 and "import triton before TensorFlow" in err

@@ -124,7 +124,7 @@ def test_one_process_goes_on_with_the_same_losses_and_predictions(
     (shutil.copytree if source.is_dir() else shutil.copy)(
         source, model_dir / name)
   subprocess.run(
-      [sys.executable, "-m", "stepdistill_jax.embedded_t5x.command",
+      [sys.executable, "-m", "stepdistill_jax.cli.t5x",
        *_arguments(model_dir, records_dir)], cwd=ROOT, check=True,
       env=_environment(XLA_FLAGS="--xla_force_host_platform_device_count="
                        f"{num_devices}"))

@@ -22,7 +22,15 @@ from typing import Any
 from stepdistill_jax.records import datasets
 from stepdistill_jax.answers import parsing
 from stepdistill_jax.answers import strict_rules
-from stepdistill_jax.teacher.prompts import prompt as prompt_lib
+
+# What completions consist of, as a prompt asks for them.
+CHAIN_OF_THOUGHT = "chain_of_thought"  # Reasoning, marker, label.
+JSON = "json"  # {"reason": ..., "answer_choice": ...}
+ANSWER = "answer"  # The label alone.
+RATIONALE = "rationale"  # The reasoning alone; the label was given.
+DENSITY = "density"  # {"rounds": [{"summary": ...}, ...]}; the last counts.
+TURNS = "turns"  # Each assistant's turn of a conversation, as it is.
+FORMS = (CHAIN_OF_THOUGHT, JSON, ANSWER, RATIONALE, DENSITY, TURNS)
 
 # Named reasons besides those of `parsing`.
 NOT_JSON = "not_json"  # No JSON object, or without the keys.
@@ -92,11 +100,11 @@ def _turn(dataset: datasets.Dataset, output: str, row: datasets.Row
 
 
 _PARSERS = {
-    prompt_lib.JSON: _json,
-    prompt_lib.ANSWER: _answer,
-    prompt_lib.RATIONALE: _rationale,
-    prompt_lib.DENSITY: _density,
-    prompt_lib.TURNS: _turn,
+    JSON: _json,
+    ANSWER: _answer,
+    RATIONALE: _rationale,
+    DENSITY: _density,
+    TURNS: _turn,
 }
 
 

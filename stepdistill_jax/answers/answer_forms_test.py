@@ -10,7 +10,6 @@ import pytest
 from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.records import datasets
 from stepdistill_jax.answers import parsing
-from stepdistill_jax.teacher.prompts import prompt as prompt_lib
 
 CHOICES = ("park", "math problem", "gravity")
 
@@ -99,8 +98,8 @@ def test_density():
 
 
 @hypothesis.given(
-    form=st.sampled_from([f for f in prompt_lib.FORMS
-                          if f != prompt_lib.CHAIN_OF_THOUGHT]),
+    form=st.sampled_from([f for f in answer_forms.FORMS
+                          if f != answer_forms.CHAIN_OF_THOUGHT]),
     dataset=st.sampled_from(["svamp", "cqa", "esnli", "gsm8k", "mine"]),
     output=st.one_of(
         st.text(string.printable + "é\u2028\ud800"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Callable, Sequence
 
 from stepdistill_jax.answers import benchmarks
+from stepdistill_jax.answers import text_overlap
 
 MetricFn = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 
@@ -48,9 +49,7 @@ def rationale_metric_fns() -> list[MetricFn]:
 def rationale_overlap(targets: Sequence[str],
                       predictions: Sequence[str]) -> dict[str, float]:
   """ROUGE-L (F1) with the teacher's rationale, and length in words."""
-  from stepdistill_jax.evaluation import rationales  # Loads rouge-score.
-
-  scores = [rationales.rouge_l(target, prediction)
+  scores = [text_overlap.rouge_l(target, prediction)
             for target, prediction in zip(targets, predictions, strict=True)]
   return _means(rouge_l=scores, words=[len(p.split()) for p in predictions])
 

@@ -17,11 +17,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Callable
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.answers import arithmetic
 from stepdistill_jax.records import datasets
-
-RULES = ("strict", "reference")
 
 # Named reasons why a record is not `ok`. Of the completion as a whole:
 NO_COMPLETION = "no_completion"  # The row has none.
@@ -64,47 +60,3 @@ class Parsed:
 
 
 Parser = Callable[[str, datasets.Row], Parsed]
-
-
-def label_status(dataset: datasets.Dataset, label: str, row: datasets.Row
-                 ) -> str:
-  """`ok` if the data set can have this label, else the named reason."""
-  if not label.strip():
-    return NO_LABEL
-  if dataset.label_kind in (datasets.EQUATION, datasets.NUMBER):
-    return arithmetic.problem_of(label) or "ok"
-  elif dataset.label_kind == datasets.CLASS:
-    if label not in dataset.labels:
-      return LABEL_NOT_ALLOWED
-  elif dataset.label_kind == datasets.CHOICE and row.choices:
-    if label not in row.choices:
-      folded = label.casefold()
-      return (LABEL_DIFFERS_IN_CASE
-              if any(c.casefold() == folded for c in row.choices)
-              else LABEL_NOT_A_CHOICE)
-  return "ok"
-
-
-def get_parser(
-    dataset: datasets.Dataset, rules: str, free_text: bool = False) -> Parser:
-  """Returns the parser of a data set's completions.
-
-  Args:
-    dataset: the data set.
-    rules: one of `RULES`.
-    free_text: True for generations without a fixed form, which have one rule.
-
-  Raises:
-    errors.UserError: unknown rules.
-  """
-  from stepdistill_jax.answers import free_text_rules
-  from stepdistill_jax.answers import reference_rules
-  from stepdistill_jax.answers import strict_rules
-
-  if free_text and rules in RULES:
-    return free_text_rules.get_parser(dataset)
-  if rules == "strict":
-    return strict_rules.get_parser(dataset)
-  if rules == "reference":
-    return reference_rules.get_parser(dataset)
-  raise errors.UserError(errors.unknown_name_message("rules", rules, RULES))

@@ -16,8 +16,10 @@ from __future__ import annotations
 import functools
 import re
 
+from stepdistill_jax.answers import labels as labels_lib
 from stepdistill_jax.records import datasets
 from stepdistill_jax.answers import parsing
+from stepdistill_jax.answers import strict_rules
 
 _PARENTHESES = re.compile(r"\(.*\)")
 _CHOICE_LETTER = re.compile(r"\(.\)")
@@ -27,7 +29,6 @@ def get_parser(dataset: datasets.Dataset) -> parsing.Parser:
   """Returns the reference parser; a data set of one's own has the strict."""
   split = _SPLITTERS.get(dataset.name)
   if split is None:
-    from stepdistill_jax.answers import strict_rules
     return strict_rules.get_parser(dataset)
   return functools.partial(_parse, split, dataset)
 
@@ -42,7 +43,7 @@ def next_example_mark(dataset: datasets.Dataset) -> str | None:
 def _parse(split, dataset, output: str, row: datasets.Row) -> parsing.Parsed:
   rationale, label, problem = split(output)
   rationale, label = rationale.rstrip(), label.rstrip()
-  status = problem or parsing.label_status(dataset, label, row)
+  status = problem or labels_lib.label_status(dataset, label, row)
   if status == "ok" and not rationale:
     status = parsing.EMPTY_RATIONALE
   return parsing.Parsed(rationale, label, status)

@@ -6,6 +6,7 @@ student's rationales compared with its teacher's.
 
 from __future__ import annotations
 
+import functools
 import re
 
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
@@ -35,3 +36,17 @@ def share_found(text: str, source: str) -> float | None:
   if not words:
     return None
   return len(words & content_words(source)) / len(words)
+
+
+@functools.cache
+def _rouge_scorer():
+  from rouge_score import rouge_scorer
+
+  return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+
+
+def rouge_l(reference: str, text: str) -> float:
+  """ROUGE-L F1 of two texts, in [0, 1], by the rouge-score package."""
+  if reference == text:  # A teacher's own line: 1, unless there is no word.
+    return float(re.search(r"[a-z0-9]", text.lower()) is not None)
+  return float(_rouge_scorer().score(reference, text)["rougeL"].fmeasure)

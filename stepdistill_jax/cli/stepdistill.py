@@ -13,7 +13,7 @@ import importlib.util
 import sys
 
 from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import entry_points
 from stepdistill_jax.config import gin_arguments
 
 # name -> module; the order is the order of `stepdistill --help`.
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
   return parser
 
 
-@errors.command
+@entry_points.command
 def main(argv: list[str] | None = None) -> int:
   """Entry point of the `stepdistill` console script."""
   argv = sys.argv[1:] if argv is None else argv

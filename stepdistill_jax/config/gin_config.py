@@ -28,7 +28,7 @@ from stepdistill_jax.config import gin_types
 from stepdistill_jax.config import gin_values
 from stepdistill_jax.util import locations
 
-_EMBEDDED_ROOT = pathlib.Path(__file__).resolve().parent / "embedded_t5x"
+_EMBEDDED_ROOT = pathlib.Path(__file__).resolve().parents[1] / "embedded_t5x"
 # Long enough that gin never breaks a value; it also draws rules that long.
 _LONG_LINE = 20_000
 # A macro that nothing uses and that looks this much like one that is used is a

@@ -24,6 +24,7 @@ from typing import Any, Iterator, Optional, Sequence
 
 from stepdistill_jax.util import argument_parser
 from stepdistill_jax.util import devices
+from stepdistill_jax.util import entry_points
 from stepdistill_jax.util import errors
 from stepdistill_jax.config import gin_arguments
 from stepdistill_jax.util import runtime
@@ -147,7 +148,7 @@ def run(
         "--engine=embedded")
   from stepdistill_jax.util import progress  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.runs import run_record  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.embedded_t5x import main as t5x_main  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.embedded_t5x import launching  # pylint: disable=g-import-not-at-top
   processes.join(cluster)
   if command is None:
     runtime.START_TIME = time.time()
@@ -161,7 +162,7 @@ def run(
     with (_one_tells(progress),
           run_record.launched(command, allow_config_change, strict)):
       progress.say(_first_line(mode, cluster) + where)
-      return t5x_main.launch(
+      return launching.launch(
           mode, gin_files, gin_bindings, gin_search_paths=gin_search_paths,
           tfds_data_dir=tfds_data_dir,
           seqio_additional_cache_dirs=seqio_additional_cache_dirs,
@@ -204,8 +205,8 @@ def _split(paths: str) -> list[str]:
   return [p for p in paths.split(",") if p]
 
 
-@errors.ending_process
-@errors.command
+@entry_points.ending_process
+@entry_points.command
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Entry point of the `t5x` console script."""
   argv = list(sys.argv[1:] if argv is None else argv)

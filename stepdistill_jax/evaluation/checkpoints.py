@@ -63,9 +63,9 @@ class Checkpoint:
     self._config = config
     self._records_dir = pathlib.Path(records_dir or locations.records_dir())
     self._progress = progress
-    from stepdistill_jax.evaluation import model_loading
+    from stepdistill_jax.interop import rebuilding
 
-    self._model, self._task_name = model_loading.rebuild_model(
+    self._model, self._task_name = rebuilding.rebuild_model(
         self.run.config_path, self._records_dir)
     self._task = run_folder_lib.parse_task_name(self._task_name)
     self._student = None
@@ -111,9 +111,9 @@ class Checkpoint:
   def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
     """Parameter name to shape."""
     if self._shapes is None:
-      from stepdistill_jax.evaluation import model_loading
+      from stepdistill_jax.interop import rebuilding
 
-      self._shapes = model_loading.parameter_shapes(self._model)
+      self._shapes = rebuilding.parameter_shapes(self._model)
     return self._shapes
 
   def close(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import seqio
 
+from stepdistill_jax.evaluation import scores
 from stepdistill_jax.util import errors
 from stepdistill_jax.evaluation import checkpoints
 from stepdistill_jax.evaluation import examples
@@ -170,7 +171,7 @@ def test_equals_seqio_evaluator(system, answered):
     seqio.TaskRegistry.remove(name)
   same = systems.Answers(tuple(
       systems.Answer(e.id, said[e.id]) for e in example_set.examples))
-  ours = scoring.score(system, example_set, same).summary
+  ours = scores.score(system, example_set, same).summary
   assert ours["correct"] == 8
   assert found["accuracy"] == ours["accuracy"]
   assert found["unparsable"] == ours["unparsable"] / ROWS

@@ -20,6 +20,7 @@ import sys
 from typing import Sequence
 
 from stepdistill_jax.util import argument_parser
+from stepdistill_jax.util import entry_points
 from stepdistill_jax.util import errors
 from stepdistill_jax.config import gin_arguments
 from stepdistill_jax.util import locations
@@ -129,8 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   return _main(argv)
 
 
-@errors.ending_process
-@errors.command
+@entry_points.ending_process
+@entry_points.command
 def _main(argv: Sequence[str] | None) -> int:
   args = parse_args(argv)
   if args.export_inputs is None and not (

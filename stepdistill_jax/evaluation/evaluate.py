@@ -15,7 +15,7 @@ from stepdistill_jax.answers import answer_matching as answers_lib
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation.report import outputs
-from stepdistill_jax.evaluation import scoring
+from stepdistill_jax.evaluation import scores
 from stepdistill_jax.evaluation.report import seed_averages as seed_groups
 from stepdistill_jax.evaluation import store as store_lib
 from stepdistill_jax.evaluation import systems as systems_lib
@@ -115,7 +115,7 @@ def evaluate(
   systems_lib.unique_names(systems)
   store = store or store_lib.AnswerStore()
   warnings = list(warnings)
-  results: list[scoring.Scored] = []
+  results: list[scores.Scored] = []
   for system in systems:
     getattr(system, "prepare", lambda _: None)(example_sets)
     for example_set in example_sets:
@@ -151,16 +151,16 @@ def evaluate(
               "without_label": s.without_label,
               "fingerprint": s.fingerprint()} for s in example_sets},
       "systems": summaries,
-      "comparisons": scoring.compare_all(results, seed=config.seed),
+      "comparisons": scores.compare_all(results, seed=config.seed),
       "seeds": seed_groups.summarize(results),
       "warnings": warnings,
   }
   return document, [row for result in results for row in result.rows]
 
 
-def _score(system, example_set, store, config) -> list[scoring.Scored]:
+def _score(system, example_set, store, config) -> list[scores.Scored]:
   return [
-      scoring.score(system, example_set, given, rules=config.rules,
+      scores.score(system, example_set, given, rules=config.rules,
                     seed=config.seed)
       for given in system.answer(example_set, store)]
 

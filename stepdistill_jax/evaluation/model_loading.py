@@ -2,75 +2,19 @@
 
 from __future__ import annotations
 
-import pathlib
 
-import flax
-from flax import traverse_util
-import gin
 import jax
 from jax import numpy as jnp
 from t5x import partitioning
 from t5x import utils
 
-from stepdistill_jax.config import data_folder
+from stepdistill_jax.interop import rebuilding
 from stepdistill_jax.util import errors
-from stepdistill_jax.config import gin_config
-from stepdistill_jax.util import locations
 from stepdistill_jax.runs import run_record
 from stepdistill_jax.embedded_t5x.checkpointing import reading as checkpoint_reading
 from stepdistill_jax.evaluation import model_config as model_config_lib
 from stepdistill_jax.interop import run_folder as run_folder_lib
 from stepdistill_jax.evaluation import student as student_lib
-
-
-@gin.configurable("stepdistill_eval_value")
-def _value(value=gin.REQUIRED):
-  return value
-
-
-def rebuild_model(config_path: pathlib.Path, records_dir: pathlib.Path):
-  """Rebuilds the model that a configuration describes.
-
-  Args:
-    config_path: the `config.gin` that a run wrote.
-    records_dir: where tasks look for records and vocabularies.
-
-  Returns:
-    The model, and the name of the SeqIO task or mixture it was trained on.
-
-  Raises:
-    errors.UserError: the configuration does not parse or names no MODEL.
-  """
-  from t5x import train as train_script
-
-  try:
-    with gin_config.main_module(train=train_script.train), (
-        data_folder.tfds_data_dir(
-            records_dir if records_dir.is_dir() else None)):
-      gin_config.parse([locations.absolute(config_path)], [])
-      model = _macro("MODEL", config_path)
-      task_name = _macro("MIXTURE_OR_TASK_NAME", config_path)
-      # Vocabularies look for their files when they are first used.
-      for vocabulary in (model.input_vocabulary, model.output_vocabulary):
-        vocabulary.decode(vocabulary.encode(""))
-  except errors.UserError as error:
-    raise errors.UserError(
-        f"{config_path}: the model cannot be rebuilt: {error}") from error
-  finally:
-    gin.clear_config()
-  return model, str(task_name)
-
-
-def _macro(name: str, config_path: pathlib.Path):
-  with gin.unlock_config():
-    gin.bind_parameter("stepdistill_eval_value.value",
-                       gin.config.ConfigurableReference(
-                           f"{name}/gin.macro", True))
-  try:
-    return _value()
-  except (ValueError, TypeError, RuntimeError) as error:
-    first = str(error).strip().splitlines()[0]
-    raise errors.UserError(f"{name} of {config_path.name}: {first}") from error
 
 
 def load_student(
@@ -125,7 +69,7 @@ def _check_shapes(model, run: run_folder_lib.RunFolder) -> None:
         f"{run.checkpoint} cannot be read: {first[:300]}") from error
   found = {name.removeprefix("target/"): entry.shape
            for name, entry in entries.items() if name.startswith("target/")}
-  wanted = parameter_shapes(model)
+  wanted = rebuilding.parameter_shapes(model)
   missing = sorted(set(wanted) - set(found))
   wrong = [f"{name} is {tuple(found[name])}, the model's {wanted[name]}"
            for name in wanted if name in found
@@ -160,17 +104,6 @@ def _check_vocabulary(model, params, run) -> None:
         "another vocabulary file")
   run_record.check_vocabulary(run.path, getattr(
       model.input_vocabulary, "sentencepiece_model_file", ""))
-
-
-def parameter_shapes(model) -> dict[str, tuple[int, ...]]:
-  """Parameter name (`encoder/encoder_norm/scale`) to shape."""
-  shapes = {name: (1, 16) for name in (
-      "encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")}
-  variables = jax.eval_shape(
-      lambda: model.get_initial_variables(jax.random.PRNGKey(0), shapes))
-  flat = traverse_util.flatten_dict(
-      flax.core.unfreeze(variables["params"]), sep="/")
-  return {name: tuple(leaf.shape) for name, leaf in flat.items()}
 
 
 def device_description() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from typing import Sequence
@@ -11,23 +10,9 @@ from stepdistill_jax.answers import answer_matching as answers
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import systems as systems_lib
-from stepdistill_jax.answers import text_overlap as shared_words
+from stepdistill_jax.answers import text_overlap
 
 _WORD = re.compile(r"\w+")
-
-
-@functools.cache
-def _rouge_scorer():
-  from rouge_score import rouge_scorer
-
-  return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
-
-
-def rouge_l(reference: str, text: str) -> float:
-  """ROUGE-L F1 of two texts, in [0, 1], by the rouge-score package."""
-  if reference == text:  # A teacher's own line: 1, unless there is no word.
-    return float(re.search(r"[a-z0-9]", text.lower()) is not None)
-  return float(_rouge_scorer().score(reference, text)["rougeL"].fmeasure)
 
 
 def stated_answer(benchmark: benchmarks_lib.Benchmark, rationale: str,
@@ -91,12 +76,13 @@ def summarize(
   return {
       "n": len(with_rationale),
       "n_teacher": len(taught),
-      "rouge_l": _mean([rouge_l(r.rationale, a.rationale) for r, a in taught]),
+      "rouge_l": _mean([
+          text_overlap.rouge_l(r.rationale, a.rationale) for r, a in taught]),
       "overlap_with_teacher": _mean(
-          [shared_words.share_found(a.rationale, r.rationale)
+          [text_overlap.share_found(a.rationale, r.rationale)
            for r, a in taught]),
       "input_overlap": _mean(
-          [shared_words.share_found(a.rationale, r.inputs)
+          [text_overlap.share_found(a.rationale, r.inputs)
            for r, a, _ in with_rationale]),
       "words": _mean([len(a.rationale.split()) for _, a, _ in with_rationale]),
       "n_stated": len(stated),

@@ -10,6 +10,8 @@ from rouge_score import rouge_scorer
 from sklearn import calibration as sk_calibration
 from sklearn import metrics as sk_metrics
 
+from stepdistill_jax.answers import text_overlap
+from stepdistill_jax.evaluation import scores
 from stepdistill_jax.answers import answer_matching as answers
 from stepdistill_jax.answers import benchmarks
 from stepdistill_jax.evaluation import breakdowns
@@ -17,7 +19,6 @@ from stepdistill_jax.evaluation import examples
 from stepdistill_jax.answers import metrics
 from stepdistill_jax.evaluation.report import plots
 from stepdistill_jax.evaluation import rationales
-from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import systems
 from stepdistill_jax.teacher.audit import audit
 from stepdistill_jax.records import datasets
@@ -44,7 +45,7 @@ class _System:
 
 
 def _score(example_set, given, **kwargs):
-  return scoring.score(_System(), example_set, given, **kwargs)
+  return scores.score(_System(), example_set, given, **kwargs)
 
 
 def test_equals_scikit_learn():
@@ -107,10 +108,10 @@ def test_metric_functions_equal_the_eval_binary(rules):
 def test_rouge_and_overlap():
   text, other = "Bald eagles fly over rivers.", "eagles often fly over Texas"
   expected = rouge_scorer.RougeScorer(["rougeL"]).score(text, other)
-  assert rationales.rouge_l(text, other) == expected["rougeL"].fmeasure
+  assert text_overlap.rouge_l(text, other) == expected["rougeL"].fmeasure
   for same in (text, "...", ""):
     scorer = rouge_scorer.RougeScorer(["rougeL"])
-    assert rationales.rouge_l(same, same) == (
+    assert text_overlap.rouge_l(same, same) == (
         scorer.score(same, same)["rougeL"].fmeasure)
   assert metrics.rationale_overlap([text], [other])["rouge_l"] == (
       expected["rougeL"].fmeasure)
@@ -226,9 +227,9 @@ def test_comparisons_stay_within_a_benchmark_and_mode():
   for name, mode in itertools.product("ab", ("generate", "score")):
     system = _System()
     system.name = name
-    scored.append(scoring.score(system, example_set, systems.Answers(
+    scored.append(scores.score(system, example_set, systems.Answers(
         given.answers, mode=mode)))
-  found = scoring.compare_all(scored)
+  found = scores.compare_all(scored)
   assert [(c["mode"], c["first"], c["second"]) for c in found] == [
       ("generate", "a", "b"), ("score", "a", "b")]
   assert all(c["difference"] == 0 and not c["significant"] for c in found)

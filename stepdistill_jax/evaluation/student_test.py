@@ -12,7 +12,7 @@ from t5x.examples.t5 import network
 
 from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation import cost
-from stepdistill_jax.evaluation import model_loading
+from stepdistill_jax.interop import rebuilding
 from stepdistill_jax.evaluation import student as student_lib
 
 LENGTH = 12
@@ -143,7 +143,7 @@ def test_flops_are_those_that_xla_counts(model, params):
   of positions in the decoder where decoding needs half of them. It counts the
   buckets of position pairs, too, once for all rows: hence a batch of many.
   """
-  shapes = model_loading.parameter_shapes(model)
+  shapes = rebuilding.parameter_shapes(model)
   batch, length = 32, 96
   tokens = np.ones((batch, length), np.int32)
   compiled = jax.jit(lambda p: model._compute_logits(p, {

@@ -6,6 +6,7 @@ import itertools
 import pathlib
 from typing import Any, Iterator
 
+from stepdistill_jax.answers import rules as rules_lib
 from stepdistill_jax.evaluation import cost as cost_lib
 from stepdistill_jax.evaluation import examples as examples_lib
 from stepdistill_jax.evaluation import store as store_lib
@@ -105,7 +106,7 @@ class TeacherCache:
     """Of the form that the cache's prompt asked for."""
     form = manifest.get("reads") or _CHAIN_OF_THOUGHT
     if form == _CHAIN_OF_THOUGHT:
-      return parsing.get_parser(spec, self._rules)
+      return rules_lib.get_parser(spec, self._rules)
     return answer_forms.get_parser(spec, form)
 
 

@@ -6,10 +6,10 @@ import types
 import pytest
 
 from tests.support import real_data as testing
+from stepdistill_jax.evaluation import scores
 from stepdistill_jax.evaluation import evaluate
 from stepdistill_jax.evaluation import examples
 from stepdistill_jax.evaluation import command as main
-from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation import systems
 from stepdistill_jax.evaluation import teacher_cache
 from stepdistill_jax.teacher import cache
@@ -114,7 +114,7 @@ def test_a_raw_cache_is_parsed_by_the_rules_of_the_call(
       "svamp", "test", records_dir=tmp_path / "records")
   system = teacher_cache.TeacherCache(tmp_path / "cache", rules)
   (given,) = system.answer(example_set)
-  summary = scoring.score(system, example_set, given, rules=rules).summary
+  summary = scores.score(system, example_set, given, rules=rules).summary
   assert summary["name"] == "teacher big"
   assert (summary["n"], summary["correct"]) == (4, correct)
   assert (summary["missing"], summary["unparsable"]) == (1, unparsable)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tests.support import real_data as testing
-from stepdistill_jax.evaluation import model_loading
+from stepdistill_jax.interop import rebuilding
 from stepdistill_jax.interop import architecture
 from stepdistill_jax.interop import gin_model
 
@@ -24,7 +24,7 @@ def _rebuilt(tmp_path):
         arch, title="Test.", file=str(file), checkpoint="/nowhere",
         vocabulary=gin_model.byte_vocabulary(125) if byte_tokens else
         gin_model.sentencepiece_vocabulary(str(spiece), 100)) + RUN)
-    return model_loading.rebuild_model(file, tmp_path)[0]
+    return rebuilding.rebuild_model(file, tmp_path)[0]
 
   return rebuilt
 

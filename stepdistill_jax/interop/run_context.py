@@ -10,11 +10,11 @@ from typing import Any, Mapping
 
 from etils import epath
 
+from stepdistill_jax.interop import imported
 from stepdistill_jax.util import errors
 from stepdistill_jax.util import locations
 from stepdistill_jax.runs import run_record
 from stepdistill_jax.interop import gin_model
-from stepdistill_jax.interop.hf import importing as import_hf
 from stepdistill_jax.interop import tokenizers
 
 CONFIG_FILE = "config.gin"
@@ -151,9 +151,9 @@ def _rebuild(config_file: epath.Path, records_dir: pathlib.Path):
   from stepdistill_jax.util import runtime
   runtime.configure()
   runtime.import_tensorflow()
-  from stepdistill_jax.evaluation import model_loading
+  from stepdistill_jax.interop import rebuilding
   # pylint: enable=g-import-not-at-top
-  return model_loading.rebuild_model(config_file, records_dir)
+  return rebuilding.rebuild_model(config_file, records_dir)
 
 
 def _tokenizer_of_vocabulary(
@@ -171,7 +171,7 @@ def _tokenizer_of_vocabulary(
 
 
 def _import_json(folder: epath.Path) -> Mapping[str, Any] | None:
-  file = folder / import_hf.PROVENANCE_FILE
+  file = folder / imported.PROVENANCE_FILE
   if not file.is_file():
     return None
   found = _json_object(file)
@@ -214,6 +214,6 @@ def find(path: str) -> Context:
     origin_folder = epath.Path(locations.absolute(initial)).parent
     origin = _import_json(origin_folder)
   hf_folder = None
-  if origin is not None and (origin_folder / import_hf.HF_FOLDER).is_dir():
-    hf_folder = origin_folder / import_hf.HF_FOLDER
+  if origin is not None and (origin_folder / imported.HF_FOLDER).is_dir():
+    hf_folder = origin_folder / imported.HF_FOLDER
   return Context(folder, bindings, imported, origin, hf_folder)

@@ -88,7 +88,6 @@ def train_and_score(
   from stepdistill_jax.evaluation import scoring
   # Imported before the first run: it registers gin configurables, which gin
   # refuses while it holds a run's configuration.
-  from stepdistill_jax.evaluation import model_loading  # pylint: disable=unused-import
 
   if not _is_trained(output_dir, plan, run):
     with progress_lib.watched_by(watcher):

@@ -10,7 +10,6 @@ import dataclasses
 import re
 from typing import Any, Callable, Mapping
 
-from stepdistill_jax.answers import arithmetic
 from stepdistill_jax.records import records
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
@@ -73,12 +72,6 @@ class Dataset:
   labels: tuple[str, ...] = ()
   file_mark: str = ""
   undivided_test_rows: int = 0
-
-  def is_correct(self, answer: str, label: str) -> bool:
-    """True if `answer` counts as the human `label`."""
-    if self.label_kind in (EQUATION, NUMBER):
-      return arithmetic.same_value(answer, label)
-    return bool(answer) and answer == label
 
 
 def get(name: str) -> Dataset:

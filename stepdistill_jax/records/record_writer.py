@@ -16,7 +16,7 @@ from typing import Any, Iterable, Mapping
 
 from stepdistill_jax.util import errors
 from stepdistill_jax.records import records
-from stepdistill_jax.records import shards
+from stepdistill_jax.records import split_writer
 
 _values_of = operator.attrgetter(*records.FIELDS)
 
@@ -39,7 +39,7 @@ class RecordsWriter:
     self.folder = records.version_dir(records_dir, dataset, teacher)
     self._temporary = self.folder.with_name(
         f".incomplete-{records.VERSION}-{os.getpid()}")
-    self._splits: dict[str, shards.SplitWriter] = {}
+    self._splits: dict[str, split_writer.SplitWriter] = {}
     self.import_info: Mapping[str, Any] = {}
 
   def __enter__(self) -> RecordsWriter:
@@ -58,7 +58,7 @@ class RecordsWriter:
       if record.split not in records.SPLITS:
         raise errors.UserError(errors.unknown_name_message(
             "split", record.split, records.SPLITS))
-      writer = self._splits[record.split] = shards.SplitWriter(
+      writer = self._splits[record.split] = split_writer.SplitWriter(
           self._temporary,
           f"{records.TFDS_PREFIX}{self._dataset}-{record.split}",
           records.FIELDS)

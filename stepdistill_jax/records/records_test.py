@@ -7,7 +7,7 @@ import pytest
 from stepdistill_jax.util import errors
 from stepdistill_jax.records import record_writer
 from stepdistill_jax.records import records
-from stepdistill_jax.records import shards
+from stepdistill_jax.records import split_writer
 
 
 def some_records(number, split="train"):
@@ -46,7 +46,7 @@ def test_tfds_and_our_reader_give_what_was_written(tmp_path):
 
 
 def test_large_splits_go_to_more_shards_as_they_come(tmp_path, monkeypatch):
-  monkeypatch.setattr(shards, "SMALL_ROWS", 30)
+  monkeypatch.setattr(split_writer, "SMALL_ROWS", 30)
   record_writer.write_records(tmp_path, "toy", "none", {"train": some_records(300)})
   files = list(records.version_dir(tmp_path, "toy", "none").glob("*-train*"))
   assert len(files) == 128

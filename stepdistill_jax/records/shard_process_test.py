@@ -9,7 +9,7 @@ from stepdistill_jax.util import errors
 from stepdistill_jax.records import record_writer
 from stepdistill_jax.records import records
 from stepdistill_jax.records import shard_process
-from stepdistill_jax.records import shards
+from stepdistill_jax.records import split_writer
 
 RECORDS = [
     records.Record(f"toy/train/{i:04x}", f"question {i} é 🙂", label=str(i),
@@ -19,7 +19,7 @@ RECORDS = [
 
 @pytest.fixture(autouse=True)
 def _many_small_batches(monkeypatch):
-  monkeypatch.setattr(shards, "SMALL_ROWS", 40)
+  monkeypatch.setattr(split_writer, "SMALL_ROWS", 40)
   monkeypatch.setattr(records, "_AHEAD_BYTES", 0)
   monkeypatch.setattr(shard_process, "_BATCH_CHARACTERS", 1000)
 

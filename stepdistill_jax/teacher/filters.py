@@ -12,11 +12,12 @@ import hashlib
 import math
 from typing import Callable, Iterable
 
+from stepdistill_jax.answers import labels as labels_lib
 from stepdistill_jax.util import errors
 from stepdistill_jax.answers import consistency
 from stepdistill_jax.records import datasets
 from stepdistill_jax.records import records
-from stepdistill_jax.answers import text_overlap as shared_words
+from stepdistill_jax.answers import text_overlap
 
 # Texts -> number of pieces of each.
 PieceCounter = Callable[[list[str]], list[int]]
@@ -63,8 +64,7 @@ class Filters:
     if self.only_ok and record.status != records.OK:
       return "only_ok"
     if self.only_correct and not (
-        record.label and dataset.is_correct(
-            record.teacher_label, record.label)):
+        record.label and labels_lib.is_correct(dataset, record.teacher_label, record.label)):
       return "only_correct"
     if self.dedupe and is_repeated(record):
       return "dedupe"
@@ -74,7 +74,7 @@ class Filters:
     if self.only_consistent and consistency.contradicts_label(dataset, record):
       return "only_consistent"
     if self.min_overlap is not None:
-      share = shared_words.share_found(record.rationale, record.inputs)
+      share = text_overlap.share_found(record.rationale, record.inputs)
       if share is None or share < self.min_overlap:
         return "min_overlap"
     if self.max_pieces is not None:

@@ -16,6 +16,8 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
+from stepdistill_jax.answers import rules as rules_lib
+from stepdistill_jax.answers import labels as labels_lib
 from stepdistill_jax.util import errors
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher.importing import formats as importing
@@ -200,16 +202,16 @@ def test_parsers_give_a_usable_label_or_a_reason(text):
   row = datasets.Row(datasets.cqa_inputs("Where?", ("a", "river bank", "x")),
                      "a", choices=("a", "river bank", "x"))
   for dataset in (*datasets.DATASETS.values(), datasets.own_dataset("mine")):
-    for rules in parsing.RULES:
+    for rules in rules_lib.RULES:
       for free_text in (False, True):
-        parsed = parsing.get_parser(dataset, rules, free_text)(text, row)
+        parsed = rules_lib.get_parser(dataset, rules, free_text)(text, row)
         assert isinstance(parsed.label, str)
         assert isinstance(parsed.rationale, str) and parsed.status
         strict = rules == "strict" or free_text
         if parsed.status == "ok":
           assert parsed.label.strip() and parsed.rationale.strip()
           if strict:
-            assert parsing.label_status(dataset, parsed.label, row) == "ok"
+            assert labels_lib.label_status(dataset, parsed.label, row) == "ok"
         elif strict and parsed.status != parsing.EMPTY_RATIONALE:
           assert not parsed.label
 

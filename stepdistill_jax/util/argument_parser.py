@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-import stepdistill_jax
+from stepdistill_jax.util import version
 from stepdistill_jax.util import errors
 from stepdistill_jax.util import locations
 from stepdistill_jax.util import remote_storage
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
     super().__init__(*args, **options)
     self.add_argument(
         "--version", action="version", help="print the version",
-        version=f"%(prog)s {stepdistill_jax.__version__}")
+        version=f"%(prog)s {version.__version__}")
 
   def error(self, message):
     joint = " " if message.endswith("?") else "; "

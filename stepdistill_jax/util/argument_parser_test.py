@@ -81,7 +81,7 @@ def test_help_of_all_commands_imports_nothing_heavy():
   assert len(commands) >= 20
   program = (
       "import contextlib, io, sys\n"
-      "from stepdistill_jax import argument_parser_test as test\n"
+      "from stepdistill_jax.util import argument_parser_test as test\n"
       f"for command in {commands}:\n"
       "  with contextlib.redirect_stdout(io.StringIO()) as out:\n"
       "    assert test.ends_at_once(command + ' --help') == 0\n"

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import functools
-import os
-import sys
-import threading
-import traceback
-from typing import Callable, Iterable, Iterator, NoReturn, Optional
+from typing import Iterable, Iterator, Optional
 
 USER_ERROR_EXIT_CODE = 2
 # EX_TEMPFAIL: the same command goes on where this one stopped. What starts
@@ -69,89 +63,5 @@ def chain(error: Optional[BaseException]) -> Iterator[BaseException]:
     error = error.__cause__ or error.__context__
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
   return " ".join(line.strip() for line in text.splitlines())
-
-
-def _end_now(code: int) -> NoReturn:
-  """Ends the process without waiting for its threads.
-
-  One may compile for minutes, and a data pipeline may never end.
-  """
-  for stream in (sys.stdout, sys.stderr):
-    with contextlib.suppress(OSError, ValueError):
-      stream.flush()
-  os._exit(code)
-
-
-def _end_by_thread(args: threading.ExceptHookArgs) -> None:
-  """A `threading.excepthook` that ends the process, as if it were killed."""
-  if args.exc_type is SystemExit:
-    return
-  name = args.thread.name if args.thread else "?"
-  print(f"error in the thread {name}:", file=sys.stderr)
-  traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback)
-  _end_now(1)
-
-
-def ending_process(command_main: Callable[..., int]) -> Callable[..., int]:
-  """Wraps a main function of `command` that leaves threads behind.
-
-  Called without arguments, as console scripts do, it is the whole process:
-  an error then ends it at once, whatever threads are at work, and so does an
-  error that a thread does not catch.
-  """
-
-  @functools.wraps(command_main)
-  def wrapper(*args, **kwargs) -> int:
-    if args or kwargs:
-      return command_main(*args, **kwargs)
-    threading.excepthook = _end_by_thread
-    try:
-      code = command_main()
-    except Exception:  # pylint: disable=broad-exception-caught
-      traceback.print_exc()
-      code = 1
-    if code in (1, USER_ERROR_EXIT_CODE):
-      _end_now(code)
-    return code
-
-  return wrapper
-
-
-def command(main: Callable[..., int | None]) -> Callable[..., int]:
-  """Wraps a command's main function: UserError becomes a line and code 2.
-
-  So does what an object store's library raises. `$STEPDISTILL_TRACEBACK=1`
-  shows the traceback all the same.
-  """
-
-  @functools.wraps(main)
-  def wrapper(*args, **kwargs) -> int:
-    try:
-      return main(*args, **kwargs) or 0
-    except UserError as error:
-      if os.environ.get("STEPDISTILL_TRACEBACK"):
-        raise
-      print(f"error: {_one_line(str(error).split(GIN_CALL)[0])}",
-            file=sys.stderr)
-      return USER_ERROR_EXIT_CODE
-    except Preempted as stopped:
-      print(stopped, file=sys.stderr)
-      return PREEMPTED_EXIT_CODE
-    except KeyboardInterrupt as interrupted:
-      print(str(interrupted) or "interrupted", file=sys.stderr)
-      return 130  # 128 + SIGINT, as shells report it.
-    except BrokenPipeError:
-      # The reader (`| head`) left: silence the flush at exit too.
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-      return 141  # 128 + SIGPIPE.
-    except Exception as error:  # Storage libraries raise what they like.
-      from stepdistill_jax.util import remote_storage  # pylint: disable=g-import-not-at-top
-      line = remote_storage.explain(error)
-      if line is None or os.environ.get("STEPDISTILL_TRACEBACK"):
-        raise
-      print(f"error: {line}", file=sys.stderr)
-      return USER_ERROR_EXIT_CODE
-
-  return wrapper

@@ -6,11 +6,12 @@ import sys
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.util import entry_points
 from stepdistill_jax.util import errors
 
 
 def test_user_error_is_one_line_and_code_2(capsys):
-  @errors.command
+  @entry_points.command
   def main():
     raise errors.UserError("no such file: x")
 
@@ -19,7 +20,7 @@ def test_user_error_is_one_line_and_code_2(capsys):
 
 
 def test_gin_s_call_stack_is_left_out(capsys):
-  @errors.command
+  @entry_points.command
   def main():
     raise errors.UserError(
         "no such file: x\n  In call to configurable 'f' (<function f at 0x7f>)"
@@ -30,7 +31,7 @@ def test_gin_s_call_stack_is_left_out(capsys):
 
 
 def test_other_errors_keep_their_traceback():
-  @errors.command
+  @entry_points.command
   def main():
     raise ZeroDivisionError
 
@@ -48,10 +49,11 @@ def test_an_error_ends_a_command_whatever_its_threads_do(main, code, told):
   """A compilation or a pipeline of data may never end."""
   program = f"""
 import threading
+from stepdistill_jax.util import entry_points
 from stepdistill_jax.util import errors
 
-@errors.ending_process
-@errors.command
+@entry_points.ending_process
+@entry_points.command
 def main():
   busy = threading.Thread(target=threading.Event().wait)
   busy.start()

@@ -19,7 +19,7 @@ import pathlib
 from stepdistill_jax.util import errors
 from stepdistill_jax.util import remote_storage
 
-_PACKAGE = pathlib.Path(__file__).resolve().parent
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
 def resource_root() -> pathlib.Path:

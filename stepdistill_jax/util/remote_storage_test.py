@@ -8,6 +8,7 @@ import urllib.request
 import pytest
 
 from stepdistill_jax.util import argument_parser_test
+from stepdistill_jax.util import entry_points
 from stepdistill_jax.util import errors
 from stepdistill_jax.util import remote_storage
 
@@ -108,7 +109,7 @@ def test_other_stores_are_not_supported():
      "STEPDISTILL_TRACEBACK=1"),
 ])
 def test_what_libraries_raise_is_one_line(capsys, text, unreachable, advice):
-  @errors.command
+  @entry_points.command
   def main():
     try:
       raise ValueError(text)
@@ -124,7 +125,7 @@ def test_what_libraries_raise_is_one_line(capsys, text, unreachable, advice):
 
 
 def test_errors_of_other_kinds_stay():
-  @errors.command
+  @entry_points.command
   def main():
     raise ValueError("a shape of https://example.org/x is wrong")
 

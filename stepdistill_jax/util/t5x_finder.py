@@ -58,6 +58,18 @@ class EmbeddedT5xFinder(importlib.abc.MetaPathFinder):
     return alias_spec(fullname, EMBEDDED + fullname[len("t5x"):])
 
 
+class FormerNamesFinder(importlib.abc.MetaPathFinder):
+  """Finds rooms by the names that users' gin files may have for them."""
+
+  _NAMES = {"stepdistill_jax.resilience": "stepdistill_jax.runs"}
+
+  def find_spec(self, fullname, path=None, target=None):
+    for former, name in self._NAMES.items():
+      if fullname == former or fullname.startswith(f"{former}."):
+        return alias_spec(fullname, name + fullname[len(former):])
+    return None
+
+
 def google_t5x_installed() -> bool:
   """True if a `t5x` other than the embedded one can be imported."""
   spec = importlib.machinery.PathFinder.find_spec("t5x")
@@ -90,7 +102,10 @@ def install(engine: str | None = None) -> str:
   use_google = engine == "google" or (
       engine == "auto" and google_t5x_installed())
   sys.meta_path[:] = [
-      f for f in sys.meta_path if not isinstance(f, EmbeddedT5xFinder)]
+      f for f in sys.meta_path
+      if not isinstance(f, (EmbeddedT5xFinder, FormerNamesFinder))]
+  # First: the folder of a package that was found here has files, too.
+  sys.meta_path.insert(0, FormerNamesFinder())
   if not use_google:
     # First in line, so that --engine=embedded wins over an installed T5X.
     sys.meta_path.insert(0, EmbeddedT5xFinder())

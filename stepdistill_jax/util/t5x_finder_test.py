@@ -48,3 +48,14 @@ def test_an_installed_t5x_is_preferred_and_can_be_refused(tmp_path):
 def test_unknown_engine_is_refused():
   with pytest.raises(ValueError, match="known: auto, google, embedded"):
     t5x_finder.install("googel")
+
+
+def test_former_names_of_rooms_are_found():
+  result = _run(
+      "import gin\n"
+      "from stepdistill_jax.runs import guards\n"
+      "gin.parse_config('from __gin__ import dynamic_registration\\n'\n"
+      "    'from stepdistill_jax.resilience import guards\\n'\n"
+      "    'guards.Guards.nonfinite = \"skip\"')\n"
+      "print(gin.get_configurable(guards.Guards)().nonfinite)\n")
+  assert result.stdout == "skip\n", result.stderr

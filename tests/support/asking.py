@@ -20,7 +20,7 @@ import urllib.request
 from stepdistill_jax.teacher import cache
 from tests.support import fault_server
 
-_ROOT = pathlib.Path(__file__).resolve().parents[3]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMAND, ALL = "command", "all"
 
 

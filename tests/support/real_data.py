@@ -12,7 +12,7 @@ from typing import Iterator
 
 import pytest
 
-_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+_CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def find_real_data() -> pathlib.Path | None:

@@ -106,12 +106,12 @@ def write_run(
   from t5x import partitioning
   from t5x import utils
 
-  from stepdistill_jax.evaluation import model_loading
+  from stepdistill_jax.interop import rebuilding
 
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "config.gin").write_text(CONFIG.format(
       kind=kind, dataset=dataset, seed=seed, vocab_size=vocab_size))
-  model, task_name = model_loading.rebuild_model(
+  model, task_name = rebuilding.rebuild_model(
       folder / "config.gin", records_dir)
   (folder / "run.json").write_text(json.dumps(
       {"data": {"task": task_name}, "seeds": {"model": seed}}))

@@ -88,7 +88,7 @@ class Launcher:
     if self._server is None:
       with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "stepdistill_jax.embedded_t5x.command", *arguments],
+            [sys.executable, "-m", "stepdistill_jax.cli.t5x", *arguments],
             stdout=stream, stderr=subprocess.STDOUT,
             env=self._environment(environment or {}))
       return Process(process.pid, log, process.wait)

@@ -28,6 +28,7 @@ import msgpack
 import numpy as np
 import tensorstore as ts
 
+from stepdistill_jax.embedded_t5x.checkpointing import entries
 from stepdistill_jax.util import errors
 from stepdistill_jax.runs import checkpoint_paths
 
@@ -235,9 +236,8 @@ class LegacySource:
 
   def entries(self):
     """All entries by name."""
-    from stepdistill_jax.embedded_t5x.checkpointing import reading as checkpoint_reading  # pylint: disable=g-import-not-at-top
     return {
-        name: checkpoint_reading.Entry(
+        name: entries.Entry(
             name, tuple(np.shape(value)) if not isinstance(value, ZarrArray)
             else value.shape,
             value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype)

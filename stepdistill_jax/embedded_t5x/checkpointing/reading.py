@@ -8,13 +8,11 @@ checkpoints are two sources. `restore` decides what to ask for.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from etils import epath
 from flax import traverse_util
-import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import orbax.checkpoint as ocp
@@ -23,24 +21,9 @@ from stepdistill_jax.util import errors
 from stepdistill_jax.util import locations
 from stepdistill_jax.runs import checkpoint_paths
 from stepdistill_jax.embedded_t5x import state_utils
+from stepdistill_jax.embedded_t5x.checkpointing import legacy as legacy_checkpoints
+from stepdistill_jax.embedded_t5x.checkpointing.entries import Entry, Request
 from stepdistill_jax.runs import checkpoint_manifest
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-  """An array of a checkpoint: its name there (`target/.../kernel`) and so on."""
-
-  name: str
-  shape: tuple[int, ...]
-  dtype: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """How to load an entry: sharding, and dtype (None: as saved)."""
-
-  sharding: jax.sharding.Sharding
-  dtype: np.dtype | None = None
 
 
 class OrbaxSource:
@@ -97,7 +80,6 @@ def open_checkpoint(path):
   if layout == checkpoint_paths.CURRENT:
     return OrbaxSource(path)
   if layout == checkpoint_paths.OLDER:
-    from stepdistill_jax.embedded_t5x.checkpointing import legacy as legacy_checkpoints  # pylint: disable=g-import-not-at-top
     return legacy_checkpoints.LegacySource(path)
   raise errors.UserError(
       f"{path} holds no checkpoint: {checkpoint_paths.NEITHER_LAYOUT}")

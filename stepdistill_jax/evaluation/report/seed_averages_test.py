@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from stepdistill_jax.evaluation import scores
 from stepdistill_jax.evaluation import effect
-from stepdistill_jax.evaluation import scoring
 from stepdistill_jax.evaluation.report import seed_averages as seed_groups
 
 EXAMPLES = 40
@@ -17,7 +17,7 @@ def scored(run, step, seed=0, key="k", benchmark="svamp"):
       "mode": "generate", "accuracy": float(correct.mean()),
       "method": {"name": "svamp_label_gold", "key": key, "seed": seed,
                  "run": f"/runs/{run}", "step": step}}
-  return scoring.Scored(
+  return scores.Scored(
       summary, tuple({"correct": bool(c)} for c in correct))
 
 

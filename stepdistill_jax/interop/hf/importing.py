@@ -24,7 +24,8 @@ from typing import Any, Mapping, Sequence
 import ml_dtypes
 import numpy as np
 
-from stepdistill_jax import __version__
+from stepdistill_jax.interop import imported
+from stepdistill_jax.util.version import __version__
 from stepdistill_jax.util import errors
 from stepdistill_jax.interop import architecture
 from stepdistill_jax.interop import gin_model
@@ -35,10 +36,6 @@ from stepdistill_jax.interop import streaming
 from stepdistill_jax.interop.t5x import writer as t5x_writer
 from stepdistill_jax.interop import tokenizers
 
-PROVENANCE_FILE = "import.json"
-HF_FOLDER = "hf"
-DTYPES = {"float32": np.dtype(np.float32),
-          "bfloat16": np.dtype(ml_dtypes.bfloat16), "source": None}
 # Parameters with the vocabulary as an axis: which.
 _VOCABULARY_AXIS = {"token_embedder/embedding": 0,
                     "decoder/logits_dense/kernel": 1}
@@ -219,33 +216,10 @@ def _task(copy: Copy, writer: t5x_writer.CheckpointWriter,
   return streaming.Task(copy.name, tensor.nbytes, run)
 
 
-@dataclasses.dataclass(frozen=True)
-class Imported:
-  """What was written.
-
-  Attributes:
-    checkpoint: its folder.
-    model_file: the gin file.
-    arch: the architecture.
-    parameters: how many numbers.
-    nbytes: read.
-    no_recipe: why no recipe can train it; else empty.
-    spiece: its SentencePiece model, where it came with one.
-  """
-
-  checkpoint: pathlib.Path
-  model_file: pathlib.Path
-  arch: architecture.Architecture
-  parameters: int
-  nbytes: int
-  no_recipe: str = ""
-  spiece: pathlib.Path | None = None
-
-
 def import_hf(
     folder: pathlib.Path, output: pathlib.Path, *, step: int = 0,
     dtype: str = "float32", pad_vocabulary: int = 1, layout: str = "orbax",
-    quiet: bool = False) -> Imported:
+    quiet: bool = False) -> imported.Imported:
   """Converts a Hugging Face folder into a T5X checkpoint.
 
   Args:
@@ -273,16 +247,16 @@ def import_hf(
   writer = t5x_writer.CheckpointWriter(output, step, layout)
   journal = writer.journal(
       _identity(folder, copies, dtype, pad_vocabulary))
-  tasks = [_task(copy, writer, DTYPES[dtype]) for copy in copies]
+  tasks = [_task(copy, writer, imported.DTYPES[dtype]) for copy in copies]
   total = sum(task.nbytes for task in tasks)
   streaming.check_free_space(writer.partial, sum(
-      math.prod(c.shape) * (DTYPES[dtype] or c.tensor.dtype).itemsize
+      math.prod(c.shape) * (imported.DTYPES[dtype] or c.tensor.dtype).itemsize
       for c, task in zip(copies, tasks) if task.name not in journal.done))
   streaming.run(tasks, journal, streaming.Progress(
       "import", total, quiet=quiet))
-  tokenizers.keep(folder, output / HF_FOLDER, tokenizer)
+  tokenizers.keep(folder, output / imported.HF_FOLDER, tokenizer)
   spiece = None if tokenizer.spiece is None else (
-      output / HF_FOLDER / tokenizers.SPIECE_FILE).resolve()
+      output / imported.HF_FOLDER / tokenizers.SPIECE_FILE).resolve()
   no_recipe = gin_model.why_no_recipe(
       arch, 0 if spiece is None else pieces - tokenizer.extra_ids)
   model_file = gin_model.write(
@@ -304,8 +278,8 @@ def import_hf(
       "extra_ids": tokenizer.extra_ids,
       "dtypes": {copy.hf_name: copy.tensor.dtype.name for copy in copies},
   }
-  (output / PROVENANCE_FILE).write_text(
+  (output / imported.PROVENANCE_FILE).write_text(
       json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
-  return Imported(writer.finish(), model_file, arch,
+  return imported.Imported(writer.finish(), model_file, arch,
                   sum(math.prod(c.shape) for c in copies), total,
                   no_recipe, spiece)

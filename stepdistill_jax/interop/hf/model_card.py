@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Any, Sequence
 
-from stepdistill_jax import __version__
+from stepdistill_jax.util.version import __version__
 from stepdistill_jax.util import errors
 from stepdistill_jax.util import locations
 from stepdistill_jax.interop import run_folder

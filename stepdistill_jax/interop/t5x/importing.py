@@ -12,10 +12,10 @@ import pathlib
 
 import numpy as np
 
+from stepdistill_jax.interop import imported
 from stepdistill_jax.util import errors
 from stepdistill_jax.interop import architecture
 from stepdistill_jax.interop import gin_model
-from stepdistill_jax.interop.hf import importing as import_hf
 from stepdistill_jax.interop import run_context
 from stepdistill_jax.interop import streaming
 from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
@@ -63,14 +63,14 @@ def import_t5x(
     path: str, output: pathlib.Path, *, layout: str = "orbax",
     dtype: str = "source", step: int | None = None,
     optimizer_state: bool = False, quiet: bool = False,
-    strict: bool = False) -> import_hf.Imported:
+    strict: bool = False) -> imported.Imported:
   """Copies a T5X checkpoint of any layout into one of `layout`.
 
   Args:
     path: a checkpoint, or a folder for its latest; local or `gs://`.
     output: the folder that gets `checkpoint_STEP` and `model.gin`.
     layout: one of `t5x_writer.LAYOUTS`.
-    dtype: of the parameters: a key of `import_hf.DTYPES`.
+    dtype: of the parameters: a key of `imported.DTYPES`.
     step: to give it; None keeps the checkpoint's.
     optimizer_state: whether to copy that too.
     quiet: shows no progress.
@@ -94,7 +94,7 @@ def import_t5x(
             if name != "state/step"
             and (optimizer_state or name.startswith("target/"))]
   writer = t5x_writer.CheckpointWriter(output, step, layout)
-  tasks = [_task(a, writer, import_hf.DTYPES[dtype]) for a in arrays]
+  tasks = [_task(a, writer, imported.DTYPES[dtype]) for a in arrays]
   journal = writer.journal({
       "source": source.path, "dtype": dtype,
       "optimizer_state": optimizer_state})
@@ -107,7 +107,7 @@ def import_t5x(
   model_file = gin_model.write(
       output, arch, title=f"{name}, imported from T5X.", no_recipe=no_recipe,
       checkpoint=writer.final, optimizer_state=optimizer_state)
-  return import_hf.Imported(
+  return imported.Imported(
       writer.finish(), model_file, arch,
       sum(math.prod(a.shape) for a in source.parameters.values()), total,
       no_recipe)

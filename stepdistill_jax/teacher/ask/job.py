@@ -10,6 +10,7 @@ import re
 import tempfile
 from typing import Any, Callable, Iterator, Mapping
 
+from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.util import errors
 from stepdistill_jax.teacher import cache
 from stepdistill_jax.teacher.importing import counts as import_counts
@@ -27,7 +28,6 @@ from stepdistill_jax.teacher.ask import plan as plan_lib
 from stepdistill_jax.teacher.ask import requests
 from stepdistill_jax.teacher.ask import rows as rows_lib
 from stepdistill_jax.teacher.ask import store as store_lib
-from stepdistill_jax.teacher.prompts import prompt as prompt_lib
 
 _OPENAI_KEY = "OPENAI_API_KEY"
 _PROMPT_FILE = "prompt.toml"
@@ -215,7 +215,7 @@ class Job:
     return outcome
 
   def _estimate_total(self) -> int:
-    if self.prompt.reads == prompt_lib.TURNS:
+    if self.prompt.reads == answer_forms.TURNS:
       return sum(map(self.plan.expected, self.source.read(self.prompt)))
     return self.source.count() * self.settings.samples
 
@@ -236,7 +236,7 @@ class Job:
         "sampling": self.settings.as_json(),
         "base_url": spec.base_url or "default",
     }
-    if prompt.reads == prompt_lib.TURNS:
+    if prompt.reads == answer_forms.TURNS:
       identity["history"] = spec.history
     return store_lib.Store(
         spec.output, identity, files={_PROMPT_FILE: prompt.source})
@@ -319,14 +319,14 @@ def _check(spec: Spec, prompt: prompts.Prompt) -> None:
     raise errors.UserError(
         f"--json_schema: prompt {prompt.id!r} has no schema; choose a prompt "
         "of kind json_cot")
-  if spec.samples > 1 and prompt.reads == prompt_lib.TURNS:
+  if spec.samples > 1 and prompt.reads == answer_forms.TURNS:
     raise errors.UserError(
         "--samples: a conversation has one continuation; leave it at 1")
   if spec.samples > 1 and spec.temperature == 0:
     raise errors.UserError(
         f"--samples={spec.samples} at temperature 0 are all the same; raise "
         "--temperature (0.7 is usual for self-consistency)")
-  if prompt.reads == prompt_lib.TURNS and spec.endpoint != requests.CHAT:
+  if prompt.reads == answer_forms.TURNS and spec.endpoint != requests.CHAT:
     raise errors.UserError(
         f"prompt {prompt.id!r} is of conversations; use --endpoint=chat")
   if spec.budget_usd is not None and not (

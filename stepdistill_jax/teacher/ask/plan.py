@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Iterator, Mapping, Sequence
 
+from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.teacher import prompts
 from stepdistill_jax.teacher.ask import requests
 from stepdistill_jax.teacher.ask import rows
 from stepdistill_jax.teacher.ask import store as store_lib
-from stepdistill_jax.teacher.prompts import prompt as prompt_lib
 
 REGENERATED, GOLD = "regenerated", "gold"
 HISTORIES = (REGENERATED, GOLD)
@@ -63,7 +63,7 @@ class Plan:
 
   def expected(self, row: rows.AskedRow) -> int:
     """Number of samples that the row has when all is done."""
-    if self.prompt.reads == prompt_lib.TURNS:
+    if self.prompt.reads == answer_forms.TURNS:
       return len(_assistant_turns(row))
     return self.settings.samples
 
@@ -83,7 +83,7 @@ class Plan:
 
   def first(self, row: rows.AskedRow) -> Iterator[Item]:
     """Yields the row's items that can be asked for now."""
-    if self.prompt.reads == prompt_lib.TURNS:
+    if self.prompt.reads == answer_forms.TURNS:
       item = self._turn_after(row, -1)
       if item is not None:
         yield item

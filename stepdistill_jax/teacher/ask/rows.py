@@ -7,6 +7,7 @@ import json
 import pathlib
 from typing import Any, Iterator, Mapping
 
+from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.util import errors
 from stepdistill_jax.teacher.importing import containers
 from stepdistill_jax.records import datasets
@@ -17,7 +18,6 @@ from stepdistill_jax.teacher.importing import row_files
 from stepdistill_jax.teacher.importing import seen_inputs
 from stepdistill_jax.teacher.importing import table_files
 from stepdistill_jax.teacher import text_files
-from stepdistill_jax.teacher.prompts import prompt as prompt_lib
 
 NO_LABEL = "row_without_label"  # The prompt shows the label.
 BAD_MESSAGES = "messages_not_a_conversation"
@@ -105,7 +105,7 @@ class Source:
     fields = table_files.rename(entry.value, self.columns, entry.where)
     if isinstance(fields.get("index"), int) and row_files.is_sparse(self.path):
       position = fields["index"]
-    if prompt.reads == prompt_lib.TURNS:
+    if prompt.reads == answer_forms.TURNS:
       return self._conversation(fields, position, seen, entry.where)
     if position == 0 and self.dataset.name not in datasets.DATASETS:
       _require_inputs(fields, entry.where)

@@ -15,6 +15,7 @@ import os
 from typing import Any, Callable, Iterable, Mapping
 import zlib
 
+from stepdistill_jax.answers import labels as labels_lib
 from stepdistill_jax.util import errors
 from stepdistill_jax.answers import consistency
 from stepdistill_jax.records import datasets
@@ -22,7 +23,7 @@ from stepdistill_jax.teacher import filters
 from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.answers import parsing
 from stepdistill_jax.records import records
-from stepdistill_jax.answers import text_overlap as shared_words
+from stepdistill_jax.answers import text_overlap
 
 PERCENTILES = (50, 90, 95, 99, 100)
 _SAMPLES = 20
@@ -138,10 +139,9 @@ class SplitAudit:
     _count_label(self.teacher_labels, record.teacher_label)
     if record.label and record.teacher_label and not self.own_labels:
       self.compared += 1
-      self.correct += self.dataset.is_correct(
-          record.teacher_label, record.label)
+      self.correct += labels_lib.is_correct(self.dataset, record.teacher_label, record.label)
     if record.rationale:
-      share = shared_words.share_found(record.rationale, record.inputs)
+      share = text_overlap.share_found(record.rationale, record.inputs)
       if share is not None:
         self.overlap_sum += share
         self.overlap_count += 1

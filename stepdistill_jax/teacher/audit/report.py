@@ -6,6 +6,7 @@ import collections
 import html
 from typing import Any, Mapping
 
+from stepdistill_jax.answers import labels as labels_lib
 from stepdistill_jax.teacher.audit import audit
 from stepdistill_jax.teacher.importing import counts as import_counts
 
@@ -274,7 +275,7 @@ def _histogram(lengths: collections.Counter, unit: str) -> str:
 def _record(record, split_audit) -> str:
   verdict = ""
   if record.label and record.teacher_label and not split_audit.own_labels:
-    right = split_audit.dataset.is_correct(record.teacher_label, record.label)
+    right = labels_lib.is_correct(split_audit.dataset, record.teacher_label, record.label)
     verdict = (" <span class=right>agrees</span>" if right
                else " <span class=wrong>differs</span>")
   texts = "".join(

@@ -16,6 +16,7 @@ import pathlib
 import sqlite3
 from typing import Any, Iterator, Mapping
 
+from stepdistill_jax.answers import rules as rules_lib
 from stepdistill_jax.util import errors
 from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.teacher import cache
@@ -24,7 +25,6 @@ from stepdistill_jax.teacher.importing import joining
 from stepdistill_jax.answers import parsing
 from stepdistill_jax.teacher.importing import self_consistency
 from stepdistill_jax.teacher import text_files
-from stepdistill_jax.teacher.prompts import prompt as prompt_lib
 
 # Endings that leave no completion to read, by their own names.
 _NO_ANSWER = {"refusal": "refusal", "content_filter": "content_filter",
@@ -36,14 +36,14 @@ class Form:
   """How a cache's lines are to be read, by its manifest.
 
   Attributes:
-    reads: one of `prompt.FORMS`.
+    reads: one of `answer_forms.FORMS`.
     samples: of each row.
     collected: True if `collect` wrote it: any order, with sample numbers.
     gold_given: True if the teacher saw the human label.
     rows: number of the source's rows, 0 if unknown.
   """
 
-  reads: str = prompt_lib.CHAIN_OF_THOUGHT
+  reads: str = answer_forms.CHAIN_OF_THOUGHT
   samples: int = 1
   collected: bool = False
   gold_given: bool = False
@@ -60,13 +60,13 @@ class Form:
     samples = (sampling.get("samples", 1)
                if isinstance(sampling, Mapping) else 1)
     form = cls(
-        reads=manifest.get("reads", prompt_lib.CHAIN_OF_THOUGHT),
+        reads=manifest.get("reads", answer_forms.CHAIN_OF_THOUGHT),
         samples=samples, collected="reads" in manifest,
         gold_given=manifest.get("gold_given", False) is True,
         rows=manifest.get("rows") or manifest.get("count") or 0)
-    if form.reads not in prompt_lib.FORMS:
+    if form.reads not in answer_forms.FORMS:
       raise errors.UserError(f"{where}: " + errors.unknown_name_message(
-          "value of reads", str(form.reads), prompt_lib.FORMS))
+          "value of reads", str(form.reads), answer_forms.FORMS))
     for name in ("samples", "rows"):
       if type(getattr(form, name)) is not int or getattr(form, name) < 0:
         raise errors.UserError(
@@ -91,7 +91,7 @@ def join(spec: datasets.Dataset, folder: pathlib.Path, form: Form, *,
   chooses = form.samples > 1 or reject_wrong
   for position, lines in _rows(folder, form):
     items = [_line_item(spec, entry, position) for entry in lines]
-    if not chooses and form.reads == prompt_lib.CHAIN_OF_THOUGHT:
+    if not chooses and form.reads == answer_forms.CHAIN_OF_THOUGHT:
       yield from items  # Parsed by both sets of rules later.
       continue
     readable = [item for item in items if item.row is not None]
@@ -109,13 +109,13 @@ def _chosen(spec: datasets.Dataset, form: Form, items: list[joining.Joined],
             counts: self_consistency.Counts, reject_wrong: bool
             ) -> joining.Joined:
   """One item from a row's samples."""
-  if form.reads == prompt_lib.CHAIN_OF_THOUGHT:
-    parser = parsing.get_parser(spec, "strict", False)
+  if form.reads == answer_forms.CHAIN_OF_THOUGHT:
+    parser = rules_lib.get_parser(spec, "strict", False)
   else:
     parser = answer_forms.get_parser(spec, form.reads)
   parsed = [_parse(parser, item) for item in items]
   row = items[0].row
-  if form.reads == prompt_lib.RATIONALE:
+  if form.reads == answer_forms.RATIONALE:
     # There is no label to vote on: the first rationale that there is.
     first = next((p for p in parsed if p.rationale), parsed[0])
     choice = self_consistency.Choice(first, 1.0)

@@ -40,7 +40,7 @@ from typing import Any
 from stepdistill_jax.util import argument_parser
 from stepdistill_jax.util import errors
 from stepdistill_jax.util import locations
-from stepdistill_jax.data import task_names
+from stepdistill_jax.records import task_names
 from stepdistill_jax.teacher.importing import counts as import_counts
 
 SUMMARY = "join teacher outputs with rows into distillation records"

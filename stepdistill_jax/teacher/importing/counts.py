@@ -6,6 +6,8 @@ import collections
 import dataclasses
 from typing import Any
 
+from stepdistill_jax.answers import rules as rules_lib
+from stepdistill_jax.answers import labels as labels_lib
 from stepdistill_jax.records import datasets
 from stepdistill_jax.answers import parsing
 
@@ -100,7 +102,7 @@ class RuleCounts:
         self.own_labels += usable
         return
       self.compared += usable
-      correct = dataset.is_correct(parsed.label, row.label)
+      correct = labels_lib.is_correct(dataset, parsed.label, row.label)
       self.correct_if_trusted += correct
       self.correct += correct and not doubted
 
@@ -202,7 +204,7 @@ class SourceCounts:
   filled: dict[str, collections.Counter[str]] = dataclasses.field(
       default_factory=lambda: collections.defaultdict(collections.Counter))
   rules: dict[str, RuleCounts] = dataclasses.field(
-      default_factory=lambda: {rules: RuleCounts() for rules in parsing.RULES})
+      default_factory=lambda: {rules: RuleCounts() for rules in rules_lib.RULES})
   overlap: tuple[float, float] | None = None
 
   def as_json(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import os
 import pathlib
 from typing import Any, Callable, Iterable, Mapping
 
+from stepdistill_jax.answers import rules as rules_lib
 from stepdistill_jax.util import errors
 from stepdistill_jax.util import locations
 from stepdistill_jax.records import datasets
@@ -125,9 +126,9 @@ def import_sources(
         f"--dataset={spec.name} is the name of "
         f"{' and '.join(datasets.members(spec.name))} taken together; import "
         "each of them, or choose another name")
-  if options.rules not in parsing.RULES:
+  if options.rules not in rules_lib.RULES:
     raise errors.UserError(
-        errors.unknown_name_message("rules", options.rules, parsing.RULES))
+        errors.unknown_name_message("rules", options.rules, rules_lib.RULES))
   output = (locations.records_dir() if options.output is None
             else options.output)
   notes = [] if notes is None else notes
@@ -238,8 +239,8 @@ class _SplitImporter:
     self._next_example = None if free_text else (
         reference_rules.next_example_mark(spec))
     self._parsers = {
-        name: parsing.get_parser(spec, name, free_text)
-        for name in parsing.RULES}
+        name: rules_lib.get_parser(spec, name, free_text)
+        for name in rules_lib.RULES}
 
   def record(self, joined: joining.Joined,
              overlap: joining.OverlapCheck | None) -> records.Record | None:

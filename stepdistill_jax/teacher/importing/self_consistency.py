@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Sequence
 
+from stepdistill_jax.answers import labels as labels_lib
 from stepdistill_jax.records import datasets
 from stepdistill_jax.answers import parsing
 
@@ -82,7 +83,7 @@ def choose(dataset: datasets.Dataset, row: datasets.Row,
   if not reject_wrong or not row.label:
     return Choice(best, agreement)
   right = [sample for group in groups for sample in group
-           if dataset.is_correct(sample.label, row.label)]
+           if labels_lib.is_correct(dataset, sample.label, row.label)]
   counts.rejected_samples += sum(votes) - len(right)
   if not right:
     counts.rejected_rows += 1
@@ -117,7 +118,7 @@ def _agree(dataset: datasets.Dataset, a: str, b: str) -> bool:
   """True if two labels of the teacher's are one vote."""
   if dataset.label_kind == datasets.TEXT:
     return _plain(a) == _plain(b)
-  return a == b or dataset.is_correct(a, b)
+  return a == b or labels_lib.is_correct(dataset, a, b)
 
 
 def _plain(text: str) -> str:

@@ -13,6 +13,7 @@ import os
 import pathlib
 from typing import Any, Callable, Iterable, Iterator, Mapping
 
+from stepdistill_jax.answers import labels as labels_lib
 from stepdistill_jax.util import errors
 from stepdistill_jax.teacher.importing import containers
 from stepdistill_jax.records import datasets
@@ -244,7 +245,7 @@ def _join_columns_of(
         row, None, parsing.NO_COMPLETION, entry.where)
   status = "ok"
   if "teacher_label" in columns:
-    status = parsing.label_status(spec, label, row)
+    status = labels_lib.label_status(spec, label, row)
   if status == "ok" and not rationale:
     status = parsing.EMPTY_RATIONALE
   return joining.Joined(

@@ -8,16 +8,10 @@ import json
 import re
 from typing import Any, Mapping, Sequence
 
+from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.util import errors
 
 # How a completion is read (`reads`), see `teacher.answer_forms`.
-CHAIN_OF_THOUGHT = "chain_of_thought"  # Reasoning, marker, label.
-JSON = "json"  # {"reason": ..., "answer_choice": ...}
-ANSWER = "answer"  # The label alone.
-RATIONALE = "rationale"  # The reasoning alone; the label was given.
-DENSITY = "density"  # {"rounds": [{"summary": ...}, ...]}; the last counts.
-TURNS = "turns"  # Each assistant's turn of a conversation, as it is.
-FORMS = (CHAIN_OF_THOUGHT, JSON, ANSWER, RATIONALE, DENSITY, TURNS)
 
 ANY_DATASET = "*"
 _FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
@@ -85,7 +79,7 @@ class Prompt:
     messages = []
     if self.instruction:
       messages.append({"role": "system", "content": self.instruction})
-    if self.reads == TURNS:
+    if self.reads == answer_forms.TURNS:
       return messages + [dict(message) for message in fields["messages"]]
     for exemplar in self.exemplars:
       messages.append({"role": "user", "content": self._row(exemplar)})
@@ -99,7 +93,7 @@ class Prompt:
     Raises:
       errors.UserError: the prompt is of conversations, which need a chat.
     """
-    if self.reads == TURNS:
+    if self.reads == answer_forms.TURNS:
       raise errors.UserError(
           f"prompt {self.id!r} is of conversations, which plain completion "
           "cannot ask for; use --endpoint=chat")
@@ -172,9 +166,9 @@ def from_table(
     if key in table and not _is_of(table[key], kind):
       raise errors.UserError(
           f"{where}: {key} is {table[key]!r}, expected {_TYPE_NAMES[kind]}")
-  if table["reads"] not in FORMS:
+  if table["reads"] not in answer_forms.FORMS:
     raise errors.UserError(f"{where}: " + errors.unknown_name_message(
-        "value of reads", table["reads"], FORMS))
+        "value of reads", table["reads"], answer_forms.FORMS))
   for key in ("datasets", "lines", "stop", "exemplars"):
     table[key] = tuple(table.get(key, ()))
   if "schema" in table:
@@ -227,7 +221,7 @@ def _check(prompt: Prompt, where: str) -> None:
   if not prompt.datasets:
     raise errors.UserError(
         f'{where}: datasets is empty; name some, or write ["*"] for any')
-  if not prompt.fields and prompt.reads != TURNS:
+  if not prompt.fields and prompt.reads != answer_forms.TURNS:
     raise errors.UserError(
         f"{where}: input shows no field of the row; write {{inputs}} or "
         "another field's name in it")
@@ -235,10 +229,10 @@ def _check(prompt: Prompt, where: str) -> None:
     raise errors.UserError(
         f"{where} shows the row's label to the teacher; if this is meant, "
         "add gold_given = true, so that it is not counted as the teacher's")
-  if prompt.gold_given and prompt.reads != RATIONALE:
+  if prompt.gold_given and prompt.reads != answer_forms.RATIONALE:
     raise errors.UserError(
         f"{where}: with gold_given the completion is a rationale alone; "
-        f'write reads = "{RATIONALE}"')
+        f'write reads = "{answer_forms.RATIONALE}"')
   for number, exemplar in enumerate(prompt.exemplars, start=1):
     lacking = [f for f in (*prompt.fields, "output") if f not in exemplar]
     if lacking:

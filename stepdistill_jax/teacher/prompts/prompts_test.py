@@ -7,13 +7,13 @@ import re
 
 import pytest
 
+from stepdistill_jax.answers import rules as rules_lib
+from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.util import errors
 from stepdistill_jax.answers import arithmetic
 from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import parsing
 from stepdistill_jax.teacher import prompts
-from stepdistill_jax.teacher.prompts import prompt as prompt_lib
 from tests.support import real_data as testing
 
 FEW_SHOT = ("svamp", "asdiv", "gsm8k", "cqa", "anli1", "esnli")
@@ -40,12 +40,12 @@ def _row(dataset, exemplar):
   return datasets.Row(inputs="", label=exemplar["label"], choices=choices)
 
 
-@pytest.mark.parametrize("rules", parsing.RULES)
+@pytest.mark.parametrize("rules", rules_lib.RULES)
 @pytest.mark.parametrize("name", FEW_SHOT)
 def test_parsers_read_the_exemplars(name, rules):
   prompt = prompts.find("few_shot_cot", name)
   dataset = datasets.get(name)
-  parser = parsing.get_parser(dataset, rules)
+  parser = rules_lib.get_parser(dataset, rules)
   assert len(prompt.exemplars) == 10
   for exemplar in prompt.exemplars:
     parsed = parser(exemplar["output"], _row(dataset, exemplar))
@@ -120,7 +120,7 @@ HOSTILE = (
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("prompt", prompts.list_prompts(), ids=lambda p: p.id)
 def test_a_row_cannot_look_like_an_exemplar(prompt, text):
-  if prompt.reads == prompt_lib.TURNS:
+  if prompt.reads == answer_forms.TURNS:
     return
   plain = {name: "x" for name in prompt.fields} | {"choices": ["x", "x"]}
   hostile = {name: text for name in prompt.fields} | {"choices": [text, "x"]}

@@ -9,7 +9,7 @@ import pathlib
 
 import pytest
 
-import object_store
+from tests.support import object_store
 from stepdistill_jax.util import argument_parser_test
 from stepdistill_jax.util import remote_storage
 from tests.support import students as evaluation_testing

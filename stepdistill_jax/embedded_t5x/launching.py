@@ -1,0 +1,105 @@
+"""Parses gin files for a T5X mode, and calls its function."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any, Sequence
+
+from stepdistill_jax.config import data_folder
+from stepdistill_jax.util import errors
+from stepdistill_jax.util import remote_storage
+
+# Bindings that a run reads or writes; others name files for other data.
+_IS_FOLDER = re.compile(r"(DIR|PATH|dir|path)$")
+# mode -> (module of t5x, function, other names that gin files use of
+# `__main__`).
+ENTRY_POINTS = {
+    "train": ("train", "train", ()),
+    "eval": ("eval", "evaluate", ()),
+    "infer": ("infer", "infer", (
+        "create_task_from_tfexample_file", "create_task_from_text_file",
+        "write_inferences_to_file", "merge_chunks_to_file")),
+    "precompile": ("precompile", "precompile", ()),
+    "export": ("export_lib", "save", ()),
+}
+
+
+def _mode_advice(mode: str, missing: str) -> str:
+  """What to do where gin files are for another mode than the command's.
+
+  Args:
+    mode: a key of ENTRY_POINTS.
+    missing: from `gin_config.missing_entry_point`.
+
+  Returns:
+    A line instead of gin's, or "" if gin complains of something else.
+  """
+  meant = next((other for other, (_, function, _) in ENTRY_POINTS.items()
+                if missing == f"{other}_script.{function}"), mode)
+  if meant == mode:
+    return ""
+  return (f"these gin files are for `t5x {meant}`, not for `t5x {mode}`; "
+          f"include a run file for {mode}, such as gin/runs/{mode}.gin, and "
+          "the model, data set and method, instead of a recipe")
+
+
+def launch(
+    mode: str, gin_files: Sequence[str] = (), gin_bindings: Sequence[str] = (),
+    *, gin_search_paths: Sequence[str] = (), tfds_data_dir: str | None = None,
+    seqio_additional_cache_dirs: Sequence[str] = (), dry_run: bool = False
+) -> Any:
+  """Parses the configuration and runs a mode, on whichever engine `t5x` is.
+
+  Args:
+    tfds_data_dir: overrides the data folder of all TFDS tasks meanwhile.
+    seqio_additional_cache_dirs: where `seqio_cache_tasks` wrote.
+
+  Returns:
+    What the mode's function returns.
+  """
+  import gin  # pylint: disable=g-import-not-at-top
+  import seqio  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.config import gin_config  # pylint: disable=g-import-not-at-top
+  module_name, function_name, others = ENTRY_POINTS[mode]
+  module = importlib.import_module(f"t5x.{module_name}")
+  entry = getattr(module, function_name)
+  names = {name: getattr(module, name) for name in (function_name, *others)
+           if hasattr(module, name)}
+  seqio.add_global_cache_dirs(list(seqio_additional_cache_dirs))
+  with gin_config.main_module(**names), (
+      data_folder.tfds_data_dir(tfds_data_dir or None)):
+    try:
+      gin_config.parse(gin_files, gin_bindings, gin_search_paths)
+    except errors.UserError as error:
+      advice = _mode_advice(mode, gin_config.missing_entry_point(error))
+      raise errors.UserError(advice) if advice else error
+    if not any(re.search(rf"\b{function_name}\.\w+$", name)
+               for name in gin_config.bindings()):
+      run_file = {"train": "finetune"}.get(mode, mode)
+      raise errors.UserError(
+          f"no gin file configures `{function_name}`; include a run file, such "
+          f"as --gin_file=t5x/configs/runs/{run_file}.gin")
+    gin_config.make_folders_absolute()
+    if not dry_run:
+      for name, value in gin_config.bindings().items():
+        if _IS_FOLDER.search(name):
+          remote_storage.require_reachable(value)
+    configured = gin.get_configurable(entry)
+    try:
+      return None if dry_run else configured()
+    except (errors.UserError, errors.Preempted, KeyboardInterrupt) as error:
+      line = str(error).split(errors.GIN_CALL)[0]
+      kind = next(kind for kind in (
+          errors.UserError, errors.Preempted, KeyboardInterrupt)
+                  if isinstance(error, kind))
+      raise kind(line) from error
+    except (AttributeError, TypeError, ValueError) as error:
+      message, *calls = str(error).split(errors.GIN_CALL)
+      name = re.match(r" '([\w.]+)'", calls[0])[1] if calls else function_name
+      if name == function_name:
+        raise
+      raise errors.UserError(
+          f"gin config: {' '.join(message.split())} (in {name}, which has its "
+          "arguments from gin; STEPDISTILL_TRACEBACK=1 shows where)"
+      ) from error

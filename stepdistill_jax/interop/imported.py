@@ -1,0 +1,39 @@
+"""What an import leaves: its result, and the files beside the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import ml_dtypes
+import numpy as np
+
+from stepdistill_jax.interop import architecture
+
+PROVENANCE_FILE = "import.json"
+HF_FOLDER = "hf"
+DTYPES = {"float32": np.dtype(np.float32),
+          "bfloat16": np.dtype(ml_dtypes.bfloat16), "source": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+  """What was written.
+
+  Attributes:
+    checkpoint: its folder.
+    model_file: the gin file.
+    arch: the architecture.
+    parameters: how many numbers.
+    nbytes: read.
+    no_recipe: why no recipe can train it; else empty.
+    spiece: its SentencePiece model, where it came with one.
+  """
+
+  checkpoint: pathlib.Path
+  model_file: pathlib.Path
+  arch: architecture.Architecture
+  parameters: int
+  nbytes: int
+  no_recipe: str = ""
+  spiece: pathlib.Path | None = None
