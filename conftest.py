@@ -13,9 +13,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(
 # Tests mean the CPU, whatever the machine has, unless told otherwise.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import pytest  # pylint: disable=g-import-not-at-top
+import pytest
 
-from stepdistill_jax.util import runtime  # pylint: disable=g-import-not-at-top
+from stepdistill_jax.util import runtime
 
 runtime.configure()
 # Some tests use torch, after others have loaded TensorFlow in their process.

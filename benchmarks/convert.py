@@ -26,12 +26,13 @@ import ml_dtypes
 import numpy as np
 import xxhash
 
-from stepdistill_jax.interop import architecture
+from stepdistill_jax.interop import architecture, streaming
+from stepdistill_jax.interop.hf import (
+  config as hf_config,
+  names as hf_names,
+  safetensors_files,
+)
 from tests.support import hf_fixtures as fixtures
-from stepdistill_jax.interop.hf import config as hf_config
-from stepdistill_jax.interop.hf import names as hf_names
-from stepdistill_jax.interop.hf import safetensors_files
-from stepdistill_jax.interop import streaming
 
 _GATED = ("gelu", "linear")
 SIZES = {  # Those of T5 v1.1.

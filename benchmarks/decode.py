@@ -166,8 +166,7 @@ def product_flops(shapes: dict, inputs: int, answers: int) -> float:
 
 def load_ours(hf: pathlib.Path, folder: pathlib.Path):
   """The folder's weights as a checkpoint, loaded as `stepdistill-eval` does."""
-  from stepdistill_jax.evaluation import checkpoints
-  from stepdistill_jax.evaluation import model_config
+  from stepdistill_jax.evaluation import checkpoints, model_config
   from stepdistill_jax.interop.hf import importing as import_hf
 
   import_hf.import_hf(hf, folder, quiet=True)
@@ -188,8 +187,7 @@ def main() -> None:
   parser.add_argument("--limit", type=int, default=None)
   args = parser.parse_args()
   os.environ["STEPDISTILL_VOCAB"] = args.vocabulary
-  from stepdistill_jax.util import devices
-  from stepdistill_jax.util import runtime
+  from stepdistill_jax.util import devices, runtime
 
   runtime.configure()
   transformers = runtime.import_transformers()

@@ -19,6 +19,7 @@ is the headline.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 import concurrent.futures
 import json
 import os
@@ -26,22 +27,24 @@ import pathlib
 import sys
 import threading
 import time
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stepdistill_jax.util import runtime  # noqa: E402
+from stepdistill_jax.util import runtime
 
 runtime.configure()
 
-from benchmarks.fault_trials import damages  # noqa: E402
-from benchmarks.fault_trials import examples  # noqa: E402
-from benchmarks.fault_trials import interruptions  # noqa: E402
-from benchmarks.fault_trials import layouts  # noqa: E402
-from benchmarks.fault_trials import worker as worker_lib  # noqa: E402
-from stepdistill_jax.util import errors  # noqa: E402
-from tests.support import trial_processes  # noqa: E402
+from benchmarks.fault_trials import (
+  damages,
+  examples,
+  interruptions,
+  layouts,
+  worker as worker_lib,
+)
+from stepdistill_jax.util import errors
+from tests.support import trial_processes
 
 PARTS = ("kills", "sigterms", "damage", "layouts", "epochs", "resume")
 
@@ -118,7 +121,7 @@ def _table(parts: Sequence[Any], journal: Journal) -> None:
     print(f"| {row[0]} | {row[1]} |")
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
       description=__doc__,
       formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -6,8 +6,8 @@
 Needs an environment where Google's T5X is importable, and libtpu. Each engine
 compiles the same gin file in a process of its own, on this CPU, for the same
 slice; what is compared is what XLA says a chip needs. (Google's T5X knows how
-to arrange v4 chips; for later ones give model_parallel_submesh.) Both are compiled
-as by `stepdistill plan --quick`.
+to arrange v4 chips; for later ones give model_parallel_submesh.) Both are
+compiled as by `stepdistill plan --quick`.
 
 The last line is the headline; the exit status is 1 if ours needs more.
 """

@@ -21,8 +21,10 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stepdistill_jax.plan import chips  # noqa: E402
-from stepdistill_jax.plan import programs  # noqa: E402
+from stepdistill_jax.plan import (
+  chips,
+  programs,
+)
 
 GOAL = 0.9
 
@@ -56,8 +58,7 @@ def main() -> int:
                   f"{int(n) * chips.CHIPS[arguments.generation].cores}")
       for n in arguments.chips.split(",")]
   programs.prepare_process()
-  from stepdistill_jax.util import runtime
-  from stepdistill_jax.util import t5x_finder
+  from stepdistill_jax.util import runtime, t5x_finder
   runtime.configure()
   t5x_finder.install("embedded")
   runtime.import_tensorflow()

@@ -13,10 +13,8 @@ import dataclasses
 import pathlib
 import sys
 
+from stepdistill_jax.quickstart import command, plan as plan_lib, text
 from stepdistill_jax.util import entry_points
-from stepdistill_jax.quickstart import command
-from stepdistill_jax.quickstart import plan as plan_lib
-from stepdistill_jax.quickstart import text
 
 
 @entry_points.command

@@ -32,11 +32,14 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.parity import example_probe  # noqa: E402
-from benchmarks.parity import model_probe  # noqa: E402
-from benchmarks.parity import run_probe  # noqa: E402
-import numpy as np  # noqa: E402
-from stepdistill_jax.util import t5x_finder  # noqa: E402
+import numpy as np
+
+from benchmarks.parity import (
+  example_probe,
+  model_probe,
+  run_probe,
+)
+from stepdistill_jax.util import t5x_finder
 
 LOSS_TOLERANCE = 1e-5
 ENGINES = ("embedded", "google")

@@ -34,7 +34,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stepdistill_jax.util import t5x_finder  # noqa: E402
+from stepdistill_jax.util import t5x_finder
 
 ENGINES = ("google", "embedded")
 SPEED = ROOT / "benchmarks" / "engine_speed"

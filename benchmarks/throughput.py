@@ -74,7 +74,7 @@ def main() -> None:
   for dataset in args.datasets.split(","):
     rounds = [{side: measure(side, dataset, args) for side in SIDES}
               for _ in range(args.rounds)]
-    middle = lambda side, key: statistics.median(
+    middle = lambda side, key, rounds=rounds: statistics.median(
         r[side][key] for r in rounds)
     ratios[dataset] = statistics.median(
         r["ours"]["pairs_per_second"] / r["reference"]["pairs_per_second"]

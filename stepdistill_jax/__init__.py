@@ -6,9 +6,9 @@ folder `tasks/` as `stepdistill_jax.tasks` (see `tasks_finder`). It imports
 neither jax nor tensorflow, so that command-line help stays instant.
 """
 
+from stepdistill_jax.config import tasks_finder
 from stepdistill_jax.util import t5x_finder
 from stepdistill_jax.util.version import __version__ as __version__
-from stepdistill_jax.config import tasks_finder
 
 t5x_finder.install()
 tasks_finder.install()

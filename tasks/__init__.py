@@ -7,15 +7,17 @@ task is used.
 """
 
 from stepdistill_jax.data import task_registry
-from stepdistill_jax.tasks import anli1
-from stepdistill_jax.tasks import anli2
-from stepdistill_jax.tasks import anli3
-from stepdistill_jax.tasks import asdiv
-from stepdistill_jax.tasks import cqa
-from stepdistill_jax.tasks import esnli
-from stepdistill_jax.tasks import gsm8k
-from stepdistill_jax.tasks import svamp
-from stepdistill_jax.tasks import svamp_asdiv
-from stepdistill_jax.tasks import tracking
+from stepdistill_jax.tasks import (
+    anli1,  # noqa: F401
+    anli2,  # noqa: F401
+    anli3,  # noqa: F401
+    asdiv,  # noqa: F401
+    cqa,  # noqa: F401
+    esnli,  # noqa: F401
+    gsm8k,  # noqa: F401
+    svamp,  # noqa: F401
+    svamp_asdiv,  # noqa: F401
+    tracking,  # noqa: F401
+)
 
 task_registry.register_found_records()

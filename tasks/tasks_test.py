@@ -1,17 +1,15 @@
 import contextlib
 
-import gin
 import numpy as np
 import pytest
 import seqio
 
+import gin
+from stepdistill_jax import tasks  # noqa: F401
+from stepdistill_jax.data import preprocessors, task_registry
+from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
-from stepdistill_jax.data import preprocessors
-from stepdistill_jax.data import task_registry
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
-from stepdistill_jax import tasks  # pylint: disable=unused-import
 
 LENGTHS = {"inputs": 256, "targets": 128, "rationale_inputs": 256,
            "rationale_targets": 128}

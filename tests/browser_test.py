@@ -5,12 +5,10 @@ import json
 
 import pytest
 
-from tests.support import real_data as testing
 from stepdistill_jax.evaluation import command as main
-from stepdistill_jax.quickstart import command
-from stepdistill_jax.quickstart import plan as plan_lib
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
+from stepdistill_jax.quickstart import command, plan as plan_lib
+from stepdistill_jax.records import record_writer, records
+from tests.support import real_data as testing
 
 pytestmark = pytest.mark.interop
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-import stepdistill_jax  # pylint: disable=unused-import
+import stepdistill_jax  # noqa: F401
 from stepdistill_jax.util import t5x_finder
 from tests.support import exactness_cases
 

@@ -14,11 +14,11 @@ import time
 
 import pytest
 
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
-from tests.support import damage
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  choice as checkpoint_choice,
+)
 from stepdistill_jax.runs import fault_points
-from tests.support import trial_processes
-from tests.support import trials
+from tests.support import damage, trial_processes, trials
 
 KILLS = 20
 KEY = "sk-Zq7-planted-in-the-environment"

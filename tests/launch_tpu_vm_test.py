@@ -98,7 +98,8 @@ T5X = ("--", "--gin_file=gin/recipes/a b.gin", '--gin.MODEL_DIR="gs://b/r"')
 
 def test_a_preempted_vm_is_deleted_and_made_again(gcloud):
   process, calls = gcloud(
-      *WATCH, *T5X, states=("ABSENT", "CREATING", "READY", "PREEMPTED", "READY"),
+      *WATCH, *T5X,
+      states=("ABSENT", "CREATING", "READY", "PREEMPTED", "READY"),
       exit_codes=("", "0"))
   assert process.returncode == 0, process.stderr
   assert "done after 1 restarts" in process.stderr

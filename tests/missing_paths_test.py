@@ -8,12 +8,10 @@ import re
 
 import pytest
 
-from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import argument_parser_test
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.evaluation import command as eval_main
+from stepdistill_jax.util import argument_parser, argument_parser_test, errors
 from tests.support import students as evaluation_testing
 
 NOWHERE = "/nowhere/x"
@@ -93,7 +91,8 @@ OTHERS = {
     "teacher import --output", "teacher import --records_dir",
     "teacher collect --output", "teacher collect --records_dir",
     "teacher collect --records", "teacher collect --batch_write",
-    "teacher audit --html", "teacher audit --records_dir", "data cache --output", "data lengths --records",
+    "teacher audit --html", "teacher audit --records_dir",
+     "data cache --output", "data lengths --records",
     "data cache --records", "checkpoint import-hf --output",
     "checkpoint export-hf --output", "checkpoint import-t5x --output",
     "checkpoint export-hf --results", "checkpoint export-hf --tokenizer",

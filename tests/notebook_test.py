@@ -1,4 +1,4 @@
-"""launch/colab/stepdistill.ipynb runs from top to bottom in its small setting."""
+"""launch/colab/stepdistill.ipynb runs from top to bottom, made smaller."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ def download():
   (source,) = ["".join(cell["source"]) for cell in cells
                if "def download" in "".join(cell["source"])]
   names = {}
-  exec(source, names)  # Our own cell.  # pylint: disable=exec-used
+  exec(source, names)  # Our own cell.
   return names["download"]
 
 

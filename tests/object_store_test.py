@@ -9,11 +9,9 @@ import pathlib
 
 import pytest
 
-from tests.support import object_store
-from stepdistill_jax.util import argument_parser_test
-from stepdistill_jax.util import remote_storage
-from tests.support import students as evaluation_testing
 from stepdistill_jax.runs import checkpoint_manifest
+from stepdistill_jax.util import argument_parser_test, remote_storage
+from tests.support import object_store, students as evaluation_testing
 
 RUN = "gs://bucket/runs/a"
 
@@ -105,7 +103,8 @@ def test_verify_inspect_and_convert(trained, records, tmp_path, capsys):
   for path in (RUN, local):
     run(f"stepdistill checkpoint verify {path}")
     assert [line.rpartition(": ")[2] for line in
-            capsys.readouterr().out.splitlines()] == ["good"] * 3  # Of step 0 too.
+            capsys.readouterr().out.splitlines()] == [
+                  "good"] * 3  # Of step 0 too.
     run(f"stepdistill checkpoint inspect {path} --json")
     found.append(json.loads(capsys.readouterr().out))
   assert found[0]["arrays"] == found[1]["arrays"]

@@ -160,7 +160,7 @@ def test_triton_is_loaded_before_tensorflow(folder, command):
 def test_triton_after_tensorflow_is_refused(folder):
   code, _, err = run(
       folder, "import sys; sys.modules['tensorflow'] = sys\n"
-      "from stepdistill_jax.util import entry_points; from stepdistill_jax.util import errors; from stepdistill_jax.util import runtime\n"
+      "from stepdistill_jax.util import entry_points, runtime\n"
       "sys.exit(entry_points.command(runtime.import_transformers)())",
       sites=("hf_site",))
   assert code == 2, err

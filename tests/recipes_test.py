@@ -6,13 +6,12 @@ import re
 import subprocess
 import sys
 
-import gin
 import numpy as np
 import pytest
 
-from stepdistill_jax.util import errors
+import gin
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.util import locations
+from stepdistill_jax.util import errors, locations
 
 ROOT = locations.resource_root()
 RECIPES = sorted(

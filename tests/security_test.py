@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  legacy as legacy_checkpoints,
+)
+from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.teacher import cache
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
-from stepdistill_jax.embedded_t5x.checkpointing import legacy as legacy_checkpoints
-from stepdistill_jax.teacher import cache
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = [path for folder in ("stepdistill_jax", "tasks", "launch")

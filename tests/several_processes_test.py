@@ -19,10 +19,9 @@ import time
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x import command as t5x_command
-from stepdistill_jax.quickstart import benchmark_data
-from stepdistill_jax.quickstart import plan
 from stepdistill_jax.distributed import processes
+from stepdistill_jax.embedded_t5x import command as t5x_command
+from stepdistill_jax.quickstart import benchmark_data, plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = [sys.executable, str(ROOT / "launch" / "local" / "run.py")]
@@ -173,7 +172,7 @@ def test_two_processes_evaluate_and_infer_as_one_does(
     two_processes, records_dir, tmp_path):
   checkpoint = two_processes[0] / f"checkpoint_{STEPS}"
   both = [("eval", "validation"), ("infer", "validation"), ("eval", "test")]
-  runs = lambda name: [  # pylint: disable=g-long-lambda
+  runs = lambda name: [
       _run_of(mode, checkpoint, tmp_path / name / f"{mode}_{split}", split)
       for mode, split in both]
   mistake = ("train", ["gin/recipes/tracking_step_by_step.gin"],

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import command as t5x_command
-from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
-from stepdistill_jax.runs import fault_points
-from stepdistill_jax.runs import save_policy
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  choice as checkpoint_choice,
+)
+from stepdistill_jax.runs import checkpoint_paths, fault_points, save_policy
+from stepdistill_jax.util import errors
 from tests.support import trials
 
 STEPS = 12

@@ -59,8 +59,8 @@ class Engine:
   def decode(self, _) -> dict:
     import numpy as np
     import seqio
-    import tensorflow as tf
     from t5x import utils
+    import tensorflow as tf
     cfg = self._cfg
     if not hasattr(self, "_examples"):
       task = seqio.get_mixture_or_task(cfg.mixture_or_task_name).get_dataset(
@@ -105,8 +105,8 @@ def main() -> None:
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # What libraries print is no answer.
   runtime.configure()
-  from stepdistill_jax.config import gin_config
   import gin
+  from stepdistill_jax.config import gin_config
   with tempfile.TemporaryDirectory() as folder:
     with gin_config.main_module(train=Engine):
       gin_config.parse(gin_files, [*bindings, f"MODEL_DIR = {folder!r}"])

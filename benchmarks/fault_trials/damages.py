@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping, Sequence
 import shutil
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from benchmarks.fault_trials import worker as worker_lib
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
-from tests.support import damage
-from tests.support import trials
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  choice as checkpoint_choice,
+)
+from tests.support import damage, trials
 
 _DAMAGES_A_UNIT = 100
 
@@ -30,7 +32,8 @@ class Damages:
   def run(self, worker: worker_lib.Worker, unit) -> Mapping[str, Any]:
     rng = worker.random("damage", unit["number"])
     whole = worker.whole(worker_lib.Training(
-        "1_processes", trials.arguments(worker.records(), trials.NO_EVALUATION)))
+        "1_processes",
+        trials.arguments(worker.records(), trials.NO_EVALUATION)))
     good = whole / f"checkpoint_{trials.STEPS}"
     bad = worker.new_folder(f"damaged{unit['number']}") / good.name
     found: collections.Counter[str] = collections.Counter()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping, Sequence
 import functools
 import os
 import pathlib
 import re
 import shutil
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any
 
 from benchmarks.fault_trials import worker as worker_lib
 from stepdistill_jax.util import locations
-from tests.support import real_data as testing
-from tests.support import trials
+from tests.support import real_data as testing, trials
 
 _TEACHER = "palm540b"
 _BATCH = 64
@@ -37,7 +37,7 @@ _TINY = (
     "network.T5Config.num_decoder_layers = 1", *trials.NO_EVALUATION)
 
 
-def _find_data() -> Optional[pathlib.Path]:
+def _find_data() -> pathlib.Path | None:
   """The real data, whose vocabulary the trials' processes find, too."""
   data = testing.find_real_data()
   if data is not None:
@@ -49,7 +49,7 @@ def _import_records(
     worker: worker_lib.Worker, data: pathlib.Path,
     dataset: str) -> pathlib.Path:
   """The folder of a data set's records, as `teacher import` writes them."""
-  from stepdistill_jax.cli import stepdistill as cli  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.cli import stepdistill as cli
   records_dir = worker.folder / "real_data"
   if not (records_dir / f"stepdistill_{dataset}").is_dir():
     code = cli.main([
@@ -89,7 +89,7 @@ class Epochs:
 
   def run(self, worker: worker_lib.Worker, unit) -> Mapping[str, Any]:
     """Kills a training and compares what its processes have read."""
-    from tests.support import trial_data  # pylint: disable=g-import-not-at-top
+    from tests.support import trial_data
     dataset = unit["dataset"]
     records_dir = _import_records(worker, self._data, dataset)
     expected = _all_examples(records_dir, dataset)
@@ -135,12 +135,15 @@ trial_data.logged_dataset.log = {log!r}
 
 def _all_examples(records_dir: pathlib.Path, dataset: str) -> list[str]:
   """Fingerprints of all examples that a recipe's run can read."""
-  from stepdistill_jax.config import data_folder  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.data import feature_converter  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.data import task_names  # pylint: disable=g-import-not-at-top
-  from tests.support import trial_data  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax import tasks  # pylint: disable=g-import-not-at-top,unused-import
-  from t5x import utils  # pylint: disable=g-import-not-at-top
+  from t5x import utils
+
+  from stepdistill_jax import tasks  # noqa: F401
+  from stepdistill_jax.config import data_folder
+  from stepdistill_jax.data import (
+    feature_converter,
+    task_names,
+  )
+  from tests.support import trial_data
   split, labels = DATASETS[dataset]
   text = (locations.resource_root() / "gin" / "datasets"
           / f"{dataset}.gin").read_text()

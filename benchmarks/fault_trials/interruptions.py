@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping, Sequence
 import pathlib
 import random
 import shutil
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from benchmarks.fault_trials import worker as worker_lib
 from stepdistill_jax.util import errors

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import itertools
 import shutil
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from benchmarks.fault_trials import worker as worker_lib
 from tests.support import trials

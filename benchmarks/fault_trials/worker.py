@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import json
 import pathlib
@@ -10,14 +11,11 @@ import shutil
 import signal
 import threading
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any
 
-from stepdistill_jax.util import durable_files
-from stepdistill_jax.util import errors
-from stepdistill_jax.runs import run_record
-from stepdistill_jax.runs import fault_points
-from tests.support import trial_processes
-from tests.support import trials
+from stepdistill_jax.runs import fault_points, run_record
+from stepdistill_jax.util import durable_files, errors
+from tests.support import trial_processes, trials
 
 KILLED = -signal.SIGKILL
 _SO_FAR = "so_far.json"

@@ -8,11 +8,11 @@ engine, or of a folder that holds `t5x/examples/...`.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
 import tempfile
-from typing import Mapping, Sequence
 
 from benchmarks.parity import run_probe
 from stepdistill_jax.util import runtime
@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   runtime.configure()
   paths = [p for p in args.gin_search_paths.split(",") if p]
   pathlib.Path(args.output).write_text(json.dumps(
-      {name: losses(name, args.steps, paths) for name in args.examples.split(",")}))
+      {name: losses(name, args.steps, paths)
+       for name in args.examples.split(",")}))
   return 0
 
 

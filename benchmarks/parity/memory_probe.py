@@ -13,10 +13,8 @@ import pathlib
 import sys
 from unittest import mock
 
-from stepdistill_jax.util import runtime
-from stepdistill_jax.util import t5x_finder
-from stepdistill_jax.plan import chips
-from stepdistill_jax.plan import programs
+from stepdistill_jax.plan import chips, programs
+from stepdistill_jax.util import runtime, t5x_finder
 
 
 @contextlib.contextmanager

@@ -7,8 +7,10 @@ $STEPDISTILL_ENGINE names. Two such files, one of each engine, are compared by
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import functools
 import sys
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +41,10 @@ _DECODER_ONLY_WAYS = ("greedy", "sample", "sample_topk")
 
 def _decoder_only() -> tuple[Any, dict[str, np.ndarray]]:
   """A tiny prefix LM, and a batch of prompts and targets for it."""
-  from stepdistill_jax.embedded_t5x import test_utils
   from t5x import models
   from t5x.examples.decoder_only import network
+
+  from stepdistill_jax.embedded_t5x import test_utils
   model = models.DecoderOnlyModel(
       module=network.DecoderWrapper(network.TransformerConfig(
           vocab_size=test_utils.VOCAB_SIZE, emb_dim=16, num_heads=2,
@@ -72,10 +75,11 @@ def probe() -> dict[str, np.ndarray]:
   all others must be equal.
   """
   import jax
-  from stepdistill_jax.embedded_t5x import test_utils
   from t5x import decoding
   from t5x.examples.scalable_t5 import network as scalable
   from t5x.examples.t5 import network as t5
+
+  from stepdistill_jax.embedded_t5x import test_utils
   networks = {
       "t5_1_0": (t5, test_utils.T5_1_0),
       "t5_1_1": (t5, test_utils.T5_1_1),
@@ -95,12 +99,12 @@ def probe() -> dict[str, np.ndarray]:
         for k, v in _flat(variables["params_axes"], f"axes/{name}").items()}
     for way in ways:
       decode_fn, decodes, arguments = WAYS[way]
-      model._decode_fn = getattr(decoding, decode_fn)  # pylint: disable=protected-access
+      model._decode_fn = getattr(decoding, decode_fn)
       tokens, aux = jax.jit(
-          lambda params: model.predict_batch_with_aux(
-              params, batch, num_decodes=decodes, return_all_decodes=True,
-              rng=jax.random.PRNGKey(5), decoder_params=dict(arguments)))(
-                  variables["params"])
+          functools.partial(
+              model.predict_batch_with_aux, batch=batch, num_decodes=decodes,
+              return_all_decodes=True, rng=jax.random.PRNGKey(5),
+              decoder_params=dict(arguments)))(variables["params"])
       results[f"decodes/{name}/{way}"] = np.asarray(tokens)
       results[f"scores/{name}/{way}"] = np.asarray(aux["scores"])
     results[f"scores/{name}/targets"] = np.asarray(

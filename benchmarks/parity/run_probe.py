@@ -9,13 +9,13 @@ is downloaded.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 import glob
 import json
 import os
 import pathlib
 import sys
 import tempfile
-from typing import Mapping, Sequence
 
 from stepdistill_jax.util import runtime
 

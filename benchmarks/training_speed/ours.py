@@ -22,17 +22,16 @@ def main() -> None:
   import jax.numpy as jnp
   import numpy as np
   import optax
-  from t5x import optimizers
-  from t5x import partitioning
-  from t5x import utils
+  from t5x import optimizers, partitioning, utils
   from t5x.examples.t5 import network
 
-  from stepdistill_jax import tasks  # pylint: disable=unused-import
-  from stepdistill_jax import models
-  from stepdistill_jax.data import lengths as lengths_lib
-  from stepdistill_jax.data import task_names
-  from stepdistill_jax.teacher.audit import audit
+  from stepdistill_jax import (
+    models,
+    tasks,  # noqa: F401
+  )
+  from stepdistill_jax.data import lengths as lengths_lib, task_names
   from stepdistill_jax.records import records
+  from stepdistill_jax.teacher.audit import audit
   from stepdistill_jax.util import locations
 
   # Rows as `stepdistill data lengths` recommends them, for a CPU's caches.

@@ -10,12 +10,13 @@ import json
 import random
 import time
 
-from benchmarks.training_speed import common
 import sentencepiece
-from stepdistill_jax.util import locations
-from stepdistill_jax.records import records
 import torch
 import transformers
+
+from benchmarks.training_speed import common
+from stepdistill_jax.records import records
+from stepdistill_jax.util import locations
 
 EOS, IGNORED = 1, -100
 

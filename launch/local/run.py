@@ -72,7 +72,7 @@ def free_port():
 
 def command_of(index, port, args):
   """(command, what it changes in the environment) of a process."""
-  command = [sys.executable, "-m", "stepdistill_jax.embedded_t5x.command", *args.t5x,
+  command = [sys.executable, "-m", "stepdistill_jax.cli.t5x", *args.t5x,
              f"--coordinator_address=127.0.0.1:{port}",
              f"--process_count={args.processes}", f"--process_index={index}"]
   changes = {}

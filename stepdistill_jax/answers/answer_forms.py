@@ -19,9 +19,8 @@ import json
 import re
 from typing import Any
 
+from stepdistill_jax.answers import parsing, strict_rules
 from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import parsing
-from stepdistill_jax.answers import strict_rules
 
 # What completions consist of, as a prompt asks for them.
 CHAIN_OF_THOUGHT = "chain_of_thought"  # Reasoning, marker, label.

@@ -7,9 +7,8 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from stepdistill_jax.answers import answer_forms
+from stepdistill_jax.answers import answer_forms, parsing
 from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import parsing
 
 CHOICES = ("park", "math problem", "gravity")
 

@@ -13,14 +13,14 @@ a program.
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 import math
 import operator
 import re
-from typing import Sequence
 import warnings
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.answers import arithmetic
+from stepdistill_jax.util import errors
 
 RULES = ("strict", "reference")
 NLI_LABELS = ("entailment", "neutral", "contradiction")

@@ -2,12 +2,11 @@
 
 import doctest
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.answers import answer_matching as answers
+from stepdistill_jax.util import errors
 
 CHOICES = ("bank", "river bank", "sea", "Sea")
 
@@ -33,7 +32,7 @@ def test_reference_value(text, value):
 def test_values_equal_python_and_each_other(text):
   """Our own texts are safe to evaluate: that is what the papers' code does."""
   try:
-    expected = eval(text)  # pylint: disable=eval-used
+    expected = eval(text)
   except ZeroDivisionError:
     expected = None
   assert answers.reference_value(text) == expected

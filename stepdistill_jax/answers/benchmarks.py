@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 import dataclasses
-from typing import Iterable, Mapping
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.answers import answer_matching as answers
+from stepdistill_jax.answers import answer_matching as answers, free_text_rules
 from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import free_text_rules
+from stepdistill_jax.util import errors
 
 # How an answer is read; `Benchmark.kind`.
 LABEL = "label"  # One of a few fixed words.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.answers import benchmarks
+from stepdistill_jax.util import errors
 
 CQA = "Where?\nAnswer Choices:\n(a) at home\n(b) away\n(c) Rome\n(d) b\n(e) x"
 

@@ -10,8 +10,7 @@ from fractions import Fraction
 import re
 
 from stepdistill_jax.answers import arithmetic
-from stepdistill_jax.records import datasets
-from stepdistill_jax.records import records
+from stepdistill_jax.records import datasets, records
 
 # What a computation in a rationale came to: the number after a last `=`.
 _RESULT = re.compile(r"=\s*\$?\s*(-?\d[\d,]*(?:\.\d+)?)")

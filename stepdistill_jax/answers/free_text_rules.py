@@ -20,9 +20,8 @@ from __future__ import annotations
 import functools
 import re
 
-from stepdistill_jax.answers import arithmetic
+from stepdistill_jax.answers import arithmetic, parsing
 from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import parsing
 
 _RATIONALE_START = re.compile(r"\s*(?:rationale|reasoning)s?:\s*",
                               re.IGNORECASE)
@@ -68,9 +67,7 @@ def _parse(find_label, dataset, output: str, row: datasets.Row
 def _last_marker(text: str) -> tuple[int, int]:
   """Start and end of the last marker; (-1, 0) without one."""
   for marker in _MARKERS:
-    last = None
-    for last in marker.finditer(text):
-      pass
+    *_, last = [None, *marker.finditer(text)]
     if last:
       return last.span()
   return -1, 0

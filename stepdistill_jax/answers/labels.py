@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from stepdistill_jax.answers import arithmetic
-from stepdistill_jax.answers import parsing
+from stepdistill_jax.answers import arithmetic, parsing
 from stepdistill_jax.records import datasets
 
 

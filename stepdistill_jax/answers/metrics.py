@@ -7,10 +7,9 @@ Importing this module needs neither tensorflow nor jax.
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
-from stepdistill_jax.answers import benchmarks
-from stepdistill_jax.answers import text_overlap
+from stepdistill_jax.answers import benchmarks, text_overlap
 
 MetricFn = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 

@@ -14,8 +14,8 @@ text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
-from typing import Callable
 
 from stepdistill_jax.records import datasets
 

@@ -16,10 +16,8 @@ from __future__ import annotations
 import functools
 import re
 
-from stepdistill_jax.answers import labels as labels_lib
+from stepdistill_jax.answers import labels as labels_lib, parsing, strict_rules
 from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import parsing
-from stepdistill_jax.answers import strict_rules
 
 _PARENTHESES = re.compile(r"\(.*\)")
 _CHOICE_LETTER = re.compile(r"\(.\)")

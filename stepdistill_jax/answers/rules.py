@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from stepdistill_jax.answers import free_text_rules
-from stepdistill_jax.answers import parsing
-from stepdistill_jax.answers import reference_rules
-from stepdistill_jax.answers import strict_rules
+from stepdistill_jax.answers import (
+  free_text_rules,
+  parsing,
+  reference_rules,
+  strict_rules,
+)
 from stepdistill_jax.records import datasets
 from stepdistill_jax.util import errors
 
@@ -13,7 +15,8 @@ RULES = ("strict", "reference")
 
 
 def get_parser(
-    dataset: datasets.Dataset, rules: str, free_text: bool = False) -> parsing.Parser:
+    dataset: datasets.Dataset, rules: str, free_text: bool = False
+) -> parsing.Parser:
   """Returns the parser of a data set's completions.
 
   Args:

@@ -18,9 +18,8 @@ import difflib
 import functools
 import re
 
-from stepdistill_jax.answers import arithmetic
+from stepdistill_jax.answers import arithmetic, parsing
 from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import parsing
 
 # A next example starts a line, or, in the cleaned Llama files, a sentence.
 _NEXT_QUESTION = re.compile(r"(?:^|\s)Q:")

@@ -12,9 +12,8 @@ import importlib
 import importlib.util
 import sys
 
-from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import entry_points
 from stepdistill_jax.config import gin_arguments
+from stepdistill_jax.util import argument_parser, entry_points
 
 # name -> module; the order is the order of `stepdistill --help`.
 COMMANDS = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 import os
-from typing import Iterator
 
 
 @contextlib.contextmanager
@@ -14,8 +14,8 @@ def tfds_data_dir(folder: str | os.PathLike[str] | None) -> Iterator[None]:
   SeqIO has one such folder a process: a run that left its own would decide
   what later runs, and the scoring after a run, read.
   """
-  import seqio  # Late: `--help` is quick.  # pylint: disable=g-import-not-at-top
-  before = seqio.utils._get_data_dir_override(None)  # pylint: disable=protected-access
+  import seqio  # Late: `--help` is quick.
+  before = seqio.utils._get_data_dir_override(None)
   if folder is not None:
     seqio.set_tfds_data_dir_override(os.fspath(folder))
   try:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Sequence
+from collections.abc import Sequence
 
-from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import argument_parser, errors
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ T5X's gin files are found by T5X's names on the embedded engine too: gin looks
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import difflib
 import importlib
@@ -18,15 +19,12 @@ import re
 import sys
 import tokenize
 import types
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import gin
 from gin import config_parser
-
-from stepdistill_jax.util import errors
-from stepdistill_jax.config import gin_types
-from stepdistill_jax.config import gin_values
-from stepdistill_jax.util import locations
+from stepdistill_jax.config import gin_types, gin_values
+from stepdistill_jax.util import errors, locations
 
 _EMBEDDED_ROOT = pathlib.Path(__file__).resolve().parents[1] / "embedded_t5x"
 # Long enough that gin never breaks a value; it also draws rules that long.
@@ -52,14 +50,14 @@ def _embedded_path(path: str) -> pathlib.Path | None:
 
 
 def _open_remote(path: str):
-  from etils import epath  # pylint: disable=g-import-not-at-top
+  from etils import epath
   return epath.Path(path).open("r")
 
 
 def _remote_exists(path: str) -> bool:
   if "://" not in path:
     return False
-  from etils import epath  # pylint: disable=g-import-not-at-top
+  from etils import epath
   return epath.Path(path).exists()
 
 
@@ -94,7 +92,7 @@ def _check_file(name: str, folders: Sequence[str]) -> None:
 
 def _arguments_of(selector: str) -> list[str]:
   """What can be bound of a configurable that a gin file or command names."""
-  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  registry = gin.config._REGISTRY
   # A file's `import ... as` may give it another module's name.
   found = registry.matching_selectors(selector) or (
       registry.matching_selectors(selector.rpartition(".")[2]))
@@ -107,7 +105,7 @@ def _arguments_of(selector: str) -> list[str]:
 
 def _selectors_near(selector: str) -> list[str]:
   """Names that a selector may stand for: registered ones, its module's."""
-  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  registry = gin.config._REGISTRY
   parts = selector.count(".") + 1
   names = [".".join(name.split(".")[-parts:]) for name, _ in registry.items()]
   module = _module_named(selector.partition(".")[0])
@@ -194,7 +192,7 @@ def _module_named(name: str) -> types.ModuleType | None:
 def _import_of(selector: str) -> config_parser.ImportStatement | None:
   """The import of a selector's first name: that of the files, else T5X's."""
   name = selector.partition(".")[0]
-  for statement in gin.config._IMPORTS:  # pylint: disable=protected-access
+  for statement in gin.config._IMPORTS:
     if statement.bound_name() == name:
       return statement
   module = _T5X_MODULES.get(name, f"t5x.{name}")
@@ -215,7 +213,7 @@ def _register_named(bindings: Sequence[str]) -> None:
   In a gin file the imports say what `decoding` is; a command line has none,
   so its names mean what the files' imports say, else T5X's modules.
   """
-  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  registry = gin.config._REGISTRY
   for binding in bindings:
     bound = re.match(r"\s*(?:[\w/]+/)?(\w[\w.]*\.\w+)\.\w+\s*=", binding)
     value = binding.partition("=")[2]
@@ -225,7 +223,7 @@ def _register_named(bindings: Sequence[str]) -> None:
       if registry.matching_selectors(selector) or statement is None:
         continue
       context = gin.config.ParseContext()
-      context._enable_dynamic_registration()  # pylint: disable=protected-access
+      context._enable_dynamic_registration()
       context.process_import(statement)
       # What the module does not have is told when the binding is read.
       with contextlib.suppress(AttributeError):
@@ -295,7 +293,7 @@ def parse(
   gin.clear_config()
   gin.config.register_file_reader(_open_remote, _remote_exists)
   # Gin only appends to its search path; a second run has its own.
-  gin.config._LOCATION_PREFIXES[:] = ["", *folders]  # pylint: disable=protected-access
+  gin.config._LOCATION_PREFIXES[:] = ["", *folders]
   try:
     with _lookups_unheard():
       gin.parse_config_files_and_bindings(
@@ -304,7 +302,7 @@ def parse(
       in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
       _register_named(gin_bindings)
       gin.parse_config(list(gin_bindings), skip_unknown)
-  except (ValueError, SyntaxError, NameError, AttributeError, IOError,
+  except (OSError, ValueError, SyntaxError, NameError, AttributeError,
           ImportError, TypeError, KeyError, RecursionError,
           tokenize.TokenError) as error:
     raise errors.UserError(_explain(error, gin_bindings)) from error
@@ -343,7 +341,7 @@ def make_folders_absolute() -> None:
     return (locations.absolute(value) if isinstance(value, str) and value
             else value)
 
-  config = gin.config._CONFIG  # pylint: disable=protected-access
+  config = gin.config._CONFIG
   for (scope, selector), arguments in config.items():
     for name, value in arguments.items():
       if _FOLDERS.fullmatch(

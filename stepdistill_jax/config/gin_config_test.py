@@ -2,11 +2,11 @@
 
 import logging
 
-import gin
 import pytest
 
-from stepdistill_jax.util import errors
+import gin
 from stepdistill_jax.config import gin_config
+from stepdistill_jax.util import errors
 
 
 @pytest.fixture(name="gin_file")

@@ -17,7 +17,6 @@ import typing
 from typing import Any
 
 import gin
-
 from stepdistill_jax.util import errors
 
 _NONE = type(None)
@@ -127,8 +126,8 @@ def check() -> None:
   Raises:
     errors.UserError: a literal that the function bound to cannot work with.
   """
-  config = gin.config._CONFIG  # pylint: disable=protected-access
-  registry = gin.config._REGISTRY  # pylint: disable=protected-access
+  config = gin.config._CONFIG
+  registry = gin.config._REGISTRY
   for (scope, selector), arguments in config.items():
     if selector == "gin.macro":
       continue

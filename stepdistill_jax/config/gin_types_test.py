@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib
 import inspect
 import pkgutil
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any
 
-import gin
 import pytest
 
+import gin
 import stepdistill_jax
+from stepdistill_jax.config import gin_config, gin_types
 from stepdistill_jax.util import errors
-from stepdistill_jax.config import gin_config
-from stepdistill_jax.config import gin_types
 
 
 class _Unknown:
@@ -29,7 +29,7 @@ class Sizes:
   rate: float | None = None
   names: Sequence[str] = ()
   lengths: Mapping[str, int] | None = None
-  fn: Optional[Callable[..., Any]] = None
+  fn: Callable[..., Any] | None = None
   shuffle: bool = True
   mesh: tuple[int, ...] | None = None
   path: str = ""

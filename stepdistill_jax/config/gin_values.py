@@ -8,13 +8,14 @@ XLA's message, or none at all.
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import re
-from typing import Any, Callable, Mapping
+from typing import Any
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.config import setting_checks
+from stepdistill_jax.util import errors
 
 # `@name`, `@scope/name()` or `%NAME`, and nothing else.
 _REFERENCE = re.compile(r"@[A-Za-z_][\w./]*(\(\))?|%[A-Za-z_]\w*")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.config import gin_values
+from stepdistill_jax.util import errors
 
 
 @pytest.mark.parametrize("name, value", [

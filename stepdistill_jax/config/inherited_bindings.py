@@ -7,14 +7,14 @@ subclass alone, and the user would not notice.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 import copy
 import functools
 import inspect
 import types
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import gin
-
 from stepdistill_jax.util import errors
 
 

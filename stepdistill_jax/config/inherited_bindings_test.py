@@ -2,19 +2,16 @@
 
 import inspect
 
-import gin
 import numpy as np
 import pytest
-from t5x import models as t5x_models
-from t5x import trainer as t5x_trainer
-from t5x import utils as t5x_utils
+from t5x import models as t5x_models, trainer as t5x_trainer, utils as t5x_utils
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.config import inherited_bindings
+import gin
 from stepdistill_jax import models as students
-from stepdistill_jax.data import exact_order
-from stepdistill_jax.data import feature_converter
+from stepdistill_jax.config import inherited_bindings
+from stepdistill_jax.data import exact_order, feature_converter
 from stepdistill_jax.models import scanned_network
+from stepdistill_jax.util import errors
 from tests.support import student_fixtures as fixtures
 
 _IMPORTS = """

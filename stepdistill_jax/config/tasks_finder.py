@@ -15,8 +15,7 @@ import importlib.util
 import pathlib
 import sys
 
-from stepdistill_jax.util import locations
-from stepdistill_jax.util import t5x_finder
+from stepdistill_jax.util import locations, t5x_finder
 
 PROJECT = "stepdistill_jax.tasks"
 _SHORT = "tasks"

@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from stepdistill_jax.util import locations
 from stepdistill_jax.config import tasks_finder
+from stepdistill_jax.util import locations
 
 OURS = str(locations.resource_root() / "tasks" / "__init__.py")
 
@@ -47,8 +47,8 @@ def test_one_module_object_under_both_names():
 
 
 def test_an_unknown_task_names_both_files(tmp_path, monkeypatch):
-  from stepdistill_jax.util import errors
   from stepdistill_jax.embedded_t5x import datasets
+  from stepdistill_jax.util import errors
   other = types.ModuleType("tasks")
   other.__file__ = str(tmp_path / "tasks.py")
   monkeypatch.setitem(sys.modules, "tasks", other)

@@ -8,8 +8,8 @@ on any of this: padding is masked and rows do not see each other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Sequence
 
 AUTO = "auto"
 # Multiples of 8 in steps of a quarter power of two: from 32 on at most a

@@ -1,7 +1,6 @@
 """Tests of batching: every example once, whatever the sizes."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 import pytest
 
 from stepdistill_jax.data import batching

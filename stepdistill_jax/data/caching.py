@@ -14,6 +14,7 @@ choice of records (shares, filters) and the cutting to TASK_FEATURE_LENGTHS.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib.util
@@ -23,14 +24,13 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.data import task_registry
+from stepdistill_jax.util import errors
 
 SHARDS = 16
 _COMPLETED = "COMPLETED"

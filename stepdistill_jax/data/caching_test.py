@@ -1,17 +1,16 @@
 import json
 
-import gin
 import numpy as np
 import pytest
 import seqio
 
+import gin
+from stepdistill_jax import tasks  # noqa: F401
 from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.data import caching
+from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
-from stepdistill_jax.data import caching
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
-from stepdistill_jax import tasks  # pylint: disable=unused-import
 
 LENGTHS = {"inputs": 12, "targets": 8, "rationale_targets": 16}
 NAMES = ("svamp_label_gold", "svamp_step_gold_palm540b",
@@ -29,7 +28,7 @@ def _folder(tmp_path, monkeypatch):
   yield tmp_path
   seqio.set_global_cache_dirs(before)
   for name in NAMES:  # Tasks remember where their cache was found.
-    seqio.TaskRegistry.get(name)._cache_dir = None  # pylint: disable=protected-access
+    seqio.TaskRegistry.get(name)._cache_dir = None
 
 
 def write_records(folder, rows=40):

@@ -7,12 +7,11 @@ examples:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import itertools
 import pathlib
-from typing import Sequence
 
 from stepdistill_jax.util import argument_parser
-
 
 SUMMARY = "lengths of a data set's sequences; tasks tokenized beforehand"
 
@@ -62,11 +61,10 @@ def run(args) -> None:
 def _lengths(args) -> None:
   import json
 
-  from stepdistill_jax.util import locations
   from stepdistill_jax.data import lengths as lengths_lib
+  from stepdistill_jax.records import datasets, records
   from stepdistill_jax.teacher.audit import audit
-  from stepdistill_jax.records import datasets
-  from stepdistill_jax.records import records
+  from stepdistill_jax.util import locations
 
   folder = pathlib.Path(args.records_dir or locations.records_dir())
   members = datasets.members(args.dataset)
@@ -101,8 +99,7 @@ def _lengths(args) -> None:
 
 def _cache(args) -> None:
   from stepdistill_jax.config import data_folder
-  from stepdistill_jax.util import errors
-  from stepdistill_jax.util import runtime
+  from stepdistill_jax.util import errors, runtime
 
   if args.shards < 1:
     raise errors.UserError(f"--shards is {args.shards}, expected 1 or more")
@@ -120,10 +117,8 @@ def _cache(args) -> None:
 
 
 def _write_caches(args, names: Sequence[str]) -> None:
-  from stepdistill_jax import tasks  # pylint: disable=unused-import
-  from stepdistill_jax.data import caching
-  from stepdistill_jax.data import record_check
-  from stepdistill_jax.data import vocabularies
+  from stepdistill_jax import tasks  # noqa: F401
+  from stepdistill_jax.data import caching, record_check, vocabularies
   from stepdistill_jax.teacher import progress
 
   found = caching.find_tasks(names)

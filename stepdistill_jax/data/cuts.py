@@ -11,20 +11,20 @@ The preprocessors of a task leave in each example how many tokens it lost
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import contextvars
 import dataclasses
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
-import gin
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.util import errors
+import gin
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.util import progress
 from stepdistill_jax.data import pipelines
+from stepdistill_jax.util import errors, progress
 
 # int32 [text features of the task], in their order.
 TOKENS_CUT = "tokens_cut"
@@ -232,7 +232,7 @@ class Judge:
   says: bool = True
 
   @classmethod
-  def of(cls, task: seqio.Task, cfg, **options) -> "Judge | None":
+  def of(cls, task: seqio.Task, cfg, **options) -> Judge | None:
     """Of a task, as a `utils.DatasetConfig` has it; None for others' tasks."""
     texts = texts_of(task)
     if texts is None or not cfg.task_feature_lengths:

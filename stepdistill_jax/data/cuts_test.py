@@ -1,23 +1,23 @@
 """What is cut, counted against a plain count, on every way to the batches."""
 
-import gin
 import numpy as np
 import pytest
 import seqio
 from t5x import utils
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
-from tests.support import real_data as testing
-from stepdistill_jax.data import cuts
-from stepdistill_jax.data import exact_order
-from stepdistill_jax.data import feature_converter
-from stepdistill_jax.data import pipelines
-from stepdistill_jax.data import task_names
-from stepdistill_jax.data import task_registry
+import gin
+from stepdistill_jax.data import (
+  cuts,
+  exact_order,
+  feature_converter,
+  pipelines,
+  task_names,
+  task_registry,
+)
 from stepdistill_jax.embedded_t5x import datasets
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
+from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.util import errors, progress
+from tests.support import real_data as testing
 
 CONVERTER = feature_converter.StepDistillFeatureConverter
 PAIR = ("inputs", "targets", "rationale_inputs", "rationale_targets")

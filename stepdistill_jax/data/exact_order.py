@@ -15,24 +15,27 @@ memory; a random preprocessor would give the same in every epoch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import fractions
 import math
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
-import gin
 import numpy as np
 import seqio
-import tensorflow as tf
 from t5x import utils
+import tensorflow as tf
 
-from stepdistill_jax.util import errors
+import gin
 from stepdistill_jax.config import inherited_bindings
-from stepdistill_jax.data import cuts
-from stepdistill_jax.data import example_order
-from stepdistill_jax.data import example_store
-from stepdistill_jax.data import feature_converter
-from stepdistill_jax.data import pipelines
+from stepdistill_jax.data import (
+  cuts,
+  example_order,
+  example_store,
+  feature_converter,
+  pipelines,
+)
+from stepdistill_jax.util import errors
 
 # A mixture's rates are rounded to whole numbers of which the largest is at
 # most this times the smallest.

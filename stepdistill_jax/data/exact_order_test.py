@@ -6,14 +6,16 @@ import time
 import numpy as np
 import pytest
 import seqio
+from t5x import utils
 import tensorflow as tf
 
-import stepdistill_jax  # pylint: disable=unused-import  # Finds t5x.
-from stepdistill_jax.data import cuts
-from stepdistill_jax.data import exact_order
-from stepdistill_jax.data import example_order
-from stepdistill_jax.data import feature_converter
-from t5x import utils
+import stepdistill_jax  # noqa: F401
+from stepdistill_jax.data import (
+  cuts,
+  exact_order,
+  example_order,
+  feature_converter,
+)
 
 SIZES = {"a": 23, "b": 7}
 PLAIN, PAIRED, MIXTURE = "exact_plain_a", "exact_paired", "exact_mixture"
@@ -138,9 +140,8 @@ def test_says_which_examples_are_where(pack):
 
 def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
   # Rows as real ones are: some without rationale.
+  from stepdistill_jax.records import record_writer, records
   from tests.support import real_data as testing
-  from stepdistill_jax.records import record_writer
-  from stepdistill_jax.records import records
   rows = [records.Record(
       id=f"svamp/train/{i}", inputs=f"{i} apples and {i % 7} more",
       label=f"( {i}.0 + {i % 7}.0 )", teacher_label=str(i + i % 7),
@@ -150,7 +151,7 @@ def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
   monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path))
   monkeypatch.setenv("STEPDISTILL_VOCAB", str(
       testing.write_tiny_vocabulary(tmp_path / "spiece.model")))
-  from stepdistill_jax import tasks  # pylint: disable=unused-import
+  from stepdistill_jax import tasks  # noqa: F401
   rng, step, batches = np.random.default_rng(0), 0, []
   lengths = {"inputs": 64, "targets": 32}
   cfg = utils.DatasetConfig(

@@ -11,8 +11,8 @@ every version of NumPy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import functools
-from typing import Sequence
 
 import numpy as np
 

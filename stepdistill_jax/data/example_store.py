@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 import functools
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.data import cuts
+from stepdistill_jax.util import errors
 
 # Tokens of so many examples take a few gigabytes.
 MOST_EXAMPLES = 4_000_000

@@ -8,7 +8,7 @@ are formed after the shuffle: they are never separated before they get here.
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import seqio

@@ -8,8 +8,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.data import feature_converter
-from stepdistill_jax.data import packing
+from stepdistill_jax.data import feature_converter, packing
 
 Converter = feature_converter.StepDistillFeatureConverter
 

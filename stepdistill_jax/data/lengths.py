@@ -7,13 +7,14 @@ nothing. Packed rows are chosen by packing the train records for real.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.records import records
+from stepdistill_jax.util import errors
 
 # The two prefixes have the same number of pieces in T5's vocabulary; where
 # they have not, the longer one counts.
@@ -128,7 +129,8 @@ def _pack(pair_inputs, pair_targets, row_inputs, row_targets) -> PackedRow:
   """Packs pairs into rows one after the other, as training does."""
   rows, used_inputs, used_targets = 1, 0, 0
   for inputs, targets in zip(pair_inputs.tolist(), pair_targets.tolist()):
-    if used_inputs + inputs > row_inputs or used_targets + targets > row_targets:
+    if (used_inputs + inputs > row_inputs
+        or used_targets + targets > row_targets):
       rows, used_inputs, used_targets = rows + 1, 0, 0
     used_inputs, used_targets = used_inputs + inputs, used_targets + targets
   tokens = pair_inputs.sum() + pair_targets.sum()

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.data import lengths as lengths_lib
+from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
-from stepdistill_jax.data import lengths as lengths_lib
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
 
 words = lambda texts: [len(text.split()) for text in texts]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 
 def build(make: Callable[[], Any]) -> Any:
@@ -13,12 +14,12 @@ def build(make: Callable[[], Any]) -> Any:
   so that a pipeline built without it means the same.
   """
   try:
-    from tensorflow.python.autograph.core import ag_ctx  # pylint: disable=g-import-not-at-top
+    from tensorflow.python.autograph.core import ag_ctx
     disabled = ag_ctx.ControlStatusCtx(status=ag_ctx.Status.DISABLED)
   except (ImportError, AttributeError):  # It is not TensorFlow's public API.
     return make()
   try:
     with disabled:
       return make()
-  except Exception:  # pylint: disable=broad-except  # Whatever `make` raises.
+  except Exception:  #  # Whatever `make` raises.
     return make()

@@ -6,17 +6,14 @@ place where SeqIO's cache may stand,) the choice of records, the EOS ids.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import functools
-from typing import Mapping, Sequence
 
-import gin
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.data import cuts
-from stepdistill_jax.data import selection
-from stepdistill_jax.data import sources
-from stepdistill_jax.data import task_metrics
+import gin
+from stepdistill_jax.data import cuts, selection, sources, task_metrics
 from stepdistill_jax.records import records
 
 GOLD = "gold"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
-from stepdistill_jax.data import sources
-from stepdistill_jax.data import task_metrics
+from stepdistill_jax.data import sources, task_metrics
 from stepdistill_jax.records import records
+from stepdistill_jax.util import errors, progress
 
 _NEEDS_RATIONALE = r"_(step|mix|single|explain|rationale)_"
 _ONLY_RATIONALE = r"_(explain|rationale)(_|$)"

@@ -13,18 +13,15 @@ from __future__ import annotations
 import functools
 import os
 
-import gin
 import numpy as np
 import tensorflow as tf
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
-from stepdistill_jax.data import sources
-from stepdistill_jax.data import vocabularies
-from stepdistill_jax.teacher.audit import audit
-from stepdistill_jax.records import datasets
+import gin
+from stepdistill_jax.data import sources, vocabularies
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import filters as filters_lib
-from stepdistill_jax.records import records
+from stepdistill_jax.teacher.audit import audit
+from stepdistill_jax.util import errors, progress
 
 # Ids are compared by 63 bits of their hash: of a million ids, two have the
 # same with a chance of one in ten million.

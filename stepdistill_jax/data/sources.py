@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import os
-from typing import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.data import vocabularies
 from stepdistill_jax.records import records
+from stepdistill_jax.util import errors
 
 # Whose rows serve where a task names no teacher; the others alphabetically.
 _FIRST_TEACHER = "palm540b"
@@ -98,7 +98,7 @@ class RecordsSource(seqio.DataSource):
     if self._found is None or self._found[0] != key:
       name = records.tfds_name(self.dataset, teacher)
       loader = seqio.utils.LazyTfdsLoader
-      loader._MEMOIZED_BUILDERS.pop((name, data_dir), None)  # pylint: disable=protected-access
+      loader._MEMOIZED_BUILDERS.pop((name, data_dir), None)
       source = seqio.TfdsDataSource(name, read_only=True)
       source.tfds_dataset.override_data_dir(data_dir)
       self._found = key, source

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import Callable, Mapping, Sequence
 
 from stepdistill_jax.answers import metrics
 

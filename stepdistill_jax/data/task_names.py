@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from stepdistill_jax.records.task_names import GOLD
-from stepdistill_jax.records.task_names import KINDS
-from stepdistill_jax.records.task_names import TEACHER
-from stepdistill_jax.records.task_names import task_name
+from stepdistill_jax.records.task_names import GOLD, KINDS, TEACHER, task_name
 
 __all__ = ["GOLD", "KINDS", "TEACHER", "task_name", "vocabulary_of"]
 

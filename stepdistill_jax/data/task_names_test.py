@@ -2,8 +2,8 @@
 
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.data import task_names
+from stepdistill_jax.util import errors
 
 
 @pytest.mark.parametrize("kind,labels,teacher,expected", [

@@ -21,20 +21,21 @@ records are missing is told what to run.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 import functools
-from typing import Iterable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
+from stepdistill_jax.data import (
+  cuts,
+  preprocessors,
+  sources,
+  task_metrics,
+  vocabularies,
+)
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.util import errors
-from stepdistill_jax.data import cuts
-from stepdistill_jax.data import preprocessors
-from stepdistill_jax.data import sources
-from stepdistill_jax.data import task_metrics
-from stepdistill_jax.data import vocabularies
-from stepdistill_jax.records import datasets
-from stepdistill_jax.records import records
 
 _GOLD = preprocessors.GOLD
 _MAX_TASK_ID = 16
@@ -154,7 +155,7 @@ def require_task(name: str) -> seqio.Task | seqio.Mixture:
   """
   if not _is_registered(name):
     # A gin file's `import tasks` may have found another module of that name.
-    from stepdistill_jax import tasks  # pylint: disable=g-import-not-at-top,unused-import
+    from stepdistill_jax import tasks  # noqa: F401
   if not _is_registered(name):
     _require_parts(name)
     raise errors.UserError(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 
-import gin
 import seqio
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
+import gin
 from stepdistill_jax.records import records
+from stepdistill_jax.util import errors, locations
 
 # T5's 100 sentinels follow its 32,000 pieces; embeddings have 32,128 rows.
 T5_EXTRA_IDS = 100
@@ -84,7 +83,7 @@ class DatasetVocabulary(_LateVocabulary):
 def records_dir() -> str:
   """The folder of records: `--records_dir`, else `locations`' choice."""
   return str(
-      seqio.utils._get_data_dir_override(None)  # pylint: disable=protected-access
+      seqio.utils._get_data_dir_override(None)
       or locations.records_dir())
 
 

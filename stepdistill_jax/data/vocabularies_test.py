@@ -3,10 +3,10 @@
 import pytest
 
 from stepdistill_jax.config import data_folder
-from stepdistill_jax.util import errors
-from tests.support import real_data as testing
 from stepdistill_jax.data import vocabularies
 from stepdistill_jax.records import records
+from stepdistill_jax.util import errors
+from tests.support import real_data as testing
 
 
 @pytest.fixture(name="nowhere", autouse=True)

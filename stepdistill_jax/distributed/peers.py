@@ -10,11 +10,11 @@ left to the heartbeats.)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 import contextlib
 import selectors
 import socket
 import threading
-from typing import Callable, Iterator
 
 _BYE = b"b"  # Said at an orderly end.
 # Said by a process that fails of itself; a digit is its exit code.

@@ -33,7 +33,7 @@ def test_an_orderly_end_is_no_loss():
 def test_a_connection_that_ends_without_bye_is_a_loss(text):
   ours, theirs = socket.socketpair()
   lost = queue.Queue()
-  watch = peers._Watch({ours: 7}, lambda *who: lost.put(who))  # pylint: disable=protected-access
+  watch = peers._Watch({ours: 7}, lambda *who: lost.put(who))
   watch.start()
   if text:
     theirs.sendall(text)
@@ -47,7 +47,7 @@ def test_an_exit_code_that_is_said_reaches_all_but_who_finds_it_itself(
   monkeypatch.setattr(peers, "_OWN_SECONDS", 0.05)
   pairs = [socket.socketpair() for _ in range(2)]
   lost = queue.Queue()
-  watch = peers._Watch(  # pylint: disable=protected-access
+  watch = peers._Watch(
       {pairs[0][0]: 1, pairs[1][0]: 2}, lambda *who: lost.put(who))
   watch.start()
   pairs[0][1].sendall(b"2")
@@ -56,7 +56,7 @@ def test_an_exit_code_that_is_said_reaches_all_but_who_finds_it_itself(
   watch.join(10)
   monkeypatch.setattr(peers, "_OWN_SECONDS", 60.0)
   ours, theirs = socket.socketpair()
-  watch = peers._Watch({ours: 1}, lambda *who: lost.put(who))  # pylint: disable=protected-access
+  watch = peers._Watch({ours: 1}, lambda *who: lost.put(who))
   watch.start()
   theirs.sendall(b"1")
   watch.end(1, first=False)  # Its own error, a moment later.

@@ -9,6 +9,7 @@ LOST_SECONDS.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import itertools
@@ -16,12 +17,11 @@ import os
 import re
 import sys
 import traceback
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any
 import urllib.request
 
-from stepdistill_jax.util import devices
-from stepdistill_jax.util import errors
 from stepdistill_jax.distributed import peers
+from stepdistill_jax.util import devices, errors
 
 # Start all processes again: EX_TEMPFAIL, as after a saved preemption.
 EXIT_START_AGAIN = 75
@@ -56,10 +56,10 @@ class Cluster:
   """
 
   kind: str
-  coordinator: Optional[str] = None
-  count: Optional[int] = None
-  index: Optional[int] = None
-  method: Optional[str] = None
+  coordinator: str | None = None
+  count: int | None = None
+  index: int | None = None
+  method: str | None = None
 
 
 def _whole_number(name: str, text: str) -> int:
@@ -71,8 +71,8 @@ def _whole_number(name: str, text: str) -> int:
 
 
 def from_flags(
-    coordinator_address: Optional[str], process_count: Optional[int],
-    process_index: Optional[int], source: str = "flags") -> Cluster:
+    coordinator_address: str | None, process_count: int | None,
+    process_index: int | None, source: str = "flags") -> Cluster:
   """What T5X's flags say.
 
   Raises:
@@ -114,7 +114,7 @@ def tpu_vm_workers() -> int:
 def from_environment(
     environ: Mapping[str, str],
     count_tpu_workers: Callable[[], int] = tpu_vm_workers
-) -> Optional[Cluster]:
+) -> Cluster | None:
   """What a launcher left in the environment; None for a process alone.
 
   Args:
@@ -156,10 +156,10 @@ def _number(environ: Mapping[str, str], *names: str) -> int:
 
 def find(
     multiprocess_gpu: bool = False,
-    coordinator_address: Optional[str] = None,
-    process_count: Optional[int] = None,
-    process_index: Optional[int] = None,
-    environ: Mapping[str, str] = os.environ) -> Optional[Cluster]:
+    coordinator_address: str | None = None,
+    process_count: int | None = None,
+    process_index: int | None = None,
+    environ: Mapping[str, str] = os.environ) -> Cluster | None:
   """This process's cluster by T5X's flags or the environment, or None.
 
   Raises:
@@ -178,7 +178,7 @@ def find(
   return cluster
 
 
-def join(cluster: Optional[Cluster]) -> None:
+def join(cluster: Cluster | None) -> None:
   """Connects this process with the others; nothing to do where it is alone.
 
   Must run before JAX looks for devices.
@@ -186,7 +186,7 @@ def join(cluster: Optional[Cluster]) -> None:
   Raises:
     errors.UserError: the others cannot be reached within 5 minutes.
   """
-  import jax  # pylint: disable=g-import-not-at-top
+  import jax
   if cluster is None or cluster.count == 1 or jax.distributed.is_initialized():
     return
   # CPUs need an implementation of collectives; other platforms have their own.
@@ -223,7 +223,7 @@ def is_lost_peer(error: BaseException) -> bool:
       _LOST.search(str(error)))
 
 
-def _causes(error: Optional[BaseException]) -> Iterator[BaseException]:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
   while error is not None:
     yield error
     error = error.__cause__ or error.__context__
@@ -240,15 +240,15 @@ def guard(exit_now: Callable[[int], Any] = os._exit) -> Iterator[None]:
   Args:
     exit_now: takes the exit code, for tests.
   """
-  import jax  # pylint: disable=g-import-not-at-top
-  from jax.experimental import multihost_utils  # pylint: disable=g-import-not-at-top
+  import jax
+  from jax.experimental import multihost_utils
   if not jax.distributed.is_initialized():
     yield
     return
   state = _state()  # JAX's own functions would start the devices.
   who = f"process {state.process_id} of {state.num_processes}"
 
-  def lost_one(index: int, code: Optional[int]) -> None:
+  def lost_one(index: int, code: int | None) -> None:
     print(f"{who}: process {index} is lost; start all of them again: training "
           "goes on from the last checkpoint" if code is None else
           f"{who}: process {index} ended by an error, which it has printed",
@@ -268,7 +268,7 @@ def guard(exit_now: Callable[[int], Any] = os._exit) -> Iterator[None]:
       yield
   except errors.Preempted:
     raise  # All of them have saved, and end in order.
-  except Exception as error:  # pylint: disable=broad-except
+  except Exception as error:
     code = _exit_code(error)
     if code is None:
       lost = next(e for e in _causes(error) if is_lost_peer(e))
@@ -285,7 +285,7 @@ def guard(exit_now: Callable[[int], Any] = os._exit) -> Iterator[None]:
     exit_now(code)
 
 
-def _exit_code(error: BaseException) -> Optional[int]:
+def _exit_code(error: BaseException) -> int | None:
   """0 for an orderly end; None where another process is lost."""
   if isinstance(error, errors.Preempted) or not isinstance(error, Exception):
     return 0
@@ -297,11 +297,11 @@ def _exit_code(error: BaseException) -> Optional[int]:
 
 def _state():
   """What JAX knows of the processes before it has devices."""
-  from jax._src import distributed  # pylint: disable=g-import-not-at-top  # JAX has no public way to it.
+  from jax._src import distributed  #  # JAX has no public way to it.
   return distributed.global_state
 
 
-def _watched(on_lost: Callable[[int, Optional[int]], None]):
+def _watched(on_lost: Callable[[int, int | None], None]):
   """`peers.watched` by what JAX's coordination service knows."""
   state = _state()
   key = f"stepdistill/{next(_exchanges)}/peers"  # Each run has its own.

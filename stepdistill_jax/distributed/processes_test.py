@@ -2,8 +2,8 @@
 
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.distributed import processes
+from stepdistill_jax.util import errors
 
 
 def _alone() -> int:

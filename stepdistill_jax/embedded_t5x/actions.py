@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import enum
 import math
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 

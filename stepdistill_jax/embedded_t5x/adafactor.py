@@ -13,21 +13,21 @@ heuristic that T5 was trained with: the two largest axes, if large enough.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import copy
 import dataclasses
 import enum
 import re
-from typing import Any, Mapping, Sequence
+from typing import Any
 
-from flax import serialization
-from flax import struct
-from flax import traverse_util
+from flax import serialization, struct, traverse_util
 from flax.core import frozen_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
-from stepdistill_jax.util import errors
+
 from stepdistill_jax.embedded_t5x import optimizers
+from stepdistill_jax.util import errors
 
 Array = Any
 PyTree = Any

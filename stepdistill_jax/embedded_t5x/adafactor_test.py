@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
+from t5x import adafactor
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
-from t5x import adafactor
 
 ROW, COLUMN = adafactor.FactorDim.ROW, adafactor.FactorDim.COLUMN
 BATCH, NONE = adafactor.FactorDim.BATCH, adafactor.FactorDim.NONE

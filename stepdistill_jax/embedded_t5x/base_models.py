@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Callable, Mapping, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import flax
 from flax import linen as nn
@@ -11,9 +12,15 @@ from flax.core import scope as flax_scope
 import jax
 import jax.numpy as jnp
 import seqio
-from stepdistill_jax.util import errors
+
 from stepdistill_jax.embedded_t5x import (
-    decoding, losses, metrics as metrics_lib, model_metrics, optimizers)
+  decoding,
+  losses,
+  metrics as metrics_lib,
+  model_metrics,
+  optimizers,
+)
+from stepdistill_jax.util import errors
 
 Array = Any
 PyTree = Any
@@ -32,7 +39,7 @@ class DecodeFnCallable(Protocol):
       tokens_to_logits: TokensIdsToLogitsCallable, eos_id: int,
       num_decodes: int, decode_rng: Array | None, cache_offset: int, **kwargs
   ) -> tuple[Array, Array]:
-    """Returns int `[batch, num_decodes, length]`, scores `[batch, num_decodes]`.
+    """Returns int `[batch, num_decodes, length]`, then scores of all decodes.
 
     The best is last.
     """

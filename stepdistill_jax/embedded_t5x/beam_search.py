@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import functools
-from typing import Any, Mapping
+from typing import Any
 
 import flax
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+
 from stepdistill_jax.embedded_t5x import decoding_state as state_lib
 
 Array = Any

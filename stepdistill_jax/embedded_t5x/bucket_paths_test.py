@@ -13,16 +13,17 @@ import threading
 import urllib.parse
 
 from etils import epath
-from etils.epath import backend as epath_backend
-from etils.epath import gpath
+from etils.epath import backend as epath_backend, gpath
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x import checkpoint_config
-from stepdistill_jax.embedded_t5x import checkpoints
-from stepdistill_jax.embedded_t5x import checkpoints_test
-from stepdistill_jax.embedded_t5x import preflight
-from stepdistill_jax.embedded_t5x import state_initializer
+from stepdistill_jax.embedded_t5x import (
+  checkpoint_config,
+  checkpoints,
+  checkpoints_test,
+  preflight,
+  state_initializer,
+)
 from stepdistill_jax.interop.t5x import importing_test as import_t5x_test
 
 Model = checkpoints_test.Model
@@ -118,7 +119,7 @@ class _MappedBackend:
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-  """The requests that a bucket `gs://bucket` in `tmp_path / "bucket"` was sent."""
+  """The requests that `gs://bucket`, in `tmp_path / "bucket"`, was sent."""
   (tmp_path / "bucket").mkdir()
   handler = type("Handler", (_Bucket,), {
       "root": tmp_path / "bucket", "requests": []})

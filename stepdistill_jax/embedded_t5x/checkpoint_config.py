@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import os
 import re
-from typing import Any, Callable, Sequence
+from typing import Any
 
 from etils import epath
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
+from stepdistill_jax.embedded_t5x import checkpoints, state_utils
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  choice as checkpoint_choice,
+)
 from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.embedded_t5x import checkpoints
-from stepdistill_jax.embedded_t5x import state_utils
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
+from stepdistill_jax.util import errors, locations
 
 
 def _check_choice(config: str, name: str, value: Any, choices) -> None:

@@ -6,13 +6,16 @@ read them, `checkpoint_manager` writes them.
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-import jax
 from flax import traverse_util
+import jax
 import numpy as np
 
-from stepdistill_jax.embedded_t5x.checkpointing import reading as checkpoint_reading
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  reading as checkpoint_reading,
+)
 from stepdistill_jax.embedded_t5x.checkpointing.manager import *  # noqa: F403
 from stepdistill_jax.runs.checkpoint_paths import *  # noqa: F403
 

@@ -8,20 +8,22 @@ import shutil
 
 import flax.core
 from flax.linen import partitioning as flax_partitioning
-import gin
 import jax
 import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.embedded_t5x import adafactor
-from stepdistill_jax.embedded_t5x import checkpoint_config
-from stepdistill_jax.embedded_t5x import checkpoints
-from stepdistill_jax.embedded_t5x import partitioning
-from stepdistill_jax.embedded_t5x import state_initializer
+import gin
+from stepdistill_jax.embedded_t5x import (
+  adafactor,
+  checkpoint_config,
+  checkpoints,
+  partitioning,
+  state_initializer,
+)
 from stepdistill_jax.runs import checkpoint_manifest
+from stepdistill_jax.util import errors
 
 PARTITIONER = partitioning.PjitPartitioner(num_partitions=1)
 AXES = {"kernel": ("embed", "mlp"), "scale": ("embed",)}

@@ -17,19 +17,22 @@ this project (gin/...) and to T5X (t5x/...).
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 import contextlib
 import sys
 import time
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any
 
-from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import devices
-from stepdistill_jax.util import entry_points
-from stepdistill_jax.util import errors
 from stepdistill_jax.config import gin_arguments
-from stepdistill_jax.util import runtime
-from stepdistill_jax.util import t5x_finder
 from stepdistill_jax.distributed import processes
+from stepdistill_jax.util import (
+  argument_parser,
+  devices,
+  entry_points,
+  errors,
+  runtime,
+  t5x_finder,
+)
 
 MODES = {
     "train": "train a model; a second run goes on from its last checkpoint",
@@ -96,15 +99,15 @@ def run(
     gin_files: Sequence[str] = (),
     gin_bindings: Sequence[str] = (),
     *,
-    engine: Optional[str] = None,
+    engine: str | None = None,
     gin_search_paths: Sequence[str] = (),
-    tfds_data_dir: Optional[str] = None,
+    tfds_data_dir: str | None = None,
     seqio_additional_cache_dirs: Sequence[str] = (),
     allow_config_change: bool = False,
     strict: bool = False,
     dry_run: bool = False,
-    cluster: Optional[processes.Cluster] = None,
-    command: Optional[Sequence[str]] = None) -> Any:
+    cluster: processes.Cluster | None = None,
+    command: Sequence[str] | None = None) -> Any:
   """Runs a mode in this process.
 
   Gin's configuration is global: it is replaced, and only one run at a time
@@ -133,7 +136,7 @@ def run(
   """
   if mode not in MODES:
     raise errors.UserError(errors.unknown_name_message("mode", mode, MODES))
-  from stepdistill_jax.config import gin_config  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.config import gin_config
   gin_config.check_early(gin_files, gin_bindings, gin_search_paths)
   runtime.configure()
   # A second run in a process that has imported `t5x` keeps its engine.
@@ -146,9 +149,9 @@ def run(
     raise errors.UserError(
         "--strict: Google's T5X does not check its checkpoints; restore with "
         "--engine=embedded")
-  from stepdistill_jax.util import progress  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.runs import run_record  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.embedded_t5x import launching  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.embedded_t5x import launching
+  from stepdistill_jax.runs import run_record
+  from stepdistill_jax.util import progress
   processes.join(cluster)
   if command is None:
     runtime.START_TIME = time.time()
@@ -183,7 +186,7 @@ class _Silent:
 @contextlib.contextmanager
 def _one_tells(progress) -> Iterator[None]:
   """Of several processes only the first tells of the run's progress."""
-  import jax  # pylint: disable=g-import-not-at-top
+  import jax
   # Asking for the index of a process alone would start JAX's devices.
   if not jax.distributed.is_initialized() or jax.process_index() == 0:
     yield
@@ -192,7 +195,7 @@ def _one_tells(progress) -> Iterator[None]:
     yield
 
 
-def _first_line(mode: str, cluster: Optional[processes.Cluster]) -> str:
+def _first_line(mode: str, cluster: processes.Cluster | None) -> str:
   """Says which engine runs where."""
   engine = t5x_finder.current_engine()
   name = {"google": "Google's T5X",
@@ -207,7 +210,7 @@ def _split(paths: str) -> list[str]:
 
 @entry_points.ending_process
 @entry_points.command
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Entry point of the `t5x` console script."""
   argv = list(sys.argv[1:] if argv is None else argv)
   with (runtime.preempted_on_sigterm() if argv[:1] == ["train"]

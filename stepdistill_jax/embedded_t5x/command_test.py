@@ -6,13 +6,10 @@ import sys
 import pytest
 import seqio
 
-from stepdistill_jax.util import devices
-from stepdistill_jax.util import errors
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.embedded_t5x import command as t5x_command
-from stepdistill_jax.util import t5x_finder
+from stepdistill_jax.embedded_t5x import command as t5x_command, testing_tasks
+from stepdistill_jax.util import devices, errors, t5x_finder
 from tests.support import real_data as testing
-from stepdistill_jax.embedded_t5x import testing_tasks
 
 TRAIN = ("train", "--engine=embedded",
          "--gin_file=t5x/configs/runs/testing.gin")

@@ -12,18 +12,19 @@ itself, and needs none of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any, Callable, Optional, Sequence
+from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.embedded_t5x import datasets
 from stepdistill_jax.distributed import processes
+from stepdistill_jax.embedded_t5x import datasets
+from stepdistill_jax.util import errors
 
 
-def _num_records(cfg) -> Optional[int]:
+def _num_records(cfg) -> int | None:
   """Of the smallest task that has the split; None if one does not know."""
   counts = []
   for task in seqio.get_subtasks(datasets.find_task(cfg)):
@@ -35,7 +36,7 @@ def _num_records(cfg) -> Optional[int]:
   return None if not counts or None in counts else min(counts)
 
 
-def choose(cfg, layout, recorded: Optional[int] = None) -> int:
+def choose(cfg, layout, recorded: int | None = None) -> int:
   """The number of shards of a run.
 
   Args:
@@ -88,7 +89,7 @@ def parts_of_host(
 
 
 def get_dataset(
-    get_dataset_fn: Callable[..., Any], cfg, layout, recorded: Optional[int],
+    get_dataset_fn: Callable[..., Any], cfg, layout, recorded: int | None,
     feature_converter_cls: Callable[..., Any]) -> tuple[Any, int]:
   """This host's share of every global batch.
 
@@ -105,7 +106,7 @@ def get_dataset(
     (what `get_dataset_fn` returns; a dataset of feature ->
     [batch / layout.num_shards, ...], the number of shards to record).
   """
-  read = lambda shard, num_shards: get_dataset_fn(  # pylint: disable=g-long-lambda
+  read = lambda shard, num_shards: get_dataset_fn(
       cfg, shard, num_shards, feature_converter_cls)
   own = read(layout.shard_id, layout.num_shards)
   if getattr(own, "same_on_any_hosts", False):

@@ -4,13 +4,14 @@ import types
 
 import numpy as np
 import pytest
+from t5x import (
+  testing_tasks,
+  utils,
+)
 import tensorflow as tf
 
-from stepdistill_jax.util import errors
-from t5x import testing_tasks  # pylint: disable=g-bad-import-order
-from t5x import utils
-
 from stepdistill_jax.embedded_t5x import data_shards
+from stepdistill_jax.util import errors
 
 _TASK = "t5x_testing_reverse"
 

@@ -6,6 +6,7 @@ that the batch of any step can be found again (`TrainIterator.skip`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -13,7 +14,7 @@ import functools
 import importlib
 import itertools
 import time
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import clu.data
 import jax
@@ -22,11 +23,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from stepdistill_jax.config import setting_checks, tasks_finder
+from stepdistill_jax.data import cuts, pipelines
 from stepdistill_jax.util import errors
-from stepdistill_jax.config import setting_checks
-from stepdistill_jax.config import tasks_finder
-from stepdistill_jax.data import cuts
-from stepdistill_jax.data import pipelines
 
 
 @dataclasses.dataclass

@@ -2,16 +2,18 @@
 
 import json
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gin
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.embedded_t5x import command as t5x_command
-from stepdistill_jax.embedded_t5x import models
-from stepdistill_jax.embedded_t5x import testing_tasks
+from stepdistill_jax.embedded_t5x import (
+  command as t5x_command,
+  models,
+  testing_tasks,
+)
 
 MODEL_FILE = "t5x/examples/decoder_only/models/base.gin"
 SMALL = """
@@ -122,6 +124,7 @@ def _greedy(logits, prompt, length):
 
 def _parameters(checkpoint):
   import flax
+
   from stepdistill_jax.embedded_t5x import checkpoints
   return flax.core.freeze(
       checkpoints.load_t5x_checkpoint(str(checkpoint))["target"])

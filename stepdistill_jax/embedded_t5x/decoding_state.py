@@ -7,7 +7,8 @@ that the network sees.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax
 from flax import traverse_util
@@ -87,7 +88,8 @@ def flat_batch_beam_expand(x: Array, beam_size: int, offset: int = 0) -> Array:
   return flatten_beam_dim(add_beam_dim(x, beam_size, offset), offset)
 
 
-def gather_beams(nested: PyTree, beam_indices: Array, offset: int = 0) -> PyTree:
+def gather_beams(
+    nested: PyTree, beam_indices: Array, offset: int = 0) -> PyTree:
   """Picks beams of each row: [batch, old, ...] -> [batch, new, ...].
 
   Args:

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from t5x import decoding
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
 from stepdistill_jax.embedded_t5x import decoding_state
-from t5x import decoding
 
 EOS = 1
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import math
-from typing import Iterator, Sequence
 
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 import numpy as np
 
-from stepdistill_jax.util import devices as devices_lib
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import devices as devices_lib, errors
 
 # (x, y, z, core) on a TPU, (host, device of the host) elsewhere.
 HardwareMesh = tuple[int, ...]

@@ -3,14 +3,12 @@
 import dataclasses
 
 import jax
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import pytest
 
+from stepdistill_jax.embedded_t5x import device_mesh, partitioning
 from stepdistill_jax.util import errors
-from stepdistill_jax.embedded_t5x import device_mesh
-from stepdistill_jax.embedded_t5x import partitioning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +66,8 @@ def test_hosts_share_of_the_batch(submesh, num_shards, sharing):
   shards = [layout.shard_id for layout in layouts]
   assert all(shards.count(s) == sharing for s in range(num_shards))
   # Of the hosts with the same data exactly one writes its checkpoint.
-  assert sum(l.is_first_host_in_replica_set for l in layouts) == num_shards
+  assert sum(layout.is_first_host_in_replica_set
+             for layout in layouts) == num_shards
 
 
 def test_batch_must_split_evenly():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import inspect
-from typing import Any, Mapping
+from typing import Any
 
 import flax
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import seqio
+
 from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.embedded_t5x import base_models, decoding, optimizers
 

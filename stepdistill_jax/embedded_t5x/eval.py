@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 import os
-from typing import Any, Callable
+from typing import Any
 
 from etils import epath
 import jax
 import seqio
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
 from stepdistill_jax.data import cuts, pipelines
+from stepdistill_jax.embedded_t5x import datasets, gin_utils, preflight, utils
 from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.embedded_t5x import datasets
-from stepdistill_jax.embedded_t5x import gin_utils
-from stepdistill_jax.embedded_t5x import preflight
-from stepdistill_jax.embedded_t5x import utils
+from stepdistill_jax.util import errors, progress
 
 
 class InferenceEvaluator:

@@ -5,10 +5,12 @@ import json
 import pytest
 import seqio
 
+from stepdistill_jax.embedded_t5x import (
+  command as t5x_command,
+  infer as infer_lib,
+  testing_tasks,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.embedded_t5x import command as t5x_command
-from stepdistill_jax.embedded_t5x import infer as infer_lib
-from stepdistill_jax.embedded_t5x import testing_tasks
 
 MODEL = "t5x/configs/runs/testing_model.gin"
 TASK = "t5x_testing_reverse"

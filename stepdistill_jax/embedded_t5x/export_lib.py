@@ -6,22 +6,21 @@ sentencepiece alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import json
 import shutil
-from typing import Mapping
 
 from etils import epath
-import flax.core
 from flax import traverse_util
+import flax.core
 import jax
 import jax.numpy as jnp
 import numpy as np
 import seqio
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.embedded_t5x import utils
+from stepdistill_jax.util import errors, progress
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _READER = '''\

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from etils import epath
-import gin
 import jax
 
-from stepdistill_jax.config import gin_arguments
-from stepdistill_jax.config import gin_config
+import gin
+from stepdistill_jax.config import gin_arguments, gin_config
 
 
 @gin.configurable
@@ -31,7 +30,7 @@ def parse_gin_flags(
   """Parses gin files and bindings; see `gin_config.parse`."""
   gin_config.parse(gin_files, gin_bindings, gin_search_paths, skip_unknown)
   if not finalize_config:
-    gin.config._set_config_is_locked(False)  # pylint: disable=protected-access
+    gin.config._set_config_is_locked(False)
 
 
 def rewrite_gin_args(args: Sequence[str]) -> Sequence[str]:

@@ -6,13 +6,14 @@ an interrupted job goes on at the first chunk that is missing.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import hashlib
 import json
 import os
 import shutil
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 import jax
@@ -21,12 +22,16 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.data import cuts
 from stepdistill_jax.embedded_t5x import (
-    checkpoint_config, datasets, gin_utils, preflight, utils)
+  checkpoint_config,
+  datasets,
+  gin_utils,
+  preflight,
+  utils,
+)
+from stepdistill_jax.util import errors, progress
 
 # mode -> the model's method.
 STEPS = {"predict": "predict_batch", "score": "score_batch",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import inspect
-from typing import Any, Callable, Mapping
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from stepdistill_jax.embedded_t5x import (
+  inference,
+  partitioning,
+  train_state as train_state_lib,
+)
 from tests.support import real_data as testing
-from stepdistill_jax.embedded_t5x import inference
-from stepdistill_jax.embedded_t5x import partitioning
-from stepdistill_jax.embedded_t5x import train_state as train_state_lib
 
 PARTITIONER = partitioning.PjitPartitioner(num_partitions=1)
 STATE = train_state_lib.InferenceState(

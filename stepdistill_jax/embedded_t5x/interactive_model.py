@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import inspect
 import os
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 import jax
@@ -14,12 +15,10 @@ from stepdistill_jax.util import devices
 
 # A notebook has no command that does it; later is too late for a GPU.
 devices.start()
-# pylint: disable=g-import-not-at-top,wrong-import-position
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.embedded_t5x import (
-    infer, trainer as trainer_lib, utils)
+from stepdistill_jax.embedded_t5x import infer, trainer as trainer_lib, utils
 
 # A text, which is input and target, or {"inputs": ..., "targets": ...}.
 Example = str | Mapping[str, str]
@@ -118,7 +117,7 @@ class InteractiveModel:
     self._manager.save(self.train_state)
     self._manager.wait_until_finished()
 
-  @functools.cache
+  @functools.cache  # noqa: B019, a notebook has one model.
   def _infer_fn(self, step_name: str):
     return utils.get_infer_fn(
         getattr(self.model, step_name), self._batch_size,

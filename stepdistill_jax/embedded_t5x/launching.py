@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import importlib
 import re
-from typing import Any, Sequence
+from typing import Any
 
 from stepdistill_jax.config import data_folder
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import remote_storage
+from stepdistill_jax.util import errors, remote_storage
 
 # Bindings that a run reads or writes; others name files for other data.
 _IS_FOLDER = re.compile(r"(DIR|PATH|dir|path)$")
@@ -58,9 +58,10 @@ def launch(
   Returns:
     What the mode's function returns.
   """
-  import gin  # pylint: disable=g-import-not-at-top
-  import seqio  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.config import gin_config  # pylint: disable=g-import-not-at-top
+  import seqio
+
+  import gin
+  from stepdistill_jax.config import gin_config
   module_name, function_name, others = ENTRY_POINTS[mode]
   module = importlib.import_module(f"t5x.{module_name}")
   entry = getattr(module, function_name)
@@ -73,7 +74,9 @@ def launch(
       gin_config.parse(gin_files, gin_bindings, gin_search_paths)
     except errors.UserError as error:
       advice = _mode_advice(mode, gin_config.missing_entry_point(error))
-      raise errors.UserError(advice) if advice else error
+      if advice:
+        raise errors.UserError(advice) from error
+      raise
     if not any(re.search(rf"\b{function_name}\.\w+$", name)
                for name in gin_config.bindings()):
       run_file = {"train": "finetune"}.get(mode, mode)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import learning_rate
+from stepdistill_jax.util import errors
 
 W, B = 10, 0.5
 # factors -> the formula, in plain Python.

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from t5x import losses
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
 from stepdistill_jax.embedded_t5x import test_utils
-from t5x import losses
 
 # float32 sums of tens of terms in another order.
 TOLERANCE = dict(rtol=1e-5, atol=1e-5)

@@ -6,8 +6,8 @@ is the same as `t5x train --gin_file=...`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import sys
-from typing import Sequence
 
 from stepdistill_jax.embedded_t5x import command
 from stepdistill_jax.util import entry_points

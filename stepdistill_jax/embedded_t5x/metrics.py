@@ -8,7 +8,8 @@ metrics get their duration, `Step` metrics their number of steps, on the host
 
 from __future__ import annotations
 
-from typing import Any, MutableMapping
+from collections.abc import MutableMapping
+from typing import Any
 
 from clu import metrics as clu_metrics
 import flax.struct
@@ -38,10 +39,10 @@ class Sum(clu_metrics.Metric):
   total: Scalar
 
   @classmethod
-  def from_model_output(cls, values: Scalar, **_) -> "Sum":
+  def from_model_output(cls, values: Scalar, **_) -> Sum:
     return cls(total=_total(values))
 
-  def merge(self, other: "Sum") -> "Sum":
+  def merge(self, other: Sum) -> Sum:
     return type(self)(total=self.total + other.total)
 
   def compute(self) -> Scalar:
@@ -57,7 +58,7 @@ class Step(clu_metrics.Metric):
 
   steps: int | None = 1
 
-  def replace_steps(self, steps: int) -> "Step":
+  def replace_steps(self, steps: int) -> Step:
     return self.replace(steps=steps)
 
   def compute(self) -> Scalar:
@@ -72,10 +73,10 @@ class AveragePerStep(Step):
 
   @classmethod
   def from_model_output(
-      cls, values: Scalar, steps: int | None = 1, **_) -> "AveragePerStep":
+      cls, values: Scalar, steps: int | None = 1, **_) -> AveragePerStep:
     return cls(total=_total(values), steps=steps)
 
-  def merge(self, other: "AveragePerStep") -> "AveragePerStep":
+  def merge(self, other: AveragePerStep) -> AveragePerStep:
     return type(self)(total=self.total + other.total,
                       steps=self.steps + other.steps)
 
@@ -89,10 +90,10 @@ class Time(clu_metrics.Metric):
 
   duration: Scalar | None = None
 
-  def merge(self, other: "Time") -> "Time":
+  def merge(self, other: Time) -> Time:
     return self
 
-  def replace_duration(self, duration: Scalar) -> "Time":
+  def replace_duration(self, duration: Scalar) -> Time:
     return self.replace(duration=duration)
 
   def compute(self) -> Scalar:
@@ -106,10 +107,10 @@ class TimeRate(Time):
   numerator: Scalar | None = None
 
   @classmethod
-  def from_model_output(cls, numerator: Scalar, **_) -> "TimeRate":
+  def from_model_output(cls, numerator: Scalar, **_) -> TimeRate:
     return cls(numerator=numerator)
 
-  def merge(self, other: "TimeRate") -> "TimeRate":
+  def merge(self, other: TimeRate) -> TimeRate:
     if self.duration is not None or other.duration is not None:
       raise ValueError("Rates are merged before their duration is set")
     return type(self)(numerator=self.numerator + other.numerator)
@@ -123,10 +124,10 @@ class StepsPerTime(Step, Time):
   """Steps per second."""
 
   @classmethod
-  def from_model_output(cls, steps: int | None = 1, **_) -> "StepsPerTime":
+  def from_model_output(cls, steps: int | None = 1, **_) -> StepsPerTime:
     return cls(steps=steps)
 
-  def merge(self, other: "StepsPerTime") -> "StepsPerTime":
+  def merge(self, other: StepsPerTime) -> StepsPerTime:
     return type(self)(steps=self.steps + other.steps)
 
   def compute(self) -> Scalar:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import concurrent.futures
 import functools
 import os
 import threading
 import time
-from typing import Any, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +36,7 @@ class MetricsManager:
   def summary_writer(self):
     """The `clu.metric_writers.MetricWriter`, made when first used."""
     # Imported here: it takes a while, and there is time for it later.
-    from clu import metric_writers  # pylint: disable=g-import-not-at-top
+    from clu import metric_writers
     if jax.process_index() != 0 or self.summary_dir is None:
       return metric_writers.MultiWriter([])
     return metric_writers.AsyncMultiWriter([
@@ -77,7 +78,7 @@ class MetricsManager:
       # Off the devices, so that nothing is compiled for a division.
       final = jax.tree.map(np.asarray, final)
       values = {name: m.compute_value() for name, m in final.items()}
-      from clu import metric_writers  # pylint: disable=g-import-not-at-top
+      from clu import metric_writers
       with self._writer_lock:
         metric_writers.write_values(
             self.summary_writer, int(jax.device_get(step)), values)

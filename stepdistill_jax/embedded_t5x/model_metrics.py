@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import clu.metrics as clu_metrics
 import jax
 import jax.numpy as jnp
+
 from stepdistill_jax.embedded_t5x import metrics as metrics_lib
 
 Array = Any

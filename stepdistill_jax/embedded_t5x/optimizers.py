@@ -8,13 +8,12 @@ that checkpoints are interchangeable.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import functools
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 import warnings
 
-from flax import serialization
-from flax import struct
-from flax import traverse_util
+from flax import serialization, struct, traverse_util
 from flax.core import frozen_dict
 import jax
 import jax.experimental.pjit
@@ -205,7 +204,7 @@ def _amos(*args, **kwargs) -> optax.GradientTransformation:
   # jestimator 0.3.3 looks for it where JAX used to have it.
   jax.experimental.pjit.PartitionSpec = jax.sharding.PartitionSpec
   try:
-    from jestimator import amos as jestimator_amos  # pylint: disable=g-import-not-at-top
+    from jestimator import amos as jestimator_amos
   except ImportError as error:
     raise errors.UserError(
         f"optimizers.amos needs the package jestimator ({error}); "

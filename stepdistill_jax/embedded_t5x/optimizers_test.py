@@ -11,10 +11,9 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import optax
 import pytest
+from t5x import adafactor, optimizers
 
 from stepdistill_jax.util import errors  # Makes t5x importable.
-from t5x import adafactor
-from t5x import optimizers
 
 # As a run has it: pytest resets the filter that `optimizers` sets.
 pytestmark = pytest.mark.filterwarnings(
@@ -131,7 +130,7 @@ def test_amos_equals_jestimator():
                    shape_fn=lambda name, shape: ())
   ours = optimizers.amos(**arguments)
   # Only now: jestimator alone cannot be imported beside today's JAX.
-  from jestimator import amos  # pylint: disable=g-import-not-at-top
+  from jestimator import amos
   optimizer = three_steps_equal(
       ours.create(PARAMS), amos.amos(**arguments))
   optimizer.optimizer_def.derive_logical_axes(optimizer, AXES)

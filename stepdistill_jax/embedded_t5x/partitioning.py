@@ -8,9 +8,10 @@ functions with `jax.jit` and `NamedSharding`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import functools
 import math
-from typing import Any, Callable, Sequence
+from typing import Any
 
 from flax import traverse_util
 from flax.linen import partitioning as flax_partitioning
@@ -18,9 +19,9 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import device_mesh
 from stepdistill_jax.embedded_t5x.device_mesh import DataLayout, HardwareMesh
+from stepdistill_jax.util import errors
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
 PartitionedCallable = Callable[..., Any]

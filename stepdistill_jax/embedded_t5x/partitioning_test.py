@@ -6,8 +6,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import partitioning
+from stepdistill_jax.util import errors
 
 # (activation dims, parameter dims) -> specs of a kernel, of an activation.
 KERNEL, ACTIVATION = ("embed", "mlp"), ("batch", "length", "embed")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
-from typing import Any, Callable, Optional
+from typing import Any
 
 from etils import epath
 import jax
 import numpy as np
 
-from stepdistill_jax.util import progress
 from stepdistill_jax.embedded_t5x import (
-    preflight, trainer as trainer_lib, utils)
+  preflight,
+  trainer as trainer_lib,
+  utils,
+)
+from stepdistill_jax.util import progress
 
 
 def precompile(
@@ -20,10 +24,10 @@ def precompile(
     train_dataset_cfg: utils.DatasetConfig,
     partitioner,
     model_dir: str,
-    random_seed: Optional[int],
+    random_seed: int | None,
     get_dataset_fn: Callable[..., Any] = utils.get_dataset,
-    verify_matching_vocabs_fn: Optional[
-        Callable[..., None]] = utils.verify_matching_vocabs,
+    verify_matching_vocabs_fn: Callable[..., None] | None = (
+        utils.verify_matching_vocabs),
     trainer_cls: Callable[..., trainer_lib.BaseTrainer] = trainer_lib.Trainer,
 ) -> None:
   """Compiles the step that `train` would run with the same configuration.
@@ -54,7 +58,7 @@ def precompile(
       summary_dir=None, train_state_axes=initializer.train_state_axes, rng=rng
   ) as trainer:
     trainer.check_batch_size(layout.batch_size)
-    lowered = trainer._partitioned_train_step.lower(state, batch)  # pylint: disable=protected-access
+    lowered = trainer._partitioned_train_step.lower(state, batch)
   folder = epath.Path(model_dir)
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "lowered_hlo_pre_optimization").write_text(lowered.as_text())

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import hashlib
 import os
 import pathlib
-from typing import Any, Mapping
+from typing import Any
 
 from etils import epath
 import jax
 import seqio
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
-from stepdistill_jax.runs import run_record
 from stepdistill_jax.config import setting_checks
-from stepdistill_jax.embedded_t5x import checkpoint_config
-from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.embedded_t5x import datasets
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
-from stepdistill_jax.runs import run_lock
+from stepdistill_jax.embedded_t5x import checkpoint_config, datasets
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  choice as checkpoint_choice,
+)
+from stepdistill_jax.runs import checkpoint_paths, run_lock, run_record
+from stepdistill_jax.util import errors, progress
 
 # Larger data is identified by its file names and sizes alone.
 _MAX_HASHED_BYTES = 256 * 2**20
@@ -83,7 +82,7 @@ def check_periods(
 def _check_vocabularies(task: seqio.Task) -> None:
   for name, feature in task.output_features.items():
     try:
-      feature.vocabulary.vocab_size  # Loads it.  pylint: disable=pointless-statement
+      _ = feature.vocabulary.vocab_size  # Loads it.
     except errors.UserError:
       raise
     except Exception as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax
 import jax
 from jax import lax
 import jax.numpy as jnp
-from stepdistill_jax.util import errors
+
 from stepdistill_jax.embedded_t5x import decoding_state as state_lib
+from stepdistill_jax.util import errors
 
 Array = Any
 

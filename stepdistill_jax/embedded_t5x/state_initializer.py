@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import os
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 from etils import epath
-import flax.core
 from flax import traverse_util
+import flax.core
 import jax
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
 from stepdistill_jax.embedded_t5x import (
-    checkpoint_config, train_state as train_state_lib)
+  checkpoint_config,
+  train_state as train_state_lib,
+)
+from stepdistill_jax.util import errors, progress
 
 
 class TrainStateInitializer:
@@ -172,7 +174,7 @@ def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
   """Writes every array's name, size, axes and sharding to a file."""
   if jax.process_index() != 0 or log_file is None:
     return
-  flatten = lambda tree: traverse_util.flatten_dict(  # pylint: disable=g-long-lambda
+  flatten = lambda tree: traverse_util.flatten_dict(
       tree.state_dict(), keep_empty_nodes=True, sep="/")
   arrays = {k: v for k, v in flatten(full_train_state).items()
             if hasattr(v, "shape")}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import re
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 from flax import traverse_util

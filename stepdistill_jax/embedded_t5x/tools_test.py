@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import seqio
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.embedded_t5x import command as t5x_command
-from tests.support import real_data as testing
-from stepdistill_jax.embedded_t5x import interactive_model
-from stepdistill_jax.embedded_t5x import models
-from stepdistill_jax.embedded_t5x import optimizers
-from stepdistill_jax.embedded_t5x import partitioning
-from stepdistill_jax.embedded_t5x import testing_tasks
+from stepdistill_jax.embedded_t5x import (
+  command as t5x_command,
+  interactive_model,
+  models,
+  optimizers,
+  partitioning,
+  testing_tasks,
+)
 from stepdistill_jax.embedded_t5x.examples.t5 import network
+from stepdistill_jax.util import errors
+from tests.support import real_data as testing
 
 MODEL = "t5x/configs/runs/testing_model.gin"
 LENGTHS = {"inputs": 12, "targets": 8}

@@ -6,6 +6,7 @@ in the module it calls; the steps themselves are in `train_loop`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -13,34 +14,38 @@ import functools
 import gc
 import os
 import time
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import seqio
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.util import locations
-from stepdistill_jax.util import progress
-from stepdistill_jax.runs import run_record
-from stepdistill_jax.embedded_t5x.checkpointing import manager as checkpoint_manager_lib
-from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.embedded_t5x import datasets
-from stepdistill_jax.embedded_t5x import eval as eval_lib
-from stepdistill_jax.embedded_t5x import models
-from stepdistill_jax.embedded_t5x import partitioning
-from stepdistill_jax.embedded_t5x import preflight
-from stepdistill_jax.embedded_t5x import state_initializer
-from stepdistill_jax.embedded_t5x import train_loop
-from stepdistill_jax.embedded_t5x import trainer as trainer_lib
-from stepdistill_jax.embedded_t5x import utils
-from stepdistill_jax.embedded_t5x.train_loop import run_actions
-from stepdistill_jax.runs import disk_errors
-from stepdistill_jax.runs import guards
-from stepdistill_jax.runs import run_lock
-from stepdistill_jax.runs import signals as signals_lib
-from stepdistill_jax.embedded_t5x import data_shards as data_shards_lib
 from stepdistill_jax.distributed import processes
+from stepdistill_jax.embedded_t5x import (
+  data_shards as data_shards_lib,
+  datasets,
+  eval as eval_lib,
+  models,
+  partitioning,
+  preflight,
+  state_initializer,
+  train_loop,
+  trainer as trainer_lib,
+  utils,
+)
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  manager as checkpoint_manager_lib,
+)
+from stepdistill_jax.embedded_t5x.train_loop import run_actions
+from stepdistill_jax.runs import (
+  checkpoint_paths,
+  disk_errors,
+  guards,
+  run_lock,
+  run_record,
+  signals as signals_lib,
+)
+from stepdistill_jax.util import errors, locations, progress
 
 
 def _resolve_seeds(

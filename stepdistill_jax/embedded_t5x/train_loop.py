@@ -6,25 +6,31 @@ at the same steps as one that was not.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
 import dataclasses
 import functools
 import gc
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 
-from stepdistill_jax.util import progress as progress_lib
-from stepdistill_jax.runs import run_record
 from stepdistill_jax.embedded_t5x import (
-    preflight, trainer as trainer_lib, utils)
-from stepdistill_jax.runs import fault_points
-from stepdistill_jax.runs import guards
-from stepdistill_jax.runs import save_policy
-from stepdistill_jax.runs import signals as signals_lib
+  preflight,
+  trainer as trainer_lib,
+  utils,
+)
+from stepdistill_jax.runs import (
+  fault_points,
+  guards,
+  run_record,
+  save_policy,
+  signals as signals_lib,
+)
+from stepdistill_jax.util import progress as progress_lib
 
 # Metrics are written at least so often, in steps, unless the config says
 # otherwise: an evaluation period is long to wait for a first sign of life.

@@ -9,12 +9,13 @@ turned into a tree of logical axis names of the same shape
 from __future__ import annotations
 
 import abc
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-import flax.core
-import flax.struct
 from flax import traverse_util
+import flax.core
 from flax.linen import partitioning as flax_partitioning
+import flax.struct
 import jax
 import jax.numpy as jnp
 

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax.util import errors
+from stepdistill_jax.embedded_t5x import checkpoints, command as t5x_command
 from stepdistill_jax.runs import run_record
-from stepdistill_jax.embedded_t5x import command as t5x_command
+from stepdistill_jax.util import errors
 from tests.support import real_data as testing
-from stepdistill_jax.embedded_t5x import checkpoints
 
 GIN_FILE = "t5x/configs/runs/testing.gin"
 STEPS = 6
@@ -185,8 +184,10 @@ def test_nothing_to_train_in_a_new_folder_is_told(
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   with pytest.raises(errors.UserError, match="not finite in 1 of the steps"):
-    run_train(tmp_path, *NO_EVAL, steps=9, *[
-        "utils.create_learning_rate_scheduler.base_learning_rate = 1e30"])
+    run_train(
+        tmp_path, *NO_EVAL,
+        "utils.create_learning_rate_scheduler.base_learning_rate = 1e30",
+        steps=9)
   # Its metrics are written, and nothing is saved.
   counted = scalars(tmp_path / "train", "guard/nonfinite_steps")
   assert sum(counted.values()) >= 1
@@ -294,7 +295,8 @@ def test_restarts_tell_what_changed(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("binding, told", [
     ("models.EncoderDecoderModel.loss_normalizing_factor = 'REAL_TOKENS'",
      "unknown loss_normalizing_factor 'REAL_TOKENS'"),
-    ("t5.network.T5Config.mlp_activations = ('gelo',)", "an activation is .*'gelo"),
+    ("t5.network.T5Config.mlp_activations = ('gelo',)",
+     "an activation is .*'gelo"),
     ("t5.network.T5Config.emb_dim = '16'",
      "T5Config.emb_dim must be a whole number; got '16'"),
     ("adafactor.Adafactor.logical_factor_rules = {'embed': 'row'}",

@@ -9,10 +9,11 @@ global batch before it calls `train_with_lr`, which splits it.
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import functools
 import time
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 import clu.metrics
@@ -22,14 +23,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import metrics as metrics_lib, partitioning
 from stepdistill_jax.embedded_t5x.actions import *  # noqa: F403
 from stepdistill_jax.embedded_t5x.metrics_manager import MetricsManager
-from stepdistill_jax.runs import fault_points
-from stepdistill_jax.runs import guards as guards_lib
-from stepdistill_jax.runs import unfinished_period
-from stepdistill_jax.runs import watchdog as watchdog_lib
+from stepdistill_jax.runs import (
+  fault_points,
+  guards as guards_lib,
+  unfinished_period,
+  watchdog as watchdog_lib,
+)
+from stepdistill_jax.util import errors
 
 BatchType = Mapping[str, jax.Array]
 MetricMapType = Mapping[str, clu.metrics.Metric]

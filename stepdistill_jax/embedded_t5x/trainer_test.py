@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stepdistill_jax.embedded_t5x import (
+  metrics as metrics_lib,
+  optimizers,
+  partitioning,
+  train_state as train_state_lib,
+  trainer,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.embedded_t5x import metrics as metrics_lib
-from stepdistill_jax.embedded_t5x import optimizers
-from stepdistill_jax.embedded_t5x import partitioning
-from stepdistill_jax.embedded_t5x import train_state as train_state_lib
-from stepdistill_jax.embedded_t5x import trainer
 
 BATCH = {"x": np.arange(24, dtype=np.float32).reshape(8, 3) / 10,
          "y": np.arange(8, dtype=np.float32)}

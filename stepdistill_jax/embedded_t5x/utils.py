@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import flax.core
 from flax import traverse_util
+import flax.core
 import jax
 from jax.experimental import multihost_utils
 import seqio

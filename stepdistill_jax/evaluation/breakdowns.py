@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import re
-from typing import Sequence
 
 import numpy as np
 
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.evaluation import statistics
+from stepdistill_jax.evaluation import examples as examples_lib, statistics
 
 UNPARSABLE = "(unparsable)"
 CALIBRATION_BINS = 10

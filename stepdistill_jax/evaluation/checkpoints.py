@@ -6,23 +6,25 @@ with its vocabulary, under the prefix that it was trained with.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import gc
 import os
 import pathlib
-from typing import Any, Iterator, Sequence
+from typing import Any
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.runs import run_record
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.evaluation import model_config as model_config_lib
-from stepdistill_jax.evaluation import questions as questions_lib
+from stepdistill_jax.evaluation import (
+  examples as examples_lib,
+  model_config as model_config_lib,
+  questions as questions_lib,
+  store as store_lib,
+  systems as systems_lib,
+)
 from stepdistill_jax.interop import run_folder as run_folder_lib
-from stepdistill_jax.evaluation import store as store_lib
-from stepdistill_jax.evaluation import systems as systems_lib
 from stepdistill_jax.records import datasets
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.util import errors, locations
 
 # More distinct labels than this are no closed set of answers.
 _MOST_CLOSED_LABELS = 64

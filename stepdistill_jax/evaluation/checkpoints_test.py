@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 import seqio
 
-from stepdistill_jax.evaluation import scores
-from stepdistill_jax.util import errors
-from stepdistill_jax.evaluation import checkpoints
-from stepdistill_jax.evaluation import examples
-from stepdistill_jax.evaluation import command as main
 from stepdistill_jax.answers import metrics
-from stepdistill_jax.evaluation import model_config
-from stepdistill_jax.evaluation import model_loading
-from stepdistill_jax.evaluation import questions
+from stepdistill_jax.evaluation import (
+  checkpoints,
+  command as main,
+  examples,
+  model_config,
+  model_loading,
+  questions,
+  scores,
+  scoring,
+  systems,
+)
 from stepdistill_jax.interop import run_folder
-from stepdistill_jax.evaluation import scoring
-from stepdistill_jax.evaluation import systems
+from stepdistill_jax.util import errors
 from tests.support import students as testing
 
 ROWS = 23
@@ -234,10 +236,10 @@ def test_scores_of_choices(run, records_dir):
   example = example_set.examples[4]
   vocabulary = system._model.input_vocabulary
   found = {}
-  for indices, scores in system.student.log_likelihoods(
+  for indices, likelihoods in system.student.log_likelihoods(
       [questions.encode(vocabulary, "predict: " + example.inputs)] * 3,
       [questions.encode(vocabulary, label) for label in labels]):
-    found.update(zip((labels[i] for i in indices), scores))
+    found.update(zip((labels[i] for i in indices), likelihoods))
   assert chosen.answers[4].text == max(found, key=found.get)
   assert chosen.answers[4].score == pytest.approx(
       np.exp(max(found.values())) / np.exp(list(found.values())).sum(),
@@ -343,7 +345,7 @@ def test_a_larger_vocabulary_is_refused(run, records_dir, tmp_path):
   small = testing.write_run(tmp_path / "small", vocab_size=64,
                             records_dir=records_dir)
   with pytest.raises(errors.UserError, match="embedding has 64 rows"):
-    checkpoints.Checkpoint(
+    _ = checkpoints.Checkpoint(
         small, model_config.ModelConfig(**SETTINGS),
         records_dir=records_dir).student
 

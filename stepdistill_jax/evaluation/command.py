@@ -14,16 +14,18 @@ given again.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import json
 import pathlib
 import sys
-from typing import Sequence
 
-from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import entry_points
-from stepdistill_jax.util import errors
 from stepdistill_jax.config import gin_arguments
-from stepdistill_jax.util import locations
+from stepdistill_jax.util import (
+  argument_parser,
+  entry_points,
+  errors,
+  locations,
+)
 
 _LEAVE_TO_GIN = None  # A flag that was not given leaves gin's value.
 
@@ -156,8 +158,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-  from stepdistill_jax.util import devices
-  from stepdistill_jax.util import runtime
+  from stepdistill_jax.util import devices, runtime
 
   runtime.configure()  # Before JAX and TensorFlow are imported.
   _require_folders(args)
@@ -206,11 +207,13 @@ def _require_folders(args: argparse.Namespace) -> None:
 
 def _score(args, config, model_config, records_dir: pathlib.Path):
   """Returns results, rows of examples.jsonl, and the output folder if any."""
-  from stepdistill_jax.evaluation import configuration
-  from stepdistill_jax.evaluation import evaluate
+  from stepdistill_jax.evaluation import (
+    configuration,
+    evaluate,
+    store as store_lib,
+    terminal_progress,
+  )
   from stepdistill_jax.evaluation.report import outputs
-  from stepdistill_jax.evaluation import store as store_lib
-  from stepdistill_jax.evaluation import terminal_progress
 
   output = outputs.prepare(pathlib.Path(args.output)) if args.output else None
   store = store_lib.AnswerStore(output / "answers" if output else None)

@@ -8,11 +8,9 @@ import sys
 
 import pytest
 
-from stepdistill_jax.evaluation.report import html as html_report
 from stepdistill_jax.evaluation import command as main
-from stepdistill_jax.evaluation.report import outputs
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
+from stepdistill_jax.evaluation.report import html as html_report, outputs
+from stepdistill_jax.records import record_writer, records
 
 HOSTILE = '</script><img src=x onerror="alert(1)">|`*_[x](javascript:1) &amp; '
 
@@ -244,7 +242,8 @@ def test_json_is_strict():
 
 
 def test_help_and_metrics_load_no_framework():
-  code = ("import sys; from stepdistill_jax.evaluation import command as main; from stepdistill_jax.answers import metrics; "
+  code = ("import sys; from stepdistill_jax.answers import metrics; "
+          "from stepdistill_jax.evaluation import command as main; "
           "main.build_parser().format_help(); "
           "metrics.label_metric_fns('svamp')[0](['1'], ['1']); "
           "print([m for m in ('tensorflow', 'jax', 'torch', 'statsmodels', "

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 import dataclasses
 import pathlib
-from typing import Any, Callable
+from typing import Any
 
 import gin
-
-from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import errors
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.evaluation import evaluate
-from stepdistill_jax.evaluation import model_config as model_config_lib
-from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.evaluation import (
+  evaluate,
+  model_config as model_config_lib,
+  systems as systems_lib,
+)
 from stepdistill_jax.records import records
+from stepdistill_jax.util import argument_parser, errors
 
 _EvalConfig = gin.external_configurable(evaluate.EvalConfig, "EvalConfig")
 _ModelConfig = gin.external_configurable(

@@ -7,8 +7,9 @@ token that passes it, attention once on each pair of positions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import re
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 # Parameters of teachers, by the beginning of their names in records.
 _TEACHER_PARAMETERS = (

@@ -22,9 +22,9 @@ same initial parameters and the same order of the training data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 

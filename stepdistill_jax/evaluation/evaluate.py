@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import datetime
 import pathlib
 import sys
-from typing import Any, Callable, Sequence
+from typing import Any
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
+from stepdistill_jax.answers import (
+  answer_matching as answers_lib,
+  benchmarks as benchmarks_lib,
+)
 from stepdistill_jax.config import setting_checks
-from stepdistill_jax.answers import answer_matching as answers_lib
-from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.evaluation.report import outputs
-from stepdistill_jax.evaluation import scores
-from stepdistill_jax.evaluation.report import seed_averages as seed_groups
-from stepdistill_jax.evaluation import store as store_lib
-from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.evaluation import (
+  examples as examples_lib,
+  scores,
+  store as store_lib,
+  systems as systems_lib,
+)
+from stepdistill_jax.evaluation.report import (
+  outputs,
+  seed_averages as seed_groups,
+)
 from stepdistill_jax.records import datasets
+from stepdistill_jax.util import errors, locations
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +144,7 @@ def evaluate(
   summaries = [result.summary for result in results]
   document = {
       "schema_version": outputs.SCHEMA_VERSION,
-      "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
+      "created": datetime.datetime.now(datetime.UTC).isoformat(
           timespec="seconds"),
       "code_version": outputs.code_version(),
       "command": sys.argv,

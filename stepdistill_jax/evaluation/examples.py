@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 import dataclasses
 import hashlib
 import pathlib
-from typing import Iterable, Sequence
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
 from stepdistill_jax.records import records
+from stepdistill_jax.util import errors, locations
 
 SPLITS = records.SPLITS
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import gc
 import pathlib
 import re
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import runtime
 from stepdistill_jax.data import batching
-from stepdistill_jax.evaluation import decoded as decoded_lib
-from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.evaluation import model_config as model_config_lib
-from stepdistill_jax.evaluation import questions as questions_lib
-from stepdistill_jax.evaluation import store as store_lib
-from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.evaluation import (
+  decoded as decoded_lib,
+  examples as examples_lib,
+  model_config as model_config_lib,
+  questions as questions_lib,
+  store as store_lib,
+  systems as systems_lib,
+)
+from stepdistill_jax.util import errors, runtime
 
 
 def require_folder(path: str | pathlib.Path) -> pathlib.Path:

@@ -7,18 +7,20 @@ import shutil
 import numpy as np
 import pytest
 
+from stepdistill_jax.evaluation import (
+  checkpoints,
+  evaluate,
+  examples,
+  model_config,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.evaluation import checkpoints
-from stepdistill_jax.evaluation import evaluate
-from stepdistill_jax.evaluation import examples
-from stepdistill_jax.evaluation import model_config
 from tests.support import students as testing
 
 pytestmark = pytest.mark.interop
 pytest.importorskip("transformers")
 pytest.importorskip("torch")
-from stepdistill_jax.evaluation import hugging_face  # pylint: disable=g-import-not-at-top,wrong-import-position
-from stepdistill_jax.interop.hf import exporting as export_hf  # pylint: disable=g-import-not-at-top,wrong-import-position
+from stepdistill_jax.evaluation import hugging_face
+from stepdistill_jax.interop.hf import exporting as export_hf
 
 SETTINGS = dict(batch_size=8, label_length=12, rationale_length=16)
 
@@ -122,8 +124,8 @@ def test_bad_folders(folders, tmp_path):
   deeper["num_layers"] += 1
   (tmp_path / "deeper" / "config.json").write_text(json.dumps(deeper))
   with pytest.raises(errors.UserError, match="weights of .* are not there"):
-    hugging_face.HuggingFaceStudent(tmp_path / "deeper", config).student
+    _ = hugging_face.HuggingFaceStudent(tmp_path / "deeper", config).student
   shutil.copytree(folders[2], tmp_path / "copy")
   (tmp_path / "copy" / "model.safetensors").write_bytes(b"junk")
   with pytest.raises(errors.UserError, match="copy"):
-    hugging_face.HuggingFaceStudent(tmp_path / "copy", config).student
+    _ = hugging_face.HuggingFaceStudent(tmp_path / "copy", config).student

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.config import setting_checks
+from stepdistill_jax.util import errors
 
 MODES = ("generate", "score", "both")
 DTYPES = ("float32", "bfloat16", "float16")

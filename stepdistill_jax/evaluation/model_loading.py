@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-
 import jax
 from jax import numpy as jnp
-from t5x import partitioning
-from t5x import utils
+from t5x import partitioning, utils
 
-from stepdistill_jax.interop import rebuilding
-from stepdistill_jax.util import errors
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  reading as checkpoint_reading,
+)
+from stepdistill_jax.evaluation import (
+  model_config as model_config_lib,
+  student as student_lib,
+)
+from stepdistill_jax.interop import rebuilding, run_folder as run_folder_lib
 from stepdistill_jax.runs import run_record
-from stepdistill_jax.embedded_t5x.checkpointing import reading as checkpoint_reading
-from stepdistill_jax.evaluation import model_config as model_config_lib
-from stepdistill_jax.interop import run_folder as run_folder_lib
-from stepdistill_jax.evaluation import student as student_lib
+from stepdistill_jax.util import errors
 
 
 def load_student(

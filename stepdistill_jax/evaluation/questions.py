@@ -7,18 +7,21 @@ Three ways of asking, each with its own log of answers: `generate` the label,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import math
-from typing import Any, Callable, Iterator, Mapping, Protocol, Sequence
+from typing import Any, Protocol
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.evaluation import cost as cost_lib
-from stepdistill_jax.evaluation import decoded as decoded_lib
-from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.evaluation import model_config as model_config_lib
-from stepdistill_jax.evaluation import store as store_lib
-from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.evaluation import (
+  cost as cost_lib,
+  decoded as decoded_lib,
+  examples as examples_lib,
+  model_config as model_config_lib,
+  store as store_lib,
+  systems as systems_lib,
+)
 from stepdistill_jax.records import records
+from stepdistill_jax.util import errors
 
 Progress = Callable[[int, int, str], None]
 

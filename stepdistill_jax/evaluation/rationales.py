@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 import re
-from typing import Sequence
 
-from stepdistill_jax.answers import answer_matching as answers
-from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.evaluation import systems as systems_lib
-from stepdistill_jax.answers import text_overlap
+from stepdistill_jax.answers import (
+  answer_matching as answers,
+  benchmarks as benchmarks_lib,
+  text_overlap,
+)
+from stepdistill_jax.evaluation import (
+  examples as examples_lib,
+  systems as systems_lib,
+)
 
 _WORD = re.compile(r"\w+")
 

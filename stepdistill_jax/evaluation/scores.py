@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import itertools
-from typing import Any, Sequence
+from typing import Any
 
-from stepdistill_jax.answers import answer_matching as answers_lib
-from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.evaluation import breakdowns
-from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.evaluation import rationales
-from stepdistill_jax.evaluation import statistics
-from stepdistill_jax.evaluation import systems as systems_lib
+from stepdistill_jax.answers import (
+  answer_matching as answers_lib,
+  benchmarks as benchmarks_lib,
+)
+from stepdistill_jax.evaluation import (
+  breakdowns,
+  examples as examples_lib,
+  rationales,
+  statistics,
+  systems as systems_lib,
+)
 
 
 @dataclasses.dataclass(frozen=True)

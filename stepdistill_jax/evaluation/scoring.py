@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import pathlib
-from typing import Any, Callable
+from typing import Any
 
-from stepdistill_jax.evaluation import checkpoints
-from stepdistill_jax.evaluation import evaluate
-from stepdistill_jax.evaluation import model_config
-from stepdistill_jax.evaluation import store as store_lib
+from stepdistill_jax.evaluation import (
+  checkpoints,
+  evaluate,
+  model_config,
+  store as store_lib,
+)
 from stepdistill_jax.evaluation.report import outputs
 from stepdistill_jax.util import locations
 

@@ -7,22 +7,24 @@ from matplotlib import figure
 import numpy as np
 import pytest
 from rouge_score import rouge_scorer
-from sklearn import calibration as sk_calibration
-from sklearn import metrics as sk_metrics
+from sklearn import calibration as sk_calibration, metrics as sk_metrics
 
-from stepdistill_jax.answers import text_overlap
-from stepdistill_jax.evaluation import scores
-from stepdistill_jax.answers import answer_matching as answers
-from stepdistill_jax.answers import benchmarks
-from stepdistill_jax.evaluation import breakdowns
-from stepdistill_jax.evaluation import examples
-from stepdistill_jax.answers import metrics
+from stepdistill_jax.answers import (
+  answer_matching as answers,
+  benchmarks,
+  metrics,
+  text_overlap,
+)
+from stepdistill_jax.evaluation import (
+  breakdowns,
+  examples,
+  rationales,
+  scores,
+  systems,
+)
 from stepdistill_jax.evaluation.report import plots
-from stepdistill_jax.evaluation import rationales
-from stepdistill_jax.evaluation import systems
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher.audit import audit
-from stepdistill_jax.records import datasets
-from stepdistill_jax.records import records
 
 LABELS = answers.NLI_LABELS
 
@@ -216,7 +218,7 @@ def test_lengths_of_all_systems_are_words_on_one_sorted_axis(
   rows = [{"range": name, "accuracy": 0.5, "ci95": [0.4, 0.6]}
           for name in ("1", "3–5", "6+", "10–12")]
   summary = {"name": "a", "mode": "generate"}
-  plots._by_range(  # pylint: disable=protected-access
+  plots._by_range(
       [(summary, rows[2:]), (summary, rows[:3])], "words", tmp_path / "x.png")
   assert labels == ["1", "3–5", "6+", "10–12"]
 

@@ -7,9 +7,9 @@ seeded, so that a report can be made again. All accuracies are shares in
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-from typing import Mapping, Sequence
 
 import numpy as np
 

@@ -7,13 +7,14 @@ decoding, rules of input), so that answers of another model are never taken up.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import re
-from typing import Any, Iterable, Mapping
+from typing import Any
 
 from stepdistill_jax.evaluation import examples as examples_lib
 

@@ -5,19 +5,19 @@ Written against T5X's interface, so it runs on either engine.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 import copy
 import dataclasses
 import functools
 import time
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from t5x import decoding
 
 from stepdistill_jax.data import batching
-from stepdistill_jax.evaluation.decoded import Decoded
-from stepdistill_jax.evaluation.decoded import Timing
+from stepdistill_jax.evaluation.decoded import Decoded, Timing
 
 EOS_ID = 1
 
@@ -121,7 +121,7 @@ class Student:
   def _generate(self, params, batch, beam):
     model = copy.copy(self._model)
     # Beam search of width 1 is not greedy: it may go on past an end token.
-    model._decode_fn = decoding.beam_search if beam > 1 else (  # pylint: disable=protected-access
+    model._decode_fn = decoding.beam_search if beam > 1 else (
         functools.partial(decoding.temperature_sample, temperature=0.0,
                           topk=1, rescale_log_probs=False))
     tokens, aux = model.predict_batch_with_aux(

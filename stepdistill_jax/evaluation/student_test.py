@@ -6,14 +6,12 @@ import jax
 import numpy as np
 import pytest
 import seqio
-from t5x import models
-from t5x import partitioning
+from t5x import models, partitioning
 from t5x.examples.t5 import network
 
 from stepdistill_jax.data import batching
-from stepdistill_jax.evaluation import cost
+from stepdistill_jax.evaluation import cost, student as student_lib
 from stepdistill_jax.interop import rebuilding
-from stepdistill_jax.evaluation import student as student_lib
 
 LENGTH = 12
 

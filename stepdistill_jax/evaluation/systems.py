@@ -6,18 +6,20 @@ run a model are in `checkpoints.py` and `hugging_face.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import math
 import pathlib
-from typing import Protocol, Sequence
+from typing import Protocol
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.evaluation import cost as cost_lib
-from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.evaluation import store as store_lib
+from stepdistill_jax.evaluation import (
+  cost as cost_lib,
+  examples as examples_lib,
+  store as store_lib,
+)
 from stepdistill_jax.records import records
+from stepdistill_jax.util import errors, locations
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,9 @@ import json
 
 import pytest
 
+from stepdistill_jax.evaluation import examples, store, systems
+from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.util import errors
-from stepdistill_jax.evaluation import examples
-from stepdistill_jax.evaluation import store
-from stepdistill_jax.evaluation import systems
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
 
 
 def _set(n=4, **kwargs):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import itertools
 import pathlib
-from typing import Any, Iterator
+from typing import Any
 
-from stepdistill_jax.answers import rules as rules_lib
-from stepdistill_jax.evaluation import cost as cost_lib
-from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.evaluation import store as store_lib
-from stepdistill_jax.evaluation import systems as systems_lib
-from stepdistill_jax.answers import answer_forms
+from stepdistill_jax.answers import answer_forms, parsing, rules as rules_lib
+from stepdistill_jax.evaluation import (
+  cost as cost_lib,
+  examples as examples_lib,
+  store as store_lib,
+  systems as systems_lib,
+)
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import cache
-from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import parsing
-from stepdistill_jax.records import records
 
 _CHAIN_OF_THOUGHT = "chain_of_thought"
 # The row that was asked, the raw text (None: the teacher failed), its parser.

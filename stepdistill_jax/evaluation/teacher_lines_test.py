@@ -5,18 +5,21 @@ import types
 
 import pytest
 
-from tests.support import real_data as testing
-from stepdistill_jax.evaluation import scores
-from stepdistill_jax.evaluation import evaluate
-from stepdistill_jax.evaluation import examples
-from stepdistill_jax.evaluation import command as main
-from stepdistill_jax.evaluation import systems
-from stepdistill_jax.evaluation import teacher_cache
+from stepdistill_jax.evaluation import (
+  command as main,
+  evaluate,
+  examples,
+  scores,
+  systems,
+  teacher_cache,
+)
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import cache
-from stepdistill_jax.records import datasets
-from stepdistill_jax.teacher.importing import tables as import_tables
-from stepdistill_jax.teacher.importing import formats as importing
-from stepdistill_jax.records import records
+from stepdistill_jax.teacher.importing import (
+  formats as importing,
+  tables as import_tables,
+)
+from tests.support import real_data as testing
 
 # Correct of all, by the papers' rules (papers.md; data/README.md section 4).
 # The validation splits of svamp and cqa are held out from train: together

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 import contextlib
 import sys
-from typing import Callable, Iterator
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import re
-from typing import Mapping
 
 from stepdistill_jax.util import errors
 

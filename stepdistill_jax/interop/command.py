@@ -20,13 +20,9 @@ import json
 import pathlib
 import shlex
 
-from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import locations
-from stepdistill_jax.util import remote_storage
-
+from stepdistill_jax.util import argument_parser, locations, remote_storage
 
 # Help must not wait for what a command needs.
-# pylint: disable=g-import-not-at-top
 
 SUMMARY = "checkpoints: import-hf, export-hf, import-t5x, inspect, verify"
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import math
 import pathlib
 import shlex
-from typing import Any, Mapping
+from typing import Any
 
+from stepdistill_jax.interop import architecture, tokenizers
 from stepdistill_jax.util import errors
-from stepdistill_jax.interop import architecture
-from stepdistill_jax.interop import tokenizers
 
 MODEL_FILE = "model.gin"
 STUDENT_FILE = "student.gin"
@@ -291,7 +291,7 @@ def read_literals(file: pathlib.Path) -> Mapping[str, Any]:
   Raises:
     errors.UserError: it is no gin file.
   """
-  from gin import config_parser  # pylint: disable=g-import-not-at-top
+  from gin import config_parser
 
   class Delegate(config_parser.ParserDelegate):
     """Keeps references and macros as the text that they are written as."""

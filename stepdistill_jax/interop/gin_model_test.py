@@ -4,10 +4,8 @@ import dataclasses
 
 import pytest
 
+from stepdistill_jax.interop import architecture, gin_model, rebuilding
 from tests.support import real_data as testing
-from stepdistill_jax.interop import rebuilding
-from stepdistill_jax.interop import architecture
-from stepdistill_jax.interop import gin_model
 
 # What a run file sets.
 RUN = "\nDROPOUT_RATE = 0.25\nMIXTURE_OR_TASK_NAME = 'task'\n"

@@ -10,9 +10,8 @@ import functools
 import numpy as np
 import pytest
 
+from stepdistill_jax.interop.hf import importing as import_hf, names as hf_names
 from tests.support import hf_fixtures as fixtures
-from stepdistill_jax.interop.hf import names as hf_names
-from stepdistill_jax.interop.hf import importing as import_hf
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
@@ -21,9 +20,7 @@ transformers = pytest.importorskip("transformers")
 import jax
 import jax.numpy as jnp
 import seqio
-from t5x import checkpoints
-from t5x import decoding
-from t5x import models
+from t5x import checkpoints, decoding, models
 from t5x.examples.t5 import network
 
 ATOL = 1e-5

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.interop.hf import (
+  config as hf_config,
+  exporting as export_hf,
+  importing as import_hf,
+  safetensors_files,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.interop.hf import exporting as export_hf
 from tests.support import hf_fixtures as fixtures
-from stepdistill_jax.interop.hf import config as hf_config
-from stepdistill_jax.interop.hf import importing as import_hf
-from stepdistill_jax.interop.hf import safetensors_files
 
 
 @pytest.fixture(name="folder")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import pathlib
-from typing import Any, Mapping
+from typing import Any
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.interop import architecture
-from stepdistill_jax.interop import gin_model
-from stepdistill_jax.interop.hf import weights as hf_weights
-from stepdistill_jax.interop.hf import safetensors_files
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+)
+from stepdistill_jax.interop import architecture, gin_model
+from stepdistill_jax.interop.hf import safetensors_files, weights as hf_weights
+from stepdistill_jax.util import errors, locations
 
 
 def _stored_bytes(folder: pathlib.Path) -> int:

@@ -6,13 +6,11 @@ import pathlib
 
 import flax
 from flax import traverse_util
-import gin
 import jax
 
-from stepdistill_jax.config import data_folder
-from stepdistill_jax.config import gin_config
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
+import gin
+from stepdistill_jax.config import data_folder, gin_config
+from stepdistill_jax.util import errors, locations
 
 
 @gin.configurable("stepdistill_eval_value")

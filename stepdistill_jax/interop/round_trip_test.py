@@ -6,12 +6,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from stepdistill_jax.interop.hf import exporting as export_hf
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+)
+from stepdistill_jax.interop.hf import (
+  exporting as export_hf,
+  importing as import_hf,
+  names as hf_names,
+  weights as hf_weights,
+)
 from tests.support import hf_fixtures as fixtures
-from stepdistill_jax.interop.hf import names as hf_names
-from stepdistill_jax.interop.hf import weights as hf_weights
-from stepdistill_jax.interop.hf import importing as import_hf
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
 
 
 def read_all(folder):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import json
 import pathlib
-from typing import Any, Mapping
+from typing import Any
 
 from etils import epath
 
-from stepdistill_jax.interop import imported
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
+from stepdistill_jax.interop import gin_model, imported, tokenizers
 from stepdistill_jax.runs import run_record
-from stepdistill_jax.interop import gin_model
-from stepdistill_jax.interop import tokenizers
+from stepdistill_jax.util import errors, locations
 
 CONFIG_FILE = "config.gin"
 RUN_FILE = "run.json"
@@ -147,12 +145,10 @@ class Context:
 @functools.cache
 def _rebuild(config_file: epath.Path, records_dir: pathlib.Path):
   """Rebuilds a run's model: (model, name of its task). Imports jax."""
-  # pylint: disable=g-import-not-at-top
   from stepdistill_jax.util import runtime
   runtime.configure()
   runtime.import_tensorflow()
   from stepdistill_jax.interop import rebuilding
-  # pylint: enable=g-import-not-at-top
   return rebuilding.rebuild_model(config_file, records_dir)
 
 

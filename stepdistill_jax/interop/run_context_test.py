@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from tests.support import real_data as testing
 from stepdistill_jax.data import vocabularies
 from stepdistill_jax.interop import run_context
 from stepdistill_jax.records import records
+from stepdistill_jax.util import errors, locations
+from tests.support import real_data as testing
 
 CONFIG = """
 from __gin__ import dynamic_registration

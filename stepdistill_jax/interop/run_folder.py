@@ -11,11 +11,11 @@ import re
 
 from etils import epath
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
-from stepdistill_jax.runs import checkpoint_manifest
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  choice as checkpoint_choice,
+)
+from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
+from stepdistill_jax.util import errors, locations
 
 CONFIG_FILE = "config.gin"
 # Task kinds of the registry that ask for the label with a prefix.

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import seqio
 
-from stepdistill_jax.interop.hf import exporting as export_hf
-from tests.support import hf_fixtures as fixtures
-from stepdistill_jax.interop.hf import names as hf_names
-from stepdistill_jax.interop.hf import importing as import_hf
 from stepdistill_jax.interop import tokenizers
+from stepdistill_jax.interop.hf import (
+  exporting as export_hf,
+  importing as import_hf,
+  names as hf_names,
+)
+from tests.support import hf_fixtures as fixtures
 
 pytestmark = pytest.mark.interop
 transformers = pytest.importorskip("transformers")

@@ -8,6 +8,7 @@ so that the next attempt goes on after it.
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import errno
 import json
@@ -16,7 +17,7 @@ import pathlib
 import shutil
 import sys
 import time
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from stepdistill_jax.util import errors
 
@@ -171,8 +172,8 @@ class Progress:
     self._bar = None
     self._quiet = quiet
     if not quiet and self._stream.isatty():
-      import rich.console  # pylint: disable=g-import-not-at-top
-      import rich.progress  # pylint: disable=g-import-not-at-top
+      import rich.console
+      import rich.progress
       self._bar = rich.progress.Progress(
           rich.progress.TextColumn("{task.description}"),
           rich.progress.BarColumn(), rich.progress.DownloadColumn(),

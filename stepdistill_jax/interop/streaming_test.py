@@ -12,13 +12,17 @@ import time
 
 import pytest
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.interop.hf import exporting as export_hf
-from tests.support import hf_fixtures as fixtures
-from stepdistill_jax.interop.hf import weights as hf_weights
-from stepdistill_jax.interop.hf import importing as import_hf
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+)
 from stepdistill_jax.interop import streaming
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
+from stepdistill_jax.interop.hf import (
+  exporting as export_hf,
+  importing as import_hf,
+  weights as hf_weights,
+)
+from stepdistill_jax.util import errors
+from tests.support import hf_fixtures as fixtures
 
 
 def contents(folder):
@@ -100,7 +104,8 @@ def test_an_export_goes_on_where_it_stopped(source, tmp_path, monkeypatch):
 def test_kills_do_no_harm(source, tmp_path, monkeypatch):
   """Kills the real process at random moments until it comes to its end."""
   output = tmp_path / "out"
-  command = [sys.executable, "-m", "stepdistill_jax.cli.stepdistill", "checkpoint",
+  command = [sys.executable, "-m", "stepdistill_jax.cli.stepdistill",
+             "checkpoint",
              "import-hf", str(source), f"--output={output}", "--quiet"]
   rng = random.Random(0)
   kills = 0

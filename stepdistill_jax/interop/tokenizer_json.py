@@ -8,13 +8,12 @@ at spaces. Of others it would make other tokens without a word, so they get a
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 import pathlib
 import re
-from typing import Any, Mapping
+from typing import Any
 
 from stepdistill_jax.util import errors
-
-# pylint: disable=g-import-not-at-top
 
 _SPACE = "\u2581"
 _SENTINEL = re.compile(r"<extra_id_\d+>")

@@ -4,14 +4,13 @@ import io
 import json
 
 import pytest
-import seqio
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
+import seqio
 
+from stepdistill_jax.interop import tokenizer_json, tokenizers
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
-from stepdistill_jax.interop import tokenizer_json
-from stepdistill_jax.interop import tokenizers
 
 SENTENCES = ["john went to the hall .", "mary took the red ball there .",
              "where is the ball ? it is in the hall , says john"]

@@ -7,16 +7,17 @@ neither: its tokens are bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import pathlib
 import shutil
-from typing import Any, Mapping
+from typing import Any
 
 from etils import epath
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.interop import tokenizer_json
+from stepdistill_jax.util import errors
 
 SPIECE_FILE = "spiece.model"
 JSON_FILE = "tokenizer.json"
@@ -119,7 +120,7 @@ def vocabulary_size(tokenizer: Tokenizer, where="the tokenizer") -> int:
   """
   if tokenizer.spiece is None:
     return 3 + 256 + tokenizer.extra_ids  # Pad, EOS and unknown come first.
-  import sentencepiece  # pylint: disable=g-import-not-at-top
+  import sentencepiece
   if not tokenizer.spiece:
     raise errors.UserError(f"{where} is no SentencePiece model: it is empty")
   try:

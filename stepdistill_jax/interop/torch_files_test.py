@@ -9,10 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+)
+from stepdistill_jax.interop.hf import importing as import_hf
 from stepdistill_jax.util import errors
 from tests.support import hf_fixtures as fixtures
-from stepdistill_jax.interop.hf import importing as import_hf
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
@@ -104,8 +106,8 @@ def test_a_program_in_a_file_is_not_run(tmp_path, zipped):
     (lambda data: data[:len(data) // 2], "damaged or cut off"),
     (lambda data: b"", "damaged or cut off"),
     (lambda data: b"<html>not found</html>", "damaged or cut off"),
-    (lambda data: pickle.dumps(["a"], protocol=2), "no mapping of names to tensors|"
-     "damaged or cut off|more than tensors")])
+    (lambda data: pickle.dumps(["a"], protocol=2),
+     "no mapping of names to tensors|damaged or cut off|more than tensors")])
 def test_damaged_files(tmp_path, change, message):
   folder, tensors = folders(tmp_path)
   file = folder / "pytorch_model.bin"

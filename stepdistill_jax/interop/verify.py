@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
-from stepdistill_jax.runs import checkpoint_manifest
-from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+  choice as checkpoint_choice,
+)
+from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
+from stepdistill_jax.util import errors, locations
 
 BAD_EXIT_CODE = 1
 

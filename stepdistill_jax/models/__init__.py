@@ -4,14 +4,18 @@ Gin files say `from stepdistill_jax import models as students` and bind
 `students.StepDistillModel`, `students.label_and_rationale`, ...
 """
 
-from stepdistill_jax.models.data_check import verify_data
-from stepdistill_jax.models.schedules import constant
-from stepdistill_jax.models.schedules import cosine
-from stepdistill_jax.models.schedules import linear
-from stepdistill_jax.models.schedules import step
-from stepdistill_jax.models.schedules import steps_of_epochs
-from stepdistill_jax.models.step_model import StepDistillModel
-from stepdistill_jax.models.trainer import StepDistillTrainer
-from stepdistill_jax.models.weights import label_and_rationale
-from stepdistill_jax.models.weights import single_task
-from stepdistill_jax.models.weights import TaskWeights
+from stepdistill_jax.models.data_check import verify_data  # noqa: F401
+from stepdistill_jax.models.schedules import (
+    constant,  # noqa: F401
+    cosine,  # noqa: F401
+    linear,  # noqa: F401
+    step,  # noqa: F401
+    steps_of_epochs,  # noqa: F401
+)
+from stepdistill_jax.models.step_model import StepDistillModel  # noqa: F401
+from stepdistill_jax.models.trainer import StepDistillTrainer  # noqa: F401
+from stepdistill_jax.models.weights import (
+    TaskWeights,  # noqa: F401
+    label_and_rationale,  # noqa: F401
+    single_task,  # noqa: F401
+)

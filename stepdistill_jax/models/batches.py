@@ -16,7 +16,7 @@ with equal rows, because a step slices its microbatches off every feature:
 
 from __future__ import annotations
 
-from typing import Mapping
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 

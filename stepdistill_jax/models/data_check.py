@@ -11,14 +11,14 @@ import re
 import seqio
 from t5x import utils
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.config import gin_config
-from stepdistill_jax.config import setting_checks
-from stepdistill_jax.util import t5x_finder
-from stepdistill_jax.data import cuts
-from stepdistill_jax.data import feature_converter
-from stepdistill_jax.data import record_check
-from stepdistill_jax.data import task_registry
+from stepdistill_jax.config import gin_config, setting_checks
+from stepdistill_jax.data import (
+  cuts,
+  feature_converter,
+  record_check,
+  task_registry,
+)
+from stepdistill_jax.util import errors, t5x_finder
 
 
 def verify_data(cfg, model) -> None:

@@ -1,17 +1,15 @@
-"""Tests that a method without its data stops at once, saying what is missing."""
+"""A method without its data stops at once, saying what is missing."""
 
 import dataclasses
 
 import pytest
 from t5x import utils
 
+from stepdistill_jax.data import task_names, task_registry
+from stepdistill_jax.models import data_check
+from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
-from stepdistill_jax.data import task_names
-from stepdistill_jax.data import task_registry
-from stepdistill_jax.models import data_check
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
 
 BOTH = ("label", "rationale")
 

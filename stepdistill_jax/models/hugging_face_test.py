@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.interop import architecture
-from stepdistill_jax.interop.hf import config as hf_config
-from stepdistill_jax.interop.hf import names as hf_names
-from tests.support import student_fixtures as fixtures
+from stepdistill_jax.interop.hf import config as hf_config, names as hf_names
 from stepdistill_jax.models import weights as weights_lib
+from tests.support import student_fixtures as fixtures
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")

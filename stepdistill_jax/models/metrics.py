@@ -6,7 +6,8 @@ hosts add them up. Division happens in `compute` alone.
 
 from __future__ import annotations
 
-from typing import Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from clu import metrics as clu_metrics
 import flax
@@ -14,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from t5x import metrics as t5x_metrics
 
-from stepdistill_jax.models import batches
-from stepdistill_jax.models import losses
+from stepdistill_jax.models import batches, losses
 
 MetricsMap = dict[str, clu_metrics.Metric]
 
@@ -75,7 +75,7 @@ class WeightedTaskLoss(clu_metrics.Metric):
   weights: jnp.ndarray  # [tasks], Σ v.
   task_weights: jnp.ndarray  # [tasks], w_k; equal for all that is merged.
 
-  def merge(self, other: "WeightedTaskLoss") -> "WeightedTaskLoss":
+  def merge(self, other: WeightedTaskLoss) -> WeightedTaskLoss:
     return self.replace(
         sums=self.sums + other.sums, weights=self.weights + other.weights)
 

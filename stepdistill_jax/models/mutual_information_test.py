@@ -4,10 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support import exactness
-from stepdistill_jax.models import mutual_information
-from tests.support import student_fixtures as fixtures
-from stepdistill_jax.models import weights as weights_lib
+from stepdistill_jax.models import mutual_information, weights as weights_lib
+from tests.support import exactness, student_fixtures as fixtures
 
 BETA = 0.1
 

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.util import errors
-from stepdistill_jax.runs import run_record
-from stepdistill_jax.embedded_t5x import command as t5x_command
-from tests.support import real_data as testing
 from stepdistill_jax.data import task_names
-from stepdistill_jax.embedded_t5x import checkpoints, train_test
-from tests.support import hf_fixtures as fixtures
+from stepdistill_jax.embedded_t5x import (
+  checkpoints,
+  command as t5x_command,
+  train_test,
+)
 from stepdistill_jax.interop.hf import importing as import_hf
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
+from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.runs import run_record
+from stepdistill_jax.util import errors
+from tests.support import hf_fixtures as fixtures, real_data as testing
 
 STEP = 1_000_000  # Of T5's public checkpoints.
 RATE, STEPS = 1e-3, 4
@@ -132,7 +133,7 @@ def test_t5xs_own_meaning_by_one_line(command, tmp_path, capsys):
   line = "--gin.utils.RestoreCheckpointConfig.assignment_map=None"
   assert train(command, tmp_path, line) == errors.USER_ERROR_EXIT_CODE
   told = " ".join(capsys.readouterr().err.split())
-  assert f"TRAIN_STEPS=4 is less than the step of" in told
+  assert "TRAIN_STEPS=4 is less than the step of" in told
   assert train(command, tmp_path / "run", line, steps=STEP + 2) == 0
   told = " ".join(capsys.readouterr().err.split())
   assert f"at step {STEP}, but the optimizer counts its steps" in told

@@ -13,17 +13,20 @@ as they are. Dropout draws other bits than the loopless network's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
-from typing import Any, Callable
+from typing import Any
 
 from flax.linen import partitioning as nn_partitioning
 import jax
 import jax.numpy as jnp
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.config import inherited_bindings
-from stepdistill_jax.embedded_t5x.examples.scalable_t5 import network as scalable
+from stepdistill_jax.embedded_t5x.examples.scalable_t5 import (
+  network as scalable,
+)
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
+from stepdistill_jax.util import errors
 
 Array = Any
 # What people ask for; any other policy of `jax.checkpoint_policies` works too.

@@ -3,12 +3,11 @@
 import jax
 import numpy as np
 import pytest
-
-from stepdistill_jax.util import errors
-from t5x import test_utils  # pylint: disable=g-bad-import-order
+from t5x import test_utils
 from t5x.examples.t5 import network as plain_network
 
 from stepdistill_jax.models import scanned_network
+from stepdistill_jax.util import errors
 
 _BATCH = test_utils.make_batch(0)
 
@@ -16,7 +15,7 @@ _BATCH = test_utils.make_batch(0)
 def _models(dtype="float32", remat_policy="minimal", **config):
   class _Looped:
     T5Config = plain_network.T5Config
-    Transformer = lambda config: scanned_network.Transformer(  # pylint: disable=unnecessary-lambda-assignment
+    Transformer = lambda config: scanned_network.Transformer(
         config, remat_policy=remat_policy)
 
   config = {"dtype": dtype, **config}

@@ -8,15 +8,15 @@ run begins from, that is the first.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import math
-from typing import Callable, Sequence, Union
 
 import jax.numpy as jnp
 
-Step = Union[int, jnp.ndarray]
+Step = int | jnp.ndarray
 Schedule = Callable[[Step], jnp.ndarray]
 # What a gin file may bind where a weight is wanted.
-Weight = Union[float, Schedule]
+Weight = float | Schedule
 
 
 class Constant:

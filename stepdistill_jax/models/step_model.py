@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import seqio
-from t5x import decoding
-from t5x import models as t5x_models
+from t5x import decoding, models as t5x_models
 
 from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.data import feature_converter
-from stepdistill_jax.models import batches
-from stepdistill_jax.models import data_check
-from stepdistill_jax.models import losses
-from stepdistill_jax.models import metrics as metrics_lib
-from stepdistill_jax.models import mutual_information as mutual_information_lib
-from stepdistill_jax.models import schedules
-from stepdistill_jax.models import weights as weights_lib
+from stepdistill_jax.models import (
+  batches,
+  data_check,
+  losses,
+  metrics as metrics_lib,
+  mutual_information as mutual_information_lib,
+  schedules,
+  weights as weights_lib,
+)
 
 AGGREGATIONS = ("task_mean", "token_sum")
 

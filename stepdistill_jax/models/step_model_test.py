@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax.models import batches
-from tests.support import exactness
-from stepdistill_jax.models import schedules
-from tests.support import student_fixtures as fixtures
-from stepdistill_jax.models import weights as weights_lib
+from stepdistill_jax.models import batches, schedules, weights as weights_lib
+from tests.support import exactness, student_fixtures as fixtures
 
 # Float32 rounds sums of some hundred tokens to about 2e-7, relative.
 TOLERANCE = 1e-6

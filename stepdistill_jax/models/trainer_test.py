@@ -1,16 +1,12 @@
-"""Tests of the trainer: global means under microbatches, schedules, bindings."""
+"""The trainer: global means under microbatches, schedules, bindings."""
 
 import jax
 import numpy as np
 import pytest
-from t5x import partitioning
-from t5x import utils
+from t5x import partitioning, utils
 
-from tests.support import exactness
-from stepdistill_jax.models import schedules
-from tests.support import student_fixtures as fixtures
-from stepdistill_jax.models import trainer
-from stepdistill_jax.models import weights as weights_lib
+from stepdistill_jax.models import schedules, trainer, weights as weights_lib
+from tests.support import exactness, student_fixtures as fixtures
 
 
 def make_trainer(model, batch, **arguments):

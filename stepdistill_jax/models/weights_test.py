@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from stepdistill_jax.models import schedules
-from stepdistill_jax.models import weights
+from stepdistill_jax.models import schedules, weights
 
 
 def test_alpha_and_lambda_are_the_same_loss_up_to_a_factor():

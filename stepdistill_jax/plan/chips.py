@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import math
 import re
-from typing import Mapping, Optional, Tuple
 
 from stepdistill_jax.util import errors
 
@@ -33,7 +33,7 @@ class Chip:
   hbm_bytes: int
   hbm_bandwidth: float
   ici_bandwidth: float
-  dcn_bandwidth: Optional[float]
+  dcn_bandwidth: float | None
   dimensions: int
   cores: int
   source: str
@@ -72,7 +72,7 @@ class Topology:
   """
 
   chip: Chip
-  shape: Tuple[int, ...]
+  shape: tuple[int, ...]
   slices: int = 1
 
   @property
@@ -97,7 +97,7 @@ class Topology:
     return f"{prefix}-{math.prod(self.shape) * self.chip.cores}"
 
 
-def _shapes(chip: Chip) -> Mapping[int, Tuple[int, ...]]:
+def _shapes(chip: Chip) -> Mapping[int, tuple[int, ...]]:
   return _SHAPES_2D if chip.dimensions == 2 else _SHAPES_3D
 
 

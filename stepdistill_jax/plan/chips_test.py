@@ -2,8 +2,8 @@
 
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.plan import chips
+from stepdistill_jax.util import errors
 
 
 @pytest.mark.parametrize("written, name, num_chips", [

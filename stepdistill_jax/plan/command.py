@@ -16,8 +16,8 @@ import dataclasses
 import json
 import sys
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.config import gin_arguments
+from stepdistill_jax.util import errors
 
 SUMMARY = "memory, FLOPs, speed bound and cost of a run on a TPU slice"
 
@@ -68,19 +68,25 @@ def _check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Prints the plan; 0 if all fits, else 1."""
-  from stepdistill_jax.plan import chips  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.plan import planning  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.plan import programs  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.plan import (
+    chips,
+    planning,
+    programs,
+  )
   _check(args)
   topology = dataclasses.replace(
       chips.parse(args.topology), slices=args.num_slices)
   names = [name for name in args.programs.split(",") if name]
   planning.check_programs(names)
   programs.prepare_process()
-  from stepdistill_jax.util import runtime  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.util import t5x_finder  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.plan import text as plan_text  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.plan import search  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.plan import (
+    search,
+    text as plan_text,
+  )
+  from stepdistill_jax.util import (
+    runtime,
+    t5x_finder,
+  )
   runtime.configure()
   if "t5x" not in sys.modules:
     t5x_finder.install("embedded")

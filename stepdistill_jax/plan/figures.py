@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import math
-from typing import Any, Mapping, Optional
+from typing import Any
 
-from stepdistill_jax.plan import chips
-from stepdistill_jax.plan import flops as flops_lib
-from stepdistill_jax.plan import hlo
-from stepdistill_jax.plan import programs as programs_lib
+from stepdistill_jax.plan import (
+  chips,
+  flops as flops_lib,
+  hlo,
+  programs as programs_lib,
+)
 
 # Said wherever the figures are shown.
 CAVEAT = ("Bounds from the TPU compiler and published peaks, not measurements: "
@@ -21,7 +24,7 @@ def _bytes(shape, dtype) -> int:
 
 def state_bytes(programs: programs_lib.Programs) -> Mapping[str, float]:
   """Bytes per device of the train state: `parameters` and `optimizer`."""
-  import jax  # pylint: disable=g-import-not-at-top
+  import jax
   state = programs.initializer.global_train_state_shape
   specs = programs.initializer.train_state_axes
   mesh = programs.partitioner.mesh
@@ -55,7 +58,7 @@ def kept_activations(programs: programs_lib.Programs) -> float:
   that are the batch's rows count as split over `data`, heads and hidden
   layers over `model`: an estimate, XLA may keep other values.
   """
-  import jax  # pylint: disable=g-import-not-at-top
+  import jax
   model, mesh = programs.config.model, programs.partitioner.mesh
   microbatches = getattr(programs.trainer, "_num_microbatches", None) or 1
   batch = {k: jax.ShapeDtypeStruct((x.shape[0] // microbatches, *x.shape[1:]),
@@ -185,7 +188,7 @@ def of_one_that_does_not_fit(
 
 def of_recipe(
     topology: chips.Topology, steps: int, batch_size: int,
-    seconds: float, price: Optional[float]) -> Mapping[str, Any]:
+    seconds: float, price: float | None) -> Mapping[str, Any]:
   """Time, chip-hours and cost of all steps, evaluation apart.
 
   Args:

@@ -38,7 +38,7 @@ class Sizes:
   decoder_layers: int
 
   @classmethod
-  def of(cls, config) -> "Sizes":
+  def of(cls, config) -> Sizes:
     """Of a `T5Config`."""
     return cls(
         config.vocab_size, config.emb_dim, config.num_heads, config.head_dim,

@@ -5,8 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-
-from t5x import test_utils  # pylint: disable=g-bad-import-order
+from t5x import test_utils
 from t5x.examples.t5 import network
 
 from stepdistill_jax.plan import flops

@@ -15,10 +15,10 @@ slice and a transfer between them, over the data-center network.
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping
 import dataclasses
 import math
 import re
-from typing import Mapping
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16,
          "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64,

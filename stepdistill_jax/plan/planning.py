@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any
 
+from stepdistill_jax.plan import chips, figures, programs as programs_lib
 from stepdistill_jax.util import errors
-from stepdistill_jax.plan import chips
-from stepdistill_jax.plan import figures
-from stepdistill_jax.plan import programs as programs_lib
 
 PROGRAMS = ("train", "eval", "decode")
 
@@ -32,7 +31,7 @@ class Request:
   gin_bindings: Sequence[str] = ()
   search_paths: Sequence[str] = ()
   programs: Sequence[str] = PROGRAMS
-  price: Optional[float] = None
+  price: float | None = None
   quick: bool = False
 
 

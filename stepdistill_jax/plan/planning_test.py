@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from stepdistill_jax.plan import figures
-from stepdistill_jax.plan import programs
+from stepdistill_jax.plan import figures, programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _COMMAND = [sys.executable, "-m", "stepdistill_jax.cli.stepdistill", "plan",
@@ -72,8 +71,8 @@ def test_what_does_not_fit_is_told_and_the_code_is_1():
 
 
 @pytest.mark.parametrize("message, gib", [
-    ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of "
-     "15.75G hbm. Exceeded hbm capacity by 4.75G.", (20.5, 15.75, 4.75)),
+    ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G "
+     "of 15.75G hbm. Exceeded hbm capacity by 4.75G.", (20.5, 15.75, 4.75)),
     ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
      "for HLO temporaries (729.40G) exceeds available HBM (15.75G).",
      (729.4, 15.75, 713.65)),

@@ -8,6 +8,7 @@ not needed: only shapes matter.
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib.util
@@ -18,11 +19,10 @@ import signal
 import threading
 import time
 import types
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any
 
+from stepdistill_jax.plan import chips, flops as flops_lib
 from stepdistill_jax.util import errors
-from stepdistill_jax.plan import chips
-from stepdistill_jax.plan import flops as flops_lib
 
 _LIBTPU_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -38,7 +38,7 @@ _LIBTPU_ENVIRONMENT = {
 _QUICK = {"exec_time_optimization_effort": -1.0}
 
 
-def libtpu_path() -> Optional[str]:
+def libtpu_path() -> str | None:
   """Where libtpu is, or None; `$TPU_LIBRARY_PATH` comes first."""
   configured = os.environ.get("TPU_LIBRARY_PATH")
   if configured:
@@ -74,7 +74,7 @@ def devices_of(topology: chips.Topology) -> Sequence[Any]:
   Raises:
     errors.UserError: libtpu knows no such slice.
   """
-  from jax.experimental import topologies  # pylint: disable=g-import-not-at-top
+  from jax.experimental import topologies
   options = {}
   if topology.chip.cores == 2:
     options["chip_config_name"] = "megacore"  # One device a chip, as on TPUs.
@@ -123,7 +123,7 @@ def _capture(**kwargs) -> Mapping[str, Any]:
 @contextlib.contextmanager
 def _without_records(vocabulary: Any) -> Iterator[None]:
   """Gives tasks a vocabulary without their records: only shapes matter."""
-  from stepdistill_jax.data import task_registry  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.data import task_registry
   feature = types.SimpleNamespace(vocabulary=vocabulary)
   features = collections.defaultdict(lambda: feature)
   require = task_registry.require_task
@@ -151,10 +151,11 @@ def parsed(
   Raises:
     errors.UserError: a mistake in the files, or no training run in them.
   """
-  import gin  # pylint: disable=g-import-not-at-top
-  import seqio  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.config import gin_config  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.embedded_t5x import device_mesh  # pylint: disable=g-import-not-at-top
+  import seqio
+
+  import gin
+  from stepdistill_jax.config import gin_config
+  from stepdistill_jax.embedded_t5x import device_mesh
 
   # Only the ids of EOS and padding reach a program.
   vocabulary = seqio.PassThroughVocabulary(32128, eos_id=1)
@@ -197,7 +198,7 @@ def _is_paired(config: Config, cfg) -> bool:
 
 def batch_spec(
     config: Config, cfg, paired: bool,
-    lengths: Optional[Mapping[str, int]] = None) -> Mapping[str, Any]:
+    lengths: Mapping[str, int] | None = None) -> Mapping[str, Any]:
   """Shapes of a global batch, from the run's own feature converter.
 
   Args:
@@ -209,8 +210,8 @@ def batch_spec(
   Returns:
     feature -> `jax.ShapeDtypeStruct`.
   """
-  import jax  # pylint: disable=g-import-not-at-top
-  import tensorflow as tf  # pylint: disable=g-import-not-at-top
+  import jax
+  import tensorflow as tf
   lengths = dict(cfg.task_feature_lengths or lengths or {})
   if "inputs" not in lengths or "targets" not in lengths or None in (
       lengths["inputs"], lengths["targets"]):
@@ -249,7 +250,7 @@ class Compiled:
   executable: Any
   batch: Mapping[str, Any]
   seconds: float
-  traced_flops: Optional[int] = None
+  traced_flops: int | None = None
 
 
 @dataclasses.dataclass
@@ -283,16 +284,15 @@ class Programs:
     Raises:
       OutOfMemory: the program needs more memory than a device has.
     """
-    import jax  # pylint: disable=g-import-not-at-top
+    import jax
     state = self.initializer.global_train_state_shape
     batch, start = self.train_batch, time.monotonic()
-    # pylint: disable=protected-access
     if name == "train":
       step, arguments = self.trainer._partitioned_train_step, (state, batch)
     elif name == "eval":
       step, arguments = self.trainer._partitioned_eval_step, (state, batch)
     else:
-      from stepdistill_jax.embedded_t5x import inference  # pylint: disable=g-import-not-at-top
+      from stepdistill_jax.embedded_t5x import inference
       cfg = self.config.arguments["infer_eval_dataset_cfg"]
       batch = batch_spec(
           self.config, cfg, paired=False,
@@ -306,7 +306,6 @@ class Programs:
           out_axis_resources=None)
       rng = jax.ShapeDtypeStruct((2,), "uint32")
       arguments = (state.params, batch, rng, state.flax_mutables)
-    # pylint: enable=protected-access
     try:
       executable = step.lower(*arguments).compile(
           compiler_options=_QUICK if quick else None)
@@ -353,8 +352,8 @@ def build(config: Config) -> Programs:
   Raises:
     errors.UserError: the batch does not divide by devices or microbatches.
   """
-  import jax  # pylint: disable=g-import-not-at-top
-  from t5x import utils  # pylint: disable=g-import-not-at-top
+  import jax
+  from t5x import utils
   arguments = config.arguments
   cfg, partitioner = config.train_data, arguments["partitioner"]
   partitioner.get_data_layout(cfg.batch_size)  # Tells of a mistake.

@@ -7,17 +7,20 @@ order, until enough have been seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import itertools
 import time
-from typing import Any, Callable, Mapping
+from typing import Any
 
+from stepdistill_jax.plan import (
+  chips,
+  figures,
+  flops as flops_lib,
+  planning,
+  programs as programs_lib,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.plan import chips
-from stepdistill_jax.plan import figures
-from stepdistill_jax.plan import flops as flops_lib
-from stepdistill_jax.plan import planning
-from stepdistill_jax.plan import programs as programs_lib
 
 _SCANNED = "gin/models/scanned.gin"
 REMAT_POLICIES = ("none", "minimal", "full")
@@ -82,7 +85,8 @@ def candidates(
       continue
     if activation_dims == 2 and model == 1 or parameter_dims == 2 and data == 1:
       continue  # Nothing to split over.
-    found.append(Candidate(model, parameter_dims, activation_dims, micro, remat))
+    found.append(
+        Candidate(model, parameter_dims, activation_dims, micro, remat))
   return found
 
 
@@ -151,9 +155,9 @@ def _facts(request: planning.Request) -> tuple[Any, ...]:
        "partitioning.PjitPartitioner.num_partitions = "
        f"{request.topology.num_chips // request.topology.slices}"],
       devices, request.search_paths) as config:
-    import jax  # pylint: disable=g-import-not-at-top
+    import jax
     programs = programs_lib.build(config)
-    rows, inputs, targets = figures._rows(programs.train_batch)  # pylint: disable=protected-access
+    rows, inputs, targets = figures._rows(programs.train_batch)
     state = programs.initializer.global_train_state_shape
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     everything = sum(

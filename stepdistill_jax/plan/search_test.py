@@ -2,11 +2,8 @@
 
 import pytest
 
+from stepdistill_jax.plan import chips, flops, search, text as plan_text
 from stepdistill_jax.util import errors
-from stepdistill_jax.plan import chips
-from stepdistill_jax.plan import flops
-from stepdistill_jax.plan import text as plan_text
-from stepdistill_jax.plan import search
 
 _XXL = flops.Sizes(32128, 4096, 64, 64, 10240, 2, 24, 24)
 _V5E_64 = chips.parse("v5e-64")
@@ -33,7 +30,7 @@ def test_all_candidates_divide_chips_heads_and_batch():
 
 
 def test_sharding_and_recomputing_save_memory():
-  memory = lambda **changes: search.estimate(_candidate(**changes), **_RUN)[0]  # pylint: disable=unnecessary-lambda-assignment
+  memory = lambda **changes: search.estimate(_candidate(**changes), **_RUN)[0]
   assert memory() < memory(parameter_dims=1)
   assert memory() < memory(remat="minimal") < memory(remat="none")
   assert memory(model=8) > memory(model=8, microbatches=4)
@@ -41,7 +38,7 @@ def test_sharding_and_recomputing_save_memory():
 
 
 def test_recomputing_and_sending_cost_time():
-  seconds = lambda **changes: search.estimate(_candidate(**changes), **_RUN)[1]  # pylint: disable=unnecessary-lambda-assignment
+  seconds = lambda **changes: search.estimate(_candidate(**changes), **_RUN)[1]
   assert seconds() > seconds(remat="none")
   assert seconds(microbatches=4) > seconds()
 

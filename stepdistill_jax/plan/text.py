@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 _GIB = 2**30
 
@@ -33,8 +34,9 @@ def _kinds(kinds: Mapping[str, float]) -> str:
 def _too_large(name: str, figures: Mapping[str, Any]) -> list[str]:
   """Of a program that the compiler refused."""
   kinds, missing = figures["hbm_bytes"], figures["missing_bytes"]
-  needs = (f"needs at least {_gib(kinds['total'])} of {_gib(figures['usable_bytes'])} "
-           f"usable a chip: {_gib(missing)} ({missing:,.0f} bytes) too much"
+  needs = (f"needs at least {_gib(kinds['total'])} of "
+           f"{_gib(figures['usable_bytes'])} usable a chip: {_gib(missing)} "
+           f"({missing:,.0f} bytes) too much"
            if missing else figures["error"])
   return [
       f"{name}: does NOT fit: {needs}; given up after "
@@ -78,7 +80,8 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
   lines = [
       f"plan of {', '.join(plan['gin_files'])} on {plan['topology']} "
       f"({plan['accelerator_type']}, {plan['chips']} chips)",
-      *(["  " + " ".join(plan["gin_bindings"])] if plan["gin_bindings"] else []),
+      *(["  " + " ".join(plan["gin_bindings"])]
+        if plan["gin_bindings"] else []),
       plan["caveat"] + (
           " Compiled quickly: a run's program may need a little more or less."
           if plan["quick"] else ""),

@@ -12,15 +12,16 @@ import pathlib
 import shutil
 from typing import Any
 
-from stepdistill_jax.quickstart import tracking
-from stepdistill_jax.quickstart import tracking_teacher
-from stepdistill_jax.quickstart import tracking_vocabulary
-from stepdistill_jax.quickstart import plan as plan_lib
-from stepdistill_jax.teacher.audit import audit
-from stepdistill_jax.teacher.audit import report as audit_report
-from stepdistill_jax.teacher import filters
-from stepdistill_jax.teacher.importing import formats as importing
+from stepdistill_jax.quickstart import (
+  plan as plan_lib,
+  tracking,
+  tracking_teacher,
+  tracking_vocabulary,
+)
 from stepdistill_jax.records import records
+from stepdistill_jax.teacher import filters
+from stepdistill_jax.teacher.audit import audit, report as audit_report
+from stepdistill_jax.teacher.importing import formats as importing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,7 @@ import pathlib
 import time
 from typing import Any
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import runtime
+from stepdistill_jax.util import errors, runtime
 
 SUMMARY = "embedded benchmark: train three methods, score, report"
 _BUDGETS = ("full", "small")
@@ -99,8 +98,7 @@ def run_plan(
 
 def _run_stages(
     output_dir, plan, console, start, num_workers) -> dict[str, Any]:
-  from stepdistill_jax.quickstart import display
-  from stepdistill_jax.quickstart import workers as workers_lib
+  from stepdistill_jax.quickstart import display, workers as workers_lib
 
   console.print(f"quickstart ({plan.budget}) -> {output_dir}", markup=False,
                 soft_wrap=True)
@@ -108,9 +106,7 @@ def _run_stages(
   num_workers = num_workers or workers_lib.default_number()
   with workers_lib.Workers(output_dir, plan, num_workers) as workers:
     runtime.import_tensorflow()
-    from stepdistill_jax.quickstart import benchmark_data
-    from stepdistill_jax.quickstart import summary
-    from stepdistill_jax.quickstart import text
+    from stepdistill_jax.quickstart import benchmark_data, summary, text
 
     data = benchmark_data.prepare(output_dir, plan)
     console.print(_data_line(plan, data), markup=False, soft_wrap=True)
@@ -153,8 +149,7 @@ def _duration(seconds: float) -> str:
 
 def write_report(output_dir: pathlib.Path, report: dict[str, Any]) -> None:
   """Writes `learning_curve.png`, `report.html` and, last, `report.json`."""
-  from stepdistill_jax.quickstart import html
-  from stepdistill_jax.quickstart import learning_curve
+  from stepdistill_jax.quickstart import html, learning_curve
 
   figure = output_dir / "learning_curve.png"
   learning_curve.draw(report, figure)

@@ -6,14 +6,15 @@ rate and time left. Elsewhere a line a run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import time
-from typing import Any, Callable
+from typing import Any
 
 import rich.console
 import rich.progress
 
-from stepdistill_jax.util import progress as progress_lib
 from stepdistill_jax.quickstart import plan as plan_lib
+from stepdistill_jax.util import progress as progress_lib
 
 _MAX_FRACTION = 0.999  # Of a run, before its scores are there.
 

@@ -9,8 +9,7 @@ import string
 from typing import Any
 
 from stepdistill_jax.evaluation.report import html as html_report
-from stepdistill_jax.quickstart import learning_curve
-from stepdistill_jax.quickstart import text
+from stepdistill_jax.quickstart import learning_curve, text
 
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _EVALUATION_CSS = pathlib.Path(html_report.__file__).parent / (

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
+from stepdistill_jax.quickstart import tracking, tracking_teacher
 from stepdistill_jax.util import errors
-from stepdistill_jax.quickstart import tracking
-from stepdistill_jax.quickstart import tracking_teacher
 
 # In the order of the report; the difference is the last minus the first.
 METHODS = ("finetune", "distill", "step_by_step")

@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
 from stepdistill_jax.quickstart import plan as plan_lib
+from stepdistill_jax.util import errors, locations
 
 SMALL = plan_lib.BUDGETS["small"]
 

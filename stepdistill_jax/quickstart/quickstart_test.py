@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 
-import gin
 import pytest
 import rich.console
 
+import gin
+from stepdistill_jax.quickstart import (
+  command,
+  display,
+  plan as plan_lib,
+  runs as runs_lib,
+  workers as workers_lib,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.quickstart import command
-from stepdistill_jax.quickstart import display
-from stepdistill_jax.quickstart import plan as plan_lib
-from stepdistill_jax.quickstart import runs as runs_lib
-from stepdistill_jax.quickstart import workers as workers_lib
 
 PLAN = dataclasses.replace(
     plan_lib.BUDGETS["small"], budget="test", train_stories=40,
@@ -67,7 +69,7 @@ class _Watcher:
 def test_a_killed_process_is_told_and_ends_the_others(tmp_path):
   plan_lib.claim_folder(tmp_path, PLAN)
   with workers_lib.Workers(tmp_path, PLAN, 2) as workers:
-    processes = [w.process for w in workers._workers]  # pylint: disable=protected-access
+    processes = [w.process for w in workers._workers]
     processes[0].kill()
     with pytest.raises(errors.UserError, match=r"exit code -9.*goes on"):
       workers.train_and_score(tmp_path / "records", _Watcher())
@@ -82,7 +84,7 @@ def test_an_interruption_ends_all_processes(tmp_path):
 
   with pytest.raises(KeyboardInterrupt):
     with workers_lib.Workers(tmp_path, PLAN, 2) as workers:
-      processes = [w.process for w in workers._workers]  # pylint: disable=protected-access
+      processes = [w.process for w in workers._workers]
       workers.train_and_score(tmp_path / "records", _Watcher(interrupt))
   assert not any(process.is_alive() for process in processes)
 
@@ -133,7 +135,7 @@ def test_runs_that_overlap_have_a_bar_each():
     for step in range(3):
       now[0] += 1
       watcher.at_step(first, step)
-    watcher._bars.refresh()  # pylint: disable=protected-access
+    watcher._bars.refresh()
     watcher.scoring(first, 3, 12)
     watcher.end_run(first, results, 3.0)
     watcher.end_run(second, results, None)

@@ -13,10 +13,9 @@ import json
 import pathlib
 from typing import Any, Protocol
 
-from stepdistill_jax.util import progress as progress_lib
+from stepdistill_jax.quickstart import plan as plan_lib, tracking
 from stepdistill_jax.runs import run_record
-from stepdistill_jax.quickstart import tracking
-from stepdistill_jax.quickstart import plan as plan_lib
+from stepdistill_jax.util import progress as progress_lib
 
 
 class Watcher(progress_lib.Watcher, Protocol):

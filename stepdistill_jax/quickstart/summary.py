@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from stepdistill_jax.runs import run_record
-from stepdistill_jax.quickstart import tracking
 from stepdistill_jax.evaluation import effect
-from stepdistill_jax.quickstart import benchmark_data
-from stepdistill_jax.quickstart import plan as plan_lib
-from stepdistill_jax.quickstart import runs as runs_lib
+from stepdistill_jax.quickstart import (
+  benchmark_data,
+  plan as plan_lib,
+  runs as runs_lib,
+  tracking,
+)
+from stepdistill_jax.runs import run_record
 
 SCHEMA_VERSION = 1
 EXAMPLES_SHOWN = 3
@@ -50,7 +52,7 @@ def summarize(
   correct = _correct_by_group(plan, answers)
   return {
       "schema_version": SCHEMA_VERSION,
-      "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
+      "created": datetime.datetime.now(datetime.UTC).isoformat(
           timespec="seconds"),
       "plan": plan.as_json(),
       "train_stories": {f"{share:g}": n for share, n in sizes.items()},

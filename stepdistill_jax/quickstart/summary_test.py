@@ -9,15 +9,16 @@ import pytest
 import rich.console
 
 from stepdistill_jax.evaluation.report import run_report
-from stepdistill_jax.quickstart import benchmark_data
-from stepdistill_jax.quickstart import command
-from stepdistill_jax.quickstart import html
-from stepdistill_jax.quickstart import plan as plan_lib
-from stepdistill_jax.quickstart import runs as runs_lib
-from stepdistill_jax.quickstart import summary
-from stepdistill_jax.quickstart import text
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
+from stepdistill_jax.quickstart import (
+  benchmark_data,
+  command,
+  html,
+  plan as plan_lib,
+  runs as runs_lib,
+  summary,
+  text,
+)
+from stepdistill_jax.records import record_writer, records
 
 PLAN = dataclasses.replace(
     plan_lib.BUDGETS["small"], train_stories=40, test_stories=50,
@@ -156,7 +157,7 @@ def test_reports_escape_what_models_write(tmp_path):
 
 
 def test_the_page_marks_the_quoted_sentences():
-  page = html._example({  # pylint: disable=protected-access
+  page = html._example({
       "input": STORY, "label": "attic", "answer": "attic", "correct": True,
       "rationale": "mary went to the attic ."})
   assert "<mark>mary went to the attic .</mark>" in page

@@ -20,9 +20,9 @@ stories on every platform and in every Python version that we support.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 import dataclasses
 import random
-from collections.abc import Iterator, Mapping
 
 from stepdistill_jax.util import errors
 

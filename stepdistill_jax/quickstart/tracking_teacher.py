@@ -12,14 +12,14 @@ generations do that run into their length limit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 import random
-from collections.abc import Mapping, Sequence
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.quickstart import tracking
 from stepdistill_jax.teacher import cache
+from stepdistill_jax.util import errors
 
 TEACHER = "simulated"
 

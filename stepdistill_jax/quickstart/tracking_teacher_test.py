@@ -5,12 +5,14 @@ import pathlib
 import pytest
 import sentencepiece
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.quickstart import tracking
-from stepdistill_jax.quickstart import tracking_teacher
-from stepdistill_jax.quickstart import tracking_vocabulary
-from stepdistill_jax.teacher.importing import formats as importing
+from stepdistill_jax.quickstart import (
+  tracking,
+  tracking_teacher,
+  tracking_vocabulary,
+)
 from stepdistill_jax.records import records
+from stepdistill_jax.teacher.importing import formats as importing
+from stepdistill_jax.util import errors
 
 DIFFICULTY = tracking.Difficulty()
 SIZES = {"test": 200, "validation": 50, "train": 1000}

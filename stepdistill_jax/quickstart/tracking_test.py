@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.quickstart import tracking
+from stepdistill_jax.util import errors
 
 HARD = tracking.Difficulty(people=8, places=10, objects=8, sentences=(8, 20))
 

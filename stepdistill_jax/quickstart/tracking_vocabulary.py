@@ -10,10 +10,10 @@ each: half as many tokens per story, half the time per training step.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import io
 import os
 import pathlib
-from collections.abc import Iterable
 
 from stepdistill_jax.quickstart import tracking
 

@@ -8,6 +8,7 @@ others read from JAX's compilation cache.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import multiprocessing
 from multiprocessing import connection as connection_lib
 import os
@@ -17,12 +18,10 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Callable, Protocol
+from typing import Any, Protocol
 
-from stepdistill_jax.util import devices
-from stepdistill_jax.util import errors
-from stepdistill_jax.quickstart import plan as plan_lib
-from stepdistill_jax.quickstart import runs as runs_lib
+from stepdistill_jax.quickstart import plan as plan_lib, runs as runs_lib
+from stepdistill_jax.util import devices, errors
 
 # Spawned, as a fork of a process with TensorFlow's threads may hang.
 _context = multiprocessing.get_context("spawn")
@@ -147,7 +146,7 @@ def _work(connection, output_dir: pathlib.Path, plan: plan_lib.Plan,
     connection.send(("user_error", str(error)))
   except (EOFError, BrokenPipeError, errors.Preempted):
     pass  # The parent is gone, or has ended this worker.
-  except Exception:  # pylint: disable=broad-except  # Raised by the parent.
+  except Exception:  #  # Raised by the parent.
     connection.send(("failed", traceback.format_exc()))
 
 

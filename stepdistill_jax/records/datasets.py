@@ -6,9 +6,10 @@ rows have the columns `inputs` and `label`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import re
-from typing import Any, Callable, Mapping
+from typing import Any
 
 from stepdistill_jax.records import records
 

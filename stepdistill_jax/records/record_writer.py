@@ -6,17 +6,17 @@ that a killed import leaves nothing that a later run would take for records.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 import dataclasses
 import json
 import operator
 import os
 import pathlib
 import shutil
-from typing import Any, Iterable, Mapping
+from typing import Any
 
+from stepdistill_jax.records import records, split_writer
 from stepdistill_jax.util import errors
-from stepdistill_jax.records import records
-from stepdistill_jax.records import split_writer
 
 _values_of = operator.attrgetter(*records.FIELDS)
 

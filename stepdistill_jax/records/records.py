@@ -16,20 +16,18 @@ several shards a split, so that hosts can read different ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import re
-from typing import Any, Callable, Iterator
+from typing import Any
 import unicodedata
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.records import shard_process
-from stepdistill_jax.records import shards
-from stepdistill_jax.records import tfrecord_files
+from stepdistill_jax.records import shard_process, shards, tfrecord_files
+from stepdistill_jax.util import errors, locations
 
 VERSION = "1.0.0"
 SPLITS = ("train", "validation", "test")

@@ -4,10 +4,8 @@ import signal
 
 import pytest
 
+from stepdistill_jax.records import record_writer, records, split_writer
 from stepdistill_jax.util import errors
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
-from stepdistill_jax.records import split_writer
 
 
 def some_records(number, split="train"):
@@ -47,7 +45,8 @@ def test_tfds_and_our_reader_give_what_was_written(tmp_path):
 
 def test_large_splits_go_to_more_shards_as_they_come(tmp_path, monkeypatch):
   monkeypatch.setattr(split_writer, "SMALL_ROWS", 30)
-  record_writer.write_records(tmp_path, "toy", "none", {"train": some_records(300)})
+  record_writer.write_records(
+      tmp_path, "toy", "none", {"train": some_records(300)})
   files = list(records.version_dir(tmp_path, "toy", "none").glob("*-train*"))
   assert len(files) == 128
   assert by_id(records.read_records(tmp_path, "toy", "none", "train")) == (
@@ -55,7 +54,8 @@ def test_large_splits_go_to_more_shards_as_they_come(tmp_path, monkeypatch):
 
 
 def test_an_error_leaves_the_older_records(tmp_path):
-  record_writer.write_records(tmp_path, "toy", "none", {"train": some_records(2)})
+  record_writer.write_records(
+      tmp_path, "toy", "none", {"train": some_records(2)})
   with pytest.raises(RuntimeError):
     with record_writer.RecordsWriter(tmp_path, "toy", "none") as writer:
       writer.write(some_records(1)[0])

@@ -15,6 +15,7 @@ tells what went wrong, and the parent raises it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import json
 import os
@@ -22,10 +23,9 @@ import pathlib
 import signal
 import subprocess
 import sys
-from typing import Any, BinaryIO, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
 
-from stepdistill_jax.records import shards
-from stepdistill_jax.records import tfrecord_files
+from stepdistill_jax.records import shards, tfrecord_files
 
 _MODULE = "stepdistill_jax.records.shard_process"
 # Of a batch; few enough that neither process waits long for the other.

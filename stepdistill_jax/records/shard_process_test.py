@@ -5,11 +5,13 @@ import os
 
 import pytest
 
+from stepdistill_jax.records import (
+  record_writer,
+  records,
+  shard_process,
+  split_writer,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
-from stepdistill_jax.records import shard_process
-from stepdistill_jax.records import split_writer
 
 RECORDS = [
     records.Record(f"toy/train/{i:04x}", f"question {i} é 🙂", label=str(i),
@@ -65,7 +67,8 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, cores):
 
 
 def test_damage_is_told_in_the_same_words(tmp_path, monkeypatch):
-  folder = record_writer.write_records(tmp_path, "toy", "none", {"train": RECORDS})
+  folder = record_writer.write_records(
+      tmp_path, "toy", "none", {"train": RECORDS})
   shard = sorted(folder.glob("*-train*"))[3]
   shard.write_bytes(shard.read_bytes()[:-3])
   told = {}

@@ -7,8 +7,9 @@ of an audit's. Of a large split they are left to a second process
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import pathlib
-from typing import Any, BinaryIO, Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 from stepdistill_jax.records import tfrecord_files
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import pathlib
-from typing import Any, Sequence
+from typing import Any
 
 from stepdistill_jax.records import shard_process
 from stepdistill_jax.records.shards import ShardFiles

@@ -14,9 +14,10 @@ other way round.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 import functools
 import struct
-from typing import Any, BinaryIO, Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import google_crc32c
 

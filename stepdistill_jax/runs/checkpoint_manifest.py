@@ -10,11 +10,12 @@ A checkpoint without one is of Google's T5X.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 import concurrent.futures
 import dataclasses
 import json
 import os
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 import xxhash

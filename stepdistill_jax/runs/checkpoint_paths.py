@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import os
 import re
-from typing import Sequence
 
 from etils import epath
-import gin
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.util import remote_storage
+import gin
+from stepdistill_jax.util import errors, locations, remote_storage
 
 TRAIN_DS_PREFIX = "train_ds"
 # T5X's layouts of a checkpoint, and what is said where there is neither.

@@ -7,13 +7,14 @@ of error, often hidden in another.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import functools
 import logging
 import os
 import sys
-from typing import Any, Callable, Iterator, Optional
+from typing import Any
 
 from etils import epath
 
@@ -30,7 +31,7 @@ _ABOUT_THE_DISK = {
     errno.ESTALE: "the network file system is gone"}
 
 
-def reason(error: BaseException, folder: str) -> Optional[str]:
+def reason(error: BaseException, folder: str) -> str | None:
   """What the disk says, for people; None if an error is not about a disk.
 
   Args:
@@ -55,7 +56,7 @@ def reason(error: BaseException, folder: str) -> Optional[str]:
 
 def advice(folder: str) -> str:
   """What is left of a run, and what to do."""
-  from stepdistill_jax.runs import checkpoint_paths  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.runs import checkpoint_paths
   step = checkpoint_paths.latest_step(folder)
   latest = ("it has no checkpoint" if step is None
             else f"the last good one is checkpoint_{step}")

@@ -13,19 +13,19 @@ or gradient was not finite.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import statistics
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import clu.metrics
 import flax.struct
-import gin
 import jax
 import jax.numpy as jnp
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
+import gin
+from stepdistill_jax.util import errors, progress
 
 METRIC = "guard/nonfinite_steps"
 _SPIKE_HISTORY = 20  # Periods.
@@ -40,7 +40,7 @@ class Count(clu.metrics.Metric):
 
   count: Any = 0
 
-  def merge(self, other: "Count") -> "Count":
+  def merge(self, other: Count) -> Count:
     return Count(self.count + other.count)
 
   def compute(self):

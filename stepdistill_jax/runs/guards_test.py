@@ -4,9 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stepdistill_jax.runs import guards, watchdog
 from stepdistill_jax.util import errors
-from stepdistill_jax.runs import guards
-from stepdistill_jax.runs import watchdog
 
 
 @flax.struct.dataclass
@@ -25,8 +24,8 @@ NEW = State(jnp.array(4), jnp.array([5.0, jnp.nan]))
 
 
 def guarded(policy, gradient, loss=1.0):
-  return jax.jit(lambda g, l: guards.guard_step(
-      guards.Guards(nonfinite=policy), OLD, NEW, {"w": g}, {"loss": l}))(
+  return jax.jit(lambda g, value: guards.guard_step(
+      guards.Guards(nonfinite=policy), OLD, NEW, {"w": g}, {"loss": value}))(
           jnp.array([0.0, gradient]), jnp.array(loss))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import os
-from typing import Mapping, Optional, Sequence
 
 from etils import epath
 
@@ -15,9 +15,9 @@ DELETED_SUFFIX = ".deleted"
 
 
 def to_delete(
-    steps: Sequence[int], *, keep: Optional[int],
-    keep_period: Optional[int] = None,
-    metric: Optional[Mapping[int, float]] = None, mode: str = "max",
+    steps: Sequence[int], *, keep: int | None,
+    keep_period: int | None = None,
+    metric: Mapping[int, float] | None = None, mode: str = "max",
     keep_without_metric: bool = True) -> list[int]:
   """The steps whose checkpoints go.
 
@@ -81,8 +81,8 @@ def read_metric(
   Returns:
     step -> value, where there is one.
   """
-  from tensorboard.backend.event_processing import event_file_loader  # pylint: disable=g-import-not-at-top
-  from tensorboard.util import tensor_util  # pylint: disable=g-import-not-at-top
+  from tensorboard.backend.event_processing import event_file_loader
+  from tensorboard.util import tensor_util
   parts, found = name.split("/"), {}
   for cut in range(1, len(parts)):
     folder = epath.Path(os.path.join(model_dir, *parts[:cut]))
@@ -100,7 +100,7 @@ def read_metric(
   return found
 
 
-def check(keep: Optional[int], mode: str) -> None:
+def check(keep: int | None, mode: str) -> None:
   """Raises UserError for settings that mean nothing."""
   if keep is not None and keep < 1:
     raise errors.UserError(

@@ -1,7 +1,7 @@
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.runs import retention
+from stepdistill_jax.util import errors
 
 STEPS = [0, 5, 10, 15, 20, 25]
 

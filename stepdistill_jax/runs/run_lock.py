@@ -8,6 +8,7 @@ it is stale when its holder has not rewritten it for a while.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import fcntl
 import json
@@ -15,13 +16,11 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any
 
 from etils import epath
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
-from stepdistill_jax.util import remote_storage
+from stepdistill_jax.util import errors, progress, remote_storage
 
 FILE_NAME = "run.lock"
 _BEAT_SECONDS = 15.0
@@ -34,7 +33,7 @@ def _content(beat: int) -> str:
       "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "beat": beat}) + "\n"
 
 
-def _read(path: epath.Path) -> Optional[Mapping[str, Any]]:
+def _read(path: epath.Path) -> Mapping[str, Any] | None:
   try:
     holder = json.loads(path.read_text())
     return holder if isinstance(holder, dict) else {}

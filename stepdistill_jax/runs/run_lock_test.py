@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.runs import run_lock
+from stepdistill_jax.util import errors
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _HOLD = """

@@ -7,6 +7,7 @@ have the same configuration, but for what may change between restarts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import datetime
 import hashlib
@@ -17,12 +18,11 @@ import pathlib
 import platform
 import re
 import sys
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any
 
 from etils import epath
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
+from stepdistill_jax.util import errors, progress
 
 FILE_NAME = "run.json"
 SCHEMA_VERSION = 1
@@ -77,7 +77,7 @@ def launch_option(name: str) -> Any:
 
 
 def _now() -> str:
-  return datetime.datetime.now(datetime.timezone.utc).isoformat(
+  return datetime.datetime.now(datetime.UTC).isoformat(
       timespec="seconds")
 
 
@@ -90,7 +90,7 @@ def versions() -> Mapping[str, str]:
   return found
 
 
-def read(model_dir) -> Optional[dict[str, Any]]:
+def read(model_dir) -> dict[str, Any] | None:
   """The record of a run folder; None if it has none."""
   path = epath.Path(model_dir) / FILE_NAME
   if not path.exists():
@@ -111,7 +111,7 @@ def read(model_dir) -> Optional[dict[str, Any]]:
         "go on without a check of the configuration") from error
 
 
-def data_shards(model_dir) -> Optional[int]:
+def data_shards(model_dir) -> int | None:
   """In how many shards a run has cut its records; None for a new run."""
   return (read(model_dir) or {}).get("data", {}).get("shards")
 
@@ -172,7 +172,7 @@ def _tell_what_follows(
 def start(
     model_dir, *, engine: str, config: Mapping[str, str], step: int,
     seeds: Mapping[str, int], data: Mapping[str, Any], devices: str,
-    begun_from: Optional[str] = None) -> dict[str, Any]:
+    begun_from: str | None = None) -> dict[str, Any]:
   """Enters a start or restart in the record and returns it.
 
   Args:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import time
-from typing import Callable, Optional
 
 import jax
 from jax.experimental import multihost_utils
@@ -16,7 +16,7 @@ class TimedSaving:
   """Says when so many minutes have passed since the last save."""
 
   def __init__(
-      self, minutes: Optional[float],
+      self, minutes: float | None,
       now: Callable[[], float] = time.monotonic):
     """Initializes.
 

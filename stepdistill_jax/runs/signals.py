@@ -8,18 +8,17 @@ Ctrl-C ends them at once, as they do not end the same step.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 import os
 import signal
 import threading
 from types import FrameType
-from typing import Iterator, Optional
 
 import jax
 from jax.experimental import multihost_utils
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
+from stepdistill_jax.util import errors, progress
 
 
 class Interrupted(Exception):
@@ -37,7 +36,7 @@ class SignalWatch:
   """
 
   def __init__(self):
-    self.received: Optional[int] = None
+    self.received: int | None = None
     self._can_save = False
     self._breaks_off = False
     self._before = {}
@@ -63,7 +62,7 @@ class SignalWatch:
     self._before.setdefault(
         number, signal.SIG_DFL if handler is None else handler)
 
-  def _handle(self, number: int, unused_frame: Optional[FrameType]) -> None:
+  def _handle(self, number: int, unused_frame: FrameType | None) -> None:
     if self.received is not None:
       os._exit(128 + number)  # The user, or the machine, will not wait.
     self.received = number
@@ -106,7 +105,7 @@ class SignalWatch:
     return False
 
   def _has_preemption_service(self) -> bool:
-    from jax._src import distributed  # pylint: disable=g-import-not-at-top
+    from jax._src import distributed
     return distributed.global_state.preemption_sync_manager is not None
 
   def stop(self, what: str) -> None:

@@ -8,13 +8,14 @@ so that the resumed run writes the metrics that it would have written.
 from __future__ import annotations
 
 import base64
-from typing import Any, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 
-def to_json(metrics: Any, num_steps: int) -> Optional[Mapping[str, Any]]:
+def to_json(metrics: Any, num_steps: int) -> Mapping[str, Any] | None:
   """Merged metrics of `num_steps` steps, for JSON; None if there are none."""
   if not num_steps:
     return None

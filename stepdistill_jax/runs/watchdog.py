@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import threading
 import time
-from typing import Callable, Optional
 
 import gin
-
 from stepdistill_jax.util import progress
 
 _LOOK_SECONDS = 5.0
@@ -24,10 +23,10 @@ class Watchdog:
   """
 
   def __init__(
-      self, step_seconds: Optional[float] = 600.0,
-      batch_seconds: Optional[float] = 120.0,
-      checkpoint_seconds: Optional[float] = 1800.0,
-      evaluation_seconds: Optional[float] = 3600.0,
+      self, step_seconds: float | None = 600.0,
+      batch_seconds: float | None = 120.0,
+      checkpoint_seconds: float | None = 1800.0,
+      evaluation_seconds: float | None = 3600.0,
       now: Callable[[], float] = time.monotonic,
       say: Callable[[str], None] = progress.say):
     """Initializes.
@@ -48,7 +47,7 @@ class Watchdog:
         "evaluating": evaluation_seconds}
     self._now = now
     self._say = say
-    self._current: tuple[Optional[str], float, int] = (None, now(), 0)
+    self._current: tuple[str | None, float, int] = (None, now(), 0)
     self._told_at = 0.0
     self._done = threading.Event()
     self._thread = threading.Thread(target=self._look_often, daemon=True)
@@ -66,7 +65,7 @@ class Watchdog:
     self._done.set()
     self._thread.join()
 
-  def enter(self, phase: Optional[str], step: int = 0) -> None:
+  def enter(self, phase: str | None, step: int = 0) -> None:
     """Says what the run does from now on; None: nothing that is watched."""
     self._current = (phase, self._now(), step)
 

@@ -16,18 +16,18 @@ collecting a cache is append-only; the manifest is replaced in one step.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import re
-from typing import Any, Iterator, Mapping
+from typing import Any
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
 from stepdistill_jax.records import records
 from stepdistill_jax.teacher import text_files
+from stepdistill_jax.util import errors, locations
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -163,7 +163,8 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
   except OSError as error:
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
   if problem or not isinstance(manifest, dict):
-    raise errors.UserError(f"{path} is not a manifest: {problem or 'no object'}")
+    raise errors.UserError(
+        f"{path} is not a manifest: {problem or 'no object'}")
   if manifest.get("format_version") != FORMAT_VERSION:
     raise errors.UserError(
         f"{path} has format_version {manifest.get('format_version')!r}, this "

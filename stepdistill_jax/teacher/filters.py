@@ -7,17 +7,18 @@ counted under the name of the first filter that drops it.
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable, Iterable
 import dataclasses
 import hashlib
 import math
-from typing import Callable, Iterable
 
-from stepdistill_jax.answers import labels as labels_lib
+from stepdistill_jax.answers import (
+  consistency,
+  labels as labels_lib,
+  text_overlap,
+)
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.util import errors
-from stepdistill_jax.answers import consistency
-from stepdistill_jax.records import datasets
-from stepdistill_jax.records import records
-from stepdistill_jax.answers import text_overlap
 
 # Texts -> number of pieces of each.
 PieceCounter = Callable[[list[str]], list[int]]
@@ -64,7 +65,8 @@ class Filters:
     if self.only_ok and record.status != records.OK:
       return "only_ok"
     if self.only_correct and not (
-        record.label and labels_lib.is_correct(dataset, record.teacher_label, record.label)):
+        record.label and labels_lib.is_correct(
+            dataset, record.teacher_label, record.label)):
       return "only_correct"
     if self.dedupe and is_repeated(record):
       return "dedupe"
@@ -123,7 +125,7 @@ def subsample_rank(record_id: str, seed: int) -> bytes:
   Depends on the record and the seed alone, so the records of a smaller share
   are among those of any larger one, in every task.
   """
-  return hashlib.sha256(f"{seed}/{record_id}".encode("utf-8")).digest()
+  return hashlib.sha256(f"{seed}/{record_id}".encode()).digest()
 
 
 def check_share(share: float) -> float:

@@ -1,10 +1,9 @@
 import pytest
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.teacher.audit import audit
-from stepdistill_jax.records import datasets
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import filters
-from stepdistill_jax.records import records
+from stepdistill_jax.teacher.audit import audit
+from stepdistill_jax.util import errors
 
 SVAMP = datasets.get("svamp")
 

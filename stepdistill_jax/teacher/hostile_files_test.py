@@ -16,13 +16,14 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from stepdistill_jax.answers import rules as rules_lib
-from stepdistill_jax.answers import labels as labels_lib
-from stepdistill_jax.util import errors
-from stepdistill_jax.records import datasets
+from stepdistill_jax.answers import (
+  labels as labels_lib,
+  parsing,
+  rules as rules_lib,
+)
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher.importing import formats as importing
-from stepdistill_jax.answers import parsing
-from stepdistill_jax.records import records
+from stepdistill_jax.util import errors
 
 ROWS = [json.dumps({"input": f"Tom has {n} pears and eats one.\nHow many?",
                     "label": f"( {n}.0 - 1.0 )"}).encode() for n in range(7)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 import contextlib
 import sys
 import time
-from typing import Callable, Iterator
 
 _SECONDS_BETWEEN = 0.2
 

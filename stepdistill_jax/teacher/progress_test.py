@@ -1,7 +1,7 @@
 import io
 
-from stepdistill_jax.teacher.importing import formats as importing
 from stepdistill_jax.teacher import progress
+from stepdistill_jax.teacher.importing import formats as importing
 
 
 class Terminal(io.StringIO):

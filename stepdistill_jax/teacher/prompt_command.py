@@ -90,8 +90,8 @@ def _summary(prompt) -> dict:
 
 def _fields(args: argparse.Namespace, prompt) -> dict:
   """The row's fields, or what stands for them."""
-  from stepdistill_jax.teacher.importing import table_files
   from stepdistill_jax.teacher.ask import rows
+  from stepdistill_jax.teacher.importing import table_files
 
   if args.rows:
     source = rows.find(args.dataset, args.rows, args.split,

@@ -9,13 +9,14 @@ positions; what is wrong with the file as a whole is a `UserError`.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterator
 import dataclasses
 import gzip
 import json
 import os
 import pathlib
 import re
-from typing import Any, BinaryIO, Iterator
+from typing import Any, BinaryIO
 import zlib
 
 from stepdistill_jax.util import errors

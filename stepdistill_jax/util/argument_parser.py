@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from stepdistill_jax.util import version
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.util import remote_storage
+from stepdistill_jax.util import errors, locations, remote_storage, version
 
 
 def local_or_remote(text: str) -> str:

@@ -9,6 +9,7 @@ command that computes calls `start` before `runtime.import_tensorflow`.
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator
 import contextlib
 import glob
 import logging
@@ -16,7 +17,6 @@ import os
 import pathlib
 import re
 import sys
-from typing import Iterator
 
 from stepdistill_jax.util import errors
 
@@ -144,7 +144,7 @@ def start():
     errors.UserError: JAX cannot use what this machine has, or what
       $JAX_PLATFORMS asks for.
   """
-  import jax  # pylint: disable=g-import-not-at-top
+  import jax
   chosen = jax.config.jax_platforms
   found = {} if chosen else present()
   with _log_of_jax() as log:

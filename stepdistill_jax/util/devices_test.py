@@ -5,9 +5,8 @@ import collections
 import jax
 import pytest
 
-from stepdistill_jax.util import devices
-from stepdistill_jax.util import errors
 from stepdistill_jax.quickstart import workers
+from stepdistill_jax.util import devices, errors
 
 
 @pytest.fixture(name="nodes")

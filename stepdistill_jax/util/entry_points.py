@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import contextlib
 import functools
 import os
 import sys
 import threading
 import traceback
-from typing import Callable, NoReturn
+from typing import NoReturn
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import remote_storage
+from stepdistill_jax.util import errors, remote_storage
 
 
 def _end_now(code: int) -> NoReturn:
@@ -50,7 +50,7 @@ def ending_process(command_main: Callable[..., int]) -> Callable[..., int]:
     threading.excepthook = _end_by_thread
     try:
       code = command_main()
-    except Exception:  # pylint: disable=broad-exception-caught
+    except Exception:
       traceback.print_exc()
       code = 1
     if code in (1, errors.USER_ERROR_EXIT_CODE):

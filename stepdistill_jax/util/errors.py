@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 import difflib
-from typing import Iterable, Iterator, Optional
 
 USER_ERROR_EXIT_CODE = 2
 # EX_TEMPFAIL: the same command goes on where this one stopped. What starts
@@ -54,7 +54,7 @@ def unknown_name_message(
   return f"unknown {kind} {name!r}; {hint}" + (f" {advice}" if advice else "")
 
 
-def chain(error: Optional[BaseException]) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
   """An error and what it came from, the latest first."""
   seen = set()
   while error is not None and id(error) not in seen:

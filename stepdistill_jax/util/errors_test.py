@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.util import entry_points
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import entry_points, errors
 
 
 def test_user_error_is_one_line_and_code_2(capsys):

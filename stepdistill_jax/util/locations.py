@@ -16,8 +16,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import remote_storage
+from stepdistill_jax.util import errors, remote_storage
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
@@ -95,7 +94,7 @@ def is_dir(path: str | os.PathLike[str]) -> bool:
   Where an object store refuses an answer, TensorFlow's `isdir` says no; this
   raises what it said.
   """
-  from etils import epath  # Late: `--help` is quick.  # pylint: disable=g-import-not-at-top
+  from etils import epath  # Late: `--help` is quick.
   folder = epath.Path(path)
   return (not remote_storage.is_remote(path) or folder.exists()) and (
       folder.is_dir())

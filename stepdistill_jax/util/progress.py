@@ -5,9 +5,10 @@ Everything goes to the standard error, so that results can be piped.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import time
-from typing import Any, Callable, Iterator, Mapping, Optional, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import rich.console
@@ -28,7 +29,7 @@ class Watcher(Protocol):
     """Called after every step, and before the first."""
 
 
-_watcher: Optional[Watcher] = None
+_watcher: Watcher | None = None
 
 
 @contextlib.contextmanager
@@ -125,7 +126,7 @@ class Progress:
     self._first = self._step = first_step
     self._now = now
     self._start = now()
-    self._bar: Optional[rich.progress.Progress] = None
+    self._bar: rich.progress.Progress | None = None
     if _console.is_terminal and _watcher is None:
       self._bar = rich.progress.Progress(
           rich.progress.TextColumn("step {task.completed}/{task.total}"),

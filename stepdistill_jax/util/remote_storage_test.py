@@ -7,10 +7,12 @@ import urllib.request
 
 import pytest
 
-from stepdistill_jax.util import argument_parser_test
-from stepdistill_jax.util import entry_points
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import remote_storage
+from stepdistill_jax.util import (
+  argument_parser_test,
+  entry_points,
+  errors,
+  remote_storage,
+)
 
 
 @pytest.fixture

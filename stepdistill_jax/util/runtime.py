@@ -7,6 +7,7 @@ that the user has set is left as it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 import ctypes
 import importlib.util
@@ -17,12 +18,9 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Iterator
 import warnings
 
-from stepdistill_jax.util import devices
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
+from stepdistill_jax.util import devices, errors, locations
 
 # As near to the process's start as this package can see.
 START_TIME = time.time()
@@ -87,7 +85,7 @@ def configure() -> None:
          if k not in os.environ}
   os.environ.update(new)
   if "jax" in sys.modules:
-    import jax  # pylint: disable=g-import-not-at-top
+    import jax
     for name, value in new.items():
       if name.startswith("JAX_") and name != "JAX_PLATFORMS":
         jax.config.update(
@@ -98,7 +96,7 @@ def configure() -> None:
 
 
 def _quiet_python() -> None:
-  from absl import logging  # pylint: disable=g-import-not-at-top
+  from absl import logging
   # Without this absl prints a complaint about itself before the first line.
   logging.use_absl_handler()
   logging.set_verbosity(logging.ERROR)
@@ -175,7 +173,7 @@ def import_tensorflow():
   here uses: seconds before the first step.
   """
   with _native_stderr_held_back(), _not_importable("sklearn"):
-    import tensorflow as tf  # pylint: disable=g-import-not-at-top
+    import tensorflow as tf
   for kind in ("GPU", "TPU"):
     try:
       tf.config.set_visible_devices([], kind)
@@ -201,7 +199,7 @@ def load_triton() -> None:
         "TensorFlow is loaded in this process, and torch's triton would crash "
         "it: import triton before TensorFlow (`tasks`, `seqio` and `t5x` load "
         "it), or run this in a process of its own")
-  import triton  # pylint: disable=g-import-not-at-top,unused-import
+  import triton  # noqa: F401
 
 
 def import_transformers():
@@ -212,8 +210,8 @@ def import_transformers():
   """
   load_triton()
   try:
-    import torch  # pylint: disable=g-import-not-at-top,unused-import
-    import transformers  # pylint: disable=g-import-not-at-top
+    import torch  # noqa: F401
+    import transformers
   except ModuleNotFoundError as error:
     raise errors.UserError(
         "--hf needs transformers and torch; install them with "

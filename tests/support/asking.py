@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import json
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any
 import urllib.request
 
 from stepdistill_jax.teacher import cache
@@ -76,7 +77,8 @@ def command(rows: pathlib.Path, output: pathlib.Path, server: Server,
             *more: str) -> list[str]:
   """The command line that collects rows of `write_rows` into a cache."""
   return [
-      sys.executable, "-m", "stepdistill_jax.cli.stepdistill", "teacher", "collect",
+      sys.executable, "-m", "stepdistill_jax.cli.stepdistill", "teacher",
+      "collect",
       "--dataset=sums", f"--rows={rows}",
       "--columns=inputs=question,label=answer", "--prompt=zero_shot_cot",
       "--model=loopback", f"--base_url={server.base_url}",

@@ -10,23 +10,24 @@ own, as the number of virtual devices is fixed when JAX starts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 import dataclasses
 import json
 import sys
-from typing import Any, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
+from t5x import (
+  metrics as t5x_metrics,
+  partitioning,
+  trainer as t5x_trainer,
+  utils,
+)
 
-import stepdistill_jax  # pylint: disable=unused-import
-from t5x import metrics as t5x_metrics
-from t5x import partitioning
-from t5x import trainer as t5x_trainer
-from t5x import utils
-
-from tests.support import exactness
-from tests.support import student_fixtures as fixtures
+import stepdistill_jax  # noqa: F401
 from stepdistill_jax.models import weights as weights_lib
+from tests.support import exactness, student_fixtures as fixtures
 
 WEIGHTS = {"label": 0.3, "rationale": 0.7}
 PAIRS = 64  # 8 microbatches of 8 devices' rows

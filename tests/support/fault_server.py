@@ -17,13 +17,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+from collections.abc import Mapping
 import hashlib
 import json
 import random
 import re
 import sys
 import time
-from typing import Any, Mapping
+from typing import Any
 
 # The ways to fail, equally likely.
 FAULTS = ("429_retry_after", "429", "500", "cut_before", "cut_inside",

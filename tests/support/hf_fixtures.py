@@ -6,17 +6,17 @@ checkpoints have them under; no library of Hugging Face is needed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import pathlib
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 
-from tests.support import real_data as testing
 from stepdistill_jax.interop import architecture
-from stepdistill_jax.interop.hf import names as hf_names
-from stepdistill_jax.interop.hf import safetensors_files
+from stepdistill_jax.interop.hf import names as hf_names, safetensors_files
+from tests.support import real_data as testing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ memory. It knows as much of the JSON interface as the two libraries use.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 import contextlib
 import email.parser
 import http.server
@@ -17,7 +18,7 @@ import re
 import ssl
 import subprocess
 import threading
-from typing import Any, Iterator, Mapping
+from typing import Any
 import urllib.parse
 
 _HOSTS = ("storage.googleapis.com", "www.googleapis.com")
@@ -193,7 +194,7 @@ def _handler(store: Store, context: ssl.SSLContext):
 
     protocol_version = "HTTP/1.1"
 
-    def do_CONNECT(self):  # pylint: disable=invalid-name
+    def do_CONNECT(self):
       host = self.path.partition(":")[0]
       if host not in _HOSTS:
         self.send_error(502, "only the stand-in's hosts")
@@ -229,7 +230,7 @@ def _handler(store: Store, context: ssl.SSLContext):
         self.wfile.write(content)
       self.wfile.flush()
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # pylint: disable=invalid-name
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer
 
     def log_message(self, *unused_args):
       pass

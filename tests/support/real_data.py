@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
 import shutil
 import subprocess
 import tempfile
-from typing import Iterator
 
 import pytest
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import functools
-from typing import Sequence
 
 import jax
 import numpy as np
 import seqio
-import tensorflow as tf
 from t5x import optimizers
 from t5x.examples.t5 import network as t5_network
+import tensorflow as tf
 
 from stepdistill_jax.data import feature_converter
-from stepdistill_jax.models import step_model
-from stepdistill_jax.models import weights as weights_lib
+from stepdistill_jax.models import step_model, weights as weights_lib
 
 VOCAB = 64
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import pathlib
 
+from stepdistill_jax.records import record_writer, records
 from tests.support import real_data as testing
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
 
 TEACHER = "palm540b"
 
@@ -102,9 +101,7 @@ def write_run(
   The logit of EOS is made larger, so that answers end.
   """
   import jax
-  from t5x import checkpoints
-  from t5x import partitioning
-  from t5x import utils
+  from t5x import checkpoints, partitioning, utils
 
   from stepdistill_jax.interop import rebuilding
 

@@ -9,20 +9,20 @@ In a gin file that follows a recipe:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import os
 import pathlib
-from typing import Callable, Mapping, Sequence
 
-import gin
 import numpy as np
 import seqio
+from t5x import utils
 import tensorflow as tf
 import xxhash
 
+import gin
 from stepdistill_jax.data import exact_order
-from t5x import utils
 
 
 def fingerprints(batch: Mapping[str, np.ndarray]) -> list[str]:

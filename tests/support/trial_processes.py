@@ -9,6 +9,7 @@ command as a user does.
 from __future__ import annotations
 
 import atexit
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import json
 import os
@@ -18,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -54,10 +55,10 @@ class Launcher:
     self._log_dir.mkdir(parents=True, exist_ok=True)
     self._count = 0
     self._fork = fork
-    self._started: Optional[subprocess.Popen] = None
+    self._started: subprocess.Popen | None = None
 
   @property
-  def _server(self) -> Optional[subprocess.Popen]:
+  def _server(self) -> subprocess.Popen | None:
     """What forks trainings, started with the first; None for commands."""
     if self._fork and self._started is None:
       self._started = subprocess.Popen(
@@ -81,7 +82,7 @@ class Launcher:
 
   def start(
       self, arguments: Sequence[str],
-      environment: Optional[Mapping[str, str]] = None) -> Process:
+      environment: Mapping[str, str] | None = None) -> Process:
     """Starts `t5x ARGUMENTS`."""
     self._count += 1
     log = self._log_dir / f"{self._count:04}.log"
@@ -166,16 +167,16 @@ def _in_fork(request: Mapping[str, Any]) -> None:
   os.environ.update(request["environment"])
   code = 1
   try:
-    from stepdistill_jax.util import runtime  # pylint: disable=g-import-not-at-top
-    from stepdistill_jax.embedded_t5x import command as t5x_command  # pylint: disable=g-import-not-at-top
+    from stepdistill_jax.embedded_t5x import command as t5x_command
+    from stepdistill_jax.util import runtime
     runtime.START_TIME = time.time()
     code = t5x_command.main(request["start"])
   except SystemExit as done:
     code = done.code
-  except BaseException:  # pylint: disable=broad-exception-caught
-    import traceback  # pylint: disable=g-import-not-at-top
+  except BaseException:
+    import traceback
     traceback.print_exc()
-  import jax  # pylint: disable=g-import-not-at-top
+  import jax
   if jax.distributed.is_initialized():
     atexit._run_exitfuncs()  # Connected processes leave together.
   sys.stdout.flush()
@@ -185,20 +186,26 @@ def _in_fork(request: Mapping[str, Any]) -> None:
 
 def _serve() -> None:
   """Forks on request; a request or an answer is a line."""
-  from stepdistill_jax.util import runtime  # pylint: disable=g-import-not-at-top
+  from stepdistill_jax.util import runtime
   runtime.configure()
-  import tensorflow  # pylint: disable=g-import-not-at-top,unused-import
-  from stepdistill_jax.util import t5x_finder  # pylint: disable=g-import-not-at-top
+  import tensorflow  # noqa: F401
+
+  from stepdistill_jax.util import t5x_finder
   t5x_finder.install("embedded")
-  import jax.interpreters.mlir  # pylint: disable=g-import-not-at-top,unused-import
+  import jax.interpreters.mlir  # noqa: F401
   with contextlib.suppress(ImportError):  # JAX imports it late, for a second.
-    from jaxlib.mlir.dialects import mhlo  # pylint: disable=g-import-not-at-top,unused-import
-  import seqio  # pylint: disable=g-import-not-at-top,unused-import
-  from stepdistill_jax import tasks  # pylint: disable=g-import-not-at-top,unused-import
-  from clu import metric_writers  # pylint: disable=g-import-not-at-top,unused-import
-  from stepdistill_jax import models  # pylint: disable=g-import-not-at-top,unused-import
-  from stepdistill_jax.embedded_t5x import main  # pylint: disable=g-import-not-at-top,unused-import
-  from stepdistill_jax.embedded_t5x import train  # pylint: disable=g-import-not-at-top,unused-import
+    from jaxlib.mlir.dialects import mhlo  # noqa: F401
+  from clu import metric_writers  # noqa: F401
+  import seqio  # noqa: F401
+
+  from stepdistill_jax import (
+    models,  # noqa: F401
+    tasks,  # noqa: F401
+  )
+  from stepdistill_jax.embedded_t5x import (
+    main,  # noqa: F401
+    train,  # noqa: F401
+  )
   codes: dict[int, int] = {}
   # Not `for line in sys.stdin`: a fork would read on in its buffer.
   while line := sys.stdin.readline():

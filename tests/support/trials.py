@@ -5,11 +5,11 @@ For tests and `benchmarks/faults.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 import random
 import shutil
-from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -38,9 +38,12 @@ _BINDINGS = (
 
 def write_records(output_dir: pathlib.Path, stories: int = 50) -> pathlib.Path:
   """Makes records of the embedded benchmark; returns their folder."""
-  from stepdistill_jax.quickstart import benchmark_data  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.quickstart import plan as plan_lib  # pylint: disable=g-import-not-at-top
-  import dataclasses  # pylint: disable=g-import-not-at-top
+  import dataclasses
+
+  from stepdistill_jax.quickstart import (
+    benchmark_data,
+    plan as plan_lib,
+  )
   plan = dataclasses.replace(
       plan_lib.BUDGETS["small"], train_stories=stories, validation_stories=8,
       test_stories=8)
@@ -66,8 +69,8 @@ def scalars(model_dir: pathlib.Path) -> Mapping[tuple[str, str, int], float]:
   Raises:
     AssertionError: a step was logged twice, with different values.
   """
-  from tensorboard.backend.event_processing import event_file_loader  # pylint: disable=g-import-not-at-top
-  from tensorboard.util import tensor_util  # pylint: disable=g-import-not-at-top
+  from tensorboard.backend.event_processing import event_file_loader
+  from tensorboard.util import tensor_util
   found = {}
   for file in sorted(model_dir.rglob("events*")):
     folder = str(file.parent.relative_to(model_dir))
@@ -111,8 +114,9 @@ def assert_same_run(
   Raises:
     AssertionError: they differ.
   """
-  import jax  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.embedded_t5x import checkpoints  # pylint: disable=g-import-not-at-top
+  import jax
+
+  from stepdistill_jax.embedded_t5x import checkpoints
 
   def compare(a, b, err_msg=""):
     if rtol:
@@ -137,8 +141,9 @@ def assert_same_run(
 def largest_difference(
     model_dir: pathlib.Path, expected: pathlib.Path, step: int) -> float:
   """The largest difference of parameters, relative to the largest of each."""
-  import jax  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.embedded_t5x import checkpoints  # pylint: disable=g-import-not-at-top
+  import jax
+
+  from stepdistill_jax.embedded_t5x import checkpoints
   a, b = (checkpoints.load_t5x_checkpoint(str(folder), step)["target"]
           for folder in (model_dir, expected))
   return max(jax.tree.leaves(jax.tree.map(
@@ -171,8 +176,9 @@ def random_fault(rng: random.Random, evaluates: bool = True) -> str:
 
 def pretend_step(model_dir: pathlib.Path, step: int, other: int) -> None:
   """Makes a run's checkpoint one of another step, as if it had come so far."""
-  import orbax.checkpoint as ocp  # pylint: disable=g-import-not-at-top
-  from stepdistill_jax.runs import checkpoint_manifest  # pylint: disable=g-import-not-at-top
+  import orbax.checkpoint as ocp
+
+  from stepdistill_jax.runs import checkpoint_manifest
   source, target = (model_dir / f"checkpoint_{s}" for s in (step, other))
   shutil.move(source, target)
   with ocp.PyTreeCheckpointer() as checkpointer:

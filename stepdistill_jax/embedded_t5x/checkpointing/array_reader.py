@@ -7,21 +7,22 @@ devices, nothing read but what is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container, Mapping
 import dataclasses
 import json
 import math
 import os
-from typing import Any, Callable, Container, Mapping, Optional
+from typing import Any
 
 from etils import epath
 import numpy as np
 import tensorstore as ts
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.util import remote_storage
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  legacy as legacy_checkpoints,
+)
 from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.embedded_t5x.checkpointing import legacy as legacy_checkpoints
+from stepdistill_jax.util import errors, locations, remote_storage
 
 STATE_ITEM = checkpoint_paths.STATE_ITEM
 STEP = "state/step"
@@ -79,7 +80,7 @@ class Checkpoint:
   arrays: Mapping[str, Array]
 
   @property
-  def step(self) -> Optional[int]:
+  def step(self) -> int | None:
     array = self.arrays.get(STEP)
     return None if array is None else int(array.read(...))
 
@@ -178,7 +179,7 @@ def _orbax_names(state: epath.Path) -> Mapping[str, str]:
 
 
 def _open_orbax(
-    state: epath.Path, path: str, wanted: Optional[Container[str]]
+    state: epath.Path, path: str, wanted: Container[str] | None
 ) -> Checkpoint:
   options = {}
   values: dict[str, Any] = {}
@@ -216,7 +217,7 @@ def _open_orbax(
 
 
 def _open_legacy(
-    folder: epath.Path, wanted: Optional[Container[str]]) -> Checkpoint:
+    folder: epath.Path, wanted: Container[str] | None) -> Checkpoint:
   arrays = {}
   for name, value in legacy_checkpoints.read_index(folder).items():
     if wanted is not None and name not in wanted:
@@ -233,7 +234,7 @@ def _open_legacy(
 
 
 def open_checkpoint(
-    path: str | os.PathLike[str], wanted: Optional[Container[str]] = None
+    path: str | os.PathLike[str], wanted: Container[str] | None = None
 ) -> Checkpoint:
   """Opens a checkpoint of any of T5X's layouts; reads no weights.
 

@@ -10,20 +10,22 @@ metadata, in another file, say that it was written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
-from typing import Optional, Sequence
 
 from etils import epath
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.util import progress
-from stepdistill_jax.runs import run_record
-from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
-from stepdistill_jax.runs import checkpoint_manifest
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+)
+from stepdistill_jax.runs import (
+  checkpoint_manifest,
+  checkpoint_paths,
+  run_record,
+)
+from stepdistill_jax.util import errors, locations, progress
 
 _METADATA_FILE = "_CHECKPOINT_METADATA"
 _COMMITTED_FILE = "commit_success.txt"
@@ -43,7 +45,7 @@ def _is_marked(checkpoint: epath.Path) -> bool:
 
 
 def problems(
-    checkpoint: str) -> Optional[Sequence[checkpoint_manifest.Problem]]:
+    checkpoint: str) -> Sequence[checkpoint_manifest.Problem] | None:
   """What is wrong with a checkpoint's files.
 
   None where a manifest is missing, and its arrays can be opened: Google's.
@@ -65,7 +67,7 @@ def problems(
 
 
 def _problems(
-    checkpoint: str) -> Optional[Sequence[checkpoint_manifest.Problem]]:
+    checkpoint: str) -> Sequence[checkpoint_manifest.Problem] | None:
   folder = epath.Path(checkpoint)
   manifest = folder / checkpoint_manifest.MANIFEST_FILE
   if not manifest.exists():
@@ -89,7 +91,7 @@ def _problems(
 
 
 def problems_by_name(
-    checkpoint: str) -> Optional[Sequence[checkpoint_manifest.Problem]]:
+    checkpoint: str) -> Sequence[checkpoint_manifest.Problem] | None:
   """As `problems`, and whether its step is that of its name.
 
   A copied or renamed checkpoint would be taken for the newest, and its step
@@ -109,11 +111,9 @@ def problems_by_name(
 def _on_first_host(decide) -> int:
   """A number that host 0 decides on and all hosts get."""
   # Whoever reads a checkpoint without devices does without jax.
-  # pylint: disable=g-import-not-at-top
   import jax
   from jax.experimental import multihost_utils
   import numpy as np
-  # pylint: enable=g-import-not-at-top
   if jax.process_count() == 1:
     return decide()
   error, choice = None, -1

@@ -1,4 +1,4 @@
-"""Bad checkpoints of a real run: all damage is found, the one before is used."""
+"""Bad checkpoints of a real run: found, and the one before is used."""
 
 import errno
 import pathlib
@@ -13,15 +13,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from stepdistill_jax.embedded_t5x import (
+  adafactor,
+  checkpoint_config,
+  checkpoints,
+  partitioning,
+  state_initializer,
+)
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  choice as checkpoint_choice,
+)
+from stepdistill_jax.runs import checkpoint_manifest, run_record
 from stepdistill_jax.util import errors
-from stepdistill_jax.runs import run_record
-from stepdistill_jax.embedded_t5x import adafactor
-from stepdistill_jax.embedded_t5x import checkpoint_config
-from stepdistill_jax.embedded_t5x import checkpoints
-from stepdistill_jax.embedded_t5x import partitioning
-from stepdistill_jax.embedded_t5x import state_initializer
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
-from stepdistill_jax.runs import checkpoint_manifest
 from tests.support import damage
 
 PARTITIONER = partitioning.PjitPartitioner(num_partitions=1)
@@ -277,7 +280,9 @@ def test_what_was_left_unfinished_is_removed(run):
 
 
 def test_run_state_goes_with_the_checkpoint(run):
-  from stepdistill_jax.embedded_t5x.checkpointing import manager as checkpoint_manager
+  from stepdistill_jax.embedded_t5x.checkpointing import (
+    manager as checkpoint_manager,
+  )
   assert checkpoint_manager.read_run_state(
       str(run / "checkpoint_10")) == {"x": 10}
   np.testing.assert_equal(checkpoints.load_t5x_checkpoint(

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """An array of a checkpoint: its name there (`target/.../kernel`) and so on."""
+  """An array of a checkpoint; its name there is `target/.../kernel`."""
 
   name: str
   shape: tuple[int, ...]

@@ -15,12 +15,13 @@ allocated, nothing is unpickled, and no path in it leaves the checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import concurrent.futures
 import dataclasses
 import math
 import os
 import pathlib
-from typing import Any, Mapping
+from typing import Any
 
 from etils import epath
 import ml_dtypes
@@ -29,8 +30,8 @@ import numpy as np
 import tensorstore as ts
 
 from stepdistill_jax.embedded_t5x.checkpointing import entries
-from stepdistill_jax.util import errors
 from stepdistill_jax.runs import checkpoint_paths
+from stepdistill_jax.util import errors
 
 INDEX_FILE = "checkpoint"
 # An index is a few MB: arrays are beside it. Some tiny models are all inline.
@@ -250,7 +251,7 @@ class LegacySource:
       return dict(zip(requests, arrays))
 
   def _load(self, name: str, request):
-    import jax  # pylint: disable=g-import-not-at-top
+    import jax
     value = self._index[name]
     dtype = request.dtype
     if not isinstance(value, ZarrArray):

@@ -8,6 +8,7 @@ written. Object stores have no renaming: there the manifest comes last.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -16,25 +17,26 @@ import logging
 import os
 import threading
 import time
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
-import gin
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from stepdistill_jax.util import durable_files
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import progress
-from stepdistill_jax.util import remote_storage
-from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.embedded_t5x.checkpointing import reading as checkpoint_reading
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
-from stepdistill_jax.runs import checkpoint_manifest
-from stepdistill_jax.runs import disk_errors
-from stepdistill_jax.runs import fault_points
-from stepdistill_jax.runs import retention
+import gin
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  choice as checkpoint_choice,
+  reading as checkpoint_reading,
+)
+from stepdistill_jax.runs import (
+  checkpoint_manifest,
+  checkpoint_paths,
+  disk_errors,
+  fault_points,
+  retention,
+)
+from stepdistill_jax.util import durable_files, errors, progress, remote_storage
 
 DATASET_ITEM = "dataset"
 # What belongs to the run, not to the model: see `save`.
@@ -55,13 +57,13 @@ class DatasetCheckpointHandler(ocp.CheckpointHandler):
       directory /= f"process_{jax.process_index()}-of-{jax.process_count()}"
     return directory / self._filename
 
-  def save(self, directory: epath.Path, args: "DatasetArgs"):
+  def save(self, directory: epath.Path, args: DatasetArgs):
     if args.item is not None:
       file = self._file(directory)
       file.parent.mkdir(parents=True, exist_ok=True)
       args.item.save(os.fspath(file))
 
-  def restore(self, directory: epath.Path, args: "DatasetArgs"):
+  def restore(self, directory: epath.Path, args: DatasetArgs):
     args.item.restore(os.fspath(self._file(directory)))
     return args.item
 

@@ -7,9 +7,10 @@ checkpoints are two sources. `restore` decides what to ask for.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import os
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 from flax import traverse_util
@@ -17,13 +18,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import orbax.checkpoint as ocp
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.runs import checkpoint_paths
 from stepdistill_jax.embedded_t5x import state_utils
-from stepdistill_jax.embedded_t5x.checkpointing import legacy as legacy_checkpoints
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  legacy as legacy_checkpoints,
+)
 from stepdistill_jax.embedded_t5x.checkpointing.entries import Entry, Request
-from stepdistill_jax.runs import checkpoint_manifest
+from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
+from stepdistill_jax.util import errors, locations
 
 
 class OrbaxSource:

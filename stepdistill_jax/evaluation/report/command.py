@@ -30,9 +30,11 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> None:
-  from stepdistill_jax.evaluation.report import outputs
-  from stepdistill_jax.evaluation.report import run_report
-  from stepdistill_jax.evaluation.report import text as text_report
+  from stepdistill_jax.evaluation.report import (
+    outputs,
+    run_report,
+    text as text_report,
+  )
 
   report = run_report.make(args.runs)
   folder = pathlib.Path(args.output)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.evaluation import effect, statistics
+from stepdistill_jax.evaluation.report import (
+  run_averages as run_groups,
+  run_facts,
+  run_figures,
+  run_report,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.evaluation import effect
-from stepdistill_jax.evaluation.report import run_facts
-from stepdistill_jax.evaluation.report import run_figures
-from stepdistill_jax.evaluation.report import run_averages as run_groups
-from stepdistill_jax.evaluation.report import run_report
-from stepdistill_jax.evaluation import statistics
 
 KIND = {"finetune": "label", "step_by_step": "step", "distill": "label"}
 DIMENSIONS = {"small": (512, 8, 1024), "base": (768, 12, 2048)}

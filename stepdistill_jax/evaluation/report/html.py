@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 import html
 import json
 import pathlib
 import string
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from stepdistill_jax.evaluation.report import tables as tables_lib
 

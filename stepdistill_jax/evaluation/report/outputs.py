@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import csv
 import functools
 import json
 import math
 import pathlib
 import subprocess
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import stepdistill_jax
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import runtime
-from stepdistill_jax.evaluation.report import html as html_report
-from stepdistill_jax.evaluation.report import plots as plots_lib
-from stepdistill_jax.evaluation.report import text as text_report
+from stepdistill_jax.evaluation.report import (
+  html as html_report,
+  plots as plots_lib,
+  text as text_report,
+)
+from stepdistill_jax.util import errors, runtime
 
 SCHEMA_VERSION = 1
 

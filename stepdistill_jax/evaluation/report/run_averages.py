@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from stepdistill_jax.evaluation import effect
-from stepdistill_jax.evaluation.report import run_facts
-from stepdistill_jax.evaluation.report import run_scores
+from stepdistill_jax.evaluation.report import run_facts, run_scores
 
 BASELINE = "finetune"
 
@@ -104,8 +104,8 @@ def group(scores: Sequence[run_scores.RunScore]) -> list[Group]:
         differing = [
             name for name in run_facts.SETTINGS
             if len({str(s.facts.settings.get(name)) for s in point}) > 1]
-        for values, members in _by(point, lambda s: tuple(
-            str(s.facts.settings.get(name)) for name in differing)).items():
+        for values, members in _by(point, lambda s, names=differing: tuple(
+            str(s.facts.settings.get(name)) for name in names)).items():
           first = members[0].facts
           points.append((_with(
               first.method,

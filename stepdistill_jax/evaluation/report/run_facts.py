@@ -6,13 +6,13 @@ runs whose records or code are gone can still be reported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import pathlib
-from typing import Any, Mapping
+from typing import Any
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
 from stepdistill_jax.interop import run_folder
+from stepdistill_jax.util import errors, locations
 
 METHOD_NAMES = {
     # (kind of task, whose labels): method.

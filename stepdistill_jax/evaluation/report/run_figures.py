@@ -7,12 +7,14 @@ drawn: a table says as much.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import pathlib
 import re
-from typing import Callable, Sequence
 
-from stepdistill_jax.evaluation.report import run_averages as run_groups
-from stepdistill_jax.evaluation.report import run_scores
+from stepdistill_jax.evaluation.report import (
+  run_averages as run_groups,
+  run_scores,
+)
 
 # Colours that a colour-blind reader tells apart, and markers for print.
 _STYLES = {

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 import dataclasses
 import datetime
 import html
 import pathlib
-from typing import Any, Mapping, Sequence
+from typing import Any
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.evaluation import effect
-from stepdistill_jax.evaluation.report import html as html_report
-from stepdistill_jax.evaluation.report import outputs
-from stepdistill_jax.evaluation.report import run_figures
-from stepdistill_jax.evaluation.report import run_averages as run_groups
-from stepdistill_jax.evaluation.report import run_scores
-from stepdistill_jax.evaluation.report import tables as tables_lib
-from stepdistill_jax.evaluation.report import text as text_report
+from stepdistill_jax.evaluation.report import (
+  html as html_report,
+  outputs,
+  run_averages as run_groups,
+  run_figures,
+  run_scores,
+  tables as tables_lib,
+  text as text_report,
+)
+from stepdistill_jax.util import errors
 
 SCHEMA_VERSION = 1
 
@@ -156,7 +159,7 @@ def as_json(report: RunReport, figures: Mapping[str, str]) -> dict[str, Any]:
                      for seed, accuracy in g.accuracies.items()]}
   return {
       "schema_version": SCHEMA_VERSION,
-      "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
+      "created": datetime.datetime.now(datetime.UTC).isoformat(
           timespec="seconds"),
       "code_version": outputs.code_version(),
       "how": effect.HOW,

@@ -8,15 +8,15 @@ The first is preferred; the second is marked as what it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
 from stepdistill_jax.evaluation.report import run_facts
 from stepdistill_jax.interop import run_folder
+from stepdistill_jax.util import errors, locations
 
 _RESULTS = "results.json"
 _ACCURACY_KEYS = ("accuracy", "label_accuracy", "equation_accuracy",

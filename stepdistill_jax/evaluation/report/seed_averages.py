@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator, Sequence
 import dataclasses
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from stepdistill_jax.evaluation import effect
-from stepdistill_jax.evaluation import scores
+from stepdistill_jax.evaluation import effect, scores
 
 
 def summarize(results: Sequence[scores.Scored]) -> list[dict[str, Any]]:

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from stepdistill_jax.evaluation import scores
-from stepdistill_jax.evaluation import effect
+from stepdistill_jax.evaluation import effect, scores
 from stepdistill_jax.evaluation.report import seed_averages as seed_groups
 
 EXAMPLES = 40

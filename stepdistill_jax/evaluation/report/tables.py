@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 import dataclasses
-from typing import Any, Iterable, Sequence
+from typing import Any
 
 from stepdistill_jax.evaluation import effect
 

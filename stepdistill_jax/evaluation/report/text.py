@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import re
-from typing import Any, Mapping
+from typing import Any
 
-from stepdistill_jax.evaluation.report import html as html_report
-from stepdistill_jax.evaluation.report import tables as tables_lib
+from stepdistill_jax.evaluation.report import (
+  html as html_report,
+  tables as tables_lib,
+)
 
 
 def markdown(results: dict[str, Any], plots: Mapping[str, str]) -> str:
@@ -44,8 +47,8 @@ def _escape(text: str) -> str:
 
 def print_tables(results: dict[str, Any], console=None) -> None:
   """Prints accuracies, comparisons, seeds and warnings to the terminal."""
-  import rich.console
   from rich import markup
+  import rich.console
 
   console = console or rich.console.Console()
   for table in (_narrow(tables_lib.accuracy(results)),
@@ -61,9 +64,9 @@ def print_tables(results: dict[str, Any], console=None) -> None:
 
 def print_table(table: tables_lib.Table, console=None) -> None:
   """Prints one table to the terminal."""
+  from rich import markup
   import rich.console
   import rich.table
-  from rich import markup
 
   console = console or rich.console.Console()
   shown = rich.table.Table(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import enum
 import json
 import numbers
 import pathlib
 import re
-from typing import Any, Mapping
+from typing import Any
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
 from stepdistill_jax.interop import architecture
+from stepdistill_jax.util import errors, locations
 
 CONFIG_FILE = "config.json"
 MODEL_CLASSES = {"t5": "T5ForConditionalGeneration",

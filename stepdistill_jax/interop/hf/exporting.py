@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
 import os
 import pathlib
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+  choice as checkpoint_choice,
+)
+from stepdistill_jax.interop import (
+  architecture,
+  run_context,
+  streaming,
+  tokenizers,
+)
+from stepdistill_jax.interop.hf import (
+  config as hf_config,
+  model_card,
+  names as hf_names,
+  safetensors_files,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.interop import architecture
-from stepdistill_jax.interop.hf import config as hf_config
-from stepdistill_jax.interop.hf import names as hf_names
-from stepdistill_jax.interop.hf import model_card
-from stepdistill_jax.interop import run_context
-from stepdistill_jax.interop.hf import safetensors_files
-from stepdistill_jax.interop import streaming
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
-from stepdistill_jax.interop import tokenizers
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
 
 DTYPES = {"original": None, "float32": np.dtype(np.float32),
           "bfloat16": np.dtype(ml_dtypes.bfloat16),

@@ -14,27 +14,31 @@ OUTPUT/
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
 import os
 import pathlib
-from typing import Any, Mapping, Sequence
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from stepdistill_jax.interop import imported
-from stepdistill_jax.util.version import __version__
-from stepdistill_jax.util import errors
-from stepdistill_jax.interop import architecture
-from stepdistill_jax.interop import gin_model
-from stepdistill_jax.interop.hf import config as hf_config
-from stepdistill_jax.interop.hf import names as hf_names
-from stepdistill_jax.interop.hf import weights as hf_weights
-from stepdistill_jax.interop import streaming
+from stepdistill_jax.interop import (
+  architecture,
+  gin_model,
+  imported,
+  streaming,
+  tokenizers,
+)
+from stepdistill_jax.interop.hf import (
+  config as hf_config,
+  names as hf_names,
+  weights as hf_weights,
+)
 from stepdistill_jax.interop.t5x import writer as t5x_writer
-from stepdistill_jax.interop import tokenizers
+from stepdistill_jax.util import errors
+from stepdistill_jax.util.version import __version__
 
 # Parameters with the vocabulary as an axis: which.
 _VOCABULARY_AXIS = {"token_embedder/embedding": 0,

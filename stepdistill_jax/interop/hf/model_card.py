@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
 import pathlib
-from typing import Any, Sequence
+from typing import Any
 
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+)
+from stepdistill_jax.interop import run_context, run_folder
+from stepdistill_jax.util import errors, locations
 from stepdistill_jax.util.version import __version__
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.interop import run_folder
-from stepdistill_jax.interop import run_context
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
 
 _METHODS = {
     "label": "standard training on labels alone",

@@ -8,13 +8,13 @@ bfloat16; conversion needs neither.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import math
 import os
 import pathlib
 import struct
-from typing import Mapping
 
 import ml_dtypes
 import numpy as np

@@ -5,19 +5,18 @@ Nothing is read but headers until `read_rows` asks for rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import math
 import pathlib
 import zipfile
-from typing import Callable, Mapping
 
 import ml_dtypes
 import numpy as np
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import runtime
 from stepdistill_jax.interop.hf import safetensors_files
+from stepdistill_jax.util import errors, runtime
 
 # In order of preference: (a file, the index of its shards).
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -84,7 +83,7 @@ def _read_safetensors(file: pathlib.Path) -> dict[str, Tensor]:
 def _import_torch(file: pathlib.Path):
   runtime.load_triton()
   try:
-    import torch  # pylint: disable=g-import-not-at-top
+    import torch
   except ImportError as error:
     raise errors.UserError(
         f"{file} is in torch's format, for which torch is needed: pip install "

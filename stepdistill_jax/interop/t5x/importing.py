@@ -12,15 +12,19 @@ import pathlib
 
 import numpy as np
 
-from stepdistill_jax.interop import imported
-from stepdistill_jax.util import errors
-from stepdistill_jax.interop import architecture
-from stepdistill_jax.interop import gin_model
-from stepdistill_jax.interop import run_context
-from stepdistill_jax.interop import streaming
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+  choice as checkpoint_choice,
+)
+from stepdistill_jax.interop import (
+  architecture,
+  gin_model,
+  imported,
+  run_context,
+  streaming,
+)
 from stepdistill_jax.interop.t5x import writer as t5x_writer
-from stepdistill_jax.embedded_t5x.checkpointing import choice as checkpoint_choice
+from stepdistill_jax.util import errors
 
 
 def _task(array: t5x_reader.Array, writer: t5x_writer.CheckpointWriter,

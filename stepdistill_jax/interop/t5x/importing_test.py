@@ -10,12 +10,14 @@ import pytest
 import tensorstore as ts
 
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.util import errors
-from tests.support import hf_fixtures as fixtures
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+)
+from stepdistill_jax.interop import inspect_checkpoint
 from stepdistill_jax.interop.hf import importing as import_hf
 from stepdistill_jax.interop.t5x import importing as import_t5x
-from stepdistill_jax.interop import inspect_checkpoint
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
+from stepdistill_jax.util import errors
+from tests.support import hf_fixtures as fixtures
 
 LAYOUTS = ("orbax", "legacy")
 
@@ -48,7 +50,7 @@ def test_every_layout_into_every_other(
   assert t5x_reader.open_checkpoint(done.checkpoint).layout == to_layout
   assert contents(done.checkpoint) == contents(sources / from_layout)
   # And as training restores it.
-  from t5x import checkpoints  # pylint: disable=g-import-not-at-top
+  from t5x import checkpoints
   state = checkpoints.load_t5x_checkpoint(str(done.checkpoint))
   np.testing.assert_array_equal(
       state["target"]["token_embedder"]["embedding"],

@@ -13,22 +13,24 @@ checkpoint_0/state/target.encoder.….kernel/     a zarr array
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import json
 import os
 import pathlib
 import shutil
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import msgpack
 import numpy as np
 import tensorstore as ts
 
-from stepdistill_jax.util import durable_files
-from stepdistill_jax.util import errors
-from stepdistill_jax.runs import checkpoint_manifest
-from stepdistill_jax.embedded_t5x.checkpointing import legacy as legacy_checkpoints
+from stepdistill_jax.embedded_t5x.checkpointing import (
+  array_reader as t5x_reader,
+  legacy as legacy_checkpoints,
+)
 from stepdistill_jax.interop import streaming
-from stepdistill_jax.embedded_t5x.checkpointing import array_reader as t5x_reader
+from stepdistill_jax.runs import checkpoint_manifest
+from stepdistill_jax.util import durable_files, errors
 
 LAYOUTS = ("orbax", "legacy")
 # What T5X itself compresses with, by layout.

@@ -13,19 +13,22 @@ turn.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import os
 import pathlib
 import sqlite3
-from typing import Any, Mapping, Sequence
+from typing import Any
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.teacher import text_files
-from stepdistill_jax.teacher.ask import client
-from stepdistill_jax.teacher.ask import failures
-from stepdistill_jax.teacher.ask import job as job_lib
-from stepdistill_jax.teacher.ask import requests
+from stepdistill_jax.teacher.ask import (
+  client,
+  failures,
+  job as job_lib,
+  requests,
+)
+from stepdistill_jax.util import errors
 
 # OpenAI's limits of one file.
 _MOST_LINES = 50_000

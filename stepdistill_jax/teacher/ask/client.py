@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 import dataclasses
 import email.utils
 import json
 import time
-from typing import Any, Mapping
+from typing import Any
 from urllib import parse
 
+from stepdistill_jax.teacher.ask import failures, requests
 from stepdistill_jax.util import errors
-from stepdistill_jax.teacher.ask import failures
-from stepdistill_jax.teacher.ask import requests
 
 # Servers with no key (vLLM, llama.cpp, …) ignore it; the client wants one.
 _NO_KEY = "no-key"

@@ -6,11 +6,9 @@ import time
 
 import pytest
 
+from stepdistill_jax.teacher.ask import client, failures, requests
 from stepdistill_jax.util import errors
-from stepdistill_jax.teacher.ask import client
-from stepdistill_jax.teacher.ask import failures
 from tests.support import fault_server
-from stepdistill_jax.teacher.ask import requests
 
 pytest.importorskip("openai")
 

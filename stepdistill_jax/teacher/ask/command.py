@@ -19,9 +19,7 @@ import dataclasses
 import json
 from typing import Any
 
-from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
+from stepdistill_jax.util import argument_parser, errors, locations
 
 SUMMARY = "ask a live teacher, into a cache"
 
@@ -172,10 +170,12 @@ def _add_mode_arguments(group) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-  from stepdistill_jax.teacher.ask import batch
-  from stepdistill_jax.teacher.ask import dry_run
-  from stepdistill_jax.teacher.ask import offline
-  from stepdistill_jax.teacher.ask import supervisor as watch
+  from stepdistill_jax.teacher.ask import (
+    batch,
+    dry_run,
+    offline,
+    supervisor as watch,
+  )
 
   spec = spec_of(args)
   if args.dry_run:

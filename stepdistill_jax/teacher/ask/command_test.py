@@ -13,11 +13,13 @@ import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.ask import durable
-from stepdistill_jax.teacher.ask import loop
-from stepdistill_jax.teacher.ask import offline
+from stepdistill_jax.teacher.ask import (
+  durable,
+  loop,
+  offline,
+  supervisor as watch,
+)
 from tests.support import asking as testing
-from stepdistill_jax.teacher.ask import supervisor as watch
 
 pytest.importorskip("openai")
 

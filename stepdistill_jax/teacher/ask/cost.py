@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import os
 import pathlib
-from typing import Callable, Mapping
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.teacher.ask import requests
+from stepdistill_jax.util import errors
 
 CountTokens = Callable[[str], int]
 # What a chat's template adds to each message, and to the whole, as a rule.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import fcntl
 import hashlib
 import os
 import pathlib
 import time
-from typing import Any, Callable, TypeVar
+from typing import Any, TypeVar
 
-from stepdistill_jax.util import durable_files
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import durable_files, errors
 
 T = TypeVar("T")
 

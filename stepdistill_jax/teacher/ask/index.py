@@ -6,10 +6,11 @@ not grow with the cache and nothing has to be kept consistent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import pathlib
 import sqlite3
-from typing import Any, Mapping
+from typing import Any
 
 from stepdistill_jax.teacher.ask import failures
 

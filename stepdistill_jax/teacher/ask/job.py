@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import os
 import pathlib
 import re
 import tempfile
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any
 
 from stepdistill_jax.answers import answer_forms
-from stepdistill_jax.util import errors
-from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.importing import counts as import_counts
-from stepdistill_jax.teacher import prompts
 from stepdistill_jax.records import records
-from stepdistill_jax.teacher.importing import table_files
-from stepdistill_jax.teacher.ask import client as client_lib
-from stepdistill_jax.teacher.ask import cost
-from stepdistill_jax.teacher.ask import durable
-from stepdistill_jax.teacher.ask import failures
-from stepdistill_jax.teacher.ask import index
-from stepdistill_jax.teacher.ask import limits
-from stepdistill_jax.teacher.ask import loop
-from stepdistill_jax.teacher.ask import plan as plan_lib
-from stepdistill_jax.teacher.ask import requests
-from stepdistill_jax.teacher.ask import rows as rows_lib
-from stepdistill_jax.teacher.ask import store as store_lib
+from stepdistill_jax.teacher import cache, prompts
+from stepdistill_jax.teacher.ask import (
+  client as client_lib,
+  cost,
+  durable,
+  failures,
+  index,
+  limits,
+  loop,
+  plan as plan_lib,
+  requests,
+  rows as rows_lib,
+  store as store_lib,
+)
+from stepdistill_jax.teacher.importing import (
+  counts as import_counts,
+  table_files,
+)
+from stepdistill_jax.util import errors
 
 _OPENAI_KEY = "OPENAI_API_KEY"
 _PROMPT_FILE = "prompt.toml"

@@ -6,10 +6,10 @@ Time is passed in (`clock`, `sleep`), so tests need no waiting.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 import dataclasses
 import random
 import time
-from typing import Awaitable, Callable
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]

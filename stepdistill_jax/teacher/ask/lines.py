@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from stepdistill_jax.teacher.ask import client
-from stepdistill_jax.teacher.ask import failures
-from stepdistill_jax.teacher.ask import plan
+from stepdistill_jax.teacher.ask import client, failures, plan
 
 Line = dict[str, Any]
 

@@ -7,17 +7,20 @@ items, past the limits, to the server, into the cache, onto the disk.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Iterator
 import dataclasses
-from typing import Any, Callable, Coroutine, Iterator, Protocol
+from typing import Any, Protocol
 
-from stepdistill_jax.teacher.ask import client as client_lib
-from stepdistill_jax.teacher.ask import cost as cost_lib
-from stepdistill_jax.teacher.ask import failures
-from stepdistill_jax.teacher.ask import journal
-from stepdistill_jax.teacher.ask import limits
-from stepdistill_jax.teacher.ask import lines
-from stepdistill_jax.teacher.ask import plan as plan_lib
-from stepdistill_jax.teacher.ask import requests
+from stepdistill_jax.teacher.ask import (
+  client as client_lib,
+  cost as cost_lib,
+  failures,
+  journal,
+  limits,
+  lines,
+  plan as plan_lib,
+  requests,
+)
 
 # How long a completion may wait for its sync: short enough for nobody to
 # notice, long enough to sync many at once.

@@ -7,14 +7,10 @@ import time
 
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.ask import client
-from stepdistill_jax.teacher.ask import failures
-from tests.support import fault_server
-from stepdistill_jax.teacher.ask import job as job_lib
-from stepdistill_jax.teacher.ask import loop
-from tests.support import asking as testing
+from stepdistill_jax.teacher.ask import client, failures, job as job_lib, loop
+from stepdistill_jax.util import errors
+from tests.support import asking as testing, fault_server
 
 pytest.importorskip("openai")
 

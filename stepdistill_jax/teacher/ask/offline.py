@@ -8,15 +8,18 @@ at most one chunk of computing, and no money.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 import dataclasses
 import itertools
-from typing import Any, Mapping
+from typing import Any
 
+from stepdistill_jax.teacher.ask import (
+  client,
+  failures,
+  job as job_lib,
+  requests,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.teacher.ask import client
-from stepdistill_jax.teacher.ask import failures
-from stepdistill_jax.teacher.ask import job as job_lib
-from stepdistill_jax.teacher.ask import requests
 
 _CHUNK = 512
 
@@ -84,7 +87,7 @@ class Engine:
       outputs = self._generate(path, [request for request, _ in group])
       for (request, future), output in zip(group, outputs, strict=True):
         future.set_result(answer_of(output, request))
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
       failure = failures.Failure(failures.BAD_REQUEST, failures.redact(
           f"vllm: {type(error).__name__} {error}"))
       for _, future in group:

@@ -7,10 +7,9 @@ import os
 import pathlib
 from typing import Any
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.ask import job
-from stepdistill_jax.teacher.ask import loop
+from stepdistill_jax.teacher.ask import job, loop
+from stepdistill_jax.util import errors
 
 _INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it.
 _STOPS = {

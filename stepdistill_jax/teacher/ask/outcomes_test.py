@@ -5,11 +5,9 @@ import dataclasses
 
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.ask import command
-from stepdistill_jax.teacher.ask import job
-from stepdistill_jax.teacher.ask import loop
+from stepdistill_jax.teacher.ask import command, job, loop
+from stepdistill_jax.util import errors
 
 
 def test_a_collection_that_nobody_can_use_fails_and_is_kept(tmp_path, capsys):

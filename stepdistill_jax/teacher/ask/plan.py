@@ -7,14 +7,13 @@ a turn's item can only be made when the turns before it are there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.teacher import prompts
-from stepdistill_jax.teacher.ask import requests
-from stepdistill_jax.teacher.ask import rows
-from stepdistill_jax.teacher.ask import store as store_lib
+from stepdistill_jax.teacher.ask import requests, rows, store as store_lib
 
 REGENERATED, GOLD = "regenerated", "gold"
 HISTORIES = (REGENERATED, GOLD)

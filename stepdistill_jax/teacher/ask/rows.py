@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 import dataclasses
 import json
 import pathlib
-from typing import Any, Iterator, Mapping
+from typing import Any
 
 from stepdistill_jax.answers import answer_forms
+from stepdistill_jax.records import datasets, records
+from stepdistill_jax.teacher import prompts, text_files
+from stepdistill_jax.teacher.importing import (
+  containers,
+  counts as import_counts,
+  row_files,
+  seen_inputs,
+  table_files,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.teacher.importing import containers
-from stepdistill_jax.records import datasets
-from stepdistill_jax.teacher.importing import counts as import_counts
-from stepdistill_jax.teacher import prompts
-from stepdistill_jax.records import records
-from stepdistill_jax.teacher.importing import row_files
-from stepdistill_jax.teacher.importing import seen_inputs
-from stepdistill_jax.teacher.importing import table_files
-from stepdistill_jax.teacher import text_files
 
 NO_LABEL = "row_without_label"  # The prompt shows the label.
 BAD_MESSAGES = "messages_not_a_conversation"

@@ -18,18 +18,16 @@ shards, so that a finished cache has one line a sample.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import json
 import os
 import pathlib
 import time
-from typing import Any, Callable, Mapping
+from typing import Any
 
-from stepdistill_jax.util import durable_files
-from stepdistill_jax.util import errors
 from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.ask import durable
-from stepdistill_jax.teacher.ask import index as index_lib
-from stepdistill_jax.teacher.ask import journal
+from stepdistill_jax.teacher.ask import durable, index as index_lib, journal
+from stepdistill_jax.util import durable_files, errors
 
 _SHARD_BYTES = 64 * 2**20
 _INDEX = ".index.sqlite"

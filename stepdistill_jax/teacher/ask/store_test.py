@@ -8,10 +8,9 @@ import sys
 
 import pytest
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.ask import durable
-from stepdistill_jax.teacher.ask import store as store_lib
+from stepdistill_jax.teacher.ask import durable, store as store_lib
+from stepdistill_jax.util import errors
 from tests.support import asking as testing
 
 IDENTITY = {

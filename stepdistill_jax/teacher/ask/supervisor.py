@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
@@ -11,16 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Mapping, TextIO
+from typing import Any, TextIO
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.teacher.importing import table_files
 from stepdistill_jax.teacher import prompts
-from stepdistill_jax.teacher.ask import client
-from stepdistill_jax.teacher.ask import job
-from stepdistill_jax.teacher.ask import loop
-from stepdistill_jax.teacher.ask import rows
-from stepdistill_jax.teacher.ask import worker
+from stepdistill_jax.teacher.ask import client, job, loop, rows, worker
+from stepdistill_jax.teacher.importing import table_files
+from stepdistill_jax.util import errors
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
 # Where nobody watches a terminal, a line this often is enough.
@@ -71,7 +68,7 @@ def check(spec: job.Spec) -> None:
   source = rows.find(spec.dataset, spec.rows, spec.split,
                      table_files.parse_columns(spec.columns), spec.limit)
   next(source.read(prompt), None)
-  spec.teacher_name  # pylint: disable=pointless-statement
+  _ = spec.teacher_name  # Refuses what cannot be one.
   client.require_openai()
 
 

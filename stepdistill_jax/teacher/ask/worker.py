@@ -12,6 +12,7 @@ Standard output: one line of JSON an event, see `Event`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 import dataclasses
 import json
 import os
@@ -19,11 +20,10 @@ import signal
 import sys
 import threading
 import traceback
-from typing import Any, Callable
+from typing import Any
 
+from stepdistill_jax.teacher.ask import job as job_lib, loop
 from stepdistill_jax.util import errors
-from stepdistill_jax.teacher.ask import job as job_lib
-from stepdistill_jax.teacher.ask import loop
 
 DRAIN, ABORT = "drain", "abort"
 
@@ -54,7 +54,7 @@ def main() -> int:
   except errors.UserError as error:
     emit(Event.ERROR, message=str(error))
     return errors.USER_ERROR_EXIT_CODE
-  except Exception:  # pylint: disable=broad-except
+  except Exception:
     emit(Event.CRASHED, message=traceback.format_exc())
     return 1
 

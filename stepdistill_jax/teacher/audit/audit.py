@@ -9,21 +9,23 @@ in bounded memory; `docs/audit.md` explains how to read it.
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import heapq
 import os
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any
 import zlib
 
-from stepdistill_jax.answers import labels as labels_lib
-from stepdistill_jax.util import errors
-from stepdistill_jax.answers import consistency
-from stepdistill_jax.records import datasets
+from stepdistill_jax.answers import (
+  consistency,
+  labels as labels_lib,
+  parsing,
+  text_overlap,
+)
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import filters
 from stepdistill_jax.teacher.importing import counts as import_counts
-from stepdistill_jax.answers import parsing
-from stepdistill_jax.records import records
-from stepdistill_jax.answers import text_overlap
+from stepdistill_jax.util import errors
 
 PERCENTILES = (50, 90, 95, 99, 100)
 _SAMPLES = 20
@@ -139,7 +141,8 @@ class SplitAudit:
     _count_label(self.teacher_labels, record.teacher_label)
     if record.label and record.teacher_label and not self.own_labels:
       self.compared += 1
-      self.correct += labels_lib.is_correct(self.dataset, record.teacher_label, record.label)
+      self.correct += labels_lib.is_correct(
+          self.dataset, record.teacher_label, record.label)
     if record.rationale:
       share = text_overlap.share_found(record.rationale, record.inputs)
       if share is not None:

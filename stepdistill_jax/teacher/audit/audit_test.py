@@ -3,16 +3,13 @@ import json
 
 import pytest
 
-from stepdistill_jax.cli import stepdistill as cli
-from tests.support import real_data as testing
-from stepdistill_jax.teacher.audit import audit
-from stepdistill_jax.teacher.audit import report as audit_report
-from stepdistill_jax.teacher import cache
 from stepdistill_jax.answers import consistency
-from stepdistill_jax.records import datasets
+from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.records import datasets, record_writer, records
+from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher.audit import audit, report as audit_report
 from stepdistill_jax.teacher.importing import formats as importing
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
+from tests.support import real_data as testing
 
 
 def some_records(number, **fields):
@@ -102,7 +99,8 @@ def test_the_page_is_html_and_escapes_what_it_shows(tmp_path):
 
 
 def test_twenty_records_are_shown_the_same_each_time(tmp_path):
-  record_writer.write_records(tmp_path, "svamp", "t", {"train": some_records(100)})
+  record_writer.write_records(
+      tmp_path, "svamp", "t", {"train": some_records(100)})
   shown = []
   for order in (1, -1):
     split = audit.SplitAudit(datasets.get("svamp"), audit.count_words)
@@ -125,7 +123,8 @@ def test_the_command(tmp_path, capsys):
     assert report["splits"]["train"]["records"] == 3
   assert (tmp_path / "r/stepdistill_svamp/t/1.0.0/audit.html").is_file()
   assert run(tmp_path / "r") == 0
-  assert "teacher accuracy 100.00% (3 of 3 with a human label)" in capsys.readouterr().out
+  assert "teacher accuracy 100.00% (3 of 3 with a human label)" in (
+      capsys.readouterr().out)
   assert run(tmp_path / "r", "--dataset=svmap") == 2
   assert "did you mean: svamp?" in capsys.readouterr().err
   assert run(tmp_path / "nowhere") == 2

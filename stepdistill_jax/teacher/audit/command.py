@@ -17,9 +17,7 @@ import os
 import pathlib
 import tempfile
 
-from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
+from stepdistill_jax.util import argument_parser, errors, locations
 
 SUMMARY = "count what is in records, and what is wrong with them"
 
@@ -100,10 +98,9 @@ def _choose(args: argparse.Namespace, folder: pathlib.Path
 def _audit(args: argparse.Namespace, records_dir: pathlib.Path, dataset: str,
            teacher: str, page: pathlib.Path | None = None) -> dict:
   """Audits one data set, prints it, writes its page; returns the JSON."""
-  from stepdistill_jax.teacher.audit import audit
-  from stepdistill_jax.teacher.audit import report as audit_report
-  from stepdistill_jax.teacher import progress
   from stepdistill_jax.records import records
+  from stepdistill_jax.teacher import progress
+  from stepdistill_jax.teacher.audit import audit, report as audit_report
 
   with progress.shown("records", enabled=not args.json) as report_progress:
     report, splits = audit.audit(

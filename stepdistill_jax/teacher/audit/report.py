@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping
 import html
-from typing import Any, Mapping
+from typing import Any
 
 from stepdistill_jax.answers import labels as labels_lib
 from stepdistill_jax.teacher.audit import audit
@@ -275,7 +276,8 @@ def _histogram(lengths: collections.Counter, unit: str) -> str:
 def _record(record, split_audit) -> str:
   verdict = ""
   if record.label and record.teacher_label and not split_audit.own_labels:
-    right = labels_lib.is_correct(split_audit.dataset, record.teacher_label, record.label)
+    right = labels_lib.is_correct(
+        split_audit.dataset, record.teacher_label, record.label)
     verdict = (" <span class=right>agrees</span>" if right
                else " <span class=wrong>differs</span>")
   texts = "".join(

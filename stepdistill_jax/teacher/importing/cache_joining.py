@@ -9,22 +9,19 @@ has one chain of thought a line, in order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 import dataclasses
 import itertools
 import json
 import pathlib
 import sqlite3
-from typing import Any, Iterator, Mapping
+from typing import Any
 
-from stepdistill_jax.answers import rules as rules_lib
-from stepdistill_jax.util import errors
-from stepdistill_jax.answers import answer_forms
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.answers import answer_forms, parsing, rules as rules_lib
 from stepdistill_jax.records import datasets
-from stepdistill_jax.teacher.importing import joining
-from stepdistill_jax.answers import parsing
-from stepdistill_jax.teacher.importing import self_consistency
-from stepdistill_jax.teacher import text_files
+from stepdistill_jax.teacher import cache, text_files
+from stepdistill_jax.teacher.importing import joining, self_consistency
+from stepdistill_jax.util import errors
 
 # Endings that leave no completion to read, by their own names.
 _NO_ANSWER = {"refusal": "refusal", "content_filter": "content_filter",

@@ -5,11 +5,13 @@ import random
 
 import pytest
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.importing import cache_joining
-from stepdistill_jax.teacher.importing import formats as importing
 from stepdistill_jax.records import records
+from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher.importing import (
+  cache_joining,
+  formats as importing,
+)
+from stepdistill_jax.util import errors
 
 LABELS = ("entailment", "neutral", "contradiction")
 

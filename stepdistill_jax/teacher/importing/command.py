@@ -37,11 +37,9 @@ import pathlib
 import shutil
 from typing import Any
 
-from stepdistill_jax.util import argument_parser
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
 from stepdistill_jax.records import task_names
 from stepdistill_jax.teacher.importing import counts as import_counts
+from stepdistill_jax.util import argument_parser, errors, locations
 
 SUMMARY = "join teacher outputs with rows into distillation records"
 
@@ -124,12 +122,15 @@ def run(args: argparse.Namespace) -> int | None:
 
 def _import(args: argparse.Namespace) -> Any:
   """Calls the importer of the format; returns its ImportResult."""
-  from stepdistill_jax.teacher.importing import tables as import_tables
-  from stepdistill_jax.teacher.importing import formats as importing
   from stepdistill_jax.teacher import progress
+  from stepdistill_jax.teacher.importing import (
+    formats as importing,
+    tables as import_tables,
+  )
 
   with progress.shown("rows", enabled=not args.json) as report:
-    options = {"output": args.records_dir, "rules": args.rules, "progress": report}
+    options = {"output": args.records_dir, "rules": args.rules,
+               "progress": report}
     if args.format == "llama3":
       return importing.import_llama3(
           dataset=args.dataset, rows=args.rows, outputs=args.outputs,

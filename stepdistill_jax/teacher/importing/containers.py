@@ -12,17 +12,17 @@ All are read as a stream of `text_files.Entry`, whose value is the object.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import pathlib
 import re
-from typing import Any, Iterator
+from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 import zlib
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.teacher.importing import table_files
 from stepdistill_jax.teacher import text_files
+from stepdistill_jax.teacher.importing import table_files
+from stepdistill_jax.util import errors, locations
 
 _TABLES = (".csv", ".tsv")
 _JSON = (".json", ".jsonl", ".ndjson")

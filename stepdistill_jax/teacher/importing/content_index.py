@@ -6,8 +6,8 @@ large ones go to disk, so memory does not grow with the cache.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import sqlite3
-from typing import Iterator
 
 
 class ContentIndex:

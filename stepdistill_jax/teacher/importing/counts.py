@@ -6,10 +6,12 @@ import collections
 import dataclasses
 from typing import Any
 
-from stepdistill_jax.answers import rules as rules_lib
-from stepdistill_jax.answers import labels as labels_lib
+from stepdistill_jax.answers import (
+  labels as labels_lib,
+  parsing,
+  rules as rules_lib,
+)
 from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import parsing
 
 # Of the form of these counts in `import.json`.
 VERSION = 3
@@ -204,7 +206,8 @@ class SourceCounts:
   filled: dict[str, collections.Counter[str]] = dataclasses.field(
       default_factory=lambda: collections.defaultdict(collections.Counter))
   rules: dict[str, RuleCounts] = dataclasses.field(
-      default_factory=lambda: {rules: RuleCounts() for rules in rules_lib.RULES})
+      default_factory=lambda: {
+          rules: RuleCounts() for rules in rules_lib.RULES})
   overlap: tuple[float, float] | None = None
 
   def as_json(self) -> dict[str, Any]:

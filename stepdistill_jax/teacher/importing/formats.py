@@ -15,27 +15,29 @@ Each takes the fields of `record_importer.Options` as keywords and returns a
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 import itertools
 import os
 import pathlib
 import re
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
+from stepdistill_jax.answers import free_text_rules, parsing
+from stepdistill_jax.records import datasets, records
+from stepdistill_jax.teacher import cache, text_files
+from stepdistill_jax.teacher.importing import (
+  cache_joining,
+  content_index,
+  joining,
+  record_importer,
+  row_files,
+)
+from stepdistill_jax.teacher.importing.record_importer import (
+  ImportResult,
+  Options,
+  Source,
+)
 from stepdistill_jax.util import errors
-from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.importing import cache_joining
-from stepdistill_jax.teacher.importing import content_index
-from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import free_text_rules
-from stepdistill_jax.teacher.importing import joining
-from stepdistill_jax.answers import parsing
-from stepdistill_jax.teacher.importing import record_importer
-from stepdistill_jax.records import records
-from stepdistill_jax.teacher.importing import row_files
-from stepdistill_jax.teacher import text_files
-from stepdistill_jax.teacher.importing.record_importer import ImportResult
-from stepdistill_jax.teacher.importing.record_importer import Options
-from stepdistill_jax.teacher.importing.record_importer import Source
 
 held_out_positions = record_importer.held_out_positions
 # Of a user's own train split, where there is no validation split.

@@ -3,11 +3,11 @@ import json
 
 import pytest
 
-from stepdistill_jax.util import errors
-from tests.support import real_data as testing
+from stepdistill_jax.records import records
 from stepdistill_jax.teacher import cache
 from stepdistill_jax.teacher.importing import formats as importing
-from stepdistill_jax.records import records
+from stepdistill_jax.util import errors
+from tests.support import real_data as testing
 
 
 def imported(tmp_path, dataset):

@@ -7,17 +7,17 @@ their inputs and are joined by content.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 import dataclasses
 import pathlib
 import re
-from typing import Any, Iterable, Iterator
+from typing import Any
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.records import datasets
 from stepdistill_jax.answers import parsing
-from stepdistill_jax.teacher.importing import row_files
+from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import text_files
+from stepdistill_jax.teacher.importing import row_files
+from stepdistill_jax.util import errors, locations
 
 _BATCH = re.compile(r"(?P<split>\w+)_CoT_(?P<number>\d+)\.json(?:\.gz)?")
 # Splits as the published files call them.

@@ -7,24 +7,22 @@ rows, count, write.
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import math
 import os
 import pathlib
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any
 
-from stepdistill_jax.answers import rules as rules_lib
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.records import datasets
-from stepdistill_jax.teacher.importing import counts as import_counts
-from stepdistill_jax.teacher.importing import joining
-from stepdistill_jax.answers import parsing
-from stepdistill_jax.records import record_writer
-from stepdistill_jax.records import records
-from stepdistill_jax.answers import reference_rules
-from stepdistill_jax.teacher.importing import row_files
-from stepdistill_jax.teacher.importing import seen_inputs
+from stepdistill_jax.answers import parsing, reference_rules, rules as rules_lib
+from stepdistill_jax.records import datasets, record_writer, records
+from stepdistill_jax.teacher.importing import (
+  counts as import_counts,
+  joining,
+  row_files,
+  seen_inputs,
+)
+from stepdistill_jax.util import errors, locations
 
 # Called after every item with the number of items so far, and of how many
 # (None where that is not known).

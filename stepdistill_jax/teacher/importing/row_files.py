@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import dataclasses
 import os
 import pathlib
-from typing import Iterator
 import zlib
 
-from stepdistill_jax.util import errors
-from stepdistill_jax.util import locations
-from stepdistill_jax.teacher.importing import containers
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import text_files
+from stepdistill_jax.teacher.importing import containers
+from stepdistill_jax.util import errors, locations
 
 # Row files of which only some rows were found; they carry their position.
 _BY_LINES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")

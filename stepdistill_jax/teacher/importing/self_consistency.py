@@ -9,12 +9,11 @@ label stays what the majority says: its accuracy must not profit from gold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Sequence
 
-from stepdistill_jax.answers import labels as labels_lib
+from stepdistill_jax.answers import labels as labels_lib, parsing
 from stepdistill_jax.records import datasets
-from stepdistill_jax.answers import parsing
 
 # Named reason: every rationale leads to a label that is not the human one.
 REJECTED = "rejected_wrong_label"

@@ -4,8 +4,8 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from stepdistill_jax.records import datasets
 from stepdistill_jax.answers import parsing
+from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher.importing import self_consistency as sc
 
 
@@ -65,7 +65,7 @@ def test_rejection_takes_rationales_and_leaves_labels(
   assert choice.parsed == parsing.Parsed(rationale, label, status)
   assert counts.rejected_rows == (status == sc.REJECTED)
   assert counts.rejected_samples == sum(
-      bool(gold) and bool(l) and l != gold for l in labels)
+      bool(gold) and bool(label) and label != gold for label in labels)
   # What the teacher says, and how sure it is, is the same without rejection.
   plain, _ = choose(labels, gold=gold)
   assert (plain.parsed.label, plain.agreement) == (label, choice.agreement)

@@ -5,14 +5,15 @@ A CSV file has its columns' names in its first line; every value is a text.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 import csv
 import io
 import pathlib
-from typing import Any, Iterator, Mapping
+from typing import Any
 import zlib
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.teacher import text_files
+from stepdistill_jax.util import errors
 
 _CSV_ENDINGS = {".csv": ",", ".tsv": "\t"}
 # The named problem of a line that has other columns than the first.

@@ -7,23 +7,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import functools
 import itertools
 import os
 import pathlib
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from typing import Any
 
-from stepdistill_jax.answers import labels as labels_lib
-from stepdistill_jax.util import errors
-from stepdistill_jax.teacher.importing import containers
-from stepdistill_jax.records import datasets
-from stepdistill_jax.teacher.importing import formats as importing
-from stepdistill_jax.teacher.importing import joining
-from stepdistill_jax.answers import parsing
-from stepdistill_jax.teacher.importing import record_importer
-from stepdistill_jax.records import records
-from stepdistill_jax.teacher.importing import table_files
+from stepdistill_jax.answers import labels as labels_lib, parsing
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import text_files
+from stepdistill_jax.teacher.importing import (
+  containers,
+  formats as importing,
+  joining,
+  record_importer,
+  table_files,
+)
+from stepdistill_jax.util import errors
 
 # What a column can be. `output` is a raw completion, to be parsed;
 # `rationale` and `teacher_label` are a completion that is parsed already.

@@ -4,13 +4,14 @@ import json
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.evaluation import command as eval_main
+from stepdistill_jax.records import records, tfrecord_files
+from stepdistill_jax.teacher.importing import (
+  containers,
+  tables as import_tables,
+)
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
-from stepdistill_jax.evaluation import command as eval_main
-from stepdistill_jax.teacher.importing import containers
-from stepdistill_jax.teacher.importing import tables as import_tables
-from stepdistill_jax.records import records
-from stepdistill_jax.records import tfrecord_files
 
 COLUMNS = {"inputs": "question", "label": "answer", "rationale": "why"}
 
@@ -31,7 +32,7 @@ def test_csv_tsv_jsonl_and_parquet_give_the_same_records(tmp_path):
       {"question": f"is it, {i}?", "answer": "ja\n\"so\"", "why": "because ü"}
       for i in range(20)]
   csv_text = "question,answer,why\n" + "".join(
-      '"is it, %d?","ja\n""so""",because ü\n' % i for i in range(20))
+      f'"is it, {i}?","ja\n""so""",because ü\n' for i in range(20))
   jsonl = "".join(json.dumps(row) + "\n" for row in rows)
   files = {"a.csv": csv_text.encode(), "b.jsonl": jsonl.encode(),
            "c.json": json.dumps(rows).encode(),

@@ -5,9 +5,7 @@ its version, which a teacher cache records. See `prompt.Prompt` for the keys,
 and `docs/own_data.md` for how to add one.
 """
 
-from stepdistill_jax.teacher.prompts.files import find
-from stepdistill_jax.teacher.prompts.files import list_prompts
-from stepdistill_jax.teacher.prompts.files import load_file
+from stepdistill_jax.teacher.prompts.files import find, list_prompts, load_file
 from stepdistill_jax.teacher.prompts.prompt import Prompt
 
 __all__ = ["Prompt", "find", "list_prompts", "load_file"]

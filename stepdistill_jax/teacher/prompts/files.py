@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import functools
 import os
 import pathlib
 import tomllib
-from typing import Iterator
 
-from stepdistill_jax.util import errors
 from stepdistill_jax.teacher.prompts import prompt as prompt_lib
+from stepdistill_jax.util import errors
 
 _OWN_FOLDER = pathlib.Path(__file__).resolve().parent
 _ENVIRONMENT = "STEPDISTILL_PROMPTS"

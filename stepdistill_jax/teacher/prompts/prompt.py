@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import json
 import re
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.util import errors

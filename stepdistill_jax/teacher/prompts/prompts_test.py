@@ -7,13 +7,11 @@ import re
 
 import pytest
 
-from stepdistill_jax.answers import rules as rules_lib
-from stepdistill_jax.answers import answer_forms
+from stepdistill_jax.answers import answer_forms, arithmetic, rules as rules_lib
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.util import errors
-from stepdistill_jax.answers import arithmetic
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import prompts
+from stepdistill_jax.util import errors
 from tests.support import real_data as testing
 
 FEW_SHOT = ("svamp", "asdiv", "gsm8k", "cqa", "anli1", "esnli")

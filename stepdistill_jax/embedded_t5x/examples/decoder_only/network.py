@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from flax import linen as nn
-from flax import struct
+from flax import linen as nn, struct
 import jax.numpy as jnp
+
 from stepdistill_jax.embedded_t5x.examples.t5 import (
-    layers, network as t5_network)
+  layers,
+  network as t5_network,
+)
 
 Array = Any
 

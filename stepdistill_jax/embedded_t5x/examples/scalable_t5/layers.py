@@ -7,11 +7,13 @@ layers one by one.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 import jax.numpy as jnp
+
 from stepdistill_jax.embedded_t5x.examples.t5 import layers as t5_layers
 from stepdistill_jax.embedded_t5x.examples.t5.layers import *  # noqa: F403
 

@@ -8,15 +8,16 @@ of its own, because a scanned layer shares nothing but its code.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
-from flax import linen as nn
-from flax import struct
+from flax import linen as nn, struct
 from flax.linen import partitioning as nn_partitioning
 import jax
-from stepdistill_jax.util import errors
+
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import layers
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
+from stepdistill_jax.util import errors
 
 Array = Any
 

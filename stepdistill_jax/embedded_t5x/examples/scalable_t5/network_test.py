@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
-from stepdistill_jax.util import errors
 from stepdistill_jax.embedded_t5x import test_utils
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import network
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
+from stepdistill_jax.util import errors
 
 BATCH = test_utils.make_batch(4, packed=True)
 
@@ -33,7 +33,7 @@ def _unstack(params):
     stacked = params[side].pop(side)
     for i in range(test_utils.SIZES[f"num_{side}_layers"]):
       params[side][f"layers_{i}"] = jax.tree.map(
-          lambda x: jnp.take(x, i, axis=1), stacked)
+          lambda x, i=i: jnp.take(x, i, axis=1), stacked)
   return params
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 import jax
 from jax import lax
 import jax.numpy as jnp
+
 from stepdistill_jax.embedded_t5x.examples.t5 import linear, masks
 
 Array = Any

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x.examples.t5 import attention
-from stepdistill_jax.embedded_t5x.examples.t5 import linear
-from stepdistill_jax.embedded_t5x.examples.t5 import position_bias
+from stepdistill_jax.embedded_t5x.examples.t5 import (
+  attention,
+  linear,
+  position_bias,
+)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -37,7 +39,6 @@ def test_gradient_of_embeddings_by_product_equals_the_scatter():
   ids = jnp.asarray([[1, 3, 3, -1], [0, 10, 11, 3]])  # Two are outside.
   rows = jnp.asarray(rng.integers(-9, 9, (2, 4, 5)), jnp.float32)  # Exact.
   table = jnp.asarray(rng.normal(size=(11, 5)), jnp.float32)
-  # pylint: disable=protected-access
   expected = linear._sums_by_scatter(ids, rows, 11)
   np.testing.assert_array_equal(
       linear._sums_by_product(ids, rows, 11), expected)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import functools
 import math
 import operator
-from typing import Any, Callable, Sequence
+from typing import Any
 
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning

@@ -6,8 +6,9 @@ there for the heads. Nonzero means "may look".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
-from typing import Any, Callable
+from typing import Any
 
 import jax.numpy as jnp
 

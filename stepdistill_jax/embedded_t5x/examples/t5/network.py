@@ -7,14 +7,15 @@ parameter (`layers`); which mesh axis they mean is the partitioner's business.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import functools
-from typing import Any, Sequence
+from typing import Any
 
-from flax import linen as nn
-from flax import struct
+from flax import linen as nn, struct
 import jax.numpy as jnp
-from stepdistill_jax.util import errors
+
 from stepdistill_jax.embedded_t5x.examples.t5 import layers
+from stepdistill_jax.util import errors
 
 Array = Any
 
