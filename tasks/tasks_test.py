@@ -341,7 +341,7 @@ def test_what_is_missing_is_one_line(records_folder):
     task_registry.require_task("svamp_step_glod_palm540b")
   with pytest.raises(errors.UserError, match="stepdistill teacher import"):
     examples("cqa_label_gold")
-  with pytest.raises(errors.UserError, match="unknown split 'validation'"):
+  with pytest.raises(errors.UserError, match="no split 'validation'"):
     examples("svamp_label_gold", "validation")
 
 

@@ -62,8 +62,8 @@ class RecordsSource(seqio.DataSource):
       **kwargs) -> tf.data.Dataset:
     sizes = self.split_sizes()
     if split not in sizes:
-      raise errors.UserError(errors.unknown_name_message(
-          "split", split, sizes, f"(records of {self.dataset})"))
+      raise errors.UserError(errors.missing_split_message(
+          split, records.SPLITS, sizes, f"records of {self.dataset}"))
     dataset = self._tfds_source().get_dataset(
         split=split, shuffle=shuffle, seed=seed, shard_info=shard_info)
     if shard_info is None or shard_info.num_shards == 1:

@@ -168,10 +168,12 @@ def test_all_are_those_that_can_be_scored(records_dir, tmp_path, capsys):
   left_out = [w for w in results["warnings"] if "no records of it" not in w]
   assert len(left_out) == 2
   assert left_out[0].startswith("benchmark other was left out: split 'test'")
-  assert left_out[1].startswith("benchmark own was left out: unknown split")
+  assert left_out[1].startswith("benchmark own was left out: no split 'test'")
   # Whoever names it gets the error.
   assert _call(*flags, "--benchmarks=own") == 2
-  assert "unknown split 'test'" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert "no split 'test'" in said and "(there: train)" in said
+  assert "did you mean" not in said
   shutil.rmtree(folder / "stepdistill_svamp")
   assert _call(*flags, "--benchmarks=all") == 2
   said = capsys.readouterr().err
@@ -203,7 +205,7 @@ def test_exported_inputs_come_back_as_predictions(
     (["--teacher=palm", "--json", "--benchmarks=cqa"], "no local data"),
     (["--teacher=palm", "--json", "--split=dev"], "unknown split 'dev'"),
     (["--teacher=palm", "--json", "--benchmarks=svamp", "--split=train"],
-     "unknown split"),
+     "no split 'train'"),
     (["--teacher=palm", "--json", "--rules=loose"], "set of rules"),
     (["--teacher=palm", "--json", "--limit=0"], "at least 1"),
     (["--teacher=palm", "--json", "--batch_size=many"], "number or auto"),

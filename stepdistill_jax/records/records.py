@@ -252,8 +252,8 @@ def _read_split(
   folder = require_records(records_dir, dataset, teacher)
   lengths = _shard_lengths(folder)
   if split not in lengths:
-    raise errors.UserError(errors.unknown_name_message(
-        "split", split, lengths, f"({folder})"))
+    raise errors.UserError(errors.missing_split_message(
+        split, SPLITS, lengths, str(folder)))
   stem, shard_count = f"{TFDS_PREFIX}{dataset}-{split}", len(lengths[split])
   count = 0
   try:

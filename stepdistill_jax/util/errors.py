@@ -54,6 +54,26 @@ def unknown_name_message(
   return f"unknown {kind} {name!r}; {hint}" + (f" {advice}" if advice else "")
 
 
+def missing_split_message(
+    split: str, known: Iterable[str], splits: Iterable[str],
+    where: str) -> str:
+  """One line for a split that is not there: another one is no near name.
+
+  Args:
+    split: what was asked for.
+    known: the splits of all data sets.
+    splits: those that are there.
+    where: what lacks it.
+
+  >>> missing_split_message("test", ["train", "test"], ["train"], "records")
+  "no split 'test' in records (there: train)"
+  """
+  splits = list(splits)
+  if split not in known:
+    return unknown_name_message("split", split, splits, f"({where})")
+  return f"no split {split!r} in {where} (there: {', '.join(splits) or 'none'})"
+
+
 def chain(error: BaseException | None) -> Iterator[BaseException]:
   """An error and what it came from, the latest first."""
   seen = set()
