@@ -104,6 +104,8 @@ def test_the_command(folder, capsys, monkeypatch):
   out = capsys.readouterr().out
   assert "svamp_mix_gold_palm540b.rationale: 30 train, 3 test" in out
   assert "USE_CACHED_TASKS" in out
+  assert not cli.main([*arguments[:3], f"--output={folder / 'an out'}"])
+  assert f"cache_dirs='{folder / 'an out'}'" in capsys.readouterr().out
   assert cli.main([*arguments[:2], "--tasks=svamp_labl_gold",
                    arguments[3]]) == errors.USER_ERROR_EXIT_CODE
   assert "did you mean: svamp_label_gold" in capsys.readouterr().err

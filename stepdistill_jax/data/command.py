@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import itertools
 import pathlib
+import shlex
 
 from stepdistill_jax.util import argument_parser
 
@@ -113,7 +114,7 @@ def _cache(args) -> None:
   with data_folder.tfds_data_dir(args.records_dir or None):
     _write_caches(args, names)
   print("use them: t5x train ... --gin.USE_CACHED_TASKS=True "
-        f"--seqio_additional_cache_dirs={args.output}")
+        f"--seqio_additional_cache_dirs={shlex.quote(args.output)}")
 
 
 def _write_caches(args, names: Sequence[str]) -> None:
