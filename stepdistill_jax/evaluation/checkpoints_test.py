@@ -303,6 +303,9 @@ def test_bad_checkpoints(run, records_dir, tmp_path):
 
   with pytest.raises(errors.UserError, match="no such folder"):
     load(tmp_path / "nothing")
+  (tmp_path / "file").touch()
+  with pytest.raises(errors.UserError, match="it is a file, not a folder"):
+    load(tmp_path / "file")
   with pytest.raises(errors.UserError, match="the steps 7"):
     load(run / "checkpoint_8")
   (tmp_path / "empty").mkdir()

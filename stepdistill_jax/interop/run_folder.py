@@ -205,7 +205,8 @@ def require_folder(path: str | os.PathLike[str]) -> epath.Path:
   folder = epath.Path(locations.absolute(path))
   if locations.is_dir(folder):
     return folder
-  why = ": there is no such folder"
+  why = (": it is a file, not a folder" if folder.exists()
+         else ": there is no such folder")
   if (checkpoint_paths.step_of(folder.name) is not None
       and folder.parent.is_dir()):
     steps = checkpoint_paths.all_steps(folder.parent)
