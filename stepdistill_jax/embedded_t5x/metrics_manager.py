@@ -77,7 +77,8 @@ class MetricsManager:
       final = metrics_lib.set_step_metrics_num_steps(final, num_steps)
       # Off the devices, so that nothing is compiled for a division.
       final = jax.tree.map(np.asarray, final)
-      values = {name: m.compute_value() for name, m in final.items()}
+      values = {name: m.compute_value() for name, m in final.items()
+                if not getattr(m, "is_empty", False)}  # Not measured, not 0.
       from clu import metric_writers
       with self._writer_lock:
         metric_writers.write_values(

@@ -92,6 +92,11 @@ class Mean(clu_metrics.Average):
   a diverged run.
   """
 
+  @property
+  def is_empty(self) -> bool:
+    """Whether nothing was averaged; such a metric is not written."""
+    return not self.count
+
   def compute(self):
     return losses.safe_divide(self.total, self.count)
 
