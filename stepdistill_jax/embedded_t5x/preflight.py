@@ -28,8 +28,15 @@ def _one_line(error: BaseException) -> str:
   return " ".join(str(error).split())[:400] or type(error).__name__
 
 
-def check_data(cfg: datasets.DatasetConfig, partitioner) -> None:
-  """Raises UserError unless a config's data can be read in even batches."""
+def check_data(cfg: datasets.DatasetConfig, partitioner,
+               advice: str = "") -> None:
+  """Raises UserError unless a config's data can be read in even batches.
+
+  Args:
+    cfg: what is read.
+    partitioner: over which devices.
+    advice: ends the error where there is no such split.
+  """
   setting_checks.whole_number("BATCH_SIZE", cfg.batch_size)
   for name, length in (cfg.task_feature_lengths or {}).items():
     if length is not None:
@@ -52,7 +59,7 @@ def check_data(cfg: datasets.DatasetConfig, partitioner) -> None:
   if not files:
     raise errors.UserError(
         f"task {provider.name} has no split {cfg.split!r}; it has "
-        f"{sorted(splits) or 'none'}")
+        f"{sorted(splits) or 'none'}{advice}")
   for name, shards in files.items():
     if not shards:
       raise errors.UserError(

@@ -47,6 +47,12 @@ from stepdistill_jax.runs import (
 )
 from stepdistill_jax.util import errors, locations, progress
 
+# Ends an error about data to evaluate on that is not there.
+_NO_EVALUATION = (
+    "; to train without evaluations pass "
+    "--gin.train_script.train.train_eval_dataset_cfg=None "
+    "--gin.train_script.train.infer_eval_dataset_cfg=None")
+
 
 def _resolve_seeds(
     model_dir: str, random_seed: int | None, data_seed: int | None
@@ -127,7 +133,8 @@ def train(
     preflight.check_periods(eval_period if eval_cfgs else 0,
                             checkpoint_cfg.save)
     for cfg in (train_dataset_cfg, *eval_cfgs):
-      preflight.check_data(cfg, partitioner)
+      preflight.check_data(
+          cfg, partitioner, "" if cfg is train_dataset_cfg else _NO_EVALUATION)
       if verify_matching_vocabs_fn and isinstance(
           model, models.BaseTransformerModel):
         verify_matching_vocabs_fn(cfg, model)

@@ -313,6 +313,13 @@ def test_values_that_cannot_work_are_told_in_a_line(tmp_path, binding, told):
     run_train(tmp_path, *NO_EVAL, binding)
 
 
+def test_data_without_a_split_to_evaluate_on_says_how_to_train(tmp_path):
+  with pytest.raises(errors.UserError, match="split 'dev'.*; to train without"):
+    run_train(tmp_path, "train_eval/utils.DatasetConfig.split = 'dev'")
+  with pytest.raises(errors.UserError, match=r"split 'dev'; it has \[[^;]*$"):
+    run_train(tmp_path, "train/utils.DatasetConfig.split = 'dev'")
+
+
 def test_an_optax_transformation_is_no_optimizer(tmp_path):
   gin_file = tmp_path / "optax.gin"
   gin_file.write_text("""
