@@ -1,10 +1,10 @@
 import contextlib
 
+import gin
 import numpy as np
 import pytest
 import seqio
 
-import gin
 from stepdistill_jax import tasks  # noqa: F401
 from stepdistill_jax.data import preprocessors, task_registry
 from stepdistill_jax.records import record_writer, records

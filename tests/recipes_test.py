@@ -6,10 +6,10 @@ import re
 import subprocess
 import sys
 
+import gin
 import numpy as np
 import pytest
 
-import gin
 from stepdistill_jax.config import gin_config
 from stepdistill_jax.util import errors, locations
 

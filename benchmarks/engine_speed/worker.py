@@ -106,6 +106,7 @@ def main() -> None:
   os.dup2(2, 1)  # What libraries print is no answer.
   runtime.configure()
   import gin
+
   from stepdistill_jax.config import gin_config
   with tempfile.TemporaryDirectory() as folder:
     with gin_config.main_module(train=Engine):

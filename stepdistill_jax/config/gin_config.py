@@ -23,6 +23,7 @@ from typing import Any
 
 import gin
 from gin import config_parser
+
 from stepdistill_jax.config import gin_types, gin_values
 from stepdistill_jax.util import errors, locations
 

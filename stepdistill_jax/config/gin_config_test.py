@@ -2,9 +2,9 @@
 
 import logging
 
+import gin
 import pytest
 
-import gin
 from stepdistill_jax.config import gin_config
 from stepdistill_jax.util import errors
 

@@ -17,6 +17,7 @@ import typing
 from typing import Any
 
 import gin
+
 from stepdistill_jax.util import errors
 
 _NONE = type(None)

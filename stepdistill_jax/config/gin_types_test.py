@@ -9,9 +9,9 @@ import inspect
 import pkgutil
 from typing import Any
 
+import gin
 import pytest
 
-import gin
 import stepdistill_jax
 from stepdistill_jax.config import gin_config, gin_types
 from stepdistill_jax.util import errors

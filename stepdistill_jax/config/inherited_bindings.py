@@ -15,6 +15,7 @@ import types
 from typing import Any
 
 import gin
+
 from stepdistill_jax.util import errors
 
 

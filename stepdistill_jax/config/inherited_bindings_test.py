@@ -2,11 +2,11 @@
 
 import inspect
 
+import gin
 import numpy as np
 import pytest
 from t5x import models as t5x_models, trainer as t5x_trainer, utils as t5x_utils
 
-import gin
 from stepdistill_jax import models as students
 from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.data import exact_order, feature_converter

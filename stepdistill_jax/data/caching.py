@@ -5,11 +5,12 @@ result. The files are those of `seqio_cache_tasks`, which does the same on a
 Beam runner (`cache_with_beam`), and SeqIO reads both alike:
 
     CACHE_DIR/svamp_step_gold_palm540b/
-      COMPLETED  info.train.json  stats.train.json
+      COMPLETED  info.train.json  stats.train.json  made_from.json
       train.tfrecord-00000-of-00016 ...
 
 What stands behind the place of the cache is still done in every run: the
 choice of records (shares, filters) and the cutting to TASK_FEATURE_LENGTHS.
+`made_from.json` is ours: a cache of other records than today's is refused.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.data import task_registry
-from stepdistill_jax.util import errors
+from stepdistill_jax.data import fingerprints, sources, task_registry
+from stepdistill_jax.util import errors, progress as progress_lib
 
 SHARDS = 16
 _COMPLETED = "COMPLETED"
+_MADE_FROM = "made_from.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +88,11 @@ def cache_task(
 
   Raises:
     errors.UserError: the task's records are missing, or nothing can be
-      written there.
+      written there, or an older cache that stays is of other records.
   """
   folder = pathlib.Path(cache_dir) / task.name
   if (folder / _COMPLETED).is_file() and not overwrite:
+    check_made_from(task, folder)
     return CachedTask(task.name, folder, _examples_in(folder), written=False)
   temporary = folder.with_name(f".incomplete-{task.name}-{os.getpid()}")
   try:
@@ -101,6 +104,7 @@ def cache_task(
           task, split, temporary, shards,
           lambda n, done=done: progress and progress(done + n, total))
       done += counts[split]
+    write_made_from(task, temporary)
     (temporary / _COMPLETED).touch()
     _put_in_place(temporary, folder)
   except OSError as error:
@@ -110,6 +114,37 @@ def cache_task(
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   return CachedTask(task.name, folder, counts, written=True)
+
+
+def write_made_from(task: seqio.Task, folder: pathlib.Path) -> None:
+  """Writes down, in a task's cache, what its examples are made from."""
+  (folder / _MADE_FROM).write_text(
+      json.dumps(fingerprints.of_task(task), indent=2) + "\n", "utf-8")
+
+
+def check_made_from(task: seqio.Task, folder: str | os.PathLike) -> None:
+  """Raises UserError if a cache is of other records than the task's are now.
+
+  A cache that does not say what it is of is reported where it could.
+  """
+  if not isinstance(task.source, sources.RecordsSource):
+    return  # The cache of a user's own task, as SeqIO's script writes it.
+  file = pathlib.Path(folder) / _MADE_FROM
+  if not file.is_file():
+    progress_lib.say(
+        f"warning: {folder} does not say which records it is made from; if "
+        f"they have changed since, cache {task.name} again")
+    return
+  before = json.loads(file.read_text("utf-8"))
+  differing = [
+      what for what, key in (("records", "files_sha256"),
+                             ("vocabulary", "vocabularies_sha256"))
+      if before.get(key) != fingerprints.of_task(task)[key]]
+  if differing:
+    raise errors.UserError(
+        f"{folder} was made from other {' and '.join(differing)} than those of "
+        f"{task.name} now: `stepdistill data cache --tasks={task.name} "
+        "--output=DIR --overwrite` writes it anew")
 
 
 def _put_in_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
@@ -200,6 +235,13 @@ def cache_with_beam(
     raise errors.UserError(
         "--beam needs Apache Beam: `pip install apache-beam`, or leave --beam "
         "away to cache on this machine without it")
+  written = []
+  for task in tasks:
+    folder = pathlib.Path(cache_dir) / task.name
+    if overwrite or not (folder / _COMPLETED).is_file():
+      written.append((task, folder))
+    else:  # Beam leaves it as it is.
+      check_made_from(task, folder)
   command = [
       sys.executable, "-m", "seqio.scripts.cache_tasks_main",
       f"--tasks={','.join(task.name for task in tasks)}",
@@ -212,3 +254,5 @@ def cache_with_beam(
     raise errors.UserError(
         f"Beam ended with exit code {done.returncode}; its own messages stand "
         f"above. The command was: {' '.join(command)}")
+  for task, folder in written:
+    write_made_from(task, folder)

@@ -1,13 +1,16 @@
 import json
+import types
 
+import gin
 import numpy as np
 import pytest
 import seqio
+from t5x import utils
 
-import gin
 from stepdistill_jax import tasks  # noqa: F401
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.data import caching
+from stepdistill_jax.models import data_check
 from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
@@ -90,9 +93,11 @@ def test_a_cache_is_whole_or_not_there(folder, monkeypatch):
   monkeypatch.setenv("STEPDISTILL_RECORDS", str(folder))
   monkeypatch.setenv("STEPDISTILL_VOCAB", str(folder / "spiece.model"))
   assert caching.cache_task(task, folder / "cached").examples["train"] == 40
-  write_records(folder, rows=30)
   again = caching.cache_task(task, folder / "cached")
   assert not again.written and again.examples["train"] == 40
+  write_records(folder, rows=30)
+  with pytest.raises(errors.UserError, match="other records than .*overwrite"):
+    caching.cache_task(task, folder / "cached")
   anew = caching.cache_task(task, folder / "cached", overwrite=True)
   assert anew.written and anew.examples["train"] == 30
 
@@ -126,3 +131,19 @@ def test_a_task_that_cannot_train_is_not_cached(folder, capsys):
                      f"--output={folder / 'out'}"]) == 2
     assert lacks in capsys.readouterr().err
   assert not (folder / "out").exists()
+
+
+def test_a_run_refuses_a_cache_of_other_records(folder):
+  (task,) = caching.find_tasks(NAMES[:1])
+  caching.cache_task(task, folder / "cached", shards=3)
+  cfg = utils.DatasetConfig(
+      task.name, LENGTHS, split="train", batch_size=4, shuffle=False, seed=0,
+      use_cached=True, module=None)
+  model = types.SimpleNamespace(
+      task_names=("label",), input_vocabulary=task.output_features[
+          "inputs"].vocabulary, output_vocabulary=task.output_features[
+              "targets"].vocabulary, module=None)
+  data_check.verify_data(cfg, model)
+  write_records(folder, rows=41)
+  with pytest.raises(errors.UserError, match="other records than"):
+    data_check.verify_data(cfg, model)

@@ -17,11 +17,11 @@ import contextvars
 import dataclasses
 from typing import Any
 
+import gin
 import numpy as np
 import seqio
 import tensorflow as tf
 
-import gin
 from stepdistill_jax.config import gin_config
 from stepdistill_jax.data import pipelines
 from stepdistill_jax.util import errors, progress

@@ -1,11 +1,11 @@
 """What is cut, counted against a plain count, on every way to the batches."""
 
+import gin
 import numpy as np
 import pytest
 import seqio
 from t5x import utils
 
-import gin
 from stepdistill_jax.data import (
   cuts,
   exact_order,

@@ -21,12 +21,12 @@ import fractions
 import math
 from typing import Any
 
+import gin
 import numpy as np
 import seqio
 from t5x import utils
 import tensorflow as tf
 
-import gin
 from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.data import (
   cuts,

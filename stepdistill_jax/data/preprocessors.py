@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import functools
 
+import gin
 import seqio
 import tensorflow as tf
 
-import gin
 from stepdistill_jax.data import cuts, selection, sources, task_metrics
 from stepdistill_jax.records import records
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import functools
 import os
 
+import gin
 import numpy as np
 import tensorflow as tf
 
-import gin
 from stepdistill_jax.data import sources, vocabularies
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import filters as filters_lib

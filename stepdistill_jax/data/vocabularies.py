@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 
+import gin
 import seqio
 
-import gin
 from stepdistill_jax.records import records
 from stepdistill_jax.util import errors, locations
 

@@ -8,13 +8,13 @@ import shutil
 
 import flax.core
 from flax.linen import partitioning as flax_partitioning
+import gin
 import jax
 import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
 
-import gin
 from stepdistill_jax.embedded_t5x import (
   adafactor,
   checkpoint_config,

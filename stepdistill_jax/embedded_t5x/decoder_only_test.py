@@ -2,12 +2,12 @@
 
 import json
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import gin
 from stepdistill_jax.config import gin_config
 from stepdistill_jax.embedded_t5x import (
   command as t5x_command,

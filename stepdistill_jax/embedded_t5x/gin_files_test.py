@@ -2,13 +2,13 @@
 
 import pathlib
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from t5x import models
 
-import gin
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
 from stepdistill_jax.config import gin_config
 

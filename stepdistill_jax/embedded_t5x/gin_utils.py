@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etils import epath
+import gin
 import jax
 
-import gin
 from stepdistill_jax.config import gin_arguments, gin_config
 
 

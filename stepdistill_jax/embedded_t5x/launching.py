@@ -58,9 +58,9 @@ def launch(
   Returns:
     What the mode's function returns.
   """
+  import gin
   import seqio
 
-  import gin
   from stepdistill_jax.config import gin_config
   module_name, function_name, others = ENTRY_POINTS[mode]
   module = importlib.import_module(f"t5x.{module_name}")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import hashlib
 import os
-import pathlib
 from typing import Any
 
 from etils import epath
@@ -13,15 +11,13 @@ import jax
 import seqio
 
 from stepdistill_jax.config import setting_checks
+from stepdistill_jax.data import fingerprints
 from stepdistill_jax.embedded_t5x import checkpoint_config, datasets
 from stepdistill_jax.embedded_t5x.checkpointing import (
   choice as checkpoint_choice,
 )
 from stepdistill_jax.runs import checkpoint_paths, run_lock, run_record
 from stepdistill_jax.util import errors, progress
-
-# Larger data is identified by its file names and sizes alone.
-_MAX_HASHED_BYTES = 256 * 2**20
 
 
 def _one_line(error: BaseException) -> str:
@@ -186,26 +182,14 @@ def tell_whose_steps(path: str, train_state) -> None:
 def describe_data(cfg: datasets.DatasetConfig) -> Mapping[str, Any]:
   """Name, split and fingerprints of a data set, for the run's record."""
   provider = datasets.find_task(cfg)
-  digest, folders, vocabularies = hashlib.sha256(), set(), set()
-  for task in sorted(seqio.get_subtasks(provider), key=lambda t: t.name):
-    if cfg.split not in (task.splits or ()):
-      continue
-    files = [pathlib.Path(f) for f in sorted(
-        task.source.list_shards(cfg.split)) if os.path.isfile(f)]
-    small = sum(f.stat().st_size for f in files) <= _MAX_HASHED_BYTES
-    for file in files:
-      folders.add(str(file.parent.absolute()))
-      digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-      if small:
-        digest.update(file.read_bytes())
-    vocabularies |= {
-        str(getattr(feature.vocabulary, "sentencepiece_model_file", ""))
-        for feature in task.output_features.values()}
+  tasks = [task for task in sorted(
+      seqio.get_subtasks(provider), key=lambda t: t.name)
+           if cfg.split in (task.splits or ())]
+  files = [fingerprints.files_of(task, cfg.split) for task in tasks]
+  folders = {str(f.parent.absolute()) for of_task in files for f in of_task}
   return {"task": provider.name, "split": cfg.split,
           "task_feature_lengths": dict(cfg.task_feature_lengths or {}),
           "batch_size": cfg.batch_size, "pack": cfg.pack,
           "shuffle": cfg.shuffle, "folders": sorted(folders),
-          "files_sha256": digest.hexdigest(),
-          "vocabularies_sha256": sorted(
-              hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
-              for file in vocabularies if os.path.isfile(file))}
+          "files_sha256": fingerprints.digest_of(files),
+          "vocabularies_sha256": fingerprints.vocabularies_of(*tasks)}

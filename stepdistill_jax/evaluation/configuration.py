@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import gin
+
 from stepdistill_jax.config import gin_config
 from stepdistill_jax.evaluation import (
   evaluate,

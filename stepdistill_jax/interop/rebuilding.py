@@ -6,9 +6,9 @@ import pathlib
 
 import flax
 from flax import traverse_util
+import gin
 import jax
 
-import gin
 from stepdistill_jax.config import data_folder, gin_config
 from stepdistill_jax.util import errors, locations
 

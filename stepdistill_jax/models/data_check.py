@@ -13,6 +13,7 @@ from t5x import utils
 
 from stepdistill_jax.config import gin_config, setting_checks
 from stepdistill_jax.data import (
+  caching,
   cuts,
   feature_converter,
   record_check,
@@ -31,7 +32,8 @@ def verify_data(cfg, model) -> None:
   Raises:
     errors.UserError: the data set lacks a target that the loss weighs, or has
       one that it does not, or another vocabulary than the model, or none of
-      its records has what the task is about, or its lengths cut a label.
+      its records has what the task is about, or its cache is of other records,
+      or its lengths cut a label.
   """
   name = cfg.mixture_or_task_name
   provider = (task_registry.require_task(name) if isinstance(name, str)
@@ -49,6 +51,8 @@ def verify_data(cfg, model) -> None:
   _check_targets(provider, model.task_names, is_training)
   for task in seqio.get_subtasks(provider):
     record_check.check_records(task, provider.name, cfg.split)
+    if cfg.use_cached and task.cache_dir:
+      caching.check_made_from(task, task.cache_dir)
   cuts.look_at(provider, cfg, says=not (is_training and _reads_all_first()))
 
 

@@ -151,9 +151,9 @@ def parsed(
   Raises:
     errors.UserError: a mistake in the files, or no training run in them.
   """
+  import gin
   import seqio
 
-  import gin
   from stepdistill_jax.config import gin_config
   from stepdistill_jax.embedded_t5x import device_mesh
 

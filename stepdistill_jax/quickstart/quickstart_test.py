@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 
+import gin
 import pytest
 import rich.console
 
-import gin
 from stepdistill_jax.quickstart import (
   command,
   display,

@@ -7,8 +7,8 @@ import os
 import re
 
 from etils import epath
-
 import gin
+
 from stepdistill_jax.util import errors, locations, remote_storage
 
 TRAIN_DS_PREFIX = "train_ds"

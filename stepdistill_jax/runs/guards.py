@@ -21,10 +21,10 @@ from typing import Any
 
 import clu.metrics
 import flax.struct
+import gin
 import jax
 import jax.numpy as jnp
 
-import gin
 from stepdistill_jax.util import errors, progress
 
 METRIC = "guard/nonfinite_steps"

@@ -7,6 +7,7 @@ import threading
 import time
 
 import gin
+
 from stepdistill_jax.util import progress
 
 _LOOK_SECONDS = 5.0

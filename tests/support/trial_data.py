@@ -15,13 +15,13 @@ import json
 import os
 import pathlib
 
+import gin
 import numpy as np
 import seqio
 from t5x import utils
 import tensorflow as tf
 import xxhash
 
-import gin
 from stepdistill_jax.data import exact_order
 
 

@@ -20,11 +20,11 @@ import time
 from typing import Any
 
 from etils import epath
+import gin
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-import gin
 from stepdistill_jax.embedded_t5x.checkpointing import (
   choice as checkpoint_choice,
   reading as checkpoint_reading,
