@@ -7,7 +7,7 @@ INTEROP_VENV ?= .venv-interop
 BIN := $(VENV)/bin
 PYTEST := bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup quickstart test test-interop test-docs clean
+.PHONY: setup quickstart lint test test-fast test-interop test-docs clean
 
 setup: $(VENV)/.installed
 
@@ -29,7 +29,15 @@ $(INTEROP_VENV)/.installed: EXTRA := test-interop
 quickstart: setup
 	@$(BIN)/stepdistill quickstart $(ARGS)
 
-test: setup
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+# Under 90 seconds on 2 cores.
+test-fast: lint
+	@$(VENV)/$(PYTEST) -m fast $(ARGS)
+
+test: lint
 	@$(VENV)/$(PYTEST) -m 'not interop and not pages' $(ARGS)
 
 # What needs torch, transformers, libtpu and the like, or Chromium on PATH.

@@ -63,6 +63,18 @@ def pytest_ignore_collect(collection_path, config):
   return "\npytestmark = pytest.mark.interop\n" in text or None
 
 
+# Rooms whose tests compile nothing, or next to it.
+_FAST = re.compile(
+    r"stepdistill_jax/(answers|config|records|runs|util|teacher/(audit|"
+    r"importing|prompts))/")
+
+
+def pytest_collection_modifyitems(items):
+  for item in items:
+    if _FAST.search(item.path.as_posix()):
+      item.add_marker("fast")
+
+
 def _refused_skips(config) -> list[str]:
   """Skips of this session that CI does not accept, as `file: reason`."""
   reporter = config.pluginmanager.get_plugin("terminalreporter")

