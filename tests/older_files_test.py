@@ -42,14 +42,14 @@ def _here(folder, monkeypatch):
 
 def _run(module, *arguments):
   done = subprocess.run(
-      [sys.executable, "-m", f"stepdistill_jax.{module}", *arguments],
+      [sys.executable, "-m", f"stepdistill_jax.cli.{module}", *arguments],
       capture_output=True, text=True)
   assert done.returncode == 0, done.stdout + done.stderr
   return done.stdout
 
 
 def test_the_cache_gives_the_records_that_are_there(folder):
-  _run("cli", "teacher", "import", "--format=cache", "--outputs=cache",
+  _run("stepdistill", "teacher", "import", "--format=cache", "--outputs=cache",
        "--records_dir=again")
   for split, number in {"train": 18, "validation": 2}.items():
     before, after = (
@@ -57,7 +57,7 @@ def test_the_cache_gives_the_records_that_are_there(folder):
         for name in ("records", "again"))
     assert before == after and len(after) == number
   audited = {
-      name: json.loads(_run("cli", "teacher", "audit", "--dataset=desk",
+      name: json.loads(_run("stepdistill", "teacher", "audit", "--dataset=desk",
                             "--teacher=llama", f"--records_dir={name}",
                             "--json"))["splits"]
       for name in ("records", "again")}
@@ -68,13 +68,13 @@ def test_the_cache_gives_the_records_that_are_there(folder):
 def test_the_run_goes_on_and_is_scored(folder):
   bindings = {**_MACROS, **{f"network.T5Config.{k}": v
                             for k, v in _NETWORK.items()}}
-  _run("t5x_command", "train", '--gin.MODEL_DIR="run"',
+  _run("t5x", "train", '--gin.MODEL_DIR="run"',
        f"--gin_file={ROOT}/docs/own_data/desk_step_by_step.gin",
        *(f"--gin.{name}={value}" for name, value in bindings.items()))
   starts = json.loads((folder / "run/run.json").read_text())["starts"]
   assert [start["step"] for start in starts] == [0, 4]
   scored = json.loads(_run(
-      "evaluation.main", "--checkpoint=run/checkpoint_4", "--benchmarks=desk",
+      "stepdistill_eval", "--checkpoint=run/checkpoint_4", "--benchmarks=desk",
       "--split=validation", "--json"))
   (student,) = [s for s in scored["systems"] if s["kind"] == "checkpoint"]
   assert (student["cost"]["step"], student["n"]) == (4, 2)

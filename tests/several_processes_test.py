@@ -220,9 +220,10 @@ sys.exit(int(code))
     ("2", 2, ""),
     ("1,1,1", 1, "gave up after 2 restarts")])
 def test_what_the_launcher_starts_again(codes, ends_with, words, tmp_path):
-  (tmp_path / "stepdistill_jax").mkdir()
-  (tmp_path / "stepdistill_jax" / "__init__.py").touch()
-  (tmp_path / "stepdistill_jax" / "t5x_command.py").write_text(STAND_IN)
+  folder = tmp_path / "stepdistill_jax/cli"
+  folder.mkdir(parents=True)
+  for name, text in (("../__init__", ""), ("__init__", ""), ("t5x", STAND_IN)):
+    (folder / f"{name}.py").write_text(text)
   process = subprocess.run(
       [*LAUNCH, "--processes=2", "--restarts=2", "--", codes], cwd=tmp_path,
       env=_environment(PYTHONPATH=str(tmp_path)), capture_output=True,

@@ -13,10 +13,11 @@ a program.
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 import operator
 import re
+from typing import Any
 import warnings
 
 from stepdistill_jax.answers import arithmetic
@@ -135,15 +136,15 @@ def reference_value(text: str) -> float | None:
     return None
 
 
-_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub,
-              ast.Mult: operator.mul, ast.Div: operator.truediv,
-              ast.UAdd: operator.pos, ast.USub: operator.neg}
+_OPERATORS: dict[type, Callable[..., float]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+    ast.Div: operator.truediv, ast.UAdd: operator.pos, ast.USub: operator.neg}
 
 
-def _python_value(node: ast.expr) -> float:
+def _python_value(node: Any) -> float:
   """Python's value of a node; ValueError for what is not arithmetic."""
   if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-    return node.value
+    return node.value  # type: ignore[return-value]  # One of the two.
   function = _OPERATORS.get(type(getattr(node, "op", None)))
   if function is None:
     raise ValueError("not arithmetic")

@@ -109,7 +109,7 @@ def same_value(a: str, b: str) -> bool:
 
 def values_equal(a: Fraction, b: Fraction) -> bool:
   """True if two values agree up to rounding in their sixth digit."""
-  return abs(a - b) <= TOLERANCE * max(1, abs(a), abs(b))
+  return abs(a - b) <= TOLERANCE * max(Fraction(1), abs(a), abs(b))
 
 
 def _is_balanced(text: str) -> bool:

@@ -86,8 +86,8 @@ class Benchmark:
     return parser(text, row).label
 
 
-def _judge_label(benchmark, prediction, label, inputs, rules):
-  del inputs
+def _judge_label(benchmark: Benchmark, prediction: str, label: str,
+                 inputs: str, rules: str) -> Judgement:
   labels = benchmark.labels
   if rules == "reference":
     parsed = prediction if prediction in labels else None
@@ -96,7 +96,8 @@ def _judge_label(benchmark, prediction, label, inputs, rules):
   return Judgement(parsed, parsed is not None and parsed == label)
 
 
-def _judge_choice(benchmark, prediction, label, inputs, rules):
+def _judge_choice(benchmark: Benchmark, prediction: str, label: str,
+                  inputs: str, rules: str) -> Judgement:
   choices = benchmark.choices(inputs)
   if not choices:  # Without choices, only the texts can be compared.
     return _judge_text(benchmark, prediction, label, inputs, rules)
@@ -115,8 +116,8 @@ def _judge_choice(benchmark, prediction, label, inputs, rules):
       })
 
 
-def _judge_equation(benchmark, prediction, label, inputs, rules):
-  del benchmark, inputs
+def _judge_equation(benchmark: Benchmark, prediction: str, label: str,
+                    inputs: str, rules: str) -> Judgement:
   value = answers.read_equation(prediction, rules)
   gold = answers.read_equation(label, rules)
   correct = (value is not None and gold is not None
@@ -124,16 +125,16 @@ def _judge_equation(benchmark, prediction, label, inputs, rules):
   return Judgement(None if value is None else number_text(value), correct)
 
 
-def _judge_number(benchmark, prediction, label, inputs, rules):
-  del benchmark, inputs
+def _judge_number(benchmark: Benchmark, prediction: str, label: str,
+                  inputs: str, rules: str) -> Judgement:
   value, gold = answers.read_number(prediction), answers.read_number(label)
   correct = (value is not None and gold is not None
              and answers.same_value(value, gold, rules))
   return Judgement(None if value is None else number_text(value), correct)
 
 
-def _judge_text(benchmark, prediction, label, inputs, rules):
-  del benchmark, inputs
+def _judge_text(benchmark: Benchmark, prediction: str, label: str,
+                inputs: str, rules: str) -> Judgement:
   if rules == "reference":
     return Judgement(prediction or None, prediction == label)
   parsed = answers.tidy(prediction)

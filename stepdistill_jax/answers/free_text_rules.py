@@ -17,6 +17,7 @@ SVAMP label in such texts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 import re
 
@@ -48,7 +49,8 @@ def get_parser(dataset: datasets.Dataset) -> parsing.Parser:
   return functools.partial(_parse, find_label, dataset)
 
 
-def _parse(find_label, dataset, output: str, row: datasets.Row
+def _parse(find_label: Callable[..., tuple[str, str]],
+           dataset: datasets.Dataset, output: str, row: datasets.Row
            ) -> parsing.Parsed:
   if not output.strip():
     return parsing.Parsed("", "", parsing.EMPTY_OUTPUT)
@@ -84,7 +86,8 @@ def _rationale(text: str) -> str:
     text = before.rstrip()
 
 
-def _choice(lowered: str, answer: str, row, dataset) -> tuple[str, str]:
+def _choice(lowered: str, answer: str, row: datasets.Row,
+            dataset: datasets.Dataset) -> tuple[str, str]:
   match = _CHOICE_LETTER.search(lowered)
   if match:
     position = ord(match[1] or match[2]) - ord("a")
@@ -96,7 +99,8 @@ def _choice(lowered: str, answer: str, row, dataset) -> tuple[str, str]:
   return "", parsing.SEVERAL_ANSWERS if named else parsing.NO_LABEL
 
 
-def _class_label(lowered: str, answer: str, row, dataset) -> tuple[str, str]:
+def _class_label(lowered: str, answer: str, row: datasets.Row,
+                 dataset: datasets.Dataset) -> tuple[str, str]:
   named = {label for label in dataset.labels if label in lowered}
   named |= {dataset.labels[ord(letter) - ord("a")]
             for letter in _CLASS_LETTER.findall(lowered)
@@ -106,7 +110,8 @@ def _class_label(lowered: str, answer: str, row, dataset) -> tuple[str, str]:
   return "", parsing.SEVERAL_ANSWERS if named else parsing.NO_LABEL
 
 
-def _number(lowered: str, answer: str, row, dataset) -> tuple[str, str]:
+def _number(lowered: str, answer: str, row: datasets.Row,
+            dataset: datasets.Dataset) -> tuple[str, str]:
   numbers = _NUMBER.findall(lowered)
   if not numbers:
     return "", parsing.NO_LABEL
@@ -115,8 +120,8 @@ def _number(lowered: str, answer: str, row, dataset) -> tuple[str, str]:
   return ("", problem) if problem else (number, "")
 
 
-def _rest_of_line(lowered: str, answer: str, row, dataset
-                  ) -> tuple[str, str]:
+def _rest_of_line(lowered: str, answer: str, row: datasets.Row,
+                  dataset: datasets.Dataset) -> tuple[str, str]:
   label = answer.strip().split("\n")[0].strip().removesuffix(".")
   return label, "" if label else parsing.NO_LABEL
 

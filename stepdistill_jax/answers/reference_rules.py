@@ -13,6 +13,7 @@ the label stays, as it did in the papers' training targets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 import re
 
@@ -38,7 +39,9 @@ def next_example_mark(dataset: datasets.Dataset) -> str | None:
   return "Premise:" if dataset.label_kind == datasets.CLASS else "Q:"
 
 
-def _parse(split, dataset, output: str, row: datasets.Row) -> parsing.Parsed:
+def _parse(split: Callable[[str], tuple[str, str, str]],
+           dataset: datasets.Dataset, output: str, row: datasets.Row
+           ) -> parsing.Parsed:
   rationale, label, problem = split(output)
   rationale, label = rationale.rstrip(), label.rstrip()
   status = problem or labels_lib.label_status(dataset, label, row)

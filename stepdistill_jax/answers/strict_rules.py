@@ -14,12 +14,14 @@ What they mend in the published completions, and what they refuse:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import difflib
 import functools
 import re
 
 from stepdistill_jax.answers import arithmetic, parsing
 from stepdistill_jax.records import datasets
+from stepdistill_jax.records.datasets import Dataset, Row
 
 # A next example starts a line, or, in the cleaned Llama files, a sentence.
 _NEXT_QUESTION = re.compile(r"(?:^|\s)Q:")
@@ -33,16 +35,17 @@ _LETTER = re.compile(r"\(([a-z])\)", re.IGNORECASE)
 # How like a choice's text an answer must be for its letter to be believed:
 # `skyscraper` for `skyscaper` is, `ice` for `water cooler` is not.
 _LIKENESS = 0.75
+LabelReader = Callable[[str, Row, Dataset], tuple[str, str]]
 
 
-def get_parser(dataset: datasets.Dataset) -> parsing.Parser:
+def get_parser(dataset: Dataset) -> parsing.Parser:
   """Returns the strict parser of a data set's completions."""
   cut, marker = _FORMS.get(dataset.name, (None, _MARKER))
   return functools.partial(
       _parse, cut, marker, label_reader(dataset), dataset)
 
 
-def label_reader(dataset: datasets.Dataset):
+def label_reader(dataset: Dataset) -> LabelReader:
   """Returns (answer's text, row, dataset) -> (label, "") or ("", reason)."""
   return {
       datasets.EQUATION: _equation,
@@ -53,7 +56,8 @@ def label_reader(dataset: datasets.Dataset):
   }[dataset.label_kind]
 
 
-def _parse(cut, marker, read_label, dataset, output: str, row: datasets.Row
+def _parse(cut: re.Pattern[str] | None, marker: re.Pattern[str],
+           read_label: LabelReader, dataset: Dataset, output: str, row: Row
            ) -> parsing.Parsed:
   text = output
   if cut and (next_example := cut.search(text)):
@@ -74,7 +78,7 @@ def _parse(cut, marker, read_label, dataset, output: str, row: datasets.Row
   return first_failure or parsing.Parsed("", "", parsing.NO_MARKER)
 
 
-def _equation(answer: str, row, dataset) -> tuple[str, str]:
+def _equation(answer: str, row: Row, dataset: Dataset) -> tuple[str, str]:
   """Returns (equation, "") or ("", named reason)."""
   line = answer.strip().split("\n")[0]
   text = line.strip().rstrip(".").strip()
@@ -91,7 +95,7 @@ def _equation(answer: str, row, dataset) -> tuple[str, str]:
 _NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?", re.ASCII)
 
 
-def _number(answer: str, row, dataset) -> tuple[str, str]:
+def _number(answer: str, row: Row, dataset: Dataset) -> tuple[str, str]:
   """Reads an equation, else the first number of the answer's line."""
   equation, problem = _equation(answer, row, dataset)
   if equation:
@@ -104,7 +108,7 @@ def _number(answer: str, row, dataset) -> tuple[str, str]:
   return ("", problem) if problem else (number, "")
 
 
-def _choice(answer: str, row: datasets.Row, dataset) -> tuple[str, str]:
+def _choice(answer: str, row: Row, dataset: Dataset) -> tuple[str, str]:
   letters = {letter.lower() for letter in _LETTER.findall(answer)}
   if len(letters) > 1:
     return "", parsing.SEVERAL_ANSWERS
@@ -125,14 +129,14 @@ def _choice(answer: str, row: datasets.Row, dataset) -> tuple[str, str]:
   return "", parsing.LABEL_NOT_A_CHOICE
 
 
-def _class_label(answer: str, row, dataset) -> tuple[str, str]:
+def _class_label(answer: str, row: Row, dataset: Dataset) -> tuple[str, str]:
   match = _NLI_WORD.match(answer)
   if match:
     return match.group(1).lower(), ""
   return "", parsing.LABEL_NOT_ALLOWED if answer.strip() else parsing.NO_LABEL
 
 
-def _text_label(answer: str, row, dataset) -> tuple[str, str]:
+def _text_label(answer: str, row: Row, dataset: Dataset) -> tuple[str, str]:
   label = answer.strip().split("\n")[0].strip()
   label = label.removesuffix(".").strip()
   return label, "" if label else parsing.NO_LABEL

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import Any
 
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 # Words that nearly every text has, so that sharing them says nothing.
@@ -39,7 +40,7 @@ def share_found(text: str, source: str) -> float | None:
 
 
 @functools.cache
-def _rouge_scorer():
+def _rouge_scorer() -> Any:
   from rouge_score import rouge_scorer
 
   return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)

@@ -50,7 +50,7 @@ def _embedded_path(path: str) -> pathlib.Path | None:
   return embedded if embedded.is_file() else None
 
 
-def _open_remote(path: str):
+def _open_remote(path: str) -> Any:
   from etils import epath
   return epath.Path(path).open("r")
 
@@ -59,7 +59,7 @@ def _remote_exists(path: str) -> bool:
   if "://" not in path:
     return False
   from etils import epath
-  return epath.Path(path).exists()
+  return bool(epath.Path(path).exists())
 
 
 def search_paths(extra: Sequence[str] = ()) -> list[str]:

@@ -103,13 +103,12 @@ def hints(configurable: Any) -> typing.Mapping[str, Any]:
   Raises:
     NameError: an annotation uses a name that its module does not have.
   """
-  is_class = isinstance(configurable, type)
   if not _is_ours(configurable):
     return {}
-  if is_class and dataclasses.is_dataclass(configurable):
-    owners = configurable.__mro__[::-1]
-  else:
-    owners = (configurable.__init__ if is_class else configurable,)
+  is_class = isinstance(configurable, type)
+  is_dataclass = is_class and dataclasses.is_dataclass(configurable)
+  owners = (configurable.__mro__[::-1] if is_dataclass else
+            (configurable.__init__ if is_class else configurable,))
   found: dict[str, Any] = {}
   for owner in filter(_is_ours, owners):
     try:

@@ -43,7 +43,8 @@ def followed_by_class(cls: type) -> type:
   return cls
 
 
-def followed_by_function(base: Callable[..., Any]):
+def followed_by_function(
+    base: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
   """The same for a function that is used in place of another: a decorator."""
   return lambda function: _follow(function, [base], function.__name__)
 
@@ -59,15 +60,16 @@ def _inherited(cls: type) -> Iterator[tuple[str, Sequence[Any]]]:
         yield name, [vars(base)[name] for base in bases if name in vars(base)]
 
 
-def _follow(function, bases: Sequence[Any], owner: str):
+def _follow(function: Callable[..., Any], bases: Sequence[Any],
+            owner: str) -> Callable[..., Any]:
   """Calls a function with what is bound to others, where it is not given."""
   signature = inspect.signature(function)
   takes_any = any(p.kind is p.VAR_KEYWORD
                   for p in signature.parameters.values())
 
   @functools.wraps(function)
-  def follower(*args, **kwargs):
-    bound = {}
+  def follower(*args: Any, **kwargs: Any) -> Any:
+    bound: dict[str, tuple[Any, Any]] = {}
     for base in reversed(bases):
       bound |= {name: (value, base) for name, value in of(base).items()}
     if bound:
@@ -82,5 +84,5 @@ def _follow(function, bases: Sequence[Any], owner: str):
           kwargs[name] = copy.deepcopy(value)  # Resolves gin's references.
     return function(*args, **kwargs)
 
-  follower.__signature__ = signature  # Gin looks at it.
+  vars(follower)["__signature__"] = signature  # Gin looks at it.
   return follower

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from stepdistill_jax.util import errors
 
 
-def is_whole_number(value: Any, least: int = 1) -> bool:
+def is_whole_number(value: Any, least: int = 1) -> TypeGuard[int]:
   """Of at least `least`: gin's True is an int, and its 2.5 would be cut off."""
   return (isinstance(value, int) and not isinstance(value, bool)
           and value >= least)
@@ -31,7 +31,7 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
   if value not in choices:
     raise errors.UserError(
         errors.unknown_name_message(name, str(value), choices))
-  return value
+  return str(value)
 
 
 def text(name: str, value: Any) -> str:

@@ -33,7 +33,7 @@ def _is_ours(file: str | None) -> bool:
 class TasksFinder(importlib.abc.MetaPathFinder):
   """Finds the project's tasks by location, under both names."""
 
-  def find_spec(self, fullname, path=None, target=None):
+  def find_spec(self, fullname: str, *unused: object) -> t5x_finder.Spec:
     if fullname == PROJECT:
       return importlib.util.spec_from_file_location(
           PROJECT, _folder() / "__init__.py",

@@ -84,8 +84,8 @@ def plan(
   for position, (length, members) in enumerate(buckets.items()):
     members = carried + members
     most = rows_for(length, batch_size, platform)
-    fitting = lambda n, most=most: (
-        -(-min(most, _power_of_two(n)) // multiple) * multiple)
+    def fitting(n: int, most: int = most) -> int:
+      return -(-min(most, _power_of_two(n)) // multiple) * multiple
     rows = fitting(len(order))
     last = position == len(buckets) - 1
     whole = len(members) if last else len(members) // rows * rows

@@ -25,6 +25,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import seqio
@@ -71,8 +72,8 @@ def find_tasks(names: Sequence[str]) -> list[seqio.Task]:
 
 
 def cache_task(
-    task: seqio.Task, cache_dir: str | os.PathLike, *, shards: int = SHARDS,
-    overwrite: bool = False,
+    task: seqio.Task, cache_dir: str | os.PathLike[str], *,
+    shards: int = SHARDS, overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None) -> CachedTask:
   """Writes the examples of a task, all its splits.
 
@@ -97,14 +98,19 @@ def cache_task(
   temporary = folder.with_name(f".incomplete-{task.name}-{os.getpid()}")
   try:
     temporary.mkdir(parents=True)
-    counts, done = {}, 0
+    counts: dict[str, int] = {}
     total = sum(task.source.num_input_examples(s) or 0 for s in task.splits)
     for split in task.splits:
       counts[split] = _write_split(
+<<<<<<< HEAD
           task, split, temporary, shards,
           lambda n, done=done: progress and progress(done + n, total))
       done += counts[split]
     write_made_from(task, temporary)
+=======
+          task, split, temporary, shards, lambda n: progress(
+              sum(counts.values()) + n, total) if progress else None)
+>>>>>>> h-mypy
     (temporary / _COMPLETED).touch()
     _put_in_place(temporary, folder)
   except OSError as error:
@@ -195,7 +201,7 @@ def _writers(
         f"{prefix}-{shard:05d}-of-{shards:05d}")) for shard in range(shards)]
 
 
-def _features(spec: Mapping[str, tf.TensorSpec]) -> dict[str, dict]:
+def _features(spec: Mapping[str, tf.TensorSpec]) -> dict[str, dict[str, Any]]:
   """Shapes and dtypes as SeqIO keeps them; the first dimension is free."""
   return {
       name: {"dtype": tensor.dtype.name,
@@ -223,7 +229,7 @@ def has_beam() -> bool:
 
 
 def cache_with_beam(
-    tasks: Sequence[seqio.Task], cache_dir: str | os.PathLike, *,
+    tasks: Sequence[seqio.Task], cache_dir: str | os.PathLike[str], *,
     records_dir: str, shards: int, overwrite: bool,
     pipeline_options: str) -> None:
   """Runs SeqIO's own pipeline, on the runner that the options name.

@@ -7,6 +7,7 @@ examples:
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 import itertools
 import pathlib
@@ -17,7 +18,7 @@ from stepdistill_jax.util import argument_parser
 SUMMARY = "lengths of a data set's sequences; tasks tokenized beforehand"
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   subparsers = parser.add_subparsers(
       dest="data_command", metavar="COMMAND", required=True)
   lengths = subparsers.add_parser(
@@ -55,11 +56,11 @@ def add_arguments(parser) -> None:
   cache.set_defaults(data_run=_cache)
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
   args.data_run(args)
 
 
-def _lengths(args) -> None:
+def _lengths(args: argparse.Namespace) -> None:
   import json
 
   from stepdistill_jax.data import lengths as lengths_lib
@@ -74,11 +75,11 @@ def _lengths(args) -> None:
   own = records.vocabulary_path(folder, members[0])  # A union has one.
   vocabulary = args.vocabulary or (
       own if own.is_file() else locations.t5_vocabulary_path())
-  read = lambda names: itertools.chain.from_iterable(
+  found = itertools.chain.from_iterable(
       records.read_records(folder, member, args.teacher, split)
-      for member, split in names)
+      for member, split in splits)
   count = audit.piece_counter(vocabulary)
-  lengths = lengths_lib.measure(read(splits), count)
+  lengths = lengths_lib.measure(found, count)
   # Rows are filled with train records alone, but must hold all of them.
   row = lengths_lib.best_row(lengths)
   if args.json:
@@ -98,7 +99,7 @@ def _lengths(args) -> None:
     print(f"  {line}")
 
 
-def _cache(args) -> None:
+def _cache(args: argparse.Namespace) -> None:
   from stepdistill_jax.config import data_folder
   from stepdistill_jax.util import errors, runtime
 
@@ -117,9 +118,9 @@ def _cache(args) -> None:
         f"--seqio_additional_cache_dirs={shlex.quote(args.output)}")
 
 
-def _write_caches(args, names: Sequence[str]) -> None:
-  from stepdistill_jax import tasks  # noqa: F401
+def _write_caches(args: argparse.Namespace, names: Sequence[str]) -> None:
   from stepdistill_jax.data import caching, record_check, vocabularies
+  import stepdistill_jax.tasks  # noqa: F401
   from stepdistill_jax.teacher import progress
 
   found = caching.find_tasks(names)

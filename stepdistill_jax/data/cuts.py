@@ -137,7 +137,7 @@ class Texts:
         lost.append(0)
       else:
         if shares_row and not name.endswith("inputs"):
-          left = sequence_length["targets"] - used
+          left = (sequence_length or {})["targets"] - used
           limit = tf.minimum(limit, tf.maximum(left, 0))
         cut = tf.maximum(size - limit, 0)
         lost.append(cut)
@@ -157,7 +157,7 @@ class Texts:
         do == "cut_head" or do == "drop" and name in self.labels)
 
   @tf.autograph.experimental.do_not_convert
-  def is_too_long(self, lost) -> Any:
+  def is_too_long(self, lost: Any) -> Any:
     """Whether a rationale lost tokens, bool `[...]` of int `[..., names]`."""
     at = [self.names.index(name) for name in sorted(self.rationales)]
     return sum((lost[..., i] for i in at), 0 * lost[..., 0]) > 0
@@ -170,7 +170,8 @@ def texts_of(task: seqio.Task) -> Texts | None:
   return found[0] if found else None
 
 
-def look_at(provider, cfg, refuses: bool = True, says: bool = True) -> None:
+def look_at(
+    provider: Any, cfg: Any, refuses: bool = True, says: bool = True) -> None:
   """Says what a run's lengths will cut, and refuses, before anything slow.
 
   The first records of each task are looked at, through its preprocessors.
@@ -189,16 +190,17 @@ def look_at(provider, cfg, refuses: bool = True, says: bool = True) -> None:
     if judge is None or cfg.split.partition("[")[0] not in task.splits:
       continue
     lost = np.zeros([0, len(judge.texts.names)], np.int32)
-    first = pipelines.build(lambda task=task: read(task, cfg).map(
-        lambda example: example[TOKENS_CUT]).take(_SAMPLE).batch(_SAMPLE))
-    for batch in first:
+    def first(task: seqio.Task = task) -> tf.data.Dataset:
+      return read(task, cfg).map(
+          lambda example: example[TOKENS_CUT]).take(_SAMPLE).batch(_SAMPLE)
+    for batch in pipelines.build(first):
       lost = batch.numpy()
     if len(lost) == _SAMPLE:
       judge.looked_at = f" (its first {_SAMPLE:,} examples)"
     judge(lost)
 
 
-def read(task: seqio.Task, cfg) -> tf.data.Dataset:
+def read(task: seqio.Task, cfg: Any) -> tf.data.Dataset:
   """A task's examples in their order, once; those to drop are in it."""
   with in_rows(cfg.pack), read_once():
     return task.get_dataset(
@@ -232,7 +234,7 @@ class Judge:
   says: bool = True
 
   @classmethod
-  def of(cls, task: seqio.Task, cfg, **options) -> Judge | None:
+  def of(cls, task: seqio.Task, cfg: Any, **options: Any) -> Judge | None:
     """Of a task, as a `utils.DatasetConfig` has it; None for others' tasks."""
     texts = texts_of(task)
     if texts is None or not cfg.task_feature_lengths:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import fractions
+import functools
 import math
 from typing import Any
 
@@ -48,31 +49,31 @@ _ADVICE = ("train in SeqIO's order: train_script.train.get_dataset_fn = "
 class Batches:
   """Says which examples are in a host's share of each global batch."""
 
-  def __init__(self, cfg, store, rates, row_lengths, shard_id, num_shards):
+  def __init__(
+      self, cfg: utils.DatasetConfig, store: example_store.ExampleStore,
+      rates: Sequence[int],
+      row_lengths: Callable[[example_store.ExampleStore], Any],
+      shard_id: int, num_shards: int):
     self._cfg = cfg
     self._store = store
     self._rates = rates
     self._row_lengths = row_lengths
     self._share = cfg.batch_size // num_shards
     self._shard_id = shard_id
-    self._made = None
-    self._row_sizes = None
+    self._row_sizes: Any = None
 
-  @property
-  def _order(self):
+  @functools.cached_property
+  def _order(self) -> Any:
     """Made late: it needs the number of examples, so all of them read."""
-    if self._made is None:
-      cfg, seed = self._cfg, self._cfg.seed
-      orders = [
-          example_order.ExampleOrder(count, seed + 1_000_003 * i, cfg.shuffle)
-          for i, count in enumerate(self._store.counts)]
-      self._made = orders[0] if len(orders) == 1 else (
-          example_order.MixtureOrder(orders, self._rates, seed))
-      if cfg.pack:
-        self._row_sizes = self._row_lengths(self._store)
-        self._made = example_order.PackedOrder(
-            self._made, *self._row_sizes)
-    return self._made
+    cfg, seed = self._cfg, self._cfg.seed
+    orders = [
+        example_order.ExampleOrder(count, seed + 1_000_003 * i, cfg.shuffle)
+        for i, count in enumerate(self._store.counts)]
+    if cfg.pack:  # Of one part: `get_dataset` leaves mixtures to SeqIO.
+      self._row_sizes = self._row_lengths(self._store)
+      return example_order.PackedOrder(orders[0], *self._row_sizes)
+    return orders[0] if len(orders) == 1 else (
+        example_order.MixtureOrder(orders, self._rates, seed))
 
   def num_examples(self) -> int:
     """Of an epoch of all parts."""
@@ -118,8 +119,8 @@ class Batches:
     """Whether packing would put the next row's first example into a row."""
     sizes = self._row_sizes
     both = np.append(row, following[0])
-    return sizes[0][both].sum() <= sizes[2] and (
-        sizes[1][both].sum() <= sizes[3])
+    return bool(sizes[0][both].sum() <= sizes[2]
+                and sizes[1][both].sum() <= sizes[3])
 
 
 @dataclasses.dataclass
@@ -144,7 +145,8 @@ def _integer_rates(rates: Sequence[float]) -> list[int]:
   return [int(part * factor) for part in parts]
 
 
-def _examples(cfg, provider) -> tuple[example_store.ExampleStore, list[int]]:
+def _examples(cfg: utils.DatasetConfig, provider: Any
+              ) -> tuple[example_store.ExampleStore, list[int]]:
   """(all examples, rates of the parts) of a task or mixture."""
   tasks = [task for task in seqio.get_subtasks(provider)
            if cfg.split in task.splits]
@@ -202,7 +204,7 @@ def get_dataset(
     return utils.get_dataset(cfg, shard_id, num_shards, feature_converter_cls)
   store, rates = pipelines.build(lambda: _examples(cfg, provider))
 
-  def row_lengths(store: example_store.ExampleStore):
+  def row_lengths(store: example_store.ExampleStore) -> Any:
     return converter.row_sizes(
         store.element_spec, store.sizes, cfg.task_feature_lengths)
 

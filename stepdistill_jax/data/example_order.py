@@ -144,11 +144,12 @@ class PackedOrder:
   def _pack(self, epoch: int) -> np.ndarray:
     """Where each row of an epoch begins, in examples; and the end."""
     examples = self._order.epoch(epoch)
-    size, end = len(examples), None
+    size = len(examples)
+    end = np.full(size, size)
     for sizes, length in self._sizes:
       total = np.concatenate([[0], np.cumsum(sizes[examples])])
       reach = np.searchsorted(total, total[:-1] + length, side="right") - 1
-      end = reach if end is None else np.minimum(end, reach)
+      end = np.minimum(end, reach)
     following = np.maximum(end, np.arange(size) + 1).tolist()
     starts, at = [], 0
     while at < size:
@@ -168,7 +169,7 @@ class PackedOrder:
 
   def rows(self, start: int, count: int) -> list[np.ndarray]:
     """The examples of `count` rows from row `start` on, row by row."""
-    found = []
+    found: list[np.ndarray] = []
     while len(found) < count:
       epoch, row = self._find(start + len(found))
       starts, examples = self._row_starts(epoch), self._order.epoch(epoch)

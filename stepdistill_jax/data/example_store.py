@@ -64,8 +64,7 @@ class ExampleStore:
     self._name = name
 
   @functools.cached_property
-  def _read(self) -> tuple[
-      Mapping[str, _Column], list[int], list[Mapping[str, Any] | None]]:
+  def _read(self) -> tuple[Mapping[str, _Column], list[int], list[Any]]:
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
         key: [] for key in self.element_spec}
     counts, found = [], []
@@ -84,11 +83,10 @@ class ExampleStore:
         parts[key].append((values[np.repeat(keep, sizes)], sizes[keep]))
       counts.append(int(keep.sum()))
       found.append(record)
-    columns = {
-        key: _Column(*(np.concatenate(x) for x in zip(*values)))
-        for key, values in parts.items()}
     self._datasets = ()  # Nothing of theirs is kept.
-    return columns, counts, found
+    return {
+        key: _Column(*(np.concatenate(x) for x in zip(*values)))
+        for key, values in parts.items()}, counts, found
 
   @property
   def cut(self) -> list[Mapping[str, Any] | None]:
@@ -116,8 +114,7 @@ class ExampleStore:
 
 
 def _read_columns(
-    dataset: tf.data.Dataset, keys: Sequence[str],
-) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    dataset: tf.data.Dataset, keys: Sequence[str]) -> dict[str, Any]:
   """Feature -> (all values, the length of each example's); {} if empty."""
   batches = dataset.map(
       lambda example: {key: example[key] for key in keys},
@@ -128,7 +125,7 @@ def _read_columns(
           for key in keys} if parts else {}
 
 
-def _values_and_sizes(value) -> tuple[np.ndarray, np.ndarray]:
+def _values_and_sizes(value: Any) -> tuple[np.ndarray, np.ndarray]:
   """The values of a batch, flat, and the length of each row."""
   if isinstance(value, tf.RaggedTensor):
     return value.flat_values.numpy(), value.row_lengths().numpy()

@@ -8,7 +8,8 @@ are formed after the shuffle: they are never separated before they get here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -116,7 +117,7 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
   def __init__(
       self, pack: bool = True, use_custom_packing_ops: bool = False,
       apply_length_check: bool = True, bos_id: int = 0,
-      passthrough_features: Mapping | None = None,
+      passthrough_features: Mapping[str, Any] | None = None,
       target_prefixes: Sequence[str] = ("", "rationale_"),
       join_pairs: bool = False):
     """Configures the converter.
@@ -159,9 +160,6 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
     Raises:
       ValueError: a feature or length is missing or of the wrong type.
     """
-    return self._convert_features(ds, task_feature_lengths)
-
-  def _convert_features(self, ds, task_feature_lengths):
     prefixes = self._prefixes_of(ds.element_spec)
     lengths = _lengths_of(prefixes, task_feature_lengths)
     ds = ds.map(
@@ -187,7 +185,10 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
           num_parallel_calls=tf.data.AUTOTUNE)
     return ds.map(self._add_decoder_inputs, num_parallel_calls=tf.data.AUTOTUNE)
 
-  def get_model_feature_lengths(self, task_feature_lengths):
+  _convert_features = __call__  # SeqIO's name, for what its own call checks.
+
+  def get_model_feature_lengths(
+      self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
     """The length of each model feature of a plain task, or a packed row."""
     names = dict(self.MODEL_FEATURES)
     if self.pack:
@@ -197,7 +198,10 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
             "inputs" if name.startswith("encoder_") else "targets"]
         for name in names}
 
-  def row_sizes(self, element_spec, sizes, task_feature_lengths):
+  def row_sizes(
+      self, element_spec: Mapping[str, tf.TensorSpec],
+      sizes: Callable[[str], np.ndarray],
+      task_feature_lengths: Mapping[str, int]) -> tuple[Any, Any, int, int]:
     """What records take of a packed row.
 
     Args:
@@ -218,7 +222,8 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
     return (inputs, targets, task_feature_lengths["inputs"],
             task_feature_lengths["targets"])
 
-  def _prefixes_of(self, element_spec) -> tuple[str, ...]:
+  def _prefixes_of(
+      self, element_spec: Mapping[str, tf.TensorSpec]) -> tuple[str, ...]:
     """The target prefixes that the data set has, its features checked."""
     present = tuple(
         prefix for prefix in self._target_prefixes
@@ -237,7 +242,7 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
               f"{spec.dtype.name} of rank {len(spec.shape)}")
     return present
 
-  def _add_decoder_inputs(self, features):
+  def _add_decoder_inputs(self, features: packing.Tensors) -> packing.Tensors:
     """Shifts the targets right by one within each sequence."""
     targets = features["decoder_target_tokens"]
     bos = tf.fill(tf.shape(targets[..., :1]), self.bos_id)
@@ -270,7 +275,9 @@ def _stack(sequences: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
       [tf.pad(s, [[0, width - tf.size(s)]]) for s in sequences]), sizes
 
 
-def _as_record(example, prefixes, lengths) -> Mapping[str, tf.Tensor]:
+def _as_record(
+    example: packing.Tensors, prefixes: Sequence[str],
+    lengths: Sequence[tuple[int, int]]) -> packing.Tensors:
   """One example of a task as `packing.pack` wants it: K targets stacked."""
   num_targets = len(prefixes)
   inputs, input_sizes = _stack([
@@ -294,12 +301,12 @@ def _as_record(example, prefixes, lengths) -> Mapping[str, tf.Tensor]:
 
 
 def _pad_record(
-    record, input_length: int, target_length: int, squeeze: bool,
-) -> Mapping[str, tf.Tensor]:
+    record: packing.Tensors, input_length: int, target_length: int,
+    squeeze: bool) -> packing.Tensors:
   """Pads a record's sequences to `[K, length]`, or `[length]` if squeezed."""
   num_targets = record["task_ids"].shape[0]
 
-  def pad(tokens, length):
+  def pad(tokens: tf.Tensor, length: int) -> tf.Tensor:
     tokens = tf.pad(tokens, [[0, 0], [0, length - tf.shape(tokens)[1]]])
     return tf.ensure_shape(tokens, [num_targets, length])
 

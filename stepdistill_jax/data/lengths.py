@@ -83,7 +83,8 @@ def measure(
   kept = [r for r in all_records if r.label or r.teacher_label]
   if not kept:
     raise errors.UserError("no record has a label: there is nothing to train")
-  label_of = lambda r: max(r.label, r.teacher_label, key=len)
+  def label_of(record: records.Record) -> str:
+    return max(record.label, record.teacher_label, key=len)
   prefix = max(count_pieces(list(PREFIXES)))
   inputs = np.array(count_pieces([r.inputs for r in kept])) + prefix + 1
   label = np.array(count_pieces([label_of(r) for r in kept])) + 1
@@ -112,7 +113,7 @@ def best_row(
   least_inputs = _round_up(pair_inputs.max(), _ROW_MULTIPLE)
   least_targets = _round_up(pair_targets.max(), _ROW_MULTIPLE)
   ratio = pair_targets.sum() / pair_inputs.sum()
-  best = None
+  best = PackedRow(0, 0, 0.0, filled=-1.0)
   for row_inputs in sorted({least_inputs, *(
       i for i in inputs if i >= least_inputs)}):
     middle = _round_up(row_inputs * ratio, _ROW_MULTIPLE)
@@ -120,12 +121,13 @@ def best_row(
         max(least_targets, middle + step * _ROW_MULTIPLE)
         for step in (-1, 0, 1, 2)}):
       row = _pack(pair_inputs, pair_targets, row_inputs, row_targets)
-      if best is None or row.filled > best.filled + 0.01:
+      if row.filled > best.filled + 0.01:
         best = row
   return best
 
 
-def _pack(pair_inputs, pair_targets, row_inputs, row_targets) -> PackedRow:
+def _pack(pair_inputs: np.ndarray, pair_targets: np.ndarray, row_inputs: int,
+          row_targets: int) -> PackedRow:
   """Packs pairs into rows one after the other, as training does."""
   rows, used_inputs, used_targets = 1, 0, 0
   for inputs, targets in zip(pair_inputs.tolist(), pair_targets.tolist()):

@@ -13,9 +13,11 @@ packing costs little beside a training step.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+Tensors = Mapping[str, tf.Tensor]
 
 
 class Placement(NamedTuple):
@@ -44,7 +46,7 @@ def place_records(
   """
   limit = max_records_per_row or tf.int32.max
 
-  def place(last, sizes):
+  def place(last: Any, sizes: Any) -> tuple[tf.Tensor, ...]:
     row, used_inputs, used_targets, index, _, _ = last
     inputs, targets = sizes
     fits = ((used_inputs + inputs <= input_length)
@@ -64,9 +66,8 @@ def place_records(
 
 
 def _scatter(
-    values: Mapping[str, tf.Tensor], sizes: tf.Tensor, rows: tf.Tensor,
-    starts: tf.Tensor, num_rows: tf.Tensor, length: int,
-) -> Mapping[str, tf.Tensor]:
+    values: Tensors, sizes: tf.Tensor, rows: tf.Tensor, starts: tf.Tensor,
+    num_rows: tf.Tensor, length: int) -> Tensors:
   """Writes sequences into rows.
 
   Args:
@@ -101,8 +102,8 @@ def _sequence_starts(record_start: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
 
 
 def _pack_block(
-    block: Mapping[str, tf.Tensor], *, input_length: int, target_length: int,
-    max_records_per_row: int | None) -> Mapping[str, tf.Tensor]:
+    block: Tensors, *, input_length: int, target_length: int,
+    max_records_per_row: int | None) -> Tensors:
   """Packs a block of records, `[records, K, ...]`, into rows."""
   input_sizes, target_sizes = block["input_sizes"], block["target_sizes"]
   input_totals = tf.reduce_sum(input_sizes, axis=1)  # [records]
@@ -119,17 +120,20 @@ def _pack_block(
       target_length=target_length, max_records_per_row=max_records_per_row)
 
   num_targets = tf.shape(input_sizes)[1]  # K
-  flat = lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0))
+  def flat(x: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0))
   rows = tf.repeat(placement.row, num_targets)  # [records * K]
   num_rows = placement.row[-1] + 1
   # Segments count from 1 in a row: label 1, rationale 1, label 2, ...
   segments = (placement.index_in_row[:, None] * num_targets
               + tf.range(num_targets)[None, :] + 1)
 
-  def stream(tokens, sizes, starts, length, **constants):
+  def stream(tokens: tf.Tensor, sizes: tf.Tensor, starts: tf.Tensor,
+             length: int, **constants: tf.Tensor) -> Tensors:
     tokens = flat(tokens)  # [records * K, width]
     shape = tf.shape(tokens)
-    fill = lambda x: tf.broadcast_to(flat(x)[:, None], shape)
+    def fill(x: tf.Tensor) -> tf.Tensor:
+      return tf.broadcast_to(flat(x)[:, None], shape)
     values = {
         "tokens": tokens, "segment_ids": fill(segments),
         "positions": tf.broadcast_to(tf.range(shape[1])[None, :], shape),

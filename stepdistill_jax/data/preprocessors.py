@@ -6,8 +6,9 @@ place where SeqIO's cache may stand,) the choice of records, the EOS ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
+from typing import Any
 
 import gin
 import seqio
@@ -31,6 +32,7 @@ choose_train_share = selection.choose_train_share
 filter_train_records = selection.filter_train_records
 long_rationales = cuts.long_rationales
 
+FirstStep = Callable[..., tf.data.Dataset]
 _Example = Mapping[str, tf.Tensor]
 _map = functools.partial(
     tf.data.Dataset.map, num_parallel_calls=tf.data.AUTOTUNE)
@@ -233,7 +235,7 @@ def append_eos(
 
 def tokenized_records(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],
-    *, first_step, source: sources.RecordsSource) -> tf.data.Dataset:
+    *, first_step: FirstStep, source: sources.RecordsSource) -> tf.data.Dataset:
   """Records -> token ids, kept in memory where the data set is small.
 
   SeqIO keeps small data sets in memory too, but as records: they would be
@@ -254,7 +256,8 @@ def tokenized_records(
 
 
 def standard_preprocessors(
-    first_step, source: sources.RecordsSource, texts: cuts.Texts) -> Sequence:
+    first_step: FirstStep, source: sources.RecordsSource, texts: cuts.Texts
+) -> Sequence[Any]:
   """The preprocessors of a task whose `texts` `first_step` makes."""
   return [
       functools.partial(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import re
 
 from stepdistill_jax.data import sources, task_metrics
@@ -13,7 +14,7 @@ _ONLY_RATIONALE = r"_(explain|rationale)(_|$)"
 _NEEDS_GOLD = r"_(label|predict|step|mix|single)_gold\b|_gold_"
 
 
-def check_records(task, name: str, split: str) -> None:
+def check_records(task: object, name: str, split: str) -> None:
   """Raises UserError if no record has what the task's name promises.
 
   A task of nothing but filtered records would be read for ever, one without
@@ -81,7 +82,8 @@ def _labels_advice(there: str, is_training: bool) -> str:
           "train_script.train.infer_eval_dataset_cfg = None")
 
 
-def _say_whose_labels(name, split, teacher, found) -> None:
+def _say_whose_labels(name: str, split: str, teacher: str,
+                      found: Iterable[records.Record]) -> None:
   """Says how many labels of a scored split are the teacher's."""
   taught = total = 0
   for record in found:

@@ -78,7 +78,7 @@ def keep_selected(
   if not left_out.shape[0]:
     return dataset
 
-  def is_kept(example) -> tf.Tensor:
+  def is_kept(example: dict[str, tf.Tensor]) -> tf.Tensor:
     fingerprint = _fingerprints(example["id"])
     at = tf.searchsorted(left_out, fingerprint[None])[0]
     # One past the end where all are smaller.
@@ -119,7 +119,7 @@ def _select(
     train = records.read_records(data_dir, dataset, teacher, "train")
     selection = filters_lib.select(
         train, datasets.get(dataset), filters=filters, share=share, seed=seed,
-        count_pieces=vocabulary and audit.piece_counter(vocabulary))
+        count_pieces=audit.piece_counter(vocabulary) if vocabulary else None)
   else:
     selection = filters_lib.select_share(
         records.read_ids(data_dir, dataset, teacher, "train"), share, seed)

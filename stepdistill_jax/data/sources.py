@@ -35,7 +35,7 @@ class RecordsSource(seqio.DataSource):
     super().__init__(splits=records.SPLITS, caching_permitted=True)
     self.dataset = dataset
     self.teacher = teacher
-    self._found: tuple[tuple, seqio.TfdsDataSource] | None = None
+    self._found: tuple[object, seqio.TfdsDataSource] | None = None
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -54,12 +54,12 @@ class RecordsSource(seqio.DataSource):
     return self.split_sizes().get(split)
 
   def list_shards(self, split: str) -> Sequence[str]:
-    return self._tfds_source().list_shards(split)
+    return list(self._tfds_source().list_shards(split))
 
   def get_dataset(
       self, split: str = "train", shuffle: bool = True,
       seed: int | None = None, shard_info: seqio.ShardInfo | None = None,
-      **kwargs) -> tf.data.Dataset:
+      **kwargs: object) -> tf.data.Dataset:
     sizes = self.split_sizes()
     if split not in sizes:
       raise errors.UserError(errors.missing_split_message(

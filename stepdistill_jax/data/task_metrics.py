@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+from typing import Any
 
 from stepdistill_jax.answers import metrics
 
@@ -18,8 +19,8 @@ class TeacherLabel(str):
   """A target that no human gave."""
 
 
-def scored_label(text: str, *, example=None, is_target: bool = False,
-                 **unused_kwargs) -> str:
+def scored_label(text: str, *, example: Mapping[str, Any] | None = None,
+                 is_target: bool = False, **unused_kwargs: Any) -> str:
   """A SeqIO postprocessor: marks the targets that are a teacher's labels."""
   labeled_by = (example or {}).get(LABELED_BY) if is_target else None
   return TeacherLabel(text) if labeled_by == TEACHER.encode() else text
@@ -54,7 +55,7 @@ def accuracy_for(dataset: str) -> Callable[..., Mapping[str, float]]:
 
 
 def single_target_answer(
-    text: str, *, separator: Callable[[], str], **kwargs) -> str:
+    text: str, *, separator: Callable[[], str], **kwargs: Any) -> str:
   """A SeqIO postprocessor: the answer of a `rationale label` text.
 
   Returns:
@@ -66,6 +67,7 @@ def single_target_answer(
   return scored_label(answer.strip() if found else "", **kwargs)
 
 
-def single_target_postprocessor(separator: Callable[[], str]):
+def single_target_postprocessor(
+    separator: Callable[[], str]) -> Callable[..., str]:
   """`single_target_answer` with its separator, as tasks want it."""
   return functools.partial(single_target_answer, separator=separator)

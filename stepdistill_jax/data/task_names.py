@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stepdistill_jax.records.task_names import GOLD, KINDS, TEACHER, task_name
 
 __all__ = ["GOLD", "KINDS", "TEACHER", "task_name", "vocabulary_of"]
 
 
 def vocabulary_of(
-    mixture_or_task_name: str, feature: str = "targets"):
+    mixture_or_task_name: str, feature: str = "targets") -> Any:
   """The `seqio.Vocabulary` of a task; a model that takes it has no other.
 
   Raises:

@@ -21,7 +21,7 @@ records are missing is told what to run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 
 import seqio
@@ -155,7 +155,7 @@ def require_task(name: str) -> seqio.Task | seqio.Mixture:
   """
   if not _is_registered(name):
     # A gin file's `import tasks` may have found another module of that name.
-    from stepdistill_jax import tasks  # noqa: F401
+    import stepdistill_jax.tasks  # noqa: F401
   if not _is_registered(name):
     _require_parts(name)
     raise errors.UserError(
@@ -168,11 +168,12 @@ def _text_feature(dataset: str) -> seqio.Feature:
 
 
 def _add_task(
-    name: str, dataset: str, teacher: str | None, first_step,
+    name: str, dataset: str, teacher: str | None,
+    first_step: preprocessors.FirstStep,
     features: Sequence[str] = ("inputs", "targets"), *,
     has_label: bool = False, has_both: bool = False,
     passed_through: Mapping[str, tf.DType] = _NOTHING,
-    postprocess_fn=None) -> None:
+    postprocess_fn: Callable[..., str] | None = None) -> None:
   """Adds a task unless it is there.
 
   Components of mixtures declare what is `passed_through`: mixtures drop all

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import pathlib
+from typing import Any
 
 import gin
 import seqio
@@ -21,7 +23,9 @@ class _LateVocabulary(seqio.SentencePieceVocabulary):
   of names), so the constructor must not need it.
   """
 
-  def _model_context(self):
+  _sentencepiece_model_file: str
+
+  def _model_context(self) -> Any:
     # Looked up each time: the place may be set after a first, failed use.
     path = self.sentencepiece_model_file
     if path != self._sentencepiece_model_file:
@@ -38,17 +42,15 @@ class _LateVocabulary(seqio.SentencePieceVocabulary):
       # A model is used after SeqIO was told of its records for a while.
       return self._sentencepiece_model_file
 
-  def _find(self):
+  def _find(self) -> pathlib.Path:
     raise NotImplementedError
 
-  def __eq__(self, other):
+  def __eq__(self, other: Any) -> bool:
     # By what is asked for, not by whether the file was already found.
     return type(self) is type(other) and self._key() == other._key()
 
-  def _key(self):
+  def _key(self) -> object:
     return self._extra_ids
-
-  __hash__ = None
 
 
 class T5Vocabulary(_LateVocabulary):
@@ -57,7 +59,7 @@ class T5Vocabulary(_LateVocabulary):
   def __init__(self, extra_ids: int = T5_EXTRA_IDS):
     super().__init__("", extra_ids=extra_ids)
 
-  def _find(self):
+  def _find(self) -> pathlib.Path:
     return locations.t5_vocabulary_path()
 
 
@@ -68,10 +70,10 @@ class DatasetVocabulary(_LateVocabulary):
     super().__init__("", extra_ids=extra_ids)
     self._dataset = dataset
 
-  def _key(self):
+  def _key(self) -> object:
     return self._extra_ids, self._dataset
 
-  def _find(self):
+  def _find(self) -> pathlib.Path:
     path = records.vocabulary_path(records_dir(), self._dataset)
     if not path.is_file():
       raise errors.UserError(

@@ -11,7 +11,11 @@ from typing import Any
 
 from etils import epath
 
-from stepdistill_jax.interop import gin_model, imported, tokenizers
+from stepdistill_jax.interop import (
+  gin_model,
+  imported as imported_lib,
+  tokenizers,
+)
 from stepdistill_jax.runs import run_record
 from stepdistill_jax.util import errors, locations
 
@@ -167,7 +171,7 @@ def _tokenizer_of_vocabulary(
 
 
 def _import_json(folder: epath.Path) -> Mapping[str, Any] | None:
-  file = folder / imported.PROVENANCE_FILE
+  file = folder / imported_lib.PROVENANCE_FILE
   if not file.is_file():
     return None
   found = _json_object(file)
@@ -210,6 +214,6 @@ def find(path: str) -> Context:
     origin_folder = epath.Path(locations.absolute(initial)).parent
     origin = _import_json(origin_folder)
   hf_folder = None
-  if origin is not None and (origin_folder / imported.HF_FOLDER).is_dir():
-    hf_folder = origin_folder / imported.HF_FOLDER
+  if origin is not None and (origin_folder / imported_lib.HF_FOLDER).is_dir():
+    hf_folder = origin_folder / imported_lib.HF_FOLDER
   return Context(folder, bindings, imported, origin, hf_folder)

@@ -6,7 +6,9 @@ of a data set against a model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import re
+from typing import Any
 
 import seqio
 from t5x import utils
@@ -22,7 +24,7 @@ from stepdistill_jax.data import (
 from stepdistill_jax.util import errors, t5x_finder
 
 
-def verify_data(cfg, model) -> None:
+def verify_data(cfg: utils.DatasetConfig, model: Any) -> None:
   """Checks a data set of a run against its model.
 
   Args:
@@ -63,7 +65,8 @@ def _reads_all_first() -> bool:
       for name, value in gin_config.bindings().items())
 
 
-def _check_targets(provider, weighed, is_training: bool) -> None:
+def _check_targets(
+    provider: Any, weighed: Sequence[str], is_training: bool) -> None:
   """Raises UserError if the task's targets are not those of the loss."""
   features = provider.output_features
   targets = [f for f in features if f.endswith("targets")]

@@ -7,6 +7,7 @@ hosts add them up. Division happens in `compute` alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import functools
 from typing import NamedTuple
 
 from clu import metrics as clu_metrics
@@ -47,7 +48,8 @@ def task_totals(
   """
   ids, weights = batches.task_ids(batch), batches.loss_weights(batch)
   targets = batch["decoder_target_tokens"]
-  total = lambda values: losses.task_sums(values, ids, num_tasks)
+  total = functools.partial(
+      losses.task_sums, task_ids=ids, num_tasks=num_tasks)
   real = (weights > 0).astype(jnp.float32)
   if "decoder_positions" in batch:
     first = batch["decoder_positions"] == 0
@@ -76,10 +78,11 @@ class WeightedTaskLoss(clu_metrics.Metric):
   task_weights: jnp.ndarray  # [tasks], w_k; equal for all that is merged.
 
   def merge(self, other: WeightedTaskLoss) -> WeightedTaskLoss:
-    return self.replace(
-        sums=self.sums + other.sums, weights=self.weights + other.weights)
+    return WeightedTaskLoss(
+        sums=self.sums + other.sums, weights=self.weights + other.weights,
+        task_weights=self.task_weights)
 
-  def compute(self):
+  def compute(self) -> jnp.ndarray:
     return jnp.sum(
         self.task_weights * losses.safe_divide(self.sums, self.weights))
 
@@ -97,22 +100,22 @@ class Mean(clu_metrics.Average):
     """Whether nothing was averaged; such a metric is not written."""
     return not self.count
 
-  def compute(self):
+  def compute(self) -> jnp.ndarray:
     return losses.safe_divide(self.total, self.count)
 
 
-def _average(total, count) -> Mean:
+def _average(total: jax.typing.ArrayLike, count: jax.typing.ArrayLike) -> Mean:
   return Mean(
       total=jnp.asarray(total, jnp.float32),
       count=jnp.asarray(count, jnp.float32))
 
 
-def _constant(value) -> Mean:
+def _constant(value: jax.typing.ArrayLike) -> Mean:
   """A value that is the same in all microbatches of a step."""
   return _average(value, 1)
 
 
-def _rate(numerator) -> t5x_metrics.TimeRate:
+def _rate(numerator: jax.typing.ArrayLike) -> t5x_metrics.TimeRate:
   return t5x_metrics.TimeRate(numerator=jnp.asarray(numerator, jnp.float32))
 
 
@@ -140,7 +143,7 @@ def task_metrics(
   # Microbatches add up to loss 1/D·Σ and share 1, or to 0 without tokens.
   mean = losses.safe_divide(totals.loss, denominators)
   share = losses.safe_divide(totals.weight, denominators)
-  metrics = {}
+  metrics: MetricsMap = {}
   for k, name in enumerate(names):
     metrics |= {
         f"loss/{name}": _average(mean[k], share[k]),
@@ -195,7 +198,8 @@ def base_metrics(
       "timing/pairs_per_second": _rate(totals.sequences[0]),
       "non_padding_fraction/loss_weights": _average(real, tokens),
   }
-  used, size = 0.0, 0.0
+  used: jnp.ndarray | float = 0.0
+  size = 0.0
   for side, tokens_of in (("encoder", "encoder_input_tokens"),
                           ("decoder", "decoder_target_tokens")):
     ids = batch.get(f"{side}_segment_ids", batch[tokens_of] != 0)

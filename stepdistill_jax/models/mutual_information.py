@@ -29,8 +29,8 @@ def has_both(task_ids: jnp.ndarray) -> jnp.ndarray:
   Returns:
     `[records]` bool.
   """
-  present = lambda task: jnp.any(task_ids == task, axis=1)
-  return present(LABEL_ID) & present(RATIONALE_ID)
+  return (jnp.any(task_ids == LABEL_ID, axis=1)
+          & jnp.any(task_ids == RATIONALE_ID, axis=1))
 
 
 def _highest_probabilities(

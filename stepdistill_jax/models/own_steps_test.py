@@ -145,8 +145,10 @@ def test_t5xs_own_meaning_by_one_line(command, tmp_path, capsys):
 
 def test_a_network_with_too_few_embeddings_is_refused(
     command, tmp_path, capsys):
-  assert train(command, tmp_path, "--gin.network.T5Config.vocab_size=256") == (
-      errors.USER_ERROR_EXIT_CODE)
+  assert train(
+      command, tmp_path,
+      "--gin.t5x.examples.t5.network.T5Config.vocab_size=256") == (
+          errors.USER_ERROR_EXIT_CODE)
   told = " ".join(capsys.readouterr().err.split())
   needed = task_names.vocabulary_of("svamp_label_gold").vocab_size
   assert f"T5Config.vocab_size = 256 is less than the {needed} tokens" in told

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import functools
 from typing import Any
 
-from flax.linen import partitioning as nn_partitioning
+from flax.linen import spmd
 import jax
 import jax.numpy as jnp
 
@@ -56,9 +56,8 @@ def _run_in_loop(
   if not deterministic and cfg.dropout_rate > 0:
     keys = jax.random.split(stack.make_rng("dropout"), length)
 
-  def body(x, of_layer):
-    x = nn_partitioning.with_sharding_constraint(
-        x, ("batch", "length", "embed"))
+  def body(x: Array, of_layer: Any) -> tuple[Array, None]:
+    x = spmd.with_logical_constraint(x, ("batch", "length", "embed"))
     return layer(of_layer[0], x, of_layer[1]), None
 
   if stack.remat_policy not in (None, "none"):
@@ -67,14 +66,14 @@ def _run_in_loop(
   return jax.lax.scan(body, x, (stacked, keys))[0]
 
 
-def _policy(name: str):
+def _policy(name: str) -> Any:
   try:
     return scalable.checkpoint_policy(name)
   except ValueError as error:
     raise errors.UserError(str(error)) from error
 
 
-def _apply(module, params, key, *arguments) -> Array:
+def _apply(module: Any, params: Any, key: Array, *arguments: Any) -> Array:
   rngs = {} if key is None else {"dropout": key}
   return module.apply({"params": params}, *arguments, rngs=rngs)
 
@@ -84,14 +83,16 @@ class Encoder(t5_network.Encoder):
 
   remat_policy: str | None = "minimal"
 
-  def run_layers(self, x, encoder_mask, deterministic):
+  def run_layers(
+      self, x: Array, encoder_mask: Array, deterministic: bool) -> Array:
     if self.is_initializing():
-      return super().run_layers(x, encoder_mask, deterministic)
+      return super().run_layers(  # type: ignore[no-untyped-call]  # T5X's.
+          x, encoder_mask, deterministic)
     bias = t5_network.relative_bias(self.config)(
         x.shape[-2], x.shape[-2], True)
     module = t5_network.EncoderLayer(self.config, parent=None)
 
-    def layer(params, x, key):
+    def layer(params: Any, x: Array, key: Array) -> Array:
       return _apply(
           module, params, key, x, encoder_mask, bias, deterministic)
 
@@ -105,11 +106,12 @@ class Decoder(t5_network.Decoder):
   remat_policy: str | None = "minimal"
 
   def run_layers(
-      self, y, encoded, decoder_mask, encoder_decoder_mask, deterministic,
-      decode, max_decode_length, index):
+      self, y: Array, encoded: Array, decoder_mask: Array,
+      encoder_decoder_mask: Array, deterministic: bool, decode: bool,
+      max_decode_length: int | None, index: Array) -> Array:
     if self.is_initializing() or decode:
       # Each layer's cache stays where it is: a loop would copy all of them.
-      return super().run_layers(
+      return super().run_layers(  # type: ignore[no-untyped-call]  # T5X's.
           y, encoded, decoder_mask, encoder_decoder_mask, deterministic,
           decode, max_decode_length, index)
     bias = t5_network.decoder_bias(
@@ -117,7 +119,7 @@ class Decoder(t5_network.Decoder):
         max_decode_length, index)
     module = t5_network.DecoderLayer(self.config, parent=None)
 
-    def layer(params, y, key):
+    def layer(params: Any, y: Array, key: Array) -> Array:
       return _apply(
           module, params, key, y, encoded, decoder_mask, encoder_decoder_mask,
           bias, deterministic)
@@ -141,9 +143,9 @@ class Transformer(t5_network.Transformer):
   remat_policy: str | None = "minimal"
 
   @property
-  def encoder_cls(self):
+  def encoder_cls(self) -> Any:  # type: ignore[override]  # Never set.
     return functools.partial(Encoder, remat_policy=self.remat_policy)
 
   @property
-  def decoder_cls(self):
+  def decoder_cls(self) -> Any:  # type: ignore[override]  # Never set.
     return functools.partial(Decoder, remat_policy=self.remat_policy)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import math
+from typing import TypeGuard
 
 import jax.numpy as jnp
 
@@ -69,7 +70,7 @@ def cosine(
   [1.0, 0.5, 0.0]
   """
   _check_steps(num_steps)
-  def schedule(step):
+  def schedule(step: Step) -> jnp.ndarray:
     wave = 0.5 * (1 + jnp.cos(
         jnp.pi * _progress(step, start_step, num_steps)))
     return end + (start - end) * wave
@@ -92,11 +93,11 @@ def step(
   if list(boundaries) != sorted(set(boundaries)):
     # Refused, not sorted: the values would go to other steps than meant.
     raise ValueError(f"boundaries must increase, got {list(boundaries)}")
-  values = jnp.asarray(values, jnp.float32)
+  table = jnp.asarray(values, jnp.float32)
   edges = jnp.asarray(boundaries, jnp.int32)
-  def schedule(at_step):
+  def schedule(at_step: Step) -> jnp.ndarray:
     passed = jnp.sum(jnp.asarray(at_step - start_step, jnp.int32) >= edges)
-    return values[passed]
+    return table[passed]
   return schedule
 
 
@@ -105,9 +106,9 @@ def as_schedule(weight: Weight) -> Schedule:
   return weight if callable(weight) else Constant(weight)
 
 
-def is_constant(weight: Weight) -> bool:
+def is_constant(schedule: Schedule) -> TypeGuard[Constant]:
   """True if the weight is known not to depend on the step."""
-  return isinstance(weight, Constant) or not callable(weight)
+  return isinstance(schedule, Constant)
 
 
 def steps_of_epochs(epochs: float, records: int, batch_size: int) -> int:

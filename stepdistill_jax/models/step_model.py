@@ -48,8 +48,8 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
   verify_data_fn = staticmethod(data_check.verify_data)
 
   def __init__(
-      self, module, input_vocabulary: seqio.Vocabulary,
-      output_vocabulary: seqio.Vocabulary, optimizer_def,
+      self, module: Any, input_vocabulary: seqio.Vocabulary,
+      output_vocabulary: seqio.Vocabulary, optimizer_def: Any,
       decode_fn: Callable[..., Any] = decoding.beam_search,
       feature_converter_cls: Callable[..., Any] | None = None,
       label_smoothing: float = 0.0, z_loss: float = 0.0,
@@ -125,14 +125,17 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
 
   # ---------------------------------------------------------------- batches
 
-  def get_initial_variables(self, rng, input_shapes, input_types=None):
+  def get_initial_variables(
+      self, rng: jax.Array, input_shapes: Mapping[str, tuple[int, ...]],
+      input_types: Mapping[str, Any] | None = None) -> Any:
     """Initial variables; the pairs' axis does not reach the network."""
     flat = {
         name: (shape[0] * shape[1], *shape[2:]) if len(shape) == 3 else shape
         for name, shape in input_shapes.items()}
     return super().get_initial_variables(rng, flat, input_types)
 
-  def prepare_batch(self, batch: batches.Batch, step) -> batches.Batch:
+  def prepare_batch(
+      self, batch: batches.Batch, step: schedules.Step) -> batches.Batch:
     """Adds to a global batch what its microbatches need to know of it.
 
     Args:
@@ -180,7 +183,7 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
   # ------------------------------------------------------------------- loss
 
   def loss_fn(
-      self, params, batch: batches.Batch, dropout_rng: jax.Array | None,
+      self, params: Any, batch: batches.Batch, dropout_rng: jax.Array | None,
   ) -> tuple[jnp.ndarray, metrics_lib.MetricsMap]:
     """The weighted loss of a batch, or a microbatch's share of it.
 
@@ -196,7 +199,7 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
     return loss, metrics
 
   def eval_fn(
-      self, params, batch: batches.Batch,
+      self, params: Any, batch: batches.Batch,
   ) -> tuple[jnp.ndarray, metrics_lib.MetricsMap]:
     """The loss without dropout; its metrics are means over all batches."""
     loss, metrics, totals, weights = self._loss(params, batch, None)
@@ -205,7 +208,10 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
           self.task_names, totals, weights, metrics)
     return loss, metrics
 
-  def _loss(self, params, batch, dropout_rng):
+  def _loss(
+      self, params: Any, batch: batches.Batch, dropout_rng: jax.Array | None,
+  ) -> tuple[jnp.ndarray, metrics_lib.MetricsMap, metrics_lib.TaskTotals,
+             jnp.ndarray]:
     prepared = self._prepared(batch)
     batch = batches.flatten_pairs(prepared)
     logits = self._compute_logits(params, batch, dropout_rng)
@@ -230,7 +236,8 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
         batch, totals, loss, jnp.sum(coefficients * totals.z_loss))
     return loss, metrics, totals, weights
 
-  def _mutual_information_loss(self, batch, logits) -> jnp.ndarray:
+  def _mutual_information_loss(
+      self, batch: batches.Batch, logits: jnp.ndarray) -> jnp.ndarray:
     """This microbatch's share of the mean over the global batch's records."""
     ids = batches.task_ids(batches.flatten_pairs(batch))
     by_record = mutual_information_lib.record_losses(
@@ -238,24 +245,25 @@ class StepDistillModel(t5x_models.EncoderDecoderModel):
     return losses.safe_divide(
         jnp.sum(by_record), batches.of_step(batch, batches.RECORDS)[0])
 
-  def _coefficients(self, weights, denominators) -> jnp.ndarray:
+  def _coefficients(
+      self, weights: jnp.ndarray, denominators: jnp.ndarray) -> jnp.ndarray:
     """What each task's sum of token losses is multiplied with, `[tasks]`."""
     if self.aggregation == "token_sum":
-      return weights / (self._loss_normalizing_factor or 1.0)
+      return jnp.divide(weights, self._loss_normalizing_factor or 1.0)
     return losses.safe_divide(weights, denominators)
 
   # ------------------------------------------------------------- prediction
 
   def predict_batch_with_aux(
-      self, params, batch: batches.Batch, rng: jax.Array | None = None,
-      **kwargs):
+      self, params: Any, batch: batches.Batch, rng: jax.Array | None = None,
+      **kwargs: Any) -> Any:
     """Decodes; a paired batch answers with its first target, the label."""
     return super().predict_batch_with_aux(
         params, batches.first_targets(batch), rng=rng, **kwargs)
 
   def score_batch(
-      self, params, batch: Mapping[str, jnp.ndarray],
-      return_intermediates: bool = False):
+      self, params: Any, batch: batches.Batch,
+      return_intermediates: bool = False) -> Any:
     """Log likelihoods `[batch]`; of a paired batch the first targets'."""
     return super().score_batch(
         params, batches.first_targets(batch),

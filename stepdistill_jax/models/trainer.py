@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from t5x import trainer as t5x_trainer
 
@@ -23,8 +24,8 @@ class StepDistillTrainer(t5x_trainer.Trainer):
   """
 
   @functools.cached_property
-  def _partitioned_train_step(self):
-    def train_step(train_state, batch):
+  def _partitioned_train_step(self) -> Any:
+    def train_step(train_state: Any, batch: Any) -> Any:
       return t5x_trainer.train_with_lr(
           train_state,
           self._model.prepare_batch(batch, train_state.step),
@@ -43,8 +44,8 @@ class StepDistillTrainer(t5x_trainer.Trainer):
         donate_argnums=(0,))
 
   @functools.cached_property
-  def _partitioned_eval_step(self):
-    def eval_step(train_state, batch):
+  def _partitioned_eval_step(self) -> Any:
+    def eval_step(train_state: Any, batch: Any) -> Any:
       batch = self._model.prepare_batch(batch, train_state.step)
       return t5x_trainer.eval_step(self._model, train_state, batch)
 

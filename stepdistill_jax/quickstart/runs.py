@@ -85,8 +85,10 @@ def train_and_score(
   """
   from stepdistill_jax.embedded_t5x import command as t5x_command
   from stepdistill_jax.evaluation import scoring
+
   # Imported before the first run: it registers gin configurables, which gin
   # refuses while it holds a run's configuration.
+  from stepdistill_jax.interop import rebuilding  # noqa: F401
 
   if not _is_trained(output_dir, plan, run):
     with progress_lib.watched_by(watcher):

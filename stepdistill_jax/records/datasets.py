@@ -186,7 +186,7 @@ def _read_svamp(fields: Mapping[str, Any]) -> Row:
 def _read_cqa(fields: Mapping[str, Any]) -> Row:
   question, choices = _get(fields, "question"), _get(fields, "choices")
   if isinstance(question, Mapping):  # CommonsenseQA's own files.
-    question, choices = question.get("stem"), question.get("choices")
+    choices, question = question.get("choices"), question.get("stem")
   if isinstance(choices, Mapping):  # Hugging Face: two lists.
     choices = choices.get("text")
   if isinstance(choices, list) and choices and isinstance(

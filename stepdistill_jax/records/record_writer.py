@@ -33,7 +33,7 @@ class RecordsWriter:
   """
 
   def __init__(
-      self, records_dir: str | os.PathLike, dataset: str, teacher: str):
+      self, records_dir: records.StrPath, dataset: str, teacher: str):
     self._dataset = records.check_name("data set", dataset)
     self._teacher = records.check_name("teacher", teacher)
     self.folder = records.version_dir(records_dir, dataset, teacher)
@@ -67,7 +67,7 @@ class RecordsWriter:
     except OSError as error:
       raise self._cannot_write(error) from error
 
-  def __exit__(self, exception_type, exception, traceback) -> None:
+  def __exit__(self, exception_type: Any, *unused: Any) -> None:
     if exception_type is not None:
       self._abandon()
       return
@@ -102,7 +102,7 @@ class RecordsWriter:
 
 
 def write_records(
-    records_dir: str | os.PathLike, dataset: str, teacher: str,
+    records_dir: records.StrPath, dataset: str, teacher: str,
     splits: Mapping[str, Iterable[records.Record]],
     import_info: Mapping[str, Any] | None = None) -> pathlib.Path:
   """Writes a whole data set of records; returns its folder.

@@ -29,6 +29,7 @@ import unicodedata
 from stepdistill_jax.records import shard_process, shards, tfrecord_files
 from stepdistill_jax.util import errors, locations
 
+StrPath = str | os.PathLike[str]
 VERSION = "1.0.0"
 SPLITS = ("train", "validation", "test")
 # In `inputs`, stands for the EOS id between two texts (premise, hypothesis).
@@ -143,21 +144,21 @@ def tfds_name(dataset: str, teacher: str) -> str:
 
 
 def dataset_dir(
-    records_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
+    records_dir: StrPath, dataset: str) -> pathlib.Path:
   """The folder of a data set's records, one subfolder a teacher."""
   folder = locations.local(records_dir, "the records' folder")
   return folder / f"{TFDS_PREFIX}{dataset}"
 
 
 def version_dir(
-    records_dir: str | os.PathLike, dataset: str, teacher: str
+    records_dir: StrPath, dataset: str, teacher: str
 ) -> pathlib.Path:
   """The folder that holds the shards of (dataset, teacher)."""
   return dataset_dir(records_dir, dataset) / teacher / VERSION
 
 
 def vocabulary_path(
-    records_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
+    records_dir: StrPath, dataset: str) -> pathlib.Path:
   """Where a data set with a vocabulary of its own keeps it.
 
   Data sets without this file use T5's vocabulary.
@@ -165,7 +166,7 @@ def vocabulary_path(
   return dataset_dir(records_dir, dataset) / "spiece.model"
 
 
-def list_records(records_dir: str | os.PathLike) -> list[tuple[str, str]]:
+def list_records(records_dir: StrPath) -> list[tuple[str, str]]:
   """Returns the (dataset, teacher) pairs that have records, sorted.
 
   Only lists folders; a records folder that does not exist has none.
@@ -180,7 +181,7 @@ def list_records(records_dir: str | os.PathLike) -> list[tuple[str, str]]:
 
 
 def require_records(
-    records_dir: str | os.PathLike, dataset: str, teacher: str
+    records_dir: StrPath, dataset: str, teacher: str
 ) -> pathlib.Path:
   """Returns `version_dir` of records that exist.
 
@@ -204,7 +205,7 @@ def require_records(
 
 
 def read_records(
-    records_dir: str | os.PathLike, dataset: str, teacher: str, split: str, *,
+    records_dir: StrPath, dataset: str, teacher: str, split: str, *,
     ahead: bool = False) -> Iterator[Record]:
   """Yields a split's records, shard by shard, without TensorFlow.
 
@@ -219,7 +220,7 @@ def read_records(
   Raises:
     errors.UserError: no such records or split, or a damaged shard.
   """
-  def read(paths):
+  def read(paths: list[pathlib.Path]) -> Iterator[Record]:
     if ahead and sum(
         path.stat().st_size for path in paths if path.exists()) > _AHEAD_BYTES:
       for values in shard_process.read(paths, FIELDS):
@@ -232,10 +233,10 @@ def read_records(
 
 
 def read_ids(
-    records_dir: str | os.PathLike, dataset: str, teacher: str, split: str
+    records_dir: StrPath, dataset: str, teacher: str, split: str
 ) -> Iterator[str]:
   """Yields the ids of a split's records, faster than `read_records`."""
-  def read(paths):
+  def read(paths: list[pathlib.Path]) -> Iterator[str]:
     for name, value in shards.read(paths, tfrecord_files.decode_first):
       if name != FIELDS[0]:
         raise errors.UserError(
@@ -247,7 +248,7 @@ def read_ids(
 
 
 def _read_split(
-    records_dir: str | os.PathLike, dataset: str, teacher: str, split: str,
+    records_dir: StrPath, dataset: str, teacher: str, split: str,
     read: Callable[[list[pathlib.Path]], Iterator[Any]]) -> Iterator[Any]:
   folder = require_records(records_dir, dataset, teacher)
   lengths = _shard_lengths(folder)
@@ -270,7 +271,7 @@ def _read_split(
 
 
 def split_sizes(
-    records_dir: str | os.PathLike, dataset: str, teacher: str
+    records_dir: StrPath, dataset: str, teacher: str
 ) -> dict[str, int]:
   """Number of records of each split."""
   lengths = _shard_lengths(require_records(records_dir, dataset, teacher))
@@ -288,7 +289,7 @@ def _shard_lengths(folder: pathlib.Path) -> dict[str, list[int]]:
 
 
 def import_info(
-    records_dir: str | os.PathLike, dataset: str, teacher: str
+    records_dir: StrPath, dataset: str, teacher: str
 ) -> dict[str, Any]:
   """What the import that wrote these records counted; {} if it kept none."""
   path = require_records(records_dir, dataset, teacher) / IMPORT_FILE
@@ -296,11 +297,11 @@ def import_info(
 
 
 def has_own_labels(
-    records_dir: str | os.PathLike, dataset: str, teacher: str) -> bool:
+    records_dir: StrPath, dataset: str, teacher: str) -> bool:
   """Whether the teacher's labels are the rows' own human ones."""
   info = import_info(records_dir, dataset, teacher)
   # Earlier imports did not count it.
-  return info.get("own_labels", info.get("format") == "rows")
+  return bool(info.get("own_labels", info.get("format") == "rows"))
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

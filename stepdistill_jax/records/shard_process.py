@@ -30,6 +30,7 @@ from stepdistill_jax.records import shards, tfrecord_files
 _MODULE = "stepdistill_jax.records.shard_process"
 # Of a batch; few enough that neither process waits long for the other.
 _BATCH_CHARACTERS = 2**17
+_Process = Any  # A Popen, whose type does not say that it has its pipes.
 
 
 def writer(folder: str, stem: str, number: int, names: Sequence[str]
@@ -50,10 +51,10 @@ def read(paths: Iterable[str | pathlib.Path], names: Sequence[str]
   Raises:
     tfrecord_files.CorruptFileError: a shard is damaged or cannot be read.
   """
-  paths = list(map(str, paths))
-  process = _start({"do": "read", "arguments": [paths, names]})
+  names_of_files = list(map(str, paths))
+  process = _start({"do": "read", "arguments": [names_of_files, names]})
   if process is None:
-    yield from _values(paths, names)
+    yield from _values(names_of_files, names)
     return
   try:
     for line in process.stdout:
@@ -64,7 +65,7 @@ def read(paths: Iterable[str | pathlib.Path], names: Sequence[str]
         raise tfrecord_files.CorruptFileError(batch["error"])
       yield from batch
     raise tfrecord_files.CorruptFileError(
-        f"the process that reads {paths[0]} … ended early "
+        f"the process that reads {names_of_files[0]} … ended early "
         f"(exit code {process.wait()})")
   finally:
     _end(process)
@@ -73,7 +74,7 @@ def read(paths: Iterable[str | pathlib.Path], names: Sequence[str]
 class Writer:
   """The parent's side of writing; the same methods as `ShardFiles`."""
 
-  def __init__(self, process: subprocess.Popen):
+  def __init__(self, process: _Process):
     self._process = process
     self._batch = _Batch()
 
@@ -110,7 +111,7 @@ class Writer:
 class _Batch:
   """Collects records until there are enough for a line."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._records: list[Sequence[str]] = []
     self._characters = 0
 
@@ -131,7 +132,7 @@ def _cores() -> int:
   return os.cpu_count() or 1
 
 
-def _start(task: Any) -> subprocess.Popen | None:
+def _start(task: Any) -> _Process:
   """Starts the process with its task; None without a second core."""
   if _cores() < 2 or not sys.executable:
     return None
@@ -140,7 +141,7 @@ def _start(task: Any) -> subprocess.Popen | None:
   path = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(
       os.pathsep))]
   try:
-    process = subprocess.Popen(
+    process: _Process = subprocess.Popen(
         [sys.executable, "-P", "-m", _MODULE],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path)})
@@ -151,7 +152,7 @@ def _start(task: Any) -> subprocess.Popen | None:
   return process
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: _Process) -> None:
   """Ends the process, if it has not ended, and forgets its pipes."""
   process.kill()
   process.wait()

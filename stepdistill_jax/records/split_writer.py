@@ -13,6 +13,7 @@ from stepdistill_jax.records.shards import ShardFiles
 SMALL_SHARDS, LARGE_SHARDS = 16, 128
 # Also from where on a second process pays.
 SMALL_ROWS = 16_384
+_Shards = shard_process.Writer | ShardFiles
 
 
 class SplitWriter:
@@ -22,7 +23,7 @@ class SplitWriter:
     self._arguments = str(folder), stem
     self._names = tuple(names)
     self._held: list[Sequence[str]] = []
-    self._shards = None
+    self._shards: _Shards | None = None
 
   def write(self, values: Sequence[str]) -> None:
     if self._shards is not None:
@@ -35,17 +36,17 @@ class SplitWriter:
 
   def finish(self) -> dict[str, Any]:
     """Closes the shards; returns the split's entry of dataset_info.json."""
-    if self._shards is None:
-      shards = max(1, min(SMALL_SHARDS, len(self._held)))
-      self._open(ShardFiles(*self._arguments, shards, self._names))
-    return self._shards.finish()
+    count = max(1, min(SMALL_SHARDS, len(self._held)))
+    return (self._shards or self._open(ShardFiles(
+        *self._arguments, count, self._names))).finish()
 
   def abandon(self) -> None:
     if self._shards is not None:
       self._shards.abandon()
 
-  def _open(self, shards) -> None:
+  def _open(self, shards: _Shards) -> _Shards:
     self._shards = shards
     for values in self._held:
       shards.write(values)
     self._held = []
+    return shards

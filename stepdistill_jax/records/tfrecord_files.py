@@ -37,7 +37,7 @@ class CorruptFileError(ValueError):
 
 
 def _masked_crc(data: bytes) -> int:
-  crc = google_crc32c.value(data)
+  crc: int = google_crc32c.value(data)
   return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 

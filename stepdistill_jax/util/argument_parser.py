@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 import os
+from typing import Any, NoReturn
 
 from stepdistill_jax.util import errors, locations, remote_storage, version
 
@@ -25,7 +27,8 @@ def split_name(value: str) -> tuple[str | None, str]:
 
 
 def add_records_dir(
-    parser, *old_names: str, advice: str = "", type=os.path.expanduser
+    parser: argparse._ActionsContainer, *old_names: str, advice: str = "",
+    type: Callable[[str], str] = os.path.expanduser
 ) -> None:
   """Adds `--records_dir`, which all commands call the records' folder by.
 
@@ -52,18 +55,18 @@ class Parser(argparse.ArgumentParser):
   mistakes, unknown arguments included, and names its own --help.
   """
 
-  def __init__(self, *args, **options):
+  def __init__(self, *args: Any, **options: Any):
     super().__init__(*args, **options)
     self.add_argument(
         "--version", action="version", help="print the version",
         version=f"%(prog)s {version.__version__}")
 
-  def error(self, message):
+  def error(self, message: str) -> NoReturn:
     joint = " " if message.endswith("?") else "; "
     self.exit(errors.USER_ERROR_EXIT_CODE,
               f"error: {message}{joint}see {self.prog} --help\n")
 
-  def parse_known_args(self, args=None, namespace=None):
+  def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
     # Argparse hands a subcommand's unknown arguments up to the first parser.
     namespace, unknown = super().parse_known_args(args, namespace)
     for argument in unknown:
@@ -74,7 +77,7 @@ class Parser(argparse.ArgumentParser):
           self._option_string_actions))
     return namespace, unknown
 
-  def _get_values(self, action, arg_strings):
+  def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
     if action.nargs != argparse.PARSER:  # Not all that a subcommand gets.
       for text in arg_strings:
         if action.type is local_or_remote:
@@ -85,7 +88,7 @@ class Parser(argparse.ArgumentParser):
               "machine, or mount the bucket")
     return super()._get_values(action, arg_strings)
 
-  def _check_value(self, action, value):
+  def _check_value(self, action: argparse.Action, value: Any) -> None:
     # Argparse lists all choices, near ones only from Python 3.14 on.
     if action.choices is not None and value not in action.choices:
       options = [str(choice) for choice in action.choices]

@@ -9,7 +9,7 @@ command that computes calls `start` before `runtime.import_tensorflow`.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 import glob
 import logging
@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import sys
+from typing import Any
 
 from stepdistill_jax.util import errors
 
@@ -79,7 +80,7 @@ def names(found: dict[str, list[str]]) -> str:
 class _Lines(logging.Handler):
   """Keeps what is logged, exceptions included, a line each."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     super().__init__(logging.INFO)
     self.lines: list[str] = []
     self.failures: list[str] = []
@@ -108,7 +109,8 @@ def _log_of_jax() -> Iterator[_Lines]:
     logger.propagate = before[1]
 
 
-def _reason(platforms, lines: list[str], error: Exception | None) -> str:
+def _reason(
+    platforms: Iterable[str], lines: list[str], error: Exception | None) -> str:
   """Why JAX does not use these platforms, in its own words if it has any."""
   wanted = re.compile(
       "|".join(_PLUGINS[p][1] for p in platforms), re.IGNORECASE)
@@ -123,7 +125,8 @@ def _reason(platforms, lines: list[str], error: Exception | None) -> str:
   return "; ".join(dict.fromkeys(logged))[:600].rstrip(".")
 
 
-def _refusal(found, lines, error: Exception | None) -> errors.UserError:
+def _refusal(found: dict[str, list[str]], lines: list[str],
+             error: Exception | None) -> errors.UserError:
   order = ""
   if "tensorflow" in sys.modules:
     order = ("TensorFlow was imported before JAX's devices were started, which "
@@ -135,7 +138,7 @@ def _refusal(found, lines, error: Exception | None) -> errors.UserError:
       "to run on the CPU")
 
 
-def start():
+def start() -> list[Any]:
   """Starts JAX's devices, if they are not yet, and returns all of the run.
 
   Before TensorFlow is imported, and after `processes.join`.
@@ -145,7 +148,7 @@ def start():
       $JAX_PLATFORMS asks for.
   """
   import jax
-  chosen = jax.config.jax_platforms
+  chosen = jax.config.jax_platforms  # type: ignore[attr-defined]  # Set late.
   found = {} if chosen else present()
   with _log_of_jax() as log:
     try:

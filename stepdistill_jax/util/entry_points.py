@@ -44,7 +44,7 @@ def ending_process(command_main: Callable[..., int]) -> Callable[..., int]:
   """
 
   @functools.wraps(command_main)
-  def wrapper(*args, **kwargs) -> int:
+  def wrapper(*args: object, **kwargs: object) -> int:
     if args or kwargs:
       return command_main(*args, **kwargs)
     threading.excepthook = _end_by_thread
@@ -68,7 +68,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
   """
 
   @functools.wraps(main)
-  def wrapper(*args, **kwargs) -> int:
+  def wrapper(*args: object, **kwargs: object) -> int:
     try:
       return main(*args, **kwargs) or 0
     except errors.UserError as error:

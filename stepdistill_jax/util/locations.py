@@ -96,8 +96,8 @@ def is_dir(path: str | os.PathLike[str]) -> bool:
   """
   from etils import epath  # Late: `--help` is quick.
   folder = epath.Path(path)
-  return (not remote_storage.is_remote(path) or folder.exists()) and (
-      folder.is_dir())
+  return (not remote_storage.is_remote(path) or bool(folder.exists())) and (
+      bool(folder.is_dir()))
 
 
 def t5_vocabulary_path() -> pathlib.Path:

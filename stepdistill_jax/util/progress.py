@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import rich.console
@@ -138,7 +138,7 @@ class Progress:
       self._task = self._bar.add_task(
           "", total=total_steps, completed=first_step, rate="", note="")
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     self._start = self._now()
     if self._bar is not None:
       self._bar.start()
@@ -146,7 +146,7 @@ class Progress:
       _watcher.at_step(self._first)
     return self
 
-  def __exit__(self, *unused_exception):
+  def __exit__(self, *unused_exception: object) -> None:
     if self._bar is not None:
       self._bar.stop()
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from typing import Any
 import warnings
 
 from stepdistill_jax.util import devices, errors, locations
@@ -132,7 +133,7 @@ def preempted_on_sigterm() -> Iterator[None]:
 def _native_stderr_held_back() -> Iterator[None]:
   """Holds back what native code prints; shown only if an error follows."""
   try:
-    descriptor = sys.__stderr__.fileno()
+    descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]  # Caught.
   except (AttributeError, ValueError, OSError):
     yield  # No such thing, as in a notebook.
     return
@@ -156,14 +157,14 @@ def _not_importable(name: str) -> Iterator[None]:
   if name in sys.modules:
     yield
     return
-  sys.modules[name] = None
+  sys.modules[name] = None  # type: ignore[assignment]  # As Python documents.
   try:
     yield
   finally:
     del sys.modules[name]
 
 
-def import_tensorflow():
+def import_tensorflow() -> Any:
   """Imports TensorFlow quietly, and off the accelerators.
 
   After `devices.start` where the process computes: see there.
@@ -202,7 +203,7 @@ def load_triton() -> None:
   import triton  # noqa: F401
 
 
-def import_transformers():
+def import_transformers() -> Any:
   """Imports transformers and torch, in an order that is safe.
 
   Raises:

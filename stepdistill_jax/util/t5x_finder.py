@@ -18,11 +18,13 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+import types
 
 EMBEDDED = "stepdistill_jax.embedded_t5x"
 ENGINES = ("auto", "google", "embedded")
 # Read once, at the first import; the `t5x` command sets it from --engine.
 ENGINE_VARIABLE = "STEPDISTILL_ENGINE"
+Spec = importlib.machinery.ModuleSpec | None
 
 
 class _AliasLoader(importlib.abc.Loader):
@@ -31,15 +33,11 @@ class _AliasLoader(importlib.abc.Loader):
   def __init__(self, target: str):
     self._target = target
 
-  def create_module(self, spec):
-    return None  # A placeholder: exec_module replaces it.
-
-  def exec_module(self, module):
+  def exec_module(self, module: types.ModuleType) -> None:
     sys.modules[module.__name__] = importlib.import_module(self._target)
 
 
-def alias_spec(
-    fullname: str, target: str) -> importlib.machinery.ModuleSpec | None:
+def alias_spec(fullname: str, target: str) -> Spec:
   """The spec that gives `target`'s module object the name `fullname` too."""
   found = importlib.util.find_spec(target)
   if found is None:
@@ -52,7 +50,7 @@ def alias_spec(
 class EmbeddedT5xFinder(importlib.abc.MetaPathFinder):
   """Finds `t5x` and `t5x.*` in the embedded engine."""
 
-  def find_spec(self, fullname, path=None, target=None):
+  def find_spec(self, fullname: str, *unused: object) -> Spec:
     if fullname != "t5x" and not fullname.startswith("t5x."):
       return None
     return alias_spec(fullname, EMBEDDED + fullname[len("t5x"):])
@@ -63,7 +61,7 @@ class FormerNamesFinder(importlib.abc.MetaPathFinder):
 
   _NAMES = {"stepdistill_jax.resilience": "stepdistill_jax.runs"}
 
-  def find_spec(self, fullname, path=None, target=None):
+  def find_spec(self, fullname: str, *unused: object) -> Spec:
     for former, name in self._NAMES.items():
       if fullname == former or fullname.startswith(f"{former}."):
         return alias_spec(fullname, name + fullname[len(former):])
