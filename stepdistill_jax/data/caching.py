@@ -102,15 +102,9 @@ def cache_task(
     total = sum(task.source.num_input_examples(s) or 0 for s in task.splits)
     for split in task.splits:
       counts[split] = _write_split(
-<<<<<<< HEAD
-          task, split, temporary, shards,
-          lambda n, done=done: progress and progress(done + n, total))
-      done += counts[split]
-    write_made_from(task, temporary)
-=======
           task, split, temporary, shards, lambda n: progress(
               sum(counts.values()) + n, total) if progress else None)
->>>>>>> h-mypy
+    write_made_from(task, temporary)
     (temporary / _COMPLETED).touch()
     _put_in_place(temporary, folder)
   except OSError as error:
@@ -128,7 +122,7 @@ def write_made_from(task: seqio.Task, folder: pathlib.Path) -> None:
       json.dumps(fingerprints.of_task(task), indent=2) + "\n", "utf-8")
 
 
-def check_made_from(task: seqio.Task, folder: str | os.PathLike) -> None:
+def check_made_from(task: seqio.Task, folder: str | os.PathLike[str]) -> None:
   """Raises UserError if a cache is of other records than the task's are now.
 
   A cache that does not say what it is of is reported where it could.
