@@ -7,7 +7,7 @@ INTEROP_VENV ?= .venv-interop
 BIN := $(VENV)/bin
 PYTEST := bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup quickstart lint test test-fast test-interop test-docs clean
+.PHONY: setup quickstart lint test test-fast test-interop test-docs test-newest clean
 
 setup: $(VENV)/.installed
 
@@ -48,5 +48,14 @@ test-interop: $(INTEROP_VENV)/.installed
 test-docs: $(INTEROP_VENV)/.installed
 	@$(INTEROP_VENV)/bin/python -m pytest tests/docs_test.py $(ARGS)
 
+# The newest versions that setup.py allows: `make test-newest PYTHON=python3.13`.
+test-newest:
+	@test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	@.venv-newest/bin/python -m pip install --quiet --upgrade \
+	  --upgrade-strategy eager --editable '.[test]'
+	@.venv-newest/bin/python -m pip freeze | grep -iE \
+	  '^(jax|jaxlib|flax|optax|orbax-checkpoint|seqio|tensorflow|numpy)=='
+	@.venv-newest/$(PYTEST) -m 'not interop and not pages' $(ARGS)
+
 clean:
-	rm -rf $(VENV) $(INTEROP_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP_VENV) .venv-newest build dist *.egg-info
