@@ -15,7 +15,7 @@ import time
 import pytest
 
 from stepdistill_jax.embedded_t5x.checkpointing import (
-  choice as checkpoint_choice,
+  restore_choice,
 )
 from stepdistill_jax.runs import fault_points
 from tests.support import damage, trial_processes, trials
@@ -67,7 +67,7 @@ def checkpoints(folder) -> list[int]:
   steps = sorted(int(p.name.split("_")[1]) for p in folder.glob("checkpoint_*")
                  if p.name.split("_")[1].isdigit())
   for step in steps:
-    assert not checkpoint_choice.problems(str(folder / f"checkpoint_{step}"))
+    assert not restore_choice.problems(str(folder / f"checkpoint_{step}"))
   return steps
 
 

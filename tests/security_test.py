@@ -19,7 +19,7 @@ from stepdistill_jax.embedded_t5x.checkpointing import (
   legacy as legacy_checkpoints,
 )
 from stepdistill_jax.records import record_writer, records
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
 
@@ -191,16 +191,16 @@ def test_arrays_of_a_checkpoint_are_in_its_folder(tmp_path):
 def test_files_of_a_cache_are_in_its_folder(tmp_path):
   (tmp_path / "shard-00000.jsonl").write_text("{}\n")
   cache_dir = tmp_path / "cache"
-  with cache.CacheWriter(
+  with completions.CacheWriter(
       cache_dir, dataset="svamp", split="train", teacher="t",
       prompt_id="p") as writer:
     del writer
-  manifest = json.loads((cache_dir / cache.MANIFEST).read_text())
+  manifest = json.loads((cache_dir / completions.MANIFEST).read_text())
   for name in ("../shard-00000.jsonl", str(tmp_path / "shard-00000.jsonl")):
     manifest["shards"] = [{"name": name, "count": 1}]
-    (cache_dir / cache.MANIFEST).write_text(json.dumps(manifest))
+    (cache_dir / completions.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(errors.UserError, match="names a shard"):
-      list(cache.read_completions(cache_dir))
+      list(completions.read_completions(cache_dir))
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc", "a/b", "a.b", "", "X"])

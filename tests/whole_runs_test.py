@@ -8,7 +8,7 @@ import pytest
 
 from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.embedded_t5x.checkpointing import (
-  choice as checkpoint_choice,
+  restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_paths, fault_points, save_policy
 from stepdistill_jax.util import errors
@@ -70,7 +70,7 @@ def test_a_batch_that_gives_nan_stops_the_run(tmp_path):
   assert np.isnan(train_metric(folder, "loss")[5])
   assert train_metric(folder, "guard/nonfinite_steps")[5] == 1
   assert steps_saved(folder) == [0, 3]
-  assert checkpoint_choice.problems(str(folder / "checkpoint_3")) == []
+  assert restore_choice.problems(str(folder / "checkpoint_3")) == []
 
 
 def test_a_batch_that_gives_nan_is_skipped(tmp_path, capsys):

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.fault_trials import worker as worker_lib
 from stepdistill_jax.embedded_t5x.checkpointing import (
-  choice as checkpoint_choice,
+  restore_choice,
 )
 from tests.support import damage, trials
 
@@ -41,11 +41,11 @@ class Damages:
       kind = damage.KINDS[i % len(damage.KINDS)]
       shutil.copytree(good, bad)
       told = damage.inflict(kind, bad, rng)
-      if not checkpoint_choice.problems(str(bad)):
+      if not restore_choice.problems(str(bad)):
         raise AssertionError(f"not found: {told}")
       found[kind] += 1
       shutil.rmtree(bad)
-    if checkpoint_choice.problems(str(good)):
+    if restore_choice.problems(str(good)):
       raise AssertionError(f"{good} is said to be damaged")
     shutil.rmtree(bad.parent)
     return {"found": found, "damages": unit["damages"]}

@@ -30,11 +30,11 @@ import tensorflow as tf
 
 from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.data import (
-  cuts,
   example_order,
   example_store,
   feature_converter,
   pipelines,
+  truncation,
 )
 from stepdistill_jax.util import errors
 
@@ -151,10 +151,11 @@ def _examples(cfg: utils.DatasetConfig, provider: Any
   tasks = [task for task in seqio.get_subtasks(provider)
            if cfg.split in task.splits]
   example_store.check_size(tasks, cfg.split, _ADVICE)
-  datasets = [cuts.read(task, cfg) for task in tasks]  # The store keeps them.
+  # The store keeps them.
+  datasets = [truncation.read(task, cfg) for task in tasks]
   rates = [1] if len(tasks) == 1 else _integer_rates(
       [provider.get_rate(task) for task in tasks])
-  judges = [cuts.Judge.of(task, cfg) for task in tasks]
+  judges = [truncation.Judge.of(task, cfg) for task in tasks]
   return example_store.ExampleStore(datasets, provider.name, judges), rates
 
 

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 import stepdistill_jax  # noqa: F401
 from stepdistill_jax.data import (
-  cuts,
   exact_order,
   example_order,
   feature_converter,
+  truncation,
 )
 
 SIZES = {"a": 23, "b": 7}
@@ -179,7 +179,7 @@ def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
   assert {row.tobytes() for row in late["encoder_input_tokens"][:, 0]} < set(
       inputs[:700])
   # The store holds the tokens; the task's pipeline keeps no second copy.
-  with cuts.read_once():
+  with truncation.read_once():
     kept = _kinds(_task_examples(cfg)).count("CacheDataset")
   assert _kinds(_task_examples(cfg)).count("CacheDataset") == kept + 1
 

@@ -10,7 +10,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.data import cuts
+from stepdistill_jax.data import truncation
 from stepdistill_jax.util import errors
 
 # Tokens of so many examples take a few gigabytes.
@@ -44,7 +44,7 @@ class ExampleStore:
 
   def __init__(
       self, datasets: Sequence[tf.data.Dataset], name: str,
-      judges: Sequence[cuts.Judge | None] | None = None):
+      judges: Sequence[truncation.Judge | None] | None = None):
     """Initializes.
 
     Args:
@@ -58,7 +58,7 @@ class ExampleStore:
         key: spec for key, spec in datasets[0].element_spec.items()
         if key in shared and spec.dtype != tf.string
         and spec.shape.rank == 1}
-    self.element_spec.pop(cuts.TOKENS_CUT, None)
+    self.element_spec.pop(truncation.TOKENS_CUT, None)
     self._datasets = datasets
     self._judges = judges or [None] * len(datasets)
     self._name = name
@@ -70,14 +70,14 @@ class ExampleStore:
     counts, found = [], []
     for dataset, judge in zip(self._datasets, self._judges):
       columns = _read_columns(dataset, [
-          *self.element_spec, *([cuts.TOKENS_CUT] if judge else [])])
+          *self.element_spec, *([truncation.TOKENS_CUT] if judge else [])])
       if not columns:
         raise errors.UserError(f"task {self._name}: no example is left of its "
                                "records; `stepdistill teacher audit` says why")
       count = len(columns[next(iter(columns))][1])
       keep, record = np.ones(count, bool), None
       if judge is not None:
-        lost, _ = columns.pop(cuts.TOKENS_CUT)
+        lost, _ = columns.pop(truncation.TOKENS_CUT)
         keep, record = judge(lost.reshape(count, -1))
       for key, (values, sizes) in columns.items():
         parts[key].append((values[np.repeat(keep, sizes)], sizes[keep]))
@@ -90,7 +90,7 @@ class ExampleStore:
 
   @property
   def cut(self) -> list[Mapping[str, Any] | None]:
-    """What the examples of each data set have lost, see `cuts.Judge`."""
+    """What the examples of each data set have lost, see `truncation.Judge`."""
     return self._read[2]
 
   @property

@@ -14,7 +14,12 @@ import gin
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.data import cuts, selection, sources, task_metrics
+from stepdistill_jax.data import (
+  selection,
+  sources,
+  task_metrics,
+  truncation,
+)
 from stepdistill_jax.records import records
 
 GOLD = "gold"
@@ -30,7 +35,7 @@ _KEPT_IN_MEMORY = 20_000  # Records; some 1 KB each.
 # What gin binds of this module and stands elsewhere.
 choose_train_share = selection.choose_train_share
 filter_train_records = selection.filter_train_records
-long_rationales = cuts.long_rationales
+long_rationales = truncation.long_rationales
 
 FirstStep = Callable[..., tf.data.Dataset]
 _Example = Mapping[str, tf.Tensor]
@@ -215,7 +220,7 @@ def tokenize(
 def append_eos(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],
     sequence_length: Mapping[str, int] | None = None, *,
-    texts: cuts.Texts) -> tf.data.Dataset:
+    texts: truncation.Texts) -> tf.data.Dataset:
   """Appends the EOS id to every text that wants it and is not empty.
 
   A text that is too long is cut first, so that it ends with EOS all the same,
@@ -225,11 +230,11 @@ def append_eos(
              for name in texts.names if output_features[name].add_eos}
   dataset = _map(
       dataset, lambda example: texts.fit(example, eos_ids, sequence_length))
-  if cuts.long_rationales() != "drop" or cuts.is_read_once() or (
+  if truncation.long_rationales() != "drop" or truncation.is_read_once() or (
       not sequence_length):
     return dataset
   return dataset.filter(lambda example: ~(
-      texts.is_too_long(example[cuts.TOKENS_CUT])
+      texts.is_too_long(example[truncation.TOKENS_CUT])
       & tf.strings.regex_full_match(example["id"], "[^/]*/train/.*")))
 
 
@@ -240,7 +245,7 @@ def tokenized_records(
 
   SeqIO keeps small data sets in memory too, but as records: they would be
   tokenized anew in every epoch, for longer than a small student trains. Inside
-  `cuts.read_once` nothing is kept.
+  `truncation.read_once` nothing is kept.
 
   Args:
     dataset: records.
@@ -251,12 +256,13 @@ def tokenized_records(
   size = int(dataset.cardinality())  # Negative if infinite or not known.
   selected = selection.keep_selected(dataset, source)
   dataset = tokenize(first_step(selected), output_features)
-  keeps = 0 <= size <= _KEPT_IN_MEMORY and not cuts.is_read_once()
+  keeps = 0 <= size <= _KEPT_IN_MEMORY and not truncation.is_read_once()
   return dataset.cache() if keeps else dataset
 
 
 def standard_preprocessors(
-    first_step: FirstStep, source: sources.RecordsSource, texts: cuts.Texts
+    first_step: FirstStep, source: sources.RecordsSource,
+    texts: truncation.Texts
 ) -> Sequence[Any]:
   """The preprocessors of a task whose `texts` `first_step` makes."""
   return [

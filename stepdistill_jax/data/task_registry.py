@@ -28,10 +28,10 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax.data import (
-  cuts,
   preprocessors,
   sources,
   task_metrics,
+  truncation,
   vocabularies,
 )
 from stepdistill_jax.records import datasets, records
@@ -189,7 +189,7 @@ def _add_task(
         seqio.PassThroughVocabulary(size=_MAX_TASK_ID), add_eos=False,
         dtype=dtype)
   source = sources.RecordsSource(dataset, teacher)
-  texts = cuts.Texts(
+  texts = truncation.Texts(
       tuple(features), labels=frozenset(["targets"] if has_label else []),
       rationales=frozenset(
           {"rationale_targets"} & set(features)

@@ -13,7 +13,7 @@ from etils import epath
 
 from stepdistill_jax.embedded_t5x import checkpoints, state_utils
 from stepdistill_jax.embedded_t5x.checkpointing import (
-  choice as checkpoint_choice,
+  restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_paths
 from stepdistill_jax.util import errors, locations
@@ -176,7 +176,7 @@ def get_first_valid_restore_config_and_paths(
       paths = [_folder_of(path) for path in cfg.paths]
       for path in paths:
         _check_is_checkpoint(path)
-        checkpoint_choice.require_good(path)
+        restore_choice.require_good(path)
       if paths:
         return cfg, paths
       continue
@@ -187,9 +187,9 @@ def get_first_valid_restore_config_and_paths(
       found = [checkpoint_paths.get_checkpoint_dir(folder, step)
                for step in checkpoint_paths.all_steps(folder)]
       if found and cfg.mode == "latest":
-        return cfg, [checkpoint_choice.newest_good(found)]
+        return cfg, [restore_choice.newest_good(found)]
       if found:
-        return cfg, checkpoint_choice.all_good(found)
+        return cfg, restore_choice.all_good(found)
   return None, []
 
 

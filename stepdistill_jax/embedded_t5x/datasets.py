@@ -24,7 +24,7 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax.config import setting_checks, tasks_finder
-from stepdistill_jax.data import cuts, pipelines
+from stepdistill_jax.data import pipelines, truncation
 from stepdistill_jax.util import errors
 
 
@@ -152,7 +152,7 @@ def get_dataset(
       trim_output_features=cfg.trim_output_features,
       batch_size=cfg.batch_size // num_shards,
       verbose=False)
-  with lengths_told(cfg), cuts.in_rows(cfg.pack):
+  with lengths_told(cfg), truncation.in_rows(cfg.pack):
     # SeqIO's packing loops.
     return make() if cfg.pack else pipelines.build(make)
 

@@ -11,7 +11,7 @@ from etils import epath
 import jax
 import seqio
 
-from stepdistill_jax.data import cuts, pipelines
+from stepdistill_jax.data import pipelines, truncation
 from stepdistill_jax.embedded_t5x import datasets, gin_utils, preflight, utils
 from stepdistill_jax.runs import checkpoint_paths
 from stepdistill_jax.util import errors, progress
@@ -109,7 +109,8 @@ def evaluate(
   """
   del use_orbax
   preflight.check_data(dataset_cfg, partitioner)
-  cuts.look_at(datasets.find_task(dataset_cfg), dataset_cfg, refuses=False)
+  truncation.look_at(
+      datasets.find_task(dataset_cfg), dataset_cfg, refuses=False)
   cfg, paths = utils.get_first_valid_restore_config_and_paths(
       [restore_checkpoint_cfg])
   if not paths:

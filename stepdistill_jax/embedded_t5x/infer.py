@@ -23,7 +23,7 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax.config import setting_checks
-from stepdistill_jax.data import cuts
+from stepdistill_jax.data import truncation
 from stepdistill_jax.embedded_t5x import (
   checkpoint_config,
   datasets,
@@ -220,7 +220,8 @@ def infer(
         f"infer.shard_id must be one of 0 to {num_shards - 1}, as "
         f"infer.num_shards = {num_shards}; got {shard_id}")
   preflight.check_data(dataset_cfg, partitioner)
-  cuts.look_at(datasets.find_task(dataset_cfg), dataset_cfg, refuses=False)
+  truncation.look_at(
+      datasets.find_task(dataset_cfg), dataset_cfg, refuses=False)
   if verify_matching_vocabs_fn is not None:
     verify_matching_vocabs_fn(dataset_cfg, model)
   restore_cfg, path = checkpoint_config.find_one(

@@ -14,7 +14,7 @@ from stepdistill_jax.config import setting_checks
 from stepdistill_jax.data import fingerprints
 from stepdistill_jax.embedded_t5x import checkpoint_config, datasets
 from stepdistill_jax.embedded_t5x.checkpointing import (
-  choice as checkpoint_choice,
+  restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_paths, run_lock, run_record
 from stepdistill_jax.util import errors, progress
@@ -149,7 +149,7 @@ def find_checkpoint(
     _, step = checkpoint_paths.get_step_from_checkpoint_dir(paths[0])
     for newer in checkpoint_paths.all_steps(folder):
       if newer > step:
-        checkpoint_choice.set_aside(
+        restore_choice.set_aside(
             checkpoint_paths.get_checkpoint_dir(folder, newer))
   return cfg, paths[0]
 

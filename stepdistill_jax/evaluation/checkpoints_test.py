@@ -19,7 +19,7 @@ from stepdistill_jax.evaluation import (
   model_config,
   model_loading,
   questions,
-  scores,
+  scored,
   scoring,
   systems,
 )
@@ -173,7 +173,7 @@ def test_equals_seqio_evaluator(system, answered):
     seqio.TaskRegistry.remove(name)
   same = systems.Answers(tuple(
       systems.Answer(e.id, said[e.id]) for e in example_set.examples))
-  ours = scores.score(system, example_set, same).summary
+  ours = scored.score(system, example_set, same).summary
   assert ours["correct"] == 8
   assert found["accuracy"] == ours["accuracy"]
   assert found["unparsable"] == ours["unparsable"] / ROWS

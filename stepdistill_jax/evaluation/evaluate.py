@@ -16,7 +16,7 @@ from stepdistill_jax.answers import (
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.evaluation import (
   examples as examples_lib,
-  scores,
+  scored,
   store as store_lib,
   systems as systems_lib,
 )
@@ -121,7 +121,7 @@ def evaluate(
   systems_lib.unique_names(systems)
   store = store or store_lib.AnswerStore()
   warnings = list(warnings)
-  results: list[scores.Scored] = []
+  results: list[scored.Scored] = []
   for system in systems:
     getattr(system, "prepare", lambda _: None)(example_sets)
     for example_set in example_sets:
@@ -157,16 +157,16 @@ def evaluate(
               "without_label": s.without_label,
               "fingerprint": s.fingerprint()} for s in example_sets},
       "systems": summaries,
-      "comparisons": scores.compare_all(results, seed=config.seed),
+      "comparisons": scored.compare_all(results, seed=config.seed),
       "seeds": seed_groups.summarize(results),
       "warnings": warnings,
   }
   return document, [row for result in results for row in result.rows]
 
 
-def _score(system, example_set, store, config) -> list[scores.Scored]:
+def _score(system, example_set, store, config) -> list[scored.Scored]:
   return [
-      scores.score(system, example_set, given, rules=config.rules,
+      scored.score(system, example_set, given, rules=config.rules,
                     seed=config.seed)
       for given in system.answer(example_set, store)]
 

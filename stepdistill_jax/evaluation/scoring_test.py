@@ -19,7 +19,7 @@ from stepdistill_jax.evaluation import (
   breakdowns,
   examples,
   rationales,
-  scores,
+  scored,
   systems,
 )
 from stepdistill_jax.evaluation.report import plots
@@ -47,7 +47,7 @@ class _System:
 
 
 def _score(example_set, given, **kwargs):
-  return scores.score(_System(), example_set, given, **kwargs)
+  return scored.score(_System(), example_set, given, **kwargs)
 
 
 def test_equals_scikit_learn():
@@ -229,9 +229,9 @@ def test_comparisons_stay_within_a_benchmark_and_mode():
   for name, mode in itertools.product("ab", ("generate", "score")):
     system = _System()
     system.name = name
-    scored.append(scores.score(system, example_set, systems.Answers(
+    scored.append(scored.score(system, example_set, systems.Answers(
         given.answers, mode=mode)))
-  found = scores.compare_all(scored)
+  found = scored.compare_all(scored)
   assert [(c["mode"], c["first"], c["second"]) for c in found] == [
       ("generate", "a", "b"), ("score", "a", "b")]
   assert all(c["difference"] == 0 and not c["significant"] for c in found)

@@ -15,7 +15,7 @@ from stepdistill_jax.evaluation import (
   systems as systems_lib,
 )
 from stepdistill_jax.records import datasets, records
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 
 _CHAIN_OF_THOUGHT = "chain_of_thought"
 # The row that was asked, the raw text (None: the teacher failed), its parser.
@@ -39,7 +39,8 @@ class TeacherCache:
   def __init__(self, folder: str | pathlib.Path, rules: str = "strict",
                name: str | None = None):
     self._caches = [
-        (path, cache.read_manifest(path)) for path in cache.find_caches(folder)]
+        (path, completions.read_manifest(path))
+        for path in completions.find_caches(folder)]
     self.teacher = self._caches[0][1]["teacher"]
     self.name = name or f"teacher {self.teacher}"
     self.source = str(folder)
@@ -118,7 +119,7 @@ def _may_hold(cache_split: str, split: str) -> bool:
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], str | None]]:
   """Yields input fields and raw text; None where the teacher failed."""
-  for entry in cache.read_completions(path):
+  for entry in completions.read_completions(path):
     line = entry.value
     if entry.problem or not isinstance(line, dict) or not isinstance(
         line.get("input"), dict):

@@ -9,12 +9,12 @@ from stepdistill_jax.evaluation import (
   command as main,
   evaluate,
   examples,
-  scores,
+  scored,
   systems,
   teacher_cache,
 )
 from stepdistill_jax.records import datasets, records
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.importing import (
   formats as importing,
   tables as import_tables,
@@ -107,17 +107,18 @@ OUTPUTS = [
     ("strict", 2, 1), ("reference", 1, 2)])
 def test_a_raw_cache_is_parsed_by_the_rules_of_the_call(
     tmp_path, rules, correct, unparsable):
-  with cache.CacheWriter(tmp_path / "cache", teacher="big", dataset="svamp",
+  with completions.CacheWriter(
+      tmp_path / "cache", teacher="big", dataset="svamp",
                          split="test") as writer:
     for i, (row, output) in enumerate(zip(ROWS, OUTPUTS)):
-      writer.write(cache.Completion(
+      writer.write(completions.Completion(
           str(i), row, output, error=None if output else "timeout"))
   importing.import_cache(tmp_path / "cache", output=tmp_path / "records")
   example_set = examples.load(
       "svamp", "test", records_dir=tmp_path / "records")
   system = teacher_cache.TeacherCache(tmp_path / "cache", rules)
   (given,) = system.answer(example_set)
-  summary = scores.score(system, example_set, given, rules=rules).summary
+  summary = scored.score(system, example_set, given, rules=rules).summary
   assert summary["name"] == "teacher big"
   assert (summary["n"], summary["correct"]) == (4, correct)
   assert (summary["missing"], summary["unparsable"]) == (1, unparsable)
@@ -126,9 +127,9 @@ def test_a_raw_cache_is_parsed_by_the_rules_of_the_call(
 
 def test_a_teacher_without_labels_has_no_accuracy(tmp_path, capsys):
   for name, output in (("mute", "I do not know."), ("big", OUTPUTS[0])):
-    with cache.CacheWriter(tmp_path / name, teacher=name, dataset="svamp",
+    with completions.CacheWriter(tmp_path / name, teacher=name, dataset="svamp",
                            split="test") as writer:
-      writer.write(cache.Completion("0", ROWS[0], output))
+      writer.write(completions.Completion("0", ROWS[0], output))
     importing.import_cache(tmp_path / name, output=tmp_path / "records",
                            allow_useless=True)
   flags = ["--benchmarks=svamp", f"--records_dir={tmp_path / 'records'}",

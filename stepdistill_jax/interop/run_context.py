@@ -13,7 +13,7 @@ from etils import epath
 
 from stepdistill_jax.interop import (
   gin_model,
-  imported as imported_lib,
+  import_result,
   tokenizers,
 )
 from stepdistill_jax.runs import run_record
@@ -171,7 +171,7 @@ def _tokenizer_of_vocabulary(
 
 
 def _import_json(folder: epath.Path) -> Mapping[str, Any] | None:
-  file = folder / imported_lib.PROVENANCE_FILE
+  file = folder / import_result.PROVENANCE_FILE
   if not file.is_file():
     return None
   found = _json_object(file)
@@ -214,6 +214,6 @@ def find(path: str) -> Context:
     origin_folder = epath.Path(locations.absolute(initial)).parent
     origin = _import_json(origin_folder)
   hf_folder = None
-  if origin is not None and (origin_folder / imported_lib.HF_FOLDER).is_dir():
-    hf_folder = origin_folder / imported_lib.HF_FOLDER
+  if origin is not None and (origin_folder / import_result.HF_FOLDER).is_dir():
+    hf_folder = origin_folder / import_result.HF_FOLDER
   return Context(folder, bindings, imported, origin, hf_folder)

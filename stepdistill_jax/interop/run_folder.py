@@ -12,7 +12,7 @@ import re
 from etils import epath
 
 from stepdistill_jax.embedded_t5x.checkpointing import (
-  choice as checkpoint_choice,
+  restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations
@@ -182,7 +182,7 @@ def find(path: str | os.PathLike[str], *, strict: bool = False) -> RunFolder:
     raise errors.UserError(
         f"no checkpoint_STEP folder in {folder}; pass a run's folder (its "
         "MODEL_DIR) or one of its checkpoints")
-  choice = checkpoint_choice.choose(folder, strict=strict)
+  choice = restore_choice.choose(folder, strict=strict)
   checkpoint = epath.Path(choice.checkpoint)
   found = RunFolder(
       checkpoint.parent, checkpoint, checkpoint_paths.step_of(checkpoint.name),

@@ -6,7 +6,7 @@ import json
 
 from stepdistill_jax.embedded_t5x.checkpointing import (
   array_reader as t5x_reader,
-  choice as checkpoint_choice,
+  restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations
@@ -35,7 +35,7 @@ def verify(path: str) -> dict[str, list[str] | None]:
   """
   found: dict[str, list[str] | None] = {}
   for checkpoint in checkpoints_at(path):
-    problems = checkpoint_choice.problems_by_name(checkpoint)
+    problems = restore_choice.problems_by_name(checkpoint)
     found[checkpoint] = None if problems is None else [
         f"{p.file}: {p.detail}" for p in problems]
   return found

@@ -16,10 +16,10 @@ from t5x import utils
 from stepdistill_jax.config import gin_config, setting_checks
 from stepdistill_jax.data import (
   caching,
-  cuts,
   feature_converter,
   record_check,
   task_registry,
+  truncation,
 )
 from stepdistill_jax.util import errors, t5x_finder
 
@@ -55,7 +55,8 @@ def verify_data(cfg: utils.DatasetConfig, model: Any) -> None:
     record_check.check_records(task, provider.name, cfg.split)
     if cfg.use_cached and task.cache_dir:
       caching.check_made_from(task, task.cache_dir)
-  cuts.look_at(provider, cfg, says=not (is_training and _reads_all_first()))
+  truncation.look_at(
+      provider, cfg, says=not (is_training and _reads_all_first()))
 
 
 def _reads_all_first() -> bool:

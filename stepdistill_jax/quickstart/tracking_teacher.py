@@ -18,7 +18,7 @@ import pathlib
 import random
 
 from stepdistill_jax.quickstart import tracking
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.util import errors
 
 TEACHER = "simulated"
@@ -45,7 +45,7 @@ class SimulatedTeacher:
         raise errors.UserError(
             f"simulated teacher: {name}={rate}, expected 0 to 1")
 
-  def complete(self, story: tracking.Story) -> cache.Completion:
+  def complete(self, story: tracking.Story) -> completions.Completion:
     """The completion of one story."""
     # A stream a story: neither its place in a split nor other stories matter.
     rng = random.Random(f"{TEACHER}/{self.seed}/{story.inputs}")
@@ -57,7 +57,7 @@ class SimulatedTeacher:
     words = f"{story.quote(evidence)} So the answer is {answer}.".split()
     if unfinished:
       words = words[:rng.randint(1, len(words) - 6)]
-    return cache.Completion(
+    return completions.Completion(
         id=story.inputs, input={"inputs": story.inputs, "label": story.label},
         output=" ".join(words),
         finish_reason="length" if unfinished else "stop",
@@ -90,7 +90,7 @@ def write_caches(
   folders = []
   for split, stories in splits.items():
     folders.append(folder / split)
-    with cache.CacheWriter(
+    with completions.CacheWriter(
         folders[-1], teacher=TEACHER, dataset=tracking.DATASET, split=split,
         prompt_id="none: simulated",
         sampling={**dataclasses.asdict(teacher), "stories_seed": seed,

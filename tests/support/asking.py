@@ -18,7 +18,7 @@ import time
 from typing import Any
 import urllib.request
 
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from tests.support import fault_server
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -151,7 +151,7 @@ def killed_collection(
   subprocess.run(argv, env=environment(), check=True, timeout=max(1.0, left),
                  stdout=subprocess.DEVNULL)
   found = collections.Counter(
-      entry.value["id"] for entry in cache.read_completions(output)
+      entry.value["id"] for entry in completions.read_completions(output)
       if entry.value["finish_reason"] == "stop")
   return KillTrial(
       kills=struck, lost=rows - len(found),

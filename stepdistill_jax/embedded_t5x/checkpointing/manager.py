@@ -26,8 +26,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from stepdistill_jax.embedded_t5x.checkpointing import (
-  choice as checkpoint_choice,
   reading as checkpoint_reading,
+  restore_choice,
 )
 from stepdistill_jax.runs import (
   checkpoint_manifest,
@@ -299,7 +299,7 @@ class OrbaxCheckpointManagerInterface:
       self._newest = step
       self._checkpointer.save(
           written, args=ocp.args.Composite(**args),
-          custom_metadata=checkpoint_choice.MARK)
+          custom_metadata=restore_choice.MARK)
       if jax.process_index() == 0:
         self._finishing = self._finisher.submit(self._finish, written, final)
     fault_points.reach("save_started")
@@ -316,7 +316,7 @@ class OrbaxCheckpointManagerInterface:
       raise ValueError("Give one of `step` and `path`")
     if path is None:
       path = checkpoint_paths.get_checkpoint_dir(self.directory, step)
-    checkpoint_choice.require_good(
+    restore_choice.require_good(
         os.fspath(path), if_not_just_checked=True)
     state = checkpoint_reading.restore(
         path, self._train_state, self._partitioner,

@@ -14,7 +14,7 @@ import pytest
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.evaluation import effect, statistics
 from stepdistill_jax.evaluation.report import (
-  run_averages as run_groups,
+  method_averages,
   run_facts,
   run_figures,
   run_report,
@@ -340,4 +340,4 @@ def test_methods_without_seeds_in_common_have_no_interval(tmp_path):
   difference, = run_report.make([tmp_path]).differences
   assert difference.ci95 is None
   assert difference.mean == pytest.approx(0.1)
-  assert run_groups.BASELINE == "finetune"
+  assert method_averages.BASELINE == "finetune"

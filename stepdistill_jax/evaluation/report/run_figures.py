@@ -12,7 +12,7 @@ import pathlib
 import re
 
 from stepdistill_jax.evaluation.report import (
-  run_averages as run_groups,
+  method_averages,
   run_scores,
 )
 
@@ -28,7 +28,7 @@ _SPARE = (("#bf3989", "X"), ("#0a7d91", "*"), ("#7d4e00", "<"),
 
 
 def draw_all(
-    groups: Sequence[run_groups.Group],
+    groups: Sequence[method_averages.Group],
     teachers: Sequence[run_scores.TeacherScore], folder: pathlib.Path,
 ) -> dict[str, str]:
   """Draws every figure that the runs give.
@@ -65,7 +65,7 @@ def draw_all(
 
 def _draw_if_it_varies(
     groups, teachers, folder, name, title, label,
-    x_of: Callable[[run_groups.Group], float], log: bool = False,
+    x_of: Callable[[method_averages.Group], float], log: bool = False,
 ) -> dict[str, str]:
   if len({x_of(g) for g in groups}) < 2:
     return {}

@@ -13,8 +13,8 @@ from typing import Any
 from stepdistill_jax.evaluation import effect
 from stepdistill_jax.evaluation.report import (
   html as html_report,
+  method_averages,
   outputs,
-  run_averages as run_groups,
   run_figures,
   run_scores,
   tables as tables_lib,
@@ -38,8 +38,8 @@ class RunReport:
   """
 
   scores: tuple[run_scores.RunScore, ...]
-  groups: tuple[run_groups.Group, ...]
-  differences: tuple[run_groups.Difference, ...]
+  groups: tuple[method_averages.Group, ...]
+  differences: tuple[method_averages.Difference, ...]
   teachers: tuple[run_scores.TeacherScore, ...]
   skipped: tuple[str, ...]
 
@@ -47,9 +47,9 @@ class RunReport:
 def make(paths: Sequence[str | pathlib.Path]) -> RunReport:
   """Reads runs; see `run_scores.collect`."""
   scores, teachers, skipped = run_scores.collect(paths)
-  groups = run_groups.group(run_scores.latest(scores))
+  groups = method_averages.group(run_scores.latest(scores))
   return RunReport(
-      tuple(scores), tuple(groups), tuple(run_groups.differences(groups)),
+      tuple(scores), tuple(groups), tuple(method_averages.differences(groups)),
       tuple(teachers), tuple(skipped))
 
 
@@ -117,7 +117,7 @@ def _differences(report: RunReport) -> tables_lib.Table:
       "95%: as above, over seeds that both ran; 'within noise': it holds 0")
 
 
-def _verdict(difference: run_groups.Difference) -> str:
+def _verdict(difference: method_averages.Difference) -> str:
   if difference.ci95 is None:
     return "needs 2 seeds" if difference.seeds < 2 else (
         "needs the same examples' answers")

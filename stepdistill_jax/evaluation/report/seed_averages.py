@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from stepdistill_jax.evaluation import effect, scores
+from stepdistill_jax.evaluation import effect, scored
 
 
-def summarize(results: Sequence[scores.Scored]) -> list[dict[str, Any]]:
+def summarize(results: Sequence[scored.Scored]) -> list[dict[str, Any]]:
   """Means over seeds, for runs with a `method` in common.
 
   A checkpoint's summary carries `method`: `{"name", "key", "seed", "run",
@@ -43,7 +43,7 @@ def summarize(results: Sequence[scores.Scored]) -> list[dict[str, Any]]:
 
 
 def _of_different_runs(
-    members: Sequence[scores.Scored]) -> Iterator[list[scores.Scored]]:
+    members: Sequence[scored.Scored]) -> Iterator[list[scored.Scored]]:
   """Sets of two results or more, each of another run."""
   runs = collections.defaultdict(dict)  # run -> step -> result
   for member in members:
@@ -57,7 +57,7 @@ def _of_different_runs(
   return (one for one in sets if len(one) > 1)
 
 
-def _correct(members: Sequence[scores.Scored]) -> np.ndarray:
+def _correct(members: Sequence[scored.Scored]) -> np.ndarray:
   return np.array([member.correct for member in members], np.float64)
 
 

@@ -3,30 +3,30 @@
 import numpy as np
 import pytest
 
-from stepdistill_jax.evaluation import effect, scores
+from stepdistill_jax.evaluation import effect, scored
 from stepdistill_jax.evaluation.report import seed_averages as seed_groups
 
 EXAMPLES = 40
 
 
-def scored(run, step, seed=0, key="k", benchmark="svamp"):
+def scored_run(run, step, seed=0, key="k", benchmark="svamp"):
   correct = np.random.default_rng([step, seed]).random(EXAMPLES) < 0.5
   summary = {
       "name": f"{run} step {step}", "benchmark": benchmark, "split": "test",
       "mode": "generate", "accuracy": float(correct.mean()),
       "method": {"name": "svamp_label_gold", "key": key, "seed": seed,
                  "run": f"/runs/{run}", "step": step}}
-  return scores.Scored(
+  return scored.Scored(
       summary, tuple({"correct": bool(c)} for c in correct))
 
 
 def test_checkpoints_of_one_run_are_no_seeds():
-  assert not seed_groups.summarize([scored("a", 100), scored("a", 200)])
-  assert not seed_groups.summarize([scored("a", 100), scored("a", 100)])
+  assert not seed_groups.summarize([scored_run("a", 100), scored_run("a", 200)])
+  assert not seed_groups.summarize([scored_run("a", 100), scored_run("a", 100)])
 
 
 def test_two_runs_are():
-  results = [scored("a", 100), scored("b", 200, seed=1)]
+  results = [scored_run("a", 100), scored_run("b", 200, seed=1)]
   group, = seed_groups.summarize(results)
   values = np.array([r.correct for r in results], float)
   expected = effect.estimate(values, *effect.pooled_seed_variance([values]))
@@ -36,8 +36,8 @@ def test_two_runs_are():
 
 
 def test_curves_are_put_together_step_by_step():
-  results = [scored(run, step, seed) for seed, run in enumerate("ab")
-             for step in (100, 200)] + [scored("a", 300)]
+  results = [scored_run(run, step, seed) for seed, run in enumerate("ab")
+             for step in (100, 200)] + [scored_run("a", 300)]
   groups = seed_groups.summarize(results)
   assert [(g["steps"], g["systems"]) for g in groups] == [
       ([100], ["a step 100", "b step 100"]),
@@ -53,4 +53,4 @@ def test_curves_are_put_together_step_by_step():
 @pytest.mark.parametrize("other", [{"key": "l"}, {"benchmark": "asdiv"}])
 def test_other_methods_and_benchmarks_stay_apart(other):
   assert not seed_groups.summarize(
-      [scored("a", 100), scored("b", 100, seed=1, **other)])
+      [scored_run("a", 100), scored_run("b", 100, seed=1, **other)])

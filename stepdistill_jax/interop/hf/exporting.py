@@ -15,7 +15,7 @@ import numpy as np
 
 from stepdistill_jax.embedded_t5x.checkpointing import (
   array_reader as t5x_reader,
-  choice as checkpoint_choice,
+  restore_choice,
 )
 from stepdistill_jax.interop import (
   architecture,
@@ -287,7 +287,7 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise errors.UserError(
         f"{output} exists and is not an empty folder; give another --output")
-  source = t5x_reader.open_checkpoint(checkpoint_choice.choose(
+  source = t5x_reader.open_checkpoint(restore_choice.choose(
       checkpoint, strict=options.strict).checkpoint)
   context = run_context.find(source.path)
   parameters = source.parameters

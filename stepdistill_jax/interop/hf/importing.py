@@ -27,7 +27,7 @@ import numpy as np
 from stepdistill_jax.interop import (
   architecture,
   gin_model,
-  imported,
+  import_result,
   streaming,
   tokenizers,
 )
@@ -223,7 +223,7 @@ def _task(copy: Copy, writer: t5x_writer.CheckpointWriter,
 def import_hf(
     folder: pathlib.Path, output: pathlib.Path, *, step: int = 0,
     dtype: str = "float32", pad_vocabulary: int = 1, layout: str = "orbax",
-    quiet: bool = False) -> imported.Imported:
+    quiet: bool = False) -> import_result.Imported:
   """Converts a Hugging Face folder into a T5X checkpoint.
 
   Args:
@@ -251,16 +251,17 @@ def import_hf(
   writer = t5x_writer.CheckpointWriter(output, step, layout)
   journal = writer.journal(
       _identity(folder, copies, dtype, pad_vocabulary))
-  tasks = [_task(copy, writer, imported.DTYPES[dtype]) for copy in copies]
+  tasks = [_task(copy, writer, import_result.DTYPES[dtype]) for copy in copies]
   total = sum(task.nbytes for task in tasks)
   streaming.check_free_space(writer.partial, sum(
-      math.prod(c.shape) * (imported.DTYPES[dtype] or c.tensor.dtype).itemsize
+      math.prod(c.shape)
+      * (import_result.DTYPES[dtype] or c.tensor.dtype).itemsize
       for c, task in zip(copies, tasks) if task.name not in journal.done))
   streaming.run(tasks, journal, streaming.Progress(
       "import", total, quiet=quiet))
-  tokenizers.keep(folder, output / imported.HF_FOLDER, tokenizer)
+  tokenizers.keep(folder, output / import_result.HF_FOLDER, tokenizer)
   spiece = None if tokenizer.spiece is None else (
-      output / imported.HF_FOLDER / tokenizers.SPIECE_FILE).resolve()
+      output / import_result.HF_FOLDER / tokenizers.SPIECE_FILE).resolve()
   no_recipe = gin_model.why_no_recipe(
       arch, 0 if spiece is None else pieces - tokenizer.extra_ids)
   model_file = gin_model.write(
@@ -282,8 +283,8 @@ def import_hf(
       "extra_ids": tokenizer.extra_ids,
       "dtypes": {copy.hf_name: copy.tensor.dtype.name for copy in copies},
   }
-  (output / imported.PROVENANCE_FILE).write_text(
+  (output / import_result.PROVENANCE_FILE).write_text(
       json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
-  return imported.Imported(writer.finish(), model_file, arch,
+  return import_result.Imported(writer.finish(), model_file, arch,
                   sum(math.prod(c.shape) for c in copies), total,
                   no_recipe, spiece)

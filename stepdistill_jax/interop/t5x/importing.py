@@ -14,12 +14,12 @@ import numpy as np
 
 from stepdistill_jax.embedded_t5x.checkpointing import (
   array_reader as t5x_reader,
-  choice as checkpoint_choice,
+  restore_choice,
 )
 from stepdistill_jax.interop import (
   architecture,
   gin_model,
-  imported,
+  import_result,
   run_context,
   streaming,
 )
@@ -67,7 +67,7 @@ def import_t5x(
     path: str, output: pathlib.Path, *, layout: str = "orbax",
     dtype: str = "source", step: int | None = None,
     optimizer_state: bool = False, quiet: bool = False,
-    strict: bool = False) -> imported.Imported:
+    strict: bool = False) -> import_result.Imported:
   """Copies a T5X checkpoint of any layout into one of `layout`.
 
   Args:
@@ -85,7 +85,7 @@ def import_t5x(
     errors.UserError: it is no checkpoint, no T5, or incomplete.
   """
   source = t5x_reader.open_checkpoint(
-      checkpoint_choice.choose(path, strict=strict).checkpoint)
+      restore_choice.choose(path, strict=strict).checkpoint)
   context = run_context.find(source.path)
   arch = architecture.infer(
       {n: a.shape for n, a in source.parameters.items()},
@@ -98,7 +98,7 @@ def import_t5x(
             if name != "state/step"
             and (optimizer_state or name.startswith("target/"))]
   writer = t5x_writer.CheckpointWriter(output, step, layout)
-  tasks = [_task(a, writer, imported.DTYPES[dtype]) for a in arrays]
+  tasks = [_task(a, writer, import_result.DTYPES[dtype]) for a in arrays]
   journal = writer.journal({
       "source": source.path, "dtype": dtype,
       "optimizer_state": optimizer_state})
@@ -111,7 +111,7 @@ def import_t5x(
   model_file = gin_model.write(
       output, arch, title=f"{name}, imported from T5X.", no_recipe=no_recipe,
       checkpoint=writer.final, optimizer_state=optimizer_state)
-  return imported.Imported(
+  return import_result.Imported(
       writer.finish(), model_file, arch,
       sum(math.prod(a.shape) for a in source.parameters.values()), total,
       no_recipe)

@@ -7,7 +7,7 @@
     plan.py        which requests are missing
     client.py      one request to an OpenAI-compatible server
     limits.py      rate, retries, circuit breaker, budget
-    loop.py        many requests at once
+    retries.py     many requests at once
     worker.py      the process that holds the connections
     command.py     `stepdistill teacher collect`: starts and watches a worker
     batch.py       the same requests as OpenAI batch files

@@ -12,11 +12,11 @@ import types
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.ask import (
   durable,
-  loop,
   offline,
+  retries,
   supervisor as watch,
 )
 from tests.support import asking as testing
@@ -30,7 +30,7 @@ def run(argv, **more):
 
 
 def lines(folder):
-  return [entry.value for entry in cache.read_completions(folder)]
+  return [entry.value for entry in completions.read_completions(folder)]
 
 
 @pytest.mark.parametrize("target, server_options", [
@@ -346,7 +346,7 @@ def test_help_needs_no_openai():
 
 
 def test_progress_in_one_line():
-  progress = loop.Progress(
+  progress = retries.Progress(
       durable=300, failed=100, requests=350, retries=50, under_way=16,
       prompt_tokens=9000, completion_tokens=1000, usd=0.125,
       failures={"timeout": 10, "rate_limited": 40})

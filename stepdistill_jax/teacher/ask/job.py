@@ -13,7 +13,7 @@ from typing import Any
 
 from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.records import records
-from stepdistill_jax.teacher import cache, prompts
+from stepdistill_jax.teacher import completions, prompts
 from stepdistill_jax.teacher.ask import (
   client as client_lib,
   cost,
@@ -21,9 +21,9 @@ from stepdistill_jax.teacher.ask import (
   failures,
   index,
   limits,
-  loop,
   plan as plan_lib,
   requests,
+  retries,
   rows as rows_lib,
   store as store_lib,
 )
@@ -73,7 +73,7 @@ class Spec:
   attempts: int = 8
   backoff_s: float = 0.5
   give_up_s: float = 900.0
-  in_doubt: str = loop.ASK
+  in_doubt: str = retries.ASK
   tokenizer: str | None = None
   usd_per_million_prompt: float | None = None
   usd_per_million_completion: float | None = None
@@ -116,7 +116,7 @@ class Outcome:
   dropped: Mapping[str, Any]
   usage: Mapping[str, int]
   usd: float
-  progress: loop.Progress
+  progress: retries.Progress
 
   @property
   def success_ratio(self) -> float | None:
@@ -164,11 +164,12 @@ class Job:
         base_url=self.spec.base_url, api_key=api_key(self.spec),
         timeout_s=self.spec.timeout_s, concurrency=self.spec.concurrency)
 
-  def collector(self, asker: loop.Asker,
-                report: Callable[[loop.Progress], None]) -> loop.Collector:
+  def collector(self, asker: retries.Asker,
+                report: Callable[[retries.Progress], None]
+                 ) -> retries.Collector:
     """The collector, with the spec's limits."""
     spec = self.spec
-    bounds = loop.Limits(
+    bounds = retries.Limits(
         concurrency=spec.concurrency,
         requests_per_minute=spec.requests_per_minute,
         tokens_per_minute=spec.tokens_per_minute,
@@ -176,7 +177,7 @@ class Job:
         breaker=limits.CircuitBreaker(give_up_s=spec.give_up_s),
         budget=limits.Budget(spec.budget_usd, spent=self._spent_usd()),
         in_doubt=spec.in_doubt)
-    return loop.Collector(self.plan, asker, bounds, self.estimator, report)
+    return retries.Collector(self.plan, asker, bounds, self.estimator, report)
 
   def items(self) -> Iterator[plan_lib.Item | None]:
     """What is missing.
@@ -199,7 +200,7 @@ class Job:
       raise errors.UserError(
           f"{self.source.path} has no row that can be asked about{reasons}")
 
-  def close(self, progress: loop.Progress) -> Outcome:
+  def close(self, progress: retries.Progress) -> Outcome:
     """Closes the cache; returns what was done."""
     endings, usage = self.store.index.counts(), self.store.index.usage()
     present = sum(count for reason, count in endings.items()
@@ -258,7 +259,8 @@ def open_job(values: Mapping[str, Any], *, waiting: Callable[[str], None],
   """
   spec = Spec(**dict(values, stop=tuple(values.get("stop", ()))))
   with tempfile.TemporaryDirectory() as stand_in:
-    if not asks and not (pathlib.Path(spec.output) / cache.MANIFEST).exists():
+    if not asks and not (
+        pathlib.Path(spec.output) / completions.MANIFEST).exists():
       spec = dataclasses.replace(spec, output=stand_in)
     job = Job(spec, waiting=waiting)
     try:

@@ -7,15 +7,15 @@ import os
 import pathlib
 from typing import Any
 
-from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.ask import job, loop
+from stepdistill_jax.teacher import completions
+from stepdistill_jax.teacher.ask import job, retries
 from stepdistill_jax.util import errors
 
 _INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it.
 _STOPS = {
-    loop.INTERRUPTED: "interrupted; run the same command again to go on",
-    loop.BUDGET: "stopped, as the next request could exceed --budget_usd",
-    loop.SERVER_DOWN: "stopped, as the server does not answer",
+    retries.INTERRUPTED: "interrupted; run the same command again to go on",
+    retries.BUDGET: "stopped, as the next request could exceed --budget_usd",
+    retries.SERVER_DOWN: "stopped, as the server does not answer",
 }
 
 
@@ -38,11 +38,11 @@ def caches_of_all_splits(folder: pathlib.Path) -> list[pathlib.Path]:
   Records of (data set, teacher) are written as a whole, so that a cache of
   another split has to come along: CACHES/train and CACHES/test.
   """
-  mine = cache.read_manifest(folder)
+  mine = completions.read_manifest(folder)
   found = {mine["split"]: folder}
-  for path in sorted(folder.resolve().parent.glob(f"*/{cache.MANIFEST}")):
+  for path in sorted(folder.resolve().parent.glob(f"*/{completions.MANIFEST}")):
     try:
-      other = cache.read_manifest(path.parent)
+      other = completions.read_manifest(path.parent)
     except errors.UserError:
       continue  # Somebody else's manifest.json.
     if (other["dataset"], other["teacher"]) == (
@@ -102,17 +102,17 @@ def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
       ended as they should.
   """
   progress = outcome.progress
-  if progress.stopped == loop.INTERRUPTED:
+  if progress.stopped == retries.INTERRUPTED:
     return _INTERRUPTED_EXIT_CODE
-  if progress.stopped and progress.stopped != loop.BUDGET:
+  if progress.stopped and progress.stopped != retries.BUDGET:
     raise errors.UserError(
         _STOPS.get(progress.stopped, f"stopped: {progress.stopped}")
         + f" ({progress.message}); {outcome.total - outcome.missing:,} of "
         f"{outcome.total:,} completions are kept in {outcome.folder}: run the "
         "same command again to go on")
-  if progress.stopped == loop.BUDGET:
-    print(f"note: {_STOPS[loop.BUDGET]}; {outcome.missing:,} completions are "
-          "missing")
+  if progress.stopped == retries.BUDGET:
+    print(f"note: {_STOPS[retries.BUDGET]}; {outcome.missing:,} completions "
+          "are missing")
     return 0
   if outcome.success_ratio is None:
     raise errors.UserError(

@@ -5,18 +5,19 @@ import dataclasses
 
 import pytest
 
-from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.ask import command, job, loop
+from stepdistill_jax.teacher import completions
+from stepdistill_jax.teacher.ask import command, job, retries
 from stepdistill_jax.util import errors
 
 
 def test_a_collection_that_nobody_can_use_fails_and_is_kept(tmp_path, capsys):
-  with cache.CacheWriter(tmp_path / "c", teacher="t", dataset="sums",
+  with completions.CacheWriter(tmp_path / "c", teacher="t", dataset="sums",
                          split="train") as writer:
-    writer.write(cache.Completion("0", {"inputs": "1 + 1?"}, "Who knows."))
+    writer.write(completions.Completion(
+        "0", {"inputs": "1 + 1?"}, "Who knows."))
   outcome = job.Outcome(
       folder=str(tmp_path / "c"), total=1, usable=1, missing=0,
-      endings={"stop": 1}, dropped={}, usd=0.0, progress=loop.Progress(),
+      endings={"stop": 1}, dropped={}, usd=0.0, progress=retries.Progress(),
       usage={"prompt_tokens": 9, "completion_tokens": 3})
   args = argparse.Namespace(
       min_success_ratio=0.7, no_records=False, reject_wrong=False, json=False,

@@ -16,7 +16,7 @@ import urllib.request
 
 import pytest
 
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from tests.support import asking as testing
 
 _TEMPLATE = (
@@ -109,7 +109,7 @@ def _collect(tmp_path, server, *more, rows=3):
   ended = subprocess.run(argv, env=testing.environment(), check=False,
                          capture_output=True, text=True, timeout=120)
   assert ended.returncode == 0, ended.stderr
-  lines = [entry.value for entry in cache.read_completions(output)]
+  lines = [entry.value for entry in completions.read_completions(output)]
   return json.loads(ended.stdout), lines
 
 

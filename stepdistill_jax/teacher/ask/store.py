@@ -25,7 +25,7 @@ import pathlib
 import time
 from typing import Any
 
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.ask import durable, index as index_lib, journal
 from stepdistill_jax.util import durable_files, errors
 
@@ -211,7 +211,7 @@ class Store:
   def _write_manifest(self, complete: bool, **counted: Any) -> None:
     """Replaces the manifest in one step."""
     manifest = {
-        "format_version": cache.FORMAT_VERSION,
+        "format_version": completions.FORMAT_VERSION,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **self._manifest, **self._identity, "complete": complete, **counted}
     if not complete and "shards" not in counted:
@@ -220,17 +220,18 @@ class Store:
         manifest.pop(key, None)
     self._manifest = manifest
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    durable.replace(self.folder / cache.MANIFEST, (text + "\n").encode("utf-8"))
+    durable.replace(self.folder / completions.MANIFEST,
+                    (text + "\n").encode("utf-8"))
 
   def _require_same_identity(self) -> None:
-    if not (self.folder / cache.MANIFEST).exists():
+    if not (self.folder / completions.MANIFEST).exists():
       # Completions of unknown origin must not be mixed with new ones.
       if self._shards():
         raise errors.UserError(
-            f"{self.folder} has shards but no {cache.MANIFEST}; choose an "
-            "empty folder")
+            f"{self.folder} has shards but no {completions.MANIFEST}; choose "
+            "an empty folder")
       return
-    self._manifest = cache.read_manifest(self.folder)
+    self._manifest = completions.read_manifest(self.folder)
     _require_same(self.folder, self._manifest, self._identity)
 
   def _shards(self) -> list[pathlib.Path]:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.ask import durable, store as store_lib
 from stepdistill_jax.util import errors
 from tests.support import asking as testing
@@ -35,14 +35,14 @@ def make(folder, numbers=(), **arguments):
 
 
 def ids(folder):
-  return [entry.value["id"] for entry in cache.read_completions(folder)]
+  return [entry.value["id"] for entry in completions.read_completions(folder)]
 
 
 def test_what_is_closed_is_a_cache(tmp_path):
   store = make(tmp_path, range(3), files={"prompt.toml": b"p"})
   store.append([line(3, sample=0), line(3, sample=1, usage={})])
   store.close(complete=True, note="n")
-  manifest = cache.read_manifest(tmp_path)
+  manifest = completions.read_manifest(tmp_path)
   assert manifest["complete"] and manifest["count"] == 5
   assert manifest["note"] == "n" and manifest["teacher"] == "t"
   assert (tmp_path / "prompt.toml").read_bytes() == b"p"
@@ -76,7 +76,8 @@ def test_cut_anywhere_it_has_the_whole_lines(tmp_path):
   make(tmp_path, range(4)).close(complete=True)
   shard = tmp_path / "shard-00000.jsonl"
   (tmp_path / "manifest.json").write_text(json.dumps(
-      {**cache.read_manifest(tmp_path), "shards": None, "complete": False}))
+      {**completions.read_manifest(tmp_path), "shards": None,
+       "complete": False}))
   data = shard.read_bytes()
   ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
   for length in range(len(data), -1, -1):
@@ -117,9 +118,9 @@ def test_a_completion_supersedes_an_error_and_nothing_else(tmp_path):
   assert store.line("d/train/1", 0)["output"] == "at last"
   store.close(complete=True)
   outputs = {entry.value["id"]: entry.value["output"]
-             for entry in cache.read_completions(tmp_path)}
+             for entry in completions.read_completions(tmp_path)}
   assert outputs == {"d/train/2": "text", "d/train/1": "at last"}
-  assert cache.read_manifest(tmp_path)["count"] == 2
+  assert completions.read_manifest(tmp_path)["count"] == 2
 
 
 def test_shards_are_begun_and_found_again(tmp_path):

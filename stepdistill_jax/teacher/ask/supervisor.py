@@ -15,7 +15,7 @@ import time
 from typing import Any, TextIO
 
 from stepdistill_jax.teacher import prompts
-from stepdistill_jax.teacher.ask import client, job, loop, rows, worker
+from stepdistill_jax.teacher.ask import client, job, retries, rows, worker
 from stepdistill_jax.teacher.importing import table_files
 from stepdistill_jax.util import errors
 
@@ -52,7 +52,7 @@ def run(spec: job.Spec, *, show: bool = True) -> job.Outcome:
           "the collector's process was killed; what was collected is in "
           f"{spec.output}: run the same command again "
           + log.read()[-300:].decode("utf-8", "replace"))
-  ended["progress"] = loop.Progress(**ended["progress"])
+  ended["progress"] = retries.Progress(**ended["progress"])
   return job.Outcome(**ended)
 
 
@@ -178,7 +178,7 @@ class Display:
         self._say(
             f"finishing {event['under_way']} requests under way; Ctrl-C again "
             "stops at once and may lose them" if orders == 1 else "stopping")
-      self._show_progress(loop.Progress(**event))
+      self._show_progress(retries.Progress(**event))
 
   def clear(self) -> None:
     """Ends the line of progress."""
@@ -191,7 +191,7 @@ class Display:
     self.clear()
     print(text, file=self._file, flush=True)
 
-  def _show_progress(self, progress: loop.Progress) -> None:
+  def _show_progress(self, progress: retries.Progress) -> None:
     text = progress_text(
         progress, total=self._total, present=self._present,
         seconds=self._clock() - self._start)
@@ -204,7 +204,7 @@ class Display:
       self._say(text)
 
 
-def progress_text(progress: loop.Progress, *, total: int, present: int,
+def progress_text(progress: retries.Progress, *, total: int, present: int,
                   seconds: float) -> str:
   """One line: how many, how fast, how long, what it costs."""
   done = progress.durable - progress.failed

@@ -22,7 +22,7 @@ import threading
 import traceback
 from typing import Any
 
-from stepdistill_jax.teacher.ask import job as job_lib, loop
+from stepdistill_jax.teacher.ask import job as job_lib, retries
 from stepdistill_jax.util import errors
 
 DRAIN, ABORT = "drain", "abort"
@@ -32,7 +32,7 @@ class Event:
   """Names of the events that a worker writes."""
   WAITING = "waiting"  # Another process writes to the cache.
   STARTED = "started"  # total, present, in_doubt
-  PROGRESS = "progress"  # The fields of loop.Progress.
+  PROGRESS = "progress"  # The fields of retries.Progress.
   ENDED = "ended"  # The fields of job.Outcome.
   ERROR = "error"  # message: a user's mistake.
   CRASHED = "crashed"  # message: ours.
@@ -68,7 +68,7 @@ async def _run(job: job_lib.Job) -> job_lib.Outcome:
     here = asyncio.get_running_loop()
 
     def obey(order: str) -> None:
-      collector.stop(loop.INTERRUPTED)
+      collector.stop(retries.INTERRUPTED)
       if order == ABORT:
         task.cancel()
 

@@ -6,7 +6,7 @@ import pytest
 from stepdistill_jax.answers import consistency
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.records import datasets, record_writer, records
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.audit import audit, report as audit_report
 from stepdistill_jax.teacher.importing import formats as importing
 from tests.support import real_data as testing
@@ -137,15 +137,15 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_a_cache_is_audited_without_being_imported(tmp_path, capsys):
-  with cache.CacheWriter(
+  with completions.CacheWriter(
       tmp_path / "c", teacher="t", dataset="mine", split="train") as writer:
-    writer.write(cache.Completion(
+    writer.write(completions.Completion(
         "0", {"inputs": "q", "label": "a"}, "r. So the answer is a."))
   assert run(tmp_path / "c", "--json") == 0
   report = json.loads(capsys.readouterr().out)
   assert report["splits"]["train"]["teacher_accuracy"]["correct"] == 1
   assert (tmp_path / "c" / "audit.html").is_file()
-  assert importing.cache.find_caches(tmp_path / "c") == [tmp_path / "c"]
+  assert completions.find_caches(tmp_path / "c") == [tmp_path / "c"]
 
 
 def test_what_was_not_measured_is_no_zero(tmp_path, capsys):
@@ -168,9 +168,10 @@ def test_what_was_not_measured_is_no_zero(tmp_path, capsys):
 
 
 def test_an_audit_of_what_nobody_can_use_reports_and_fails(tmp_path, capsys):
-  with cache.CacheWriter(
+  with completions.CacheWriter(
       tmp_path / "c", teacher="t", dataset="mine", split="train") as writer:
-    writer.write(cache.Completion("0", {"inputs": "q", "label": "a"}, "No."))
+    writer.write(
+        completions.Completion("0", {"inputs": "q", "label": "a"}, "No."))
   assert run(tmp_path / "c") == 2
   told = capsys.readouterr()
   assert "1 no_marker" in told.out and "page: " in told.out

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-  from stepdistill_jax.teacher import cache
+  from stepdistill_jax.teacher import completions
 
   chosen = args.dir or args.records_dir
   folder = pathlib.Path(chosen or locations.records_dir())
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int | None:
         locations.not_a_folder(folder) + ("" if chosen else (
             ", where records are by default; write some with `stepdistill "
             "teacher import`, or name their folder with --records_dir")))
-  if (folder / cache.MANIFEST).is_file() or any(
-      folder.glob(f"*/{cache.MANIFEST}")):
+  if (folder / completions.MANIFEST).is_file() or any(
+      folder.glob(f"*/{completions.MANIFEST}")):
     _audit_cache(args, folder)
     return
   records_dir, chosen = _choose(args, folder)

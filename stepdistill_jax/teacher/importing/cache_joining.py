@@ -19,7 +19,7 @@ from typing import Any
 
 from stepdistill_jax.answers import answer_forms, parsing, rules as rules_lib
 from stepdistill_jax.records import datasets
-from stepdistill_jax.teacher import cache, text_files
+from stepdistill_jax.teacher import completions, text_files
 from stepdistill_jax.teacher.importing import joining, self_consistency
 from stepdistill_jax.util import errors
 
@@ -171,7 +171,7 @@ def _line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
 def _rows(folder: pathlib.Path, form: Form
           ) -> Iterator[tuple[int, list[text_files.Entry]]]:
   """Yields (position, its lines) in the order of the rows."""
-  entries = cache.read_completions(folder)
+  entries = completions.read_completions(folder)
   if not form.collected:
     for position, entry in enumerate(entries):
       yield position, [entry]

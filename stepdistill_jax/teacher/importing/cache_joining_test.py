@@ -6,7 +6,7 @@ import random
 import pytest
 
 from stepdistill_jax.records import records
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.importing import (
   cache_joining,
   formats as importing,
@@ -20,7 +20,7 @@ def write_cache(folder, lines, *, shuffle=True, **manifest):
   """Writes a cache as `collect` does, its lines in some order."""
   folder.mkdir(parents=True)
   values = {
-      "format_version": cache.FORMAT_VERSION, "teacher": "t",
+      "format_version": completions.FORMAT_VERSION, "teacher": "t",
       "dataset": "anli1", "split": "train", "reads": "chain_of_thought",
       "sampling": {"samples": 1}, "complete": True, **manifest}
   (folder / "manifest.json").write_text(json.dumps(values))

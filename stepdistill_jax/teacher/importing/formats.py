@@ -24,7 +24,7 @@ from typing import Any
 
 from stepdistill_jax.answers import free_text_rules, parsing
 from stepdistill_jax.records import datasets, records
-from stepdistill_jax.teacher import cache, text_files
+from stepdistill_jax.teacher import completions, text_files
 from stepdistill_jax.teacher.importing import (
   cache_joining,
   content_index,
@@ -181,12 +181,13 @@ def import_cache(
       together.
   """
   if isinstance(folder, (str, os.PathLike)):
-    folder = cache.find_caches(folder)
-  manifests = {path: cache.read_manifest(path) for path in folder}
+    folder = completions.find_caches(folder)
+  manifests = {path: completions.read_manifest(path) for path in folder}
   dataset = dataset or _only("dataset", manifests)
   teacher = teacher or _only("teacher", manifests)
   spec = datasets.get(dataset)
-  forms = {path: cache_joining.Form.of(manifest, str(path / cache.MANIFEST))
+  forms = {path: cache_joining.Form.of(
+      manifest, str(path / completions.MANIFEST))
            for path, manifest in manifests.items()}
   if spec.name not in datasets.DATASETS and any(
       form.collected for form in forms.values()):
@@ -197,7 +198,7 @@ def import_cache(
     split = manifest["split"]
     if split not in records.SPLITS:
       raise errors.UserError(
-          f"{path / cache.MANIFEST}: "
+          f"{path / completions.MANIFEST}: "
           + errors.unknown_name_message("split", split, records.SPLITS))
     if split in sources:
       raise errors.UserError(
@@ -205,7 +206,7 @@ def import_cache(
           f"{split!r}; import one of them")
     rows = forms[path].rows
     if not rows and spec.held_out:
-      rows = sum(1 for _ in cache.read_completions(path))
+      rows = sum(1 for _ in completions.read_completions(path))
     joined = cache_joining.join(
         spec, path, forms[path], reject_wrong=reject_wrong, notes=notes)
     sources[split] = Source(joined, files=(str(path),), rows=rows)

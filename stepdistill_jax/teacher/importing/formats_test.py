@@ -4,7 +4,7 @@ import json
 import pytest
 
 from stepdistill_jax.records import records
-from stepdistill_jax.teacher import cache
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.importing import formats as importing
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
@@ -93,14 +93,14 @@ def test_real_esnli(tmp_path):
 
 
 def write_cache(folder, split, completions):
-  with cache.CacheWriter(
+  with completions.CacheWriter(
       folder, teacher="simulated", dataset="toy", split=split) as writer:
     for completion in completions:
       writer.write(completion)
 
 
 def completion(number, output="It is so. The answer is here.", **fields):
-  return cache.Completion(
+  return completions.Completion(
       id=str(number), output=output,
       input={"inputs": f"where is {number} ?", "label": "here"}, **fields)
 

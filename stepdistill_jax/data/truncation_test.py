@@ -7,12 +7,12 @@ import seqio
 from t5x import utils
 
 from stepdistill_jax.data import (
-  cuts,
   exact_order,
   feature_converter,
   pipelines,
   task_names,
   task_registry,
+  truncation,
 )
 from stepdistill_jax.embedded_t5x import datasets
 from stepdistill_jax.records import record_writer, records
@@ -82,7 +82,7 @@ def whole(name, split="train"):
 def fitted(cfg):
   (task,) = seqio.get_subtasks(seqio.get_mixture_or_task(
       cfg.mixture_or_task_name))
-  return examples(lambda: cuts.read(task, cfg))
+  return examples(lambda: truncation.read(task, cfg))
 
 
 @pytest.mark.parametrize("do", ["cut_tail", "cut_head"])
@@ -100,7 +100,7 @@ def test_cuts_are_those_of_the_plain_rule(task, do):
             do == "cut_head" and feature == "rationale_targets")
                     else [*tokens[:limit - 1], 1])
       assert after[feature].tolist() == expected
-      assert after[cuts.TOKENS_CUT][i] == size - len(expected)
+      assert after[truncation.TOKENS_CUT][i] == size - len(expected)
 
 
 def test_counts_are_those_of_the_whole_examples(task, said):
@@ -228,8 +228,9 @@ def test_what_must_not_be_cut_is_refused(task, kind, lengths, do, expected):
   assert "\n" not in str(refused.value) and "--gin." in str(refused.value)
   provider = seqio.get_mixture_or_task(cfg.mixture_or_task_name)
   with pytest.raises(errors.UserError, match=expected):
-    cuts.look_at(provider, cfg)
-  cuts.look_at(provider, cfg, refuses=False)  # Where nothing learns from it.
+    truncation.look_at(provider, cfg)
+  # Where nothing learns from it.
+  truncation.look_at(provider, cfg, refuses=False)
 
 
 def test_a_single_target_keeps_its_label_when_its_head_is_cut(task):
@@ -249,7 +250,7 @@ def test_nothing_left_and_unknown_choices_are_told(task):
         "inputs": 64, "targets": 1}), 0, 1, CONVERTER).cut()
   choose("cut_tale")
   with pytest.raises(errors.UserError, match="did you mean: cut_tail"):
-    cuts.long_rationales()
+    truncation.long_rationales()
 
 
 def test_mixtures_count_each_part(task, said):
@@ -261,8 +262,8 @@ def test_mixtures_count_each_part(task, said):
 
 
 def test_a_sample_says_how_many_it_looked_at(task, said, monkeypatch):
-  monkeypatch.setattr(cuts, "_SAMPLE", 10)
+  monkeypatch.setattr(truncation, "_SAMPLE", 10)
   name = task("step")
-  cuts.look_at(seqio.get_mixture_or_task(name), config(name))
+  truncation.look_at(seqio.get_mixture_or_task(name), config(name))
   assert "train (its first 10 examples): " in said[0]
   assert "of 10 inputs" in said[0]

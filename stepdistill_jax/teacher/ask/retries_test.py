@@ -7,8 +7,13 @@ import time
 
 import pytest
 
-from stepdistill_jax.teacher import cache
-from stepdistill_jax.teacher.ask import client, failures, job as job_lib, loop
+from stepdistill_jax.teacher import completions
+from stepdistill_jax.teacher.ask import (
+  client,
+  failures,
+  job as job_lib,
+  retries,
+)
 from stepdistill_jax.util import errors
 from tests.support import asking as testing, fault_server
 
@@ -69,7 +74,7 @@ def answer_with(*outputs, finish_reason="stop", usage=(10, 5)):
 
 def lines(spec):
   from pathlib import Path
-  return [e.value for e in cache.read_completions(Path(spec.output))]
+  return [e.value for e in completions.read_completions(Path(spec.output))]
 
 
 def test_every_fault_and_every_row_once(tmp_path):
@@ -123,7 +128,7 @@ def test_a_failure_is_shared_by_identical_requests_and_asked_again(tmp_path):
 
   outcome = ask_by(spec, fail)
   assert outcome.endings == {"error:server_error": 6} and outcome.missing == 6
-  assert not cache.read_manifest(
+  assert not completions.read_manifest(
       tmp_path / "cache")["complete"] and len(asked) <= 12
   outcome = ask_by(spec, lambda request: answer_with("The answer is 1."))
   assert outcome.endings == {"stop": 6} and len(lines(spec)) == 6
@@ -239,7 +244,7 @@ def test_a_server_that_is_down_is_left_alone(tmp_path, monkeypatch):
 
   start = time.monotonic()
   outcome = ask_by(spec, refuse)
-  assert outcome.progress.stopped == loop.SERVER_DOWN
+  assert outcome.progress.stopped == retries.SERVER_DOWN
   assert outcome.progress.message.endswith("; the last: refused")
   assert time.monotonic() - start < 10
   assert len(asked) < 100  # Not hundreds a second.
@@ -251,7 +256,7 @@ def test_stopping_finishes_what_is_under_way(tmp_path):
 
   def watch(progress):
     if progress.requests > 20:
-      collectors[0].stop(loop.INTERRUPTED)
+      collectors[0].stop(retries.INTERRUPTED)
 
   collectors = []
   outcome = collect(spec, teacher, watch=watch, then=collectors.append)
@@ -288,7 +293,7 @@ def test_what_is_in_doubt_is_asked_again_or_held(tmp_path):
   assert held.progress.held == held.missing == 8
   again = collect(spec, teacher)
   assert again.progress.asked_again == 8 and not again.missing
-  assert cache.read_manifest(tmp_path / "cache")["asked_again"] == 8
+  assert completions.read_manifest(tmp_path / "cache")["asked_again"] == 8
   assert teacher.stats()["paid_twice"] == 0
 
 
@@ -311,7 +316,7 @@ def test_the_budget_stops_in_time_and_goes_on(tmp_path):
   spec = spec_of(tmp_path, 100, max_tokens=20, budget_usd=1.0, **prices)
   reply = lambda request: answer_with("x", usage=(30, 10))  # $0.04.
   outcome = ask_by(spec, reply)
-  assert outcome.progress.stopped == loop.BUDGET
+  assert outcome.progress.stopped == retries.BUDGET
   assert 0.7 < outcome.usd <= 1.0
   assert outcome.usd == pytest.approx(0.04 * outcome.usable)
   # The budget is the cache's, not the run's.
@@ -325,7 +330,7 @@ def test_a_server_that_hides_its_usage_counts_as_dear(tmp_path):
                  usd_per_million_prompt=1.0, usd_per_million_completion=1000.0)
   outcome = ask_by(spec, lambda request: client.Answer(
       (client.Choice("x", "stop"),), {}))
-  assert outcome.progress.stopped == loop.BUDGET
+  assert outcome.progress.stopped == retries.BUDGET
   assert 5 <= outcome.usable <= 10
 
 
@@ -398,7 +403,7 @@ def test_gold_given_prompts_need_a_label(tmp_path):
   spec = spec_of(tmp_path, rows, prompt="rationalize")
   outcome = ask_by(spec, lambda request: answer_with("because"))
   assert outcome.dropped["row_without_label"]["count"] == 1
-  manifest = cache.read_manifest(tmp_path / "cache")
+  manifest = completions.read_manifest(tmp_path / "cache")
   assert manifest["gold_given"] and manifest["prompt_kind"] == "rationalize"
 
 

@@ -21,7 +21,7 @@ from stepdistill_jax.embedded_t5x import (
   state_initializer,
 )
 from stepdistill_jax.embedded_t5x.checkpointing import (
-  choice as checkpoint_choice,
+  restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_manifest, run_record
 from stepdistill_jax.util import errors
@@ -83,7 +83,7 @@ def test_all_damage_is_found(written, tmp_path, kind):
     folder = tmp_path / str(trial)
     shutil.copytree(written, folder)
     told = damage.inflict(kind, folder / "checkpoint_10", rng)
-    assert checkpoint_choice.problems(str(folder / "checkpoint_10")), told
+    assert restore_choice.problems(str(folder / "checkpoint_10")), told
     assert latest(folder) == "checkpoint_5", told
 
 
@@ -110,7 +110,7 @@ def test_no_good_one_is_left(run):
   with pytest.raises(errors.UserError, match="is not what was written"):
     _initializer().restore(cfg, str(run / "checkpoint_5"))
   with pytest.raises(errors.UserError, match="is not what was written"):
-    checkpoint_choice.choose(run / "checkpoint_5")
+    restore_choice.choose(run / "checkpoint_5")
 
 
 def test_googles_checkpoints_restore_with_a_line(run, capsys):
@@ -143,7 +143,7 @@ def test_what_cannot_be_read_is_not_called_damaged(run, monkeypatch):
     raise PermissionError(errno.EACCES, "Permission denied", str(file))
 
   monkeypatch.setattr(checkpoint_manifest, "_checksum", refuse)
-  for read in (latest, checkpoint_choice.choose):
+  for read in (latest, restore_choice.choose):
     with pytest.raises(errors.Unreadable) as told:
       read(run)
     assert "checkpoint_10 cannot be read: " in str(told.value)
@@ -168,7 +168,7 @@ def test_orbax_error_on_a_good_checkpoint_is_given_as_it_is(run, monkeypatch):
 
 def test_paths_may_be_relative(run, monkeypatch):
   monkeypatch.chdir(run.parent)
-  assert checkpoint_choice.choose("run").checkpoint == str(
+  assert restore_choice.choose("run").checkpoint == str(
       run / "checkpoint_10")
   np.testing.assert_equal(checkpoints.load_t5x_checkpoint(
       "run", 10)["state"]["step"], 10)
@@ -177,13 +177,13 @@ def test_paths_may_be_relative(run, monkeypatch):
 def test_who_reads_without_devices_gets_the_same_choice(run, capsys):
   damage.inflict("bit_flip", run / "checkpoint_10", random.Random(1))
   (problem,) = checkpoint_manifest.verify(run / "checkpoint_10")
-  choice = checkpoint_choice.choose(run)
+  choice = restore_choice.choose(run)
   assert choice.checkpoint == str(run / "checkpoint_5")
   (line,) = choice.passed_over
   assert f"checkpoint_10 is not what was written: {problem.file}" in line
   assert line in " ".join(capsys.readouterr().err.split())
   with pytest.raises(errors.UserError, match="without --strict"):
-    checkpoint_choice.choose(run, strict=True)
+    restore_choice.choose(run, strict=True)
 
 
 def test_a_lost_manifest_is_damage(run):
@@ -254,9 +254,9 @@ def test_a_disk_that_takes_no_checkpoint(run, break_folder, reason):
 
 
 def test_set_aside_and_saved_again(run):
-  aside = [checkpoint_choice.set_aside(str(run / "checkpoint_10"))]
+  aside = [restore_choice.set_aside(str(run / "checkpoint_10"))]
   shutil.copytree(run / "checkpoint_5", run / "checkpoint_10")
-  aside.append(checkpoint_choice.set_aside(str(run / "checkpoint_10")))
+  aside.append(restore_choice.set_aside(str(run / "checkpoint_10")))
   assert [pathlib.Path(p).name for p in aside] == [
       "checkpoint_10.bad", "checkpoint_10.bad2"]
   assert checkpoints.all_steps(str(run)) == [5]
