@@ -46,11 +46,13 @@ _NOISE = [
     (re.compile(r"\d+(\.\d+)? s\b|\d+(\.\d+)?s left|[\d.]+ steps/s"), "TIME"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.+]+Z?"), "DATE"),
     (re.compile(r"0x[0-9a-f]+"), "ADDRESS"),
+    (re.compile(r"^[IWE]0000 .*\n", re.M), ""),  # TensorFlow's log.
 ]
 # Entries of results.json that are times or name folders and versions.
 _VOLATILE = {"seconds", "created", "version", "versions", "command",
              "examples_per_second", "tokens_per_second", "time", "commit",
-             "environment", "source", "path", "started", "timing"}
+             "environment", "source", "path", "started", "timing",
+             "code_version", "compile_seconds", "rationale_examples_per_second"}
 
 
 class Session:
