@@ -125,10 +125,10 @@ class RunFolder:
     return digest.hexdigest()[:16]
 
   def method_key(self) -> str:
-    """A hash of the configuration without seed and folders."""
+    """A hash of the configuration without seed, folders and imports."""
     lines = self.config_path.read_text(encoding="utf-8").splitlines()
     kept = [line for line in _joined(lines)
-            if line and not line.startswith("#")
+            if line and not line.startswith(("#", "from ", "import "))
             and not _RUN_SPECIFIC.search(line.partition("=")[0])]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
 

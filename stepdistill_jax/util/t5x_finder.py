@@ -57,9 +57,10 @@ class EmbeddedT5xFinder(importlib.abc.MetaPathFinder):
 
 
 class FormerNamesFinder(importlib.abc.MetaPathFinder):
-  """Finds rooms by the names that users' gin files may have for them."""
+  """Finds modules by the names that gin files of before have for them."""
 
-  _NAMES = {"stepdistill_jax.resilience": "stepdistill_jax.runs"}
+  _NAMES = {"stepdistill_jax.resilience": "stepdistill_jax.runs",
+            "stepdistill_jax.data.cuts": "stepdistill_jax.data.truncation"}
 
   def find_spec(self, fullname: str, *unused: object) -> Spec:
     for former, name in self._NAMES.items():
