@@ -8,8 +8,6 @@ tensorflow and the like inside `run`.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import sys
 
 from stepdistill_jax.config import gin_arguments
@@ -34,18 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
       "a scored T5 student out.",
       epilog="Training runs with `t5x train --gin_file=...`, scoring with "
       "`stepdistill-eval`.")
-  subparsers = parser.add_subparsers(
-      dest="command", metavar="COMMAND", required=True,
-      parser_class=argument_parser.Parser)
-  for name, module_name in COMMANDS.items():
-    if importlib.util.find_spec(module_name) is None:
-      continue
-    module = importlib.import_module(module_name)
-    subparser = subparsers.add_parser(
-        name, help=module.SUMMARY, description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    module.add_arguments(subparser)
-    subparser.set_defaults(run=module.run)
+  argument_parser.add_commands(parser, COMMANDS, dest="command", run="run")
   return parser
 
 

@@ -136,10 +136,11 @@ def check_made_from(task: seqio.Task, folder: str | os.PathLike[str]) -> None:
         f"they have changed since, cache {task.name} again")
     return
   before = json.loads(file.read_text("utf-8"))
+  now = fingerprints.of_task(task)
   differing = [
       what for what, key in (("records", "files_sha256"),
                              ("vocabulary", "vocabularies_sha256"))
-      if before.get(key) != fingerprints.of_task(task)[key]]
+      if before.get(key) != now[key]]
   if differing:
     raise errors.UserError(
         f"{folder} was made from other {' and '.join(differing)} than those of "

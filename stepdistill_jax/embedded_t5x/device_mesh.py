@@ -18,18 +18,18 @@ from stepdistill_jax.util import devices as devices_lib, errors
 HardwareMesh = tuple[int, ...]
 
 
-_pretended: Sequence[jax.Device] | None = None
+_fake: Sequence[jax.Device] | None = None
 
 
 @contextlib.contextmanager
-def pretended(devices: Sequence[jax.Device]) -> Iterator[None]:
+def fake_devices(devices: Sequence[jax.Device]) -> Iterator[None]:
   """Makes meshes of other devices than this host's, to compile for them."""
-  global _pretended
-  before, _pretended = _pretended, devices
+  global _fake
+  before, _fake = _fake, devices
   try:
     yield
   finally:
-    _pretended = before
+    _fake = before
 
 
 def _coordinates(device: jax.Device, devices_per_host: int) -> HardwareMesh:
@@ -70,9 +70,9 @@ def submesh_grid(
 
 
 def devices_here(backend: str | None = None) -> Sequence[jax.Device]:
-  """All devices of the run, or those that are pretended."""
-  if _pretended is not None:
-    return _pretended
+  """All devices of the run, or the fake ones."""
+  if _fake is not None:
+    return _fake
   if backend is None:
     return devices_lib.start()
   try:

@@ -99,7 +99,7 @@ def slices(count):
 
 
 def test_several_slices_have_the_parameters_each_and_share_the_batch():
-  with device_mesh.pretended(slices(2)):
+  with device_mesh.fake_devices(slices(2)):
     partitioner = partitioning.PjitPartitioner(
         num_partitions=2,
         logical_axis_rules=partitioning.standard_logical_axis_rules(

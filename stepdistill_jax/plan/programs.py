@@ -167,7 +167,7 @@ def parsed(
     if name not in names:
       gin_bindings.append(f"{name} = {value}")
   with (gin_config.main_module(train=_capture), _without_records(vocabulary),
-        device_mesh.pretended(devices)):
+        device_mesh.fake_devices(devices)):
     no_training = errors.UserError(
         f"{', '.join(gin_files)}: no training run (train_script.train has "
         "no model, data or partitioner); give the files of `t5x train`")

@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
+
+from stepdistill_jax.util import argument_parser
 
 SUMMARY = "import, collect and audit teacher outputs"
 
@@ -23,18 +23,8 @@ _SUBCOMMANDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  subparsers = parser.add_subparsers(
-      dest="teacher_command", metavar="COMMAND", required=True,
-      parser_class=type(parser))
-  for name, module_name in _SUBCOMMANDS.items():
-    if importlib.util.find_spec(module_name) is None:
-      continue
-    module = importlib.import_module(module_name)
-    subparser = subparsers.add_parser(
-        name, help=module.SUMMARY, description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    module.add_arguments(subparser)
-    subparser.set_defaults(teacher_run=module.run)
+  argument_parser.add_commands(
+      parser, _SUBCOMMANDS, dest="teacher_command", run="teacher_run")
 
 
 def run(args: argparse.Namespace) -> int | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import importlib
 import os
 from typing import Any, NoReturn
 
@@ -96,3 +97,24 @@ class Parser(argparse.ArgumentParser):
           "choice", str(value), options,
           f"(all: {', '.join(options)})" if len(options) <= 12 else "")
       raise argparse.ArgumentError(action, message)
+
+
+def add_commands(parser: argparse.ArgumentParser, modules: Mapping[str, str],
+                 dest: str, run: str) -> None:
+  """Adds subcommands, one a module.
+
+  Args:
+    parser: of the command above them.
+    modules: name -> module with `SUMMARY`, `add_arguments(parser)` and `run`.
+    dest: the attribute of parsed arguments for the name.
+    run: the attribute for the module's `run`.
+  """
+  commands = parser.add_subparsers(
+      dest=dest, metavar="COMMAND", required=True, parser_class=type(parser))
+  for name, module_name in modules.items():
+    module = importlib.import_module(module_name)
+    command = commands.add_parser(
+        name, help=module.SUMMARY, description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(command)
+    command.set_defaults(**{run: module.run})
