@@ -52,11 +52,11 @@ def _score(example_set, given, **kwargs):
 
 def test_equals_scikit_learn():
   example_set, given = _nli_set()
-  scored = _score(example_set, given, rules="reference")
+  result = _score(example_set, given, rules="reference")
   gold = [r.label for r in example_set.examples]
   said = [a.text if a.text in LABELS else "?" for a in given.answers]
-  assert scored.summary["accuracy"] == sk_metrics.accuracy_score(gold, said)
-  table = scored.summary["by_class"]
+  assert result.summary["accuracy"] == sk_metrics.accuracy_score(gold, said)
+  table = result.summary["by_class"]
   np.testing.assert_array_equal(
       np.array(table["confusion"]),
       sk_metrics.confusion_matrix(gold, said, labels=[*LABELS, "?"])[:3])
@@ -66,7 +66,7 @@ def test_equals_scikit_learn():
   assert table["macro_f1"] == pytest.approx(sk_metrics.f1_score(
       gold, said, labels=list(LABELS), average="macro", zero_division=0))
   unreadable = sum(s == "?" for s in said)
-  assert scored.summary["unparsable"] == unreadable > 0
+  assert result.summary["unparsable"] == unreadable > 0
 
 
 def test_the_denominator_never_shrinks():
@@ -225,13 +225,13 @@ def test_lengths_of_all_systems_are_words_on_one_sorted_axis(
 
 def test_comparisons_stay_within_a_benchmark_and_mode():
   example_set, given = _nli_set()
-  scored = []
+  results = []
   for name, mode in itertools.product("ab", ("generate", "score")):
     system = _System()
     system.name = name
-    scored.append(scored.score(system, example_set, systems.Answers(
+    results.append(scored.score(system, example_set, systems.Answers(
         given.answers, mode=mode)))
-  found = scored.compare_all(scored)
+  found = scored.compare_all(results)
   assert [(c["mode"], c["first"], c["second"]) for c in found] == [
       ("generate", "a", "b"), ("score", "a", "b")]
   assert all(c["difference"] == 0 and not c["significant"] for c in found)

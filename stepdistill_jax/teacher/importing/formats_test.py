@@ -92,11 +92,11 @@ def test_real_esnli(tmp_path):
   assert statuses(sources["test"], "strict") == {"ok": 9824}
 
 
-def write_cache(folder, split, completions):
+def write_cache(folder, split, collected):
   with completions.CacheWriter(
       folder, teacher="simulated", dataset="toy", split=split) as writer:
-    for completion in completions:
-      writer.write(completion)
+    for entry in collected:
+      writer.write(entry)
 
 
 def completion(number, output="It is so. The answer is here.", **fields):
