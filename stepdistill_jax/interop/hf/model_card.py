@@ -122,10 +122,7 @@ class Card:
     if self.step is not None:
       lines.append(f"- Step: {self.step:,}")
     lines += [
-        f"- Network: T5, {arch.num_encoder_layers} encoder and "
-        f"{arch.num_decoder_layers} decoder blocks, width {arch.emb_dim}, "
-        f"{arch.num_heads} heads of {arch.head_dim}, MLP "
-        f"{arch.mlp_dim} ({', '.join(arch.mlp_activations)})",
+        f"- Network: {arch.kind}, {arch.in_words()}",
         f"- Weights: {dtype}",
         f"- Exported by stepdistill_jax {__version__}"]
     return "\n".join(lines)
