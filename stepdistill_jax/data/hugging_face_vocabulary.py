@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import gin
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -142,9 +143,12 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
 
   def encode_text_tf(self, text: tf.Tensor, prompt: bool) -> tf.Tensor:
     """A text's ids, int32 `[length]`."""
-    def encode(value: bytes) -> Any:
-      encode = self.encode_prompt if prompt else self._encode
-      return tf.constant(encode(value.decode("utf-8")), tf.int32).numpy()
+    to_ids = self.encode_prompt if prompt else self._encode
+
+    def encode(value: Any) -> Any:
+      value = value if isinstance(value, bytes) else value.item()
+      return np.array(to_ids(value.decode("utf-8")), np.int32)
+
     ids = tf.numpy_function(encode, [text], tf.int32, stateful=False)
     return tf.ensure_shape(ids, [None])
 

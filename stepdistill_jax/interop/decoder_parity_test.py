@@ -24,7 +24,11 @@ import jax
 import jax.numpy as jnp
 from t5x import checkpoints
 
-from stepdistill_jax.data import hugging_face_vocabulary
+from stepdistill_jax.data import (
+  chat_template,
+  chat_template_test as test_messages,
+  hugging_face_vocabulary,
+)
 from stepdistill_jax.models import decoder_model
 from stepdistill_jax.models.llama import network
 
@@ -180,3 +184,26 @@ def test_pipeline_answers_greedily(tmp_path):
   first, second = (ask("Stop! 3 apples", return_full_text=False)
                    for _ in range(2))
   assert first == second and isinstance(first[0]["generated_text"], str)
+
+
+@pytest.mark.parametrize("name", ["llama3_1", "qwen2_5", "smollm2"])
+@pytest.mark.parametrize("turns", [1, 2, 4])
+def test_chats_are_transformers(name, turns, tmp_path):
+  import datetime
+  fixtures.write_folder(tmp_path, name)
+  other = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  template = chat_template.read(tmp_path, now=datetime.datetime.now())
+  for prompt in (False, True):
+    messages = test_messages.MESSAGES[:turns]
+    assert template.render(messages, add_generation_prompt=prompt) == (
+        other.apply_chat_template(
+            messages, add_generation_prompt=prompt, tokenize=False))
+  vocabulary = hugging_face_vocabulary.HuggingFaceVocabulary(
+      str(tmp_path / "tokenizer.json"), chat=True, system="Be short.")
+  # Its date is fixed: a student is asked as it was taught.
+  text = chat_template.read(tmp_path).render(
+      [{"role": "system", "content": "Be short."},
+       {"role": "user", "content": "Stop!"}], add_generation_prompt=True)
+  assert vocabulary.encode_prompt("Stop!") == ours(np.array(
+      other(text, add_special_tokens=False)["input_ids"]),
+                                                   vocabulary.zero_id).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 
 from stepdistill_jax.interop import architecture, gin_model
@@ -25,7 +26,7 @@ _STUDENT = """\
 # Sets the network's dimensions, its tokenizer and the checkpoint to begin
 # from, so that it can follow a whole recipe of a decoder:
 #
-#   t5x train --gin_file=gin/recipes/gsm8k_step_by_step_{recipe}.gin \\
+#   t5x train --gin_file={recipe} \\
 #     --gin_file={file} --gin.MODEL_DIR='"..."'
 #
 # Commonly overridden options:
@@ -42,10 +43,21 @@ network.LlamaConfig:
 """
 
 
-def recipe_size(arch: architecture.DecoderArchitecture) -> str:
-  """The decoder in recipes' names whose size is nearest."""
-  del arch
-  return "smollm2_135m"
+# Sizes in the names of recipes, by their parameters in millions.
+_SIZES = {"smollm2_135m": 135, "qwen2_5_0_5b": 494, "llama3_2_1b": 1236,
+          "llama3_1_8b": 8030, "llama3_1_70b": 70554}
+
+
+def recipe(arch: architecture.DecoderArchitecture) -> str:
+  """A recipe for a decoder: of the size that is nearest.
+
+  >>> recipe(architecture.DecoderArchitecture(
+  ...     128384, 2048, 32, 8, 64, 8192, 16, logits_via_embedding=True))
+  'gin/recipes/decoder/gsm8k_step_by_step_llama3_2_1b.gin'
+  """
+  size = sum(map(math.prod, architecture.parameter_shapes(arch).values())) / 1e6
+  nearest = min(_SIZES, key=lambda name: abs(math.log(_SIZES[name] / size)))
+  return f"gin/recipes/decoder/gsm8k_step_by_step_{nearest}.gin"
 
 
 def dimensions(arch: architecture.DecoderArchitecture) -> str:
@@ -63,7 +75,7 @@ def write(
   model = (folder / gin_model.MODEL_FILE).absolute()
   student = (folder / gin_model.STUDENT_FILE).absolute()
   student.write_text(_STUDENT.format(
-      title=title, file=student, recipe=recipe_size(arch),
+      title=title, file=student, recipe=recipe(arch),
       checkpoint=str(checkpoint.absolute()), tokenizer=str(tokenizer))
                      + dimensions(arch) + gin_model.RESTORE, encoding="utf-8")
   model.write_text(_MODEL.format(title=title, student=student),

@@ -67,6 +67,18 @@ class Context:
       stated["mlp_activations"] = tuple(stated["mlp_activations"])
     return architecture.DecoderArchitecture(**stated)
 
+  def prompt(self) -> dict[str, Any] | None:
+    """How a decoder was asked, as `HuggingFaceVocabulary` takes it."""
+    family = (self.origin or {}).get("family")
+    if "TOKENIZER" not in self.bindings and (
+        family not in architecture.DECODER_FAMILIES):
+      return None
+    return {
+        "chat": self.bindings.get("CHAT") is True,
+        "system": str(self.bindings.get("SYSTEM") or ""),
+        "prompt_suffix": str(self.bindings.get(
+            "HuggingFaceVocabulary.prompt_suffix", "\n"))}
+
   def task_name(self, records_dir: pathlib.Path | None = None) -> str | None:
     """The SeqIO task or mixture that the run was trained on, if it was."""
     name = self.bindings.get("MIXTURE_OR_TASK_NAME")

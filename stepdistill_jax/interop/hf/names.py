@@ -72,6 +72,9 @@ _DECODER_MODULES = {
     "mlp/wi_0": "mlp.gate_proj", "mlp/wi_1": "mlp.up_proj",
     "mlp/wo": "mlp.down_proj",
 }
+# The other way around, for matrices alone.
+MODULES_OF_DECODER = {theirs: ours for ours, theirs in _DECODER_MODULES.items()
+                      if not ours.endswith("norm")}
 DECODER_EMBEDDING = "model.embed_tokens.weight"
 # Frequencies of rotary positions, which old files keep.
 DECODER_UNUSED = re.compile(
