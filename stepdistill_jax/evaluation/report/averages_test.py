@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.evaluation import effect, scored
-from stepdistill_jax.evaluation.report import seed_averages as seed_groups
+from stepdistill_jax.evaluation.report import averages
 
 EXAMPLES = 40
 
@@ -20,14 +20,14 @@ def scored_run(run, step, seed=0, key="k", benchmark="svamp"):
       summary, tuple({"correct": bool(c)} for c in correct))
 
 
-def test_checkpoints_of_one_run_are_no_seeds():
-  assert not seed_groups.summarize([scored_run("a", 100), scored_run("a", 200)])
-  assert not seed_groups.summarize([scored_run("a", 100), scored_run("a", 100)])
+def test_checkpoints_of_one_run_are_not_seeds():
+  assert not averages.summarize([scored_run("a", 100), scored_run("a", 200)])
+  assert not averages.summarize([scored_run("a", 100), scored_run("a", 100)])
 
 
 def test_two_runs_are():
   results = [scored_run("a", 100), scored_run("b", 200, seed=1)]
-  group, = seed_groups.summarize(results)
+  group, = averages.summarize(results)
   values = np.array([r.correct for r in results], float)
   expected = effect.estimate(values, *effect.pooled_seed_variance([values]))
   assert (group["n_seeds"], group["steps"]) == (2, [100, 200])
@@ -38,7 +38,7 @@ def test_two_runs_are():
 def test_curves_are_put_together_step_by_step():
   results = [scored_run(run, step, seed) for seed, run in enumerate("ab")
              for step in (100, 200)] + [scored_run("a", 300)]
-  groups = seed_groups.summarize(results)
+  groups = averages.summarize(results)
   assert [(g["steps"], g["systems"]) for g in groups] == [
       ([100], ["a step 100", "b step 100"]),
       ([200], ["a step 200", "b step 200"])]
@@ -52,5 +52,5 @@ def test_curves_are_put_together_step_by_step():
 
 @pytest.mark.parametrize("other", [{"key": "l"}, {"benchmark": "asdiv"}])
 def test_other_methods_and_benchmarks_stay_apart(other):
-  assert not seed_groups.summarize(
+  assert not averages.summarize(
       [scored_run("a", 100), scored_run("b", 100, seed=1, **other)])
