@@ -84,6 +84,8 @@ setuptools.setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11",
         "pandas>=2.2",
+        "protobuf>=5",
+        "psutil>=5.9",
         "rich>=13",
         "rouge-score>=0.1.2",
         "scikit-learn>=1.5",

@@ -242,7 +242,7 @@ def audit(
     def counted(split=split):
       nonlocal done
       for record in records.read_records(
-          records_dir, dataset, teacher, split, ahead=True):
+          records_dir, dataset, teacher, split):
         yield record
         done += 1
         if progress is not None:
