@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import contextvars
 import dataclasses
+import functools
+import operator
 from typing import Any
 
 import gin
@@ -26,8 +28,10 @@ from stepdistill_jax.config import gin_config
 from stepdistill_jax.data import pipelines
 from stepdistill_jax.util import errors, progress
 
-# int32 [text features of the task], in their order.
+# int32 [text features of the task], in their order: what each lost, or
+# `_ABSENT` if it is empty.
 TOKENS_CUT = "tokens_cut"
+_ABSENT = -1
 _CHOICES = ("cut_tail", "cut_head", "drop", "refuse")
 _MULTIPLE = 8  # Of a length, as `stepdistill data lengths` has them.
 _SAMPLE = 2000  # Examples: reading all of e-SNLI takes a minute.
@@ -140,7 +144,7 @@ class Texts:
           left = (sequence_length or {})["targets"] - used
           limit = tf.minimum(limit, tf.maximum(left, 0))
         cut = tf.maximum(size - limit, 0)
-        lost.append(cut)
+        lost.append(tf.where(tf.size(value) > 0, cut, _ABSENT))
         kept = tf.maximum(tf.size(value) - cut, 0)
         start = tf.size(value) - kept if self.keeps_end(name) else 0
         value, end = value[start:start + kept], end[:limit]
@@ -160,7 +164,8 @@ class Texts:
   def is_too_long(self, lost: Any) -> Any:
     """Whether a rationale lost tokens, bool `[...]` of int `[..., names]`."""
     at = [self.names.index(name) for name in sorted(self.rationales)]
-    return sum((lost[..., i] for i in at), 0 * lost[..., 0]) > 0
+    return functools.reduce(
+        operator.or_, (lost[..., i] > 0 for i in at), lost[..., 0] < _ABSENT)
 
 
 def texts_of(task: seqio.Task) -> Texts | None:
@@ -296,10 +301,14 @@ class Judge:
     if lines and self.says:
       progress.say(f"warning: task {self.task}, {self.split}{self.looked_at}: "
                    + "; ".join(lines))
-    if lost.size and not keep.any() and not self.looked_at:
-      raise errors.UserError(
-          f"task {self.task}: no record is left of {len(lost):,}, as "
-          "LONG_RATIONALE is 'drop' and all are too long; " + lines[-1])
+    if not self.looked_at and not keep.all():
+      at = [i for i, name in enumerate(texts.names) if name in texts.rationales]
+      left = (lost[keep][:, at] > _ABSENT).any(axis=1).sum()
+      if not left:  # Labels alone would train, with the loss of both.
+        raise errors.UserError(
+            f"task {self.task}: no record with a rationale is left of "
+            f"{len(lost):,}, as LONG_RATIONALE is 'drop' and all are too "
+            "long; " + lines[-1])
     return keep, record
 
   def _kinds(self) -> dict[str, list[str]]:
