@@ -224,6 +224,7 @@ class Judge:
     texts: of the task.
     lengths: feature -> tokens, of the run.
     packed: whether these are of packed rows.
+    records: number of the split's records, if known.
     looked_at: "" if all examples were, else how many, in words.
     refuses: False says what else would be refused: nothing learns from it.
     says: whether it prints what is cut.
@@ -234,6 +235,7 @@ class Judge:
   texts: Texts
   lengths: Mapping[str, int]
   packed: bool
+  records: int | None = None
   looked_at: str = ""
   refuses: bool = True
   says: bool = True
@@ -244,8 +246,10 @@ class Judge:
     texts = texts_of(task)
     if texts is None or not cfg.task_feature_lengths:
       return None
+    known = cfg.split in task.splits and not cfg.use_cached
     return cls(task.name, cfg.split, texts, dict(cfg.task_feature_lengths),
-               cfg.pack, **options)
+               cfg.pack, task.source.num_input_examples(cfg.split) if known
+               else None, **options)
 
   def __call__(self, lost: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """Judges examples.
@@ -298,6 +302,9 @@ class Judge:
       if set(names) & texts.rationales and not keep.all():
         done = "their records are left out"
       lines.append(f"{what}: {done}; {holds} holds them")
+    if self.says and not self.looked_at and len(lost) < (self.records or 0):
+      progress.say(f"task {self.task}, {self.split}: {len(lost):,} of "
+                   f"{self.records:,} records have what the task needs")
     if lines and self.says:
       progress.say(f"warning: task {self.task}, {self.split}{self.looked_at}: "
                    + "; ".join(lines))

@@ -267,7 +267,16 @@ def test_mixtures_count_each_part(task, said):
       config(task("mix"), {"inputs": 64, "targets": 10}), 0, 1, CONVERTER)
   label, rationale = dataset.cut()
   assert label["labels"]["cut"] == 0 and rationale["rationales"]["cut"] > 0
-  assert len(said) == 1
+  (of_rationales, cut) = said
+  assert of_rationales.endswith("11 of 12 records have what the task needs")
+  assert cut.startswith("warning: ") and "cut at the end" in cut
+
+
+def test_records_without_what_a_task_needs_are_counted(task, said):
+  exact_order.get_dataset(config(task("rationale"), {
+      "inputs": 64, "targets": 64}), 0, 1, CONVERTER).cut()
+  assert said == [f"task {task('rationale')}, train: {COUNT - 1} of {COUNT} "
+                  "records have what the task needs"]
 
 
 def test_a_sample_says_how_many_it_looked_at(task, said, monkeypatch):
