@@ -208,7 +208,7 @@ def test_exported_inputs_come_back_as_predictions(
     (["--teacher=palm", "--json", "--benchmarks=svamp", "--split=train"],
      "no split 'train'"),
     (["--teacher=palm", "--json", "--rules=loose"], "set of rules"),
-    (["--teacher=palm", "--json", "--limit=0"], "at least 1"),
+    (["--teacher=palm", "--json", "--gin.EvalConfig.limit=0"], "at least 1"),
     (["--teacher=palm", "--json", "--batch_size=many"], "number or auto"),
     (["--teacher=palm", "--json", "--gin_file=no.gin"], "no.gin"),
     (["--teacher=palm", "--json", "--gin.EvalConfig.lmit=3"], "lmit"),
