@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 import dataclasses
+from typing import Any
 
 from stepdistill_jax.answers import answer_matching as answers, free_text_rules
-from stepdistill_jax.records import datasets
+from stepdistill_jax.records import datasets, declared
 from stepdistill_jax.util import errors
 
 # How an answer is read; `Benchmark.kind`.
@@ -154,20 +155,19 @@ _JUDGES = {
     TEXT: _judge_text,
 }
 
-BENCHMARKS = {
-    benchmark.name: benchmark for benchmark in (
-        Benchmark("svamp", "SVAMP", EQUATION, "value of the equation"),
-        Benchmark("cqa", "CommonsenseQA (CoS-E v1.11)", CHOICE,
-                  "text of the choice"),
-        Benchmark("anli1", "ANLI round 1", LABEL, "exact label",
-                  answers.NLI_LABELS),
-        Benchmark("esnli", "e-SNLI", LABEL, "exact label",
-                  answers.NLI_LABELS),
-        Benchmark("asdiv", "ASDiv", EQUATION, "value of the equation"),
-        Benchmark("gsm8k", "GSM8K", NUMBER, "final number"),
-        Benchmark("tracking", "Tracking (embedded)", TEXT, "exact text"),
-    )
-}
+def _declared(name: str, table: dict[str, Any]) -> Benchmark:
+  """A benchmark as its TOML file declares it."""
+  dataset = datasets.get(name)
+  kind = table.pop("kind", dataset.label_kind)
+  labels = tuple(table.pop("labels", dataset.labels))
+  return Benchmark(
+      name, declared.value(name, "title", name),
+      LABEL if kind == datasets.CLASS else kind,
+      table.pop("score_rule", "exact text"), labels, **table)
+
+
+BENCHMARKS = {name: _declared(name, table)
+              for name, table in declared.section("benchmark").items()}
 
 
 def get(name: str, own: Iterable[str] = ()) -> Benchmark:
