@@ -480,6 +480,21 @@ def test_rows_that_cannot_be_asked_about_are_counted(tmp_path):
   assert "line 3" in outcome.dropped["empty_inputs"]["examples"][0]
 
 
+def test_rows_in_a_folder_of_the_hub(tmp_path):
+  folder = tmp_path / "hub" / "data"
+  folder.mkdir(parents=True)
+  for number in range(2):
+    testing.write_rows(folder / f"train-0000{number}-of-00002.csv", 3 + number)
+  testing.write_rows(folder / "test-00000-of-00001.csv", 9)
+  spec = spec_of(tmp_path, 1)
+  spec = dataclasses.replace(spec, rows=str(tmp_path / "hub"))
+  outcome = ask_by(spec, lambda request: answer_with("x"))
+  # Three rows are in both files, and identical.
+  assert outcome.usable == 7 and outcome.progress.copied == 3
+  with pytest.raises(errors.UserError, match="no row file .* 'validation'"):
+    ask_by(dataclasses.replace(spec, split="validation"), None)
+
+
 def test_gold_given_prompts_need_a_label(tmp_path):
   rows = [{"question": "q", "answer": "a"}, {"question": "r", "answer": ""}]
   spec = spec_of(tmp_path, rows, prompt="rationalize")
