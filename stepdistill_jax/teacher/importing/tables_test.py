@@ -137,6 +137,32 @@ def test_truth_values_and_lists_are_joined_or_refused_by_column(tmp_path):
       import_columns(tmp_path, path)
 
 
+def test_labels_in_other_words(tmp_path, monkeypatch):
+  monkeypatch.setenv("STEPDISTILL_VOCAB", str(
+      testing.write_tiny_vocabulary(tmp_path / "spiece.model")))
+  (tmp_path / "a.csv").write_text(
+      "question,answer,said\n1,是,否\n2,否,否\n3,是,是\n")
+  columns = {"inputs": "question", "label": "answer", "teacher_label": "said"}
+  result = import_columns(tmp_path, tmp_path / "a.csv", columns)
+  assert len(result.info["label_losses"]) == 2
+  assert "'是' = '否'" in result.info["label_losses"][0]
+  arguments = dict(dataset="mine", outputs=tmp_path / "a.csv",
+                   teacher="llama", columns=columns,
+                   output=tmp_path / "records")
+  result = import_tables.import_columns(
+      **arguments, verbalize={"是": "a", "否": "b"})
+  assert result.info["label_losses"] == []
+  found = sorted((r.inputs, r.label, r.teacher_label)
+                 for split in ("train", "validation") for r in read(
+                     tmp_path / "records", "mine", "llama", split))
+  assert found == [("1", "a", "b"), ("2", "b", "b"), ("3", "a", "a")]
+  with pytest.raises(errors.UserError, match="--verbalize: .*'yes'"):
+    import_tables.import_columns(**arguments, verbalize={"yes": "a"})
+  with pytest.raises(errors.UserError, match="data sets of your own"):
+    import_tables.import_columns(
+        **{**arguments, "dataset": "svamp"}, verbalize={"是": "a"})
+
+
 @pytest.mark.parametrize("text, message", [
     ("inputs=a,lable=b", "did you mean: .*label"), ("label=b", "for inputs"),
     ("inputs=a,inputs=b", "twice"), ("inputs", "expected NAME=COLUMN"),
