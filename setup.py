@@ -96,6 +96,7 @@ setuptools.setup(
         "tensorboard>=2.18",
         "tensorflow>=2.19",
         "tensorflow-datasets>=4.9.8",
+        "tokenizers>=0.21",
         "xxhash>=3.4",
     ],
     extras_require=EXTRAS,

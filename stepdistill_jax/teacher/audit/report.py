@@ -88,6 +88,8 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
   lines.append("inputs in two splits: " + (
       _NOT_MEASURED if leaked is None else ", ".join(
           f"{n:,} in {pair}" for pair, n in leaked.items()) or "none"))
+  lines += [f"labels in the vocabulary: {line}"
+            for line in _vocabulary_lines(report)]
   lines += [f"note: {note}" for note in info.get("notes", [])]
   return lines
 
@@ -134,6 +136,8 @@ def html_page(report: Mapping[str, Any],
     parts.append(_source_section(split, source))
   for note in report["import"].get("notes", []):
     parts.append(f"<p>Note: {html.escape(note)}</p>")
+  parts += [f"<p>labels in the vocabulary: {html.escape(line)}</p>"
+            for line in _vocabulary_lines(report)]
   parts.append(_leaks(report["leaked_inputs"]))
   for split, numbers in report["splits"].items():
     parts.append(_split_section(
@@ -195,6 +199,13 @@ def _source_section(split: str, source: Mapping[str, Any]) -> str:
 def _examples(texts: list[str]) -> _Markup:
   return _Markup("".join(
       f"<div class=example>{html.escape(text)}</div>" for text in texts))
+
+
+def _vocabulary_lines(report: Mapping[str, Any]) -> list[str]:
+  lines = report["labels_in_vocabulary"]
+  if lines is None:
+    return [_NOT_MEASURED + ", as no vocabulary was found"]
+  return lines or ["each keeps its form"]
 
 
 def _leaks(leaked: Mapping[str, int] | None) -> str:

@@ -155,14 +155,15 @@ def _line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
   if reason:
     return joining.Joined(None, None, "", entry.where, dropped=reason)
   ending = entry.value.get("finish_reason")
+  ending = completions.ending_of(ending) if isinstance(ending, str) else None
   if entry.value.get("error"):
     text, problem = None, parsing.TEACHER_ERROR
-  elif isinstance(ending, str) and ending in _NO_ANSWER:
+  elif ending in _NO_ANSWER:
     text, problem = None, _NO_ANSWER[ending]
   else:
     text, problem = joining.completion_text(entry.value.get("output"), "")
   return joining.Joined(
-      row, text, problem, entry.where, truncated=ending == "length")
+      row, text, problem, entry.where, truncated=ending == completions.LENGTH)
 
 
 # ---- The order of the rows --------------------------------------------------

@@ -37,7 +37,7 @@ import pathlib
 import shutil
 from typing import Any
 
-from stepdistill_jax.records import task_names
+from stepdistill_jax.records import task_names, vocabulary_losses
 from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.util import argument_parser, errors, locations
 
@@ -88,6 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="parsing rules: strict, or reference for what the papers' code "
       "does, defects included (default: %(default)s)")
   parser.add_argument(
+      "--verbalize", default="", metavar="LABEL=TEXT,...",
+      help="write other words for labels, such as 0=no,1=yes")
+  parser.add_argument(
       "--vocabulary", metavar="PATH",
       help="install this SentencePiece model as T5's vocabulary")
   parser.add_argument(
@@ -130,7 +133,9 @@ def _import(args: argparse.Namespace) -> Any:
 
   with progress.Bars("rows", quiet=args.json) as bars:
     options = {"output": args.records_dir, "rules": args.rules,
-               "progress": bars.update}
+               "progress": bars.update,
+               "verbalize": vocabulary_losses.parse_verbalizers(
+                   args.verbalize)}
     if args.format == "llama3":
       return importing.import_llama3(
           dataset=args.dataset, rows=args.rows, outputs=args.outputs,
@@ -211,7 +216,8 @@ def summary_lines(result: Any) -> list[str]:
     for reason, entry in counts["dropped"].items():
       lines.append(f"    dropped: {entry['count']:,} {reason}, first at "
                    f"{entry['examples'][0]}")
-  lines.extend(f"  note: {note}" for note in info["notes"])
+  lines.extend(f"  note: {note}" for note in (
+      *info["notes"], *(info["label_losses"] or ())))
   lines.append(
       f"next: `stepdistill teacher audit --dataset={result.dataset} "
       f"--teacher={result.teacher}`{_training_hint(result)}")

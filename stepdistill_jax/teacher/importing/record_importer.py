@@ -15,7 +15,12 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.answers import parsing, reference_rules, rules as rules_lib
-from stepdistill_jax.records import datasets, record_writer, records
+from stepdistill_jax.records import (
+  datasets,
+  record_writer,
+  records,
+  vocabulary_losses,
+)
 from stepdistill_jax.teacher.importing import (
   counts as import_counts,
   joining,
@@ -41,6 +46,7 @@ class Options:
     progress: called with the numbers of items done and of all.
     allow_useless: True to write records that nothing can be learned from, for
       a person to look at.
+    verbalize: label -> the text that the records have for it.
   """
 
   output: str | os.PathLike | None = None
@@ -48,6 +54,7 @@ class Options:
   keep_unverified: bool = False
   progress: Progress | None = None
   allow_useless: bool = False
+  verbalize: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -133,6 +140,8 @@ def import_sources(
   total = _expected(sources.values()) if options.progress else None
   seen = seen_inputs.SeenInputs()
   counts = {split: import_counts.SourceCounts() for split in sources}
+  labels = vocabulary_losses.LabelCheck()
+  verbalizer = _Verbalizer(spec, options.verbalize)
   with record_writer.RecordsWriter(output, spec.name, teacher) as writer:
     done = 0
     for split, source in sources.items():
@@ -144,6 +153,8 @@ def import_sources(
       for joined in source.joined:
         record = importer.record(joined, overlap)
         if record is not None:
+          record = verbalizer.verbalize(record)
+          labels.add(record.label, record.teacher_label)
           writer.write(record)
         done += 1
         if options.progress is not None:
@@ -155,6 +166,8 @@ def import_sources(
       raise errors.UserError(
           f"no row of {spec.name} could be imported: "
           + "; ".join(_first_reasons(counts)))
+    verbalizer.require_all_used()
+    vocabulary = vocabulary_losses.find_vocabulary(output, spec.name)
     if not options.allow_useless:
       _require_use(spec.name, teacher, counts, options.rules)
     info = {
@@ -166,6 +179,10 @@ def import_sources(
                     for split, split_counts in counts.items()},
         "own_labels": any(split_counts.rules[options.rules].own_labels
                           for split_counts in counts.values()),
+        "label_losses": None if vocabulary is None else [
+            f"{line} (by {vocabulary})"
+            for line in labels.losses(vocabulary).lines()],
+        "verbalize": dict(options.verbalize),
         "repeated_inputs": seen.repeated(), "leaked_inputs": seen.leaked(),
     }
     writer.import_info = info
@@ -222,6 +239,34 @@ def _require_use(
         f"none of the {rows:,} rows of {dataset} has a label or a completion "
         f"by {teacher}, so no records were written; name their columns or "
         "files")
+
+
+class _Verbalizer:
+  """Gives labels the texts that a user wants for them."""
+
+  def __init__(self, spec: datasets.Dataset, words: Mapping[str, str]):
+    if words and spec.name in datasets.DATASETS:
+      raise errors.UserError(
+          f"--verbalize is for data sets of your own; the labels of "
+          f"{spec.name} are known to its benchmark")
+    self._words = words
+    self._seen: set[str] = set()
+
+  def verbalize(self, record: records.Record) -> records.Record:
+    """The record, with the texts for its labels."""
+    if not self._words:
+      return record
+    self._seen |= {record.label, record.teacher_label}
+    return dataclasses.replace(
+        record, label=self._words.get(record.label, record.label),
+        teacher_label=self._words.get(
+            record.teacher_label, record.teacher_label))
+
+  def require_all_used(self) -> None:
+    """Raises errors.UserError for a label that no record has."""
+    for label in set(self._words) - self._seen:
+      raise errors.UserError("--verbalize: " + errors.unknown_name_message(
+          "label", label, filter(None, self._seen)))
 
 
 class _SplitImporter:
