@@ -78,6 +78,7 @@ setuptools.setup(
         "gin-config>=0.5.0",
         "google-crc32c>=1.5",
         "jax>=0.10,<0.12",
+        "json-repair>=0.40",
         "matplotlib>=3.9",
         "numpy>=1.26",
         "optax>=0.2.5",
