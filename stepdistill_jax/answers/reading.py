@@ -210,7 +210,9 @@ def _candidates(dataset: Dataset, text: str, row: Row, form: str,
     if long and text[:start].strip(" \n#*"):
       continue  # Words of the text itself.
     yield from _behind_marker(text, start, end, rule)
-  if form == "answer":
+  # Of several sentences, one is the answer.
+  if form == "answer" and (dataset.label_kind in datasets.FREE_TEXTS
+                           or not kinds.head(text)[1]):
     yield _Candidate("whole text", text, "", is_value=True)
   if dataset.label_kind not in datasets.FREE_TEXTS:
     yield from _without_marker(dataset, text, row)
@@ -268,8 +270,8 @@ def _find_markers(text: str, own: tuple[str, ...] = ()
     own_end = start if rule == "boxed" else end  # Its braces are the answer's.
     if merged and (start < reach or _GLUE.match(text[reach:start])):
       first = merged[-1]
-      if rule != "boxed":
-        merged[-1] = first[0], max(first[1], end), first[2]
+      merged[-1] = ((*first[:2], rule) if rule == "boxed" else
+                    (first[0], max(first[1], end), first[2]))
     else:
       merged.append((start, own_end, rule))
     reach = max(reach, end)
@@ -279,7 +281,7 @@ def _find_markers(text: str, own: tuple[str, ...] = ()
 def _behind_marker(text: str, start: int, end: int, rule: str
                    ) -> Iterator[_Candidate]:
   answer, rationale = text[end:], text[:start]
-  if rule == "boxed":
+  if text.startswith(("\\boxed", "\\fbox"), start):
     close = cleaning.braced(text, text.index("{", start) + 1)
     line = text[:start].rpartition("\n")[2]
     answer = text[start:close + 1] if close >= 0 else text[start:]

@@ -32,6 +32,19 @@ from stepdistill_jax.util import errors, locations
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 _SHARD = re.compile(r"shard-\d{5}\.jsonl(?:\.gz)?")
+# Endings, and the names that servers have for them, in lower case.
+STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
+_ENDINGS = {
+    STOP: ("", "unknown", "eos", "eos_token", "end_turn", "stop_sequence",
+           "stop_str", "end_of_sequence", "end_of_turn", "completed",
+           "complete", "finished", "finish", "end", "done"),
+    LENGTH: ("max_tokens", "max_length", "max_new_tokens",
+             "max_output_tokens", "model_length", "max_completion_tokens"),
+    FILTERED: ("safety", "recitation", "blocklist", "prohibited_content",
+               "spii", "guardrail_intervened", "content_filtered"),
+}
+_ENDING_OF = {name: ending for ending, names in _ENDINGS.items()
+              for name in names}
 
 
 @dataclasses.dataclass
@@ -42,9 +55,11 @@ class Completion:
     id: stable within the cache.
     input: the data set's fields.
     output: the raw text; None if the teacher failed.
-    finish_reason: `stop`, `length`, `content_filter`, … as the teacher says.
+    finish_reason: as the teacher says; see `ending_of`.
     usage: token counts, as the teacher says.
     error: what the teacher failed with, else None.
+    thinking: what the teacher thought before it answered, where its server
+      gives that apart from the text.
   """
 
   id: str
@@ -53,6 +68,25 @@ class Completion:
   finish_reason: str | None = "stop"
   usage: Mapping[str, Any] | None = None
   error: str | None = None
+  thinking: str = ""
+
+
+def ending_of(finish_reason: str | None) -> str:
+  """How a completion ended, whatever the server's name for it.
+
+  A server that says nothing is believed to have ended by itself.
+
+  >>> ending_of("eos_token"), ending_of("MAX_TOKENS"), ending_of(None)
+  ('stop', 'length', 'stop')
+  """
+  name = (finish_reason or "").lower()
+  return _ENDING_OF.get(name, name)
+
+
+def thinking_of(line: Mapping[str, Any]) -> str:
+  """The `thinking` of a cache's line; `reasoning` in those of before."""
+  text = line.get("thinking") or line.get("reasoning")
+  return text if isinstance(text, str) else ""
 
 
 class CacheWriter:
@@ -102,7 +136,10 @@ class CacheWriter:
       self._shard, self._lines = self._shard + 1, 0
       self._open()
     # Lone surrogates stay as `\\ud800` escapes: raw is raw.
-    line = json.dumps(dataclasses.asdict(completion), ensure_ascii=True)
+    values = dataclasses.asdict(completion)
+    if not completion.thinking:
+      del values["thinking"]
+    line = json.dumps(values, ensure_ascii=True)
     self._file.write(line + "\n")
     self._file.flush()
     self._lines += 1

@@ -6,6 +6,8 @@
     index.py, journal.py, durable.py, lines.py   its parts
     plan.py        which requests are missing
     client.py      one request to an OpenAI-compatible server
+    adaptations.py the request in the form that the server takes
+    responses.py   what the server's answer says
     limits.py      rate, retries, circuit breaker, budget
     retries.py     many requests at once
     worker.py      the process that holds the connections

@@ -13,6 +13,7 @@ turn.
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
@@ -23,10 +24,10 @@ from typing import Any
 
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.ask import (
-  client,
   failures,
   job as job_lib,
   requests,
+  responses,
 )
 from stepdistill_jax.util import errors
 
@@ -195,14 +196,16 @@ class _Answers:
     offset = 0
     with path.open("rb") as file:
       for number, raw in enumerate(file, start=1):
-        if not raw.isspace():
-          self._note(raw, offset, f"{path} line {number}")
+        line = raw.removeprefix(codecs.BOM_UTF8)
+        if line.strip():
+          self._note(line, offset + len(raw) - len(line),
+                     f"{path} line {number}")
         offset += len(raw)
 
   def has(self, key: str) -> bool:
     return self._place(key) is not None
 
-  async def ask(self, request: requests.Request) -> client.Answer:
+  async def ask(self, request: requests.Request) -> responses.Answer:
     """Returns the batch's answer, or raises the failure that it notes."""
     file, offset, size = self._place(request.key)
     with self._paths[file].open("rb") as opened:
@@ -230,7 +233,7 @@ class _Answers:
 
 
 def answer_of(line: Mapping[str, Any], request: requests.Request
-              ) -> client.Answer:
+              ) -> responses.Answer:
   """Reads one line of a batch's output.
 
   Raises:
@@ -242,12 +245,15 @@ def answer_of(line: Mapping[str, Any], request: requests.Request
     raise failures.Failure(
         failures.SERVER_ERROR, failures.redact(f"batch: {message}"))
   status, body = response.get("status_code", 200), response.get("body")
-  if status != 200:
-    text = json.dumps(body)
+  text = body if isinstance(body, str) else json.dumps(body)
+  if not str(status).isdecimal():
+    raise failures.Failure(failures.MALFORMED, failures.redact(
+        f"batch: status_code {status!r} with {text}"))
+  if int(status) != 200:  # Some services write it as a text.
     raise failures.Failure(
-        client.status_reason(status, text),
+        responses.status_reason(int(status), text),
         failures.redact(f"batch: HTTP {status} {text}"))
-  return client.parse_answer(json.dumps(body), request)
+  return responses.parse(text, request)
 
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:

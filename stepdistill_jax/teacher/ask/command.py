@@ -112,6 +112,10 @@ def _add_sampling_arguments(group) -> None:
       "--extra_body", default="", metavar="JSON",
       help="further keys of each request, such as '{\"top_k\": 20}'")
   group.add_argument(
+      "--merge_system", action="store_true",
+      help="put a system message's text before the user's, for a server "
+      "without that role")
+  group.add_argument(
       "--history", default="regenerated",
       help="what a conversation's later turns see of the earlier ones: "
       "regenerated or gold (default: %(default)s)")

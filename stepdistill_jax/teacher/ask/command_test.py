@@ -206,13 +206,14 @@ def _batch_output(requests_file, path, *, skip=(), fail=(), times=1):
     if number in skip:
       continue
     body = fault_server.completion_of(request["body"], with_usage=True)
-    response = {"status_code": 200, "body": body}
+    # As texts and as numbers: services differ.
+    response = {"status_code": (200, "200")[number % 2], "body": body}
     error = None
     if number in fail:
       response, error = None, {"message": "expired"}
     out += [json.dumps({"id": "b", "custom_id": request["custom_id"],
                         "response": response, "error": error})] * times
-  path.write_text("\n".join(reversed(out)) + "\n")
+  path.write_text("\n".join(reversed(out)) + "\n", "utf-8-sig")
   return path
 
 

@@ -53,7 +53,7 @@ def estimate(spec: job_lib.Spec) -> Estimate:
       count += 1
       samples += len(item.samples)
       prompt_tokens += job.estimator.prompt_tokens(request)
-      most += request.body["max_tokens"] * len(item.samples)
+      most += request.max_tokens * len(item.samples)
     likely = _likely_length(job)
     likely_tokens = None if likely is None else min(
         most, round(likely * samples))

@@ -6,12 +6,14 @@ not grow with the cache and nothing has to be kept consistent.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 import dataclasses
 import pathlib
 import sqlite3
 from typing import Any
 
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.ask import failures
 
 # Before the reason of a sample that has no completion.
@@ -62,12 +64,12 @@ class Index:
       self.superseded += 1
       if not before.startswith(ERROR):
         return
-    usage = line.get("usage") or {}
+    paid = paid_for(line)
     self._database.execute(
         "INSERT OR REPLACE INTO samples VALUES (?,?,?,?,?,?,?,?,?,?)",
         (line["id"], sample, ending(line), bytes.fromhex(line["request"]),
          "copy_of" in line, place.shard, place.offset, place.length,
-         usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)))
+         paid.get("prompt_tokens", 0), paid.get("completion_tokens", 0)))
 
   def reason(self, row_id: str, sample: int) -> str | None:
     """How a sample ended, see `ending`; None if it is not there."""
@@ -114,6 +116,12 @@ class Index:
     self._path.unlink(missing_ok=True)
 
 
+def paid_for(line: Mapping[str, Any]) -> Counter[str]:
+  """Tokens that were paid for a sample, vain attempts included."""
+  return Counter(line.get("usage") or {}) + Counter(
+      line.get("paid_in_vain") or {})
+
+
 def ending(line: Mapping[str, Any]) -> str:
   """How a line's sample ended.
 
@@ -122,7 +130,7 @@ def ending(line: Mapping[str, Any]) -> str:
   """
   if line.get("error"):
     return f"{ERROR}{failures.of_error(line['error'])}"
-  reason = line.get("finish_reason") or "unknown"
-  if reason == failures.STOP and not (line.get("output") or "").strip():
+  reason = completions.ending_of(line.get("finish_reason"))
+  if reason == completions.STOP and not (line.get("output") or "").strip():
     return failures.EMPTY
   return reason

@@ -18,7 +18,6 @@ from stepdistill_jax.teacher.ask import (
   client as client_lib,
   cost,
   durable,
-  failures,
   index,
   limits,
   plan as plan_lib,
@@ -65,6 +64,7 @@ class Spec:
   samples_per_request: int = 1
   json_schema: bool = False
   extra_body: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  merge_system: bool = False
   history: str = plan_lib.REGENERATED
   concurrency: int = 16
   requests_per_minute: float | None = None
@@ -177,7 +177,11 @@ class Job:
         breaker=limits.CircuitBreaker(give_up_s=spec.give_up_s),
         budget=limits.Budget(spec.budget_usd, spent=self._spent_usd()),
         in_doubt=spec.in_doubt)
-    return retries.Collector(self.plan, asker, bounds, self.estimator, report)
+    collector = retries.Collector(
+        self.plan, asker, bounds, self.estimator, report)
+    if isinstance(asker, client_lib.Client):
+      collector.progress.notes = asker.notes
+    return collector
 
   def items(self) -> Iterator[plan_lib.Item | None]:
     """What is missing.
@@ -209,14 +213,15 @@ class Job:
     total = max(self.total, present)
     outcome = Outcome(
         str(self.store.folder), total=total,
-        usable=endings.get(failures.STOP, 0), missing=total - present,
+        usable=endings.get(completions.STOP, 0), missing=total - present,
         endings=endings, dropped=self.dropped.as_json(), usage=usage,
         usd=self.estimator.prices.of_usage(usage), progress=progress)
     self.store.close(
         complete=not outcome.missing, rows=self.source.count(), total=total,
         endings=endings,
         dropped=outcome.dropped, usage=usage, usd=outcome.usd,
-        asked_again=self.store.asked_again_before + progress.asked_again)
+        asked_again=self.store.asked_again_before + progress.asked_again,
+        notes=progress.notes)
     return outcome
 
   def _estimate_total(self) -> int:
@@ -288,7 +293,8 @@ def make_settings(spec: Spec, prompt: prompts.Prompt) -> requests.Settings:
       top_p=spec.top_p, seed=spec.seed, stop=spec.stop or default_stop,
       max_tokens=spec.max_tokens or prompt.max_tokens, samples=spec.samples,
       samples_per_request=min(spec.samples_per_request, spec.samples),
-      json_schema=spec.json_schema, extra_body=dict(spec.extra_body))
+      json_schema=spec.json_schema, extra_body=dict(spec.extra_body),
+      merge_system=spec.merge_system)
 
 
 def api_key(spec: Spec) -> str | None:

@@ -49,7 +49,8 @@ class Source:
   Attributes:
     dataset: a known data set, or one of the user's own.
     split: `train`, `validation` or `test`.
-    path: a row file.
+    path: a row file, or a folder.
+    files: the row files.
     columns: our name -> the file's column.
     limit: at most this many rows are read; None: all.
   """
@@ -57,6 +58,7 @@ class Source:
   dataset: datasets.Dataset
   split: str
   path: pathlib.Path
+  files: tuple[pathlib.Path, ...]
   columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
   limit: int | None = None
 
@@ -91,9 +93,8 @@ class Source:
       seen.close()
 
   def _entries(self) -> Iterator[text_files.Entry]:
-    if self.dataset.name in datasets.DATASETS and not self.columns:
-      return row_files.read_fields(self.path)
-    return containers.read_objects(self.path)
+    for path in self.files:
+      yield from containers.read_objects(path)
 
   def _row(self, entry: text_files.Entry, position: int,
            prompt: prompts.Prompt, seen: seen_inputs.SeenInputs
@@ -103,13 +104,15 @@ class Source:
       return None, entry.problem
     if not isinstance(entry.value, dict):
       return None, "row_not_object"
-    fields = table_files.rename(entry.value, self.columns, entry.where)
-    if isinstance(fields.get("index"), int) and row_files.is_sparse(self.path):
+    fields = table_files.rename(entry, self.columns)
+    if isinstance(fields.get("index"), int) and row_files.is_sparse(entry.path):
       position = fields["index"]
     if prompt.reads == answer_forms.TURNS:
       return self._conversation(fields, position, seen, entry.where)
     if position == 0 and self.dataset.name not in datasets.DATASETS:
       _require_inputs(fields, entry.where)
+      for name, column in self.columns.items():
+        table_files.require_text(entry, name, column)
     try:
       row = self.dataset.read_row(fields)
     except datasets.BadRow as error:
@@ -156,16 +159,19 @@ def find(dataset: str, rows: str, split: str,
   path = pathlib.Path(rows).expanduser()
   if path.is_dir():
     found = row_files.find_row_file(spec, path, split)
-    if found is None:
+    files = [found] if found else containers.files_by_split(
+        path, spec.file_mark).get(split, [])
+    if not files:
       expected = " or ".join(spec.row_files.get(split, ()))
       raise errors.UserError(
           f"{path} has no row file of {dataset!r} for split {split!r}"
           + (f" ({expected})" if expected else "")
           + "; give the file itself with --rows=FILE")
-    path = found
-  elif not path.is_file():
+  elif path.is_file():
+    files = [path]
+  else:
     raise errors.UserError(f"there is no file or folder --rows={path}")
-  return Source(spec, split, path, columns, limit)
+  return Source(spec, split, path, tuple(files), columns, limit)
 
 
 def is_conversation(messages: Any) -> bool:

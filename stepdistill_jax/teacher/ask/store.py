@@ -18,6 +18,7 @@ shards, so that a finished cache has one line a sample.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 import json
 import os
@@ -120,6 +121,7 @@ class Store:
     Raises:
       errors.UserError: the disk is full or gone.
     """
+    lines = [self._with_paid_before(line) for line in lines]
     encoded = [json.dumps(line).encode("ascii") + b"\n" for line in lines]
     if self._file < 0:
       for name, content in self._files.items():
@@ -207,6 +209,14 @@ class Store:
     self._lock = -1
 
   # --- Inside.
+
+  def _with_paid_before(self, line: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The line, with the tokens that a failure in its place has cost."""
+    before = self.line(line["id"], line.get("sample", 0))
+    if not before or not (paid := index_lib.paid_for(before)):
+      return line
+    return dict(line, paid_in_vain=paid + Counter(
+        line.get("paid_in_vain", {})))
 
   def _write_manifest(self, complete: bool, **counted: Any) -> None:
     """Replaces the manifest in one step."""

@@ -153,7 +153,7 @@ class Display:
     self._clock = clock
     self._total = self._present = 0
     self._start = self._last = clock()
-    self._told_orders = 0
+    self._told_orders = self._told_notes = 0
     self._line_open = False
 
   def show(self, kind: str, event: Mapping[str, Any], orders: int) -> None:
@@ -178,6 +178,9 @@ class Display:
         self._say(
             f"finishing {event['under_way']} requests under way; Ctrl-C again "
             "stops at once and may lose them" if orders == 1 else "stopping")
+      for note in event["notes"][self._told_notes:]:
+        self._say(note)
+      self._told_notes = len(event["notes"])
       self._show_progress(retries.Progress(**event))
 
   def clear(self) -> None:

@@ -63,6 +63,13 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
         if reason != "ok":
           lines.append(f"    {entry['count']:>7,} {reason:<24}"
                        f"{_short_example(entry['examples'])}")
+      for title, found in _readings(counts):
+        lines.append(f"    {title}: " + ", ".join(
+            f"{entry['count']:,} {name}" for name, entry in found.items()))
+    for reason, entry in source.get("human_labels", {}).items():
+      lines.append(
+          f"    {entry['count']:>7,} {'human label: ' + reason:<24}"
+          f"{_short_example(entry['examples'])}")
     for reason, entry in source["dropped"].items():
       lines.append(f"    {entry['count']:>7,} {'dropped: ' + reason:<24}"
                    f"{_short_example(entry['examples'])}")
@@ -88,8 +95,16 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
   lines.append("inputs in two splits: " + (
       _NOT_MEASURED if leaked is None else ", ".join(
           f"{n:,} in {pair}" for pair, n in leaked.items()) or "none"))
+  lines += [f"labels in the vocabulary: {line}"
+            for line in _vocabulary_lines(report)]
   lines += [f"note: {note}" for note in info.get("notes", [])]
   return lines
+
+
+def _readings(counts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+  """What answers were read by, and what was taken off; of what there is."""
+  return [(title, counts[name]) for title, name in (
+      ("read by", "read_by"), ("cleaned", "cleaned")) if counts.get(name)]
 
 
 def _accuracy(numbers: Mapping[str, Any]) -> str:
@@ -134,6 +149,8 @@ def html_page(report: Mapping[str, Any],
     parts.append(_source_section(split, source))
   for note in report["import"].get("notes", []):
     parts.append(f"<p>Note: {html.escape(note)}</p>")
+  parts += [f"<p>labels in the vocabulary: {html.escape(line)}</p>"
+            for line in _vocabulary_lines(report)]
   parts.append(_leaks(report["leaked_inputs"]))
   for split, numbers in report["splits"].items():
     parts.append(_split_section(
@@ -186,15 +203,31 @@ def _source_section(split: str, source: Mapping[str, Any]) -> str:
       for rules, counts in source["rules"].items()
       for reason, entry in counts["statuses"].items()]
   reasons += [
+      [f"{rules}, {title}", name, entry["count"], _examples(entry["examples"])]
+      for rules, counts in source["rules"].items()
+      for title, found in _readings(counts)
+      for name, entry in found.items()]
+  reasons += [
+      ["human labels", reason, entry["count"], _examples(entry["examples"])]
+      for reason, entry in source.get("human_labels", {}).items()]
+  reasons += [
       ["dropped", reason, entry["count"], _examples(entry["examples"])]
       for reason, entry in source["dropped"].items()]
-  parts.append(_table(["rules", "status", "completions", "examples"], reasons))
+  parts.append(_table(
+      ["rules", "status or rule", "completions", "examples"], reasons))
   return "".join(parts)
 
 
 def _examples(texts: list[str]) -> _Markup:
   return _Markup("".join(
       f"<div class=example>{html.escape(text)}</div>" for text in texts))
+
+
+def _vocabulary_lines(report: Mapping[str, Any]) -> list[str]:
+  lines = report["labels_in_vocabulary"]
+  if lines is None:
+    return [_NOT_MEASURED + ", as no vocabulary was found"]
+  return lines or ["each keeps its form"]
 
 
 def _leaks(leaked: Mapping[str, int] | None) -> str:
@@ -285,7 +318,9 @@ def _record(record, split_audit) -> str:
       for name, value in (
           ("inputs", record.inputs), ("human label", record.label),
           ("teacher's label", record.teacher_label),
-          ("rationale", record.rationale)))
+          ("rationale", record.rationale), ("thinking", record.thinking))
+      if value or name != "thinking")
   return (f"<div class=record><p class=example>{html.escape(record.id)}, "
           f"{html.escape(record.origin)}, {html.escape(record.status)}"
+          f"{html.escape(record.rule and f', read by {record.rule}')}"
           f"{verdict}</p>{texts}</div>")

@@ -30,7 +30,6 @@ from stepdistill_jax.teacher.importing import joining, self_consistency
 from stepdistill_jax.util import errors
 
 # Endings that leave no completion to read, by their own names.
-_LENGTH = ("length", "max_tokens", "model_length")
 _NO_ANSWER = {"refusal": "refusal", "content_filter": "content_filter",
               "tool_calls": "tool_calls"}
 
@@ -161,9 +160,10 @@ def _line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
   if reason:
     return joining.Joined(None, None, "", entry.where, dropped=reason)
   ending = entry.value.get("finish_reason")
+  ending = completions.ending_of(ending) if isinstance(ending, str) else None
   if entry.value.get("error"):
     text, problem = None, parsing.TEACHER_ERROR
-  elif isinstance(ending, str) and ending in _NO_ANSWER:
+  elif ending in _NO_ANSWER:
     text, problem = None, _NO_ANSWER[ending]
   else:
     text, problem = joining.completion_text(entry.value.get("output"), "")
@@ -172,7 +172,7 @@ def _line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
         text_files.is_encodable(thoughts)):
       text = f"<think>{thoughts}</think>{text}"
   return joining.Joined(row, text, problem, entry.where,
-                        truncated=str(ending).lower() in _LENGTH)
+                        truncated=ending == completions.LENGTH)
 
 
 # ---- The order of the rows --------------------------------------------------

@@ -38,7 +38,7 @@ import shutil
 from typing import Any
 
 from stepdistill_jax.answers import reading
-from stepdistill_jax.records import datasets, task_names
+from stepdistill_jax.records import datasets, task_names, vocabulary_losses
 from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.util import argument_parser, errors, locations
 
@@ -101,6 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="parsing rules: strict, or reference for what the papers' code "
       "does, defects included (default: %(default)s)")
   parser.add_argument(
+      "--verbalize", default="", metavar="LABEL=TEXT,...",
+      help="write other words for labels, such as 0=no,1=yes")
+  parser.add_argument(
       "--vocabulary", metavar="PATH",
       help="install this SentencePiece model as T5's vocabulary")
   parser.add_argument(
@@ -135,15 +138,18 @@ def run(args: argparse.Namespace) -> int | None:
 
 def _import(args: argparse.Namespace) -> Any:
   """Calls the importer of the format; returns its ImportResult."""
-  from stepdistill_jax.teacher import progress
   from stepdistill_jax.teacher.importing import (
     formats as importing,
     tables as import_tables,
   )
+  from stepdistill_jax.util import progress
 
-  with progress.shown("rows", enabled=not args.json) as report:
+  with progress.Bars("rows", quiet=args.json) as bars:
     options = {"output": args.records_dir, "rules": args.rules,
-               "progress": report, "kind": args.kind,
+               "progress": bars.update,
+               "verbalize": vocabulary_losses.parse_verbalizers(
+                   args.verbalize),
+               "kind": args.kind,
                "reading": reading.Options(tuple(args.marker), args.thinking)}
     if args.format == "llama3":
       return importing.import_llama3(
@@ -227,10 +233,14 @@ def summary_lines(result: Any) -> list[str]:
         found = ", ".join(f"{entry['count']:,} {reason}"
                           for reason, entry in entries.items())
         lines += [f"    {name}: {found}"] if found else []
+    for reason, entry in counts["human_labels"].items():
+      lines.append(f"    human labels: {entry['count']:,} {reason}, first at "
+                   f"{entry['examples'][0]}")
     for reason, entry in counts["dropped"].items():
       lines.append(f"    dropped: {entry['count']:,} {reason}, first at "
                    f"{entry['examples'][0]}")
-  lines.extend(f"  note: {note}" for note in info["notes"])
+  lines.extend(f"  note: {note}" for note in (
+      *info["notes"], *(info["label_losses"] or ())))
   lines.append(
       f"next: `stepdistill teacher audit --dataset={result.dataset} "
       f"--teacher={result.teacher}`{_training_hint(result)}")

@@ -199,6 +199,7 @@ class SourceCounts:
       example: they were cut at the length limit, or end by themselves; None
       where no completion could show it.
     dropped: items that became no record.
+    human_labels: human labels that the data set cannot have, by the reason.
     written: split -> records.
     filled: split -> field -> records in which it is not empty.
     rules: what each set of parsing rules makes of all completions.
@@ -209,6 +210,7 @@ class SourceCounts:
   rows: int = 0
   completions: int = 0
   dropped: Reasons = dataclasses.field(default_factory=Reasons)
+  human_labels: Reasons = dataclasses.field(default_factory=Reasons)
   without_continuation: int | None = None
   written: collections.Counter[str] = dataclasses.field(
       default_factory=collections.Counter)
@@ -224,6 +226,7 @@ class SourceCounts:
         "rows": self.rows, "completions": self.completions,
         "without_continuation": self.without_continuation,
         "written": dict(self.written), "dropped": self.dropped.as_json(),
+        "human_labels": self.human_labels.as_json(),
         "filled": {split: dict(counts)
                    for split, counts in self.filled.items()},
         # Rules say nothing where no completion was read.

@@ -21,7 +21,12 @@ from stepdistill_jax.answers import (
   reference_rules,
   rules as rules_lib,
 )
-from stepdistill_jax.records import datasets, record_writer, records
+from stepdistill_jax.records import (
+  datasets,
+  record_writer,
+  records,
+  vocabulary_losses,
+)
 from stepdistill_jax.teacher.importing import (
   counts as import_counts,
   joining,
@@ -49,6 +54,7 @@ class Options:
       a person to look at.
     kind: of a user's own labels, one of `datasets.KINDS`; None to guess it.
     reading: how completions are read.
+    verbalize: label -> the text that the records have for it.
   """
 
   output: str | os.PathLike | None = None
@@ -58,6 +64,7 @@ class Options:
   allow_useless: bool = False
   kind: str | None = None
   reading: reading_lib.Options = reading_lib.DEFAULT
+  verbalize: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -141,6 +148,8 @@ def import_sources(
   total = _expected(sources.values()) if options.progress else None
   seen = seen_inputs.SeenInputs()
   counts = {split: import_counts.SourceCounts() for split in sources}
+  labels = vocabulary_losses.LabelCheck()
+  verbalizer = _Verbalizer(spec, options.verbalize)
   with record_writer.RecordsWriter(output, spec.name, teacher) as target:
     done = 0
     for split, source in sources.items():
@@ -152,6 +161,8 @@ def import_sources(
       for joined in source.joined:
         record = importer.record(joined, overlap)
         if record is not None:
+          record = verbalizer.verbalize(record)
+          labels.add(record.label, record.teacher_label)
           target.write(record)
         done += 1
         if options.progress is not None:
@@ -163,6 +174,8 @@ def import_sources(
       raise errors.UserError(
           f"no row of {spec.name} could be imported: "
           + "; ".join(_first_reasons(counts)))
+    verbalizer.require_all_used()
+    vocabulary = vocabulary_losses.find_vocabulary(output, spec.name)
     if not options.allow_useless:
       _require_use(spec.name, teacher, counts, options.rules)
     info = {
@@ -174,8 +187,13 @@ def import_sources(
                     for split, split_counts in counts.items()},
         "own_labels": any(split_counts.rules[options.rules].own_labels
                           for split_counts in counts.values()),
-        "kind": spec.label_kind, "labels": spec.labels,
+        "kind": spec.label_kind, "labels": [
+            options.verbalize.get(label, label) for label in spec.labels],
         "labels_guessed": spec.labels_guessed,
+        "label_losses": None if vocabulary is None else [
+            f"{line} (by {vocabulary})"
+            for line in labels.losses(vocabulary).lines()],
+        "verbalize": dict(options.verbalize),
         "repeated_inputs": seen.repeated(), "leaked_inputs": seen.leaked(),
     }
     target.import_info = info
@@ -234,6 +252,34 @@ def _require_use(
         "files")
 
 
+class _Verbalizer:
+  """Gives labels the texts that a user wants for them."""
+
+  def __init__(self, spec: datasets.Dataset, words: Mapping[str, str]):
+    if words and spec.name in datasets.DATASETS:
+      raise errors.UserError(
+          f"--verbalize is for data sets of your own; the labels of "
+          f"{spec.name} are known to its benchmark")
+    self._words = words
+    self._seen: set[str] = set()
+
+  def verbalize(self, record: records.Record) -> records.Record:
+    """The record, with the texts for its labels."""
+    if not self._words:
+      return record
+    self._seen |= {record.label, record.teacher_label}
+    return dataclasses.replace(
+        record, label=self._words.get(record.label, record.label),
+        teacher_label=self._words.get(
+            record.teacher_label, record.teacher_label))
+
+  def require_all_used(self) -> None:
+    """Raises errors.UserError for a label that no record has."""
+    for label in set(self._words) - self._seen:
+      raise errors.UserError("--verbalize: " + errors.unknown_name_message(
+          "label", label, filter(None, self._seen)))
+
+
 class _SplitImporter:
   """Turns the joined items of one source split into records."""
 
@@ -266,6 +312,10 @@ class _SplitImporter:
       overlap.add(joined, parsed.rationale)
     split = ("validation" if row.position in self._held_out else self._split)
     counts.written[split] += 1
+    if row.label:
+      status = labels_lib.label_status(self._spec, row.label, row)
+      if status != "ok":
+        counts.human_labels.add(status, joined.where, row.label)
     hashed = records.input_hash(row.inputs)
     record = records.Record(
         id=records.record_id(self._spec.name, split, hashed,

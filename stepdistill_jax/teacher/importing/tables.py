@@ -162,10 +162,8 @@ def _require_columns(path: pathlib.Path, columns: Mapping[str, str]) -> None:
   for entry in containers.read_objects(path):
     if isinstance(entry.value, dict):
       for role, column in columns.items():
-        if column not in entry.value:
-          raise errors.UserError(
-              f"--columns={role}={column}: {path} has no such column; "
-              + errors.unknown_name_message("column", column, entry.value))
+        table_files.require_column(entry, role, column)
+        table_files.require_text(entry, role, column)
       return
   raise errors.UserError(f"{path} has no rows")
 
@@ -233,7 +231,7 @@ def _join_columns_of(
     raise datasets.BadRow("row_not_object")
   if "split" in columns and not _split_value(entry, columns["split"]):
     raise datasets.BadRow("no_split")
-  values = {role: _own_text(entry.value.get(column))
+  values = {role: _own_text(entry.value.get(column), role)
             for role, column in columns.items() if role != "split"}
   if not values["inputs"].strip():
     raise datasets.BadRow("empty_inputs")
@@ -271,25 +269,20 @@ def _labelled(files: Mapping[str, list[pathlib.Path]],
   for entry in itertools.chain.from_iterable(map(_read_all, files.values())):
     try:
       fields = entry.value if isinstance(entry.value, dict) else {}
-      label = _own_text(fields.get(columns["label"]))
-      yield label, _own_text(fields.get(columns["inputs"]))
+      label = _own_text(fields.get(columns["label"]), "label")
+      yield label, _own_text(fields.get(columns["inputs"]), "inputs")
     except datasets.BadRow:
       continue
 
 
-def _own_text(value: Any) -> str:
-  """A cell as text: numbers as they are written, null as nothing."""
-  if value is None:
-    return ""
-  if isinstance(value, (int, float)) and not isinstance(value, bool):
-    if value != value or value in (float("inf"), float("-inf")):
-      raise datasets.BadRow("field_not_text")
-    return str(value)
-  if not isinstance(value, str):
+def _own_text(value: Any, role: str) -> str:
+  """A cell as text; null is nothing."""
+  text = table_files.as_text("" if value is None else value, role)
+  if not isinstance(text, str):
     raise datasets.BadRow("field_not_text")
-  if not text_files.is_encodable(value):
+  if not text_files.is_encodable(text):
     raise datasets.BadRow("invalid_utf8")
-  return value
+  return text
 
 
 # ---- Rows without completions -----------------------------------------------
