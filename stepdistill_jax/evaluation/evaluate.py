@@ -20,10 +20,7 @@ from stepdistill_jax.evaluation import (
   store as store_lib,
   systems as systems_lib,
 )
-from stepdistill_jax.evaluation.report import (
-  outputs,
-  seed_averages as seed_groups,
-)
+from stepdistill_jax.evaluation.report import averages, outputs
 from stepdistill_jax.records import datasets
 from stepdistill_jax.util import errors, locations
 
@@ -158,7 +155,7 @@ def evaluate(
               "fingerprint": s.fingerprint()} for s in example_sets},
       "systems": summaries,
       "comparisons": scored.compare_all(results, seed=config.seed),
-      "seeds": seed_groups.summarize(results),
+      "seeds": averages.summarize(results),
       "warnings": warnings,
   }
   return document, [row for result in results for row in result.rows]

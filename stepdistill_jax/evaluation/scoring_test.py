@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 
-from matplotlib import figure
 import numpy as np
 import pytest
 from rouge_score import rouge_scorer
@@ -202,8 +201,7 @@ def test_ranges_hold_every_example_once():
   assert breakdowns.number_of_steps(svamp, row) == 2
 
 
-def test_lengths_of_all_systems_are_words_on_one_sorted_axis(
-    tmp_path, monkeypatch):
+def test_lengths_of_all_systems_are_words_on_one_sorted_axis():
   example_set, given = _nli_set()
   tokens = systems.Answers(tuple(
       dataclasses.replace(a, input_tokens=1000 - i)
@@ -211,16 +209,14 @@ def test_lengths_of_all_systems_are_words_on_one_sorted_axis(
   one, other = (_score(example_set, g).summary["by_length"]
                 for g in (given, tokens))
   assert one == other and one["unit"] == "words"
-  labels = []
-  monkeypatch.setattr(
-      figure.Figure, "savefig", lambda self, *args, **options: labels.extend(
-          t.get_text() for t in self.axes[0].get_xticklabels()))
   rows = [{"range": name, "accuracy": 0.5, "ci95": [0.4, 0.6]}
           for name in ("1", "3–5", "6+", "10–12")]
-  summary = {"name": "a", "mode": "generate"}
-  plots._by_range(
-      [(summary, rows[2:]), (summary, rows[:3])], "words", tmp_path / "x.png")
-  assert labels == ["1", "3–5", "6+", "10–12"]
+  plot = plots.by_range(
+      "x.png", "title", "words", [("a", rows[2:]), ("b", rows[:3])])
+  axes, = plot.figure.axes
+  assert [t.get_text() for t in axes.get_xticklabels()] == [
+      "1", "3–5", "6+", "10–12"]
+  assert plot.table.rows[0] == ("a", "6+", "50", "40.0 to 60.0")
 
 
 def test_comparisons_stay_within_a_benchmark_and_mode():

@@ -235,7 +235,7 @@ def audit(
     def counted(split=split):
       nonlocal done
       for record in records.read_records(
-          records_dir, dataset, teacher, split, ahead=True):
+          records_dir, dataset, teacher, split):
         labels.add(record.label, record.teacher_label)
         rationales.add(record.rationale)
         yield record

@@ -99,12 +99,12 @@ def _audit(args: argparse.Namespace, records_dir: pathlib.Path, dataset: str,
            teacher: str, page: pathlib.Path | None = None) -> dict:
   """Audits one data set, prints it, writes its page; returns the JSON."""
   from stepdistill_jax.records import records
-  from stepdistill_jax.teacher import progress
   from stepdistill_jax.teacher.audit import audit, report as audit_report
+  from stepdistill_jax.util import progress
 
-  with progress.shown("records", enabled=not args.json) as report_progress:
+  with progress.Bars("records", quiet=args.json) as bars:
     report, splits = audit.audit(
-        records_dir, dataset, teacher, progress=report_progress,
+        records_dir, dataset, teacher, progress=bars.update,
         vocabulary=_vocabulary(args, records_dir, dataset))
   if args.html:
     page = pathlib.Path(args.html)

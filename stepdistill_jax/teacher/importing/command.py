@@ -125,15 +125,15 @@ def run(args: argparse.Namespace) -> int | None:
 
 def _import(args: argparse.Namespace) -> Any:
   """Calls the importer of the format; returns its ImportResult."""
-  from stepdistill_jax.teacher import progress
   from stepdistill_jax.teacher.importing import (
     formats as importing,
     tables as import_tables,
   )
+  from stepdistill_jax.util import progress
 
-  with progress.shown("rows", enabled=not args.json) as report:
+  with progress.Bars("rows", quiet=args.json) as bars:
     options = {"output": args.records_dir, "rules": args.rules,
-               "progress": report,
+               "progress": bars.update,
                "verbalize": vocabulary_losses.parse_verbalizers(
                    args.verbalize)}
     if args.format == "llama3":

@@ -151,3 +151,17 @@ def test_held_out_rows_are_a_fixed_tenth():
   import numpy as np
   assert positions == set(
       np.random.default_rng(0).permutation(800)[:80].tolist())
+
+
+def test_imports_report_how_many(tmp_path):
+  (tmp_path / "asdiv_train.jsonl").write_text("")
+  (tmp_path / "svamp_test.json").write_text(
+      '{"input": "a", "label": "(1)"}\n' * 3)
+  (tmp_path / "test_CoT_0.json").write_text(
+      '["The answer is (1).", "b", "c"]')
+  calls = []
+  importing.import_published(
+      dataset="svamp", rows=tmp_path, outputs=tmp_path, teacher="t",
+      output=tmp_path / "records", progress=lambda *numbers: calls.append(
+          numbers))
+  assert calls == [(1, 3), (2, 3), (3, 3)]
