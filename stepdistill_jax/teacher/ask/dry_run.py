@@ -105,7 +105,7 @@ class _Seen:
 
 def _likely_length(job: job_lib.Job) -> float | None:
   """Mean tokens of a completion, by those of before or by the exemplars."""
-  usage, endings = job.store.index.usage(), job.store.index.counts()
+  usage, endings = job.store.usage(), job.store.counts()
   if usage["completion_tokens"]:
     return usage["completion_tokens"] / max(1, sum(endings.values()))
   outputs = [exemplar["output"] for exemplar in job.prompt.exemplars]
