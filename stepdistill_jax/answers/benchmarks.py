@@ -89,7 +89,8 @@ class Benchmark:
     parsed = (self._find_answer(prediction, inputs) if free_text
               else self._read(prediction, inputs)) or None
     variants = {}
-    if self.kind == CHOICE and (choices := self.choices(inputs)):
+    if self.kind == CHOICE and not self.labels and (
+        choices := self.choices(inputs)):
       variants = _choice_variants(prediction, label, choices, parsed)
     if self.kind in (EQUATION, NUMBER):
       gold = arithmetic.value_or_none(self._read(label, inputs))

@@ -39,7 +39,10 @@ from typing import Any
 
 from stepdistill_jax.answers import reading
 from stepdistill_jax.records import datasets, task_names, vocabulary_losses
-from stepdistill_jax.teacher.importing import counts as import_counts
+from stepdistill_jax.teacher.importing import (
+  counts as import_counts,
+  row_inputs,
+)
 from stepdistill_jax.util import argument_parser, errors, locations
 
 SUMMARY = "join teacher outputs with rows into distillation records"
@@ -70,8 +73,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   argument_parser.add_records_dir(parser, "--output")
   parser.add_argument(
       "--columns", metavar="ROLE=COLUMN,...",
-      help="of --format=columns; roles: inputs, label, rationale and "
-      "teacher_label (or output, a completion to parse), split")
+      help="of --format=columns; roles: inputs (or messages), label, "
+      "rationale and teacher_label (or output, a completion to parse), split")
+  parser.add_argument(
+      "--template", default="", metavar="TEXT",
+      help="of --format=columns: inputs of several columns, as in "
+      "'{title}\\n{body}'")
+  parser.add_argument(
+      "--student-prompt", "--student_prompt", choices=row_inputs.PROMPTS,
+      default=row_inputs.USER,
+      help="of rows of messages: what the student reads: the user's prompt "
+      "(the default), the system's message too (full), or without the lines "
+      "that all prompts begin and end with (short)")
   parser.add_argument(
       "--raw", metavar="DIR",
       help="of --format=llama3_cot: folder of the raw generations (default: "
@@ -88,6 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
       "--kind", choices=datasets.KINDS,
       help="of your own data's labels (default: guessed from them, and said)")
+  group.add_argument(
+      "--labels", default="", metavar="LABEL,...",
+      help="all labels of --kind=class (default: those of the rows)")
   group.add_argument(
       "--marker", action="append", default=[], metavar="TEXT",
       help="text behind which the answer stands, such as 'Verdict:'; may be "
@@ -149,7 +165,8 @@ def _import(args: argparse.Namespace) -> Any:
                "progress": bars.update,
                "verbalize": vocabulary_losses.parse_verbalizers(
                    args.verbalize),
-               "kind": args.kind,
+               "kind": args.kind, "labels": tuple(filter(None, (
+                   label.strip() for label in args.labels.split(",")))),
                "reading": reading.Options(tuple(args.marker), args.thinking)}
     if args.format == "llama3":
       return importing.import_llama3(
@@ -176,7 +193,10 @@ def _import(args: argparse.Namespace) -> Any:
     if args.format == "columns":
       return import_tables.import_columns(
           dataset=args.dataset, outputs=outputs, teacher=args.teacher,
-          columns=import_tables.parse_columns(args.columns), **options)
+          columns=import_tables.parse_columns(
+              args.columns, bool(args.template)),
+          template=args.template, student_prompt=args.student_prompt,
+          **options)
     return importing.import_cache(
         outputs, dataset=args.dataset, teacher=args.teacher,
         reject_wrong=args.reject_wrong, **options)
