@@ -6,7 +6,7 @@ import pytest
 
 from stepdistill_jax.answers import labels as labels_lib, parsing, reading
 from stepdistill_jax.cli import stepdistill, stepdistill_eval
-from stepdistill_jax.evaluation import examples
+from stepdistill_jax.evaluation import examples, teacher_cache
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.importing import formats, row_inputs, tables
@@ -111,8 +111,9 @@ def test_wrong_kinds(tmp_path, options, message):
 
 def test_letters_stay_letters(tmp_path):
   rows = [{"q": f"Which {i}?\nA) here\nB) there", "desk": "B", "out": out}
-          for i, out in enumerate(["Hm. The answer is (B).", "Hm. Answer: there",
-                                   "Hm.\n**A) here**", "(A) or (B)"])]
+          for i, out in enumerate([
+              "Hm. The answer is (B).", "Hm. Answer: there",
+              "Hm.\n**A) here**", "(A) or (B)"])]
   result, found = imported(tmp_path, rows, COLUMNS)
   assert result.info["kind"] == "choice"
   assert [r.teacher_label for r in found] == ["B", "B", "A", ""]
@@ -212,9 +213,10 @@ def test_where_the_label_alone_was_asked_for(tmp_path):
       ("", parsing.LABEL_NOT_SEEN, ""), ("loans", "ok", "")]
 
 
+@pytest.mark.parametrize("key", ["thinking", "reasoning"])
 @pytest.mark.parametrize("thinking, rationale", [
     ("missing", "Books are lent."), ("never", "")])
-def test_reasoning_beside_the_answer(tmp_path, thinking, rationale):
+def test_reasoning_beside_the_answer(tmp_path, thinking, rationale, key):
   (tmp_path / "c").mkdir()
   (tmp_path / "c" / "manifest.json").write_text(json.dumps(
       {"format_version": 1, "teacher": "t", "dataset": "mine",
@@ -222,12 +224,15 @@ def test_reasoning_beside_the_answer(tmp_path, thinking, rationale):
   (tmp_path / "c" / "shard-00000.jsonl").write_text(json.dumps(
       {"id": "0", "input": {"inputs": "May I?", "label": "loans"},
        "output": "So the answer is loans.", "finish_reason": "stop",
-       "reasoning": "Books are lent.", "error": None}) + "\n")
+       key: "Books are lent.", "error": None}) + "\n")
   formats.import_cache(tmp_path / "c", output=tmp_path / "r",
                        reading=reading.Options(thinking=thinking))
   (found,) = records.read_records(tmp_path / "r", "mine", "t", "test")
   assert (found.teacher_label, found.rationale, found.thinking) == (
       "loans", rationale, "Books are lent.")
+  example_set = examples.load("mine", "test", records_dir=tmp_path / "r")
+  (given,) = teacher_cache.TeacherCache(tmp_path / "c").answer(example_set)
+  assert given.answers[0].text == "loans"
 
 
 def test_a_capital_letter_is_no_reason_to_reject(tmp_path):
