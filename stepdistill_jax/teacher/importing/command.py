@@ -97,6 +97,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "--reject-wrong", "--reject_wrong", action="store_true",
       help="of --format=cache: use no rationale that leads to another label "
       "than the human one")
+  add_reading_arguments(parser)
+  parser.add_argument(
+      "--rules", default="strict",
+      help="parsing rules: strict, or reference for what the papers' code "
+      "does, defects included (default: %(default)s)")
+  parser.add_argument(
+      "--verbalize", default="", metavar="LABEL=TEXT,...",
+      help="write other words for labels, such as 0=no,1=yes")
+  parser.add_argument(
+      "--vocabulary", metavar="PATH",
+      help="install this SentencePiece model as T5's vocabulary")
+  parser.add_argument(
+      "--json", action="store_true", help="print the counts as JSON")
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds what `reading_options` reads; also of `teacher collect`."""
   group = parser.add_argument_group("how answers are read (docs/teachers.md)")
   group.add_argument(
       "--kind", choices=datasets.KINDS,
@@ -112,18 +129,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "--thinking", choices=reading.THINKING, default="missing",
       help="whether a reasoning model's thinking is the rationale: where there "
       "is no other (the default), always, never")
-  parser.add_argument(
-      "--rules", default="strict",
-      help="parsing rules: strict, or reference for what the papers' code "
-      "does, defects included (default: %(default)s)")
-  parser.add_argument(
-      "--verbalize", default="", metavar="LABEL=TEXT,...",
-      help="write other words for labels, such as 0=no,1=yes")
-  parser.add_argument(
-      "--vocabulary", metavar="PATH",
-      help="install this SentencePiece model as T5's vocabulary")
-  parser.add_argument(
-      "--json", action="store_true", help="print the counts as JSON")
+
+
+def reading_options(args: argparse.Namespace) -> dict[str, Any]:
+  """Fields of `record_importer.Options`: how answers are read."""
+  labels = (label.strip() for label in args.labels.split(","))
+  return {"kind": args.kind, "labels": tuple(filter(None, labels)),
+          "reading": reading.Options(tuple(args.marker), args.thinking)}
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -165,9 +177,7 @@ def _import(args: argparse.Namespace) -> Any:
                "progress": bars.update,
                "verbalize": vocabulary_losses.parse_verbalizers(
                    args.verbalize),
-               "kind": args.kind, "labels": tuple(filter(None, (
-                   label.strip() for label in args.labels.split(",")))),
-               "reading": reading.Options(tuple(args.marker), args.thinking)}
+               **reading_options(args)}
     if args.format == "llama3":
       return importing.import_llama3(
           dataset=args.dataset, rows=args.rows, outputs=args.outputs,
