@@ -196,7 +196,7 @@ def _candidates(dataset: Dataset, text: str, row: Row, form: str,
     for match in pattern.finditer(text):
       yield _Candidate(rule, text[match.end():], text[:match.start()])
     return
-  marked = _find_markers(text, options.markers)
+  marked = _find_markers(text, options.markers or dataset.markers)
   found = json_objects.find_object(text, ANSWER_KEYS)
   if found and (candidate := _in_json(*found, text)):
     yield candidate

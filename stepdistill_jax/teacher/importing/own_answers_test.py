@@ -109,6 +109,18 @@ def test_wrong_kinds(tmp_path, options, message):
     imported(tmp_path, ROWS, COLUMNS, **options)
 
 
+def test_a_marker_is_kept_for_scores(tmp_path):
+  rows = [{"q": "Which?", "desk": "ring", "out": "Hm. Verdict - ring."},
+          {"q": "Who?", "desk": "ann", "out": "Hm. Verdict - bob."}]
+  _, found = imported(tmp_path, rows, COLUMNS,
+                      reading=reading.Options(markers=("verdict -",)))
+  assert [(r.teacher_label, r.rule) for r in found] == [
+      ("ring", "verdict -"), ("bob", "verdict -")]
+  spec = examples.load("mine", "test", records_dir=tmp_path / "r").spec
+  assert spec.judge(rows[0]["out"], "ring").correct
+  assert not spec.judge(rows[1]["out"], "ann").correct
+
+
 def test_letters_stay_letters(tmp_path):
   rows = [{"q": f"Which {i}?\nA) here\nB) there", "desk": "B", "out": out}
           for i, out in enumerate([

@@ -195,6 +195,7 @@ def import_sources(
         "kind": spec.label_kind, "labels": [
             options.verbalize.get(label, label) for label in spec.labels],
         "labels_guessed": spec.labels_guessed,
+        "markers": options.reading.markers,
         "label_losses": None if vocabulary is None else [
             f"{line} (by {vocabulary})"
             for line in labels.losses(vocabulary).lines()],
