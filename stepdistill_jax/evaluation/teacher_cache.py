@@ -17,7 +17,6 @@ from stepdistill_jax.evaluation import (
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import completions
 
-_CHAIN_OF_THOUGHT = "chain_of_thought"
 # The row that was asked, the raw text (None: the teacher failed), its parser.
 _Completion = tuple[datasets.Row, str | None, parsing.Parser]
 
@@ -50,7 +49,7 @@ class TeacherCache:
     """Why the cache has no line for a benchmark, or None."""
     if not any(m["dataset"] == example_set.benchmark for _, m in self._caches):
       return f"{self.source} has no completions of {example_set.benchmark}"
-    found = self._completions(example_set, datasets.get(example_set.benchmark))
+    found = self._completions(example_set, _dataset(example_set))
     if any(text is not None and parser(text, row).label
            for row, text, parser in itertools.chain(*found.values())):
       return None
@@ -63,7 +62,7 @@ class TeacherCache:
   ) -> list[systems_lib.Answers]:
     """Parses the completion of every example; see `systems.System`."""
     del store  # Parsing again is faster than looking up.
-    spec = datasets.get(example_set.benchmark)
+    spec = _dataset(example_set)
     completions = self._completions(example_set, spec)
     answers, texts, missing = [], [], 0
     for example in example_set.examples:
@@ -105,10 +104,13 @@ class TeacherCache:
 
   def _parser(self, spec, manifest) -> parsing.Parser:
     """Of the form that the cache's prompt asked for."""
-    form = manifest.get("reads") or _CHAIN_OF_THOUGHT
-    if form == _CHAIN_OF_THOUGHT:
-      return rules_lib.get_parser(spec, self._rules)
-    return answer_forms.get_parser(spec, form)
+    return rules_lib.get_parser(
+        spec, self._rules,
+        form=manifest.get("reads") or answer_forms.CHAIN_OF_THOUGHT)
+
+
+def _dataset(example_set: examples_lib.ExampleSet) -> datasets.Dataset:
+  return example_set.dataset or datasets.get(example_set.benchmark)
 
 
 def _may_hold(cache_split: str, split: str) -> bool:

@@ -63,6 +63,13 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
         if reason != "ok":
           lines.append(f"    {entry['count']:>7,} {reason:<24}"
                        f"{_short_example(entry['examples'])}")
+      for title, found in _readings(counts):
+        lines.append(f"    {title}: " + ", ".join(
+            f"{entry['count']:,} {name}" for name, entry in found.items()))
+    for reason, entry in source.get("human_labels", {}).items():
+      lines.append(
+          f"    {entry['count']:>7,} {'human label: ' + reason:<24}"
+          f"{_short_example(entry['examples'])}")
     for reason, entry in source["dropped"].items():
       lines.append(f"    {entry['count']:>7,} {'dropped: ' + reason:<24}"
                    f"{_short_example(entry['examples'])}")
@@ -92,6 +99,12 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
             for line in _vocabulary_lines(report)]
   lines += [f"note: {note}" for note in info.get("notes", [])]
   return lines
+
+
+def _readings(counts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+  """What answers were read by, and what was taken off; of what there is."""
+  return [(title, counts[name]) for title, name in (
+      ("read by", "read_by"), ("cleaned", "cleaned")) if counts.get(name)]
 
 
 def _accuracy(numbers: Mapping[str, Any]) -> str:
@@ -190,9 +203,18 @@ def _source_section(split: str, source: Mapping[str, Any]) -> str:
       for rules, counts in source["rules"].items()
       for reason, entry in counts["statuses"].items()]
   reasons += [
+      [f"{rules}, {title}", name, entry["count"], _examples(entry["examples"])]
+      for rules, counts in source["rules"].items()
+      for title, found in _readings(counts)
+      for name, entry in found.items()]
+  reasons += [
+      ["human labels", reason, entry["count"], _examples(entry["examples"])]
+      for reason, entry in source.get("human_labels", {}).items()]
+  reasons += [
       ["dropped", reason, entry["count"], _examples(entry["examples"])]
       for reason, entry in source["dropped"].items()]
-  parts.append(_table(["rules", "status", "completions", "examples"], reasons))
+  parts.append(_table(
+      ["rules", "status or rule", "completions", "examples"], reasons))
   return "".join(parts)
 
 
@@ -296,7 +318,9 @@ def _record(record, split_audit) -> str:
       for name, value in (
           ("inputs", record.inputs), ("human label", record.label),
           ("teacher's label", record.teacher_label),
-          ("rationale", record.rationale)))
+          ("rationale", record.rationale), ("thinking", record.thinking))
+      if value or name != "thinking")
   return (f"<div class=record><p class=example>{html.escape(record.id)}, "
           f"{html.escape(record.origin)}, {html.escape(record.status)}"
+          f"{html.escape(record.rule and f', read by {record.rule}')}"
           f"{verdict}</p>{texts}</div>")

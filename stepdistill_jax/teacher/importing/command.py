@@ -37,7 +37,8 @@ import pathlib
 import shutil
 from typing import Any
 
-from stepdistill_jax.records import task_names, vocabulary_losses
+from stepdistill_jax.answers import reading
+from stepdistill_jax.records import datasets, task_names, vocabulary_losses
 from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.util import argument_parser, errors, locations
 
@@ -83,6 +84,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "--reject-wrong", "--reject_wrong", action="store_true",
       help="of --format=cache: use no rationale that leads to another label "
       "than the human one")
+  group = parser.add_argument_group("how answers are read (docs/teachers.md)")
+  group.add_argument(
+      "--kind", choices=datasets.KINDS,
+      help="of your own data's labels (default: guessed from them, and said)")
+  group.add_argument(
+      "--marker", action="append", default=[], metavar="TEXT",
+      help="text behind which the answer stands, such as 'Verdict:'; may be "
+      "given several times")
+  group.add_argument(
+      "--thinking", choices=reading.THINKING, default="missing",
+      help="whether a reasoning model's thinking is the rationale: where there "
+      "is no other (the default), always, never")
   parser.add_argument(
       "--rules", default="strict",
       help="parsing rules: strict, or reference for what the papers' code "
@@ -135,7 +148,9 @@ def _import(args: argparse.Namespace) -> Any:
     options = {"output": args.records_dir, "rules": args.rules,
                "progress": bars.update,
                "verbalize": vocabulary_losses.parse_verbalizers(
-                   args.verbalize)}
+                   args.verbalize),
+               "kind": args.kind,
+               "reading": reading.Options(tuple(args.marker), args.thinking)}
     if args.format == "llama3":
       return importing.import_llama3(
           dataset=args.dataset, rows=args.rows, outputs=args.outputs,
@@ -213,6 +228,14 @@ def summary_lines(result: Any) -> list[str]:
           f"{entry['count']:,} {reason}"
           for reason, entry in rules["statuses"].items() if reason != "ok")
       lines += [f"    not ok: {failed}"] if failed else []
+      for name, entries in (("read by", rules["read_by"]),
+                            ("cleaned", rules["cleaned"])):
+        found = ", ".join(f"{entry['count']:,} {reason}"
+                          for reason, entry in entries.items())
+        lines += [f"    {name}: {found}"] if found else []
+    for reason, entry in counts["human_labels"].items():
+      lines.append(f"    human labels: {entry['count']:,} {reason}, first at "
+                   f"{entry['examples'][0]}")
     for reason, entry in counts["dropped"].items():
       lines.append(f"    dropped: {entry['count']:,} {reason}, first at "
                    f"{entry['examples'][0]}")

@@ -14,13 +14,14 @@ import os
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import labels as labels_lib, parsing
+from stepdistill_jax.answers import kinds, labels as labels_lib, parsing
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import (
   containers,
   formats as importing,
   joining,
+  label_kinds,
   record_importer,
   table_files,
 )
@@ -85,11 +86,15 @@ def import_columns(
         f"{path} has no data file whose name tells a split (train, "
         "validation, test); rename them, or give one file")
   _require_columns(next(iter(files.values()))[0], columns)
+  notes: list[str] = []
+  chosen = record_importer.Options(**options)
+  spec = label_kinds.with_kind(
+      spec, lambda: _labelled(files, columns), chosen.kind, notes)
   joined = functools.partial(_join_columns, spec, columns)
   sources = _table_sources(files, joined, columns.get("split"))
   return record_importer.import_sources(
-      spec, teacher, sources, options=record_importer.Options(**options),
-      format_name="columns")
+      spec, teacher, sources, options=chosen, format_name="columns",
+      notes=notes)
 
 
 def import_rows(
@@ -231,9 +236,10 @@ def _join_columns_of(
   if not values["inputs"].strip():
     raise datasets.BadRow("empty_inputs")
   row = datasets.Row(
-      values["inputs"], values.get("label", ""), position=position,
-      choices=datasets.choices_in(values["inputs"])
+      values["inputs"], "", position=position,
+      choices=kinds.lettered_choices(values["inputs"])
       if spec.label_kind == datasets.CHOICE else ())
+  row.label = labels_lib.human_label(spec, values.get("label", ""), row)
   if "output" in columns:
     problem = "" if values["output"] else parsing.NO_COMPLETION
     return joining.Joined(row, values["output"] or None, problem, entry.where)
@@ -244,6 +250,7 @@ def _join_columns_of(
         row, None, parsing.NO_COMPLETION, entry.where)
   status = "ok"
   if "teacher_label" in columns:
+    label = labels_lib.spelled(spec, label, row)
     status = labels_lib.label_status(spec, label, row)
   if status == "ok" and not rationale:
     status = parsing.EMPTY_RATIONALE
@@ -252,6 +259,20 @@ def _join_columns_of(
       parsed=parsing.Parsed(
           rationale, label, status,
           own_label=columns.get("teacher_label") == columns.get("label")))
+
+
+def _labelled(files: Mapping[str, list[pathlib.Path]],
+              columns: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+  """The human labels and the inputs of the rows that have both."""
+  if "label" not in columns:
+    return
+  for entry in itertools.chain.from_iterable(map(_read_all, files.values())):
+    try:
+      fields = entry.value if isinstance(entry.value, dict) else {}
+      label = _own_text(fields.get(columns["label"]), "label")
+      yield label, _own_text(fields.get(columns["inputs"]), "inputs")
+    except datasets.BadRow:
+      continue
 
 
 def _own_text(value: Any, role: str) -> str:
