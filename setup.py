@@ -70,7 +70,7 @@ setuptools.setup(
     package_dir={"": ".", **MOVED_PACKAGES},
     package_data={
         "stepdistill_jax": data_files(PACKAGE),
-        **{package: ["*.gin"] for package in MOVED_PACKAGES}},
+        **{package: ["*.gin", "*.toml"] for package in MOVED_PACKAGES}},
     install_requires=[
         "absl-py>=2.1",
         "clu>=0.0.12",
@@ -79,10 +79,14 @@ setuptools.setup(
         "google-crc32c>=1.5",
         "jax>=0.10,<0.12",
         "jinja2>=3.1",
+        "json-repair>=0.40",
         "matplotlib>=3.9",
         "numpy>=1.26",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11",
+        "pandas>=2.2",
+        "protobuf>=5",
+        "psutil>=5.9",
         "rich>=13",
         "rouge-score>=0.1.2",
         "scikit-learn>=1.5",

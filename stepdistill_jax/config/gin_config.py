@@ -156,7 +156,11 @@ def _explain_value(message: str, bindings: Sequence[str]) -> str:
   if rule is not None and not rule.is_text:
     return f"{name} must be {rule.expected}; got {value}"
   if near:
-    message += f"; a string needs quotes: --gin.{name}='\"...\"'"
+    text = "..."
+    if token is not None and re.fullmatch(r"[\w./~:-]+", value):
+      message = f"{value} is not a value"  # Gin names a path's first part.
+      text = value
+    message += f"; a string needs quotes: --gin.{name}='\"{text}\"'"
   return f"gin config: {message}"
 
 

@@ -106,6 +106,14 @@ def test_a_value_that_is_none_is_told_without_addresses(gin_file, value):
     gin_config.parse([str(file)], [])
 
 
+def test_a_path_without_quotes_is_named_whole(gin_file):
+  with pytest.raises(errors.UserError) as refused:
+    parse(gin_file, "MODEL_DIR = runs/x")
+  assert str(refused.value) == (
+      "gin config: runs/x is not a value; a string needs quotes: "
+      "--gin.MODEL_DIR='\"runs/x\"'")
+
+
 @pytest.mark.parametrize("in_file", [False, True])
 @pytest.mark.parametrize("binding, expected", [
     ("utils.SaveCheckpointConfig.perod = 3",

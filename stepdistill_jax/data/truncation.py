@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import contextvars
 import dataclasses
+import functools
+import operator
 from typing import Any
 
 import gin
@@ -26,8 +28,10 @@ from stepdistill_jax.config import gin_config
 from stepdistill_jax.data import pipelines
 from stepdistill_jax.util import errors, progress
 
-# int32 [text features of the task], in their order.
+# int32 [text features of the task], in their order: what each lost, or
+# `_ABSENT` if it is empty.
 TOKENS_CUT = "tokens_cut"
+_ABSENT = -1
 _CHOICES = ("cut_tail", "cut_head", "drop", "refuse")
 _MULTIPLE = 8  # Of a length, as `stepdistill data lengths` has them.
 _SAMPLE = 2000  # Examples: reading all of e-SNLI takes a minute.
@@ -140,7 +144,7 @@ class Texts:
           left = (sequence_length or {})["targets"] - used
           limit = tf.minimum(limit, tf.maximum(left, 0))
         cut = tf.maximum(size - limit, 0)
-        lost.append(cut)
+        lost.append(tf.where(tf.size(value) > 0, cut, _ABSENT))
         kept = tf.maximum(tf.size(value) - cut, 0)
         start = tf.size(value) - kept if self.keeps_end(name) else 0
         value, end = value[start:start + kept], end[:limit]
@@ -160,7 +164,8 @@ class Texts:
   def is_too_long(self, lost: Any) -> Any:
     """Whether a rationale lost tokens, bool `[...]` of int `[..., names]`."""
     at = [self.names.index(name) for name in sorted(self.rationales)]
-    return sum((lost[..., i] for i in at), 0 * lost[..., 0]) > 0
+    return functools.reduce(
+        operator.or_, (lost[..., i] > 0 for i in at), lost[..., 0] < _ABSENT)
 
 
 def texts_of(task: seqio.Task) -> Texts | None:
@@ -219,6 +224,7 @@ class Judge:
     texts: of the task.
     lengths: feature -> tokens, of the run.
     packed: whether these are of packed rows.
+    records: number of the split's records, if known.
     looked_at: "" if all examples were, else how many, in words.
     refuses: False says what else would be refused: nothing learns from it.
     says: whether it prints what is cut.
@@ -229,6 +235,7 @@ class Judge:
   texts: Texts
   lengths: Mapping[str, int]
   packed: bool
+  records: int | None = None
   looked_at: str = ""
   refuses: bool = True
   says: bool = True
@@ -239,8 +246,10 @@ class Judge:
     texts = texts_of(task)
     if texts is None or not cfg.task_feature_lengths:
       return None
+    known = cfg.split in task.splits and not cfg.use_cached
     return cls(task.name, cfg.split, texts, dict(cfg.task_feature_lengths),
-               cfg.pack, **options)
+               cfg.pack, task.source.num_input_examples(cfg.split) if known
+               else None, **options)
 
   def __call__(self, lost: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """Judges examples.
@@ -293,13 +302,20 @@ class Judge:
       if set(names) & texts.rationales and not keep.all():
         done = "their records are left out"
       lines.append(f"{what}: {done}; {holds} holds them")
+    if self.says and not self.looked_at and len(lost) < (self.records or 0):
+      progress.say(f"task {self.task}, {self.split}: {len(lost):,} of "
+                   f"{self.records:,} records have what the task needs")
     if lines and self.says:
       progress.say(f"warning: task {self.task}, {self.split}{self.looked_at}: "
                    + "; ".join(lines))
-    if lost.size and not keep.any() and not self.looked_at:
-      raise errors.UserError(
-          f"task {self.task}: no record is left of {len(lost):,}, as "
-          "LONG_RATIONALE is 'drop' and all are too long; " + lines[-1])
+    if not self.looked_at and not keep.all():
+      at = [i for i, name in enumerate(texts.names) if name in texts.rationales]
+      left = (lost[keep][:, at] > _ABSENT).any(axis=1).sum()
+      if not left:  # Labels alone would train, with the loss of both.
+        raise errors.UserError(
+            f"task {self.task}: no record with a rationale is left of "
+            f"{len(lost):,}, as LONG_RATIONALE is 'drop' and all are too "
+            "long; " + lines[-1])
     return keep, record
 
   def _kinds(self) -> dict[str, list[str]]:

@@ -100,7 +100,8 @@ def test_cuts_are_those_of_the_plain_rule(task, do):
             do == "cut_head" and feature == "rationale_targets")
                     else [*tokens[:limit - 1], 1])
       assert after[feature].tolist() == expected
-      assert after[truncation.TOKENS_CUT][i] == size - len(expected)
+      assert after[truncation.TOKENS_CUT][i] == (
+          size - len(expected) if size else -1)
 
 
 def test_counts_are_those_of_the_whole_examples(task, said):
@@ -243,11 +244,19 @@ def test_a_single_target_keeps_its_label_when_its_head_is_cut(task):
   assert max(len(e["targets"]) for e in after) == 12
 
 
-def test_nothing_left_and_unknown_choices_are_told(task):
+# The record without a rationale stays; labels alone are not the method.
+@pytest.mark.parametrize("kind, count, lengths", [
+    ("rationale", 11, {"inputs": 64, "targets": 1}),
+    ("step", 12, {**LENGTHS, "rationale_targets": 1})])
+def test_nothing_left_is_refused(task, kind, count, lengths):
   choose("drop")
-  with pytest.raises(errors.UserError, match="no record is left of 11"):
-    exact_order.get_dataset(config(task("rationale"), {
-        "inputs": 64, "targets": 1}), 0, 1, CONVERTER).cut()
+  with pytest.raises(errors.UserError, match=(
+      f"no record with a rationale is left of {count}, as LONG_RATIONALE")):
+    exact_order.get_dataset(
+        config(task(kind), lengths), 0, 1, CONVERTER).cut()
+
+
+def test_unknown_choices_are_refused():
   choose("cut_tale")
   with pytest.raises(errors.UserError, match="did you mean: cut_tail"):
     truncation.long_rationales()
@@ -258,7 +267,16 @@ def test_mixtures_count_each_part(task, said):
       config(task("mix"), {"inputs": 64, "targets": 10}), 0, 1, CONVERTER)
   label, rationale = dataset.cut()
   assert label["labels"]["cut"] == 0 and rationale["rationales"]["cut"] > 0
-  assert len(said) == 1
+  (of_rationales, cut) = said
+  assert of_rationales.endswith("11 of 12 records have what the task needs")
+  assert cut.startswith("warning: ") and "cut at the end" in cut
+
+
+def test_records_without_what_a_task_needs_are_counted(task, said):
+  exact_order.get_dataset(config(task("rationale"), {
+      "inputs": 64, "targets": 64}), 0, 1, CONVERTER).cut()
+  assert said == [f"task {task('rationale')}, train: {COUNT - 1} of {COUNT} "
+                  "records have what the task needs"]
 
 
 def test_a_sample_says_how_many_it_looked_at(task, said, monkeypatch):

@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
       "--split", default=_LEAVE_TO_GIN,
       help="train, validation or test (the default)")
   what.add_argument(
-      "--limit", type=int, default=_LEAVE_TO_GIN,
+      "--limit", type=argument_parser.positive, default=_LEAVE_TO_GIN,
       help="only the first so many examples of each benchmark")
   what.add_argument(
       "--rules", default=_LEAVE_TO_GIN,
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
   what.add_argument(
       "--free_text", action="store_true",
       help="look for the answers of prediction files inside longer texts")
-  argument_parser.add_records_dir(what)
+  argument_parser.add_records_dir(what, type=argument_parser.existing)
   what.add_argument(
       "--records_teacher", metavar="NAME", default=_LEAVE_TO_GIN,
       help="whose records give the questions")
@@ -175,8 +175,6 @@ def _run(args: argparse.Namespace) -> int:
 
   config, model_config = configuration.from_flags(args)
   records_dir = pathlib.Path(args.records_dir or locations.records_dir())
-  if args.records_dir and not records_dir.is_dir():
-    raise errors.UserError(f"there is no folder --records_dir={records_dir}")
   if args.export_inputs:
     return _export_inputs(args.export_inputs, config, records_dir)
   results, rows, output = _score(args, config, model_config, records_dir)
@@ -211,17 +209,17 @@ def _score(args, config, model_config, records_dir: pathlib.Path):
     configuration,
     evaluate,
     store as store_lib,
-    terminal_progress,
   )
   from stepdistill_jax.evaluation.report import outputs
+  from stepdistill_jax.util import progress
 
   output = outputs.prepare(pathlib.Path(args.output)) if args.output else None
   store = store_lib.AnswerStore(output / "answers" if output else None)
   if args.overwrite:
     store.clear()
-  with terminal_progress.shown() as progress:
+  with progress.Bars("answers") as bars:
     systems = configuration.make_systems(
-        args, model_config, records_dir, config.rules, progress)
+        args, model_config, records_dir, config.rules, bars.update)
     example_sets, warnings = evaluate.load_example_sets(
         config, records_dir, evaluate.preferred_teacher(systems))
     results, rows = evaluate.evaluate(

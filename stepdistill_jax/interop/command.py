@@ -31,11 +31,8 @@ def _path(text: str) -> pathlib.Path:
   return pathlib.Path(locations.absolute(text))
 
 
-def _positive(text: str) -> int:
-  value = int(text)
-  if value < 1:
-    raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
-  return value
+def _existing(text: str) -> pathlib.Path:
+  return _path(argument_parser.existing(text))
 
 
 def _not_negative(text: str) -> int:
@@ -84,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "--dtype", choices=("float32", "bfloat16", "source"), default="float32",
       help="of the parameters; float32 (the default) loses nothing")
   sub.add_argument(
-      "--pad_vocabulary", type=_positive, default=1, metavar="N",
+      "--pad_vocabulary", type=argument_parser.positive, default=1, metavar="N",
       help="round the vocabulary's size up to a multiple of N, so that it can "
       "be sharded (128 makes 32,128 of 32,100); greedy outputs stay the same")
   _add_layout(sub)
@@ -99,19 +96,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "--dtype", choices=("original", "float32", "bfloat16", "float16"),
       default="original", help="of the weights; original (the default): what "
       "they had before an import, else what the checkpoint has")
-  sub.add_argument("--results", type=_path, metavar="FILE",
+  sub.add_argument("--results", type=_existing, metavar="FILE",
                    help="results.json of stepdistill-eval, for the model card")
-  sub.add_argument("--tokenizer", type=_path, metavar="PATH",
+  sub.add_argument("--tokenizer", type=_existing, metavar="PATH",
                    help="a Hugging Face folder or a SentencePiece model; by "
                    "default what the run was trained with")
   argument_parser.add_records_dir(
-      sub, advice=", for a data set with its own vocabulary")
+      sub, advice=", for a data set with its own vocabulary",
+      type=argument_parser.existing)
   sub.add_argument("--family", choices=("t5", "mt5"),
                    help="by default that of the initial checkpoint, else t5")
-  sub.add_argument("--vocab_size", type=_positive, metavar="N",
+  sub.add_argument("--vocab_size", type=argument_parser.positive, metavar="N",
                    help="rows of the vocabulary to keep")
   sub.add_argument("--name", help="the model's; by default the folder's")
-  sub.add_argument("--max_new_tokens", type=_positive, default=256,
+  sub.add_argument("--max_new_tokens", type=argument_parser.positive,
+                   default=256, metavar="N",
                    help="where generation stops at the latest (default 256)")
   sub.add_argument("--max_shard_gb", type=_gigabytes, default=None,
                    metavar="GB", help="larger models become several files "

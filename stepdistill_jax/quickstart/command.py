@@ -158,12 +158,12 @@ def _duration(seconds: float) -> str:
 
 def write_report(output_dir: pathlib.Path, report: dict[str, Any]) -> None:
   """Writes `learning_curve.png`, `report.html` and, last, `report.json`."""
-  from stepdistill_jax.quickstart import html, learning_curve
+  from stepdistill_jax.quickstart import page
 
-  figure = output_dir / "learning_curve.png"
-  learning_curve.draw(report, figure)
+  curve = page.learning_curve(report)
+  curve.save(output_dir)
   for name, content in (
-      ("report.html", html.render(report, figure)),
+      ("report.html", page.render(report, curve)),
       ("report.json", json.dumps(report, indent=1) + "\n")):
     temporary = output_dir / f".{name}.{os.getpid()}"
     temporary.write_text(content, encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import importlib
 import os
 from typing import Any, NoReturn
@@ -17,6 +17,27 @@ def local_or_remote(text: str) -> str:
   Of all others such a path is refused: it would become a local folder `gs:`.
   """
   return os.path.expanduser(text)
+
+
+def existing(text: str) -> str:
+  """The type of arguments that name a local file or folder to read."""
+  path = os.path.expanduser(text)
+  # What an object store would be is `Parser`'s to refuse.
+  if not remote_storage.is_remote(text) and not os.path.exists(path):
+    raise argparse.ArgumentTypeError(f"{text} is not there")
+  return path
+
+
+def positive(text: str) -> int:
+  """The type of arguments that are whole numbers of at least 1."""
+  try:
+    value = int(text)
+  except ValueError:
+    value = 0
+  if value < 1:
+    raise argparse.ArgumentTypeError(
+        f"expected a whole number of at least 1, got {text}")
+  return value
 
 
 def split_name(value: str) -> tuple[str | None, str]:
@@ -93,10 +114,23 @@ class Parser(argparse.ArgumentParser):
     # Argparse lists all choices, near ones only from Python 3.14 on.
     if action.choices is not None and value not in action.choices:
       options = [str(choice) for choice in action.choices]
+      for found in _subcommands(action):
+        if found.prog.split()[-1] == value:
+          raise argparse.ArgumentError(
+              action, f"unknown choice {value!r}; did you mean `{found.prog}`?")
       message = errors.unknown_name_message(
           "choice", str(value), options,
           f"(all: {', '.join(options)})" if len(options) <= 12 else "")
       raise argparse.ArgumentError(action, message)
+
+
+def _subcommands(action: argparse.Action) -> Iterator[argparse.ArgumentParser]:
+  """The parsers of all commands one level below those of an action."""
+  if isinstance(action, argparse._SubParsersAction):
+    for parser in action.choices.values():
+      for nested in parser._actions:
+        if isinstance(nested, argparse._SubParsersAction):
+          yield from nested.choices.values()
 
 
 def add_commands(parser: argparse.ArgumentParser, modules: Mapping[str, str],

@@ -1,7 +1,6 @@
 """--help, --version and mistakes in the arguments of all commands."""
 
 import argparse
-import os
 import subprocess
 import sys
 
@@ -56,6 +55,14 @@ def test_each_command_has_a_version(capsys):
      "see stepdistill data lengths"),
     ("stepdistill plan --topology=v5e-8 --qiuck", "see stepdistill plan"),
     ("stepdistill techer", "did you mean: teacher"),
+    ("stepdistill audit", "did you mean `stepdistill teacher audit`? see "
+     "stepdistill"),
+    ("stepdistill checkpoint export-hf a --output=b --results=nowhere.json",
+     "argument --results: nowhere.json is not there"),
+    ("stepdistill checkpoint export-hf a --output=b --records_dir=nowhere",
+     "argument --records_dir: nowhere is not there"),
+    ("stepdistill-eval --limit=0", "argument --limit: expected a whole number"),
+    ("stepdistill-eval --limit=x", "of at least 1, got x"),
     ("t5x train --bogus", "see t5x train"),
     ("t5x train", "see t5x train"),
     ("t5x tarin", "see t5x"),
@@ -107,7 +114,9 @@ WITH_RECORDS = {
 
 
 @pytest.mark.parametrize("command", WITH_RECORDS)
-def test_the_records_folder_has_one_name(command):
+def test_the_records_folder_has_one_name(command, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "there").mkdir()
   needed, old_name = WITH_RECORDS[command]
   if command == "t5x":
     parser, words = t5x_command.build_parser(), []
@@ -120,4 +129,4 @@ def test_the_records_folder_has_one_name(command):
   for name in filter(None, ("--records_dir", old_name)):
     for flag in ([f"{name}=~/there"], [name, "~/there"]):
       assert parser.parse_args([*given, *flag]).records_dir == (
-          os.path.expanduser("~/there"))
+          str(tmp_path / "there"))
