@@ -79,6 +79,7 @@ setuptools.setup(
         "google-crc32c>=1.5",
         "jax>=0.10,<0.12",
         "jinja2>=3.1",
+        "json-repair>=0.40",
         "matplotlib>=3.9",
         "numpy>=1.26",
         "optax>=0.2.5",

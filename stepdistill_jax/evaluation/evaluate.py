@@ -10,8 +10,8 @@ import sys
 from typing import Any
 
 from stepdistill_jax.answers import (
-  answer_matching as answers_lib,
   benchmarks as benchmarks_lib,
+  rules as rules_lib,
 )
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.evaluation import (
@@ -50,7 +50,7 @@ class EvalConfig:
 
   def __post_init__(self):
     setting_checks.text("--benchmarks", self.benchmarks)
-    setting_checks.one_of("set of rules", self.rules, answers_lib.RULES)
+    setting_checks.one_of("set of rules", self.rules, rules_lib.RULES)
     setting_checks.one_of("split", self.split, examples_lib.SPLITS)
     if self.limit is not None:
       setting_checks.whole_number("--limit", self.limit)

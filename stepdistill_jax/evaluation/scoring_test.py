@@ -9,9 +9,9 @@ from rouge_score import rouge_scorer
 from sklearn import calibration as sk_calibration, metrics as sk_metrics
 
 from stepdistill_jax.answers import (
-  answer_matching as answers,
   benchmarks,
   metrics,
+  rules as rules_lib,
   text_overlap,
 )
 from stepdistill_jax.evaluation import (
@@ -25,7 +25,7 @@ from stepdistill_jax.evaluation.report import plots
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher.audit import audit
 
-LABELS = answers.NLI_LABELS
+LABELS = datasets.NLI_LABELS
 
 
 def _nli_set(n=60, seed=0):
@@ -95,7 +95,7 @@ def test_order_of_examples_does_not_matter():
       other["calibration"]["ece"], abs=1e-12)  # Sums in another order.
 
 
-@pytest.mark.parametrize("rules", answers.RULES)
+@pytest.mark.parametrize("rules", rules_lib.RULES)
 def test_metric_functions_equal_the_eval_binary(rules):
   example_set, given = _nli_set()
   (metric_fn,) = metrics.label_metric_fns("anli1", rules)

@@ -9,15 +9,13 @@ import shutil
 import numpy as np
 import pytest
 
-from stepdistill_jax.cli import (
-  stepdistill as cli,
-  stepdistill_eval as eval_cli,
-)
+from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.embedded_t5x import (
   checkpoints,
   command as t5x_command,
   train_test,
 )
+from stepdistill_jax.evaluation import command as eval_cli
 from stepdistill_jax.interop.hf import (
   importing as import_hf,
   weights as hf_weights,

@@ -24,8 +24,12 @@ EQUATION = "equation"  # By value: `(84 / 2)` is `( 84.0 / 2.0 )`.
 NUMBER = "number"  # By value.
 CHOICE = "choice"  # One of the row's own choices, by text.
 CLASS = "class"  # One of the data set's labels, by text.
-TEXT = "text"  # By text.
-KINDS = (EQUATION, NUMBER, CHOICE, CLASS, TEXT)
+TEXT = "text"  # By text: a few words.
+SUMMARY = "summary"  # By text, of any length.
+CONVERSATION = "conversation"  # An assistant's turn, of any length.
+KINDS = (CLASS, CHOICE, NUMBER, EQUATION, TEXT, SUMMARY, CONVERSATION)
+# Kinds whose labels are neither of a closed set nor have a value.
+FREE_TEXTS = (TEXT, SUMMARY, CONVERSATION)
 
 
 class BadRow(ValueError):
@@ -63,6 +67,8 @@ class Dataset:
     held_out: share of the train split that becomes validation where the
       source has no validation split of its own.
     labels: all labels, of kind CLASS.
+    labels_guessed: True if these are only those that rows were seen to have.
+    markers: a user's own texts behind which answers stand.
     file_mark: what the names of this data set's files contain where several
       data sets share a folder.
     undivided_test_rows: where the source is one file for all splits: how many
@@ -76,6 +82,8 @@ class Dataset:
       default_factory=dict)
   held_out: float = 0.0
   labels: tuple[str, ...] = ()
+  labels_guessed: bool = False
+  markers: tuple[str, ...] = ()
   file_mark: str = ""
   undivided_test_rows: int = 0
 
@@ -89,6 +97,29 @@ def own_dataset(name: str, held_out: float = 0.0) -> Dataset:
   """A data set of a user's own, with text labels."""
   return Dataset(records.check_name("data set", name), TEXT, _read_plain,
                  held_out=held_out)
+
+
+def of_records(
+    records_dir: records.StrPath, name: str, teacher: str | None = None
+) -> Dataset:
+  """A data set as its records were imported: kind, labels, markers.
+
+  Args:
+    records_dir: the folder of all records.
+    name: of the data set.
+    teacher: whose records; None for the first that have a kind.
+  """
+  spec = get(name)
+  teachers = [teacher] if teacher else [
+      t for dataset, t in records.list_records(records_dir) if dataset == name]
+  for teacher in teachers:
+    info = records.import_info(records_dir, name, teacher)
+    if info.get("kind") in KINDS:
+      spec = dataclasses.replace(spec, markers=tuple(info.get("markers", ())))
+      return spec if name in DATASETS else dataclasses.replace(
+          spec, label_kind=info["kind"], labels=tuple(info["labels"]),
+          labels_guessed=bool(info.get("labels_guessed")))
+  return spec
 
 
 def cqa_inputs(question: str, choices: tuple[str, ...]) -> str:

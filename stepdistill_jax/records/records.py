@@ -62,6 +62,8 @@ class Record:
       the row at position 538 of the source's train split.
     weight: what the record's teacher outputs weigh in the loss, a number as
       text; empty for 1. The share of several samples that agree, for one.
+    rule: what the teacher's label was read by, such as `json` or `answer is`.
+    thinking: what a reasoning model thought before its answer.
   """
 
   id: str
@@ -75,6 +77,8 @@ class Record:
   split: str = "train"
   origin: str = ""
   weight: str = ""
+  rule: str = ""
+  thinking: str = ""
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))

@@ -17,20 +17,24 @@ collecting a cache is append-only; the manifest is replaced in one step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import re
+import sqlite3
 from typing import Any
 
 from stepdistill_jax.records import records
 from stepdistill_jax.teacher import text_files
-from stepdistill_jax.util import errors, locations
+from stepdistill_jax.util import durable_files, errors, locations
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+# The lines of a cache that is being collected; see `ask.store`.
+GROWING = ".cache.sqlite"
 _SHARD = re.compile(r"shard-\d{5}\.jsonl(?:\.gz)?")
 # Endings, and the names that servers have for them, in lower case.
 STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
@@ -121,7 +125,7 @@ class CacheWriter:
     self._folder.mkdir(parents=True, exist_ok=True)
     if (self._folder / MANIFEST).exists():
       self._require_same_manifest()
-    shards = _shard_paths(self._folder)
+    shards = shard_paths(self._folder)
     if shards:
       self._shard = len(shards) - 1
       self._lines = _remove_cut_line(shards[-1])
@@ -163,11 +167,10 @@ class CacheWriter:
   def _write_manifest(self, complete: bool) -> None:
     manifest = dict(self._manifest, complete=complete)
     if complete:
-      manifest["shards"] = [_describe(p) for p in _shard_paths(self._folder)]
+      manifest["shards"] = [_describe(p) for p in shard_paths(self._folder)]
       manifest["count"] = sum(s["count"] for s in manifest["shards"])
-    temporary = self._folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-    os.replace(temporary, self._folder / MANIFEST)
+    durable_files.replace(
+        self._folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def find_caches(folder: str | os.PathLike) -> list[pathlib.Path]:
@@ -219,8 +222,38 @@ def read_completions(folder: pathlib.Path) -> Iterator[text_files.Entry]:
     errors.UserError: a shard differs from what the manifest says of it.
   """
   manifest = read_manifest(folder)
+  if manifest.get("shards") is None and (folder / GROWING).is_file():
+    yield from _growing_entries(folder / GROWING)
+    return
   for path in _manifest_shards(folder, manifest):
     yield from text_files.read_entries(path)
+
+
+def is_whole(database: sqlite3.Connection) -> bool:
+  """True if a growing cache's database has all that was collected before."""
+  return database.execute("PRAGMA user_version").fetchone() == (
+      FORMAT_VERSION,)
+
+
+def mark_whole(database: sqlite3.Connection) -> None:
+  database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+
+
+def _growing_entries(path: pathlib.Path) -> Iterator[text_files.Entry]:
+  """Yields the lines of a cache that is still being collected."""
+  try:
+    with contextlib.closing(sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+      if is_whole(database):
+        for number, line in database.execute(
+            "SELECT rowid, line FROM samples ORDER BY rowid"):
+          value, problem = text_files.parse_json(line)
+          yield text_files.Entry(value, problem, path, number, "line")
+        return
+  except sqlite3.Error as error:
+    raise errors.UserError(f"cannot read {path}: {error}") from error
+  for shard in shard_paths(path.parent):
+    yield from text_files.read_entries(shard)
 
 
 def _manifest_shards(
@@ -229,7 +262,7 @@ def _manifest_shards(
   listed = manifest.get("shards")
   if listed is None:
     # Still being collected, or its collector was killed: what there is.
-    return [p for p in _shard_paths(folder) if p.stat().st_size]
+    return [p for p in shard_paths(folder) if p.stat().st_size]
   if not isinstance(listed, list) or not all(
       isinstance(s, dict) and isinstance(s.get("name"), str) for s in listed):
     raise errors.UserError(f"{folder / MANIFEST} has a damaged list of shards")
@@ -250,7 +283,8 @@ def _manifest_shards(
   return paths
 
 
-def _shard_paths(folder: pathlib.Path) -> list[pathlib.Path]:
+def shard_paths(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The shards of a cache, in their order."""
   return sorted(p for p in folder.iterdir() if _SHARD.fullmatch(p.name))
 
 

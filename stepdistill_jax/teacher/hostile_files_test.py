@@ -208,11 +208,11 @@ def test_parsers_give_a_usable_label_or_a_reason(text):
                      "a", choices=("a", "river bank", "x"))
   for dataset in (*datasets.DATASETS.values(), datasets.own_dataset("mine")):
     for rules in rules_lib.RULES:
-      for free_text in (False, True):
-        parsed = rules_lib.get_parser(dataset, rules, free_text)(text, row)
+      for writer in (rules_lib.ANY, rules_lib.PUBLISHED, rules_lib.FREE_TEXT):
+        parsed = rules_lib.get_parser(dataset, rules, writer)(text, row)
         assert isinstance(parsed.label, str)
         assert isinstance(parsed.rationale, str) and parsed.status
-        strict = rules == "strict" or free_text
+        strict = rules == "strict" or writer == rules_lib.FREE_TEXT
         if parsed.status == "ok":
           assert parsed.label.strip() and parsed.rationale.strip()
           if strict:

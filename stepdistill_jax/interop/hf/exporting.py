@@ -152,6 +152,7 @@ def _task(tensor: Tensor, writer: safetensors_files.Writer) -> streaming.Task:
     for start, stop in streaming.row_ranges(
         tensor.shape[0], tensor.rows_at_once):
       block = tensor.read_rows(start, stop)
+      streaming.require_finite(block, f"the tensor {tensor.name}", start)
       # Casts and transposes are copies: of a few rows at a time.
       step = streaming.rows_per_block(
           stop - start, max(1, block.nbytes // (stop - start)))

@@ -221,7 +221,7 @@ def audit(
   Returns:
     The audit as JSON values, and the splits' own objects for the report.
   """
-  spec = datasets.get(dataset)
+  spec = datasets.of_records(records_dir, dataset, teacher)
   count_pieces = piece_counter(vocabulary) if vocabulary else count_words
   own_labels = records.has_own_labels(records_dir, dataset, teacher)
   splits = {}

@@ -48,6 +48,13 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
         if reason != "ok":
           lines.append(f"    {entry['count']:>7,} {reason:<24}"
                        f"{_short_example(entry['examples'])}")
+      for title, found in _readings(counts):
+        lines.append(f"    {title}: " + ", ".join(
+            f"{entry['count']:,} {name}" for name, entry in found.items()))
+    for reason, entry in source.get("human_labels", {}).items():
+      lines.append(
+          f"    {entry['count']:>7,} {'human label: ' + reason:<24}"
+          f"{_short_example(entry['examples'])}")
     for reason, entry in source["dropped"].items():
       lines.append(f"    {entry['count']:>7,} {'dropped: ' + reason:<24}"
                    f"{_short_example(entry['examples'])}")
@@ -77,6 +84,12 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
             for line in _vocabulary_lines(report)]
   lines += [f"note: {note}" for note in info.get("notes", [])]
   return lines
+
+
+def _readings(counts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+  """What answers were read by, and what was taken off; of what there is."""
+  return [(title, counts[name]) for title, name in (
+      ("read by", "read_by"), ("cleaned", "cleaned")) if counts.get(name)]
 
 
 def _accuracy(numbers: Mapping[str, Any]) -> str:
@@ -117,7 +130,7 @@ def html_page(report: Mapping[str, Any],
       report=report, splits=splits, unit=report["unit_of_lengths"],
       percentiles=[f"p{p}" for p in audit.PERCENTILES], percent=percent,
       accuracy=_accuracy, count=_count, vocabulary_lines=_vocabulary_lines,
-      histogram=_histogram, agrees=_agrees)
+      histogram=_histogram, agrees=_agrees, readings=_readings)
 
 
 def _vocabulary_lines(report: Mapping[str, Any]) -> list[str]:

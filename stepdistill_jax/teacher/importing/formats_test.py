@@ -117,9 +117,10 @@ def test_our_cache_format(tmp_path):
       records.read_records(tmp_path / "r", "toy", "simulated", "train"),
       key=lambda record: record.origin)
   assert [r.status for r in train] == [
-      "ok", "no_marker", "not_text", "teacher_error", "truncated", "ok"]
+      "ok", "no_marker", "not_text", "teacher_error", "truncated",
+      "label_not_seen"]
   assert (train[0].rationale, train[0].teacher_label) == ("It is so.", "here")
-  assert (train[5].rationale, train[5].teacher_label) == ("again.", "there")
+  assert (train[5].rationale, train[5].teacher_label) == ("again.", "")
   assert train[5].id == train[0].id + "-2"
   assert result.info["repeated_inputs"] == {"test": 0, "train": 1}
   assert result.info["leaked_inputs"] == {"test & train": 1}
