@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 from jax import numpy as jnp
 from t5x import partitioning, utils
 
@@ -107,9 +106,3 @@ def _check_vocabulary(model, params, run) -> None:
   run_record.check_vocabulary(
       run.path, getattr(vocabulary, "tokenizer_file", None) or getattr(
           vocabulary, "sentencepiece_model_file", ""))
-
-
-def device_description() -> str:
-  """The devices that models run on, in words."""
-  devices = jax.devices()
-  return f"{len(devices)} × {devices[0].device_kind}"

@@ -153,12 +153,6 @@ def nli_inputs(premise: str, hypothesis: str) -> str:
   return premise + records.EOS_TEXT + hypothesis
 
 
-def split_nli_inputs(inputs: str) -> tuple[str, str]:
-  """The inverse of `nli_inputs`."""
-  premise, _, hypothesis = inputs.partition(records.EOS_TEXT)
-  return premise, hypothesis
-
-
 _MISSING = object()
 
 
