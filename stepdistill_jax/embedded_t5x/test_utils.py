@@ -1,13 +1,24 @@
 """Tiny models and batches for tests and for the parity benchmark.
 
-They are of whichever engine `t5x` is, so that the two can be compared.
+They are of whichever engine `t5x` is, so that the two can be compared. T5X's
+own helpers of this module's name are in `test_doubles`, and are found here.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
+
+
+def __getattr__(name: str) -> Any:
+  if name.startswith("__"):
+    raise AttributeError(name)
+  # Imported when asked for: it imports the whole engine.
+  return getattr(importlib.import_module(
+      "stepdistill_jax.embedded_t5x.test_doubles"), name)
+
 
 VOCAB_SIZE = 64
 ENCODER_LENGTH = 12

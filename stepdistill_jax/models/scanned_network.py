@@ -73,9 +73,10 @@ def _policy(name: str) -> Any:
     raise errors.UserError(str(error)) from error
 
 
-def _apply(module: Any, params: Any, key: Array, *arguments: Any) -> Array:
+def _apply(module: Any, params: Any, key: Array, *arguments: Any,
+           **options: Any) -> Array:
   rngs = {} if key is None else {"dropout": key}
-  return module.apply({"params": params}, *arguments, rngs=rngs)
+  return module.apply({"params": params}, *arguments, rngs=rngs, **options)
 
 
 class Encoder(t5_network.Encoder):
@@ -94,7 +95,8 @@ class Encoder(t5_network.Encoder):
 
     def layer(params: Any, x: Array, key: Array) -> Array:
       return _apply(
-          module, params, key, x, encoder_mask, bias, deterministic)
+          module, params, key, x, encoder_mask, deterministic,
+          encoder_bias=bias)
 
     return _run_in_loop(
         self, layer, x, self.config.num_encoder_layers, deterministic)
@@ -122,7 +124,7 @@ class Decoder(t5_network.Decoder):
     def layer(params: Any, y: Array, key: Array) -> Array:
       return _apply(
           module, params, key, y, encoded, decoder_mask, encoder_decoder_mask,
-          bias, deterministic)
+          deterministic, decoder_bias=bias)
 
     return _run_in_loop(
         self, layer, y, self.config.num_decoder_layers, deterministic)
