@@ -136,3 +136,15 @@ def test_average_per_sequence_without_weight_counts_nothing():
       "AVERAGE_PER_SEQUENCE", batch)
   assert factor == pytest.approx(2)
   assert np.isfinite(weights).all()
+
+
+def test_weights_on_padding_of_a_packed_row_count_nothing():
+  batch = {
+      "decoder_target_tokens": np.array([[3, 4, 5, 0, 0]]),
+      "decoder_positions": np.array([[0, 1, 0, 0, 0]]),
+      "decoder_segment_ids": np.array([[1, 1, 2, 0, 0]]),
+      "decoder_loss_weights": np.array([[1.0, 3.0, 2.0, 5.0, 7.0]])}
+  factor, weights = losses.get_loss_normalizing_factor_and_weights(
+      "AVERAGE_PER_SEQUENCE", batch)
+  np.testing.assert_allclose(weights, [[0.25, 0.75, 1.0, 0.0, 0.0]])
+  assert float(factor) == 2.0
