@@ -42,4 +42,5 @@ def test_a_quickstarts_report_has_its_figures(tmp_path, monkeypatch):
   page, messages = testing.open_in_browser(tmp_path / "out/report.html")
   assert messages == []
   accuracy = report["runs"][0]["accuracy"]
-  assert f"{100 * accuracy:.1f}" in page and "data:image/png;base64," in page
+  assert f"{100 * accuracy:.1f}" in page
+  assert "data:image/svg+xml;base64," in page

@@ -1,5 +1,6 @@
 """Every gin file of the project parses, and says what a reader needs."""
 
+import dataclasses
 import importlib
 import pathlib
 import re
@@ -11,12 +12,16 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.config import gin_config
+from stepdistill_jax.interop import architecture
 from stepdistill_jax.util import errors, locations
 
 ROOT = locations.resource_root()
 RECIPES = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "gin/recipes").rglob(
-        "*.gin") if not path.name.startswith("tracking"))
+        "*.gin") if not path.name.startswith("tracking")
+    and path.parent.name != "decoder")
+DECODERS = sorted(str(path.relative_to(ROOT)) for path in (
+    ROOT / "gin/recipes/decoder").glob("*.gin"))
 SET = ['MODEL_DIR = "unused"', "INITIAL_CHECKPOINT_PATH = None"]
 
 
@@ -62,6 +67,31 @@ def test_recipe_parses_and_names_its_row(recipe):
     assert re.search(r"Expected test accuracy: [\d.]+%", text)
   assert ("Hardware" in text) == bool(
       "t5x_habit" not in recipe and re.search("(small|base|large|xl)$", name))
+
+
+@pytest.mark.parametrize("recipe", DECODERS)
+def test_decoders_recipe_parses_and_has_its_size(recipe, tmp_path):
+  gin_config.parse([recipe], [*SET, f"TOKENIZER = {str(tmp_path)!r}"])
+  match = re.fullmatch(
+      r"gsm8k_(finetune|synthetic_\w+?|step_by_step)_((?:llama|qwen|smol)\w+)",
+      pathlib.Path(recipe).stem)
+  assert resolved("MIXTURE_OR_TASK_NAME") == {
+      "finetune": "gsm8k_label_gold", "step_by_step": "gsm8k_step_gold_human",
+      "synthetic_cot_reason": "gsm8k_single_human_human"}.get(
+          match[1], "gsm8k_label_human")
+  model = resolved("MODEL")
+  config = model.module.config
+  shapes = architecture.parameter_shapes(architecture.DecoderArchitecture(**{
+      f.name: getattr(config, f.name) for f in dataclasses.fields(
+          architecture.DecoderArchitecture)}))
+  parameters = sum(map(np.prod, shapes.values()))
+  header = (ROOT / f"gin/models/{match[2]}.gin").read_text("utf-8")
+  stated = re.match(r"# .*: ([\d.]+)([MB]) parameters\.", header)
+  # Without the rows that are no tokens.
+  np.testing.assert_allclose(
+      parameters, float(stated[1]) * {"M": 1e6, "B": 1e9}[stated[2]], rtol=0.01)
+  assert config.vocab_size == -(-(config.num_tokens + 1) // 128) * 128
+  assert f"--gin_file={recipe}" in (ROOT / recipe).read_text("utf-8")
 
 
 def test_recipes_are_what_the_script_writes():

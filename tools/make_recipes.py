@@ -264,6 +264,47 @@ CHECKPOINT_PERIOD = 100
 """
 
 
+# The second paper's pairs (arXiv 2410.18588): students of the teacher's family
+# and smaller ones, by its kinds of synthetic data and by step-by-step.
+DECODERS = {
+    "smollm2_135m": "SmolLM2 135M", "qwen2_5_0_5b": "Qwen 2.5 0.5B",
+    "llama3_2_1b": "Llama 3.2 1B", "llama3_1_8b": "Llama 3.1 8B",
+    "llama3_1_70b": "Llama 3.1 70B"}
+DECODER_METHODS = {
+    "finetune": "human answers",
+    "synthetic_vanilla": "the teacher's plain answers",
+    "synthetic_cot_answer": "answers that the teacher reasoned for",
+    "synthetic_cot_reason": "the teacher's reasoning and answer in one target",
+    "step_by_step": "distilling step-by-step"}
+
+
+def decoder_recipe(method: str, size: str) -> tuple[str, str]:
+  """Name and text of a decoder's recipe."""
+  name = f"gsm8k_{method}_{size}"
+  file = f"gin/recipes/decoder/{name}.gin"
+  return name, f"""# GSM8K, {DECODER_METHODS[method]}, {DECODERS[size]}.
+#
+# The papers report no number for it. The recipe is that of the group behind
+# arXiv 2410.18588: AdamW at 2e-5, 3 epochs.
+#
+#   stepdistill checkpoint import-hf HF_FOLDER --output={size}
+#   t5x train --gin_file={file} \\
+#     --gin_file={size}/student.gin --gin.MODEL_DIR=\\"/path/to/run\\"
+#
+# Records: stepdistill teacher import --format=cache --outputs=DIR, and
+# --gin.TEACHER=\\"NAME\\" of the teacher; by default the data set's own
+# solutions, of `stepdistill teacher import --format=rows --dataset=gsm8k`.
+#
+# Commonly overridden options: CHAT (prompts by the checkpoint's template),
+# LEARNING_RATE, EPOCHS, BATCH_SIZE, PACK.
+include 'gin/models/decoder.gin'
+include 'gin/models/{size}.gin'
+include 'gin/runs/synthetic.gin'
+include 'gin/datasets/gsm8k.gin'
+include 'gin/methods/{method}.gin'
+"""
+
+
 def all_files() -> dict[pathlib.Path, str]:
   """Every recipe, path -> text."""
   files = {}
@@ -277,6 +318,10 @@ def all_files() -> dict[pathlib.Path, str]:
         files[RECIPES / f"{name}.gin"] = text
         if method != _NOT_PACKED:
           files[RECIPES / "t5x_habit" / f"{name}.gin"] = t5x_variant(name)
+  for method in DECODER_METHODS:
+    for size in DECODERS:
+      name, text = decoder_recipe(method, size)
+      files[RECIPES / "decoder" / f"{name}.gin"] = text
   return files
 
 

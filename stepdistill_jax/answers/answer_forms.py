@@ -1,34 +1,31 @@
-"""Reading completions that are no chain of thought with a marker.
+"""What completions consist of, as a prompt asked for them, and their parsers.
 
 | form | completion | becomes |
 |---|---|---|
-| `json` | `{"reason": …, "answer_choice": …}` | rationale and label |
+| `chain_of_thought` | reasoning, answer (see `reading`) | rationale, label |
+| `json` | `{"reason": …, "answer_choice": …}`, else as above | the same |
 | `answer` | the label alone | label |
 | `rationale` | reasoning towards a label that was given | rationale |
 | `density` | `{"rounds": [{"summary": …}, …]}` | last summary as label |
 | `turns` | an assistant's turn | label |
 
-A cache's manifest names the form (`reads`), as its prompt does. Like all
-parsers these never raise, whatever the text.
+A cache's manifest names the form (`reads`), as its prompt does. All are
+cleaned first. Like all parsers these never raise, whatever the text.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import re
-from typing import Any
 
-from stepdistill_jax.answers import parsing, strict_rules
+from stepdistill_jax.answers import cleaning, json_objects, parsing, reading
 from stepdistill_jax.records import datasets
 
-# What completions consist of, as a prompt asks for them.
-CHAIN_OF_THOUGHT = "chain_of_thought"  # Reasoning, marker, label.
-JSON = "json"  # {"reason": ..., "answer_choice": ...}
-ANSWER = "answer"  # The label alone.
-RATIONALE = "rationale"  # The reasoning alone; the label was given.
-DENSITY = "density"  # {"rounds": [{"summary": ...}, ...]}; the last counts.
-TURNS = "turns"  # Each assistant's turn of a conversation, as it is.
+CHAIN_OF_THOUGHT = "chain_of_thought"
+JSON = "json"
+ANSWER = "answer"
+RATIONALE = "rationale"
+DENSITY = "density"
+TURNS = "turns"
 FORMS = (CHAIN_OF_THOUGHT, JSON, ANSWER, RATIONALE, DENSITY, TURNS)
 
 # Named reasons besides those of `parsing`.
@@ -36,116 +33,81 @@ NOT_JSON = "not_json"  # No JSON object, or without the keys.
 TOO_FEW_ROUNDS = "too_few_rounds"  # Of chain of density.
 
 _ROUNDS = 4
-_DECODER = json.JSONDecoder()
-# Places to try; a text of nothing but `{` must not take long.
-_MOST_TRIES = 10
-_LEAD = re.compile(
-    r"\s*(?:(?:so )?the (?:final )?answer is|answer|label)\b\s*:?\s*",
-    re.IGNORECASE)
+_ROUND_KEYS = ("rounds", "summaries", "steps")
+_SUMMARY_KEYS = ("summary", "denser_summary")
 
 
-def get_parser(dataset: datasets.Dataset, form: str) -> parsing.Parser:
-  """Returns the parser of a form; not of `chain_of_thought`."""
-  return functools.partial(_PARSERS[form], dataset)
+def get_parser(
+    dataset: datasets.Dataset, form: str,
+    options: reading.Options = reading.DEFAULT) -> parsing.Parser:
+  """Returns the parser of a form."""
+  return functools.partial(_PARSERS[form], dataset, options)
 
 
-def _json(dataset: datasets.Dataset, output: str, row: datasets.Row
-          ) -> parsing.Parsed:
-  value = _find_object(output, "answer_choice")
-  if value is None:
-    return _failed(output, NOT_JSON)
-  reason = value.get("reason")
-  rationale = reason.strip() if isinstance(reason, str) else ""
-  label, problem = _label(dataset, _text(value["answer_choice"]), row)
-  if not label:
-    return parsing.Parsed(rationale, "", problem)
+def _chain(dataset: datasets.Dataset, options: reading.Options, output: str,
+           row: datasets.Row) -> parsing.Parsed:
+  return reading.read(dataset, output, row, options=options)
+
+
+def _json(dataset: datasets.Dataset, options: reading.Options, output: str,
+          row: datasets.Row) -> parsing.Parsed:
+  parsed = reading.read(dataset, output, row, options=options)
+  if parsed.status == parsing.NO_MARKER:
+    parsed.status = NOT_JSON
+  return parsed
+
+
+def _answer(dataset: datasets.Dataset, options: reading.Options, output: str,
+            row: datasets.Row) -> parsing.Parsed:
+  return reading.read(dataset, output, row, form="answer", options=options)
+
+
+def _cleaned(output: str) -> parsing.Parsed:
+  """A parse of nothing yet: `label` is the whole cleaned text."""
+  cleaned = cleaning.clean(output)
+  text = cleaned.text.strip()
+  status = "ok" if text else (parsing.ONLY_THINKING if cleaned.thinking
+                              else parsing.EMPTY_OUTPUT)
   return parsing.Parsed(
-      rationale, label, "ok" if rationale else parsing.EMPTY_RATIONALE)
+      "", text, status, rule="whole text" if text else "",
+      thinking=cleaned.thinking, cleaned=cleaned.removed,
+      open_ended=not reading.is_closed(text))
 
 
-def _answer(dataset: datasets.Dataset, output: str, row: datasets.Row
-            ) -> parsing.Parsed:
-  lead = _LEAD.match(output)
-  text = output[lead.end() if lead else 0:]
-  label, problem = _label(dataset, text, row)
-  return parsing.Parsed("", label, "ok" if label else problem)
+def _rationale(dataset: datasets.Dataset, options: reading.Options,
+               output: str, row: datasets.Row) -> parsing.Parsed:
+  parsed = _cleaned(output)
+  parsed.rationale, parsed.label = parsed.label, ""
+  return parsed
 
 
-def _rationale(dataset: datasets.Dataset, output: str, row: datasets.Row
-               ) -> parsing.Parsed:
-  text = output.strip()
-  return parsing.Parsed(text, "", "ok" if text else parsing.EMPTY_OUTPUT)
+def _turn(dataset: datasets.Dataset, options: reading.Options, output: str,
+          row: datasets.Row) -> parsing.Parsed:
+  return _cleaned(output)
 
 
-def _density(dataset: datasets.Dataset, output: str, row: datasets.Row
-             ) -> parsing.Parsed:
-  value = _find_object(output, "rounds")
-  rounds = value["rounds"] if value else None
-  if not isinstance(rounds, list):
-    return _failed(output, NOT_JSON)
-  summaries = [item["summary"].strip() for item in rounds
-               if isinstance(item, dict)
-               and isinstance(item.get("summary"), str)
-               and item["summary"].strip()]
-  if len(summaries) < _ROUNDS:
-    return parsing.Parsed("", "", TOO_FEW_ROUNDS)
-  return parsing.Parsed("", summaries[-1], "ok")
-
-
-def _turn(dataset: datasets.Dataset, output: str, row: datasets.Row
-          ) -> parsing.Parsed:
-  text = output.strip()
-  return parsing.Parsed("", text, "ok" if text else parsing.EMPTY_OUTPUT)
+def _density(dataset: datasets.Dataset, options: reading.Options, output: str,
+             row: datasets.Row) -> parsing.Parsed:
+  parsed = _cleaned(output)
+  text, parsed.label, parsed.rule = parsed.label, "", ""
+  if not text:
+    return parsed
+  summaries, closed = json_objects.find_texts(
+      text, _ROUND_KEYS, _SUMMARY_KEYS)
+  if summaries is None:
+    parsed.status = NOT_JSON
+  elif len(summaries) < _ROUNDS or not closed:
+    parsed.status = TOO_FEW_ROUNDS
+  else:
+    parsed.label, parsed.rule, parsed.open_ended = summaries[-1], "json", False
+  return parsed
 
 
 _PARSERS = {
+    CHAIN_OF_THOUGHT: _chain,
     JSON: _json,
     ANSWER: _answer,
     RATIONALE: _rationale,
     DENSITY: _density,
     TURNS: _turn,
 }
-
-
-def _label(dataset: datasets.Dataset, text: str, row: datasets.Row
-           ) -> tuple[str, str]:
-  """Returns (label, "") or ("", named reason)."""
-  if not text.strip():
-    return "", parsing.EMPTY_OUTPUT
-  if dataset.label_kind == datasets.TEXT:
-    return text.strip(), ""  # Also of several lines.
-  return strict_rules.label_reader(dataset)(text, row, dataset)
-
-
-def _find_object(text: str, key: str) -> dict[str, Any] | None:
-  """The last JSON object with a key; around it may be words, or a fence.
-
-  The last, as a model may repeat an example's object before its own.
-  """
-  found, at = None, -1
-  for _ in range(_MOST_TRIES):
-    at = text.find("{", at + 1)
-    if at < 0:
-      break
-    try:
-      value, end = _DECODER.raw_decode(text, at)
-    except (ValueError, RecursionError):
-      continue
-    if isinstance(value, dict) and key in value:
-      found = value
-    at = end - 1
-  return found
-
-
-def _text(value: Any) -> str:
-  """A JSON value as the text of a label."""
-  if isinstance(value, bool):
-    return "true" if value else "false"
-  if isinstance(value, (int, float)):
-    return str(value)
-  return value if isinstance(value, str) else ""
-
-
-def _failed(output: str, reason: str) -> parsing.Parsed:
-  return parsing.Parsed(
-      "", "", reason if output.strip() else parsing.EMPTY_OUTPUT)

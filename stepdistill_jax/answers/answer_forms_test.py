@@ -29,7 +29,8 @@ def answer(reason, choice):
     ("esnli", "maybe", "", parsing.LABEL_NOT_ALLOWED),
     ("cqa", "gravity", "gravity", "ok"),
     ("cqa", "(b) Math problem", "math problem", "ok"),
-    ("cqa", "b", "", parsing.LABEL_NOT_A_CHOICE),
+    ("cqa", "b", "math problem", "ok"),
+    ("cqa", "f", "", parsing.LABEL_NOT_A_CHOICE),
     ("svamp", "(8 - 3)", "(8 - 3)", "ok"),
     ("svamp", "8 - x", "", "equation_unknown"),
     ("gsm8k", "18", "18", "ok"),
@@ -49,10 +50,17 @@ def test_json(dataset, choice, label, status):
 
 
 @pytest.mark.parametrize("output", [
-    "The answer is 5.", '{"reason": "cut', "[1, 2]", '{"answer": 5}',
+    "I do not know.", '{"reason": "cut', "[1, 2]", '{"other": 5}',
     "{" * 10_000, '{"a": ' * 5000])
 def test_what_is_not_json(output):
   assert read("json", output) == ("", "", answer_forms.NOT_JSON)
+
+
+@pytest.mark.parametrize("output", [
+    "Why. The answer is 5.", '{"answer": 5, "reasoning": "Why."}',
+    "Why.\n\\boxed{5}"])
+def test_other_keys_and_forms_where_json_was_asked_for(output):
+  assert read("json", output) == ("Why.", "5", "ok")
 
 
 def test_json_without_reason():

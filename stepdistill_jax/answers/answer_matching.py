@@ -1,13 +1,6 @@
-"""Reading an answer out of a model's text, and comparing it with the gold one.
+"""Finding an answer in a student's text, and the papers' own comparisons.
 
-Two sets of rules. `reference` is what the papers' released code does: the text
-as it is (NLI, CQA), the values of two equations compared with `==` (SVAMP).
-`strict`, the default, first takes off what does not belong to an answer
-(blanks, capitals, a final stop, the letter of a choice), then compares.
-
-Every reader gives `None` for what it cannot read; that counts as wrong, and is
-counted apart as unparsable. Model output is data: nothing here evaluates it as
-a program.
+Model output is data: nothing here evaluates it as a program.
 """
 
 from __future__ import annotations
@@ -20,38 +13,14 @@ import re
 from typing import Any
 import warnings
 
-from stepdistill_jax.answers import arithmetic
-from stepdistill_jax.util import errors
+from stepdistill_jax.answers import arithmetic, kinds, numerals
 
-RULES = ("strict", "reference")
-NLI_LABELS = ("entailment", "neutral", "contradiction")
-
-# Two ways to write one value (`10 / 4`, `2.5`) may differ in the last bit.
-EQUATION_RELATIVE_TOLERANCE = 1e-6
 # Keeps hostile text (megabytes of digits) from costing time.
 _MAX_ANSWER_CHARS = 20_000
 
 _CHOICE_LINE = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|\Z)", re.DOTALL)
 _LETTER = re.compile(r"^\(?([a-z])\)\s*|^\(?([a-z])\)?$")
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 _MARKERS = ("answer is", "answer:")
-
-
-def check_rules(rules: str) -> str:
-  """Returns `rules` if it is a known set of rules, else raises UserError."""
-  if rules not in RULES:
-    raise errors.UserError(
-        errors.unknown_name_message("set of rules", rules, RULES))
-  return rules
-
-
-def tidy(text: str) -> str:
-  """Folds blanks and capitals and drops a final stop.
-
-  >>> tidy("  A  Bald\\nEagle. ")
-  'a bald eagle'
-  """
-  return " ".join(text[:_MAX_ANSWER_CHARS].split()).casefold().rstrip(".")
 
 
 def read_choices(inputs: str) -> tuple[str, ...]:
@@ -70,49 +39,17 @@ def read_choices(inputs: str) -> tuple[str, ...]:
   return tuple(text for _, text in found)
 
 
-def read_label(text: str, labels: Sequence[str]) -> str | None:
-  """Returns the one of `labels` that `text` is, or None."""
-  folded = tidy(text)
-  for label in labels:
-    if tidy(label) == folded:
-      return label
-  return None
-
-
 def read_letter(text: str, choices: Sequence[str]) -> int | None:
   """Returns the index of the letter that `text` opens with, or None.
 
   >>> read_letter("(b) away", ("at home", "away"))
   1
   """
-  match = _LETTER.match(tidy(text))
+  match = _LETTER.match(kinds.fold(text[:_MAX_ANSWER_CHARS]))
   if not match:
     return None
   index = ord(match.group(1) or match.group(2)) - ord("a")
   return index if index < len(choices) else None
-
-
-def read_choice(text: str, choices: Sequence[str]) -> str | None:
-  """Returns the choice that `text` names by its text, else by its letter."""
-  by_text = read_label(text, choices)
-  if by_text is not None:
-    return by_text
-  index = read_letter(text, choices)
-  if index is None:
-    return None
-  # `(b) river` where choice b is `lake` contradicts itself: not an answer.
-  rest = _LETTER.sub("", tidy(text), count=1).strip()
-  return choices[index] if rest in ("", tidy(choices[index])) else None
-
-
-def equation_value(text: str) -> float | None:
-  """Returns the value of an arithmetic expression, or None.
-
-  >>> equation_value("( 8.0 - 3.0 )")
-  5.0
-  """
-  value = arithmetic.value_or_none(text)
-  return None if value is None else float(value)
 
 
 def reference_value(text: str) -> float | None:
@@ -153,42 +90,16 @@ def _python_value(node: Any) -> float:
   return function(_python_value(node.left), _python_value(node.right))
 
 
-def same_value(one: float, other: float, rules: str) -> bool:
-  """True if two values are one answer."""
-  if rules == "reference":
-    return one == other
-  return math.isclose(one, other, rel_tol=EQUATION_RELATIVE_TOLERANCE,
-                      abs_tol=1e-9)
+def last_number(text: str) -> float | None:
+  """The last number of a text that is read whole, or None.
 
-
-def read_equation(text: str, rules: str) -> float | None:
-  """The value of an answer that is an equation, or a plain number.
-
-  Strict rules also accept a right-hand side (`8 - 3 = 5`: the left side
-  counts), a dollar sign and a final stop.
-  """
-  if rules == "reference":
-    return reference_value(text)
-  text = text[:_MAX_ANSWER_CHARS].replace("$", "").strip().rstrip(".")
-  return equation_value(text.partition("=")[0])
-
-
-def read_number(text: str) -> float | None:
-  """Returns the number that `text` is, else the one it ends on, or None.
-
-  What follows the last `####` (GSM8K's mark) or the last `answer is` counts,
-  else the whole text; there, the last number.
-
-  >>> read_number("8 - 3 = 5. The answer is 1,205 apples.")
+  >>> last_number("8 - 3 = 5, so 1,205 apples.")
   1205.0
   """
-  text = text[-_MAX_ANSWER_CHARS:]
-  _, marker, tail = text.rpartition("####")
-  numbers = _NUMBER.findall(tail if marker else answer_part(text))
-  if not numbers:
+  found = numerals.find(numerals.normalize(text[-_MAX_ANSWER_CHARS:]))
+  if not found or found[-1].value is None:
     return None
-  value = float(numbers[-1].replace(",", ""))
-  return value if math.isfinite(value) else None
+  return float(found[-1].value)
 
 
 def answer_part(text: str) -> str:
@@ -218,15 +129,11 @@ def after_rationale(text: str) -> str | None:
 
 def find_label(text: str, labels: Sequence[str]) -> str | None:
   """Returns the only one of `labels` named in the answer part, or None."""
-  part = tidy(answer_part(text))
-  found = [label for label in dict.fromkeys(labels)
-           if re.search(rf"(?<!\w){re.escape(tidy(label))}(?!\w)", part)]
-  # `new york` also contains `york`: only the longest of nested names counts.
-  found = [label for label in found
-           if not any(tidy(label) != tidy(o) and tidy(label) in tidy(o)
-                      for o in found)]
-  if len(found) == 1:
-    return found[0]
+  part = kinds.fold(answer_part(text[-_MAX_ANSWER_CHARS:]))
+  found = kinds.named(part, labels)
+  names = {label for _, _, label in found}
+  if len(names) == 1:
+    return names.pop()
   # A target `rationale label` ends with the label, whatever came before.
-  ending = [label for label in found if part.endswith(tidy(label))]
+  ending = [label for _, end, label in found if end == len(part)]
   return max(ending, key=len) if ending else None

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 import dataclasses
+import functools
+from typing import Any
 
-from stepdistill_jax.answers import answer_matching as answers, free_text_rules
-from stepdistill_jax.records import datasets
+from stepdistill_jax.answers import (
+  answer_forms,
+  answer_matching as answers,
+  arithmetic,
+  free_text_rules,
+  kinds,
+  rules as rules_lib,
+)
+from stepdistill_jax.records import datasets, declared
 from stepdistill_jax.util import errors
 
-# How an answer is read; `Benchmark.kind`.
-LABEL = "label"  # One of a few fixed words.
-CHOICE = "choice"  # The text of one of the choices listed in the input.
-EQUATION = "equation"  # An arithmetic expression, compared by its value.
-NUMBER = "number"  # A final number.
-TEXT = "text"  # Free text, compared whole.
+# How an answer is read; `Benchmark.kind`, by the kinds of `datasets`.
+CLASS, CHOICE = datasets.CLASS, datasets.CHOICE
+EQUATION, NUMBER = datasets.EQUATION, datasets.NUMBER
+TEXT = datasets.TEXT
 ALL = "all"  # Of `--benchmarks`: every one with data here.
 
 
@@ -42,9 +49,10 @@ class Benchmark:
     name: the data set's name in task names and records.
     title: for tables.
     kind: how an answer is read, see above.
-    labels: the fixed answers of a `label` benchmark.
+    labels: the fixed answers of a `class` benchmark.
     score_rule: one line for reports.
     decode_length: most tokens that a label may take, with its EOS.
+    markers: a user's own texts behind which answers stand.
   """
 
   name: str
@@ -53,11 +61,12 @@ class Benchmark:
   score_rule: str
   labels: tuple[str, ...] = ()
   decode_length: int = 64  # The papers' code generates at most 64.
+  markers: tuple[str, ...] = ()
 
   def choices(self, inputs: str) -> tuple[str, ...]:
     """The closed set of answers to `inputs`; empty where there is none."""
     if self.kind == CHOICE:
-      return answers.read_choices(inputs)
+      return answers.read_choices(inputs) or kinds.lettered_choices(inputs)
     return self.labels
 
   def judge(self, prediction: str, label: str, *, inputs: str = "",
@@ -70,75 +79,97 @@ class Benchmark:
       inputs: the question; CQA's choices are read from it.
       rules: `strict` or `reference`, see `answers`.
       free_text: look for the answer inside a longer text, by the rule that
-        reads teachers' free generations (`teacher.free_text_rules`), instead
+        reads teachers' free generations (`free_text_rules`), instead
         of reading the text as the answer.
 
     Returns:
       The judgement; an unreadable prediction is never correct.
     """
-    if free_text:
-      prediction = self._find_answer(prediction, inputs)
-    return _JUDGES[self.kind](self, prediction, label, inputs, rules)
+    if rules == "reference":
+      if free_text:
+        prediction = self._find_answer(prediction, inputs)
+      return _REFERENCE_JUDGES[self.kind](self, prediction, label, inputs)
+    parsed = (self._find_answer(prediction, inputs) if free_text
+              else self._read(prediction, inputs)) or None
+    variants = {}
+    if self.kind == CHOICE and not self.labels and (
+        choices := self.choices(inputs)):
+      variants = _choice_variants(prediction, label, choices, parsed)
+    if self.kind in (EQUATION, NUMBER):
+      gold = arithmetic.value_or_none(self._read(label, inputs))
+      value = None if parsed is None else arithmetic.value_or_none(parsed)
+      return Judgement(
+          None if value is None else number_text(float(value)),
+          value is not None and gold is not None
+          and arithmetic.values_equal(value, gold))
+    if parsed is not None and self.kind not in (CLASS, CHOICE):
+      parsed = kinds.fold(parsed)
+    return Judgement(parsed, parsed is not None and (
+        kinds.fold(parsed) == kinds.fold(label) != ""), variants)
+
+  @functools.cached_property
+  def dataset(self) -> datasets.Dataset:
+    """How its answers are read."""
+    return dataclasses.replace(
+        datasets.get(self.name), label_kind=self.kind, labels=self.labels,
+        markers=self.markers)
+
+  def _read(self, text: str, inputs: str, form: str = answer_forms.ANSWER,
+            ) -> str:
+    """The answer in a text; empty where there is none."""
+    row = datasets.Row(inputs, label="", choices=self.choices(inputs))
+    parser = rules_lib.get_parser(self.dataset, form=form)
+    return parser(text[-_MAX_ANSWER_CHARS:], row).label
 
   def _find_answer(self, text: str, inputs: str) -> str:
+    """The answer in raw Llama-3 text; elsewhere JSON and marks come first."""
     row = datasets.Row(inputs, label="", choices=self.choices(inputs))
-    parser = free_text_rules.get_parser(datasets.get(self.name))
-    return parser(text, row).label
+    found = rules_lib.get_parser(self.dataset)(text[-_MAX_ANSWER_CHARS:], row)
+    if found.rule in ("json", "answer tag", "boxed", "####") or (
+        "\\boxed" in text):
+      return found.label
+    return free_text_rules.get_parser(self.dataset)(text, row).label
 
 
-def _judge_label(benchmark: Benchmark, prediction: str, label: str,
-                 inputs: str, rules: str) -> Judgement:
-  labels = benchmark.labels
-  if rules == "reference":
-    parsed = prediction if prediction in labels else None
-  else:
-    parsed = answers.read_label(prediction, labels)
-  return Judgement(parsed, parsed is not None and parsed == label)
-
-
-def _judge_choice(benchmark: Benchmark, prediction: str, label: str,
-                  inputs: str, rules: str) -> Judgement:
-  choices = benchmark.choices(inputs)
-  if not choices:  # Without choices, only the texts can be compared.
-    return _judge_text(benchmark, prediction, label, inputs, rules)
-  if rules == "reference":
-    parsed = prediction if prediction in choices else None
-  else:
-    parsed = answers.read_choice(prediction, choices)
+def _choice_variants(prediction: str, label: str, choices: tuple[str, ...],
+                     parsed: str | None) -> dict[str, bool]:
   letter = answers.read_letter(prediction, choices)
   by_letter = parsed if letter is None else choices[letter]
+  return {
+      "exact_text": prediction == label,
+      "case_insensitive": kinds.fold(prediction) == kinds.fold(label),
+      "letter": by_letter is not None and by_letter == label}
+
+
+def _judge_listed(benchmark: Benchmark, prediction: str, label: str,
+                  inputs: str) -> Judgement:
+  """By the papers' rule: the text as it is."""
+  choices = benchmark.choices(inputs)
+  if not choices:  # Without choices, only the texts can be compared.
+    return _judge_text(benchmark, prediction, label, inputs)
+  parsed = prediction if prediction in choices else None
   return Judgement(
-      parsed, parsed is not None and parsed == label, {
-          "exact_text": prediction == label,
-          "case_insensitive":
-              answers.tidy(prediction) == answers.tidy(label),
-          "letter": by_letter is not None and by_letter == label,
-      })
+      parsed, parsed is not None and parsed == label,
+      _choice_variants(prediction, label, choices, parsed)
+      if benchmark.kind == CHOICE else {})
 
 
 def _judge_equation(benchmark: Benchmark, prediction: str, label: str,
-                    inputs: str, rules: str) -> Judgement:
-  value = answers.read_equation(prediction, rules)
-  gold = answers.read_equation(label, rules)
-  correct = (value is not None and gold is not None
-             and answers.same_value(value, gold, rules))
-  return Judgement(None if value is None else number_text(value), correct)
+                    inputs: str) -> Judgement:
+  value = answers.reference_value(prediction)
+  gold = answers.reference_value(label)
+  return Judgement(None if value is None else number_text(value),
+                   value is not None and value == gold)
 
 
 def _judge_number(benchmark: Benchmark, prediction: str, label: str,
-                  inputs: str, rules: str) -> Judgement:
-  value, gold = answers.read_number(prediction), answers.read_number(label)
-  correct = (value is not None and gold is not None
-             and answers.same_value(value, gold, rules))
-  return Judgement(None if value is None else number_text(value), correct)
+                  inputs: str) -> Judgement:
+  return benchmark.judge(prediction, label, inputs=inputs)
 
 
 def _judge_text(benchmark: Benchmark, prediction: str, label: str,
-                inputs: str, rules: str) -> Judgement:
-  if rules == "reference":
-    return Judgement(prediction or None, prediction == label)
-  parsed = answers.tidy(prediction)
-  return Judgement(parsed or None, parsed == answers.tidy(label) != "")
+                inputs: str) -> Judgement:
+  return Judgement(prediction or None, prediction == label)
 
 
 def number_text(value: float) -> str:
@@ -146,45 +177,59 @@ def number_text(value: float) -> str:
   return repr(int(value)) if value == int(value) else repr(value)
 
 
-_JUDGES = {
-    LABEL: _judge_label,
-    CHOICE: _judge_choice,
+_REFERENCE_JUDGES = {
+    CLASS: _judge_listed,
+    CHOICE: _judge_listed,
     EQUATION: _judge_equation,
     NUMBER: _judge_number,
     TEXT: _judge_text,
+    datasets.SUMMARY: _judge_text,
+    datasets.CONVERSATION: _judge_text,
 }
-
-BENCHMARKS = {
-    benchmark.name: benchmark for benchmark in (
-        Benchmark("svamp", "SVAMP", EQUATION, "value of the equation"),
-        Benchmark("cqa", "CommonsenseQA (CoS-E v1.11)", CHOICE,
-                  "text of the choice"),
-        Benchmark("anli1", "ANLI round 1", LABEL, "exact label",
-                  answers.NLI_LABELS),
-        Benchmark("esnli", "e-SNLI", LABEL, "exact label",
-                  answers.NLI_LABELS),
-        Benchmark("asdiv", "ASDiv", EQUATION, "value of the equation"),
-        Benchmark("gsm8k", "GSM8K", NUMBER, "final number"),
-        Benchmark("tracking", "Tracking (embedded)", TEXT, "exact text"),
-    )
-}
+# Keeps hostile text (megabytes of digits) from costing time.
+_MAX_ANSWER_CHARS = 50_000
+_SCORE_RULES = {
+    CLASS: "exact label", CHOICE: "text of the choice",
+    EQUATION: "value of the equation", NUMBER: "final number",
+    TEXT: "exact text", datasets.SUMMARY: "exact text",
+    datasets.CONVERSATION: "exact text"}
 
 
-def get(name: str, own: Iterable[str] = ()) -> Benchmark:
+def _declared(name: str, table: dict[str, Any]) -> Benchmark:
+  """A benchmark as its TOML file declares it."""
+  dataset = datasets.get(name)
+  kind = table.pop("kind", dataset.label_kind)
+  labels = tuple(table.pop("labels", dataset.labels))
+  return Benchmark(
+      name, declared.value(name, "title", name), kind,
+      table.pop("score_rule", _SCORE_RULES[kind]), labels, **table)
+
+
+BENCHMARKS = {name: _declared(name, table)
+              for name, table in declared.section("benchmark").items()}
+
+
+def get(name: str, own: Iterable[str] = (),
+        dataset: datasets.Dataset | None = None) -> Benchmark:
   """Returns a benchmark by name.
 
   Args:
     name: of the table above, or of a user's own data set.
     own: names of the data sets with records here; one that is not in the table
       is compared as text.
+    dataset: one of the user's own, by whose kind labels are read.
 
   Raises:
     errors.UserError: no such benchmark; the message lists near names.
   """
+  dataset = dataset or datasets.own_dataset("any")
   if name in BENCHMARKS:
-    return BENCHMARKS[name]
+    return dataclasses.replace(BENCHMARKS[name], markers=dataset.markers) if (
+        dataset.markers) else BENCHMARKS[name]
   if name in own:
-    return Benchmark(name, name, TEXT, "exact text")
+    return Benchmark(
+        name, name, dataset.label_kind, _SCORE_RULES[dataset.label_kind],
+        dataset.labels, markers=dataset.markers)
   raise errors.UserError(errors.unknown_name_message(
       "benchmark", name, {*BENCHMARKS, *own}))
 

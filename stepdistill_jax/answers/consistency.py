@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 import re
 
-from stepdistill_jax.answers import arithmetic
+from stepdistill_jax.answers import arithmetic, kinds
 from stepdistill_jax.records import datasets, records
 
 # What a computation in a rationale came to: the number after a last `=`.
@@ -44,7 +44,7 @@ def contradicts_label(
     None where it cannot be known: labels that are texts, or one is missing.
   """
   label, rationale = record.teacher_label, record.rationale
-  if not label or not rationale or dataset.label_kind == datasets.TEXT:
+  if not label or not rationale or dataset.label_kind in datasets.FREE_TEXTS:
     return None
   if dataset.label_kind in (datasets.EQUATION, datasets.NUMBER):
     results = _RESULT.findall(rationale)
@@ -54,7 +54,10 @@ def contradicts_label(
     last = arithmetic.value_or_none(results[-1].rstrip(","))
     return last is not None and not arithmetic.values_equal(last, value)
   names = (dataset.labels if dataset.label_kind == datasets.CLASS
-           else datasets.choices_in(record.inputs))
+           else datasets.choices_in(record.inputs)
+           or kinds.lettered_choices(record.inputs))
+  if dataset.label_kind == datasets.CHOICE and dataset.labels:
+    return None  # Labels are letters.
   named = _named(rationale.casefold(), names)
   return len(named) == 1 and label.casefold() not in named
 

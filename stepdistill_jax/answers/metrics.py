@@ -10,27 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stepdistill_jax.answers import benchmarks, text_overlap
+from stepdistill_jax.records import datasets
 
 MetricFn = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 
 
 def label_metric_fns(
-    dataset: str, rules: str = "strict", free_text: bool = False
-) -> list[MetricFn]:
+    dataset: str, rules: str = "strict", free_text: bool = False,
+    spec: Callable[[], datasets.Dataset] | None = None) -> list[MetricFn]:
   """Returns the metric functions of a data set's label tasks.
 
   Args:
     dataset: a benchmark's name; a data set that is none is compared as text.
     rules: `strict` or `reference`.
     free_text: for targets that hold a rationale and then the label.
+    spec: gives the kind of the labels of a data set of the user's own, when
+      it is asked for.
   """
-  benchmark = benchmarks.BENCHMARKS.get(dataset)
-  if benchmark is None:
-    benchmark = benchmarks.Benchmark(
-        dataset, dataset, benchmarks.TEXT, "exact text")
 
   def label_accuracy(targets: Sequence[str],
                      predictions: Sequence[str]) -> dict[str, float]:
+    benchmark = benchmarks.get(
+        dataset, own=[dataset], dataset=spec() if spec else None)
     judged = [
         benchmark.judge(prediction, target, rules=rules, free_text=free_text)
         for target, prediction in zip(targets, predictions, strict=True)]

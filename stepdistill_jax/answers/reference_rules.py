@@ -17,19 +17,21 @@ from collections.abc import Callable
 import functools
 import re
 
-from stepdistill_jax.answers import labels as labels_lib, parsing, strict_rules
+from stepdistill_jax.answers import labels as labels_lib, parsing
 from stepdistill_jax.records import datasets
 
 _PARENTHESES = re.compile(r"\(.*\)")
 _CHOICE_LETTER = re.compile(r"\(.\)")
 
 
+def serves(dataset: datasets.Dataset) -> bool:
+  """Whether the papers' code reads this data set."""
+  return dataset.name in _SPLITTERS
+
+
 def get_parser(dataset: datasets.Dataset) -> parsing.Parser:
-  """Returns the reference parser; a data set of one's own has the strict."""
-  split = _SPLITTERS.get(dataset.name)
-  if split is None:
-    return strict_rules.get_parser(dataset)
-  return functools.partial(_parse, split, dataset)
+  """Returns the reference parser of a data set that it `serves`."""
+  return functools.partial(_parse, _SPLITTERS[dataset.name], dataset)
 
 
 def next_example_mark(dataset: datasets.Dataset) -> str | None:

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import functools
+
 from stepdistill_jax.answers import (
+  answer_forms,
   free_text_rules,
   parsing,
+  reading,
   reference_rules,
-  strict_rules,
 )
 from stepdistill_jax.records import datasets
 from stepdistill_jax.util import errors
 
 RULES = ("strict", "reference")
+# Who wrote the completions, which decides how much is looked for in them.
+ANY = "any"
+PUBLISHED = "published"  # The papers' batches: one marker, then made-up text.
+FREE_TEXT = "free_text"  # The raw Llama-3 generations; one rule for both sets.
+
+
+def check_rules(rules: str) -> str:
+  """Returns `rules` if it is a known set of rules, else raises UserError."""
+  if rules not in RULES:
+    raise errors.UserError(
+        errors.unknown_name_message("set of rules", rules, RULES))
+  return rules
 
 
 def get_parser(
-    dataset: datasets.Dataset, rules: str, free_text: bool = False
-) -> parsing.Parser:
+    dataset: datasets.Dataset, rules: str = "strict", writer: str = ANY, *,
+    form: str = answer_forms.CHAIN_OF_THOUGHT,
+    options: reading.Options = reading.DEFAULT) -> parsing.Parser:
   """Returns the parser of a data set's completions.
 
   Args:
     dataset: the data set.
     rules: one of `RULES`.
-    free_text: True for generations without a fixed form, which have one rule.
+    writer: `ANY`, `PUBLISHED` or `FREE_TEXT`.
+    form: one of `answer_forms.FORMS`; all but the first have strict rules
+      alone.
+    options: of strict rules.
 
   Raises:
     errors.UserError: unknown rules.
   """
-  if free_text and rules in RULES:
+  check_rules(rules)
+  if writer == FREE_TEXT:
     return free_text_rules.get_parser(dataset)
-  if rules == "strict":
-    return strict_rules.get_parser(dataset)
-  if rules == "reference":
-    return reference_rules.get_parser(dataset)
-  raise errors.UserError(errors.unknown_name_message("rules", rules, RULES))
+  if form == answer_forms.CHAIN_OF_THOUGHT:
+    if rules == "reference" and reference_rules.serves(dataset):
+      return reference_rules.get_parser(dataset)
+    if writer == PUBLISHED:
+      return functools.partial(reading.read, dataset, form="published")
+  return answer_forms.get_parser(dataset, form, options)

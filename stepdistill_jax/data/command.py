@@ -121,7 +121,7 @@ def _cache(args: argparse.Namespace) -> None:
 def _write_caches(args: argparse.Namespace, names: Sequence[str]) -> None:
   from stepdistill_jax.data import caching, record_check, vocabularies
   import stepdistill_jax.tasks  # noqa: F401
-  from stepdistill_jax.teacher import progress
+  from stepdistill_jax.util import progress
 
   found = caching.find_tasks(names)
   for task in found:  # Else training finds that there is nothing in them.
@@ -133,9 +133,9 @@ def _write_caches(args: argparse.Namespace, names: Sequence[str]) -> None:
         shards=args.shards, overwrite=args.overwrite,
         pipeline_options=args.beam)
   for task in found:  # After Beam: says what is there.
-    with progress.shown("examples") as report:
+    with progress.Bars("examples") as bars:
       done = caching.cache_task(
-          task, args.output, shards=args.shards, progress=report,
+          task, args.output, shards=args.shards, progress=bars.update,
           overwrite=args.overwrite and not args.beam)
     counts = ", ".join(f"{n:,} {split}" for split, n in done.examples.items())
     note = "" if done.written or args.beam else (

@@ -15,6 +15,7 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax.data import (
+  hugging_face_vocabulary,
   selection,
   sources,
   task_metrics,
@@ -196,10 +197,15 @@ def tokenize(
   """Texts -> token ids int32 [length], the text kept as `*_pretokenized`.
 
   The letters `</s>` in a text become the EOS id: its parts are encoded apart,
-  as SentencePiece would take the letters for text.
+  as SentencePiece would take the letters for text. A decoder's inputs are
+  prompts, see `HuggingFaceVocabulary`.
   """
 
-  def encode(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
+  def encode(
+      name: str, text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
+    decoders = hugging_face_vocabulary.followed(vocabulary)
+    if decoders is not None:
+      return decoders.encode_text_tf(text, prompt=name.endswith("inputs"))
     parts = tf.strings.split(text, records.EOS_TEXT)  # [parts]
     tokens = vocabulary.encode_tf(parts)  # [parts, (length)] ragged
     ends = tf.fill([tokens.nrows(), 1], vocabulary.eos_id)
@@ -210,7 +216,7 @@ def tokenize(
     for name, value in example.items():
       if name in output_features and value.dtype == tf.string:
         tokenized[f"{name}_pretokenized"] = value
-        value = encode(value, output_features[name].vocabulary)
+        value = encode(name, value, output_features[name].vocabulary)
       tokenized[name] = value
     return tokenized
 
@@ -223,11 +229,15 @@ def append_eos(
     texts: truncation.Texts) -> tf.data.Dataset:
   """Appends the EOS id to every text that wants it and is not empty.
 
+  A decoder's prompt has none: its target goes on where it ends.
   A text that is too long is cut first, so that it ends with EOS all the same,
   or its record is left out: see `cuts`.
   """
   eos_ids = {name: output_features[name].vocabulary.eos_id
-             for name in texts.names if output_features[name].add_eos}
+             for name in texts.names if output_features[name].add_eos
+             and not (name.endswith("inputs")
+                      and hugging_face_vocabulary.followed(
+                          output_features[name].vocabulary))}
   dataset = _map(
       dataset, lambda example: texts.fit(example, eos_ids, sequence_length))
   if truncation.long_rationales() != "drop" or truncation.is_read_once() or (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+import itertools
 import re
 
 from stepdistill_jax.data import sources, task_metrics
-from stepdistill_jax.records import records
+from stepdistill_jax.records import records, vocabulary_losses
 from stepdistill_jax.util import errors, progress
 
+_LABELS_CHECKED = 10_000  # Records; all of e-SNLI's would take a minute.
+_FEW = 0.01
 _NEEDS_RATIONALE = r"_(step|mix|single|explain|rationale)_"
 _ONLY_RATIONALE = r"_(explain|rationale)(_|$)"
 _NEEDS_GOLD = r"_(label|predict|step|mix|single)_gold\b|_gold_"
@@ -52,12 +55,41 @@ def check_records(task: object, name: str, split: str) -> None:
       _say_whose_labels(
           name, split, teacher, records.read_records(
               data_dir, source.dataset, teacher, split))
+  if is_training and not re.search(_ONLY_RATIONALE, name):
+    _check_vocabulary(
+        task, name, "label" if re.search(_NEEDS_GOLD, name)
+        else "teacher_label", records.read_records(
+            data_dir, source.dataset, teacher, split))
   if is_training and re.search(_NEEDS_RATIONALE, name) and not any_has(
       "rationale"):
     raise errors.UserError(
         f"task {name!r} needs rationales, but the {of_records} have none in "
         f"{split}; import a teacher's outputs (`stepdistill teacher import`), "
         "or use gin/methods/finetune.gin")
+
+
+def _check_vocabulary(task: object, name: str, field: str,
+                      found: Iterable[records.Record]) -> None:
+  """Says which labels the task's vocabulary has not.
+
+  Raises:
+    errors.UserError: it makes different labels the same, because it has none
+      of their characters, and they are not few.
+  """
+  features = getattr(task, "output_features", {})
+  path = getattr(features["targets"].vocabulary, "sentencepiece_model_file",
+                 "") if "targets" in features else ""
+  if not path:
+    return  # Bytes lose nothing.
+  labels = vocabulary_losses.LabelCheck()
+  for record in itertools.islice(found, _LABELS_CHECKED):
+    labels.add(getattr(record, field))
+  losses = labels.losses(path)
+  lines = [f"{name}: {line} (by {path})" for line in losses.lines()]
+  if losses.merged_count > _FEW * losses.counted:
+    raise errors.UserError(lines[0])
+  for line in lines:
+    progress.say(line)
 
 
 def _labels_advice(there: str, is_training: bool) -> str:

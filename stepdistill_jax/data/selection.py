@@ -118,7 +118,8 @@ def _select(
   if filters.any_on:
     train = records.read_records(data_dir, dataset, teacher, "train")
     selection = filters_lib.select(
-        train, datasets.get(dataset), filters=filters, share=share, seed=seed,
+        train, datasets.of_records(data_dir, dataset, teacher),
+        filters=filters, share=share, seed=seed,
         count_pieces=audit.piece_counter(vocabulary) if vocabulary else None)
   else:
     selection = filters_lib.select_share(

@@ -7,6 +7,8 @@ import functools
 from typing import Any
 
 from stepdistill_jax.answers import metrics
+from stepdistill_jax.data import vocabularies
+from stepdistill_jax.records import datasets
 
 # What `accuracy` is called where the target is the teacher's label.
 AGREEMENT = "teacher_agreement"
@@ -34,7 +36,9 @@ def accuracy_for(dataset: str) -> Callable[..., Mapping[str, float]]:
   targets that are a teacher's labels, as there is no human one. `unparsable`:
   answers that are no label at all, which count as wrong.
   """
-  (label_accuracy,) = metrics.label_metric_fns(dataset)
+  (label_accuracy,) = metrics.label_metric_fns(
+      dataset, spec=lambda: datasets.of_records(
+          vocabularies.records_dir(), dataset))
 
   def accuracy(
       targets: Sequence[str], predictions: Sequence[str]

@@ -9,6 +9,7 @@ from typing import Any
 import gin
 import seqio
 
+from stepdistill_jax.data import hugging_face_vocabulary
 from stepdistill_jax.records import records
 from stepdistill_jax.util import errors, locations
 
@@ -16,7 +17,8 @@ from stepdistill_jax.util import errors, locations
 T5_EXTRA_IDS = 100
 
 
-class _LateVocabulary(seqio.SentencePieceVocabulary):
+class _LateVocabulary(
+    hugging_face_vocabulary.FollowsTokenizer, seqio.SentencePieceVocabulary):
   """A SentencePiece vocabulary whose file is looked for at first use.
 
   Tasks are registered on machines that have no vocabulary (`--help`, a test
@@ -47,6 +49,8 @@ class _LateVocabulary(seqio.SentencePieceVocabulary):
 
   def __eq__(self, other: Any) -> bool:
     # By what is asked for, not by whether the file was already found.
+    if (own := hugging_face_vocabulary.tokenizer()) is not None:
+      return bool(own == other)
     return type(self) is type(other) and self._key() == other._key()
 
   def _key(self) -> object:

@@ -151,7 +151,8 @@ def beam_search(
   scores = jnp.where(finished, state.finished_scores, state.live_logprobs)
   seqs = seqs[:, :, 1:]
   if initial_index is not None:
-    prompts = state_lib.add_beam_dim(_align(inputs, right=True), beams)
+    prompts = state_lib.add_beam_dim(
+        _align(inputs.at[:, 0].set(0), right=True), beams)
     seqs = jnp.concatenate([prompts, seqs], axis=-1)
     seqs = _align(seqs, right=False)[:, :, :limit - 1]
   return seqs, scores

@@ -69,7 +69,8 @@ def temperature_sample(
   """Samples sequences; by default (`topk=1`) greedily.
 
   Nonzero `inputs` are a prompt: they are fed instead of sampled tokens, and
-  stand in the output. `inputs[:, 0]` is the start token and does not.
+  stand in the output. `inputs[:, 0]` is the start token and does not; where
+  there is an `initial_index` it may be any token.
 
       inputs = [[0, 5, 6, 0, 0, 0],     output = [[5, 6, a, b, 1, 0],
                 [0, 8, 0, 0, 0, 0]]               [8, c, 1, 0, 0, 0]]
@@ -155,17 +156,18 @@ def _sampling_loop(
     max_decode_steps, state_callback_fn, logit_callback_fn):
   """Runs until all rows have ended: sequences `[rows, length]`, log_prob."""
   rows, length = inputs.shape
-  if max_decode_steps is None:
-    last = length
-  else:
-    last = jnp.minimum(
-        length, jnp.sum(inputs != 0, axis=1) + max_decode_steps)
   sequences = jnp.pad(inputs, ((0, 0), (0, 2)))
   if initial_index is None:
     index, token = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, 1), jnp.int32)
   else:
     index = initial_index
     token = jnp.take_along_axis(sequences, index[:, None], axis=1)
+  if max_decode_steps is None:
+    last = length
+  else:
+    prompt_length = (jnp.sum(inputs[:, 1:] != 0, axis=1)
+                     if initial_index is None else initial_index)
+    last = jnp.minimum(length, prompt_length + max_decode_steps)
   state = SamplingLoopState(
       step=jnp.zeros((), jnp.int32), cur_index=index, sequences=sequences,
       cache=flax.core.unfreeze(cache), cur_token=token,

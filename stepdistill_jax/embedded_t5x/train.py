@@ -228,8 +228,10 @@ def train(
       manager.before_commit = train_metrics.flush
     if train_state is None:
       train_state = initializer.from_scratch(init_rng)
-    elif jax.process_index() == 0 and not resuming:
-      preflight.tell_whose_steps(restore_path, train_state)
+    elif not resuming:
+      preflight.require_finite(restore_path, train_state.params)
+      if jax.process_index() == 0:
+        preflight.tell_whose_steps(restore_path, train_state)
     trainer.train_state = state_initializer.cast_like(
         state_shape, train_state, restore_path)
     step = int(jax.device_get(train_state.step))

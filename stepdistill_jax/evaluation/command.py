@@ -209,17 +209,17 @@ def _score(args, config, model_config, records_dir: pathlib.Path):
     configuration,
     evaluate,
     store as store_lib,
-    terminal_progress,
   )
   from stepdistill_jax.evaluation.report import outputs
+  from stepdistill_jax.util import progress
 
   output = outputs.prepare(pathlib.Path(args.output)) if args.output else None
   store = store_lib.AnswerStore(output / "answers" if output else None)
   if args.overwrite:
     store.clear()
-  with terminal_progress.shown() as progress:
+  with progress.Bars("answers") as bars:
     systems = configuration.make_systems(
-        args, model_config, records_dir, config.rules, progress)
+        args, model_config, records_dir, config.rules, bars.update)
     example_sets, warnings = evaluate.load_example_sets(
         config, records_dir, evaluate.preferred_teacher(systems))
     results, rows = evaluate.evaluate(

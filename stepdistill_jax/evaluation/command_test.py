@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from stepdistill_jax.evaluation import command as main
-from stepdistill_jax.evaluation.report import html as html_report, outputs
+from stepdistill_jax.evaluation.report import outputs
 from stepdistill_jax.records import record_writer, records
 
 HOSTILE = '</script><img src=x onerror="alert(1)">|`*_[x](javascript:1) &amp; '
@@ -105,7 +105,8 @@ def test_reports_hold_no_markup_of_a_model(records_dir, predictions, tmp_path):
   assert not page.handlers
   assert page.tags.count("script") == 2 and page.tags.count("img") == 4
   # Every resource is inside the file.
-  assert all(source.startswith("data:image/png;") for source in page.sources)
+  assert all(source.startswith("data:image/svg+xml;")
+             for source in page.sources)
   assert "http" not in text.replace("http-equiv", "")
   rows = json.loads(page.scripts[0])
   assert any(HOSTILE in row["prediction"] for row in rows)
@@ -117,7 +118,7 @@ def test_reports_hold_no_markup_of_a_model(records_dir, predictions, tmp_path):
 def test_errors_come_first_where_not_all_fit():
   rows = [{"benchmark": "b", "system": s, "mode": "generate", "id": i,
            "correct": i % 2 == 0} for s in "xy" for i in range(10)]
-  chosen = html_report._choose(rows, 10)
+  chosen = outputs._choose(rows, 10)
   assert len(chosen) == 10
   assert sum(not row["correct"] for row in chosen) == 10
 

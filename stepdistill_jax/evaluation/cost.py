@@ -37,6 +37,9 @@ def flops_per_example(
   """
   total = 0.0
   has_head = any("logits_dense" in name for name in shapes)
+  # A decoder alone reads its input as it reads its answer.
+  has_encoder = any(name.startswith("encoder/") for name in shapes)
+  read_tokens = output_tokens if has_encoder else input_tokens + output_tokens
   for name, shape in shapes.items():
     size = 1
     for dimension in shape:
@@ -51,7 +54,9 @@ def flops_per_example(
     # Keys and values of the encoder's output are computed once.
     cross_cache = re.search(
         r"encoder_decoder_attention/(key|value)/kernel$", name)
-    tokens = input_tokens if in_encoder or cross_cache else output_tokens
+    tokens = input_tokens if in_encoder or cross_cache else read_tokens
+    if "logits_dense" in name:
+      tokens = output_tokens
     total += 2 * size * tokens
     if name.endswith("/query/kernel"):
       # Scores and weighted sums: two products over all pairs of positions.
@@ -62,7 +67,7 @@ def flops_per_example(
       elif "encoder_decoder_attention" in name:
         pairs = output_tokens * input_tokens
       else:
-        pairs = output_tokens * (output_tokens + 1) / 2
+        pairs = read_tokens * (read_tokens + 1) / 2
       total += 4 * width * layers * pairs
   return total
 

@@ -89,6 +89,18 @@ def estimate(
   return _estimate([values], seed_variance, seed_freedom, least)
 
 
+def estimate_all(
+    groups: Sequence[np.ndarray], least: float = 0.0) -> list[Estimate]:
+  """Each group's mean, with the seeds' variance pooled over all of them.
+
+  Args:
+    groups: each float `[seeds, examples]`.
+    least: the least value that a mean can have: -1 for differences.
+  """
+  pooled = pooled_seed_variance(groups)
+  return [estimate(group, *pooled, least) for group in groups]
+
+
 def difference_over_groups(
     groups: Sequence[np.ndarray], seed_variance: float, seed_freedom: int
 ) -> Estimate:

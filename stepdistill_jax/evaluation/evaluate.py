@@ -10,8 +10,8 @@ import sys
 from typing import Any
 
 from stepdistill_jax.answers import (
-  answer_matching as answers_lib,
   benchmarks as benchmarks_lib,
+  rules as rules_lib,
 )
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.evaluation import (
@@ -20,10 +20,7 @@ from stepdistill_jax.evaluation import (
   store as store_lib,
   systems as systems_lib,
 )
-from stepdistill_jax.evaluation.report import (
-  outputs,
-  seed_averages as seed_groups,
-)
+from stepdistill_jax.evaluation.report import averages, outputs
 from stepdistill_jax.records import datasets
 from stepdistill_jax.util import errors, locations
 
@@ -53,7 +50,7 @@ class EvalConfig:
 
   def __post_init__(self):
     setting_checks.text("--benchmarks", self.benchmarks)
-    setting_checks.one_of("set of rules", self.rules, answers_lib.RULES)
+    setting_checks.one_of("set of rules", self.rules, rules_lib.RULES)
     setting_checks.one_of("split", self.split, examples_lib.SPLITS)
     if self.limit is not None:
       setting_checks.whole_number("--limit", self.limit)
@@ -158,7 +155,7 @@ def evaluate(
               "fingerprint": s.fingerprint()} for s in example_sets},
       "systems": summaries,
       "comparisons": scored.compare_all(results, seed=config.seed),
-      "seeds": seed_groups.summarize(results),
+      "seeds": averages.summarize(results),
       "warnings": warnings,
   }
   return document, [row for result in results for row in result.rows]

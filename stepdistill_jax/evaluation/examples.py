@@ -8,7 +8,7 @@ import hashlib
 import pathlib
 
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.records import records
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.util import errors, locations
 
 SPLITS = records.SPLITS
@@ -46,6 +46,8 @@ class ExampleSet:
     examples: those with a gold label, in the records' order.
     without_label: rows that cannot be scored, for want of a gold label.
     left_out_ids: ids of those rows and of the rows after `--limit`.
+    dataset: the kind of the labels, as the records were imported; None for
+      what the name alone says.
   """
 
   benchmark: str
@@ -54,11 +56,13 @@ class ExampleSet:
   examples: tuple[Example, ...]
   without_label: int = 0
   left_out_ids: frozenset[str] = frozenset()
+  dataset: datasets.Dataset | None = None
 
   @property
   def spec(self) -> benchmarks_lib.Benchmark:
     """How the answers are read and scored."""
-    return benchmarks_lib.get(self.benchmark, own=[self.benchmark])
+    return benchmarks_lib.get(
+        self.benchmark, own=[self.benchmark], dataset=self.dataset)
 
   def fingerprint(self) -> str:
     """A hash of ids, questions and answers; the order does not matter."""
@@ -150,7 +154,9 @@ def load(
   records_dir = pathlib.Path(records_dir or locations.records_dir())
   teacher = choose_teacher(dataset, records_dir, teacher)
   rows = read_rows(records_dir, dataset, teacher, split)
-  return make_example_set(dataset, split, teacher, rows, limit)
+  return dataclasses.replace(
+      make_example_set(dataset, split, teacher, rows, limit),
+      dataset=datasets.of_records(records_dir, dataset, teacher))
 
 
 def read_rows(

@@ -21,6 +21,7 @@ from stepdistill_jax.evaluation import (
   store as store_lib,
   systems as systems_lib,
 )
+from stepdistill_jax.interop.hf import names as hf_names
 from stepdistill_jax.util import errors, runtime
 
 
@@ -40,7 +41,7 @@ def require_folder(path: str | pathlib.Path) -> pathlib.Path:
 
 
 class HuggingFaceStudent:
-  """A folder that `AutoModelForSeq2SeqLM` loads, as a system.
+  """A folder that transformers' Auto classes load, T5 or decoder, as a system.
 
   The prefixes are `--prefix`, else those that its `config.json` names under
   `task_specific_params` (`predict` and `explain`, each with a `prefix`), else
@@ -106,7 +107,8 @@ class HuggingFaceStudent:
     if self._student is None:
       model = _load_model(self._path)
       _check_vocabulary(self._path, model, self.vocabulary)
-      self._student = TorchStudent(model, self._config.batch_size)
+      self._student = TorchStudent.of(
+          model, self.vocabulary, self._config.batch_size)
     return self._student
 
   def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -163,6 +165,12 @@ class TorchStudent:
     self._batch_size = batch_size
     self._pad = model.config.pad_token_id or 0
     self._eos = model.config.eos_token_id
+
+  @classmethod
+  def of(cls, model, vocabulary, batch_size) -> TorchStudent:
+    if model.config.is_encoder_decoder:
+      return cls(model, batch_size)
+    return TorchDecoder(model, batch_size, vocabulary)
 
   def generate(
       self, inputs: Sequence[Sequence[int]], length: int, beam: int = 1,
@@ -228,6 +236,49 @@ class TorchStudent:
     return batching.plan([len(tokens) for tokens in inputs], self._batch_size)
 
 
+class TorchDecoder(TorchStudent):
+  """The same for a decoder, whose vocabulary has 0 for padding alone."""
+
+  def __init__(self, model, batch_size, vocabulary):
+    super().__init__(model, batch_size)
+    self._pad, self._eos, self._zero = 0, vocabulary.eos_id, vocabulary.zero_id
+
+  def generate_tokens(self, inputs, length: int, beam: int = 1
+                      ) -> list[list[int]]:
+    import torch
+
+    # Prompts end together, as their answers follow them.
+    ids = _pad([i[::-1] for i in inputs], 0)[:, ::-1]
+    with torch.inference_mode():
+      out = self.model.generate(
+          input_ids=torch.from_numpy(self._theirs(ids)),
+          attention_mask=torch.from_numpy((ids > 0).astype(np.int64)),
+          max_new_tokens=length, num_beams=beam, do_sample=False,
+          eos_token_id=0 if self._eos == self._zero else self._eos,
+          pad_token_id=0)
+    new = out[:, ids.shape[1]:].numpy()
+    return [_until(row, self._eos)
+            for row in np.where(new == 0, self._zero, new).tolist()]
+
+  def _log_likelihoods(self, inputs, targets) -> list[float]:
+    import torch
+
+    ids = _pad([[*i, *t] for i, t in zip(inputs, targets)], 0)
+    with torch.inference_mode():
+      logits = self.model(
+          input_ids=torch.from_numpy(self._theirs(ids)),
+          attention_mask=torch.from_numpy((ids > 0).astype(np.int64))).logits
+      log_probs = torch.log_softmax(logits[:, :-1].float(), -1).gather(
+          -1, torch.from_numpy(self._theirs(ids))[:, 1:, None])[..., 0].numpy()
+    at = np.arange(1, ids.shape[1])[None]
+    first = np.array([[len(i)] for i in inputs])
+    last = np.array([[len(i) + len(t)] for i, t in zip(inputs, targets)])
+    return (log_probs * ((at >= first) & (at < last))).sum(-1).tolist()
+
+  def _theirs(self, ids: np.ndarray) -> np.ndarray:
+    return np.where(ids == self._zero, 0, ids)
+
+
 _TOKENIZER_FILES = (
     "tokenizer.json", "spiece.model", "sentencepiece.bpe.model",
     "tokenizer.model", "vocab.json", "vocab.txt")
@@ -242,6 +293,12 @@ def _as_t5x(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
   """Name and shape of a matrix as `cost` reads them; others as they are."""
   if name == "shared.weight":
     return "token_embedder/embedding", shape
+  if name == hf_names.DECODER_EMBEDDING:
+    return "token_embedder/embedding", shape
+  decoders = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
+  if decoders and decoders[2] in hf_names.MODULES_OF_DECODER:
+    return (f"decoder/layers_{decoders[1]}/"
+            f"{hf_names.MODULES_OF_DECODER[decoders[2]]}/kernel", shape[::-1])
   if name == "lm_head.weight":
     return "decoder/logits_dense/kernel", shape[::-1]
   match = _KERNEL.fullmatch(name)
@@ -262,11 +319,22 @@ def _load_tokenizer(path: pathlib.Path):
         f"{path} has no tokenizer: none of {', '.join(_TOKENIZER_FILES)} is "
         "there; copy it from where the model was made")
   try:
-    return (transformers.AutoConfig.from_pretrained(path),
+    config = transformers.AutoConfig.from_pretrained(path)
+    if not config.is_encoder_decoder:
+      return config, _decoders_vocabulary(path, config)
+    return (config,
             _Vocabulary(transformers.AutoTokenizer.from_pretrained(path)))
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise errors.UserError(
         f"{path}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _decoders_vocabulary(path: pathlib.Path, config):
+  """Prompts as the student was trained with, if its config.json says."""
+  from stepdistill_jax.data import hugging_face_vocabulary
+  prompt = (getattr(config, "task_specific_params", None) or {}).get("prompt")
+  return hugging_face_vocabulary.HuggingFaceVocabulary(
+      str(path / "tokenizer.json"), **(prompt or {}))
 
 
 def _load_model(path: pathlib.Path):
@@ -275,7 +343,10 @@ def _load_model(path: pathlib.Path):
 
   transformers.utils.logging.disable_progress_bar()
   try:
-    model, found = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+    config = transformers.AutoConfig.from_pretrained(path)
+    loader = (transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder
+              else transformers.AutoModelForCausalLM)
+    model, found = loader.from_pretrained(
         path, dtype=torch.float32, output_loading_info=True)
   except Exception as error:  # Its readers raise errors of several packages.
     raise errors.UserError(
@@ -292,6 +363,8 @@ def _load_model(path: pathlib.Path):
 def _check_vocabulary(path: pathlib.Path, model, vocabulary) -> None:
   """Refuses a tokenizer with ids beyond the embedding."""
   rows = model.get_input_embeddings().num_embeddings
+  if not model.config.is_encoder_decoder:
+    return  # Its vocabulary compares itself with config.json.
   if len(vocabulary) > rows:
     raise errors.UserError(
         f"{path}: the embedding has {rows} rows, but the tokenizer has "

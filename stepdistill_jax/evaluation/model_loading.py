@@ -102,8 +102,10 @@ def _check_vocabulary(model, params, run) -> None:
         f"{run.checkpoint}: the embedding has {rows} rows, but the vocabulary "
         f"of {run.config_path} has {needed} pieces; the run was trained with "
         "another vocabulary file")
-  run_record.check_vocabulary(run.path, getattr(
-      model.input_vocabulary, "sentencepiece_model_file", ""))
+  vocabulary = model.input_vocabulary
+  run_record.check_vocabulary(
+      run.path, getattr(vocabulary, "tokenizer_file", None) or getattr(
+          vocabulary, "sentencepiece_model_file", ""))
 
 
 def device_description() -> str:

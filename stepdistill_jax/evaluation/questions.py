@@ -69,6 +69,9 @@ class Questions:
     return tuple(dict.fromkeys(found))
 
   def encode(self, text: str, prefix: str = "") -> list[int]:
+    """The ids of an input: a question, as the student reads it."""
+    if hasattr(self.vocabulary, "encode_prompt"):  # A decoder's.
+      return list(self.vocabulary.encode_prompt(prefix + text))
     return encode(self.vocabulary, prefix + text)
 
 
@@ -251,7 +254,7 @@ class _Asking:
     waiting: dict[int, dict[str, float]] = {i: {} for i, _ in pairs}
     for indices, scores in self._system.student.log_likelihoods(
         [inputs[i] for i, _ in pairs],
-        [q.encode(choice) for _, choice in pairs], timing):
+        [encode(q.vocabulary, choice) for _, choice in pairs], timing):
       for at, log_prob in zip(indices, scores):
         example, choice = pairs[at]
         waiting[example][choice] = log_prob
@@ -286,7 +289,7 @@ class _Asking:
     open_examples = [e for e in taught if log.get(e) is None]
     self._report(len(taught) - len(open_examples))
     if open_examples:
-      targets = [q.encode(e.rationale) for e in open_examples]
+      targets = [encode(q.vocabulary, e.rationale) for e in open_examples]
       for indices, scores in self._system.student.log_likelihoods(
           [q.encode(e.inputs, prefix) for e in open_examples], targets):
         log.append(

@@ -9,6 +9,7 @@ import re
 from stepdistill_jax.answers import (
   answer_matching as answers,
   benchmarks as benchmarks_lib,
+  kinds,
   text_overlap,
 )
 from stepdistill_jax.evaluation import (
@@ -28,7 +29,7 @@ def stated_answer(benchmark: benchmarks_lib.Benchmark, rationale: str,
   free text, its last word.
   """
   if benchmark.kind in (benchmarks_lib.EQUATION, benchmarks_lib.NUMBER):
-    value = answers.read_number(rationale)
+    value = answers.last_number(rationale)
     return None if value is None else benchmarks_lib.number_text(value)
   labels = benchmark.choices(inputs)
   if not labels:
@@ -99,8 +100,9 @@ def summarize(
 
 def _same(benchmark, stated: str, predicted: str) -> bool:
   if benchmark.kind in (benchmarks_lib.EQUATION, benchmarks_lib.NUMBER):
-    return answers.same_value(float(stated), float(predicted), "strict")
-  return answers.tidy(stated) == answers.tidy(predicted)
+    return math.isclose(float(stated), float(predicted), rel_tol=1e-6,
+                        abs_tol=1e-9)
+  return kinds.fold(stated) == kinds.fold(predicted)
 
 
 def _perplexity(given: Sequence[systems_lib.Answer]) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from stepdistill_jax.answers import (
   answer_matching as answers_lib,
   benchmarks as benchmarks_lib,
+  rules as rules_lib,
 )
 from stepdistill_jax.evaluation import (
   breakdowns,
@@ -59,7 +60,7 @@ def score(
   Returns:
     The result; its `n` is always the number of examples asked.
   """
-  answers_lib.check_rules(rules)
+  rules_lib.check_rules(rules)
   benchmark = example_set.spec
   rows = example_set.examples
   if [a.id for a in given.answers] != [row.id for row in rows]:

@@ -19,14 +19,12 @@ from t5x import decoding
 from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation.decoded import Decoded, Timing
 
-EOS_ID = 1
-
 
 class Student:
   """A model, its parameters on devices, and the programs compiled for it.
 
   Args:
-    model: a `t5x.models.EncoderDecoderModel`.
+    model: a student.
     params: its parameters.
     params_axes: their PartitionSpecs, as the partitioner gives them.
     partitioner: a `t5x.partitioning` partitioner.
@@ -59,6 +57,7 @@ class Student:
       Indices of a batch's inputs, and what was decoded for them.
     """
     timing = Timing() if timing is None else timing
+    eos_id = self._model.output_vocabulary.eos_id
     for batch in self._plan([len(tokens) for tokens in inputs]):
       features = _features(
           [inputs[i] for i in batch.indices], None, batch.rows, batch.length,
@@ -67,7 +66,7 @@ class Student:
           ("generate", beam), functools.partial(self._generate, beam=beam),
           features, timing)
       decoded = [
-          Decoded(_until_eos(row), float(log_prob))
+          Decoded(_until_eos(row, eos_id), float(log_prob))
           for row, log_prob in zip(tokens, log_probs)][:len(batch.indices)]
       timing.examples += len(decoded)
       timing.tokens += sum(len(d.tokens) for d in decoded)
@@ -183,7 +182,7 @@ def _pad(sequences, rows: int, length: int) -> np.ndarray:
   return padded
 
 
-def _until_eos(tokens: np.ndarray) -> tuple[int, ...]:
-  ends = np.flatnonzero(tokens == EOS_ID)
+def _until_eos(tokens: np.ndarray, eos_id: int) -> tuple[int, ...]:
+  ends = np.flatnonzero(tokens == eos_id)
   tokens = tokens[:ends[0] + 1] if ends.size else tokens
   return tuple(int(t) for t in tokens)

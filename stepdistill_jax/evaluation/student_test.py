@@ -34,7 +34,7 @@ def _params(model):
       jax.random.PRNGKey(3), shapes)["params"]
   # Random outputs rarely end; a larger logit of EOS makes lengths differ.
   kernel = params["decoder"]["logits_dense"]["kernel"]
-  kernel = kernel.at[:, student_lib.EOS_ID].multiply(3.0)
+  kernel = kernel.at[:, 1].multiply(3.0)
   params = jax.tree.map(lambda x: x, params)
   if hasattr(params, "unfreeze"):
     params = params.unfreeze()

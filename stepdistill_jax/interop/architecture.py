@@ -1,8 +1,8 @@
-"""The shape of a T5: what a gin file, a config.json and a tree all state."""
+"""The shape of a model: what a gin file, a config.json and a tree state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import re
 
@@ -46,9 +46,64 @@ class Architecture:
   logits_via_embedding: bool
   dropout_rate: float = 0.1
 
+  kind = "T5"
+
   @property
   def gated(self) -> bool:
     return len(self.mlp_activations) > 1
+
+  def in_words(self) -> str:
+    return (f"{self.num_encoder_layers} encoder and {self.num_decoder_layers} "
+            f"decoder blocks, width {self.emb_dim}, {self.num_heads} heads of "
+            f"{self.head_dim}, MLP {self.mlp_dim} "
+            f"({', '.join(self.mlp_activations)})")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderArchitecture:
+  """A decoder's dimensions, under the names of `models.llama`'s LlamaConfig.
+
+  Attributes:
+    vocab_size: rows of the embedding.
+    num_tokens: the last id that is a token; None is all but padding's 0.
+  """
+
+  vocab_size: int
+  emb_dim: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  mlp_dim: int
+  num_layers: int
+  mlp_activations: tuple[str, ...] = ("silu", "linear")
+  num_tokens: int | None = None
+  rms_norm_epsilon: float = 1e-5
+  rope_theta: float = 10000.0
+  rope_scaling: str = "none"
+  rope_factor: float = 1.0
+  rope_low_freq_factor: float = 1.0
+  rope_high_freq_factor: float = 4.0
+  rope_original_length: int = 8192
+  logits_via_embedding: bool = False
+  qkv_bias: bool = False
+  qk_norm: bool = False
+
+  kind = "decoder"
+
+  @property
+  def last_token(self) -> int:
+    return self.num_tokens or self.vocab_size - 1
+
+  def in_words(self) -> str:
+    return (f"{self.num_layers} blocks, width {self.emb_dim}, "
+            f"{self.num_heads} heads and {self.num_kv_heads} key-value heads "
+            f"of {self.head_dim}, MLP {self.mlp_dim} "
+            f"({', '.join(self.mlp_activations)})")
+
+
+# Hugging Face's `model_type` of decoders.
+DECODER_FAMILIES = ("llama", "qwen2", "qwen3")
+AnyArchitecture = Architecture | DecoderArchitecture
 
 
 def _attention_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
@@ -78,7 +133,35 @@ def _layer_shapes(
   return shapes
 
 
-def parameter_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+def _decoder_shapes(arch: DecoderArchitecture) -> dict[str, tuple[int, ...]]:
+  embed, inner = arch.emb_dim, arch.num_heads * arch.head_dim
+  kv = arch.num_kv_heads * arch.head_dim
+  layer: dict[str, tuple[int, ...]] = {
+      "pre_self_attention_layer_norm/scale": (embed,)}
+  for name, size in (("query", inner), ("key", kv), ("value", kv)):
+    layer[f"self_attention/{name}/kernel"] = (embed, size)
+    if arch.qkv_bias:
+      layer[f"self_attention/{name}/bias"] = (size,)
+  if arch.qk_norm:
+    for name in ("query_norm", "key_norm"):
+      layer[f"self_attention/{name}/scale"] = (arch.head_dim,)
+  layer |= {
+      "self_attention/out/kernel": (inner, embed),
+      "pre_mlp_layer_norm/scale": (embed,),
+      "mlp/wi_0/kernel": (embed, arch.mlp_dim),
+      "mlp/wi_1/kernel": (embed, arch.mlp_dim),
+      "mlp/wo/kernel": (arch.mlp_dim, embed)}
+  shapes = {"token_embedder/embedding": (arch.vocab_size, embed)}
+  for i in range(arch.num_layers):
+    shapes |= {f"decoder/layers_{i}/{name}": shape
+               for name, shape in layer.items()}
+  shapes["decoder/decoder_norm/scale"] = (embed,)
+  if not arch.logits_via_embedding:
+    shapes["decoder/logits_dense/kernel"] = (embed, arch.vocab_size)
+  return shapes
+
+
+def parameter_shapes(arch: AnyArchitecture) -> dict[str, tuple[int, ...]]:
   """All parameters of a model in T5X's names, in the order of computation.
 
   >>> arch = Architecture(vocab_size=128, emb_dim=8, num_heads=2, head_dim=4,
@@ -88,6 +171,8 @@ def parameter_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
   >>> parameter_shapes(arch)["encoder/layers_0/mlp/wi/kernel"]
   (8, 16)
   """
+  if isinstance(arch, DecoderArchitecture):
+    return _decoder_shapes(arch)
   shapes = {"token_embedder/embedding": (arch.vocab_size, arch.emb_dim)}
   for side, layers in (("encoder", arch.num_encoder_layers),
                        ("decoder", arch.num_decoder_layers)):
@@ -158,8 +243,16 @@ def infer(
   return arch
 
 
+def is_decoder(shapes: Iterable[str]) -> bool:
+  """Whether a tree's names are those of a decoder alone."""
+  names = set(shapes)
+  return "decoder/layers_0/self_attention/query/kernel" in names and not any(
+      name.startswith("encoder/") or "relpos_bias" in name
+      or "encoder_decoder" in name for name in names)
+
+
 def check_tree(
-    arch: Architecture, shapes: Mapping[str, tuple[int, ...]],
+    arch: AnyArchitecture, shapes: Mapping[str, tuple[int, ...]],
     where: str) -> None:
   """Raises UserError unless the tree is the architecture's, naming arrays."""
   expected = parameter_shapes(arch)
@@ -174,5 +267,6 @@ def check_tree(
   unknown = sorted(set(shapes) - set(expected))
   if unknown:
     raise errors.UserError(
-        f"{where} has parameters that a T5 has not: {', '.join(unknown[:3])}"
+        f"{where} has parameters that a {arch.kind} has not: "
+        f"{', '.join(unknown[:3])}"
         + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""))

@@ -184,18 +184,22 @@ def _import_hf(args: argparse.Namespace) -> int:
 
 
 def _next_steps(done) -> list[str]:
-  from stepdistill_jax.interop import gin_model
+  from stepdistill_jax.interop import architecture, gin_decoder, gin_model
   if done.no_recipe:
     return [f"its gin file, for tasks of your own with its VOCABULARY: "
             f"{done.model_file}",
             f"no recipe can follow it: {done.no_recipe}"]
   student = done.model_file.with_name(gin_model.STUDENT_FILE)
+  if isinstance(done.arch, architecture.DecoderArchitecture):
+    recipe = gin_decoder.recipe(done.arch)
+  else:
+    recipe = ("gin/recipes/svamp_step_by_step_"
+              f"{gin_model.recipe_size(done.arch)}.gin")
   return [
       f"its gin file: {done.model_file}",
       # A pretrained student's recipe: the papers' learning rate and steps.
       f"to distill into it: {gin_model.environment(done.spiece)}t5x train "
-      "--gin_file=gin/recipes/"
-      f"svamp_step_by_step_{gin_model.recipe_size(done.arch)}.gin "
+      f"--gin_file={recipe} "
       f"--gin_file={shlex.quote(str(student))} "
       "--gin.MODEL_DIR='\"/tmp/run\"'"]
 

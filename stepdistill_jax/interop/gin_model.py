@@ -121,7 +121,7 @@ _HEADER = """\
 #   - DROPOUT_RATE: the run files set it
 """
 
-_RESTORE = """
+RESTORE = """
 # The checkpoint has no optimizer state: it begins anew, and so do the steps,
 # which are then those of the run alone (as TRAIN_STEPS).
 utils.RestoreCheckpointConfig:
@@ -226,7 +226,7 @@ def model_text(
   """
   header = _HEADER.format(title=title, file=file, checkpoint=checkpoint)
   imports = "\nfrom __gin__ import dynamic_registration\n\nimport seqio\n"
-  restore = "" if optimizer_state else _RESTORE
+  restore = "" if optimizer_state else RESTORE
   known = known_file(arch)
   if known:
     return (f"{header}{imports}from t5x import utils\n\ninclude '{known}'\n"
@@ -252,7 +252,7 @@ def student_text(arch: architecture.Architecture, *, title: str, file: str,
                          size=recipe_size(arch),
                          environment=environment(spiece))
   return text + _dimensions(arch) + (
-      _GO_ON if optimizer_state else _RESTORE)
+      _GO_ON if optimizer_state else RESTORE)
 
 
 def write(folder: pathlib.Path, arch: architecture.Architecture, *,

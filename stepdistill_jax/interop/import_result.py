@@ -32,7 +32,7 @@ class Imported:
 
   checkpoint: pathlib.Path
   model_file: pathlib.Path
-  arch: architecture.Architecture
+  arch: architecture.AnyArchitecture
   parameters: int
   nbytes: int
   no_recipe: str = ""

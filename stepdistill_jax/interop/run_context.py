@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from stepdistill_jax.interop import (
+  architecture,
   gin_model,
   import_result,
   tokenizers,
@@ -53,6 +54,30 @@ class Context:
       if isinstance(self.bindings.get(name), (int, float)):
         return float(self.bindings[name])
     return 0.1
+
+  def decoder_architecture(self) -> architecture.DecoderArchitecture | None:
+    """A decoder's dimensions as the run's configuration states them."""
+    names = {field.name: f"LlamaConfig.{field.name}" for field in
+             dataclasses.fields(architecture.DecoderArchitecture)}
+    stated = {name: self.bindings[key] for name, key in names.items()
+              if key in self.bindings}
+    if self.imported is not None or not stated:
+      return None
+    if "mlp_activations" in stated:
+      stated["mlp_activations"] = tuple(stated["mlp_activations"])
+    return architecture.DecoderArchitecture(**stated)
+
+  def prompt(self) -> dict[str, Any] | None:
+    """How a decoder was asked, as `HuggingFaceVocabulary` takes it."""
+    family = (self.origin or {}).get("family")
+    if "TOKENIZER" not in self.bindings and (
+        family not in architecture.DECODER_FAMILIES):
+      return None
+    return {
+        "chat": self.bindings.get("CHAT") is True,
+        "system": str(self.bindings.get("SYSTEM") or ""),
+        "prompt_suffix": str(self.bindings.get(
+            "HuggingFaceVocabulary.prompt_suffix", "\n"))}
 
   def task_name(self, records_dir: pathlib.Path | None = None) -> str | None:
     """The SeqIO task or mixture that the run was trained on, if it was."""
@@ -120,6 +145,9 @@ class Context:
     stated = self._stated_tokenizer()
     if stated is not None:
       return stated
+    file = self.bindings.get("TOKENIZER")
+    if isinstance(file, str) and pathlib.Path(file).is_file():
+      return tokenizers.Tokenizer(None, 0, pathlib.Path(file))
     if self.imported is None and (self.run_folder / CONFIG_FILE).is_file():
       return _tokenizer_of_vocabulary(
           self._rebuilt(records_dir)[0].output_vocabulary,

@@ -16,7 +16,12 @@ from typing import Any
 
 from etils import epath
 
-from stepdistill_jax.interop import tokenizer_json
+from stepdistill_jax.data import tokenizer_files
+from stepdistill_jax.interop import (
+  architecture,
+  special_tokens,
+  tokenizer_json,
+)
 from stepdistill_jax.util import errors
 
 SPIECE_FILE = "spiece.model"
@@ -24,7 +29,9 @@ JSON_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 # Small files of a folder that `export-hf` gives back.
 KEPT = ("config.json", "generation_config.json", JSON_FILE, CONFIG_FILE,
-        "special_tokens_map.json", "added_tokens.json", SPIECE_FILE)
+        "special_tokens_map.json", "added_tokens.json", SPIECE_FILE,
+        "chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model",
+        "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md")
 T5_EXTRA_IDS = 100
 
 
@@ -35,10 +42,12 @@ class Tokenizer:
   Attributes:
     spiece: a serialized SentencePiece model; None for bytes.
     extra_ids: sentinels that follow its pieces.
+    file: a decoder's tokenizer.json, which stays as it is; None for a T5's.
   """
 
   spiece: bytes | None
   extra_ids: int
+  file: epath.Path | pathlib.Path | None = None
 
 
 def _json(file: pathlib.Path) -> dict[str, Any]:
@@ -81,6 +90,13 @@ def find(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
   Raises:
     errors.UserError: there is none, or one that SeqIO cannot have.
   """
+  if config["model_type"] in architecture.DECODER_FAMILIES:
+    if not (folder / JSON_FILE).is_file():
+      raise errors.UserError(
+          f"{folder} has no {JSON_FILE}; copy it there from the model that the "
+          "checkpoint was trained from, or save it by transformers' "
+          "AutoTokenizer")
+    return Tokenizer(None, 0, folder / JSON_FILE)
   if _is_bytes(folder, config):
     return Tokenizer(None, _extra_ids(folder, 125))
   if (folder / SPIECE_FILE).is_file():
@@ -118,6 +134,8 @@ def vocabulary_size(tokenizer: Tokenizer, where="the tokenizer") -> int:
   Raises:
     errors.UserError: it is no SentencePiece model.
   """
+  if tokenizer.file is not None:
+    return tokenizer_files.number_of_ids(tokenizer.file)
   if tokenizer.spiece is None:
     return 3 + 256 + tokenizer.extra_ids  # Pad, EOS and unknown come first.
   import sentencepiece
@@ -141,12 +159,18 @@ def write(folder: pathlib.Path, tokenizer: Tokenizer,
     kept: files that came with an imported checkpoint; taken as they are if
       they are of the same tokenizer.
   """
-  if kept is not None and _same(kept, tokenizer):
+  # Tokens that were added are none that the run has learned.
+  if kept is not None and _same(kept, tokenizer) and (
+      tokenizer.file is not None or not special_tokens.added_tokens(
+          kept, tokenizer.spiece, tokenizer.extra_ids)):
     for name in KEPT[2:]:
       if (kept / name).is_file():
         epath.Path(kept / name).copy(folder / name, overwrite=True)
     if (folder / CONFIG_FILE).is_file():
       return
+  if tokenizer.file is not None:
+    keep(pathlib.Path(tokenizer.file).parent, folder, tokenizer)
+    return
   name = "ByT5Tokenizer"
   if tokenizer.spiece is not None:
     (folder / SPIECE_FILE).write_bytes(tokenizer.spiece)
@@ -172,6 +196,9 @@ def write(folder: pathlib.Path, tokenizer: Tokenizer,
 
 
 def _same(kept: pathlib.Path, tokenizer: Tokenizer) -> bool:
+  if tokenizer.file is not None:
+    return ((kept / JSON_FILE).is_file() and (kept / JSON_FILE).read_bytes()
+            == tokenizer.file.read_bytes())
   if tokenizer.spiece is None:
     return not (kept / SPIECE_FILE).is_file()
   return ((kept / SPIECE_FILE).is_file()

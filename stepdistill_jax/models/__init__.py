@@ -5,6 +5,9 @@ Gin files say `from stepdistill_jax import models as students` and bind
 """
 
 from stepdistill_jax.models.data_check import verify_data  # noqa: F401
+from stepdistill_jax.models.decoder_model import (
+    StepDistillDecoder,  # noqa: F401
+)
 from stepdistill_jax.models.schedules import (
     constant,  # noqa: F401
     cosine,  # noqa: F401

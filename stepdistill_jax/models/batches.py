@@ -33,12 +33,12 @@ Batch = Mapping[str, jnp.ndarray]
 
 def is_paired(batch: Batch) -> bool:
   """True for a batch of `[records, K, length]` features."""
-  return batch["encoder_input_tokens"].ndim == 3
+  return batch["decoder_target_tokens"].ndim == 3
 
 
 def num_targets(batch: Batch) -> int | None:
   """K of a paired batch, else None."""
-  return batch["encoder_input_tokens"].shape[1] if is_paired(batch) else None
+  return batch["decoder_target_tokens"].shape[1] if is_paired(batch) else None
 
 
 def flatten_pairs(batch: Batch) -> Batch:
@@ -82,7 +82,7 @@ def by_record(batch: Batch, flat: jnp.ndarray) -> jnp.ndarray:
   """
   if not is_paired(batch):
     return flat
-  records, targets = batch["encoder_input_tokens"].shape[:2]
+  records, targets = batch["decoder_target_tokens"].shape[:2]
   return flat.reshape((records, targets * flat.shape[1], *flat.shape[2:]))
 
 
@@ -119,7 +119,7 @@ def with_step_features(
   Returns:
     The batch with them, repeated for every row.
   """
-  rows = batch["encoder_input_tokens"].shape[0]
+  rows = batch["decoder_target_tokens"].shape[0]
   return {**batch, **{
       name: jnp.broadcast_to(value, (rows, *value.shape))
       for name, value in features.items()}}

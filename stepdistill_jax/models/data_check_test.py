@@ -126,3 +126,24 @@ def test_targets_and_weights_that_do_not_fit(check):
 def test_mutual_information_is_not_packed(check):
   with pytest.raises(errors.UserError, match="PACK = False"):
     check("step", pack=True, mutual_information=True, **WHOLE)
+
+
+def test_labels_that_the_vocabulary_makes_the_same(check, tmp_path, capsys):
+  def write(*labels):
+    record_writer.write_records(tmp_path, "checked", "someone", {"train": [
+        records.Record(id=f"train/{i}", inputs="x", label=label,
+                       teacher_label="a", rationale="b")
+        for i, label in enumerate(labels)]})
+
+  write("是", "否", "a")
+  with pytest.raises(errors.UserError, match=(
+      "checked_step_gold_someone: different labels become the same tokens.*"
+      "'是' = '否'.*--verbalize=")):
+    check("step")
+  check("step", "teacher")  # Whose labels are others.
+  write("是", "a", "b")  # Lost, but told apart.
+  check("step")
+  assert "1 of 3 labels have characters" in capsys.readouterr().err
+  write(*["a", "b"] * 200, "是", "否")  # Few: said, not refused.
+  check("step")
+  assert "'是' = '否'" in capsys.readouterr().err

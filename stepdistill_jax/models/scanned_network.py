@@ -1,82 +1,21 @@
 """T5 v1.1 whose layers run in a loop and are computed again going backward.
 
 The network, its parameters and their names are those of
-`t5x.examples.t5.network`: the same checkpoints, the same values. Only what XLA
-sees differs: the layers' parameters are cast and stacked, and one layer is
-compiled, not all of them, with `remat_policy` saying what the backward pass
-computes again instead of keeping. (T5X's scanned network, scalable_t5, has
-other parameters: each of its layers has position biases of its own.)
-
-Costs: a stacked copy of the layers' parameters in the compute dtype, sharded
-as they are. Dropout draws other bits than the loopless network's.
+`t5x.examples.t5.network`: the same checkpoints, the same values; see
+`layer_loop`. (T5X's scanned network, scalable_t5, has other parameters: each
+of its layers has position biases of its own.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import functools
 from typing import Any
 
-from flax.linen import spmd
-import jax
-import jax.numpy as jnp
-
 from stepdistill_jax.config import inherited_bindings
-from stepdistill_jax.embedded_t5x.examples.scalable_t5 import (
-  network as scalable,
-)
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
-from stepdistill_jax.util import errors
+from stepdistill_jax.models import layer_loop
 
 Array = Any
-# What people ask for; any other policy of `jax.checkpoint_policies` works too.
-REMAT_POLICIES = ("none", "minimal", "full")
-
-
-def _run_in_loop(
-    stack: Any, layer: Callable[..., Array], x: Array, length: int,
-    deterministic: bool) -> Array:
-  """Runs a stack's layers one after the other, in a compiled loop.
-
-  Args:
-    stack: the encoder or decoder, whose parameters are there.
-    layer: (parameters of a layer, [batch, length, embed], dropout key or None)
-      -> [batch, length, embed].
-    x: the first layer's input.
-    length: number of layers.
-    deterministic: True switches dropout off.
-  """
-  cfg = stack.config
-  params = stack.variables["params"]
-  # The layers cast them to this dtype anyway; so the copy is a small one.
-  stacked = jax.tree.map(
-      lambda *leaves: jnp.stack([jnp.asarray(p, cfg.dtype) for p in leaves]),
-      *(params[f"layers_{i}"] for i in range(length)))
-  keys = None
-  if not deterministic and cfg.dropout_rate > 0:
-    keys = jax.random.split(stack.make_rng("dropout"), length)
-
-  def body(x: Array, of_layer: Any) -> tuple[Array, None]:
-    x = spmd.with_logical_constraint(x, ("batch", "length", "embed"))
-    return layer(of_layer[0], x, of_layer[1]), None
-
-  if stack.remat_policy not in (None, "none"):
-    body = jax.checkpoint(
-        body, prevent_cse=False, policy=_policy(stack.remat_policy))
-  return jax.lax.scan(body, x, (stacked, keys))[0]
-
-
-def _policy(name: str) -> Any:
-  try:
-    return scalable.checkpoint_policy(name)
-  except ValueError as error:
-    raise errors.UserError(str(error)) from error
-
-
-def _apply(module: Any, params: Any, key: Array, *arguments: Any,
-           **options: Any) -> Array:
-  rngs = {} if key is None else {"dropout": key}
-  return module.apply({"params": params}, *arguments, rngs=rngs, **options)
 
 
 class Encoder(t5_network.Encoder):
@@ -94,12 +33,14 @@ class Encoder(t5_network.Encoder):
     module = t5_network.EncoderLayer(self.config, parent=None)
 
     def layer(params: Any, x: Array, key: Array) -> Array:
-      return _apply(
+      return layer_loop.apply(
           module, params, key, x, encoder_mask, deterministic,
           encoder_bias=bias)
 
-    return _run_in_loop(
-        self, layer, x, self.config.num_encoder_layers, deterministic)
+    return layer_loop.run_in_loop(
+        self, layer, x, self.config.num_encoder_layers,
+        remat_policy=self.remat_policy,
+        dropout=not deterministic and self.config.dropout_rate > 0)
 
 
 class Decoder(t5_network.Decoder):
@@ -122,12 +63,14 @@ class Decoder(t5_network.Decoder):
     module = t5_network.DecoderLayer(self.config, parent=None)
 
     def layer(params: Any, y: Array, key: Array) -> Array:
-      return _apply(
+      return layer_loop.apply(
           module, params, key, y, encoded, decoder_mask, encoder_decoder_mask,
           deterministic, decoder_bias=bias)
 
-    return _run_in_loop(
-        self, layer, y, self.config.num_decoder_layers, deterministic)
+    return layer_loop.run_in_loop(
+        self, layer, y, self.config.num_decoder_layers,
+        remat_policy=self.remat_policy,
+        dropout=not deterministic and self.config.dropout_rate > 0)
 
 
 @inherited_bindings.followed_by_class
@@ -137,9 +80,7 @@ class Transformer(t5_network.Transformer):
   Gin bindings of the plain `Transformer` count for this one too.
 
   Attributes:
-    remat_policy: 'none' keeps all that the backward pass needs, 'minimal'
-      recomputes all but matrix products without batch axes, 'full' keeps the
-      layers' inputs alone; or a name in `jax.checkpoint_policies`.
+    remat_policy: see `layer_loop.run_in_loop`.
   """
 
   remat_policy: str | None = "minimal"

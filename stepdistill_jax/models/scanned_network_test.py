@@ -6,7 +6,7 @@ import pytest
 from t5x import test_utils
 from t5x.examples.t5 import network as plain_network
 
-from stepdistill_jax.models import scanned_network
+from stepdistill_jax.models import layer_loop, scanned_network
 from stepdistill_jax.util import errors
 
 _BATCH = test_utils.make_batch(0)
@@ -28,7 +28,7 @@ def _loss_and_gradient(model, params, rng=None):
       lambda p: model.loss_fn(p, _BATCH, rng)[0]))(params)
 
 
-@pytest.mark.parametrize("remat_policy", scanned_network.REMAT_POLICIES)
+@pytest.mark.parametrize("remat_policy", layer_loop.REMAT_POLICIES)
 def test_same_parameters_loss_and_gradient(remat_policy):
   plain, looped = _models(remat_policy=remat_policy)
   variables = test_utils.initial_variables(plain)

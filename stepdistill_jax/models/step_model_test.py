@@ -13,10 +13,18 @@ TOLERANCE = 1e-6
 ALPHA = 0.3
 
 
+STUDENTS = {"t5": fixtures.tiny_student, "decoder": fixtures.tiny_decoder}
+
+
+@pytest.fixture(scope="module", params=STUDENTS)
+def make_student(request):
+  return STUDENTS[request.param]
+
+
 @pytest.fixture(scope="module")
-def setting():
+def setting(make_student):
   """A student, its parameters, 16 pairs and the plain formula's result."""
-  model = fixtures.tiny_student(weights_lib.label_and_rationale(alpha=ALPHA))
+  model = make_student(weights_lib.label_and_rationale(alpha=ALPHA))
   examples = fixtures.random_pairs(0, 16)
   params = fixtures.init_params(model, fixtures.paired_batch(examples))
   expected = exactness.plain_loss(
@@ -45,7 +53,7 @@ def test_equals_the_plain_formula(setting, layout):
   assert_plain(value_and_grad(model, params, batch), expected)
 
 
-def test_three_targets_of_a_record():
+def test_three_targets_of_a_record(make_student):
   prefixes = ("", "rationale_", "question_")
   weights = {"label": 1.0, "rationale": 0.5, "question": 0.1}
   examples = [
@@ -54,7 +62,7 @@ def test_three_targets_of_a_record():
       for e in fixtures.random_pairs(seed=3, count=4)]
   batch = fixtures.convert(
       examples, 40, 40, pack=True, target_prefixes=prefixes)
-  model = fixtures.tiny_student(weights_lib.TaskWeights(weights))
+  model = make_student(weights_lib.TaskWeights(weights))
   params = fixtures.init_params(model, batch)
   assert_plain(value_and_grad(model, params, batch), exactness.plain_loss(
       model.module, params, examples, weights, prefixes))
@@ -95,9 +103,9 @@ def test_gradient_of_a_task_without_weight_is_zero(setting, alpha, idle):
   jax.tree.map(np.testing.assert_array_equal, gradient, run(others)[2])
 
 
-def test_idle_tasks_logits_get_no_gradient(setting):
+def test_idle_tasks_logits_get_no_gradient(setting, make_student):
   _, params, examples, _ = setting
-  model = fixtures.tiny_student(weights_lib.label_and_rationale(alpha=1.0))
+  model = make_student(weights_lib.label_and_rationale(alpha=1.0))
   batch = batches.flatten_pairs(fixtures.paired_batch(examples))
 
   def loss_of(logits):
@@ -127,9 +135,9 @@ def test_task_without_tokens_gives_zero_not_nan(setting, missing):
   assert metrics[f"loss/{model.task_names[missing - 1]}"] == 0
 
 
-def test_token_sum_logs_the_label_weight_that_it_gives(setting):
+def test_token_sum_logs_the_label_weight_that_it_gives(setting, make_student):
   _, params, examples, _ = setting
-  model = fixtures.tiny_student(
+  model = make_student(
       weights_lib.TaskWeights({"label": 1.0, "rationale": 1.0}),
       aggregation="token_sum")
   loss, metrics, _ = value_and_grad(
@@ -190,9 +198,9 @@ def test_eval_does_not_depend_on_the_batches(setting):
         merged[f"loss/{name}"].compute(), value, rtol=TOLERANCE)
 
 
-def test_schedule_needs_the_step(setting):
+def test_schedule_needs_the_step(setting, make_student):
   _, params, examples, _ = setting
-  model = fixtures.tiny_student(weights_lib.label_and_rationale(
+  model = make_student(weights_lib.label_and_rationale(
       alpha=schedules.linear(1.0, 0.0, num_steps=10)))
   batch = fixtures.paired_batch(examples)
   with pytest.raises(ValueError, match="StepDistillTrainer"):
@@ -202,8 +210,8 @@ def test_schedule_needs_the_step(setting):
       prepared[batches.WEIGHTS][0], [0.6, 0.4], rtol=TOLERANCE)
 
 
-def test_targets_that_do_not_fit_the_weights_are_refused(setting):
+def test_targets_that_do_not_fit_the_weights_are_refused(setting, make_student):
   _, params, examples, _ = setting
-  model = fixtures.tiny_student(weights_lib.single_task())
+  model = make_student(weights_lib.single_task())
   with pytest.raises(ValueError, match="pairs 2 targets a record"):
     model.loss_fn(params, fixtures.paired_batch(examples), None)

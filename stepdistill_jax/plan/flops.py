@@ -1,4 +1,4 @@
-"""Matrix products of a T5 step, by formulas.
+"""Matrix products of a student's step, by formulas.
 
 Two FLOPs for each multiply-add. Going backward costs twice the forward
 products (one for the input's gradient, one for the parameter's or the other
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """A T5's dimensions.
+  """A T5's or a decoder's dimensions.
 
   Attributes:
     vocab: rows of the embedding.
@@ -24,8 +24,10 @@ class Sizes:
     head_dim: of each.
     mlp: width of the hidden layer.
     mlp_inputs: projections into it: 2 where gated.
-    encoder_layers: number of.
+    encoder_layers: number of; 0 of a decoder alone, whose rows are inputs and
+      then targets.
     decoder_layers: number of.
+    kv_heads: key-value heads; None is `heads`.
   """
 
   vocab: int
@@ -36,21 +38,27 @@ class Sizes:
   mlp_inputs: int
   encoder_layers: int
   decoder_layers: int
+  kv_heads: int | None = None
 
   @classmethod
   def of(cls, config) -> Sizes:
-    """Of a `T5Config`."""
+    """Of a `T5Config` or a `LlamaConfig`."""
+    decoder_alone = hasattr(config, "num_kv_heads")
     return cls(
         config.vocab_size, config.emb_dim, config.num_heads, config.head_dim,
         config.mlp_dim, len(config.mlp_activations),
-        config.num_encoder_layers, config.num_decoder_layers)
+        0 if decoder_alone else config.num_encoder_layers,
+        config.num_layers if decoder_alone else config.num_decoder_layers,
+        config.num_kv_heads if decoder_alone else None)
 
 
 def _attention(sizes: Sizes, queries: int, keys: int, project_keys: int) -> int:
   """One attention block of one row."""
   joined = sizes.heads * sizes.head_dim
   # Query and output maps act on queries, key and value maps on keys.
-  projections = 2 * (2 * queries + 2 * project_keys) * sizes.embed * joined
+  joined_kv = (sizes.kv_heads or sizes.heads) * sizes.head_dim
+  projections = 2 * sizes.embed * (
+      2 * queries * joined + 2 * project_keys * joined_kv)
   products = 2 * 2 * queries * keys * joined
   return projections + products
 
@@ -68,12 +76,16 @@ def forward(sizes: Sizes, rows: int, inputs: int, targets: int) -> int:
     inputs: length of a row of the encoder.
     targets: length of a row of the decoder.
   """
+  logits = 2 * targets * sizes.embed * sizes.vocab
+  if not sizes.encoder_layers:
+    length = inputs + targets
+    return rows * (logits + sizes.decoder_layers * (
+        _attention(sizes, length, length, length) + _mlp(sizes, length)))
   encoder = sizes.encoder_layers * (
       _attention(sizes, inputs, inputs, inputs) + _mlp(sizes, inputs))
   decoder = sizes.decoder_layers * (
       _attention(sizes, targets, targets, targets)
       + _attention(sizes, targets, inputs, inputs) + _mlp(sizes, targets))
-  logits = 2 * targets * sizes.embed * sizes.vocab
   return rows * (encoder + decoder + logits)
 
 
@@ -88,6 +100,12 @@ def decode(
 
   Each step attends to the whole cache, filled or not.
   """
+  if not sizes.encoder_layers:
+    length = inputs + targets
+    prompt = _attention(sizes, length, length, length) + _mlp(sizes, length)
+    step = _attention(sizes, 1, length, 1) + _mlp(sizes, 1)
+    return rows * (sizes.decoder_layers * (prompt + beams * targets * step)
+                   + beams * targets * 2 * sizes.embed * sizes.vocab)
   encoder = sizes.encoder_layers * (
       _attention(sizes, inputs, inputs, inputs) + _mlp(sizes, inputs))
   joined = sizes.heads * sizes.head_dim

@@ -135,11 +135,11 @@ def test_runs_that_overlap_have_a_bar_each():
     for step in range(3):
       now[0] += 1
       watcher.at_step(first, step)
-    watcher._bars.refresh()
+    watcher._bars._bars.refresh()
     watcher.scoring(first, 3, 12)
     watcher.end_run(first, results, 3.0)
     watcher.end_run(second, results, None)
   assert "1/4" in printed.getvalue() and "2/4" in printed.getvalue()
-  assert "1.0 steps/s" in printed.getvalue()
+  assert "2 of 2 steps, 1/s" in printed.getvalue()
   assert "50.0% [25.0%, 75.0%]  3s" in printed.getvalue()
   assert "done earlier" in printed.getvalue()

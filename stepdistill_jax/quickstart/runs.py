@@ -93,7 +93,7 @@ def train_and_score(
   if not _is_trained(output_dir, plan, run):
     with progress_lib.watched_by(watcher):
       t5x_command.run(
-          "train", [run.gin_file], bindings(output_dir, plan, run),
+          "train", plan.gin_files(run), bindings(output_dir, plan, run),
           tfds_data_dir=str(records_dir))
   if not _is_scored(output_dir, run):
     scoring.score_checkpoint(

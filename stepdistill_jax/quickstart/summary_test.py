@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 
+from matplotlib.backends import backend_agg
 import numpy as np
 import pytest
 import rich.console
@@ -12,7 +13,7 @@ from stepdistill_jax.evaluation.report import run_report
 from stepdistill_jax.quickstart import (
   benchmark_data,
   command,
-  html,
+  page,
   plan as plan_lib,
   runs as runs_lib,
   summary,
@@ -115,17 +116,19 @@ def test_the_report_of_the_same_runs_has_the_same_numbers(tmp_path):
   own, _ = write_outputs(tmp_path)
   report = run_report.make([tmp_path])
   assert not report.skipped
-  groups = {(g.method, g.share): g for g in report.groups}
+  groups = {(g.method, g.share): g for g in report.groups.itertuples()}
   assert len(groups) == len(own["methods"])
   for entry in own["methods"]:
     group = groups[entry["method"], entry["share"]]
     assert group.mean == pytest.approx(entry["mean"], rel=1e-12)
     assert group.ci95 == pytest.approx(entry["ci95"], rel=1e-12)
-  found = {(d.group.method, d.group.share): d for d in report.differences}
+  found = {(d["group"].method, d["group"].share): d
+           for d in report.differences}
   for entry in own["differences"][:2]:
     difference = found[entry["first"], entry["share"]]
-    assert difference.mean == pytest.approx(entry["mean"], rel=1e-12)
-    assert difference.ci95 == pytest.approx(entry["ci95"], rel=1e-12)
+    assert difference["difference"] == pytest.approx(
+        entry["mean"], rel=1e-12)
+    assert difference["ci95"] == pytest.approx(entry["ci95"], rel=1e-12)
   assert run_report.as_json(report, {})["how"] == own["how"]
 
 
@@ -144,10 +147,10 @@ def test_reports_escape_what_models_write(tmp_path):
   hostile = "<script>alert(1)</script> [bold]x[/bold]"
   report, _ = write_outputs(tmp_path, answer=hostile, rationale=hostile)
   command.write_report(tmp_path, report)
-  page = (tmp_path / "report.html").read_text()
-  assert "<script" not in page
-  assert "&lt;script&gt;" in page
-  assert "://" not in page  # Self-contained; base64 has no colon.
+  written = (tmp_path / "report.html").read_text()
+  assert "<script" not in written
+  assert "&lt;script&gt;" in written
+  assert "://" not in written  # Self-contained; base64 has no colon.
   assert json.loads((tmp_path / "report.json").read_text()) == json.loads(
       json.dumps(report))
   assert (tmp_path / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
@@ -156,10 +159,21 @@ def test_reports_escape_what_models_write(tmp_path):
   assert "[bold]x[/bold]" in printed.getvalue()
 
 
-def test_the_page_marks_the_quoted_sentences():
-  page = html._example({
+def test_the_page_marks_the_quoted_sentences(tmp_path):
+  report, _ = write_outputs(tmp_path)
+  report["examples"] = [{
       "input": STORY, "label": "attic", "answer": "attic", "correct": True,
-      "rationale": "mary went to the attic ."})
-  assert "<mark>mary went to the attic .</mark>" in page
-  assert "<mark>mary took" not in page
-  assert '<p class="question">where is the apple ?</p>' in page
+      "rationale": "mary went to the attic ."}]
+  text = page.render(report, page.learning_curve(report))
+  assert "<mark>mary went to the attic .</mark>" in text
+  assert "<mark>mary took" not in text
+  assert '<p class="question">where is the apple ?</p>' in text
+
+
+def test_the_legend_crosses_no_line(tmp_path):
+  report, _ = write_outputs(tmp_path)
+  figure = page.learning_curve(report).figure
+  backend_agg.FigureCanvasAgg(figure).draw()  # Lays it out.
+  legend, = figure.legends
+  axes, = figure.axes
+  assert legend.get_window_extent().y1 <= axes.get_window_extent().y0

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import rich.console
-import rich.table
 
-from stepdistill_jax.quickstart import learning_curve
+from stepdistill_jax.evaluation.report import tables, text as text_report
+
+NAMES = {"finetune": "fine-tuning", "distill": "distillation",
+         "step_by_step": "step-by-step"}
 
 
 def percent(value: float) -> str:
@@ -43,20 +45,53 @@ def size_name(entry: dict[str, Any]) -> str:
   return f"{entry['train_stories']:,} stories"
 
 
+def by_seed(difference: dict[str, Any]) -> str:
+  """A difference's points under each seed."""
+  return ", ".join(f"{100 * s:+.1f}" for s in difference["by_seed"])
+
+
+def sentences(story: str) -> list[str]:
+  """The sentences of a story."""
+  return [f"{s.strip()} ." for s in story.split(" .") if s.strip()]
+
+
+def split_question(inputs: str) -> tuple[str, str]:
+  """A story, and the question after it."""
+  story, found, question = inputs.rpartition(" . ")
+  return (f"{story} .", question) if found else ("", inputs)
+
+
+def methods_table(
+    report: dict[str, Any], teacher: bool = False) -> tables.Table:
+  """Mean accuracy of each method at each size; the teacher's last."""
+  plan, line = report["plan"], report["teacher"]
+  cell = lambda mean, ci95: f"{percent(mean)} {interval(ci95)}"
+  rows = [(NAMES[method], *(
+      cell(m["mean"], m["ci95"]) for m in report["methods"]
+      if m["method"] == method)) for method in plan["methods"]]
+  sizes = [f"{n:,} stories" for n in report["train_stories"].values()]
+  if teacher:
+    rows.append(("teacher (cached)", *[
+        cell(line["test_accuracy"], line["test_ci95"])] * len(sizes)))
+  return tables.Table(
+      f"accuracy in % on {plan['test_stories']:,} unseen stories, mean of "
+      f"{len(plan['seeds'])} seeds [95% interval]", ("method", *sizes),
+      tuple(rows))
+
+
 def difference_lines(report: dict[str, Any]) -> Iterator[str]:
   """A sentence for each difference, whatever its sign."""
   for d in report["differences"]:
     yield (f"{size_name(d)}: {100 * d['mean']:+.1f} points, 95% interval "
-           f"{interval(d['ci95'], signed=True)}, by seed "
-           + ", ".join(f"{100 * s:+.1f}" for s in d["by_seed"])
-           + f" ({verdict(d)})")
+           f"{interval(d['ci95'], signed=True)}, by seed {by_seed(d)} "
+           f"({verdict(d)})")
 
 
 def print_report(
     report: dict[str, Any], console: rich.console.Console) -> None:
   """Prints the results of a quickstart."""
   console.print()
-  console.print(_table(report))
+  text_report.print_table(methods_table(report), console)
   teacher = report["teacher"]
   _say(console, f"teacher: {percent(teacher['test_accuracy'])} "
        f"{interval(teacher['test_ci95'])} on the same stories")
@@ -75,21 +110,6 @@ def print_report(
     _say(console, f"  student (explain): {example['rationale']}")
 
 
-def _table(report: dict[str, Any]) -> rich.table.Table:
-  plan = report["plan"]
-  table = rich.table.Table(
-      title=f"accuracy in % on {plan['test_stories']:,} unseen stories, mean "
-      f"of {len(plan['seeds'])} seeds [95% interval]", title_justify="left")
-  table.add_column("method")
-  for size in report["train_stories"].values():
-    table.add_column(f"{size:,} stories", justify="right")
-  for method in plan["methods"]:
-    cells = [f"{percent(m['mean'])} {interval(m['ci95'])}"
-             for m in report["methods"] if m["method"] == method]
-    table.add_row(learning_curve.NAMES[method], *cells)
-  return table
-
-
 def _say(console: rich.console.Console, line: str) -> None:
-  # Texts of models are printed as they are, whatever brackets they have.
+  # What models wrote is printed as it is, whatever brackets it has.
   console.print(line, markup=False, highlight=False)

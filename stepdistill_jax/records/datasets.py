@@ -1,5 +1,7 @@
 """The data sets that this project knows: their rows, labels and splits.
 
+`declared` says where they are listed; here are the readers of their rows.
+
 A data set of a user's own needs no entry here: it has text labels, and its
 rows have the columns `inputs` and `label`.
 """
@@ -8,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import re
 from typing import Any
 
-from stepdistill_jax.records import records
+from stepdistill_jax.records import declared, records
+from stepdistill_jax.util import errors
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
 
@@ -20,7 +24,12 @@ EQUATION = "equation"  # By value: `(84 / 2)` is `( 84.0 / 2.0 )`.
 NUMBER = "number"  # By value.
 CHOICE = "choice"  # One of the row's own choices, by text.
 CLASS = "class"  # One of the data set's labels, by text.
-TEXT = "text"  # By text.
+TEXT = "text"  # By text: a few words.
+SUMMARY = "summary"  # By text, of any length.
+CONVERSATION = "conversation"  # An assistant's turn, of any length.
+KINDS = (CLASS, CHOICE, NUMBER, EQUATION, TEXT, SUMMARY, CONVERSATION)
+# Kinds whose labels are neither of a closed set nor have a value.
+FREE_TEXTS = (TEXT, SUMMARY, CONVERSATION)
 
 
 class BadRow(ValueError):
@@ -58,6 +67,8 @@ class Dataset:
     held_out: share of the train split that becomes validation where the
       source has no validation split of its own.
     labels: all labels, of kind CLASS.
+    labels_guessed: True if these are only those that rows were seen to have.
+    markers: a user's own texts behind which answers stand.
     file_mark: what the names of this data set's files contain where several
       data sets share a folder.
     undivided_test_rows: where the source is one file for all splits: how many
@@ -71,6 +82,8 @@ class Dataset:
       default_factory=dict)
   held_out: float = 0.0
   labels: tuple[str, ...] = ()
+  labels_guessed: bool = False
+  markers: tuple[str, ...] = ()
   file_mark: str = ""
   undivided_test_rows: int = 0
 
@@ -84,6 +97,29 @@ def own_dataset(name: str, held_out: float = 0.0) -> Dataset:
   """A data set of a user's own, with text labels."""
   return Dataset(records.check_name("data set", name), TEXT, _read_plain,
                  held_out=held_out)
+
+
+def of_records(
+    records_dir: records.StrPath, name: str, teacher: str | None = None
+) -> Dataset:
+  """A data set as its records were imported: kind, labels, markers.
+
+  Args:
+    records_dir: the folder of all records.
+    name: of the data set.
+    teacher: whose records; None for the first that have a kind.
+  """
+  spec = get(name)
+  teachers = [teacher] if teacher else [
+      t for dataset, t in records.list_records(records_dir) if dataset == name]
+  for teacher in teachers:
+    info = records.import_info(records_dir, name, teacher)
+    if info.get("kind") in KINDS:
+      spec = dataclasses.replace(spec, markers=tuple(info.get("markers", ())))
+      return spec if name in DATASETS else dataclasses.replace(
+          spec, label_kind=info["kind"], labels=tuple(info["labels"]),
+          labels_guessed=bool(info.get("labels_guessed")))
+  return spec
 
 
 def cqa_inputs(question: str, choices: tuple[str, ...]) -> str:
@@ -169,10 +205,12 @@ def _inputs(fields: Mapping[str, Any], *names: str) -> str:
   return value
 
 
-def _read_plain(fields: Mapping[str, Any]) -> Row:
-  return Row(inputs=_inputs(fields, "inputs"),
-             label=_optional(fields, "label"),
-             rationale=_optional(fields, "rationale"))
+def _read_plain(
+    fields: Mapping[str, Any], inputs: tuple[str, ...] = ("inputs",),
+    label: str = "label", rationale: str = "rationale") -> Row:
+  return Row(inputs="\n".join(_inputs(fields, name) for name in inputs),
+             label=_optional(fields, label),
+             rationale=_optional(fields, rationale))
 
 
 def _read_svamp(fields: Mapping[str, Any]) -> Row:
@@ -252,42 +290,39 @@ def _read_gsm8k(fields: Mapping[str, Any]) -> Row:
              rationale=re.sub(r"<<[^<>]*>>", "", solution).strip())
 
 
-def _anli(round_number: int) -> Dataset:
-  name = f"anli{round_number}"
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Row]] = {
+    "svamp": _read_svamp, "choices": _read_cqa, "nli": _read_nli,
+    "asdiv": _read_asdiv, "gsm8k": _read_gsm8k}
+
+
+def _declared(name: str, rows: dict[str, Any]) -> Dataset:
+  """A data set as its TOML file declares it."""
+  kind, reader = rows.pop("kind", TEXT), rows.pop("reader", None)
+  for what, given, known in (("kind", kind, KINDS),
+                             ("reader", reader, _READERS)):
+    if given is not None and given not in known:
+      raise errors.UserError(errors.unknown_name_message(
+          f"{what} in tasks/{name}.toml", given, known))
+  columns = {key: rows.pop(key) for key in ("inputs", "label", "rationale")
+             if key in rows}
+  if isinstance(columns.get("inputs"), str):
+    columns["inputs"] = [columns["inputs"]]
+  read = _READERS[reader] if reader else functools.partial(
+      _read_plain, **columns)
   return Dataset(
-      name, CLASS, _read_nli,
-      {"train": (f"{name}_train.json", f"{name}_train_recovered.jsonl"),
-       "validation": (f"{name}_valid.json",), "test": (f"{name}_test.json",)},
-      labels=NLI_LABELS, file_mark=f"r{round_number}")
+      records.check_name("data set", name), kind, read,
+      {split: tuple(files) for split, files in rows.pop("files", {}).items()},
+      labels=tuple(rows.pop("labels", ())), **rows)
 
 
 DATASETS: Mapping[str, Dataset] = {
-    dataset.name: dataset for dataset in (
-        Dataset("svamp", EQUATION, _read_svamp,
-                {"train": ("svamp_train.json",),
-                 "validation": ("svamp_valid.json",),
-                 "test": ("svamp_test.json",)},
-                held_out=0.1, undivided_test_rows=200),
-        Dataset("cqa", CHOICE, _read_cqa,
-                {"train": ("cqa_train.json",),
-                 "validation": ("cqa_valid.json",),
-                 "test": ("cqa_test.json",)},
-                held_out=0.1),
-        _anli(1), _anli(2), _anli(3),
-        Dataset("esnli", CLASS, _read_nli,
-                {"train": ("esnli_train.json",),
-                 "validation": ("esnli_valid.json",),
-                 "test": ("esnli_test.json",)},
-                labels=NLI_LABELS),
-        Dataset("asdiv", NUMBER, _read_asdiv, {"train": ("ASDiv.xml",)}),
-        Dataset("gsm8k", NUMBER, _read_gsm8k,
-                {"train": ("train.jsonl",), "test": ("test.jsonl",)},
-                held_out=0.1),
-    )
-}
+    name: _declared(name, rows)
+    for name, rows in declared.section("rows").items()}
 
 # Data sets that are trained on together, under one name in task names.
-UNIONS: Mapping[str, tuple[str, ...]] = {"svamp_asdiv": ("svamp", "asdiv")}
+UNIONS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(table["members"])
+    for name, table in declared.tables().items() if "members" in table}
 
 
 def members(name: str) -> tuple[str, ...]:

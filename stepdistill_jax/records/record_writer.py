@@ -13,12 +13,67 @@ import operator
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, BinaryIO
 
-from stepdistill_jax.records import records, split_writer
+import psutil
+
+from stepdistill_jax.records import records, tfrecord_files
 from stepdistill_jax.util import errors
 
+# Shards of a split: few for a small one; enough for the hosts of a large one.
+SMALL_SHARDS, LARGE_SHARDS = 16, 128
+SMALL_ROWS = 16_384
 _values_of = operator.attrgetter(*records.FIELDS)
+
+
+class _Split:
+  """The shards of one split, written round robin, so of like size.
+
+  The first records are held, to see whether the split is small. Errors are
+  the file system's, `OSError`.
+  """
+
+  def __init__(self, folder: pathlib.Path, stem: str):
+    self._folder, self._stem = folder, stem
+    self._held: list[bytes] = []
+    self._files: list[BinaryIO] = []
+    self._count = self._bytes = 0
+
+  def write(self, payload: bytes) -> None:
+    self._held.append(payload)
+    if not self._files and len(self._held) <= SMALL_ROWS:
+      return
+    self._flush(LARGE_SHARDS)
+
+  def _flush(self, shards: int) -> None:
+    while len(self._files) < shards:
+      self._files.append((self._folder / records.shard_name(
+          self._stem, len(self._files), shards)).open("wb"))
+    for payload in self._held:
+      self._bytes += tfrecord_files.write_record(
+          self._files[self._count % shards], payload)
+      self._count += 1
+    self._held.clear()
+
+  def finish(self) -> dict[str, Any]:
+    """Closes the shards; returns the split's entry of dataset_info.json."""
+    if not self._files:
+      self._flush(max(1, min(SMALL_SHARDS, len(self._held))))
+    for file in self._files:
+      file.close()
+    shards = len(self._files)
+    lengths = [len(range(i, self._count, shards)) for i in range(shards)]
+    # Protocol buffers' JSON has 64-bit integers as strings.
+    return {"shardLengths": list(map(str, lengths)),
+            "numBytes": str(self._bytes)}
+
+  def abandon(self) -> None:
+    """Closes the shards, whatever becomes of their contents."""
+    for file in self._files:
+      try:
+        file.close()
+      except OSError:  # The disk is full: what closing would still write.
+        pass
 
 
 class RecordsWriter:
@@ -39,7 +94,8 @@ class RecordsWriter:
     self.folder = records.version_dir(records_dir, dataset, teacher)
     self._temporary = self.folder.with_name(
         f".incomplete-{records.VERSION}-{os.getpid()}")
-    self._splits: dict[str, split_writer.SplitWriter] = {}
+    self._splits: dict[str, _Split] = {}
+    self._encode = tfrecord_files.Encoder(records.FIELDS)
     self.import_info: Mapping[str, Any] = {}
 
   def __enter__(self) -> RecordsWriter:
@@ -58,12 +114,11 @@ class RecordsWriter:
       if record.split not in records.SPLITS:
         raise errors.UserError(errors.unknown_name_message(
             "split", record.split, records.SPLITS))
-      writer = self._splits[record.split] = split_writer.SplitWriter(
+      writer = self._splits[record.split] = _Split(
           self._temporary,
-          f"{records.TFDS_PREFIX}{self._dataset}-{record.split}",
-          records.FIELDS)
+          f"{records.TFDS_PREFIX}{self._dataset}-{record.split}")
     try:
-      writer.write(_values_of(record))
+      writer.write(self._encode(_values_of(record)))
     except OSError as error:
       raise self._cannot_write(error) from error
 
@@ -146,14 +201,9 @@ def _dataset_info(
       "fileFormat": "tfrecord",
       "description": f"Distillation records of {dataset} by {teacher}.",
       "splits": [
-          {
-              "name": name,
-              "filepathTemplate":
-                  "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-              # Protocol buffers' JSON has 64-bit integers as texts.
-              "shardLengths": [str(n) for n in split["shard_lengths"]],
-              "numBytes": str(split["num_bytes"]),
-          } for name, split in splits.items()],
+          {"name": name, "filepathTemplate":
+           "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", **split}
+          for name, split in splits.items()],
   }
 
 
@@ -177,17 +227,7 @@ def _remove_leftovers(folder: pathlib.Path) -> None:
   """Removes what killed imports left; one that still runs keeps its own."""
   for pattern in (".incomplete-*", ".replaced-*"):
     for leftover in folder.glob(pattern):
-      if not _is_running(leftover.name.rpartition("-")[2]):
+      process = leftover.name.rpartition("-")[2]
+      if not (process.isdigit() and int(process) != os.getpid()
+              and psutil.pid_exists(int(process))):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _is_running(process_id: str) -> bool:
-  if not process_id.isdigit() or int(process_id) == os.getpid():
-    return False
-  try:
-    os.kill(int(process_id), 0)
-  except ProcessLookupError:
-    return False
-  except OSError:
-    return True  # Another user's process.
-  return True

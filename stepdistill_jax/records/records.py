@@ -26,7 +26,7 @@ import re
 from typing import Any
 import unicodedata
 
-from stepdistill_jax.records import shard_process, shards, tfrecord_files
+from stepdistill_jax.records import tfrecord_files
 from stepdistill_jax.util import errors, locations
 
 StrPath = str | os.PathLike[str]
@@ -42,8 +42,6 @@ OK = "ok"
 TFDS_PREFIX = "stepdistill_"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 IMPORT_FILE = "import.json"
-# About 16,000 records; a second process takes 0.2 s to start.
-_AHEAD_BYTES = 10 * 2**20
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,6 +62,8 @@ class Record:
       the row at position 538 of the source's train split.
     weight: what the record's teacher outputs weigh in the loss, a number as
       text; empty for 1. The share of several samples that agree, for one.
+    rule: what the teacher's label was read by, such as `json` or `answer is`.
+    thinking: what a reasoning model thought before its answer.
   """
 
   id: str
@@ -77,6 +77,8 @@ class Record:
   split: str = "train"
   origin: str = ""
   weight: str = ""
+  rule: str = ""
+  thinking: str = ""
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))
@@ -204,9 +206,18 @@ def require_records(
       f"--teacher={teacher} ...`, or name their folder with --records_dir")
 
 
+def shard_name(stem: str, shard: int, shards: int) -> str:
+  """A shard's name, as TFDS has it.
+
+  >>> shard_name("stepdistill_svamp-train", 3, 16)
+  'stepdistill_svamp-train.tfrecord-00003-of-00016'
+  """
+  return f"{stem}.tfrecord-{shard:05d}-of-{shards:05d}"
+
+
 def read_records(
-    records_dir: StrPath, dataset: str, teacher: str, split: str, *,
-    ahead: bool = False) -> Iterator[Record]:
+    records_dir: StrPath, dataset: str, teacher: str, split: str
+) -> Iterator[Record]:
   """Yields a split's records, shard by shard, without TensorFlow.
 
   Args:
@@ -214,42 +225,31 @@ def read_records(
     dataset: name of the data set.
     teacher: name of the teacher.
     split: name of the split.
-    ahead: True to have a second process read a large split meanwhile; for
-      work that goes through all of it.
 
   Raises:
     errors.UserError: no such records or split, or a damaged shard.
   """
-  def read(paths: list[pathlib.Path]) -> Iterator[Record]:
-    if ahead and sum(
-        path.stat().st_size for path in paths if path.exists()) > _AHEAD_BYTES:
-      for values in shard_process.read(paths, FIELDS):
-        yield Record(*values)
-      return
-    for example in shards.read(paths):
-      yield Record(**{name: example.get(name, "") for name in FIELDS})
-
-  return _read_split(records_dir, dataset, teacher, split, read)
+  for example in _read_split(records_dir, dataset, teacher, split,
+                             tfrecord_files.decode_example):
+    yield Record(**{name: example.get(name, "") for name in FIELDS})
 
 
 def read_ids(
     records_dir: StrPath, dataset: str, teacher: str, split: str
 ) -> Iterator[str]:
   """Yields the ids of a split's records, faster than `read_records`."""
-  def read(paths: list[pathlib.Path]) -> Iterator[str]:
-    for name, value in shards.read(paths, tfrecord_files.decode_first):
-      if name != FIELDS[0]:
-        raise errors.UserError(
-            f"the records of {dataset!r} by {teacher!r} in {records_dir} do "
-            "not begin with their ids; import them anew")
-      yield value
-
-  return _read_split(records_dir, dataset, teacher, split, read)
+  for name, value in _read_split(records_dir, dataset, teacher, split,
+                                 tfrecord_files.decode_first):
+    if name != FIELDS[0]:
+      raise errors.UserError(
+          f"the records of {dataset!r} by {teacher!r} in {records_dir} do "
+          "not begin with their ids; import them anew")
+    yield value
 
 
 def _read_split(
     records_dir: StrPath, dataset: str, teacher: str, split: str,
-    read: Callable[[list[pathlib.Path]], Iterator[Any]]) -> Iterator[Any]:
+    decode: Callable[[bytes], Any]) -> Iterator[Any]:
   folder = require_records(records_dir, dataset, teacher)
   lengths = _shard_lengths(folder)
   if split not in lengths:
@@ -258,16 +258,22 @@ def _read_split(
   stem, shard_count = f"{TFDS_PREFIX}{dataset}-{split}", len(lengths[split])
   count = 0
   try:
-    for value in read([folder / shards.file_name(stem, i, shard_count)
-                       for i in range(shard_count)]):
-      yield value
-      count += 1
-    if count != sum(lengths[split]):
-      raise tfrecord_files.CorruptFileError(
-          f"{folder} has {count} records of {split}, not the "
-          f"{sum(lengths[split])} that were written")
+    for shard in range(shard_count):
+      path = folder / shard_name(stem, shard, shard_count)
+      with path.open("rb") as file:
+        for value in tfrecord_files.read_examples(file, str(path), decode):
+          yield value
+          count += 1
+  except OSError as error:
+    raise errors.UserError(
+        f"{path} cannot be read ({error.strerror}); import these records anew"
+    ) from error
   except tfrecord_files.CorruptFileError as error:
     raise errors.UserError(f"{error}; import these records anew") from error
+  if count != sum(lengths[split]):
+    raise errors.UserError(
+        f"{folder} has {count} records of {split}, not the "
+        f"{sum(lengths[split])} that were written; import these records anew")
 
 
 def split_sizes(

@@ -1,10 +1,11 @@
+import errno
 import multiprocessing
 import os
 import signal
 
 import pytest
 
-from stepdistill_jax.records import record_writer, records, split_writer
+from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.util import errors
 
 
@@ -44,13 +45,27 @@ def test_tfds_and_our_reader_give_what_was_written(tmp_path):
 
 
 def test_large_splits_go_to_more_shards_as_they_come(tmp_path, monkeypatch):
-  monkeypatch.setattr(split_writer, "SMALL_ROWS", 30)
+  monkeypatch.setattr(record_writer, "SMALL_ROWS", 30)
   record_writer.write_records(
       tmp_path, "toy", "none", {"train": some_records(300)})
   files = list(records.version_dir(tmp_path, "toy", "none").glob("*-train*"))
   assert len(files) == 128
   assert by_id(records.read_records(tmp_path, "toy", "none", "train")) == (
       by_id(some_records(300)))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+  monkeypatch.setattr(record_writer, "SMALL_ROWS", 40)
+  writer = record_writer.RecordsWriter(tmp_path, "toy", "none")
+  with pytest.raises(errors.UserError, match=os.strerror(errno.ENOSPC)):
+    with writer:
+      temporary, = writer.folder.parent.iterdir()
+      (temporary / "stepdistill_toy-train.tfrecord-00003-of-00128").symlink_to(
+          "/dev/full")
+      for record in some_records(300):
+        writer.write(record)
+  assert list(writer.folder.parent.iterdir()) == []
 
 
 def test_an_error_leaves_the_older_records(tmp_path):
@@ -91,7 +106,8 @@ def test_a_damaged_shard_is_one_line(tmp_path):
       tmp_path, "toy", "none", {"train": some_records(40)})
   shard = sorted(folder.glob("*-train*"))[3]
   shard.write_bytes(shard.read_bytes()[:-3])
-  with pytest.raises(errors.UserError, match="import these records anew"):
+  with pytest.raises(errors.UserError, match=(
+      f"{shard}.*import these records anew")):
     list(records.read_records(tmp_path, "toy", "none", "train"))
 
 
@@ -118,6 +134,6 @@ def test_ids_are_those_of_the_normalized_input():
 
 
 @pytest.mark.parametrize("name", ["", "../x", "Upper", "a/b", "a-b", "a:b"])
-def test_names_that_are_no_names(tmp_path, name):
+def test_names_that_cannot_be_folders(tmp_path, name):
   with pytest.raises(errors.UserError):
     record_writer.RecordsWriter(tmp_path, name, "none")

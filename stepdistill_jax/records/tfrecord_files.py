@@ -1,12 +1,10 @@
 """TFRecord files of string features, written and read without TensorFlow.
 
 Importing TensorFlow takes ten seconds and 800 MB, more than an import of half
-a million completions may use. The two formats involved are small and frozen:
-
-* a TFRecord file is a row of `length (uint64 LE), masked crc32c of the length
-  bytes (uint32 LE), payload, masked crc32c of the payload`;
-* the payload is a `tf.train.Example` protocol buffer, here with one bytes
-  value for each feature.
+a million completions may use. A TFRecord file is a row of `length (uint64 LE),
+masked crc32c of the length bytes (uint32 LE), payload, masked crc32c of the
+payload`; the payload is a `tf.train.Example` protocol buffer, here with one
+bytes value for each feature.
 
 The test beside this file reads what is written here with TensorFlow, and the
 other way round.
@@ -14,89 +12,88 @@ other way round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import struct
 from typing import Any, BinaryIO
 
+from google.protobuf import (
+  descriptor_pb2,
+  descriptor_pool,
+  message,
+  message_factory,
+)
 import google_crc32c
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8
-# A protocol buffer's tags of length-delimited fields: number << 3 | 2.
-_FIELD_1, _FIELD_2 = b"\x0a", b"\x12"
-_ONE_BYTE = [bytes([number]) for number in range(0x80)]
 # A record is a few kilobytes; a larger length is a damaged file, and reading
 # it would allocate whatever the damage says.
 MAX_RECORD_BYTES = 256 * 2**20
+# The messages of tensorflow/core/example, as far as texts need them. On disk a
+# map is a repeated entry; as such it keeps the order of the features.
+_MESSAGES = {
+    "BytesList": {"value": "repeated bytes"},
+    "Feature": {"bytes_list": "optional BytesList"},
+    "Entry": {"key": "optional string", "value": "optional Feature"},
+    "Features": {"feature": "repeated Entry"},
+    "Example": {"features": "optional Features"},
+}
 
 
 class CorruptFileError(ValueError):
   """A TFRecord file that ends early or whose checksums do not hold."""
 
 
-def _masked_crc(data: bytes) -> int:
-  crc: int = google_crc32c.value(data)
-  return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+def _example_class() -> Any:
+  package = "stepdistill_jax.records"
+  file = descriptor_pb2.FileDescriptorProto(
+      name="example.proto", package=package)
+  for name, fields in _MESSAGES.items():
+    fields_of_message = file.message_type.add(name=name).field
+    for number, (field, description) in enumerate(fields.items(), 1):
+      label, kind = description.split()
+      made = fields_of_message.add(name=field, number=number, label=(
+          f"LABEL_{label.upper()}"))
+      if kind in _MESSAGES:
+        made.type, made.type_name = made.TYPE_MESSAGE, f".{package}.{kind}"
+      else:
+        made.type = f"TYPE_{kind.upper()}"
+  pool = descriptor_pool.DescriptorPool()
+  pool.Add(file)
+  return message_factory.GetMessageClass(
+      pool.FindMessageTypeByName(f"{package}.Example"))
 
 
-def _varint(number: int) -> bytes:
-  """A protocol buffer's variable-length integer."""
-  if number < 0x80:
-    return _ONE_BYTE[number]
-  out = bytearray()
-  while number >= 0x80:
-    out.append(number & 0x7F | 0x80)
-    number >>= 7
-  out.append(number)
-  return bytes(out)
+_Example = _example_class()
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-  """Returns the integer at `at` and the position after it."""
-  byte = data[at]
-  if byte < 0x80:
-    return byte, at + 1
-  number, shift = byte & 0x7F, 7
-  while True:
-    at += 1
-    byte = data[at]
-    number |= (byte & 0x7F) << shift
-    if byte < 0x80:
-      return number, at + 1
-    shift += 7
-    if shift > 63:
-      raise ValueError("a varint of more than 64 bits")
+class Encoder:
+  """Serializes examples of the same features, one bytes value each."""
 
+  def __init__(self, names: Sequence[str]):
+    self._example = _Example()
+    self._values = []
+    for name in names:
+      value = self._example.features.feature.add(key=name).value
+      value.bytes_list.value.append(b"")
+      self._values.append(value.bytes_list.value)
 
-@functools.lru_cache(maxsize=1 << 14)
-def _entry_start(name: str, size: int) -> bytes:
-  """An entry's bytes up to its value of `size` bytes; the same for many."""
-  key = name.encode("utf-8")
-  bytes_list = _FIELD_1 + _varint(size)
-  feature_size = len(bytes_list) + size
-  feature = _FIELD_1 + _varint(feature_size) + bytes_list
-  entry = (_FIELD_1 + _varint(len(key)) + key
-           + _FIELD_2 + _varint(len(feature) + size) + feature)
-  return _FIELD_1 + _varint(len(entry) + size) + entry
+  def __call__(self, values: Sequence[str]) -> bytes:
+    """Returns a `tf.train.Example`.
+
+    Raises:
+      UnicodeEncodeError: a value has lone surrogates.
+    """
+    for place, value in zip(self._values, values, strict=True):
+      place[0] = value.encode("utf-8")
+    data: bytes = self._example.SerializeToString()
+    return data
 
 
 def encode_example(features: Mapping[str, str]) -> bytes:
-  """Returns a serialized `tf.train.Example`, one UTF-8 bytes value a feature.
-
-  Example{1: Features{1: entry{1: key, 2: Feature{1: BytesList{1: value}}}}}
-
-  Raises:
-    UnicodeEncodeError: a value has lone surrogates.
-  """
-  entries = []
-  for name, text in features.items():
-    value = text.encode("utf-8")
-    entries.append(_entry_start(name, len(value)))
-    entries.append(value)
-  body = b"".join(entries)
-  return _FIELD_1 + _varint(len(body)) + body
+  """Returns a serialized `tf.train.Example`; see `Encoder` for many."""
+  return Encoder(list(features))(list(features.values()))
 
 
 def decode_example(data: bytes) -> dict[str, str]:
@@ -105,70 +102,38 @@ def decode_example(data: bytes) -> dict[str, str]:
   Raises:
     ValueError: the data is something else.
   """
-  features = {}
-  try:
-    end, at = _open(data, 0, 1)
-    end += at
-    while at < end:
-      name, value, at = _entry(data, at)
-      features[name] = value
-  except IndexError as error:
-    raise ValueError("it ends early") from error
-  if at != len(data):
-    raise ValueError("it ends early")
-  return features
+  return dict(map(_name_and_value, _entries(data)))
 
 
 def decode_first(data: bytes) -> tuple[str, str]:
   """The name and value of an example's first feature.
 
   Raises:
-    ValueError: the data does not begin as an example of texts.
+    ValueError: the data is not an example of texts.
   """
+  return _name_and_value(_entries(data)[0])
+
+
+def _entries(data: bytes) -> Sequence[Any]:
   try:
-    _, at = _open(data, 0, 1)
-    return _entry(data, at)[:2]
-  except IndexError as error:
-    raise ValueError("it ends early") from error
+    entries: Sequence[Any] = _Example.FromString(data).features.feature
+  except message.DecodeError as error:
+    raise ValueError(str(error)) from error
+  if not entries:
+    raise ValueError("it has no feature")
+  return entries
 
 
-def _entry(data: bytes, at: int) -> tuple[str, str, int]:
-  """The name and value of the entry at `at`, and the position after it."""
-  if data[at] != 0x0a:  # `_open`, without its call.
-    raise ValueError("it has another field or type than expected")
-  size, at = data[at + 1], at + 2
-  if size >= 0x80:
-    size, at = _read_varint(data, at - 1)
-  key = data[at + 2:at + 2 + data[at + 1]]
-  # All but the value follows from name and size: compared, not parsed.
-  name, start = _entry_of_size(key, size)
-  if not data.startswith(start, at):
+def _name_and_value(entry: Any) -> tuple[str, str]:
+  values = entry.value.bytes_list.value
+  if len(values) != 1:
     raise ValueError("a feature has not exactly one text value")
-  end = at + size
-  return name, data[at + len(start):end].decode("utf-8"), end
+  return entry.key, values[0].decode("utf-8")
 
 
-@functools.lru_cache(maxsize=1 << 14)
-def _entry_of_size(key: bytes, size: int) -> tuple[str, bytes]:
-  """An entry's name, and its bytes between its own size and its value.
-
-  Raises:
-    ValueError: no value makes an entry of this size.
-  """
-  name = key.decode("utf-8")
-  for value_size in range(max(0, size - len(key) - 32), size):
-    start = _entry_start(name, value_size)
-    inner = start[1 + len(_varint(size)):]
-    if len(inner) + value_size == size:
-      return name, inner
-  raise ValueError("a feature has not exactly one text value")
-
-
-def _open(data: bytes, at: int, field: int) -> tuple[int, int]:
-  """Checks a length-delimited field's tag; returns its size and its start."""
-  if data[at] != field << 3 | 2:
-    raise ValueError("it has another field or type than expected")
-  return _read_varint(data, at + 1)
+def _masked_crc(data: bytes) -> int:
+  crc: int = google_crc32c.value(data)
+  return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 def write_record(file: BinaryIO, payload: bytes) -> int:

@@ -63,6 +63,6 @@ def test_every_cut_and_every_flipped_byte_is_noticed():
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x0a", b"\x08\x01", b"\x0a\x05ab"])
-def test_other_payloads_are_no_examples(payload):
+def test_other_payloads_are_not_examples(payload):
   with pytest.raises(ValueError):
     tfrecord_files.decode_example(payload)

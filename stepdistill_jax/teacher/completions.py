@@ -17,12 +17,14 @@ collecting a cache is append-only; the manifest is replaced in one step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import re
+import sqlite3
 from typing import Any
 
 from stepdistill_jax.records import records
@@ -31,7 +33,22 @@ from stepdistill_jax.util import errors, locations
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+# The lines of a cache that is being collected; see `ask.store`.
+GROWING = ".cache.sqlite"
 _SHARD = re.compile(r"shard-\d{5}\.jsonl(?:\.gz)?")
+# Endings, and the names that servers have for them, in lower case.
+STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
+_ENDINGS = {
+    STOP: ("", "unknown", "eos", "eos_token", "end_turn", "stop_sequence",
+           "stop_str", "end_of_sequence", "end_of_turn", "completed",
+           "complete", "finished", "finish", "end", "done"),
+    LENGTH: ("max_tokens", "max_length", "max_new_tokens",
+             "max_output_tokens", "model_length", "max_completion_tokens"),
+    FILTERED: ("safety", "recitation", "blocklist", "prohibited_content",
+               "spii", "guardrail_intervened", "content_filtered"),
+}
+_ENDING_OF = {name: ending for ending, names in _ENDINGS.items()
+              for name in names}
 
 
 @dataclasses.dataclass
@@ -42,9 +59,11 @@ class Completion:
     id: stable within the cache.
     input: the data set's fields.
     output: the raw text; None if the teacher failed.
-    finish_reason: `stop`, `length`, `content_filter`, … as the teacher says.
+    finish_reason: as the teacher says; see `ending_of`.
     usage: token counts, as the teacher says.
     error: what the teacher failed with, else None.
+    thinking: what the teacher thought before it answered, where its server
+      gives that apart from the text.
   """
 
   id: str
@@ -53,6 +72,25 @@ class Completion:
   finish_reason: str | None = "stop"
   usage: Mapping[str, Any] | None = None
   error: str | None = None
+  thinking: str = ""
+
+
+def ending_of(finish_reason: str | None) -> str:
+  """How a completion ended, whatever the server's name for it.
+
+  A server that says nothing is believed to have ended by itself.
+
+  >>> ending_of("eos_token"), ending_of("MAX_TOKENS"), ending_of(None)
+  ('stop', 'length', 'stop')
+  """
+  name = (finish_reason or "").lower()
+  return _ENDING_OF.get(name, name)
+
+
+def thinking_of(line: Mapping[str, Any]) -> str:
+  """The `thinking` of a cache's line; `reasoning` in those of before."""
+  text = line.get("thinking") or line.get("reasoning")
+  return text if isinstance(text, str) else ""
 
 
 class CacheWriter:
@@ -87,7 +125,7 @@ class CacheWriter:
     self._folder.mkdir(parents=True, exist_ok=True)
     if (self._folder / MANIFEST).exists():
       self._require_same_manifest()
-    shards = _shard_paths(self._folder)
+    shards = shard_paths(self._folder)
     if shards:
       self._shard = len(shards) - 1
       self._lines = _remove_cut_line(shards[-1])
@@ -102,7 +140,10 @@ class CacheWriter:
       self._shard, self._lines = self._shard + 1, 0
       self._open()
     # Lone surrogates stay as `\\ud800` escapes: raw is raw.
-    line = json.dumps(dataclasses.asdict(completion), ensure_ascii=True)
+    values = dataclasses.asdict(completion)
+    if not completion.thinking:
+      del values["thinking"]
+    line = json.dumps(values, ensure_ascii=True)
     self._file.write(line + "\n")
     self._file.flush()
     self._lines += 1
@@ -126,7 +167,7 @@ class CacheWriter:
   def _write_manifest(self, complete: bool) -> None:
     manifest = dict(self._manifest, complete=complete)
     if complete:
-      manifest["shards"] = [_describe(p) for p in _shard_paths(self._folder)]
+      manifest["shards"] = [_describe(p) for p in shard_paths(self._folder)]
       manifest["count"] = sum(s["count"] for s in manifest["shards"])
     temporary = self._folder / f".{MANIFEST}.{os.getpid()}"
     temporary.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
@@ -182,8 +223,38 @@ def read_completions(folder: pathlib.Path) -> Iterator[text_files.Entry]:
     errors.UserError: a shard differs from what the manifest says of it.
   """
   manifest = read_manifest(folder)
+  if manifest.get("shards") is None and (folder / GROWING).is_file():
+    yield from _growing_entries(folder / GROWING)
+    return
   for path in _manifest_shards(folder, manifest):
     yield from text_files.read_entries(path)
+
+
+def is_whole(database: sqlite3.Connection) -> bool:
+  """True if a growing cache's database has all that was collected before."""
+  return database.execute("PRAGMA user_version").fetchone() == (
+      FORMAT_VERSION,)
+
+
+def mark_whole(database: sqlite3.Connection) -> None:
+  database.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+
+
+def _growing_entries(path: pathlib.Path) -> Iterator[text_files.Entry]:
+  """Yields the lines of a cache that is still being collected."""
+  try:
+    with contextlib.closing(sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+      if is_whole(database):
+        for number, line in database.execute(
+            "SELECT rowid, line FROM samples ORDER BY rowid"):
+          value, problem = text_files.parse_json(line)
+          yield text_files.Entry(value, problem, path, number, "line")
+        return
+  except sqlite3.Error as error:
+    raise errors.UserError(f"cannot read {path}: {error}") from error
+  for shard in shard_paths(path.parent):
+    yield from text_files.read_entries(shard)
 
 
 def _manifest_shards(
@@ -192,7 +263,7 @@ def _manifest_shards(
   listed = manifest.get("shards")
   if listed is None:
     # Still being collected, or its collector was killed: what there is.
-    return [p for p in _shard_paths(folder) if p.stat().st_size]
+    return [p for p in shard_paths(folder) if p.stat().st_size]
   if not isinstance(listed, list) or not all(
       isinstance(s, dict) and isinstance(s.get("name"), str) for s in listed):
     raise errors.UserError(f"{folder / MANIFEST} has a damaged list of shards")
@@ -213,7 +284,8 @@ def _manifest_shards(
   return paths
 
 
-def _shard_paths(folder: pathlib.Path) -> list[pathlib.Path]:
+def shard_paths(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The shards of a cache, in their order."""
   return sorted(p for p in folder.iterdir() if _SHARD.fullmatch(p.name))
 
 

@@ -183,7 +183,7 @@ def select(
   Raises:
     errors.UserError: the share is not one, or a filter cannot judge the data.
   """
-  if filters.only_consistent and dataset.label_kind == datasets.TEXT:
+  if filters.only_consistent and dataset.label_kind in datasets.FREE_TEXTS:
     raise errors.UserError(
         f"only_consistent cannot judge {dataset.name!r}: its labels are free "
         "texts, and no rationale is known to contradict one; bind "

@@ -1,17 +1,24 @@
 """Reading JSON files that may be damaged or hostile, as a stream.
 
-Two forms, plain or gzipped: JSON Lines, and one JSON array. Both are read in
-chunks, so memory does not grow with the file. What is wrong with a single
-value is an `Entry` with a named problem, so that later values keep their
-positions; what is wrong with the file as a whole is a `UserError`.
+Plain or gzipped, in UTF-8 or with the byte-order mark of UTF-16 or UTF-32:
+
+* JSON Lines;
+* one JSON array;
+* JSON objects one after another, each over several lines;
+* one JSON object whose values are the rows: `{"0": {...}, "1": {...}}`.
+
+All are read in chunks, so memory does not grow with the file. What is wrong
+with a single value is an `Entry` with a named problem, so that later values
+keep their positions; what is wrong with the file as a whole is a `UserError`.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import gzip
+import io
 import json
 import os
 import pathlib
@@ -24,6 +31,10 @@ from stepdistill_jax.util import errors
 # One value may take this much; the longest published completion has 2 kB.
 MAX_ENTRY_BYTES = 4 * 2**20
 _CHUNK_BYTES = 2**20
+# The longer ones first: UTF-32's begins as UTF-16's does.
+_OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 # The named problems of an entry.
 NOT_JSON = "not_json"  # Not JSON, or NaN or Infinity, which JSON has not.
@@ -87,7 +98,10 @@ def check_inside(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
 
 
 def open_bytes(path: pathlib.Path) -> BinaryIO:
-  """Opens a plain or gzipped file, by its contents and not by its name."""
+  """Opens a plain or gzipped file, by its contents and not by its name.
+
+  What has a byte-order mark of another encoding is read as UTF-8.
+  """
   try:
     file = path.open("rb")
   except OSError as error:
@@ -98,7 +112,23 @@ def open_bytes(path: pathlib.Path) -> BinaryIO:
   if not start:
     file.close()
     raise errors.UserError(f"{path} is empty; fetch it again")
-  return gzip.open(file) if start == b"\x1f\x8b" else file
+  file = gzip.open(file) if start == b"\x1f\x8b" else file
+  try:
+    mark = file.peek(4)[:4]
+  except (EOFError, OSError, zlib.error):
+    return file  # Damaged: whoever reads it will find that.
+  encoding = next((name for mark_of, name in _OTHER_MARKS.items()
+                   if mark.startswith(mark_of)), None)
+  if encoding is None:
+    return file
+  with file:  # Spreadsheets write such files; they are never large.
+    try:
+      return io.BufferedReader(io.BytesIO(
+          file.read().decode(encoding).encode("utf-8")))
+    except UnicodeError as error:
+      raise errors.UserError(
+          f"{path} begins as {encoding} and is not ({error}); save it as "
+          "UTF-8") from error
 
 
 def open_or_empty(path: pathlib.Path) -> BinaryIO:
@@ -107,18 +137,21 @@ def open_or_empty(path: pathlib.Path) -> BinaryIO:
 
 
 def read_entries(path: pathlib.Path) -> Iterator[Entry]:
-  """Yields the values of a JSON Lines or JSON array file.
+  """Yields the values of a file in one of the forms of this module.
 
   Raises:
     errors.UserError: the file is empty or unreadable, its compression is
-      damaged, or an array does not end.
+      damaged, or it does not end as it has begun.
   """
   with open_bytes(path) as file:
     try:
-      start = file.peek(64) if hasattr(file, "peek") else b""
-      start = start.removeprefix(codecs.BOM_UTF8).lstrip()
-      reader = _array if start.startswith(b"[") else _lines
-      yield from reader(file, path)
+      start = file.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()
+      if start.startswith(b"["):
+        yield from _array(file, path)
+      elif start.startswith(b"{") and (form := _object_form(path)):
+        yield from form(file, path)
+      else:
+        yield from _lines(file, path)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
       raise errors.UserError(
           f"{path} is a damaged or cut gzip file ({error}); fetch it again"
@@ -176,6 +209,9 @@ def _lines(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
     yield Entry(value, problem, path, number, "line")
 
 
+Reader = Callable[[BinaryIO, pathlib.Path], Iterator[Entry]]
+_NAME = re.compile(r'"(?:[^"\\]|\\.)*+"\s*:\s*(?=\S)', re.DOTALL)
+_NAMED_ROW = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*+"\s*:\s*\{', re.DOTALL)
 _SPACE_AND_COMMA = re.compile(r"[ \t\r\n]*(,?)[ \t\r\n]*")
 
 
@@ -204,27 +240,109 @@ class _ArrayText:
 
 
 def _array(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
+  return _values(_after_opening(file), path, "array", "]")
+
+
+def _rows_by_name(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
+  """The values of one object."""
+  return _values(_after_opening(file), path, "object", "}")
+
+
+def _objects(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
+  """Objects one after another."""
+  window = _window(file)
+  number = 0
+  while _skip_separator(window) or window.at < len(window.text):
+    number += 1
+    yield _element(window, path, number)
+
+
+def _object_form(path: pathlib.Path) -> Reader | None:
+  """How a file that begins with an object is to be read; None: by lines.
+
+  Raises:
+    errors.UserError: it is a table in another form.
+  """
+  with open_bytes(path) as file:
+    window = _window(file)
+    value = None
+    while value is None:
+      try:
+        value, end = _DECODER.raw_decode(window.text, window.at)
+      except (ValueError, RecursionError):
+        if len(window.text) > MAX_ENTRY_BYTES or not window.more():
+          break
+    first_line = window.text.partition("\n")[0]
+    if value is None:
+      if len(window.text) > MAX_ENTRY_BYTES and _NAMED_ROW.match(window.text):
+        return _rows_by_name
+      return _objects if first_line.strip() == "{" else None
+    begun = window.text[window.at:end]
+    window.at = end
+    _skip_separator(window)
+    if window.at < len(window.text):
+      # More follows. Lines are read one by one, as a bad one ends nothing.
+      return _objects if "\n" in begun else None
+  rows = list(value.values())
+  if not rows or not all(isinstance(row, dict) for row in rows):
+    return _objects if "\n" in begun else None
+  if all(set(row) == set(rows[0]) for row in rows) and all(
+      name.isdecimal() for name in rows[0]):
+    raise errors.UserError(
+        f"{path} has one object for each of the columns "
+        f"{', '.join(value)}; write one for each row (in pandas: "
+        "to_json(orient='records', lines=True))")
+  return _rows_by_name
+
+
+def _window(file: BinaryIO) -> _ArrayText:
+  """A window at the first character that is not white."""
   window = _ArrayText(file)
   while not window.text.strip() and window.more():
     pass
-  window.at = window.text.index("[") + 1
+  window.at = len(window.text) - len(window.text.lstrip("\ufeff \t\r\n"))
+  return window
+
+
+def _after_opening(file: BinaryIO) -> _ArrayText:
+  window = _window(file)
+  window.at += 1
+  return window
+
+
+def _values(window: _ArrayText, path: pathlib.Path, kind: str, closing: str
+            ) -> Iterator[Entry]:
+  """Yields the values up to the `closing` bracket."""
   number = 0
   while True:
     comma = _skip_separator(window)
     if window.at >= len(window.text):
       raise errors.UserError(
-          f"{path} ends inside its array, after element {number}; fetch it "
+          f"{path} ends inside its {kind}, after element {number}; fetch it "
           "again")
-    if window.text[window.at] == "]" and (not comma or number == 0):
+    if window.text[window.at] == closing and (not comma or number == 0):
       break
     if number > 0 and not comma:
       raise errors.UserError(
-          f"{path} has no comma after element {number} of its array; it is "
+          f"{path} has no comma after element {number} of its {kind}; it is "
           "not a JSON file")
     number += 1
+    if closing == "}":
+      _skip_name(window, path, number)
     yield _element(window, path, number)
   if number == 0:
-    raise errors.UserError(f"{path} is an empty array; fetch it again")
+    raise errors.UserError(f"{path} is an empty {kind}; fetch it again")
+
+
+def _skip_name(
+    window: _ArrayText, path: pathlib.Path, number: int) -> None:
+  """Moves past the name and the colon before an object's value."""
+  while not (match := _NAME.match(window.text, window.at)):
+    if len(window.text) - window.at > MAX_ENTRY_BYTES or not window.more():
+      raise errors.UserError(
+          f"{path} element {number} has no name before it; it is not a JSON "
+          "file")
+  window.at = match.end()
 
 
 def _skip_separator(window: _ArrayText) -> bool:

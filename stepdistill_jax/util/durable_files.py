@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -20,3 +21,11 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def replace(path: pathlib.Path, data: bytes) -> None:
+  """Puts a file in its place in one step, on the disk when this returns."""
+  temporary = path.with_name(f".{path.name}.new")
+  write(temporary, data)
+  os.replace(temporary, path)
+  sync_folder(path.parent)

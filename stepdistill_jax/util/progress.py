@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar in a terminal, lines elsewhere.
+"""Progress of long work: bars in a terminal, lines elsewhere.
 
 Everything goes to the standard error, so that results can be piped.
 """
@@ -17,6 +17,8 @@ import rich.progress
 from stepdistill_jax.util import runtime
 
 _console = rich.console.Console(stderr=True, highlight=False)
+_SECONDS_BETWEEN = 0.2  # A person reads no faster.
+_SECONDS_SILENT = 60.0  # Off a terminal.
 
 
 class Watcher(Protocol):
@@ -109,6 +111,98 @@ def say_metrics(
     say(f"{kind} at step {step}  {task}  {line}")
 
 
+class Bars:
+  """A bar for each piece of work that is under way; a context manager.
+
+  Off a terminal each is a line every minute.
+  """
+
+  def __init__(
+      self, unit: str = "", *, console: rich.console.Console | None = None,
+      quiet: bool = False, clock: Callable[[], float] = time.monotonic):
+    """Initializes.
+
+    Args:
+      unit: what is counted, such as `rows`.
+      console: where to; the standard error by default.
+      quiet: shows nothing.
+      clock: returns seconds.
+    """
+    self._unit, self._clock, self._quiet = unit, clock, quiet
+    self._console = console or _console
+    self._start = clock()
+    self.next_line_at = self._start + _SECONDS_SILENT
+    # Work -> (how many were done when it began, when, its bar).
+    self._work: dict[str, tuple[int, float, rich.progress.TaskID]] = {}
+    self._shown: dict[str, float] = {}
+    self._bars = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}", markup=False),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.TextColumn("{task.fields[text]}", markup=False),
+        console=self._console, transient=True,
+        disable=quiet or not self._console.is_terminal)
+
+  def __enter__(self) -> Self:
+    self._start = self._clock()
+    self._bars.start()
+    return self
+
+  def __exit__(self, *unused_exception: object) -> None:
+    self._bars.stop()
+
+  def update(self, done: int, total: float | None = None, what: str = "", *,
+             first: int | None = None, note: str | None = None,
+             more: str = "") -> None:
+    """Shows how far a piece of work is.
+
+    Args:
+      done: how many are done.
+      total: of how many, about; None where that is unknown.
+      what: the name of the work; a new one has a bar of its own.
+      first: how many were done when it began; by default 0 for work that
+        has no name, and `done` of its first call for other.
+      note: shown instead of the numbers.
+      more: shown after the numbers.
+    """
+    now = self._clock()
+    if self._quiet or not note and now - self._shown.get(
+        what, 0.0) < _SECONDS_BETWEEN:
+      return
+    self._shown[what] = now
+    if what not in self._work:
+      begun = first if first is not None else done if what else 0
+      self._work[what] = (begun, now if what else self._start,
+                          self._bars.add_task(what, text=""))
+    begun, since, bar = self._work[what]
+    text = note or ", ".join(filter(None, (
+        self._count(done - begun, now - since, done, total), more)))
+    if self._console.is_terminal:
+      self._bars.update(bar, completed=done, total=total, text=text)
+    elif now >= self.next_line_at:
+      self._console.print(f"{what}: {text}" if what else text, markup=False,
+                          soft_wrap=True)
+      self.next_line_at = now + _SECONDS_SILENT
+
+  def _count(self, fresh: int, seconds: float, done: int,
+             total: float | None) -> str:
+    """`640 of 6,400 rows, 64/s, 1m 30s left`."""
+    rate = fresh / max(seconds, 1e-9)
+    left = None if total is None or total < done else total - done
+    text = f"{done:,}" + ("" if left is None else f" of {total:,}")
+    text += f" {self._unit}" if self._unit else ""
+    if rate > 0:
+      text += f", {rate:,.0f}/s" if rate >= 100 else f", {rate:.3g}/s"
+      if left is not None:
+        text += f", {duration(left / rate)} left"
+    return text
+
+  def remove(self, what: str) -> None:
+    """Takes a piece of work's bar away."""
+    if what in self._work:
+      self._bars.remove_task(self._work.pop(what)[2])
+      del self._shown[what]
+
+
 class Progress:
   """Shows how far training is. Use as a context manager."""
 
@@ -126,32 +220,18 @@ class Progress:
     self._first = self._step = first_step
     self._now = now
     self._start = now()
-    self._bar: rich.progress.Progress | None = None
-    if _console.is_terminal and _watcher is None:
-      self._bar = rich.progress.Progress(
-          rich.progress.TextColumn("step {task.completed}/{task.total}"),
-          rich.progress.BarColumn(),
-          rich.progress.TextColumn("{task.fields[rate]}"),
-          rich.progress.TimeRemainingColumn(compact=True),
-          rich.progress.TextColumn("{task.fields[note]}"),
-          console=_console, transient=True)
-      self._task = self._bar.add_task(
-          "", total=total_steps, completed=first_step, rate="", note="")
+    self._line = ""
+    self._bars = Bars("steps", quiet=_watcher is not None, clock=now)
 
   def __enter__(self) -> Self:
     self._start = self._now()
-    if self._bar is not None:
-      self._bar.start()
+    self._bars.__enter__()
     if _watcher is not None:
       _watcher.at_step(self._first)
     return self
 
   def __exit__(self, *unused_exception: object) -> None:
-    if self._bar is not None:
-      self._bar.stop()
-
-  def _rate(self) -> float:
-    return (self._step - self._first) / max(self._now() - self._start, 1e-9)
+    self._bars.__exit__()
 
   def at_step(self, step: int) -> None:
     """Called after every step."""
@@ -161,17 +241,16 @@ class Progress:
     self._step = step
     if _watcher is not None:
       _watcher.at_step(step)
-    if self._bar is not None:
-      self._bar.update(self._task, completed=step,
-                       rate=f"{self._rate():.1f} steps/s")
+    self._bars.update(step, self._total, first=self._first, more=self._line)
 
   def report(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Called with the merged metrics of some steps, name -> float."""
-    line = metrics_line(metrics)
-    if self._bar is not None:
-      self._bar.update(self._task, note=line)
+    self._line = metrics_line(metrics)
+    if _console.is_terminal and _watcher is None:
       return
-    rate = metrics.get("timing/steps_per_second") or self._rate()
+    rate = metrics.get("timing/steps_per_second") or (
+        step - self._first) / max(self._now() - self._start, 1e-9)
     left = (self._total - step) / rate if rate else 0.0
-    say(f"step {step}/{self._total}  {line}  {rate:.3g} steps/s  "
+    say(f"step {step}/{self._total}  {self._line}  {rate:.3g} steps/s  "
         f"{duration(left)} left")
+    self._bars.next_line_at = self._now() + _SECONDS_SILENT

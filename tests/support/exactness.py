@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from stepdistill_jax.models.llama import network as llama_network
+
 
 class PlainResult(NamedTuple):
   loss: float
@@ -31,16 +33,32 @@ def _mean_cross_entropy(module, params, examples, prefix):
   """Mean over all target tokens of one task, one unpacked batch."""
   inputs = _padded([e[prefix + "inputs"] for e in examples])
   targets = _padded([e[prefix + "targets"] for e in examples])
-  decoder_inputs = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-  logits = module.apply(
-      {"params": params}, inputs, decoder_inputs, targets,
-      enable_dropout=False)
+  logits = (_continued if isinstance(module, llama_network.Transformer)
+            else _translated)(module, params, inputs, targets)
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
   real = targets != 0
   weights = np.stack([
       np.full(targets.shape[1], e.get("record_weights", [1.0])[0])
       for e in examples]) * real
   return jnp.sum(losses * weights) / max(np.sum(weights), 1e-9)
+
+
+def _translated(module, params, inputs, targets):
+  decoder_inputs = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+  return module.apply(
+      {"params": params}, inputs, decoder_inputs, targets,
+      enable_dropout=False)
+
+
+def _continued(module, params, inputs, targets):
+  """Logits of targets that follow their inputs, one sequence a row."""
+  sequences = _padded([
+      np.concatenate([a[a > 0], b[b > 0]]) for a, b in zip(inputs, targets)])
+  logits = module.apply({"params": params}, sequences, sequences)
+  first = np.sum(inputs > 0, axis=1) - 1
+  at = np.minimum(first[:, None] + np.arange(targets.shape[1]),
+                  sequences.shape[1] - 1)
+  return jnp.take_along_axis(logits, at[..., None], axis=1)
 
 
 def plain_loss(

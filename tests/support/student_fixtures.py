@@ -13,7 +13,12 @@ from t5x.examples.t5 import network as t5_network
 import tensorflow as tf
 
 from stepdistill_jax.data import feature_converter
-from stepdistill_jax.models import step_model, weights as weights_lib
+from stepdistill_jax.models import (
+  decoder_model,
+  step_model,
+  weights as weights_lib,
+)
+from stepdistill_jax.models.llama import network as llama_network
 
 VOCAB = 64
 
@@ -33,6 +38,26 @@ def tiny_module(network=t5_network, dtype: str = "float32", **overrides):
       logits_via_embedding=False)
   return network.Transformer(
       config=network.T5Config(**{**config, **overrides}))
+
+
+def tiny_decoder_module(dtype: str = "float32", **overrides):
+  """A decoder with all that the Llama family has, of one layer."""
+  return llama_network.Transformer(llama_network.LlamaConfig(**{
+      **dict(vocab_size=VOCAB, dtype=dtype, emb_dim=16, num_heads=4,
+             num_kv_heads=2, num_layers=1, head_dim=4, mlp_dim=32,
+             qkv_bias=True, qk_norm=True), **overrides}))
+
+
+def tiny_decoder(
+    task_weights: weights_lib.TaskWeights | None = None, module=None,
+    **options) -> decoder_model.StepDistillDecoder:
+  """A decoder with AdamW; by default of label and rationale at α = 0.5."""
+  return decoder_model.StepDistillDecoder(
+      module=module or tiny_decoder_module(),
+      vocabulary=seqio.PassThroughVocabulary(VOCAB, eos_id=1),
+      optimizer_def=optimizers.adamw(1e-3),
+      task_weights=task_weights or weights_lib.label_and_rationale(),
+      **options)
 
 
 def tiny_student(

@@ -3,20 +3,20 @@
 The runs' `config.gin` have the form that gin writes; no model is trained.
 """
 
-import dataclasses
 import json
 import re
 
-from matplotlib import figure
+from matplotlib.backends import backend_agg
 import numpy as np
+import pandas as pd
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.evaluation import effect, statistics
 from stepdistill_jax.evaluation.report import (
-  method_averages,
+  averages,
+  plots,
   run_facts,
-  run_figures,
   run_report,
 )
 from stepdistill_jax.util import errors
@@ -112,15 +112,16 @@ def test_facts_are_read_from_the_configuration(tmp_path):
   facts = run_facts.read(write_run(
       tmp_path / "a", "distill", "base", share=0.125, seed=4,
       extra="students.StepDistillModel.aggregation = 'token_sum'\n"))
-  assert facts.method == "distill, token sum"
-  assert (facts.dataset, facts.teacher, facts.size, facts.share,
-          facts.seed) == ("svamp", "palm540b", "base", 0.125, 4)
+  assert facts["method"] == "distill, token sum"
+  assert [facts[name] for name in (
+      "dataset", "teacher", "size", "share", "seed")] == [
+          "svamp", "palm540b", "base", 0.125, 4]
 
 
 @pytest.mark.parametrize("size,parameters", [("small", 77e6)])
 def test_parameters_are_counted_from_dimensions(tmp_path, size, parameters):
   facts = run_facts.read(write_run(tmp_path / "a", size=size))
-  assert abs(facts.parameters / parameters - 1) < 0.01  # Norms are left out.
+  assert abs(facts["parameters"] / parameters - 1) < 0.01  # Norms are left out.
 
 
 def test_literal_task_names_serve_too(tmp_path):
@@ -130,35 +131,37 @@ def test_literal_task_names_serve_too(tmp_path):
       "MIXTURE_OR_TASK_NAME = 'tracking_step_simulated_simulated'\n"
       "train_script.train.random_seed = 7\n")
   facts = run_facts.read(run)
-  assert facts.method == "step_by_step, teacher labels"
-  assert (facts.dataset, facts.seed, facts.size) == ("tracking", 7, "unknown")
+  assert facts["method"] == "step_by_step, teacher labels"
+  assert [facts[name] for name in ("dataset", "seed", "size")] == [
+      "tracking", 7, "unknown"]
 
 
 def test_groups_over_seeds_and_paired_differences(runs):
   report = run_report.make([runs])
   assert len(report.groups) == 8 and not report.skipped
-  assert all(len(g.accuracies) == 3 for g in report.groups)
+  groups = list(report.groups.itertuples())
+  assert all(len(g.accuracies) == 3 for g in groups)
   # Each accuracy of `runs`, as answers: the first ones are right.
   answers = lambda accuracies: np.array(
       [np.arange(200) < round(200 * a) for a in accuracies], float)
   pooled = effect.pooled_seed_variance(
-      [answers(g.accuracies.values()) for g in report.groups])
-  for group in report.groups:
+      [answers(g.accuracies.values()) for g in groups])
+  for group in groups:
     expected = effect.estimate(answers(group.accuracies.values()), *pooled)
     assert group.ci95 == pytest.approx(expected.ci95, rel=1e-12)
     assert group.standard_error == pytest.approx(expected.standard_error)
     assert group.ci_of == "seeds and examples"
   assert len(report.differences) == 4
   for difference in report.differences:
-    assert difference.seeds == 3
-    assert difference.mean == pytest.approx(0.05)
+    assert difference["seeds"] == 3
+    assert difference["difference"] == pytest.approx(0.05)
     # Equal gains at all seeds: what is left is chance over the examples.
-    gain = answers(difference.group.accuracies.values()) - answers(
-        difference.baseline.accuracies.values())
-    assert difference.ci95 == pytest.approx(
+    gain = answers(difference["group"].accuracies.values()) - answers(
+        difference["baseline"].accuracies.values())
+    assert difference["ci95"] == pytest.approx(
         effect.estimate(gain, 0.0, 8, least=-1.0).ci95)
-  assert report.teachers[0].teacher == "palm540b"
-  assert report.teachers[0].accuracy == 0.74
+  assert report.teachers[["teacher", "accuracy"]].values.tolist() == [
+      ["palm540b", 0.74]]
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path):
@@ -168,7 +171,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path):
       system(write_run(tmp_path / f"run{i}", extra=change), 0.4)
       for i, change in enumerate(changes)])
   groups = run_report.make([tmp_path]).groups
-  assert {g.method: list(g.accuracies) for g in groups} == {
+  assert {g.method: list(g.accuracies) for g in groups.itertuples()} == {
       "step_by_step, palm540b, BATCH_SIZE=None": [0],
       "step_by_step, palm540b, BATCH_SIZE=8": [0, 1],
       "step_by_step, llama3": [0]}
@@ -183,25 +186,25 @@ def test_fine_tuning_with_adafactor_is_the_baseline_of_adafactor(tmp_path):
           ("finetune", "", 0.3), ("finetune", adafactor, 0.4),
           ("step_by_step", adafactor, 0.5))])
   difference, = run_report.make([tmp_path]).differences
-  assert difference.baseline.method == "finetune, Adafactor"
-  assert difference.mean == pytest.approx(0.1)
+  assert difference["baseline"].method == "finetune, Adafactor"
+  assert difference["difference"] == pytest.approx(0.1)
 
 
-def test_what_all_runs_have_is_no_part_of_a_methods_name(tmp_path):
+def test_what_all_runs_have_is_not_part_of_a_methods_name(tmp_path):
   adafactor = "OPTIMIZER = @adafactor.Adafactor()\n"
   write_results(tmp_path / "scores", [
       system(write_run(tmp_path / method, method, extra=adafactor), accuracy)
       for method, accuracy in (("finetune", 0.4), ("step_by_step", 0.5))])
   difference, = run_report.make([tmp_path]).differences
-  assert (difference.group.method, difference.baseline.method) == (
+  assert (difference["group"].method, difference["baseline"].method) == (
       "step_by_step", "finetune")
 
 
 def test_without_the_answers_there_is_no_interval_over_seeds(runs):
   (runs / "scores" / "examples.jsonl").unlink()
   report = run_report.make([runs])
-  assert {(g.ci95, g.ci_of) for g in report.groups} == {(None, "")}
-  assert {d.ci95 for d in report.differences} == {None}
+  assert {(g.ci95, g.ci_of) for g in report.groups.itertuples()} == {(None, "")}
+  assert {d["ci95"] for d in report.differences} == {None}
   assert any("examples.jsonl has no answers" in s for s in report.skipped)
 
 
@@ -209,21 +212,25 @@ def test_runs_on_other_examples_have_no_interval_over_seeds(tmp_path):
   write_results(tmp_path / "scores", [
       system(write_run(tmp_path / f"run{seed}", seed=seed), 0.5, n=200 - seed)
       for seed in range(2)])
-  group, = run_report.make([tmp_path]).groups
+  group, = run_report.make([tmp_path]).groups.itertuples()
   assert len(group.accuracies) == 2 and group.ci95 is None
 
 
-def test_figures_axes_stay_within_0_and_100(runs, tmp_path, monkeypatch):
-  limits = []
+def test_figures_axes_stay_within_0_and_100(runs):
+  groups = run_report.make([runs]).groups
+  groups["ci95"] = [(0.0, 1.0)] * len(groups)
+  drawn = list(plots.of_runs(groups, pd.DataFrame()))
+  assert [axes.get_ylim() for plot in drawn for axes in plot.figure.axes] == [
+      (0, 100)] * 2
 
-  def look(self, *unused_args, **unused_options):
-    limits.extend(axes.get_ylim() for axes in self.axes)
 
-  monkeypatch.setattr(figure.Figure, "savefig", look)
-  groups = [dataclasses.replace(g, ci95=(0.0, 1.0))
-            for g in run_report.make([runs]).groups]
-  run_figures.draw_all(groups, (), tmp_path / "drawn")
-  assert limits == [(0, 100)] * 2
+def test_legends_stand_outside_the_axes(runs):
+  report = run_report.make([runs])
+  for plot in plots.of_runs(report.groups, report.teachers):
+    backend_agg.FigureCanvasAgg(plot.figure).draw()  # Lays it out.
+    legend, = plot.figure.legends
+    axes, = plot.figure.axes
+    assert legend.get_window_extent().y1 <= axes.get_window_extent().y0
 
 
 def test_command_writes_figures_tables_and_json(runs, tmp_path, capsys):
@@ -237,7 +244,9 @@ def test_command_writes_figures_tables_and_json(runs, tmp_path, capsys):
   for name in written["figures"]:
     assert (output / name).read_bytes().startswith(b"\x89PNG")
   page = (output / "report.html").read_text()
-  assert page.count("data:image/png;base64,") == 2
+  assert page.count("data:image/svg+xml;base64,") == 2
+  # A figure's data follow it as a table.
+  assert page.count("<td>teacher palm540b</td><td>all</td><td>74</td>") == 2
   assert "<script" not in page and 'src="http' not in page
   assert "Differences from fine-tuning" in page
   assert "| svamp | test | small |" in (output / "report.md").read_text()
@@ -268,14 +277,14 @@ def test_a_run_that_was_not_scored_shows_its_own_validation(tmp_path):
   (folder / "svamp_predict_gold-metrics.jsonl").write_text(
       '{"step": 100, "accuracy": 10.0}\n{"step": 200, "accuracy": 12.5}\n')
   report = run_report.make([run])
-  group, = report.groups
+  group, = report.groups.itertuples()
   assert (group.split, group.mean, group.ci95) == ("validation", 0.125, None)
 
 
 def test_one_seed_has_the_interval_over_examples(tmp_path):
   run = write_run(tmp_path / "run")
   write_results(tmp_path / "scores", [system(run, 0.5)])
-  group, = run_report.make([tmp_path]).groups
+  group, = run_report.make([tmp_path]).groups.itertuples()
   assert group.ci_of == "examples"
   assert group.ci95 == statistics.wilson_interval(100, 200)
 
@@ -285,7 +294,7 @@ def test_the_last_checkpoint_counts_and_all_are_listed(tmp_path):
   write_results(tmp_path / "late", [system(run, 0.5, step=900)])
   write_results(tmp_path / "early", [system(run, 0.9, step=100)])
   report = run_report.make([tmp_path])
-  group, = report.groups
+  group, = report.groups.itertuples()
   assert group.mean == 0.5 and len(group.accuracies) == 1
   table = run_report.tables(report)[-1]
   columns = [table.header.index(c) for c in ("run", "step", "accuracy %")]
@@ -297,7 +306,7 @@ def test_of_two_scores_of_one_checkpoint_the_larger_counts(tmp_path):
   run = write_run(tmp_path / "run")
   write_results(tmp_path / "a_few", [system(run, 0.9, n=10)])
   write_results(tmp_path / "scores", [system(run, 0.5)])
-  group, = run_report.make([tmp_path]).groups
+  group, = run_report.make([tmp_path]).groups.itertuples()
   assert group.mean == 0.5
 
 
@@ -306,11 +315,11 @@ def test_of_two_scores_of_one_teacher_the_larger_counts(tmp_path, limited):
   run = write_run(tmp_path / "run")
   write_results(tmp_path / "m", [system(run, 0.3)])
   write_results(tmp_path / limited, [system(run, 0.5, n=20)], teacher_n=20)
-  teacher, = run_report.make([tmp_path]).teachers
+  teacher, = run_report.make([tmp_path]).teachers.itertuples()
   assert (teacher.n, teacher.accuracy) == (200, 0.74)
 
 
-def test_what_cannot_be_counted_is_told(tmp_path):
+def test_what_cannot_be_counted_is_reported(tmp_path):
   run = write_run(tmp_path / "run")
   gone = tmp_path / "gone"
   write_results(tmp_path / "scores", [
@@ -338,6 +347,6 @@ def test_methods_without_seeds_in_common_have_no_interval(tmp_path):
   second = write_run(tmp_path / "b", "step_by_step", seed=1)
   write_results(tmp_path / "s", [system(first, 0.4), system(second, 0.5)])
   difference, = run_report.make([tmp_path]).differences
-  assert difference.ci95 is None
-  assert difference.mean == pytest.approx(0.1)
-  assert method_averages.BASELINE == "finetune"
+  assert difference["ci95"] is None
+  assert difference["difference"] == pytest.approx(0.1)
+  assert averages.BASELINE == "finetune"

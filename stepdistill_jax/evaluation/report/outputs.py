@@ -13,13 +13,20 @@ from typing import Any
 
 import stepdistill_jax
 from stepdistill_jax.evaluation.report import (
-  html as html_report,
   plots as plots_lib,
+  tables as tables_lib,
   text as text_report,
 )
-from stepdistill_jax.util import errors, runtime
+from stepdistill_jax.util import errors, pages, runtime
 
 SCHEMA_VERSION = 1
+_TEMPLATE = pathlib.Path(__file__).parent / "templates" / "evaluation.html"
+# A page with more examples than this opens slowly; the rest is in
+# examples.jsonl.
+MOST_EXAMPLES = 6_000
+# Likewise a string with more characters: longer than any question of the
+# benchmarks, and than a student's longest answer.
+MOST_CHARACTERS = 20_000
 
 
 @functools.cache
@@ -72,15 +79,28 @@ def write(
   Returns:
     The files, in the order of their writing.
   """
-  drawn = plots_lib.draw_all(results, folder / "plots")
+  plots = folder / "plots"
+  plots.mkdir(parents=True, exist_ok=True)
+  drawn = list(plots_lib.of_results(results))
+  for plot in drawn:
+    plot.save(plots)
+  provenance, warnings = _provenance(results), tables_lib.warnings(results)
+  tables = tables_lib.all_tables(results)
   texts = {
       "examples.jsonl": "".join(
           json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-      "report.md": text_report.markdown(results, drawn),
-      "report.html": html_report.render(
-          results, rows, drawn, folder / "plots"),
+      "report.md": text_report.markdown(
+          "Evaluation", [*provenance, *(
+              f"> **Warning:** {text_report.escape(w)}" for w in warnings)],
+          tables, {f"plots/{plot.name}": plot.title for plot in drawn}),
+      "report.html": pages.render(
+          _TEMPLATE, title="Evaluation: " + ", ".join(dict.fromkeys(
+              s["benchmark"] for s in results["systems"])),
+          provenance=provenance, warnings=warnings, tables=tables, plots=drawn,
+          count=len(rows), examples=[
+              _shorten(row) for row in _choose(rows, MOST_EXAMPLES)]),
   }
-  written = [folder / "plots" / name for name in drawn]
+  written = [plots / plot.name for plot in drawn]
   if as_csv:
     written.append(_write_csv(folder / "results.csv", results))
   if as_tensorboard:
@@ -90,6 +110,37 @@ def write(
     write_atomically(folder / name, text)
     written.append(folder / name)
   return written
+
+
+def _choose(rows, most):
+  """Errors first, evenly over the results, at most `most` rows."""
+  if len(rows) <= most:
+    return list(rows)
+  groups: dict[tuple, list] = {}
+  for row in sorted(rows, key=lambda row: row["correct"]):
+    groups.setdefault(
+        (row["benchmark"], row["system"], row["mode"]), []).append(row)
+  share = max(1, most // len(groups))
+  return [row for group in groups.values() for row in group[:share]]
+
+
+def _shorten(row: Mapping[str, Any]) -> dict[str, Any]:
+  """The row with its over-long strings cut, which they say at their ends."""
+  return {
+      name: (f"{value[:MOST_CHARACTERS]}… [{len(value):,} characters; all of "
+             "them are in examples.jsonl]")
+      if isinstance(value, str) and len(value) > MOST_CHARACTERS else value
+      for name, value in row.items()}
+
+
+def _provenance(results: Mapping[str, Any]) -> list[str]:
+  """When, by what and on which data a call was scored."""
+  data = "; ".join(
+      f"{name} {d['split']}: {d['n']} examples, fingerprint "
+      f"{d['fingerprint']}" for name, d in results["data"].items())
+  return [
+      f"Scored {results['created']} by stepdistill_jax "
+      f"{results['code_version']}.", f"Data: {data}."]
 
 
 def dump_json(results: Mapping[str, Any]) -> str:

@@ -1,70 +1,263 @@
-"""The plots of a report, as PNG files; drawn with matplotlib, no display."""
+"""The plots of all reports, drawn with matplotlib, no display.
+
+Each is a PNG file for a folder and an SVG image for a page, with its data as a
+table for those who cannot see it. Legends stand below the axes, over no line.
+"""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import io
+import itertools
 import pathlib
 import re
 from typing import Any
 
+import pandas as pd
 
-def draw_all(results: dict[str, Any], folder: pathlib.Path) -> dict[str, str]:
-  """Draws the plots of a call.
+from stepdistill_jax.evaluation.report import tables
+
+# By method, so that all figures agree: colours that a colour-blind reader
+# distinguishes, and markers for print.
+_STYLES = {
+    "finetune": ("#6e7781", "s"), "distill": ("#c77700", "^"),
+    "step_by_step": ("#2f6db3", "o"), "single_task": ("#8250df", "D"),
+    "mutual_information": ("#1a7f37", "v"),
+    "step_by_step, teacher labels": ("#54aeff", "P"),
+}
+_SPARE = (("#bf3989", "X"), ("#0a7d91", "*"), ("#7d4e00", "<"),
+          ("#57606a", ">"))
+# Of the axis, between two lines' points of equal x; and between all of them.
+_DODGE, _MOST_DODGE = 0.02, 0.06
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+  """A figure and what it shows.
+
+  Attributes:
+    name: of its PNG file.
+    title: what it shows, in one line.
+    table: its data.
+    figure: matplotlib's.
+  """
+
+  name: str
+  title: str
+  table: tables.Table
+  figure: Any
+
+  def save(self, folder: pathlib.Path) -> None:
+    """Writes the PNG file."""
+    self.figure.savefig(folder / self.name, dpi=130)
+
+  @functools.cached_property
+  def svg(self) -> str:
+    """The figure as a data URL; the same bytes for the same data."""
+    import matplotlib
+
+    file = io.BytesIO()
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": self.name}):
+      self.figure.savefig(file, format="svg", metadata={"Date": None})
+    encoded = base64.b64encode(file.getvalue()).decode("ascii")
+    return f"data:image/svg+xml;base64,{encoded}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """One line of a plot.
+
+  Attributes:
+    label: in the legend.
+    x: of its points; numbers, or names of the axis's places.
+    y: of its points, as shares for accuracies.
+    ci95: an interval for each point, or None.
+    style: name whose colour and marker to take, such as a method.
+    more: values to mark beside each point, such as single seeds'.
+  """
+
+  label: str
+  x: Sequence[Any]
+  y: Sequence[float]
+  ci95: Sequence[Sequence[float] | None] = ()
+  style: str = ""
+  more: Sequence[Sequence[float]] = ()
+
+
+def lines(
+    name: str, title: str, xlabel: str, drawn: Sequence[Line], *,
+    ylabel: str = "accuracy, %", percent: bool = True, log: bool = False,
+    places: Sequence[str] | None = None, levels: Mapping[str, float] = {},
+    full_height: bool = True, x_format: str = ",.10g", diagonal: bool = False,
+) -> Plot:
+  """Draws lines with intervals.
+
+  Args:
+    name: of the PNG file.
+    title: what the plot shows.
+    xlabel: of the axis.
+    drawn: the lines.
+    ylabel: of the axis.
+    percent: y is a share in [0, 1], drawn in percent.
+    log: for a logarithmic x axis.
+    places: names along the axis, where x has names.
+    levels: name to y of horizontal lines.
+    full_height: the y axis shows all values that there can be.
+    x_format: of x in the table.
+    diagonal: draws y = x.
+  """
+  longest = max(len(line.label) for line in drawn)
+  columns = 2 if longest < 36 else 1
+  fig, axes = _figure(3.6 + 0.2 * (len(drawn) + len(levels)) / columns)
+  scale = 100.0 if percent else 1.0
+  position = places.index if places else float
+  every_x = sorted({x for line in drawn for x in map(position, line.x)})
+  styles = _styles(line.style for line in drawn)
+  for number, (line, (color, marker)) in enumerate(zip(drawn, styles)):
+    shift = min(_DODGE, _MOST_DODGE / len(drawn)) * (
+        number - (len(drawn) - 1) / 2)
+    x = _dodged([position(x) for x in line.x], every_x, shift, log)
+    y = [scale * value for value in line.y]
+    errors = [[max(0.0, sign * (value - scale * ci[end])) if ci else 0.0
+               for value, ci in zip(y, line.ci95)]
+              for end, sign in ((0, 1), (1, -1))]
+    axes.errorbar(
+        x, y, yerr=errors if line.ci95 else None, color=color, marker=marker,
+        capsize=3, linewidth=1.5, label=_plain(line.label))
+    for at, values in zip(x, line.more):
+      axes.plot([at] * len(values), [scale * value for value in values],
+                linestyle="", marker="_", markersize=9, color=color, alpha=0.6)
+  for number, (label, level) in enumerate(levels.items()):
+    axes.axhline(scale * level, color="black", linewidth=1,
+                 linestyle=("--", ":")[number % 2], label=_plain(label))
+  if diagonal:
+    axes.plot([0, 1], [0, 1], color="#6e7781", linestyle="--", linewidth=1,
+              label="accuracy = score")
+  if log:
+    axes.set_xscale("log")
+  if places:
+    axes.set_xticks(range(len(places)), places)
+  elif len(every_x) <= 6:
+    axes.set_xticks(every_x, [format(x, x_format) for x in every_x])
+    axes.minorticks_off()
+  low, high = (0, scale) if full_height else axes.get_ylim()
+  axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(max(0, low), min(scale, high)))
+  axes.grid(axis="y", alpha=0.3)
+  fig.legend(loc="outside lower center", ncols=columns, fontsize=8,
+             frameon=False)
+  return Plot(name, title, _lines_table(
+      title, xlabel, ylabel, drawn, levels, scale, x_format), fig)
+
+
+def _lines_table(title, xlabel, ylabel, drawn, levels, scale, x_format):
+  rows = [
+      {"line": line.label, "x": x if isinstance(x, str) else format(
+          x, x_format), "y": f"{scale * y:.4g}", "ci95": ci95}
+      for line in drawn for x, y, ci95 in zip(
+          line.x, line.y, line.ci95 or [None] * len(line.x))]
+  rows += [{"line": label, "x": "all", "y": f"{scale * y:.4g}", "ci95": None}
+           for label, y in levels.items()]
+  columns = {"line": "line", xlabel: "x", ylabel: "y"}
+  if any(line.ci95 for line in drawn):
+    columns["95%"] = ("ci95", tables.interval)
+  return tables.make(title, rows, columns)
+
+
+def of_results(results: Mapping[str, Any]) -> Iterator[Plot]:
+  """Draws the plots of an evaluation.
 
   Args:
     results: as in `results.json`.
-    folder: where the PNG files go; made if missing.
-
-  Returns:
-    File name to a description of what it shows.
   """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  folder.mkdir(parents=True, exist_ok=True)
-  drawn = {}
-  order = dict.fromkeys(s["benchmark"] for s in results["systems"])
-  for benchmark in order:
+  for benchmark in dict.fromkeys(s["benchmark"] for s in results["systems"]):
     group = [s for s in results["systems"] if s["benchmark"] == benchmark]
-    name = f"accuracy_{_slug(benchmark)}.png"
-    _accuracy(group, folder / name)
-    drawn[name] = f"{benchmark}: label accuracy with 95% Wilson intervals"
-    if any(s["calibration"] for s in group):
-      name = f"reliability_{_slug(benchmark)}.png"
-      _reliability([s for s in group if s["calibration"]], folder / name)
-      drawn[name] = f"{benchmark}: accuracy by label score (reliability)"
-    name = f"length_{_slug(benchmark)}.png"
-    _by_range([(s, s["by_length"]["rows"]) for s in group],
-              f"input length ({group[0]['by_length']['unit']})",
-              folder / name)
-    drawn[name] = f"{benchmark}: accuracy by input length"
-    if any(s["by_steps"] for s in group):
-      name = f"steps_{_slug(benchmark)}.png"
-      _by_range([(s, s["by_steps"]) for s in group], "steps", folder / name)
-      drawn[name] = f"{benchmark}: accuracy by number of steps"
-  return drawn
+    slug = re.sub(r"[^A-Za-z0-9]+", "_", benchmark)
+    yield _bars(f"accuracy_{slug}.png",
+                f"{benchmark}: label accuracy with 95% Wilson intervals", group)
+    scored = [s for s in group if s["calibration"]]
+    if scored:
+      yield lines(
+          f"reliability_{slug}.png",
+          f"{benchmark}: accuracy by label score (reliability)",
+          "mean score of the bin", [
+              Line(f"{tables.label_of(s)}: ECE {s['calibration']['ece']:.3f}",
+                   *([b[key] for b in s["calibration"]["bins"]]
+                     for key in ("score", "accuracy"))) for s in scored],
+          ylabel="accuracy of the bin", percent=False, diagonal=True,
+          x_format=".4g")
+    unit = group[0]["by_length"]["unit"]
+    for name, rows_of, label, title in (
+        ("length", lambda s: s["by_length"]["rows"], f"input length ({unit})",
+         "input length"),
+        ("steps", lambda s: s["by_steps"], "steps", "number of steps")):
+      if name == "length" or any(map(rows_of, group)):
+        yield by_range(
+            f"{name}_{slug}.png", f"{benchmark}: accuracy by {title}", label,
+            [(tables.label_of(s), rows_of(s)) for s in group])
 
 
-def _slug(name: str) -> str:
-  return re.sub(r"[^A-Za-z0-9]+", "_", name)
+def by_range(
+    name: str, title: str, label: str,
+    rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Plot:
+  """Accuracy by ranges of a number, such as `3–5`, for each system."""
+  places = sorted({row["range"] for _, ranges in rows for row in ranges},
+                  key=lambda text: int(re.match(r"\d+", text)[0]))
+  return lines(name, title, label, [
+      Line(system, *([row[key] for row in ranges]
+                     for key in ("range", "accuracy", "ci95")))
+      for system, ranges in rows], places=places)
 
 
-def _label(summary) -> str:
-  mode = summary["mode"]
-  name = summary["name"] if mode == "generate" else (
-      f"{summary['name']} ({mode})")
-  # Matplotlib reads $…$ as mathematics.
-  return name.replace("$", r"\$")[:60]
+def of_runs(groups: pd.DataFrame, teachers: pd.DataFrame) -> Iterator[Plot]:
+  """Draws accuracy by share of data and by size, as the papers have it.
+
+  A line is a method, a point its mean over seeds, a bar its 95% interval. The
+  teacher is a dashed line. Figures that would have one point a line are not
+  drawn: a table says as much.
+
+  Args:
+    groups: see `averages.group`.
+    teachers: see `runs_table.collect`.
+  """
+  for (dataset, split), here in groups.groupby(
+      ["dataset", "split"], sort=False):
+    levels = {f"teacher {t.teacher}": t.accuracy for t in teachers.itertuples()
+              if (t.dataset, t.split) == (dataset, split)}
+    for size, points in here.groupby("size", sort=False):
+      yield from _if_it_varies(
+          points, "share", levels, f"share_{dataset}_{split}_{size}.png",
+          f"{dataset} {split}, {size} student: accuracy by share of the train "
+          "data", "share of the train data, %", 100)
+    for share, points in here.groupby("share", sort=False):
+      yield from _if_it_varies(
+          points[points["parameters"].notna()], "parameters", levels,
+          f"size_{dataset}_{split}_{100 * share:g}.png",
+          f"{dataset} {split}, {100 * share:g}% of the train data: accuracy "
+          "by size of the student", "parameters of the student", 1)
 
 
-def _figure(width=6.4, height=3.6):
-  from matplotlib import figure
+def _if_it_varies(points, column, levels, name, title, label, scale):
+  if points[column].nunique() < 2:
+    return
+  drawn = []
+  for method, rows in points.groupby("method", sort=False):
+    rows = rows.sort_values(column, kind="stable")
+    drawn.append(Line(
+        method, [scale * x for x in rows[column]], rows["mean"].to_list(),
+        rows["ci95"].to_list(), style=method))
+  yield lines(
+      re.sub(r"[^A-Za-z0-9._]+", "_", name), title, label, drawn,
+      levels=levels, log=column == "parameters", full_height=False,
+      x_format=",.4g" if column == "share" else ",.3g")
 
-  return figure.Figure(figsize=(width, height), layout="constrained")
 
-
-def _accuracy(group, path) -> None:
-  fig = _figure(height=1.2 + 0.45 * len(group))
-  axes = fig.subplots()
+def _bars(name: str, title: str, group: Sequence[Mapping[str, Any]]) -> Plot:
+  """A bar for each system, with its interval."""
+  fig, axes = _figure(height=1.2 + 0.45 * len(group))
   for y, s in enumerate(reversed(group)):
     low, high = s["ci95"]
     accuracy = s["accuracy"]
@@ -77,41 +270,39 @@ def _accuracy(group, path) -> None:
               f"{100 * accuracy:.1f}", va="center",
               ha="left" if right else "right",
               color="black" if right else "white")
-  axes.set_yticks(range(len(group)), [_label(s) for s in reversed(group)])
-  axes.set_xlim(0, 100)
-  axes.set_xlabel("accuracy, %")
-  fig.savefig(path, dpi=120)
+  axes.set_yticks(range(len(group)), [
+      _plain(tables.label_of(s)) for s in reversed(group)])
+  axes.set(xlim=(0, 100), xlabel="accuracy, %")
+  return Plot(name, title, tables.make(title, group, {
+      "system": tables.label_of, "accuracy %": ("accuracy", tables.percent),
+      "95%": ("ci95", tables.interval)}), fig)
 
 
-def _reliability(group, path) -> None:
-  fig = _figure(4.8, 4.2)
+def _figure(height: float) -> tuple[Any, Any]:
+  from matplotlib import figure
+
+  fig = figure.Figure(figsize=(6.4, height), layout="constrained")
   axes = fig.subplots()
-  axes.plot([0, 1], [0, 1], color="#9aa5b1", linestyle="--", linewidth=1)
-  for s in group:
-    bins = s["calibration"]["bins"]
-    axes.plot([b["score"] for b in bins], [b["accuracy"] for b in bins],
-              marker="o", label=f"{_label(s)}: ECE "
-              f"{s['calibration']['ece']:.3f}")
-  axes.set(xlabel="mean score of the bin", ylabel="accuracy of the bin",
-           xlim=(0, 1), ylim=(0, 1))
-  axes.legend(fontsize=8)
-  fig.savefig(path, dpi=120)
+  axes.spines[["top", "right"]].set_visible(False)
+  return fig, axes
 
 
-def _by_range(group, label, path) -> None:
-  fig = _figure()
-  axes = fig.subplots()
-  names = sorted({r["range"] for _, rows in group for r in rows},
-                 key=lambda name: int(re.match(r"\d+", name)[0]))
-  for index, (s, rows) in enumerate(group):
-    shift = 0.12 * (index - (len(group) - 1) / 2)
-    x = [names.index(r["range"]) + shift for r in rows]
-    y = [100 * r["accuracy"] for r in rows]
-    below = [max(0.0, v - 100 * r["ci95"][0]) for v, r in zip(y, rows)]
-    above = [max(0.0, 100 * r["ci95"][1] - v) for v, r in zip(y, rows)]
-    axes.errorbar(x, y, yerr=[below, above], marker="o", capsize=3,
-                  linewidth=1, label=_label(s))
-  axes.set_xticks(range(len(names)), names)
-  axes.set(xlabel=label, ylabel="accuracy, %", ylim=(0, 100))
-  axes.legend(fontsize=8)
-  fig.savefig(path, dpi=120)
+def _plain(text: str) -> str:
+  """A label as it is: matplotlib reads $…$ as mathematics."""
+  return text.replace("$", r"\$")[:60]
+
+
+def _styles(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+  names = list(names)
+  spare = itertools.cycle(
+      [*_SPARE, *(_STYLES[name] for name in _STYLES if name not in names)])
+  return (_STYLES.get(name) or next(spare) for name in names)
+
+
+def _dodged(x: Sequence[float], every_x: Sequence[float], shift: float,
+            log: bool) -> list[float]:
+  """Points moved sideways, so that intervals do not overlap."""
+  if log:
+    return [value * (every_x[-1] / every_x[0]) ** shift
+            for value in x]
+  return [value + shift * (every_x[-1] - every_x[0]) for value in x]

@@ -7,7 +7,6 @@ runs whose records or code are gone can still be reported.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -32,42 +31,22 @@ _T5_SIZES = {(512, 8): "small", (768, 12): "base", (1024, 24): "large",
 SETTINGS = ("TRAIN_STEPS", "BATCH_SIZE", "LEARNING_RATE", "PACK", "BETA")
 
 
-@dataclasses.dataclass(frozen=True)
-class RunFacts:
-  """What distinguishes a run from others in a figure or table.
-
-  Attributes:
-    path: the run's folder.
-    dataset: such as `svamp`.
-    method: such as `step_by_step`, with what is not the default after it.
-    teacher: whose rationales or labels; None where only gold labels served.
-    size: name of the size, such as `base`, or the dimensions.
-    parameters: of the student, about (from the dimensions); None if unknown.
-    share: of the train split, in (0, 1].
-    seed: None if unknown.
-    optimizer: `Adafactor`; empty for the papers' AdamW and where unknown.
-    settings: values of SETTINGS as the configuration has them, for runs that
-      nothing else tells apart.
-  """
-
-  path: pathlib.Path
-  dataset: str
-  method: str
-  teacher: str | None
-  size: str
-  parameters: float | None
-  share: float
-  seed: int | None
-  optimizer: str = ""
-  settings: Mapping[str, Any] = dataclasses.field(
-      default_factory=dict, hash=False)
-
-  def as_json(self) -> dict[str, Any]:
-    return {**dataclasses.asdict(self), "path": str(self.path)}
-
-
-def read(path: pathlib.Path) -> RunFacts:
+def read(path: pathlib.Path) -> dict[str, Any]:
   """Reads a run's folder.
+
+  Returns:
+    What distinguishes the run from others:
+      path: the run's folder;
+      dataset: such as `svamp`;
+      method: such as `step_by_step`, with what is not the default after it;
+      teacher: whose rationales or labels; None where all labels are gold;
+      size: name of the size, such as `base`, or the dimensions;
+      parameters: of the student, about (from the dimensions), or None;
+      share: of the train split, in (0, 1];
+      seed: None if unknown;
+      optimizer: `Adafactor`; empty for the papers' AdamW and where unknown;
+      settings: values of SETTINGS as the configuration has them, for runs
+        that differ in nothing else.
 
   Raises:
     errors.UserError: no `config.gin` there, or not one of a training run.
@@ -77,23 +56,22 @@ def read(path: pathlib.Path) -> RunFacts:
   config_path = path / run_folder.CONFIG_FILE
   if not config_path.is_file():
     raise errors.UserError(
-        f"{path} has no {run_folder.CONFIG_FILE}: it is no run's folder")
+        f"{path} has no {run_folder.CONFIG_FILE}: not a run's folder")
   config = bindings(config_path)
   task = run_folder.parse_task_name(_task_name(config, config_path))
-  return RunFacts(
-      path=path, dataset=task.dataset, method=_method(task, config),
-      teacher=task.teacher, share=_share(config),
-      seed=_seed(path, config),
-      optimizer="Adafactor" if "afactor" in str(
+  return {
+      "path": path, "dataset": task.dataset, "method": _method(task, config),
+      "teacher": task.teacher, **_size(config), "share": _share(config),
+      "seed": _seed(path, config),
+      "optimizer": "Adafactor" if "afactor" in str(
           lookup(config, "OPTIMIZER")) else "",
-      settings={name: lookup(config, name) for name in SETTINGS},
-      **_size(config))
+      "settings": {name: lookup(config, name) for name in SETTINGS}}
 
 
 def bindings(path: pathlib.Path) -> dict[str, Any]:
   """The bindings of a gin file: `scope/selector.argument` to value.
 
-  Macros have their name alone. References are texts, `@name` and `%name`.
+  Macros have their name alone. References are strings, `@name` and `%name`.
 
   Raises:
     errors.UserError: the file is not gin.
@@ -119,7 +97,7 @@ def bindings(path: pathlib.Path) -> dict[str, Any]:
           name += f".{statement.arg_name}"
         found[name] = statement.value
   except (SyntaxError, ValueError) as error:
-    raise errors.UserError(f"{path} is no valid gin: {error}") from error
+    raise errors.UserError(f"{path} is not valid gin: {error}") from error
   return found
 
 

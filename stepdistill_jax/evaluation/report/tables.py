@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
 from stepdistill_jax.evaluation import effect
 
+Row = Mapping[str, Any]
+# A value's key, a key with a format, or a function of the row.
+Column = str | tuple[str, Callable[[Any], str]] | Callable[[Any], Any]
+MISSING = "–"
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A titled table of texts.
+  """A titled table of strings.
 
   Attributes:
     title: above it.
     header: names of the columns.
-    rows: cells as text, one for each column.
+    rows: cells, one for each column.
     note: a line below it; empty for none.
   """
 
@@ -25,30 +30,60 @@ class Table:
   rows: tuple[tuple[str, ...], ...]
   note: str = ""
 
+  def columns(self, kept: Sequence[int], title: str = "") -> Table:
+    """The table with some of its columns alone."""
+    pick = lambda cells: tuple(cells[i] for i in kept)
+    return Table(title or self.title, pick(self.header),
+                 tuple(map(pick, self.rows)), self.note)
+
+
+def make(title: str, rows: Iterable[Any], columns: Mapping[str, Column],
+         note: str = "") -> Table:
+  """A table with a row for each of `rows`.
+
+  Args:
+    title: above it.
+    rows: mappings, or whatever the columns' functions take.
+    columns: header to where its cells come from; None becomes `–`.
+    note: a line below it.
+  """
+  def cell(row: Any, column: Column) -> str:
+    if callable(column):
+      value = column(row)
+    elif isinstance(column, str):
+      value = row[column]
+    else:
+      value = column[1](row[column[0]])
+    return MISSING if value is None else str(value)
+
+  return Table(title, tuple(columns), tuple(
+      tuple(cell(row, column) for column in columns.values())
+      for row in rows), note)
+
 
 def percent(value: float | None) -> str:
   """A share as a percentage with two digits, as the papers print it."""
-  return "–" if value is None else f"{100 * value:.2f}"
+  return MISSING if value is None else f"{100 * value:.2f}"
 
 
 def interval(bounds: Sequence[float] | None) -> str:
   """An interval of shares, in percent."""
   if not bounds:
-    return "–"
+    return MISSING
   return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}"
 
 
 def points(bounds: Sequence[float] | None) -> str:
   """An interval of differences, in signed percentage points."""
   if not bounds:
-    return "–"
+    return MISSING
   return f"{100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
   """A number with separators; `–` for None."""
   if value is None:
-    return "–"
+    return MISSING
   if isinstance(value, int):
     return f"{value:,}"
   return f"{value:,.{digits}f}"
@@ -56,169 +91,144 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def scientific(value: float | None) -> str:
   """A count as 1.23e+09; `–` for None."""
-  return "–" if value is None else f"{value:.2e}"
+  return MISSING if value is None else f"{value:.2e}"
 
 
 def p_value(value: float | None) -> str:
   """A p-value with three digits, small ones as a bound."""
   if value is None:
-    return "–"
+    return MISSING
   return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def accuracy(results: dict[str, Any]) -> Table:
+_SYSTEM: Mapping[str, Column] = {
+    "benchmark": "benchmark", "system": "name", "mode": "mode"}
+_SCORES: Mapping[str, Column] = {
+    "correct": "correct", "accuracy %": ("accuracy", percent),
+    "95%": ("ci95", interval)}
+
+
+def accuracy(results: Row) -> Table:
   """The main table: a row for each system and benchmark."""
-  rows = [
-      (s["benchmark"], s["name"], s["mode"], str(s["n"]), str(s["correct"]),
-       percent(s["accuracy"]), interval(s["ci95"]),
-       interval(s["bootstrap_ci95"]), str(s["unparsable"]),
-       str(s["missing"]))
-      for s in _in_order(results["systems"])]
-  return Table(
-      "Label accuracy",
-      ("benchmark", "system", "mode", "n", "correct", "accuracy %",
-       "95% (Wilson)", "95% (bootstrap)", "unparsable", "missing"),
-      tuple(rows),
+  return make("Label accuracy", _in_order(results["systems"]), {
+      **_SYSTEM, "n": "n", "correct": "correct",
+      "accuracy %": ("accuracy", percent), "95% (Wilson)": ("ci95", interval),
+      "95% (bootstrap)": ("bootstrap_ci95", interval),
+      "unparsable": "unparsable", "missing": "missing"},
       f"rules: {results['config']['rules']}; unparsable and missing answers "
       "count as wrong")
 
 
-def variants(results: dict[str, Any]) -> Table:
+def variants(results: Row) -> Table:
   """Accuracy under other readings, e.g. CQA by letter."""
-  rows = [
-      (s["benchmark"], s["name"], name, str(v["correct"]),
-       percent(v["accuracy"]), interval(v["ci95"]))
-      for s in _in_order(results["systems"])
-      for name, v in s["variants"].items()]
-  return Table(
-      "Other readings of the same answers",
-      ("benchmark", "system", "reading", "correct", "accuracy %", "95%"),
-      tuple(rows))
+  rows = [{**s, **v, "reading": name}
+          for s in _in_order(results["systems"])
+          for name, v in s["variants"].items()]
+  return make("Other readings of the same answers", rows, {
+      "benchmark": "benchmark", "system": "name", "reading": "reading",
+      **_SCORES})
 
 
-def comparisons(results: dict[str, Any]) -> Table:
+def comparisons(results: Row) -> Table:
   """Paired tests between systems."""
-  rows = [
-      (c["benchmark"], c["mode"], f"{c['first']} − {c['second']}",
-       f"{100 * c['difference']:+.2f}", points(c["ci95"]),
-       f"{c['only_first']} / {c['only_second']}", p_value(c["mcnemar_p"]),
-       p_value(c["bootstrap_p"]), p_value(c["holm_p"]),
-       "differs" if c["significant"] else "within noise")
-      for c in results["comparisons"]]
-  return Table(
-      "Pairs of systems on the same examples",
-      ("benchmark", "mode", "difference of", "points", "95% (paired)",
-       "only first / only second", "McNemar p", "bootstrap p", "Holm p",
-       "verdict"),
-      tuple(rows),
+  return make("Pairs of systems on the same examples", results["comparisons"], {
+      "benchmark": "benchmark", "mode": "mode",
+      "difference of": lambda c: f"{c['first']} − {c['second']}",
+      "points": lambda c: f"{100 * c['difference']:+.2f}",
+      "95% (paired)": ("ci95", points),
+      "only first / only second":
+          lambda c: f"{c['only_first']} / {c['only_second']}",
+      "McNemar p": ("mcnemar_p", p_value),
+      "bootstrap p": ("bootstrap_p", p_value), "Holm p": ("holm_p", p_value),
+      "verdict": lambda c: "differs" if c["significant"] else "within noise"},
       "exact McNemar test, corrected by Holm over this table; 'within noise': "
       "corrected p is 0.05 or more")
 
 
-def seeds(results: dict[str, Any]) -> Table:
+def seeds(results: Row) -> Table:
   """Means over runs that differ only in their seed, see `effect`."""
-  rows = [
-      (g["benchmark"], g["mode"], g["method"],
-       ", ".join(map(str, g["steps"])), str(g["n_seeds"]),
-       percent(g["mean"]), percent(g["standard_error"]), interval(g["ci95"]),
-       ", ".join(g["systems"]))
-      for g in results["seeds"]]
-  return Table(
-      "Means over seeds",
-      ("benchmark", "mode", "method", "step", "seeds", "mean %",
-       "standard error", "95%", "runs"), tuple(rows), effect.HOW)
+  join = lambda values: ", ".join(map(str, values))
+  return make("Means over seeds", results["seeds"], {
+      "benchmark": "benchmark", "mode": "mode", "method": "method",
+      "step": ("steps", join), "seeds": "n_seeds", "mean %": ("mean", percent),
+      "standard error": ("standard_error", percent), "95%": ("ci95", interval),
+      "runs": ("systems", join)}, effect.HOW)
 
 
-def rationales(results: dict[str, Any]) -> Table:
+def rationales(results: Row) -> Table:
   """Rationales against the teacher's, the question and the label."""
-  rows = []
-  for s in _in_order(results["systems"]):
-    r = s["rationales"]
-    if not r:
-      continue
-    rows.append((
-        s["benchmark"], s["name"], str(r["n"]), number(r["rouge_l"], 3),
-        number(r["overlap_with_teacher"], 3), number(r["input_overlap"], 3),
-        number(r["words"], 1), f"{percent(r['agreement'])} ({r['n_stated']})",
-        number(r["perplexity"], 2)))
-  return Table(
-      "Rationales",
-      ("benchmark", "system", "n", "ROUGE-L", "words in teacher's",
-       "words in question", "length (words)", "agrees with its label % (of)",
-       "perplexity of teacher's"), tuple(rows))
+  rows = [{**s, **s["rationales"]} for s in _in_order(results["systems"])
+          if s["rationales"]]
+  three = lambda value: number(value, 3)
+  return make("Rationales", rows, {
+      "benchmark": "benchmark", "system": "name", "n": "n",
+      "ROUGE-L": ("rouge_l", three),
+      "words in teacher's": ("overlap_with_teacher", three),
+      "words in question": ("input_overlap", three),
+      "length (words)": ("words", lambda value: number(value, 1)),
+      "agrees with its label % (of)":
+          lambda r: f"{percent(r['agreement'])} ({r['n_stated']})",
+      "perplexity of teacher's": ("perplexity", number)})
 
 
-def calibration(results: dict[str, Any]) -> Table:
+def calibration(results: Row) -> Table:
   """Expected calibration error of label scores."""
-  rows = [
-      (s["benchmark"], s["name"], s["mode"], str(s["calibration"]["n"]),
-       number(s["calibration"]["ece"], 4),
-       number(s["calibration"]["mean_score"], 4), percent(s["accuracy"]))
-      for s in _in_order(results["systems"]) if s["calibration"]]
-  return Table(
-      "Calibration of label scores",
-      ("benchmark", "system", "mode", "n", "ECE", "mean score",
-       "accuracy %"), tuple(rows),
+  rows = [{**s, **s["calibration"]} for s in _in_order(results["systems"])
+          if s["calibration"]]
+  four = lambda value: number(value, 4)
+  return make("Calibration of label scores", rows, {
+      **_SYSTEM, "n": "n", "ECE": ("ece", four),
+      "mean score": ("mean_score", four), "accuracy %": ("accuracy", percent)},
       "ECE over 10 bins of equal width")
 
 
-def classes(results: dict[str, Any]) -> Iterable[Table]:
+def classes(results: Row) -> Iterator[Table]:
   """One confusion matrix a system, for benchmarks with fixed labels."""
   for s in _in_order(results["systems"]):
     table = s["by_class"]
     if not table:
       continue
-    rows = [
-        (c["label"], *map(str, counts), str(c["n"]), percent(c["accuracy"]),
-         percent(c["f1"]))
-        for c, counts in zip(table["classes"], table["confusion"])]
-    yield Table(
-        f"Classes: {s['benchmark']}, {_label(s)}",
-        ("gold \\ predicted", *table["labels"], "n", "accuracy %", "F1 %"),
-        tuple(rows), f"macro F1 {percent(table['macro_f1'])}%")
+    rows = [{**c, **dict(zip(map(repr, table["labels"]), counts))}
+            for c, counts in zip(table["classes"], table["confusion"])]
+    yield make(f"Classes: {s['benchmark']}, {label_of(s)}", rows, {
+        "gold \\ predicted": "label",
+        **{label: repr(label) for label in table["labels"]}, "n": "n",
+        "accuracy %": ("accuracy", percent), "F1 %": ("f1", percent)},
+        f"macro F1 {percent(table['macro_f1'])}%")
 
 
-def ranges(results: dict[str, Any]) -> Iterable[Table]:
+def ranges(results: Row) -> Iterator[Table]:
   """Accuracy by input length and by number of steps."""
   for s in _in_order(results["systems"]):
-    rows = [(f"length ({s['by_length']['unit']})", *_range(r))
+    rows = [{**r, "by": f"length ({s['by_length']['unit']})"}
             for r in s["by_length"]["rows"]]
-    rows += [("steps", *_range(r)) for r in s["by_steps"]]
-    yield Table(
-        f"By length and steps: {s['benchmark']}, {_label(s)}",
-        ("by", "range", "n", "correct", "accuracy %", "95%"), tuple(rows))
+    rows += [{**r, "by": "steps"} for r in s["by_steps"]]
+    yield make(f"By length and steps: {s['benchmark']}, {label_of(s)}", rows, {
+        "by": "by", "range": "range", "n": "n", **_SCORES})
 
 
-def cost(results: dict[str, Any]) -> Table:
+def cost(results: Row) -> Table:
   """Sizes and speeds, the teacher's beside the students'."""
-  rows = []
-  for s in _in_order(results["systems"]):
-    c = s["cost"]
-    if not c:
-      continue
-    rows.append((
-        s["benchmark"], s["name"], s["mode"], number(c.get("parameters")),
-        scientific(c.get("flops_per_example")),
-        number(c.get("examples_per_second")),
-        number(c.get("label_tokens_per_example")),
-        number(c.get("rationale_tokens_per_example")),
-        c.get("note", "")))
-  return Table(
-      "Cost",
-      ("benchmark", "system", "mode", "parameters", "FLOPs per example",
-       "examples/s", "label tokens", "rationale tokens", "note"),
-      tuple(rows))
+  get = lambda key, form=number: lambda s: form(s["cost"].get(key))
+  rows = [s for s in _in_order(results["systems"]) if s["cost"]]
+  return make("Cost", rows, {
+      **_SYSTEM, "parameters": get("parameters"),
+      "FLOPs per example": get("flops_per_example", scientific),
+      "examples/s": get("examples_per_second"),
+      "label tokens": get("label_tokens_per_example"),
+      "rationale tokens": get("rationale_tokens_per_example"),
+      "note": lambda s: s["cost"].get("note", "")})
 
 
-def warnings(results: dict[str, Any]) -> list[str]:
+def warnings(results: Row) -> list[str]:
   """Every warning of a call, with the system that it is about."""
   lines = list(results.get("warnings", []))
   for s in _in_order(results["systems"]):
-    lines += [f"{s['benchmark']}, {_label(s)}: {w}" for w in s["warnings"]]
+    lines += [f"{s['benchmark']}, {label_of(s)}: {w}" for w in s["warnings"]]
   return lines
 
 
-def all_tables(results: dict[str, Any]) -> list[Table]:
+def all_tables(results: Row) -> list[Table]:
   """The tables that have rows, in the order of a report."""
   tables = [
       accuracy(results), variants(results), comparisons(results),
@@ -227,17 +237,13 @@ def all_tables(results: dict[str, Any]) -> list[Table]:
   return [table for table in tables if table.rows]
 
 
-def _range(row: dict[str, Any]) -> tuple[str, ...]:
-  return (row["range"], str(row["n"]), str(row["correct"]),
-          percent(row["accuracy"]), interval(row["ci95"]))
-
-
-def _label(summary: dict[str, Any]) -> str:
+def label_of(summary: Row) -> str:
+  """A system's name, with its mode where that is not `generate`."""
   mode = summary["mode"]
   return summary["name"] + ("" if mode == "generate" else f" ({mode})")
 
 
-def _in_order(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _in_order(summaries: Sequence[Any]) -> list[Any]:
   """Benchmarks together, in the order in which they first occur."""
   order = list(dict.fromkeys(s["benchmark"] for s in summaries))
   return sorted(summaries, key=lambda s: order.index(s["benchmark"]))

@@ -1,4 +1,4 @@
-"""A Hugging Face T5's `config.json`: read, checked, written."""
+"""A Hugging Face folder's `config.json`: read, checked; a T5's written."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import re
 from typing import Any
 
 from stepdistill_jax.interop import architecture
+from stepdistill_jax.interop.hf import decoder_config, names as hf_names
 from stepdistill_jax.util import errors, locations
 
 CONFIG_FILE = "config.json"
 MODEL_CLASSES = {"t5": "T5ForConditionalGeneration",
-                 "mt5": "MT5ForConditionalGeneration"}
+                 "mt5": "MT5ForConditionalGeneration",
+                 **decoder_config.MODEL_CLASSES}
 # Near relatives, refused with the reason.
 _RELATIVES = {
+    **decoder_config.RELATIVES,
     "umt5": "its position biases differ by layer",
     "longt5": "its attention is local",
     "switch_transformers": "its MLPs are mixtures of experts",
@@ -33,6 +36,7 @@ _ACTIVATIONS = {"relu": "relu", "gelu_new": "gelu", "silu": "silu",
 _KINDS = {"model_type": str, "architectures": list, "feed_forward_proj": str,
           "quantization_config": dict, "transformers_version": str,
           "tokenizer_class": str, "tie_word_embeddings": bool,
+          "layer_types": list, "attention_bias": bool,
           "scale_decoder_outputs": bool, "dropout_rate": numbers.Real}
 _WORDS = {str: "a text", list: "a list", dict: "an object", bool: "true or "
           "false", numbers.Real: "a number"}
@@ -51,7 +55,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   """Reads `config.json`.
 
   Raises:
-    errors.UserError: it is missing, damaged, or not that of a T5.
+    errors.UserError: it is missing, damaged, or not of a known family.
   """
   file = folder / CONFIG_FILE
   if not folder.is_dir():
@@ -85,7 +89,8 @@ def _check_family(config: Mapping[str, Any], file: pathlib.Path) -> None:
     reason = _RELATIVES.get(str(family), "it is another architecture")
     raise errors.UserError(
         f"{file}: model_type {family!r} is not supported, for {reason}; "
-        "expected 't5' (T5, T5 v1.1, Flan-T5, ByT5) or 'mt5'")
+        "expected 't5' (T5, T5 v1.1, Flan-T5, ByT5), 'mt5', "
+        f"{decoder_config.NAMES}")
   classes = config.get("architectures") or []
   expected = MODEL_CLASSES[family]
   # Checkpoints of 2020 name the class by what it was called then.
@@ -148,6 +153,8 @@ def head(config: Mapping[str, Any], has_head: bool,
     errors.UserError: a head is missing, or is one that T5X cannot have.
   """
   tied = config.get("tie_word_embeddings", config["model_type"] == "t5")
+  if is_decoder(config):
+    return _decoder_head(tied, has_head, head_is_embedding, file)
   version = re.match(r"\d+", config.get("transformers_version", ""))
   scaled = config.get("scale_decoder_outputs")
   if scaled is None:
@@ -171,14 +178,35 @@ def head(config: Mapping[str, Any], has_head: bool,
       "tie_word_embeddings to false there")
 
 
+def is_decoder(config: Mapping[str, Any]) -> bool:
+  return config.get("model_type") in decoder_config.MODEL_CLASSES
+
+
+def _decoder_head(
+    tied: bool, has_head: bool, head_is_embedding: bool, file) -> Head:
+  if tied and has_head and not head_is_embedding:
+    raise errors.UserError(
+        f"lm_head.weight differs from {hf_names.DECODER_EMBEDDING}, but {file} "
+        "says that they are one (tie_word_embeddings: true); set it to false "
+        "there if the head was trained by itself")
+  if not tied and not has_head:
+    raise errors.UserError(
+        f"the checkpoint lacks the tensor lm_head.weight, which {file} "
+        "expects (tie_word_embeddings: false)")
+  return Head.TIED if tied else Head.OWN
+
+
 def to_architecture(
     config: Mapping[str, Any], output_head: Head,
-    file="config.json") -> architecture.Architecture:
+    file="config.json") -> architecture.AnyArchitecture:
   """Returns the model's dimensions.
 
   Raises:
     errors.UserError: a value is missing, wrong, or one that T5X has not.
   """
+  if is_decoder(config):
+    return decoder_config.to_architecture(
+        config, output_head is Head.TIED, file)
   fixed = {"relative_attention_num_buckets": architecture.NUM_BUCKETS,
            "relative_attention_max_distance": architecture.MAX_DISTANCE,
            "layer_norm_epsilon": architecture.LAYER_NORM_EPSILON}

@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from stepdistill_jax.data import tokenizer_files
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
   restore_choice,
@@ -25,6 +26,7 @@ from stepdistill_jax.interop import (
 )
 from stepdistill_jax.interop.hf import (
   config as hf_config,
+  decoder_config,
   model_card,
   names as hf_names,
   safetensors_files,
@@ -47,6 +49,8 @@ class Tensor:
     transposed: whether it is the array's transpose.
     shape: the tensor's; rows beyond it are vocabulary padding.
     dtype: the tensor's.
+    zero_row: of the array's rows (columns, if transposed) the one that is the
+      tensor's row 0; see `importing.Copy.moves_zero`.
   """
 
   name: str
@@ -54,6 +58,7 @@ class Tensor:
   transposed: bool
   shape: tuple[int, ...]
   dtype: np.dtype
+  zero_row: int = 0
 
   @property
   def nbytes(self) -> int:
@@ -69,6 +74,13 @@ class Tensor:
     return max(chunk, step // chunk * chunk)
 
   def read_rows(self, start: int, stop: int) -> np.ndarray:
+    rows = self._stored_rows(start, stop)
+    if self.zero_row and start == 0:
+      rows = np.concatenate([
+          self._stored_rows(self.zero_row, self.zero_row + 1), rows[1:]])
+    return rows
+
+  def _stored_rows(self, start: int, stop: int) -> np.ndarray:
     if self.transposed:
       return self.array.read((slice(None), slice(start, stop))).T
     return self.array.read(slice(start, stop))
@@ -89,10 +101,10 @@ def _cast(name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def plan(
-    arch: architecture.Architecture,
+    arch: architecture.AnyArchitecture,
     parameters: Mapping[str, t5x_reader.Array], *,
     dtype: np.dtype | None, original_dtypes: Mapping[str, str],
-    vocab_size: int) -> list[Tensor]:
+    vocab_size: int, zero_row: int = 0) -> list[Tensor]:
   """Lists what will be written, in the order of computation.
 
   Args:
@@ -101,18 +113,22 @@ def plan(
     dtype: of all tensors; None for the original ones.
     original_dtypes: Hugging Face's names -> what they had when imported.
     vocab_size: rows of the vocabulary to keep.
+    zero_row: see Tensor.
   """
   tensors = []
   for name, shape in architecture.parameter_shapes(arch).items():
-    counterpart = hf_names.hf_tensor(name)
+    counterpart = hf_names.hf_tensor(name, arch.kind)
     shape = counterpart.shape(shape)
-    if counterpart.name in (hf_names.EMBEDDING, hf_names.HEAD):
+    of_vocabulary = counterpart.name in (
+        hf_names.EMBEDDING, hf_names.DECODER_EMBEDDING, hf_names.HEAD)
+    if of_vocabulary:
       shape = (vocab_size, *shape[1:])
     array = parameters[name]
     original = original_dtypes.get(counterpart.name, array.dtype.name)
     tensors.append(Tensor(
         counterpart.name, array, counterpart.transposed, shape,
-        np.dtype(original) if dtype is None else dtype))
+        np.dtype(original) if dtype is None else dtype,
+        zero_row if of_vocabulary else 0))
   return tensors
 
 
@@ -136,6 +152,7 @@ def _task(tensor: Tensor, writer: safetensors_files.Writer) -> streaming.Task:
     for start, stop in streaming.row_ranges(
         tensor.shape[0], tensor.rows_at_once):
       block = tensor.read_rows(start, stop)
+      streaming.require_finite(block, f"the tensor {tensor.name}", start)
       # Casts and transposes are copies: of a few rows at a time.
       step = streaming.rows_per_block(
           stop - start, max(1, block.nbytes // (stop - start)))
@@ -179,12 +196,30 @@ def _write_json(file: pathlib.Path, value: Any) -> None:
                   encoding="utf-8")
 
 
-def _generation_config(context: run_context.Context,
-                       max_new_tokens: int) -> dict[str, Any]:
+def _generation_config(
+    context: run_context.Context, max_new_tokens: int,
+    decoder_eos: int | None) -> dict[str, Any]:
   """Greedy, to the end-of-sequence token.
 
   Without `max_new_tokens`, transformers would stop after 20 tokens.
+
+  Args:
+    context: of the checkpoint.
+    max_new_tokens: where generation stops at the latest.
+    decoder_eos: a decoder's end token, None for a T5.
   """
+  if decoder_eos is not None:
+    base = {k: v for k, v in context.base_generation_config.items()
+            if k not in ("_from_model_config", "max_length", "temperature",
+                         "top_p", "top_k")}
+    ends = base.get("eos_token_id", decoder_eos)
+    ends = [*ends] if isinstance(ends, list) else [ends]
+    if decoder_eos not in ends:
+      ends.append(decoder_eos)
+    # The checkpoint's own may sample; scores are of greedy answers.
+    return {"pad_token_id": ends[0], **base,
+            "eos_token_id": ends if len(ends) > 1 else ends[0],
+            "do_sample": False, "max_new_tokens": max_new_tokens}
   kept = {k: v for k, v in context.base_generation_config.items()
           if k not in ("_from_model_config", "max_length")}
   return {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
@@ -231,7 +266,7 @@ class Exported:
   """What was written: the folder, its numbers and bytes."""
 
   folder: pathlib.Path
-  arch: architecture.Architecture
+  arch: architecture.AnyArchitecture
   parameters: int
   nbytes: int
 
@@ -243,6 +278,8 @@ def _vocab_size(arch, context: run_context.Context,
   if chosen is None and origin.get("padded_vocab_size") == arch.vocab_size:
     chosen = origin["vocab_size"]
   size = arch.vocab_size if chosen is None else chosen
+  if tokenizer.file is not None:  # Without row 0, which is padding.
+    return origin.get("vocab_size") or arch.last_token
   needed = tokenizers.vocabulary_size(tokenizer)
   if not needed <= size <= arch.vocab_size:
     raise errors.UserError(
@@ -281,8 +318,8 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
     options: see there.
 
   Raises:
-    errors.UserError: the checkpoint is no T5, its tokenizer is not known, or
-      the folder cannot be written.
+    errors.UserError: the checkpoint is no T5 or decoder, its tokenizer is not
+      known, or the folder cannot be written.
   """
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise errors.UserError(
@@ -291,19 +328,24 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
       checkpoint, strict=options.strict).checkpoint)
   context = run_context.find(source.path)
   parameters = source.parameters
-  arch = architecture.infer(
-      {name: array.shape for name, array in parameters.items()},
-      context.mlp_activations or _imported_activations(context),
-      context.dropout_rate, where=source.path)
+  arch = _architecture(source, context)
   tokenizer = _tokenizer(context, options)
   vocab_size = _vocab_size(arch, context, tokenizer, options.vocab_size)
-  family = options.family or (context.origin or {}).get("family") or "t5"
+  family = options.family or (context.origin or {}).get("family")
+  decoder = isinstance(arch, architecture.DecoderArchitecture)
+  zero_row = vocab_size if tokenizer.file is not None else 0
   tensors = plan(
       arch, parameters, dtype=DTYPES[options.dtype], vocab_size=vocab_size,
-      original_dtypes=(context.imported or {}).get("dtypes", {}))
+      original_dtypes=(context.imported or {}).get("dtypes", {}),
+      zero_row=zero_row)
   arch = dataclasses.replace(arch, vocab_size=vocab_size)
-  config = hf_config.from_architecture(
-      arch, family, tensors[0].dtype.name, context.base_config)
+  eos = _decoder_eos(tokenizer) if decoder else None
+  if isinstance(arch, architecture.DecoderArchitecture):
+    config = decoder_config.from_architecture(
+        arch, family, tensors[0].dtype.name, context.base_config, eos)
+  else:
+    config = hf_config.from_architecture(
+        arch, family or "t5", tensors[0].dtype.name, context.base_config)
   card = model_card.describe(
       source, context, options.results, options.name or output.name,
       options.records_dir)
@@ -321,7 +363,7 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
       "max_shard_bytes": options.max_shard_bytes}, options.quiet)
   tokenizers.write(partial, tokenizer, context.hf_folder)
   _write_json(partial / "generation_config.json",
-              _generation_config(context, options.max_new_tokens))
+              _generation_config(context, options.max_new_tokens, eos))
   _write_json(partial / hf_config.CONFIG_FILE, config)
   (partial / "README.md").write_text(
       card.text(arch, tensors[0].dtype.name), encoding="utf-8")
@@ -331,6 +373,38 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
   os.replace(partial, output)
   return Exported(output, arch, sum(math.prod(t.shape) for t in tensors),
                   sum(t.nbytes for t in tensors))
+
+
+def _architecture(
+    source: t5x_reader.Checkpoint, context: run_context.Context
+) -> architecture.AnyArchitecture:
+  """The model's dimensions, by its arrays and what lies around them."""
+  shapes = {name: array.shape for name, array in source.parameters.items()}
+  if not architecture.is_decoder(shapes):
+    return architecture.infer(
+        shapes, context.mlp_activations or _imported_activations(context),
+        context.dropout_rate, where=source.path)
+  arch = context.decoder_architecture()
+  if arch is None:
+    if not context.base_config:
+      raise errors.UserError(
+          f"the decoder {source.path} has no {run_context.CONFIG_FILE} beside "
+          "it and was not imported: its heads cannot be seen in its arrays")
+    base = hf_config.to_architecture(
+        context.base_config,
+        hf_config.Head((context.origin or {}).get("head", "own")))
+    arch = dataclasses.replace(base, num_tokens=base.vocab_size)
+  arch = dataclasses.replace(
+      arch, vocab_size=shapes["token_embedder/embedding"][0])
+  architecture.check_tree(arch, shapes, source.path)
+  return arch
+
+
+def _decoder_eos(tokenizer: tokenizers.Tokenizer) -> int:
+  """The end token's id in Hugging Face's numbers."""
+  if tokenizer.file is None:
+    return 1  # As SeqIO's own vocabularies have it.
+  return tokenizer_files.eos_id(tokenizer.file)
 
 
 def _imported_activations(

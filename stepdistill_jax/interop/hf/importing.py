@@ -26,8 +26,10 @@ import numpy as np
 
 from stepdistill_jax.interop import (
   architecture,
+  gin_decoder,
   gin_model,
   import_result,
+  special_tokens,
   streaming,
   tokenizers,
 )
@@ -43,6 +45,7 @@ from stepdistill_jax.util.version import __version__
 # Parameters with the vocabulary as an axis: which.
 _VOCABULARY_AXIS = {"token_embedder/embedding": 0,
                     "decoder/logits_dense/kernel": 1}
+_DECODERS_MULTIPLE = 128  # Of the vocabulary's size, for TPUs.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Copy:
     transposed: whether the parameter is its transpose.
     shape: the parameter's.
     padded_rows: rows that are added to the tensor's, for the vocabulary.
+    moves_zero: whether row 0 goes after the tensor's last, and what is padding
+      is 0: a decoder's vocabulary, see `HuggingFaceVocabulary`.
   """
 
   name: str
@@ -64,6 +69,7 @@ class Copy:
   transposed: bool
   shape: tuple[int, ...]
   padded_rows: int = 0
+  moves_zero: bool = False
 
   def read_rows(self, start: int, stop: int) -> np.ndarray:
     """Rows of the tensor, and of the padding after it.
@@ -73,6 +79,8 @@ class Copy:
     ones, stays what it was.
     """
     rows = self.tensor.shape[0]
+    if self.moves_zero:
+      return self._read_moved(start, stop)
     parts = []
     if start < rows:
       parts.append(self.tensor.read_rows(start, min(stop, rows)))
@@ -80,6 +88,17 @@ class Copy:
       count = stop - max(start, rows)
       parts.append(np.repeat(self.tensor.read_rows(0, 1), count, axis=0))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+  def _read_moved(self, start: int, stop: int) -> np.ndarray:
+    rows, dtype = self.tensor.shape[0], self.tensor.dtype
+    block = np.zeros((stop - start, *self.tensor.shape[1:]), dtype)
+    first, last = max(start, 1), min(stop, rows)
+    if first < last:
+      block[first - start:last - start] = self.tensor.read_rows(first, last)
+    if start <= rows < stop:
+      block[rows - start] = self.tensor.read_rows(0, 1)[0]
+    return block
 
 
 def _equal(first: hf_weights.Tensor, second: hf_weights.Tensor) -> bool:
@@ -94,12 +113,14 @@ def _equal(first: hf_weights.Tensor, second: hf_weights.Tensor) -> bool:
       for start, stop in streaming.row_ranges(first.shape[0], step))
 
 
-def _embedding(tensors: Mapping[str, hf_weights.Tensor], where) -> str:
+def _embedding(
+    tensors: Mapping[str, hf_weights.Tensor], decoder: bool, where) -> str:
   """Returns the embedding's name; its copies must be equal."""
-  names = [n for n in (hf_names.EMBEDDING, *hf_names.EMBEDDING_COPIES)
-           if n in tensors]
+  known = (hf_names.DECODER_EMBEDDING,) if decoder else (
+      hf_names.EMBEDDING, *hf_names.EMBEDDING_COPIES)
+  names = [n for n in known if n in tensors]
   if not names:
-    raise errors.UserError(f"{where} lacks the tensor {hf_names.EMBEDDING}")
+    raise errors.UserError(f"{where} lacks the tensor {known[0]}")
   for other in names[1:]:
     if not _equal(tensors[names[0]], tensors[other]):
       raise errors.UserError(
@@ -115,14 +136,15 @@ def _padded(size: int, multiple: int) -> int:
 def plan(
     config: Mapping[str, Any], tensors: Mapping[str, hf_weights.Tensor],
     where, pad_vocabulary: int = 1,
-) -> tuple[architecture.Architecture, hf_config.Head, list[Copy]]:
+) -> tuple[architecture.AnyArchitecture, hf_config.Head, list[Copy]]:
   """Decides what is made of which tensor, and checks that all is there.
 
   Args:
     config: the `config.json`.
     tensors: those of the folder.
     where: the folder, for errors.
-    pad_vocabulary: the vocabulary's size becomes a multiple of it.
+    pad_vocabulary: the vocabulary's size becomes a multiple of it, a
+      decoder's of 128 if it is 1.
 
   Returns:
     The architecture with the padded vocabulary, where its head comes from,
@@ -132,7 +154,8 @@ def plan(
     errors.UserError: a tensor is missing, unknown, or of another shape or
       kind of dtype than expected.
   """
-  embedding = _embedding(tensors, where)
+  decoder = hf_config.is_decoder(config)
+  embedding = _embedding(tensors, decoder, where)
   own_head = tensors.get(hf_names.HEAD)
   head = hf_config.head(
       config, own_head is not None,
@@ -142,11 +165,15 @@ def plan(
   arch = hf_config.to_architecture(
       config, head, os.path.join(where, hf_config.CONFIG_FILE))
   padded = _padded(arch.vocab_size, pad_vocabulary)
+  if decoder:  # One row more, as id 0 is padding.
+    padded = _padded(
+        arch.vocab_size + 1, _DECODERS_MULTIPLE if pad_vocabulary == 1
+        else pad_vocabulary)
   known = {hf_names.EMBEDDING, *hf_names.EMBEDDING_COPIES, *hf_names.UNUSED,
            hf_names.HEAD}
   copies = []
   for name, shape in architecture.parameter_shapes(arch).items():
-    counterpart = hf_names.hf_tensor(name)
+    counterpart = hf_names.hf_tensor(name, arch.kind)
     hf_name = counterpart.name
     known.add(hf_name)
     if hf_name == hf_names.EMBEDDING or (
@@ -168,13 +195,17 @@ def plan(
       axis = _VOCABULARY_AXIS[name]
       shape = (*shape[:axis], padded, *shape[axis + 1:])
     copies.append(Copy(name, tensor, hf_name, counterpart.transposed, shape,
-                       extra))
-  _refuse_unknown(tensors, known, where)
+                       extra, decoder and extra > 0))
+  _refuse_unknown(tensors, known, arch.kind, where)
+  if isinstance(arch, architecture.DecoderArchitecture):
+    arch = dataclasses.replace(arch, num_tokens=arch.vocab_size)
   return dataclasses.replace(arch, vocab_size=padded), head, copies
 
 
-def _refuse_unknown(tensors, known: set[str], where) -> None:
-  unknown = sorted(set(tensors) - known)
+def _refuse_unknown(tensors, known: set[str], kind: str, where) -> None:
+  unknown = sorted(
+      name for name in set(tensors) - known
+      if kind == "T5" or not hf_names.DECODER_UNUSED.fullmatch(name))
   if not unknown:
     return
   quantized = [n for n in unknown if n.endswith(
@@ -185,7 +216,7 @@ def _refuse_unknown(tensors, known: set[str], where) -> None:
             "merge the adapter into the weights first" if adapter else
             "the network has no place for them")
   raise errors.UserError(
-      f"{where} has {len(unknown)} tensors that a T5 has not, such as "
+      f"{where} has {len(unknown)} tensors that a {kind} has not, such as "
       f"{(quantized or adapter or unknown)[0]}: {reason}")
 
 
@@ -215,7 +246,8 @@ def _task(copy: Copy, writer: t5x_writer.CheckpointWriter,
   def run(advance) -> None:
     t5x_writer.copy_rows(
         copy.read_rows, create, rows=rows, step=step, dtype=dtype,
-        transposed=copy.transposed, advance=advance)
+        transposed=copy.transposed, advance=advance,
+        name=f"{tensor.file}: the tensor {copy.hf_name}")
 
   return streaming.Task(copy.name, tensor.nbytes, run)
 
@@ -248,6 +280,8 @@ def import_hf(
     raise errors.UserError(
         f"{folder}: the tokenizer has {pieces} ids, but the embedding only "
         f"{config['vocab_size']} rows; they are of different models")
+  if tokenizer.file is None:  # Else the file has all of them.
+    special_tokens.check(folder, tokenizer.spiece, tokenizer.extra_ids)
   writer = t5x_writer.CheckpointWriter(output, step, layout)
   journal = writer.journal(
       _identity(folder, copies, dtype, pad_vocabulary))
@@ -260,17 +294,24 @@ def import_hf(
   streaming.run(tasks, journal, streaming.Progress(
       "import", total, quiet=quiet))
   tokenizers.keep(folder, output / import_result.HF_FOLDER, tokenizer)
-  spiece = None if tokenizer.spiece is None else (
-      output / import_result.HF_FOLDER / tokenizers.SPIECE_FILE).resolve()
-  no_recipe = gin_model.why_no_recipe(
-      arch, 0 if spiece is None else pieces - tokenizer.extra_ids)
-  model_file = gin_model.write(
-      output, arch, checkpoint=writer.final,
-      title=f"{folder.resolve().name}, imported from Hugging Face's format.",
-      vocabulary=gin_model.byte_vocabulary(tokenizer.extra_ids)
-      if spiece is None else gin_model.sentencepiece_vocabulary(
-          str(spiece), tokenizer.extra_ids),
-      spiece=spiece, no_recipe=no_recipe)
+  kept = (output / import_result.HF_FOLDER).resolve()
+  title = f"{folder.resolve().name}, imported from Hugging Face's format."
+  spiece, no_recipe = None, ""
+  if isinstance(arch, architecture.DecoderArchitecture):
+    model_file = gin_decoder.write(
+        output, arch, checkpoint=writer.final, title=title,
+        tokenizer=kept / tokenizers.JSON_FILE)
+  else:
+    if tokenizer.spiece is not None:
+      spiece = kept / tokenizers.SPIECE_FILE
+    no_recipe = gin_model.why_no_recipe(
+        arch, 0 if spiece is None else pieces - tokenizer.extra_ids)
+    model_file = gin_model.write(
+        output, arch, checkpoint=writer.final, title=title,
+        vocabulary=gin_model.byte_vocabulary(tokenizer.extra_ids)
+        if spiece is None else gin_model.sentencepiece_vocabulary(
+            str(spiece), tokenizer.extra_ids),
+        spiece=spiece, no_recipe=no_recipe)
   provenance = {
       "schema_version": 1,
       "stepdistill_jax": __version__,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import os
@@ -29,6 +29,27 @@ _METHODS = {
 }
 
 
+# (class of transformers, lines of `ask`)
+_ASK = ("AutoModelForSeq2SeqLM", (
+    '  inputs = tokenizer(text, return_tensors="pt")',
+    "  return tokenizer.decode(model.generate(**inputs)[0], "
+    "skip_special_tokens=True)"))
+_CONTINUE = (
+    "  out = model.generate(**inputs)[0, inputs['input_ids'].shape[1]:]",
+    "  return tokenizer.decode(out, skip_special_tokens=True)")
+_ASK_CHAT = ("AutoModelForCausalLM", (
+    '  inputs = tokenizer.apply_chat_template([{"role": "user", "content": '
+    'text}],',
+    "      add_generation_prompt=True, return_dict=True, "
+    'return_tensors="pt")', *_CONTINUE))
+
+
+def _ask_decoder(suffix: str) -> tuple[str, tuple[str, ...]]:
+  return "AutoModelForCausalLM", (
+      f"  inputs = tokenizer(text + {suffix!r}, return_tensors=\"pt\")",
+      *_CONTINUE)
+
+
 @dataclasses.dataclass(frozen=True)
 class Score:
   """A line of a model card's table."""
@@ -51,6 +72,7 @@ class Card:
     task_name: its full name.
     origin: the checkpoint that training began from, if it is known.
     scores: from a `results.json`.
+    prompt: of a decoder: arguments of `HuggingFaceVocabulary`.
   """
 
   name: str
@@ -59,6 +81,7 @@ class Card:
   task_name: str | None
   origin: str | None
   scores: Sequence[Score]
+  prompt: Mapping[str, Any] | None = None
 
   @property
   def prefix(self) -> str:
@@ -72,6 +95,8 @@ class Card:
     """The prefixes, for `config.json`; `stepdistill-eval --hf` reads them."""
     # Transformers 4's `pipeline` would else search with 4 beams.
     params: dict[str, Any] = {"text2text-generation": {"num_beams": 1}}
+    if self.prompt is not None:
+      params = {"prompt": dict(self.prompt)}
     if self.trained_on is None:
       return params
     params["predict"] = {"prefix": self.prefix}
@@ -84,18 +109,24 @@ class Card:
   def text(self, arch, dtype: str) -> str:
     """The card, Markdown with a YAML header."""
     parts = [self._header(), f"# {self.name}", self._made(arch, dtype),
-             self._scores(), self._usage()]
+             self._scores(), self._usage(), self._duties()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
+  def _task(self) -> tuple[str, str]:
+    """What Hugging Face calls such a model: (task, family)."""
+    if self.prompt is None:
+      return "text2text-generation", "t5"
+    return "text-generation", "decoder"
+
   def _header(self) -> str:
-    lines = ["---", "library_name: transformers",
-             "pipeline_tag: text2text-generation",
-             "tags: [t5, stepdistill_jax"
+    task, family = self._task()
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {task}",
+             f"tags: [{family}, stepdistill_jax"
              + (", distilling-step-by-step" if self.explain_prefix else "")
              + "]"]
     if self.scores:
       results = [{
-          "task": {"type": "text2text-generation"},
+          "task": {"type": task},
           "dataset": {"name": s.benchmark, "type": s.benchmark,
                       "split": s.split},
           "metrics": [{"type": "accuracy", "value": round(s.accuracy, 6)}],
@@ -122,12 +153,27 @@ class Card:
     if self.step is not None:
       lines.append(f"- Step: {self.step:,}")
     lines += [
-        f"- Network: T5, {arch.num_encoder_layers} encoder and "
-        f"{arch.num_decoder_layers} decoder blocks, width {arch.emb_dim}, "
-        f"{arch.num_heads} heads of {arch.head_dim}, MLP "
-        f"{arch.mlp_dim} ({', '.join(arch.mlp_activations)})",
+        f"- Network: {arch.kind}, {arch.in_words()}",
         f"- Weights: {dtype}",
         f"- Exported by stepdistill_jax {__version__}"]
+    return "\n".join(lines)
+
+  def _duties(self) -> str:
+    """What licences of the models that it comes from may ask for."""
+    names = [n for n in (self.origin, self.trained_on and
+                         self.trained_on.teacher) if n]
+    if self.prompt is None or not names:
+      return ""
+    lines = [
+        "## Licences", "",
+        f"It comes from {' and '.join(names)}: their licences hold for it, "
+        "and what they ask of models made with them is yours to do."]
+    if any("llama" in name.lower() for name in names):
+      lines.append(
+          "Llama's community licence asks, of whoever distributes a model that "
+          "was made with Llama or its outputs, for a name that begins with "
+          '"Llama", for "Built with Llama" to be shown, and for a copy of the '
+          "licence to go with it.")
     return "\n".join(lines)
 
   def _scores(self) -> str:
@@ -165,18 +211,19 @@ class Card:
     if self.trained_on is not None and self.trained_on.answer_after_rationale:
       notes.append("It writes a rationale first; the answer follows "
                    "`The answer is`.")
+    model_class, ask = _ASK if self.prompt is None else (
+        _ASK_CHAT if self.prompt.get("chat") else _ask_decoder(
+            self.prompt.get("prompt_suffix", "\n")))
     code = "\n".join([
         "```python",
         "import transformers",
         "",
         'folder = "."  # this folder',
         "tokenizer = transformers.AutoTokenizer.from_pretrained(folder)",
-        "model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)",
+        f"model = transformers.{model_class}.from_pretrained(folder)",
         "",
         "def ask(text):",
-        '  inputs = tokenizer(text, return_tensors="pt")',
-        "  return tokenizer.decode(model.generate(**inputs)[0], "
-        "skip_special_tokens=True)",
+        *ask,
         "",
         'question = "..."',
         *calls,
@@ -246,4 +293,4 @@ def describe(
       origin=pathlib.PurePath(initial).name if isinstance(initial, str)
       else None,
       scores=_read_scores(results, source.path)
-      if results else ())
+      if results else (), prompt=context.prompt())

@@ -1,4 +1,4 @@
-"""Hugging Face's names for a T5's parameters.
+"""Hugging Face's names for parameters: a table for each family.
 
 | T5X | Hugging Face | |
 |---|---|---|
@@ -12,9 +12,18 @@
   transposed |
 | `decoder/logits_dense/kernel` | `lm_head.weight` | transposed |
 
+and of a decoder
+
+| T5X | Hugging Face | |
+|---|---|---|
+| `token_embedder/embedding` | `model.embed_tokens.weight` | as it is |
+| `decoder/layers_3/self_attention/query/kernel` |
+  `model.layers.3.self_attn.q_proj.weight` | transposed |
+| `decoder/layers_3/mlp/wi_0/kernel` | `model.layers.3.mlp.gate_proj.weight` |
+  transposed |
+
 A kernel is `[in, out]` in T5X and `[out, in]` in torch; heads are laid out
-alike, so that transposing is all there is to it. Neither scales attention
-logits.
+alike, so that transposing is all there is to it.
 """
 
 from __future__ import annotations
@@ -50,6 +59,28 @@ _IN_LAYER = re.compile(
     r"(scale|kernel)")
 
 
+_IN_DECODER_LAYER = re.compile(r"decoder/layers_(\d+)/(.+)/([a-z]+)")
+_DECODER_MODULES = {
+    "pre_self_attention_layer_norm": "input_layernorm",
+    "self_attention/query": "self_attn.q_proj",
+    "self_attention/key": "self_attn.k_proj",
+    "self_attention/value": "self_attn.v_proj",
+    "self_attention/out": "self_attn.o_proj",
+    "self_attention/query_norm": "self_attn.q_norm",
+    "self_attention/key_norm": "self_attn.k_norm",
+    "pre_mlp_layer_norm": "post_attention_layernorm",
+    "mlp/wi_0": "mlp.gate_proj", "mlp/wi_1": "mlp.up_proj",
+    "mlp/wo": "mlp.down_proj",
+}
+# The other way around, for matrices alone.
+MODULES_OF_DECODER = {theirs: ours for ours, theirs in _DECODER_MODULES.items()
+                      if not ours.endswith("norm")}
+DECODER_EMBEDDING = "model.embed_tokens.weight"
+# Frequencies of rotary positions, which old files keep.
+DECODER_UNUSED = re.compile(
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+
+
 @dataclasses.dataclass(frozen=True)
 class HfTensor:
   """A tensor of a Hugging Face checkpoint.
@@ -67,12 +98,20 @@ class HfTensor:
     return t5x_shape[::-1] if self.transposed else t5x_shape
 
 
-def hf_tensor(t5x_name: str) -> HfTensor:
+def hf_tensor(t5x_name: str, kind: str = "T5") -> HfTensor:
   """The counterpart of a parameter of `architecture.parameter_shapes`.
 
   >>> hf_tensor("decoder/layers_2/mlp/wi_0/kernel").name
   'decoder.block.2.layer.2.DenseReluDense.wi_0.weight'
+  >>> hf_tensor("decoder/layers_2/mlp/wi_0/kernel", "decoder").name
+  'model.layers.2.mlp.gate_proj.weight'
+
+  Args:
+    t5x_name: the parameter's.
+    kind: of the architecture.
   """
+  if kind == "decoder":
+    return _of_decoder(t5x_name)
   if t5x_name == "token_embedder/embedding":
     return HfTensor(EMBEDDING, False)
   if t5x_name == "decoder/logits_dense/kernel":
@@ -94,3 +133,19 @@ def hf_tensor(t5x_name: str) -> HfTensor:
   index, name = _SUBLAYERS[side][sublayer]
   return HfTensor(
       f"{block}.{index}.{name}.{_PROJECTIONS.get(module, module)}.weight", True)
+
+
+def _of_decoder(t5x_name: str) -> HfTensor:
+  if t5x_name == "token_embedder/embedding":
+    return HfTensor(DECODER_EMBEDDING, False)
+  if t5x_name == "decoder/logits_dense/kernel":
+    return HfTensor(HEAD, True)
+  if t5x_name == "decoder/decoder_norm/scale":
+    return HfTensor("model.norm.weight", False)
+  match = _IN_DECODER_LAYER.fullmatch(t5x_name)
+  if not match or match[2] not in _DECODER_MODULES:
+    raise ValueError(f"{t5x_name!r} is no parameter of a decoder")
+  kind = "bias" if match[3] == "bias" else "weight"
+  return HfTensor(
+      f"model.layers.{match[1]}.{_DECODER_MODULES[match[2]]}.{kind}",
+      match[3] == "kernel")

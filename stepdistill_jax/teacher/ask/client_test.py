@@ -1,7 +1,6 @@
 """Answers and failures of a server, as named."""
 
 import asyncio
-import json
 import time
 
 import pytest
@@ -89,80 +88,6 @@ def test_a_wrong_key_ends_the_run_and_is_not_repeated():
   assert caught.value.reason == failures.UNAUTHORIZED
   assert secret not in str(caught.value) and "secret" not in str(caught.value)
   asyncio.run(ask(fault_server.Teacher(secret=secret), request(), key=secret))
-
-
-@pytest.mark.parametrize("status, text, reason", [
-    (400, "maximum context length is 8192 tokens", failures.CONTEXT_LENGTH),
-    (400, '{"code": "content_filter"}', failures.CONTENT_FILTER),
-    (400, "no such field", failures.BAD_REQUEST),
-    (402, "", failures.QUOTA),
-    (403, "", failures.UNAUTHORIZED),
-    (404, "no such model", failures.NOT_FOUND),
-    (501, "Unsupported method ('POST')", failures.NOT_FOUND),
-    (405, "Method Not Allowed", failures.NOT_FOUND),
-    (408, "", failures.TIMEOUT),
-    (422, "", failures.BAD_REQUEST),
-    (429, "slow down", failures.RATE_LIMITED),
-    (429, '{"code": "insufficient_quota"}', failures.QUOTA),
-    (503, "", failures.SERVER_ERROR),
-    (529, "overloaded", failures.SERVER_ERROR),
-])
-def test_every_status_has_its_name(status, text, reason):
-  assert client.status_reason(status, text) == reason
-
-
-@pytest.mark.parametrize("headers, seconds", [
-    ({}, None),
-    ({"retry-after": "3"}, 3.0),
-    ({"retry-after": "0.5"}, 0.5),
-    ({"retry-after": "-3"}, 0.0),
-    ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
-    ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 40.0),
-    ({"retry-after": "soon"}, None),
-])
-def test_retry_after(headers, seconds):
-  assert client.retry_after_s(headers, now=60.0) == seconds
-
-
-def _chat(message, finish_reason="stop"):
-  return json.dumps({"choices": [
-      {"message": message, "finish_reason": finish_reason}]})
-
-
-@pytest.mark.parametrize("content, output, finish_reason", [
-    (_chat({"content": " as it is\n"}), " as it is\n", "stop"),
-    (_chat({"content": ""}), "", "stop"),
-    (_chat({"content": "cut"}, "length"), "cut", "length"),
-    (_chat({"content": None}, "content_filter"), "", "content_filter"),
-    (_chat({"content": None, "refusal": "No."}), "No.", failures.REFUSAL),
-    (_chat({"content": "x"}, None), "x", "unknown"),
-    ('{"choices": [{"text": "plain", "finish_reason": "stop"}]}', "plain",
-     "stop"),
-    (_chat({"content": "\\ud800"}).replace("\\\\", "\\"), "\ud800", "stop"),
-])
-def test_endings_that_are_no_failures(content, output, finish_reason):
-  (choice,) = client.parse_answer(content, request()).choices
-  assert (choice.output, choice.finish_reason) == (output, finish_reason)
-
-
-@pytest.mark.parametrize("content", [
-    "", "<html>", "[]", "{}", "null", '{"choices": null}', '{"choices": []}',
-    '{"choices": [{}]}', '{"choices": [null]}', '{"choices": [{"text": 1}]}',
-    _chat({"content": None}), _chat({"content": 7}), _chat("text"),
-    _chat({"content": "x"}, 5), "[" * 100_000,
-])
-def test_what_is_no_completion(content):
-  with pytest.raises(failures.Failure) as caught:
-    client.parse_answer(content, request())
-  assert caught.value.reason == failures.MALFORMED
-
-
-def test_what_came_instead_is_told_without_the_key():
-  with pytest.raises(failures.Failure, match="but '<html>log in, ") as caught:
-    client.parse_answer("<html>log in, my-own-secret\n" + "x" * 1000,
-                        request(), "my-own-secret")
-  assert "my-own" not in str(caught.value)
-  assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("url", [

@@ -137,13 +137,13 @@ class Estimator:
   def most_tokens(self, request: requests.Request) -> int:
     """The most tokens that the request can take, prompt and completions."""
     return (_count(request, self._most)
-            + request.body["max_tokens"] * len(request.samples))
+            + request.max_tokens * len(request.samples))
 
   def most_usd(self, request: requests.Request) -> float:
     """The most dollars that the request can cost."""
     return self.prices.cost(
         _count(request, self._most),
-        request.body["max_tokens"] * len(request.samples))
+        request.max_tokens * len(request.samples))
 
 
 def _count(request: requests.Request, count: CountTokens) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import re
 
 # Passing: tried again within a run, and asked again by a later one.
@@ -10,6 +11,7 @@ SERVER_ERROR = "server_error"  # HTTP 5xx.
 TIMEOUT = "timeout"  # No whole answer within the request's time.
 CONNECTION = "connection"  # Refused, cut, or never made.
 MALFORMED = "malformed"  # Not JSON, or JSON without a completion.
+ONLY_THINKING = "only_thinking"  # Reasoning, and no text after it.
 # Of this request: another try would end the same way.
 BAD_REQUEST = "bad_request"  # HTTP 400, 413, 422.
 CONTEXT_LENGTH = "context_length"  # The prompt is too long for the model.
@@ -22,13 +24,14 @@ NOT_FOUND = "not_found"
 QUOTA = "quota_exceeded"  # HTTP 402, or 429 because the account is empty.
 
 PASSING = frozenset(
-    {RATE_LIMITED, SERVER_ERROR, TIMEOUT, CONNECTION, MALFORMED})
+    {RATE_LIMITED, SERVER_ERROR, TIMEOUT, CONNECTION, MALFORMED,
+     ONLY_THINKING})
 ENDING = frozenset({UNAUTHORIZED, NOT_FOUND, QUOTA})
+OF_ROW = frozenset({CONTEXT_LENGTH, CONTENT_FILTER})
 
 # Reasons of completions that were paid for but do not end as they should.
 REFUSAL = "refusal"
 EMPTY = "empty_output"
-STOP = "stop"
 
 # Looks like a key: some servers repeat it in their error messages.
 _KEY_LIKE = re.compile(
@@ -43,13 +46,21 @@ class Failure(Exception):
   Attributes:
     reason: one of this module's names.
     retry_after: seconds that the server asked to wait, or None.
+    usage: tokens that were paid all the same; empty if not known.
+    paid: True if the server did answer, only not with a completion.
+    thinking: the reasoning that came without a text.
   """
 
   def __init__(self, reason: str, message: str,
-               retry_after: float | None = None):
+               retry_after: float | None = None, *,
+               usage: Mapping[str, int] | None = None, paid: bool = False,
+               thinking: str = ""):
     super().__init__(message)
     self.reason = reason
     self.retry_after = retry_after
+    self.usage: Mapping[str, int] = usage or {}
+    self.paid = paid
+    self.thinking = thinking
 
   @property
   def passing(self) -> bool:

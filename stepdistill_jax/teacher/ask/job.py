@@ -17,10 +17,8 @@ from stepdistill_jax.teacher import completions, prompts
 from stepdistill_jax.teacher.ask import (
   client as client_lib,
   cost,
-  durable,
-  failures,
-  index,
   limits,
+  locking,
   plan as plan_lib,
   requests,
   retries,
@@ -65,6 +63,7 @@ class Spec:
   samples_per_request: int = 1
   json_schema: bool = False
   extra_body: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  merge_system: bool = False
   history: str = plan_lib.REGENERATED
   concurrency: int = 16
   requests_per_minute: float | None = None
@@ -145,14 +144,14 @@ class Job:
         cost.load_tokenizer(spec.tokenizer) if spec.tokenizer else None)
     self.dropped = import_counts.Reasons()
     # A worker whose command was killed needs at most one request's time.
-    self.store = durable.wait_for_lock(
+    self.store = locking.wait_for_lock(
         self._open_store, longest_s=spec.timeout_s + 10, waiting=waiting)
     try:
       self.plan = plan_lib.Plan(
           self.settings, self.prompt, self.store, spec.history)
       self.present = sum(
-          count for reason, count in self.store.index.counts().items()
-          if not reason.startswith(index.ERROR))
+          count for reason, count in self.store.counts().items()
+          if not reason.startswith(store_lib.ERROR))
       self.total = self._estimate_total()
     except BaseException:
       self.store.abandon()
@@ -177,7 +176,11 @@ class Job:
         breaker=limits.CircuitBreaker(give_up_s=spec.give_up_s),
         budget=limits.Budget(spec.budget_usd, spent=self._spent_usd()),
         in_doubt=spec.in_doubt)
-    return retries.Collector(self.plan, asker, bounds, self.estimator, report)
+    collector = retries.Collector(
+        self.plan, asker, bounds, self.estimator, report)
+    if isinstance(asker, client_lib.Client):
+      collector.progress.notes = asker.notes
+    return collector
 
   def items(self) -> Iterator[plan_lib.Item | None]:
     """What is missing.
@@ -202,21 +205,22 @@ class Job:
 
   def close(self, progress: retries.Progress) -> Outcome:
     """Closes the cache; returns what was done."""
-    endings, usage = self.store.index.counts(), self.store.index.usage()
+    endings, usage = self.store.counts(), self.store.usage()
     present = sum(count for reason, count in endings.items()
-                  if not reason.startswith(index.ERROR))
+                  if not reason.startswith(store_lib.ERROR))
     # A cache may have more than the rows of this run, as with --limit.
     total = max(self.total, present)
     outcome = Outcome(
         str(self.store.folder), total=total,
-        usable=endings.get(failures.STOP, 0), missing=total - present,
+        usable=endings.get(completions.STOP, 0), missing=total - present,
         endings=endings, dropped=self.dropped.as_json(), usage=usage,
         usd=self.estimator.prices.of_usage(usage), progress=progress)
     self.store.close(
         complete=not outcome.missing, rows=self.source.count(), total=total,
         endings=endings,
         dropped=outcome.dropped, usage=usage, usd=outcome.usd,
-        asked_again=self.store.asked_again_before + progress.asked_again)
+        asked_again=self.store.asked_again_before + progress.asked_again,
+        notes=progress.notes)
     return outcome
 
   def _estimate_total(self) -> int:
@@ -225,7 +229,7 @@ class Job:
     return self.source.count() * self.settings.samples
 
   def _spent_usd(self) -> float:
-    return self.estimator.prices.of_usage(self.store.index.usage())
+    return self.estimator.prices.of_usage(self.store.usage())
 
   def _open_store(self) -> store_lib.Store:
     prompt, spec = self.prompt, self.spec
@@ -288,7 +292,8 @@ def make_settings(spec: Spec, prompt: prompts.Prompt) -> requests.Settings:
       top_p=spec.top_p, seed=spec.seed, stop=spec.stop or default_stop,
       max_tokens=spec.max_tokens or prompt.max_tokens, samples=spec.samples,
       samples_per_request=min(spec.samples_per_request, spec.samples),
-      json_schema=spec.json_schema, extra_body=dict(spec.extra_body))
+      json_schema=spec.json_schema, extra_body=dict(spec.extra_body),
+      merge_system=spec.merge_system)
 
 
 def api_key(spec: Spec) -> str | None:

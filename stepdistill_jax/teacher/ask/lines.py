@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stepdistill_jax.teacher.ask import client, failures, plan
+from stepdistill_jax.teacher import completions
+from stepdistill_jax.teacher.ask import failures, plan, responses
 
 Line = dict[str, Any]
 
 
-def of_answer(item: plan.Item, key: str, answer: client.Answer) -> list[Line]:
+def of_answer(item: plan.Item, key: str, answer: responses.Answer
+              ) -> list[Line]:
   """A line for each choice; a request's tokens are paid once."""
   made = []
   for number, (sample, choice) in enumerate(
@@ -19,8 +21,10 @@ def of_answer(item: plan.Item, key: str, answer: client.Answer) -> list[Line]:
     line.update(
         output=choice.output, finish_reason=choice.finish_reason,
         usage=dict(answer.usage) if number == 0 else {}, error=None)
-    if choice.reasoning:
-      line["reasoning"] = choice.reasoning
+    if choice.thinking:
+      line["thinking"] = choice.thinking
+    if number == 0 and answer.paid_in_vain:
+      line["paid_in_vain"] = dict(answer.paid_in_vain)
     made.append(line)
   return made
 
@@ -30,8 +34,10 @@ def copies(item: plan.Item, known: Sequence[Line]) -> list[Line]:
   made = []
   for sample, original in zip(item.samples, known):
     line = _line(item, sample, original["request"])
-    line.update({name: original[name] for name in (
-        "output", "finish_reason", "reasoning") if name in original})
+    line.update(output=original["output"],
+                finish_reason=original["finish_reason"])
+    if thinking := completions.thinking_of(original):
+      line["thinking"] = thinking
     line.update(usage={}, error=None, copy_of=original["id"])
     made.append(line)
   return made
@@ -41,10 +47,13 @@ def of_failure(item: plan.Item, key: str, failure: failures.Failure
                ) -> list[Line]:
   """A line for each sample that there is no completion of."""
   made = []
-  for sample in item.samples:
+  for number, sample in enumerate(item.samples):
     line = _line(item, sample, key)
-    line.update(output=None, finish_reason=None, usage={},
+    line.update(output=None, finish_reason=None,
+                usage=dict(failure.usage) if number == 0 else {},
                 error=f"{failure.reason}: {failure}")
+    if failure.thinking:
+      line["thinking"] = failure.thinking
     made.append(line)
   return made
 

@@ -14,10 +14,10 @@ import itertools
 from typing import Any
 
 from stepdistill_jax.teacher.ask import (
-  client,
   failures,
   job as job_lib,
   requests,
+  responses,
 )
 from stepdistill_jax.util import errors
 
@@ -62,7 +62,7 @@ class Engine:
     self._waiting: list[tuple[requests.Request, asyncio.Future]] = []
     self._runner: asyncio.Task | None = None
 
-  async def ask(self, request: requests.Request) -> client.Answer:
+  async def ask(self, request: requests.Request) -> responses.Answer:
     """Waits for the batch that the request becomes part of."""
     future = asyncio.get_running_loop().create_future()
     self._waiting.append((request, future))
@@ -116,12 +116,12 @@ class Engine:
     return self._vllm.SamplingParams(**known)
 
 
-def answer_of(output: Any, request: requests.Request) -> client.Answer:
+def answer_of(output: Any, request: requests.Request) -> responses.Answer:
   """Reads vLLM's RequestOutput."""
   choices = tuple(
-      client.Choice(completion.text, completion.finish_reason or "unknown")
+      responses.Choice(completion.text, completion.finish_reason)
       for completion in output.outputs[:len(request.samples)])
-  return client.Answer(choices, {
+  return responses.Answer(choices, {
       "prompt_tokens": len(output.prompt_token_ids or ()),
       "completion_tokens": sum(
           len(completion.token_ids) for completion in output.outputs)})

@@ -8,10 +8,12 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.teacher import completions
-from stepdistill_jax.teacher.ask import job, retries
+from stepdistill_jax.teacher.ask import failures, job, retries, store
 from stepdistill_jax.util import errors
 
 _INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it.
+_KNOWN_ENDINGS = (completions.LENGTH, completions.FILTERED, failures.REFUSAL,
+                  failures.EMPTY, "tool_calls", "function_call")
 _STOPS = {
     retries.INTERRUPTED: "interrupted; run the same command again to go on",
     retries.BUDGET: "stopped, as the next request could exceed --budget_usd",
@@ -20,8 +22,14 @@ _STOPS = {
 
 
 def write_records(outcome: job.Outcome, records_dir: str | None,
-                  reject_wrong: bool):
+                  reject_wrong: bool, **options: Any):
   """Writes the records of the cache and of its other splits' caches.
+
+  Args:
+    outcome: whose cache is read.
+    records_dir: the folder of all records; None for the default.
+    reject_wrong: True to use no rationale that leads to a wrong label.
+    **options: fields of `record_importer.Options`.
 
   Returns an `importing.ImportResult`.
   """
@@ -29,7 +37,7 @@ def write_records(outcome: job.Outcome, records_dir: str | None,
 
   return importing.import_cache(
       caches_of_all_splits(pathlib.Path(outcome.folder)), output=records_dir,
-      reject_wrong=reject_wrong)
+      reject_wrong=reject_wrong, **options)
 
 
 def caches_of_all_splits(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -66,9 +74,7 @@ def lines(outcome: job.Outcome, imported) -> list[str]:
           "should" + ("" if outcome.success_ratio is None else
                       f" ({outcome.success_ratio:.1%})")
           + f" -> {outcome.folder}"]
-  others = {reason: count for reason, count in outcome.endings.items()
-            if reason != "stop"}
-  if others:
+  if others := _others(outcome):
     told.append("  not usable: " + _counts(others))
   told += [f"  row not asked: {entry['count']:,} {reason}, first at "
            f"{entry['examples'][0]}"
@@ -105,11 +111,13 @@ def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
   if progress.stopped == retries.INTERRUPTED:
     return _INTERRUPTED_EXIT_CODE
   if progress.stopped and progress.stopped != retries.BUDGET:
+    again = ("run the same command again to go on"
+             if progress.stopped == retries.SERVER_DOWN
+             else "mend that, and run the command again to go on")
     raise errors.UserError(
         _STOPS.get(progress.stopped, f"stopped: {progress.stopped}")
         + f" ({progress.message}); {outcome.total - outcome.missing:,} of "
-        f"{outcome.total:,} completions are kept in {outcome.folder}: run the "
-        "same command again to go on")
+        f"{outcome.total:,} completions are kept in {outcome.folder}: {again}")
   if progress.stopped == retries.BUDGET:
     print(f"note: {_STOPS[retries.BUDGET]}; {outcome.missing:,} completions "
           "are missing")
@@ -121,14 +129,39 @@ def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
                      for reason, entry in outcome.dropped.items())
            or "the source is empty"))
   if outcome.success_ratio < min_success_ratio:
-    others = {reason: count for reason, count in outcome.endings.items()
-              if reason != "stop"}
     raise errors.UserError(
         f"only {outcome.success_ratio:.1%} of the completions ended as they "
         f"should, less than --min_success_ratio={min_success_ratio:g} "
-        f"({_counts(others) or 'none is there'}); they are kept in "
-        f"{os.fspath(outcome.folder)}, and a rerun asks for those that failed")
+        f"({_counts(_others(outcome)) or 'none is there'}); they are kept in "
+        f"{os.fspath(outcome.folder)}" + _next_steps(outcome))
   return 0
+
+
+def _others(outcome: job.Outcome) -> dict[str, int]:
+  """Endings other than as they should be, with their counts."""
+  return {reason: count for reason, count in outcome.endings.items()
+          if reason != completions.STOP}
+
+
+def _next_steps(outcome: job.Outcome) -> str:
+  """What a rerun does about those that are not usable, and what it leaves."""
+  others = _others(outcome)
+  failed = sum(count for reason, count in others.items()
+               if reason.startswith(store.ERROR))
+  told = ""
+  if failed or outcome.missing:
+    told += "; a rerun asks for those that failed or are missing"
+  if failed < sum(others.values()):
+    told += ("; those with another ending are paid for and not asked again: "
+             "--min_success_ratio=0 writes the records all the same")
+  if others.get(completions.LENGTH):
+    told += ("; for whole ones collect into another --output with a larger "
+             "--max_tokens")
+  for reason in sorted(others):
+    if reason not in _KNOWN_ENDINGS and not reason.startswith(store.ERROR):
+      told += (f"; the server ends with {reason!r}, which is not known as a "
+               "natural end")
+  return told
 
 
 def _counts(counts) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from stepdistill_jax.teacher import completions
-from stepdistill_jax.teacher.ask import command, job, retries
+from stepdistill_jax.teacher.ask import command, job, outcomes, retries
 from stepdistill_jax.util import errors
 
 
@@ -34,3 +34,23 @@ def test_a_collection_that_nobody_can_use_fails_and_is_kept(tmp_path, capsys):
     command.finish(args, nothing)
   assert "0 of 0 completions ended as they should ->" in (
       capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("endings, said, unsaid", [
+    ({"error:malformed": 3}, ["a rerun asks for those that failed"],
+     ["not asked again"]),
+    ({"aborted": 3}, ["not asked again", "'aborted', which is not known",
+                      "--min_success_ratio=0"], ["rerun asks"]),
+    ({"length": 2, "error:timeout": 1},
+     ["a rerun asks", "not asked again", "--max_tokens"], ["not known"]),
+])
+def test_what_a_rerun_does_is_true(tmp_path, endings, said, unsaid):
+  outcome = job.Outcome(
+      folder=str(tmp_path), total=3, usable=0, missing=sum(
+          count for name, count in endings.items() if "error" in name),
+      endings=endings, dropped={}, usd=0.0, progress=retries.Progress(),
+      usage={})
+  with pytest.raises(errors.UserError) as caught:
+    outcomes.judge(outcome, 0.7)
+  assert all(words in str(caught.value) for words in said)
+  assert not any(words in str(caught.value) for words in unsaid)

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from stepdistill_jax.teacher import prompts
+from stepdistill_jax.teacher.ask import adaptations
 
 CHAT, COMPLETION = "chat", "completion"
 ENDPOINTS = (CHAT, COMPLETION)
@@ -31,7 +32,9 @@ class Settings:
     samples_per_request: how many of them one request asks for (`n`). Above 1
       the prompt is paid once, where the server can do it.
     json_schema: True to send the prompt's JSON schema.
-    extra_body: further keys of the request, such as `top_k`.
+    extra_body: further keys of the request, such as `top_k`. With
+      `max_completion_tokens` among them `max_tokens` is not sent.
+    merge_system: True to put a system message's text before the user's.
   """
 
   model: str
@@ -45,11 +48,14 @@ class Settings:
   samples_per_request: int = 1
   json_schema: bool = False
   extra_body: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  merge_system: bool = False
 
   def as_json(self) -> dict[str, Any]:
     """For the manifest; equal settings give equal JSON."""
     settings = dataclasses.asdict(self)
     settings["stop"] = list(self.stop)
+    if not self.merge_system:  # As it is in manifests written before.
+      del settings["merge_system"]
     return settings
 
 
@@ -71,6 +77,11 @@ class Request:
   body: Mapping[str, Any]
   samples: tuple[int, ...]
 
+  @property
+  def max_tokens(self) -> int:
+    """The length limit of one completion."""
+    return self.body.get("max_completion_tokens", self.body.get("max_tokens"))
+
 
 def build(settings: Settings, prompt: prompts.Prompt,
           fields: Mapping[str, Any], samples: Sequence[int]) -> Request:
@@ -84,10 +95,13 @@ def build(settings: Settings, prompt: prompts.Prompt,
   """
   body: dict[str, Any] = {"model": settings.model}
   if settings.endpoint == CHAT:
-    body["messages"] = prompt.chat(fields)
+    messages = prompt.chat(fields)
+    body["messages"] = (adaptations.merge_system(messages)
+                        if settings.merge_system else messages)
   else:
     body["prompt"] = prompt.text(fields)
-  body["max_tokens"] = settings.max_tokens
+  if "max_completion_tokens" not in settings.extra_body:
+    body["max_tokens"] = settings.max_tokens
   for key in ("temperature", "top_p"):
     if getattr(settings, key) is not None:
       body[key] = getattr(settings, key)

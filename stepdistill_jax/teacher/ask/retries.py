@@ -7,19 +7,19 @@ items, past the limits, to the server, into the cache, onto the disk.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+import collections
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 import dataclasses
 from typing import Any, Protocol
 
 from stepdistill_jax.teacher.ask import (
-  client as client_lib,
   cost as cost_lib,
   failures,
-  journal,
   limits,
   lines,
   plan as plan_lib,
   requests,
+  responses,
 )
 
 # How long a completion may wait for its sync: short enough for nobody to
@@ -28,8 +28,12 @@ _SYNC_EVERY_S = 0.02
 _REPORT_EVERY_S = 0.25
 _BUDGET_WAIT_S = 0.05
 # So many requests refused one after the other, and none answered: it is not
-# the rows, it is the settings.
-_HOPELESS = 50
+# the rows, it is the settings. At the start of a run that is soon clear.
+_HOPELESS, _HOPELESS_AT_START = 50, 5
+# After so many failures and no answer the server's own words are shown.
+_SHOWN_AFTER = 3
+# What is paid for each time is not tried as often as what costs nothing.
+_PAID_ATTEMPTS = 2
 
 # Why a run ended before everything was asked.
 INTERRUPTED = "interrupted"
@@ -43,7 +47,7 @@ ASK, HOLD = "ask", "hold"
 class Asker(Protocol):
   """Something that answers requests; `client.Client` is one."""
 
-  async def ask(self, request: requests.Request) -> client_lib.Answer:
+  async def ask(self, request: requests.Request) -> responses.Answer:
     """Returns the answer, or raises failures.Failure."""
 
 
@@ -66,6 +70,7 @@ class Progress:
     under_way: requests that wait for their answer.
     stopped: why the run ended early; empty if it did not.
     message: what the server said to that.
+    notes: what a person should know, each once.
   """
 
   durable: int = 0
@@ -82,6 +87,7 @@ class Progress:
   under_way: int = 0
   stopped: str = ""
   message: str = ""
+  notes: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +130,8 @@ class Collector:
     # Key -> ends when the request's completion is in the cache, or failed.
     self._asked: dict[str, asyncio.Future] = {}
     self._unsynced = 0
-    self._refused_in_a_row = 0
+    self._refused_in_a_row = self._failed_at_start = 0
+    self._any_answer = False
     self._last_failure: failures.Failure | None = None
     self._appended = asyncio.Event()
 
@@ -179,14 +186,15 @@ class Collector:
     request = self._plan.request(item)
     while (other := self._asked.get(request.key)) is not None:
       failure = await asyncio.shield(other)
-      if failure is not None:
-        self._append_failure(item, request, failure)
+      if failure is not None:  # Its tokens are in the other's line.
+        self._append_failure(
+            item, request, failures.Failure(failure.reason, str(failure)))
         return None
     known = self._store.lines_of(request.key)
     if known:
       self._append_copies(item, known)
       return self._next(item, len(known))
-    if journal.short(request.key) in self._store.in_doubt:
+    if self._store.is_in_doubt(request.key):
       if self._bounds.in_doubt == HOLD:
         self.progress.held += 1
         return None
@@ -212,45 +220,68 @@ class Collector:
 
   # --- Past the limits, to the server.
 
-  async def _ask(self, request: requests.Request) -> client_lib.Answer | None:
+  async def _ask(self, request: requests.Request) -> responses.Answer | None:
     """Asks until there is an answer; None if the run stopped before.
 
     Raises:
       failures.Failure: another attempt would be of no use.
     """
-    budget, estimator = self._bounds.budget, self._estimator
+    estimator, backoff = self._estimator, self._bounds.backoff
+    budget = self._bounds.budget
     most_usd = estimator.most_usd(request) if budget.is_limited else 0.0
+    paid: collections.Counter[str] = collections.Counter()
+    paid_attempts, dearest = 0, 0.0
+    failure: failures.Failure | None = None
+    for attempt in range(backoff.attempts):
+      if failure is not None:
+        await self._pause(backoff.wait_s(attempt - 1, failure.retry_after))
+      reserved, cost = max(most_usd, dearest), 0.0
+      if not await self._reserve(reserved):
+        break
+      try:
+        if not await self._may_send(request):
+          break
+        self.progress.retries += attempt > 0
+        answer = await self._send(request)
+        cost = self._cost(answer.usage, most_usd)
+        return dataclasses.replace(answer, paid_in_vain=paid)
+      except failures.Failure as error:
+        failure = error
+        if failure.paid:
+          cost = self._cost(failure.usage, most_usd)
+          paid_attempts += 1
+          paid.update(failure.usage)
+          failure.usage = dict(paid)
+        if failure.ends_run:
+          self.stop(failure.reason, str(failure))
+          break
+        if not failure.passing or attempt + 1 == backoff.attempts or (
+            paid_attempts == _PAID_ATTEMPTS):
+          failure.usage = dict(paid)
+          raise
+      finally:
+        budget.settle(reserved, cost)
+        self.progress.usd = budget.spent
+        dearest = max(dearest, cost)
+    if paid_attempts:  # Else what was paid would be known to nobody.
+      failure.usage = dict(paid)
+      raise failure
+    return None
+
+  async def _reserve(self, most_usd: float) -> bool:
+    """Waits until the budget has room; False if the run is stopping."""
+    budget = self._bounds.budget
     while not budget.reserve(most_usd):
       if not budget.reservations:
         self.stop(BUDGET)
       if self._stopping.is_set():
-        return None
+        return False
       await self._pause(_BUDGET_WAIT_S)  # Others may cost less than reserved.
-    cost = 0.0
-    try:
-      for attempt in range(self._bounds.backoff.attempts):
-        if not await self._may_send(request):
-          return None
-        try:
-          answer = await self._send(request)
-        except failures.Failure as failure:
-          if failure.ends_run:
-            self.stop(failure.reason, str(failure))
-            return None
-          if not failure.passing or (
-              attempt + 1 == self._bounds.backoff.attempts):
-            raise
-          self.progress.retries += 1
-          await self._pause(self._bounds.backoff.wait_s(
-              attempt, failure.retry_after))
-          continue
-        cost = estimator.prices.of_usage(answer.usage)
-        if not answer.usage and budget.is_limited:
-          cost = most_usd  # The server does not tell; be careful.
-        return answer
-    finally:
-      budget.settle(most_usd, cost)
-      self.progress.usd = budget.spent
+    return True
+
+  def _cost(self, usage: Mapping[str, int], most_usd: float) -> float:
+    """Dollars; the most that it can be where the server does not say."""
+    return self._estimator.prices.of_usage(usage) if usage else most_usd
 
   async def _may_send(self, request: requests.Request) -> bool:
     """Waits for breaker and rates; False if the run is stopping."""
@@ -267,37 +298,57 @@ class Collector:
           self._token_rate.acquire(self._estimator.most_tokens(request)))
     return not self._stopping.is_set()
 
-  async def _send(self, request: requests.Request) -> client_lib.Answer:
+  async def _send(self, request: requests.Request) -> responses.Answer:
     """One attempt."""
-    progress, breaker = self.progress, self._bounds.breaker
+    progress = self.progress
     self._store.sent(request.key)
     progress.requests += 1
     progress.under_way += 1
     try:
       answer = await self._asker.ask(request)
     except failures.Failure as failure:
-      self._last_failure = failure
-      progress.failures[failure.reason] = (
-          progress.failures.get(failure.reason, 0) + 1)
       self._store.answered(request.key)
-      self._give_back_tokens(request, 0)
-      if failure.passing:
-        breaker.failed()
-      else:  # A refusal of one request shows that the server is there.
-        breaker.succeeded()
-        self._refused_in_a_row += 1
-        if self._refused_in_a_row >= _HOPELESS:
-          self.stop(failure.reason, str(failure))
+      self._count(request, failure.usage, paid=failure.paid)
+      self._note_failure(failure)
       raise
     finally:
       progress.under_way -= 1
-    breaker.succeeded()
+    self._bounds.breaker.succeeded()
+    self._any_answer = True
     self._refused_in_a_row = 0
-    progress.prompt_tokens += answer.usage.get("prompt_tokens", 0)
-    progress.completion_tokens += answer.usage.get("completion_tokens", 0)
-    if answer.usage:  # A server that does not tell is believed to use most.
-      self._give_back_tokens(request, sum(answer.usage.values()))
+    self._count(request, answer.usage, paid=True)
     return answer
+
+  def _note_failure(self, failure: failures.Failure) -> None:
+    """Counts a failure; stops the run where nothing else can be expected."""
+    progress, breaker = self.progress, self._bounds.breaker
+    self._last_failure = failure
+    progress.failures[failure.reason] = (
+        progress.failures.get(failure.reason, 0) + 1)
+    self._failed_at_start += not (self._any_answer or failure.ends_run)
+    if self._failed_at_start == _SHOWN_AFTER:
+      progress.notes.append(
+          f"no completion yet; {failure.reason}: {failure}")
+    if failure.passing and not failure.paid:
+      breaker.failed()
+      return
+    # A refusal of one request shows that the server is there.
+    breaker.succeeded()
+    self._refused_in_a_row += 1
+    at_start = not self._any_answer and failure.reason not in failures.OF_ROW
+    if self._refused_in_a_row >= (
+        _HOPELESS_AT_START if at_start else _HOPELESS):
+      self.stop(failure.reason, str(failure))
+
+  def _count(self, request: requests.Request, usage: Mapping[str, int], *,
+             paid: bool) -> None:
+    """Counts the tokens of an attempt."""
+    progress = self.progress
+    progress.prompt_tokens += usage.get("prompt_tokens", 0)
+    progress.completion_tokens += usage.get("completion_tokens", 0)
+    if usage or not paid:
+      # A server that does not tell is believed to use most.
+      self._give_back_tokens(request, sum(usage.values()))
 
   def _give_back_tokens(self, request: requests.Request, used: int) -> None:
     if self._token_rate is not None:
@@ -325,9 +376,8 @@ class Collector:
   # --- Into the cache, onto the disk.
 
   def _append_answer(self, item: plan_lib.Item, request: requests.Request,
-                     answer: client_lib.Answer) -> None:
+                     answer: responses.Answer) -> None:
     self._append(lines.of_answer(item, request.key, answer))
-    self._store.answered(request.key)
 
   def _append_copies(self, item: plan_lib.Item,
                      known: list[dict[str, Any]]) -> None:

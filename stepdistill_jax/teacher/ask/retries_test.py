@@ -12,6 +12,7 @@ from stepdistill_jax.teacher.ask import (
   client,
   failures,
   job as job_lib,
+  responses,
   retries,
 )
 from stepdistill_jax.util import errors
@@ -67,8 +68,8 @@ def ask_by(spec, answer, **more):
 
 
 def answer_with(*outputs, finish_reason="stop", usage=(10, 5)):
-  return client.Answer(
-      tuple(client.Choice(output, finish_reason) for output in outputs),
+  return responses.Answer(
+      tuple(responses.Choice(output, finish_reason) for output in outputs),
       dict(zip(("prompt_tokens", "completion_tokens"), usage)))
 
 
@@ -218,6 +219,87 @@ def test_settings_that_no_request_survives_end_the_run(tmp_path):
   assert outcome.progress.requests < 100
 
 
+@pytest.mark.parametrize("paid", [False, True])
+def test_the_servers_words_come_after_a_few_requests(tmp_path, paid):
+  spec = spec_of(tmp_path, 100, concurrency=1)
+
+  def refuse(request):
+    if paid:
+      raise failures.Failure(failures.MALFORMED, "a picture", paid=True)
+    raise failures.Failure(failures.BAD_REQUEST, "no such option")
+
+  outcome = ask_by(spec, refuse)
+  assert outcome.progress.requests == 5
+  assert outcome.progress.message == ("a picture" if paid else
+                                      "no such option")
+  assert outcome.progress.notes == [
+      "no completion yet; " + ("malformed: a picture" if paid
+                               else "bad_request: no such option")]
+
+
+def test_what_failed_attempts_cost_counts_now_and_after_a_rerun(tmp_path):
+  prices = dict(usd_per_million_prompt=1000.0,
+                usd_per_million_completion=1000.0)
+  spec = spec_of(tmp_path, 3, concurrency=1, **prices)
+  usage = {"prompt_tokens": 1000, "completion_tokens": 500}
+  bad = [True, True, True]  # One row twice, another one once.
+
+  def answer(request):
+    if bad:
+      bad.pop()
+      raise failures.Failure(failures.ONLY_THINKING, "null", usage=usage,
+                             paid=True, thinking="lent")
+    return answer_with("x", usage=(10, 5))
+
+  outcome = ask_by(spec, answer)
+  assert outcome.endings == {"error:only_thinking": 1, "stop": 2}
+  assert outcome.progress.requests == 5
+  assert outcome.usage == {"prompt_tokens": 3020, "completion_tokens": 1510}
+  assert outcome.progress.prompt_tokens == 3020
+  assert outcome.usd == pytest.approx(4.53)
+  (failed,) = [line for line in lines(spec) if line["error"]]
+  assert failed["thinking"] == "lent"
+  assert failed["usage"]["prompt_tokens"] == 2000
+  # Superseded, its cost stays; for the budget too.
+  outcome = ask_by(spec, answer)
+  assert outcome.usable == 3 and outcome.progress.requests == 1
+  assert outcome.usage == {"prompt_tokens": 3030, "completion_tokens": 1515}
+  assert ask_by(spec, answer).usage == outcome.usage
+
+
+def test_the_budget_counts_what_brought_nothing(tmp_path):
+  spec = spec_of(tmp_path, 1, budget_usd=2.0, max_tokens=500,
+                 usd_per_million_prompt=1000.0,
+                 usd_per_million_completion=1000.0)
+  asked = []
+
+  def answer(request):
+    asked.append(request)
+    raise failures.Failure(
+        failures.ONLY_THINKING, "null", paid=True,
+        usage={"prompt_tokens": 1000, "completion_tokens": 500})
+
+  outcome = ask_by(spec, answer)
+  assert len(asked) == 1 and outcome.progress.stopped == retries.BUDGET
+  assert outcome.usd == outcome.progress.usd == pytest.approx(1.5)
+  # It is known to the next run, which does not ask.
+  assert ask_by(spec, answer).progress.requests == 0
+
+
+def test_identical_rows_share_a_failure_and_its_cost(tmp_path):
+  rows = [{"question": "1 and 1", "answer": "2"}] * 4
+  spec = spec_of(tmp_path, rows, attempts=1)
+
+  def answer(request):
+    raise failures.Failure(failures.MALFORMED, "x", paid=True,
+                           usage={"prompt_tokens": 9})
+
+  outcome = ask_by(spec, answer)
+  asked = outcome.progress.requests
+  assert outcome.endings == {"error:malformed": 4}
+  assert outcome.usage["prompt_tokens"] == 9 * asked
+
+
 def test_a_row_that_is_refused_does_not_end_the_run(tmp_path):
   spec = spec_of(tmp_path, 300)
 
@@ -264,7 +346,7 @@ def test_stopping_finishes_what_is_under_way(tmp_path):
   assert 20 < stats["requests"] < 200
   # All that was paid is kept, and nothing is in doubt.
   assert outcome.usable == stats["paid"] == stats["requests"]
-  assert not (tmp_path / "cache" / ".sent").exists()
+  assert not (tmp_path / "cache" / completions.GROWING).exists()
   outcome = collect(spec, teacher)
   assert teacher.stats()["paid"] == teacher.stats()["paid_rows"] == 200
 
@@ -328,8 +410,8 @@ def test_the_budget_stops_in_time_and_goes_on(tmp_path):
 def test_a_server_that_hides_its_usage_counts_as_dear(tmp_path):
   spec = spec_of(tmp_path, 100, max_tokens=100, budget_usd=1.0,
                  usd_per_million_prompt=1.0, usd_per_million_completion=1000.0)
-  outcome = ask_by(spec, lambda request: client.Answer(
-      (client.Choice("x", "stop"),), {}))
+  outcome = ask_by(spec, lambda request: responses.Answer(
+      (responses.Choice("x", "stop"),), {}))
   assert outcome.progress.stopped == retries.BUDGET
   assert 5 <= outcome.usable <= 10
 
@@ -396,6 +478,21 @@ def test_rows_that_cannot_be_asked_about_are_counted(tmp_path):
   assert {reason: entry["count"] for reason, entry in outcome.dropped.items()
           } == {"empty_inputs": 1, "columns_differ": 1, "invalid_utf8": 1}
   assert "line 3" in outcome.dropped["empty_inputs"]["examples"][0]
+
+
+def test_rows_in_a_folder_of_the_hub(tmp_path):
+  folder = tmp_path / "hub" / "data"
+  folder.mkdir(parents=True)
+  for number in range(2):
+    testing.write_rows(folder / f"train-0000{number}-of-00002.csv", 3 + number)
+  testing.write_rows(folder / "test-00000-of-00001.csv", 9)
+  spec = spec_of(tmp_path, 1)
+  spec = dataclasses.replace(spec, rows=str(tmp_path / "hub"))
+  outcome = ask_by(spec, lambda request: answer_with("x"))
+  # Three rows are in both files, and identical.
+  assert outcome.usable == 7 and outcome.progress.copied == 3
+  with pytest.raises(errors.UserError, match="no row file .* 'validation'"):
+    ask_by(dataclasses.replace(spec, split="validation"), None)
 
 
 def test_gold_given_prompts_need_a_label(tmp_path):

@@ -15,6 +15,7 @@ from stepdistill_jax.teacher.importing import (
   containers,
   counts as import_counts,
   row_files,
+  row_inputs,
   seen_inputs,
   table_files,
 )
@@ -49,7 +50,8 @@ class Source:
   Attributes:
     dataset: a known data set, or one of the user's own.
     split: `train`, `validation` or `test`.
-    path: a row file.
+    path: a row file, or a folder.
+    files: the row files.
     columns: our name -> the file's column.
     limit: at most this many rows are read; None: all.
   """
@@ -57,6 +59,7 @@ class Source:
   dataset: datasets.Dataset
   split: str
   path: pathlib.Path
+  files: tuple[pathlib.Path, ...]
   columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
   limit: int | None = None
 
@@ -91,9 +94,8 @@ class Source:
       seen.close()
 
   def _entries(self) -> Iterator[text_files.Entry]:
-    if self.dataset.name in datasets.DATASETS and not self.columns:
-      return row_files.read_fields(self.path)
-    return containers.read_objects(self.path)
+    for path in self.files:
+      yield from containers.read_objects(path)
 
   def _row(self, entry: text_files.Entry, position: int,
            prompt: prompts.Prompt, seen: seen_inputs.SeenInputs
@@ -103,19 +105,28 @@ class Source:
       return None, entry.problem
     if not isinstance(entry.value, dict):
       return None, "row_not_object"
-    fields = table_files.rename(entry.value, self.columns, entry.where)
-    if isinstance(fields.get("index"), int) and row_files.is_sparse(self.path):
+    fields = table_files.rename(entry, self.columns)
+    if isinstance(fields.get("index"), int) and row_files.is_sparse(entry.path):
       position = fields["index"]
     if prompt.reads == answer_forms.TURNS:
       return self._conversation(fields, position, seen, entry.where)
+    asked = None
+    if "inputs" not in fields and (
+        turns := row_inputs.turns_of(fields.get("messages"))):
+      # The teacher reads the row's system message, too; a student need not.
+      fields["inputs"], _ = row_inputs.prompt_and_answer(turns)
+      asked, _ = row_inputs.prompt_and_answer(turns, row_inputs.FULL)
     if position == 0 and self.dataset.name not in datasets.DATASETS:
       _require_inputs(fields, entry.where)
+      for name, column in self.columns.items():
+        if name != "messages":
+          table_files.require_text(entry, name, column)
     try:
       row = self.dataset.read_row(fields)
     except datasets.BadRow as error:
       return None, str(error)
     shown = {**fields, "label": row.label,
-             "inputs": row.inputs.replace(records.EOS_TEXT, "\n")}
+             "inputs": asked or row.inputs.replace(records.EOS_TEXT, "\n")}
     if "label" in prompt.fields and not row.label:
       return None, NO_LABEL
     _require_fields(prompt, shown, entry.where)
@@ -156,16 +167,19 @@ def find(dataset: str, rows: str, split: str,
   path = pathlib.Path(rows).expanduser()
   if path.is_dir():
     found = row_files.find_row_file(spec, path, split)
-    if found is None:
+    files = [found] if found else containers.files_by_split(
+        path, spec.file_mark).get(split, [])
+    if not files:
       expected = " or ".join(spec.row_files.get(split, ()))
       raise errors.UserError(
           f"{path} has no row file of {dataset!r} for split {split!r}"
           + (f" ({expected})" if expected else "")
           + "; give the file itself with --rows=FILE")
-    path = found
-  elif not path.is_file():
+  elif path.is_file():
+    files = [path]
+  else:
     raise errors.UserError(f"there is no file or folder --rows={path}")
-  return Source(spec, split, path, columns, limit)
+  return Source(spec, split, path, tuple(files), columns, limit)
 
 
 def is_conversation(messages: Any) -> bool:

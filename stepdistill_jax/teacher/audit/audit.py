@@ -22,10 +22,9 @@ from stepdistill_jax.answers import (
   parsing,
   text_overlap,
 )
-from stepdistill_jax.records import datasets, records
+from stepdistill_jax.records import datasets, records, vocabulary_losses
 from stepdistill_jax.teacher import filters
 from stepdistill_jax.teacher.importing import counts as import_counts
-from stepdistill_jax.util import errors
 
 PERCENTILES = (50, 90, 95, 99, 100)
 _SAMPLES = 20
@@ -34,6 +33,7 @@ _EXAMPLES = 3
 # nothing.
 _MAX_LABELS = 1000
 _SHOWN_LABELS = 10
+_RATIONALES_CHECKED = 2000
 _BATCH = 2048  # Records counted at a time, for the tokenizer's sake.
 
 # Texts -> number of pieces of each.
@@ -51,16 +51,7 @@ def piece_counter(vocabulary_path: str | os.PathLike) -> PieceCounter:
   Raises:
     errors.UserError: the file is no such model.
   """
-  import sentencepiece
-
-  if not os.path.isfile(vocabulary_path):
-    raise errors.UserError(f"there is no file {vocabulary_path}")
-  try:
-    model = sentencepiece.SentencePieceProcessor(
-        model_file=str(vocabulary_path))
-  except (OSError, RuntimeError) as error:
-    raise errors.UserError(
-        f"{vocabulary_path} is not a SentencePiece model file") from error
+  model = vocabulary_losses.load(vocabulary_path)
 
   def count(texts: list[str]) -> list[int]:
     # `</s>` between premise and hypothesis is one id.
@@ -230,10 +221,12 @@ def audit(
   Returns:
     The audit as JSON values, and the splits' own objects for the report.
   """
-  spec = datasets.get(dataset)
+  spec = datasets.of_records(records_dir, dataset, teacher)
   count_pieces = piece_counter(vocabulary) if vocabulary else count_words
   own_labels = records.has_own_labels(records_dir, dataset, teacher)
   splits = {}
+  labels = vocabulary_losses.LabelCheck()
+  rationales = vocabulary_losses.LabelCheck(most=_RATIONALES_CHECKED)
   done, sizes = 0, records.split_sizes(records_dir, dataset, teacher)
   for split in sizes:
     split_audit = splits[split] = SplitAudit(
@@ -242,7 +235,9 @@ def audit(
     def counted(split=split):
       nonlocal done
       for record in records.read_records(
-          records_dir, dataset, teacher, split, ahead=True):
+          records_dir, dataset, teacher, split):
+        labels.add(record.label, record.teacher_label)
+        rationales.add(record.rationale)
         yield record
         done += 1
         if progress is not None:
@@ -258,6 +253,10 @@ def audit(
       "folder": str(records.version_dir(records_dir, dataset, teacher)),
       "unit_of_lengths": "pieces" if vocabulary else "words",
       "import": info,
+      "labels_in_vocabulary": (
+          labels.losses(vocabulary).lines()
+          + vocabulary_losses.rationale_lines(
+              rationales.losses(vocabulary)) if vocabulary else None),
       "leaked_inputs": info.get("leaked_inputs"),
       "usable": any(split.is_usable for split in splits.values()),
       "splits": {name: split.as_json() for name, split in splits.items()},

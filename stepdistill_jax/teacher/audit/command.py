@@ -99,12 +99,12 @@ def _audit(args: argparse.Namespace, records_dir: pathlib.Path, dataset: str,
            teacher: str, page: pathlib.Path | None = None) -> dict:
   """Audits one data set, prints it, writes its page; returns the JSON."""
   from stepdistill_jax.records import records
-  from stepdistill_jax.teacher import progress
   from stepdistill_jax.teacher.audit import audit, report as audit_report
+  from stepdistill_jax.util import progress
 
-  with progress.shown("records", enabled=not args.json) as report_progress:
+  with progress.Bars("records", quiet=args.json) as bars:
     report, splits = audit.audit(
-        records_dir, dataset, teacher, progress=report_progress,
+        records_dir, dataset, teacher, progress=bars.update,
         vocabulary=_vocabulary(args, records_dir, dataset))
   if args.html:
     page = pathlib.Path(args.html)
@@ -125,20 +125,14 @@ def _audit(args: argparse.Namespace, records_dir: pathlib.Path, dataset: str,
 
 def _vocabulary(args: argparse.Namespace, records_dir: pathlib.Path,
                 dataset: str) -> str | os.PathLike | None:
-  from stepdistill_jax.records import records
+  from stepdistill_jax.records import vocabulary_losses
 
   if args.vocabulary:
     if not pathlib.Path(args.vocabulary).is_file():
       raise errors.UserError(
           f"there is no file --vocabulary={args.vocabulary}")
     return args.vocabulary
-  own = records.vocabulary_path(records_dir, dataset)
-  if own.is_file():
-    return own
-  try:
-    return locations.t5_vocabulary_path()
-  except errors.UserError:
-    return None
+  return vocabulary_losses.find_vocabulary(records_dir, dataset)
 
 
 def _audit_cache(args: argparse.Namespace, folder: pathlib.Path) -> None:

@@ -17,7 +17,13 @@ import pathlib
 import sqlite3
 from typing import Any
 
-from stepdistill_jax.answers import answer_forms, parsing, rules as rules_lib
+from stepdistill_jax.answers import (
+  answer_forms,
+  kinds,
+  parsing,
+  reading,
+  rules as rules_lib,
+)
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import completions, text_files
 from stepdistill_jax.teacher.importing import joining, self_consistency
@@ -72,7 +78,8 @@ class Form:
 
 
 def join(spec: datasets.Dataset, folder: pathlib.Path, form: Form, *,
-         reject_wrong: bool = False, notes: list[str] | None = None
+         reject_wrong: bool = False, notes: list[str] | None = None,
+         options: reading.Options = reading.DEFAULT
          ) -> Iterator[joining.Joined]:
   """Yields an item for each row of a cache.
 
@@ -83,18 +90,19 @@ def join(spec: datasets.Dataset, folder: pathlib.Path, form: Form, *,
     reject_wrong: True to use no rationale that leads to another label than
       the human one.
     notes: what was counted is appended, at the end.
+    options: how completions are read.
   """
   counts = self_consistency.Counts()
   chooses = form.samples > 1 or reject_wrong
   for position, lines in _rows(folder, form):
-    items = [_line_item(spec, entry, position) for entry in lines]
+    items = [line_item(spec, entry, position) for entry in lines]
     if not chooses and form.reads == answer_forms.CHAIN_OF_THOUGHT:
       yield from items  # Parsed by both sets of rules later.
       continue
     readable = [item for item in items if item.row is not None]
     yield from (item for item in items if item.row is None)
     if readable:
-      yield _chosen(spec, form, readable, counts, reject_wrong)
+      yield _chosen(spec, form, readable, counts, reject_wrong, options)
   if chooses and notes is not None:
     notes += _notes(folder, form, counts, reject_wrong)
   if form.gold_given and notes is not None:
@@ -103,14 +111,11 @@ def join(spec: datasets.Dataset, folder: pathlib.Path, form: Form, *,
 
 
 def _chosen(spec: datasets.Dataset, form: Form, items: list[joining.Joined],
-            counts: self_consistency.Counts, reject_wrong: bool
-            ) -> joining.Joined:
+            counts: self_consistency.Counts, reject_wrong: bool,
+            options: reading.Options) -> joining.Joined:
   """One item from a row's samples."""
-  if form.reads == answer_forms.CHAIN_OF_THOUGHT:
-    parser = rules_lib.get_parser(spec, "strict", False)
-  else:
-    parser = answer_forms.get_parser(spec, form.reads)
-  parsed = [_parse(parser, item) for item in items]
+  parser = rules_lib.get_parser(spec, form=form.reads, options=options)
+  parsed = [parse(parser, item) for item in items]
   row = items[0].row
   if form.reads == answer_forms.RATIONALE:
     # There is no label to vote on: the first rationale that there is.
@@ -128,18 +133,17 @@ def _chosen(spec: datasets.Dataset, form: Form, items: list[joining.Joined],
       weight=choice.agreement if form.samples > 1 else None)
 
 
-def _parse(parser: parsing.Parser, item: joining.Joined) -> parsing.Parsed:
+def parse(parser: parsing.Parser, item: joining.Joined) -> parsing.Parsed:
+  """Parses an item that has a row; a cut label is none."""
   if item.output is None:
     return parsing.Parsed("", "", item.problem or parsing.NO_COMPLETION)
   parsed = parser(item.output, item.row)
-  if item.truncated and not parsed.label and not parsed.rationale:
-    parsed.status = parsing.TRUNCATED
-  return parsed
+  return parsing.cut_at_limit(parsed) if item.truncated else parsed
 
 
-def _line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
+def line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
                ) -> joining.Joined:
-  """The item of a cache's line."""
+  """The item of a cache's line; thinking that came apart stands before."""
   reason = entry.problem
   if not reason and not isinstance(entry.value, dict):
     reason = "line_not_object"
@@ -150,19 +154,26 @@ def _line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
     try:
       row = spec.read_row(fields)
       row.position = position
+      if spec.label_kind == datasets.CHOICE and not row.choices:
+        row.choices = kinds.lettered_choices(row.inputs)
     except datasets.BadRow as error:
       reason = str(error)
   if reason:
     return joining.Joined(None, None, "", entry.where, dropped=reason)
   ending = entry.value.get("finish_reason")
+  ending = completions.ending_of(ending) if isinstance(ending, str) else None
   if entry.value.get("error"):
     text, problem = None, parsing.TEACHER_ERROR
-  elif isinstance(ending, str) and ending in _NO_ANSWER:
+  elif ending in _NO_ANSWER:
     text, problem = None, _NO_ANSWER[ending]
   else:
     text, problem = joining.completion_text(entry.value.get("output"), "")
-  return joining.Joined(
-      row, text, problem, entry.where, truncated=ending == "length")
+    thinking = completions.thinking_of(entry.value)
+    if text is not None and thinking.strip() and (
+        text_files.is_encodable(thinking)):
+      text = f"<think>{thinking}</think>{text}"
+  return joining.Joined(row, text, problem, entry.where,
+                        truncated=ending == completions.LENGTH)
 
 
 # ---- The order of the rows --------------------------------------------------

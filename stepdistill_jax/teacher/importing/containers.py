@@ -2,9 +2,10 @@
 
 | form | files |
 |---|---|
-| JSON Lines, JSON arrays | `.jsonl`, `.json`, also `.gz` |
+| JSON Lines, JSON arrays and objects | `.jsonl`, `.json`, also `.gz` |
 | tables | `.csv`, `.tsv`, also `.gz` |
 | Hugging Face | `.parquet`, `.arrow` (needs `pip install pyarrow`) |
+| Hugging Face | folders of `save_to_disk`, and of the Hub (`data/train-…`) |
 | TensorFlow Datasets | a prepared folder with `dataset_info.json` |
 
 All are read as a stream of `text_files.Entry`, whose value is the object.
@@ -12,7 +13,7 @@ All are read as a stream of `text_files.Entry`, whose value is the object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import pathlib
 import re
 from typing import Any
@@ -24,7 +25,7 @@ from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import table_files
 from stepdistill_jax.util import errors, locations
 
-_TABLES = (".csv", ".tsv")
+_TABLES = tuple(table_files.DELIMITERS)
 _JSON = (".json", ".jsonl", ".ndjson")
 _ARROW = (".parquet", ".arrow")
 SUFFIXES = (*_JSON, *_TABLES, *_ARROW, ".xml")
@@ -34,11 +35,6 @@ _SPLIT_WORDS = {
     "valid": "validation", "val": "validation", "dev": "validation",
     "test": "test",
 }
-
-
-def suffix_of(path: pathlib.Path) -> str:
-  """The suffix that tells the form, without `.gz`."""
-  return pathlib.PurePath(path.name.removesuffix(".gz")).suffix.lower()
 
 
 def split_of(name: str) -> str | None:
@@ -57,18 +53,78 @@ def files_by_split(
   """The data files of a folder under the splits that their names tell.
 
   Args:
-    folder: of the files; its subfolders are not looked at.
+    folder: of the files; or one that `datasets.save_to_disk` wrote; or one
+      with the Hub's layout: files in `data/`, or in a folder a split.
     prefer: where some names of a folder contain this, the others are left
       out: `r1` of a folder with all three rounds of ANLI.
 
   Returns:
     split -> files in alphabetical order, so `-00000-of-00002` come in order.
+
+  Raises:
+    errors.UserError: there is no such folder, or it has several data sets.
   """
   if not folder.is_dir():
     raise errors.UserError(locations.not_a_folder(folder))
+  if (folder / _STATE).is_file():
+    state = _json_object(folder / _STATE)
+    split = split_of(str(state.get("_split"))) or split_of(folder.name)
+    return {split or "train": _saved_files(folder, state)}
+  if (folder / "dataset_dict.json").is_file():
+    names = _json_object(folder / "dataset_dict.json").get("splits")
+    saved = {}
+    for name in names if isinstance(names, list) else ():
+      if split := split_of(str(name)):
+        part = text_files.check_inside(folder, folder / str(name))
+        saved[split] = _saved_files(part, _json_object(part / _STATE))
+    return saved
+  if found := _named_files(folder, prefer):
+    return found
+  below = {path: files for path in sorted(folder.iterdir()) if path.is_dir()
+           and (files := _files_below(path, prefer))}
+  if (folder / "data") in below:
+    return below[folder / "data"]
+  if len(configs := [p for p in below if split_of(p.name) is None]) > 1:
+    raise errors.UserError(
+        f"{folder} has several data sets: {', '.join(p.name for p in configs)};"
+        " give the folder of one of them")
+  for files in below.values():
+    for split, paths in files.items():
+      found.setdefault(split, []).extend(paths)
+  return found
+
+
+_STATE = "state.json"  # In each split's folder that `save_to_disk` wrote.
+
+
+def _saved_files(
+    folder: pathlib.Path, state: Mapping[str, Any]) -> list[pathlib.Path]:
+  """The Arrow files of one split that `save_to_disk` wrote."""
+  files = state.get("_data_files")
+  names = [file.get("filename") for file in files
+           if isinstance(file, dict)] if isinstance(files, list) else []
+  if not names or not all(isinstance(name, str) for name in names):
+    raise errors.UserError(
+        f"{folder / _STATE} names no data files; save the data set again")
+  if state.get("_indices_files") or state.get("_indices_data_files"):
+    raise errors.UserError(
+        f"{folder} has an order of rows beside its rows; save it again after "
+        "dataset.flatten_indices()")
+  paths = [text_files.check_inside(folder, folder / name) for name in names]
+  for path in paths:
+    if not path.is_file():
+      raise errors.UserError(
+          f"{path} is missing, which {folder / _STATE} names; copy the whole "
+          "folder")
+  return paths
+
+
+def _named_files(
+    folder: pathlib.Path, prefer: str) -> dict[str, list[pathlib.Path]]:
+  """The files of a folder itself whose names tell their splits."""
   paths = [text_files.check_inside(folder, path)
            for path in sorted(folder.iterdir())
-           if path.is_file() and suffix_of(path) in SUFFIXES]
+           if path.is_file() and table_files.suffix_of(path) in SUFFIXES]
   if prefer and any(prefer in path.name.lower() for path in paths):
     paths = [path for path in paths if prefer in path.name.lower()]
   found: dict[str, list[pathlib.Path]] = {}
@@ -79,13 +135,37 @@ def files_by_split(
   return found
 
 
+def _files_below(
+    folder: pathlib.Path, prefer: str) -> dict[str, list[pathlib.Path]]:
+  """Those of a subfolder, which may itself be named after its split."""
+  if found := _named_files(folder, prefer):
+    return found
+  split = split_of(folder.name)
+  paths = [] if split is None else [
+      text_files.check_inside(folder, path) for path in sorted(folder.iterdir())
+      if path.is_file() and table_files.suffix_of(path) in (
+          *_TABLES, *_ARROW, ".jsonl")]
+  return {split: paths} if split and paths else {}
+
+
+def _json_object(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    value, problem = text_files.parse_json(path.read_bytes())
+  except OSError as error:
+    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  if problem or not isinstance(value, dict):
+    raise errors.UserError(
+        f"{path} is damaged ({problem or 'no object'}); write it again")
+  return value
+
+
 def read_objects(path: pathlib.Path) -> Iterator[text_files.Entry]:
   """Yields a file's objects.
 
   Raises:
     errors.UserError: the file cannot be read, or has an unknown suffix.
   """
-  suffix = suffix_of(path)
+  suffix = table_files.suffix_of(path)
   if suffix in _JSON:
     yield from text_files.read_entries(path)
   elif suffix in _TABLES:
@@ -111,10 +191,10 @@ def _read_arrow(path: pathlib.Path) -> Iterator[text_files.Entry]:
         "data set as .jsonl") from error
   number = 0
   try:
-    if suffix_of(path) == ".parquet":
+    if table_files.suffix_of(path) == ".parquet":
       batches = pyarrow.parquet.ParquetFile(path).iter_batches(1024)
     else:
-      batches = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+      batches = _arrow_batches(path, pyarrow)
     for batch in batches:
       for value in batch.to_pylist():
         number += 1
@@ -123,6 +203,19 @@ def _read_arrow(path: pathlib.Path) -> Iterator[text_files.Entry]:
     raise errors.UserError(
         f"{path} cannot be read after row {number}: "
         f"{str(error).splitlines()[0]}") from error
+
+
+def _arrow_batches(path: pathlib.Path, pyarrow: Any) -> Iterator[Any]:
+  """Both of Arrow's forms: a stream, as `datasets` writes, and a file."""
+  source = pyarrow.memory_map(str(path))
+  with path.open("rb") as file:
+    is_file = file.read(6) == b"ARROW1"
+  if not is_file:
+    yield from pyarrow.ipc.open_stream(source)
+    return
+  reader = pyarrow.ipc.open_file(source)
+  for number in range(reader.num_record_batches):
+    yield reader.get_batch(number)
 
 
 def read_tfds(folder: pathlib.Path, split: str) -> Iterator[text_files.Entry]:
@@ -151,10 +244,11 @@ def tfds_splits(folder: pathlib.Path) -> list[str]:
   path = folder / "dataset_info.json"
   if not path.is_file():
     return []
-  info, problem = text_files.parse_json(path.read_bytes())
-  if problem or not isinstance(info, dict):
-    raise errors.UserError(f"{path} is damaged; prepare the data set again")
-  return [split["name"] for split in info.get("splits", [])]
+  splits = _json_object(path).get("splits")
+  # Those of Hugging Face have a file of that name too, with an object there.
+  return [split["name"] for split in splits if isinstance(split, dict)
+          and isinstance(split.get("name"), str)] if isinstance(
+              splits, list) else []
 
 
 def _plain(value: Any) -> Any:

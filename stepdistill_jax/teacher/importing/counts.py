@@ -61,6 +61,8 @@ class RuleCounts:
 
   Attributes:
     statuses: `ok` and the reasons why not.
+    read_by: what labels were read by, such as `json` or `answer is`.
+    cleaned: what was taken off the completions.
     labels: completions with a usable label.
     doubted: completions with a label that is in doubt.
     with_gold: completions whose row has a human label.
@@ -75,6 +77,8 @@ class RuleCounts:
   """
 
   statuses: Reasons = dataclasses.field(default_factory=Reasons)
+  read_by: Reasons = dataclasses.field(default_factory=Reasons)
+  cleaned: Reasons = dataclasses.field(default_factory=Reasons)
   labels: int = 0
   doubted: int = 0
   with_gold: int = 0
@@ -93,6 +97,10 @@ class RuleCounts:
     doubted = bool(label_doubt and parsed.label.strip())
     self.statuses.add(label_doubt if doubted else parsed.status, where, output)
     usable = bool(parsed.label.strip()) and not doubted
+    if usable and parsed.rule:
+      self.read_by.add(parsed.rule, where, output)
+    for name in parsed.cleaned:
+      self.cleaned.add(name, where, output)
     self.labels += usable
     self.doubted += doubted
     self.empty_rationales += not parsed.rationale.strip()
@@ -116,7 +124,8 @@ class RuleCounts:
     """
     values = {field.name: getattr(self, field.name)
               for field in dataclasses.fields(self)}
-    values["statuses"] = self.statuses.as_json()
+    for name in ("statuses", "read_by", "cleaned"):
+      values[name] = getattr(self, name).as_json()
     values["rationales"] = self.statuses.total() - self.empty_rationales
     if not values["rationales"]:
       values |= dict.fromkeys((
@@ -190,6 +199,7 @@ class SourceCounts:
       example: they were cut at the length limit, or end by themselves; None
       where no completion could show it.
     dropped: items that became no record.
+    human_labels: human labels that the data set cannot have, by the reason.
     written: split -> records.
     filled: split -> field -> records in which it is not empty.
     rules: what each set of parsing rules makes of all completions.
@@ -200,6 +210,7 @@ class SourceCounts:
   rows: int = 0
   completions: int = 0
   dropped: Reasons = dataclasses.field(default_factory=Reasons)
+  human_labels: Reasons = dataclasses.field(default_factory=Reasons)
   without_continuation: int | None = None
   written: collections.Counter[str] = dataclasses.field(
       default_factory=collections.Counter)
@@ -215,6 +226,7 @@ class SourceCounts:
         "rows": self.rows, "completions": self.completions,
         "without_continuation": self.without_continuation,
         "written": dict(self.written), "dropped": self.dropped.as_json(),
+        "human_labels": self.human_labels.as_json(),
         "filled": {split: dict(counts)
                    for split, counts in self.filled.items()},
         # Rules say nothing where no completion was read.

@@ -22,13 +22,14 @@ import pathlib
 import re
 from typing import Any
 
-from stepdistill_jax.answers import free_text_rules, parsing
+from stepdistill_jax.answers import free_text_rules, parsing, rules as rules_lib
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import completions, text_files
 from stepdistill_jax.teacher.importing import (
   cache_joining,
   content_index,
   joining,
+  label_kinds,
   record_importer,
   row_files,
 )
@@ -64,7 +65,7 @@ def import_published(
   sources = _batch_sources(spec, rows, outputs, notes)
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
-      format_name="published", notes=notes)
+      format_name="published", notes=notes, writer=rules_lib.PUBLISHED)
 
 
 def import_llama3_cot(
@@ -105,7 +106,7 @@ def import_llama3_cot(
     source.joined = _doubt_labels(spec, source.joined, index)
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
-      format_name="llama3_cot", notes=notes)
+      format_name="llama3_cot", notes=notes, writer=rules_lib.PUBLISHED)
 
 
 def import_llama3(
@@ -158,7 +159,8 @@ def import_llama3(
        for output, where in index.unused()))
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
-      format_name="llama3", notes=notes, free_text=True)
+      format_name="llama3", notes=notes,
+      writer=rules_lib.FREE_TEXT)
 
 
 def import_cache(
@@ -194,6 +196,9 @@ def import_cache(
     spec = datasets.own_dataset(spec.name, held_out=OWN_HELD_OUT)
   sources: dict[str, Source] = {}
   notes: list[str] = []
+  chosen = Options(**options)
+  spec = label_kinds.with_kind(
+      spec, lambda: label_kinds.of_caches(folder), chosen, notes)
   for path, manifest in manifests.items():
     split = manifest["split"]
     if split not in records.SPLITS:
@@ -208,11 +213,11 @@ def import_cache(
     if not rows and spec.held_out:
       rows = sum(1 for _ in completions.read_completions(path))
     joined = cache_joining.join(
-        spec, path, forms[path], reject_wrong=reject_wrong, notes=notes)
+        spec, path, forms[path], reject_wrong=reject_wrong, notes=notes,
+        options=chosen.reading)
     sources[split] = Source(joined, files=(str(path),), rows=rows)
   return record_importer.import_sources(
-      spec, teacher, sources, options=Options(**options),
-      format_name="cache", notes=notes)
+      spec, teacher, sources, options=chosen, format_name="cache", notes=notes)
 
 
 def known_dataset(dataset: str) -> datasets.Dataset:

@@ -117,9 +117,10 @@ def test_our_cache_format(tmp_path):
       records.read_records(tmp_path / "r", "toy", "simulated", "train"),
       key=lambda record: record.origin)
   assert [r.status for r in train] == [
-      "ok", "no_marker", "not_text", "teacher_error", "truncated", "ok"]
+      "ok", "no_marker", "not_text", "teacher_error", "truncated",
+      "label_not_seen"]
   assert (train[0].rationale, train[0].teacher_label) == ("It is so.", "here")
-  assert (train[5].rationale, train[5].teacher_label) == ("again.", "there")
+  assert (train[5].rationale, train[5].teacher_label) == ("again.", "")
   assert train[5].id == train[0].id + "-2"
   assert result.info["repeated_inputs"] == {"test": 0, "train": 1}
   assert result.info["leaked_inputs"] == {"test & train": 1}
@@ -151,3 +152,17 @@ def test_held_out_rows_are_a_fixed_tenth():
   import numpy as np
   assert positions == set(
       np.random.default_rng(0).permutation(800)[:80].tolist())
+
+
+def test_imports_report_how_many(tmp_path):
+  (tmp_path / "asdiv_train.jsonl").write_text("")
+  (tmp_path / "svamp_test.json").write_text(
+      '{"input": "a", "label": "(1)"}\n' * 3)
+  (tmp_path / "test_CoT_0.json").write_text(
+      '["The answer is (1).", "b", "c"]')
+  calls = []
+  importing.import_published(
+      dataset="svamp", rows=tmp_path, outputs=tmp_path, teacher="t",
+      output=tmp_path / "records", progress=lambda *numbers: calls.append(
+          numbers))
+  assert calls == [(1, 3), (2, 3), (3, 3)]

@@ -14,8 +14,20 @@ import os
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import parsing, reference_rules, rules as rules_lib
-from stepdistill_jax.records import datasets, record_writer, records
+from stepdistill_jax.answers import (
+  answer_forms,
+  labels as labels_lib,
+  parsing,
+  reading as reading_lib,
+  reference_rules,
+  rules as rules_lib,
+)
+from stepdistill_jax.records import (
+  datasets,
+  record_writer,
+  records,
+  vocabulary_losses,
+)
 from stepdistill_jax.teacher.importing import (
   counts as import_counts,
   joining,
@@ -41,6 +53,10 @@ class Options:
     progress: called with the numbers of items done and of all.
     allow_useless: True to write records that nothing can be learned from, for
       a person to look at.
+    kind: of a user's own labels, one of `datasets.KINDS`; None to guess it.
+    labels: all labels that there are, of kind CLASS; () for those of the rows.
+    reading: how completions are read.
+    verbalize: label -> the text that the records have for it.
   """
 
   output: str | os.PathLike | None = None
@@ -48,6 +64,10 @@ class Options:
   keep_unverified: bool = False
   progress: Progress | None = None
   allow_useless: bool = False
+  kind: str | None = None
+  labels: tuple[str, ...] = ()
+  reading: reading_lib.Options = reading_lib.DEFAULT
+  verbalize: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -103,7 +123,8 @@ def held_out_positions(rows: int, share: float) -> frozenset[int]:
 def import_sources(
     spec: datasets.Dataset, teacher: str, sources: Mapping[str, Source], *,
     options: Options, format_name: str, notes: list[str] | None = None,
-    free_text: bool = False) -> ImportResult:
+    writer: str = rules_lib.ANY,
+    form: str = answer_forms.CHAIN_OF_THOUGHT) -> ImportResult:
   """Parses, counts and writes all splits.
 
   Args:
@@ -113,7 +134,8 @@ def import_sources(
     options: what the user chose.
     format_name: for the report.
     notes: sentences for the report; sources may append while they are read.
-    free_text: True for completions without a fixed form.
+    writer: who wrote the completions, see `rules.get_parser`.
+    form: what they consist of, see `answer_forms`.
 
   Raises:
     errors.UserError: nothing could be imported, the name is a union's, or a
@@ -124,27 +146,29 @@ def import_sources(
         f"--dataset={spec.name} is the name of "
         f"{' and '.join(datasets.members(spec.name))} taken together; import "
         "each of them, or choose another name")
-  if options.rules not in rules_lib.RULES:
-    raise errors.UserError(
-        errors.unknown_name_message("rules", options.rules, rules_lib.RULES))
+  rules_lib.check_rules(options.rules)
   output = (locations.records_dir() if options.output is None
             else options.output)
   notes = [] if notes is None else notes
   total = _expected(sources.values()) if options.progress else None
   seen = seen_inputs.SeenInputs()
   counts = {split: import_counts.SourceCounts() for split in sources}
-  with record_writer.RecordsWriter(output, spec.name, teacher) as writer:
+  labels = vocabulary_losses.LabelCheck()
+  verbalizer = _Verbalizer(spec, options.verbalize)
+  with record_writer.RecordsWriter(output, spec.name, teacher) as target:
     done = 0
     for split, source in sources.items():
       importer = _SplitImporter(
           spec, teacher, split, options, seen, counts[split],
           held_out=_held_out(spec, split, source, sources),
-          free_text=free_text)
+          writer=writer, form=form)
       overlap = joining.OverlapCheck() if source.check_overlap else None
       for joined in source.joined:
         record = importer.record(joined, overlap)
         if record is not None:
-          writer.write(record)
+          record = verbalizer.verbalize(record)
+          labels.add(record.label, record.teacher_label)
+          target.write(record)
         done += 1
         if options.progress is not None:
           options.progress(done, total)
@@ -155,6 +179,8 @@ def import_sources(
       raise errors.UserError(
           f"no row of {spec.name} could be imported: "
           + "; ".join(_first_reasons(counts)))
+    verbalizer.require_all_used()
+    vocabulary = vocabulary_losses.find_vocabulary(output, spec.name)
     if not options.allow_useless:
       _require_use(spec.name, teacher, counts, options.rules)
     info = {
@@ -166,11 +192,19 @@ def import_sources(
                     for split, split_counts in counts.items()},
         "own_labels": any(split_counts.rules[options.rules].own_labels
                           for split_counts in counts.values()),
+        "kind": spec.label_kind, "labels": [
+            options.verbalize.get(label, label) for label in spec.labels],
+        "labels_guessed": spec.labels_guessed,
+        "markers": options.reading.markers,
+        "label_losses": None if vocabulary is None else [
+            f"{line} (by {vocabulary})"
+            for line in labels.losses(vocabulary).lines()],
+        "verbalize": dict(options.verbalize),
         "repeated_inputs": seen.repeated(), "leaked_inputs": seen.leaked(),
     }
-    writer.import_info = info
+    target.import_info = info
     seen.close()
-  return ImportResult(writer.folder, spec.name, teacher, info)
+  return ImportResult(target.folder, spec.name, teacher, info)
 
 
 def _expected(sources: Iterable[Source]) -> int | None:
@@ -224,20 +258,49 @@ def _require_use(
         "files")
 
 
+class _Verbalizer:
+  """Gives labels the texts that a user wants for them."""
+
+  def __init__(self, spec: datasets.Dataset, words: Mapping[str, str]):
+    if words and spec.name in datasets.DATASETS:
+      raise errors.UserError(
+          f"--verbalize is for data sets of your own; the labels of "
+          f"{spec.name} are known to its benchmark")
+    self._words = words
+    self._seen: set[str] = set()
+
+  def verbalize(self, record: records.Record) -> records.Record:
+    """The record, with the texts for its labels."""
+    if not self._words:
+      return record
+    self._seen |= {record.label, record.teacher_label}
+    return dataclasses.replace(
+        record, label=self._words.get(record.label, record.label),
+        teacher_label=self._words.get(
+            record.teacher_label, record.teacher_label))
+
+  def require_all_used(self) -> None:
+    """Raises errors.UserError for a label that no record has."""
+    for label in set(self._words) - self._seen:
+      raise errors.UserError("--verbalize: " + errors.unknown_name_message(
+          "label", label, filter(None, self._seen)))
+
+
 class _SplitImporter:
   """Turns the joined items of one source split into records."""
 
   def __init__(
       self, spec: datasets.Dataset, teacher: str, split: str, options: Options,
       seen: seen_inputs.SeenInputs, counts: import_counts.SourceCounts, *,
-      held_out: frozenset[int], free_text: bool):
+      held_out: frozenset[int], writer: str, form: str):
     self._spec, self._teacher, self._split = spec, teacher, split
     self._options, self._seen, self._counts = options, seen, counts
     self._held_out = held_out
-    self._next_example = None if free_text else (
+    self._next_example = None if writer == rules_lib.FREE_TEXT else (
         reference_rules.next_example_mark(spec))
     self._parsers = {
-        name: rules_lib.get_parser(spec, name, free_text)
+        name: rules_lib.get_parser(
+            spec, name, writer, form=form, options=options.reading)
         for name in rules_lib.RULES}
 
   def record(self, joined: joining.Joined,
@@ -256,15 +319,22 @@ class _SplitImporter:
       overlap.add(joined, parsed.rationale)
     split = ("validation" if row.position in self._held_out else self._split)
     counts.written[split] += 1
+    if row.label:
+      status = labels_lib.label_status(self._spec, row.label, row)
+      if status != "ok":
+        counts.human_labels.add(status, joined.where, row.label)
     hashed = records.input_hash(row.inputs)
     record = records.Record(
         id=records.record_id(self._spec.name, split, hashed,
                              self._seen.add(hashed, split)),
         inputs=row.inputs, label=row.label,
-        teacher_label=parsed.label.strip(), rationale=parsed.rationale.strip(),
+        teacher_label=labels_lib.spelled(
+            self._spec, parsed.label.strip(), row),
+        rationale=parsed.rationale.strip(),
         status=parsed.status, teacher=self._teacher, dataset=self._spec.name,
         split=split, origin=f"{self._split}[{row.position}]",
-        weight="" if joined.weight is None else f"{joined.weight:.6g}")
+        weight="" if joined.weight is None else f"{joined.weight:.6g}",
+        rule=parsed.rule, thinking=parsed.thinking)
     counts.filled[split].update(
         name for name in ("label", "teacher_label", "rationale")
         if getattr(record, name))
@@ -286,8 +356,8 @@ class _SplitImporter:
             "", "", joined.problem or parsing.NO_COMPLETION)
       else:
         parsed = parser(joined.output, row)
-        if joined.truncated and not parsed.label:
-          parsed.status = parsing.TRUNCATED
+        if joined.truncated:
+          parsed = parsing.cut_at_limit(parsed)
       doubt = joined.label_doubt
       if doubt == parsing.UNVERIFIED_LABEL and self._options.keep_unverified:
         doubt = ""
@@ -298,7 +368,7 @@ class _SplitImporter:
       if name == self._options.rules:
         result = parsed
         if doubt and parsed.label.strip():
-          result = parsing.Parsed(parsed.rationale, "", doubt)
+          result = dataclasses.replace(parsed, label="", status=doubt)
     return result
 
 

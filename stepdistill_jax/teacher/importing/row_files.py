@@ -10,7 +10,7 @@ import zlib
 
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import text_files
-from stepdistill_jax.teacher.importing import containers
+from stepdistill_jax.teacher.importing import containers, table_files
 from stepdistill_jax.util import errors, locations
 
 # Row files of which only some rows were found; they carry their position.
@@ -67,7 +67,7 @@ def guess_rows(path: pathlib.Path) -> int:
 
   For a progress display: far faster than `count_rows`.
   """
-  if containers.suffix_of(path) not in _BY_LINES or not path.is_file():
+  if table_files.suffix_of(path) not in _BY_LINES or not path.is_file():
     return 0
   lines, first = 0, b""
   try:

@@ -86,10 +86,10 @@ def choose(dataset: datasets.Dataset, row: datasets.Row,
   counts.rejected_samples += sum(votes) - len(right)
   if not right:
     counts.rejected_rows += 1
-    return Choice(parsing.Parsed("", best.label, REJECTED), agreement)
+    return Choice(dataclasses.replace(
+        best, rationale="", status=REJECTED), agreement)
   source = best if best in right else _first_ok(right)
-  return Choice(parsing.Parsed(
-      source.rationale, best.label, source.status), agreement)
+  return Choice(dataclasses.replace(source, label=best.label), agreement)
 
 
 def _first_ok(samples: Sequence[parsing.Parsed]) -> parsing.Parsed:
@@ -115,10 +115,4 @@ def _groups(dataset: datasets.Dataset, samples: Sequence[parsing.Parsed]
 
 def _agree(dataset: datasets.Dataset, a: str, b: str) -> bool:
   """True if two labels of the teacher's are one vote."""
-  if dataset.label_kind == datasets.TEXT:
-    return _plain(a) == _plain(b)
   return a == b or labels_lib.is_correct(dataset, a, b)
-
-
-def _plain(text: str) -> str:
-  return " ".join(text.casefold().split()).rstrip(".")

@@ -1,39 +1,39 @@
-"""Rows of a user's own data: CSV, JSON Lines or a JSON array, as a stream.
+"""Rows of CSV and TSV files, as a stream, and the columns that are asked for.
 
-A CSV file has its columns' names in its first line; every value is a text.
+The columns' names stand in a file's first line; every value is a text. A
+column that has no name, or the name of another one, is there for nobody.
 """
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator, Mapping
+import contextlib
 import csv
 import io
+import itertools
+import math
 import pathlib
-from typing import Any
+from typing import Any, TextIO
 import zlib
 
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.util import errors
 
-_CSV_ENDINGS = {".csv": ",", ".tsv": "\t"}
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # The named problem of a line that has other columns than the first.
 COLUMNS_DIFFER = "columns_differ"
 
+_LABELS = ("label", "teacher_label", "split")
+_TEXTS = ("inputs", "output", "rationale", *_LABELS)
 
-def read_entries(path: pathlib.Path) -> Iterator[text_files.Entry]:
-  """Yields the rows of a file; `Entry.value` has a value for each column.
+_Line = tuple[int, str]  # Its number, from 1, and its text without the end.
+_Values = tuple[int, list[str], str]  # Line, values, problem.
 
-  Args:
-    path: a file that ends in .csv, .tsv, or another with JSON in it; each may
-      be gzipped.
 
-  Raises:
-    errors.UserError: the file as a whole cannot be read.
-  """
-  ending = pathlib.Path(path.name.removesuffix(".gz")).suffix.lower()
-  if ending in _CSV_ENDINGS:
-    return _csv_entries(path, _CSV_ENDINGS[ending])
-  return text_files.read_entries(path)
+def suffix_of(path: pathlib.Path) -> str:
+  """The suffix that tells the form, without `.gz`."""
+  return pathlib.PurePath(path.name.removesuffix(".gz")).suffix.lower()
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -55,62 +55,233 @@ def parse_columns(text: str) -> dict[str, str]:
   return columns
 
 
-def rename(fields: Mapping[str, Any], columns: Mapping[str, str],
-           where: str) -> dict[str, Any]:
+def rename(entry: text_files.Entry, columns: Mapping[str, str]
+           ) -> dict[str, Any]:
   """Returns the fields, the mapped ones under their names of here as well.
 
-  Numbers and truth values become texts, as the file wrote them.
+  Numbers and truth values become texts.
 
   Raises:
     errors.UserError: a column is not there; says which are.
   """
-  renamed = dict(fields)
+  renamed = dict(entry.value)
   for name, column in columns.items():
-    if column not in fields:
-      raise errors.UserError(
-          f"{where}: " + errors.unknown_name_message(
-              "column", column, fields, f"(of --columns={name}={column})"))
-    value = fields[column]
-    if isinstance(value, bool):
-      value = "true" if value else "false"
-    renamed[name] = str(value) if isinstance(value, (int, float)) else value
+    require_column(entry, name, column)
+    renamed[name] = as_text(entry.value[column], name)
   return renamed
 
 
-def _csv_entries(
-    path: pathlib.Path, delimiter: str) -> Iterator[text_files.Entry]:
-  csv.field_size_limit(text_files.MAX_ENTRY_BYTES)
+def require_column(entry: text_files.Entry, name: str, column: str) -> None:
+  """Raises errors.UserError if a row lacks the column of --columns."""
+  if column in entry.value:
+    return
+  problem = "there is no such column; " + errors.unknown_name_message(
+      "column", column, entry.value)
+  if suffix_of(entry.path) in DELIMITERS and (
+      count := _header(entry.path)[0].count(column)) > 1:
+    problem = f"{count} columns have that name; rename one of them"
+  raise errors.UserError(
+      f"--columns={name}={column}: {entry.where}: {problem}")
+
+
+def require_text(entry: text_files.Entry, name: str, column: str) -> None:
+  """Raises errors.UserError if a row has no text where one is needed."""
+  value = as_text(entry.value[column], name)
+  if name in _TEXTS and not isinstance(value, (str, float, type(None))):
+    raise errors.UserError(
+        f"--columns={name}={column}: {entry.where} has a value of type "
+        f"{type(value).__name__} there, expected a text; write one into a "
+        "column of its own")
+
+
+def as_text(value: Any, name: str) -> Any:
+  """What a column's value is as a text; as it is where that is not clear.
+
+  Numbers and truth values are written as JSON has them. A list of them or of
+  texts has a line each; but a label is one, so a list of several stays.
+
+  Args:
+    value: from a file.
+    name: what the column is, such as `label`.
+  """
+  if isinstance(value, bool):
+    return "true" if value else "false"
+  if isinstance(value, (int, float)) and math.isfinite(value):
+    return str(value)
+  if isinstance(value, list) and name in _TEXTS and (
+      len(value) == 1 or name not in _LABELS):
+    texts = [as_text(item, "label") for item in value]
+    if texts and all(isinstance(text, str) for text in texts):
+      return "\n".join(texts)
+  return value
+
+
+def read_entries(path: pathlib.Path) -> Iterator[text_files.Entry]:
+  """Yields the rows of a file; `Entry.value` has a value for each column.
+
+  Args:
+    path: a file that ends in .csv or .tsv; it may be gzipped.
+
+  Raises:
+    errors.UserError: the file as a whole cannot be read.
+  """
+  names, delimiter = _header(path)
+  repeated = collections.Counter(names)
+  kept = [i for i, name in enumerate(names)
+          if name.strip() and repeated[name] == 1]
+  rows = (_tsv_rows(path, len(names)) if delimiter == "\t"
+          else _csv_rows(path, delimiter))
+  for number, values, problem in itertools.islice(rows, 1, None):
+    if not values and not problem:
+      continue  # An empty line.
+    if not problem and len(values) != len(names):
+      problem = COLUMNS_DIFFER
+    if not all(map(text_files.is_encodable, values)):
+      problem = text_files.INVALID_UTF8
+    value = None if problem else {names[i]: values[i] for i in kept}
+    yield text_files.Entry(value, problem, path, number, "line")
+
+
+def _header(path: pathlib.Path) -> tuple[list[str], str]:
+  """The names in the first line, and what separates them."""
+  with _open_text(path) as file:
+    line = file.readline(text_files.MAX_ENTRY_BYTES)
+  if not text_files.is_encodable(line):
+    raise errors.UserError(
+        f"{path} line 1 is not UTF-8; save the file as UTF-8")
+  delimiter = DELIMITERS[suffix_of(path)]
+  if delimiter not in line:  # Spreadsheets have others, where `,` is decimal.
+    delimiter = next((d for d in ";\t," if d in line), delimiter)
+  rows = (csv.reader([line], delimiter="\t") if delimiter == "\t" else
+          (values for _, values, _ in _csv_rows(path, delimiter)))
+  names = next(rows, [])
+  if not any(name.strip() for name in names):
+    raise errors.UserError(
+        f"{path}: its first line must have the columns' names; it has {names}")
+  return names, delimiter
+
+
+@contextlib.contextmanager
+def _open_text(path: pathlib.Path, newline: str = "") -> Iterator[TextIO]:
   with text_files.open_bytes(path) as raw:
-    # Bytes that are not UTF-8 come through as lone surrogates, so that one
-    # bad row does not end the file.
-    file = io.TextIOWrapper(
-        raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
-      names = next(reader, [])
-      if len(set(names)) < len(names) or not all(n.strip() for n in names):
-        raise errors.UserError(
-            f"{path}: its first line must name each column once; it has "
-            f"{names}")
-      for values in reader:
-        if not values:
-          continue  # An empty line.
-        yield _csv_entry(names, values, path, reader.line_num)
-    except csv.Error as error:
-      raise errors.UserError(
-          f"{path} line {reader.line_num} is not CSV: {error}") from error
+      # Bytes that are not UTF-8 come through as lone surrogates, so that one
+      # bad row does not end the file.
+      yield io.TextIOWrapper(
+          raw, encoding="utf-8-sig", errors="surrogateescape",
+          newline=newline)
     except (EOFError, OSError, zlib.error) as error:
       raise errors.UserError(
           f"{path} is a damaged or cut gzip file ({error}); fetch it again"
       ) from error
 
 
-def _csv_entry(names: list[str], values: list[str], path: pathlib.Path,
-               number: int) -> text_files.Entry:
-  problem = ""
-  if len(values) != len(names):
-    problem = COLUMNS_DIFFER
-  elif not all(map(text_files.is_encodable, values)):
-    problem = text_files.INVALID_UTF8
-  value = None if problem else dict(zip(names, values))
-  return text_files.Entry(value, problem, path, number, "line")
+def _csv_rows(path: pathlib.Path, delimiter: str) -> Iterator[_Values]:
+  csv.field_size_limit(text_files.MAX_ENTRY_BYTES)
+  with _open_text(path) as file:
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    try:
+      for values in reader:
+        yield reader.line_num, values, ""
+    except csv.Error as error:
+      raise errors.UserError(
+          f"{path} line {reader.line_num} is not CSV: {error}; double the "
+          "quotation marks inside a field, or save the file as .jsonl"
+      ) from error
+
+
+# ---- Tab-separated: a quotation mark may be no more than that ---------------
+
+
+def _tsv_rows(path: pathlib.Path, columns: int) -> Iterator[_Values]:
+  """Yields the rows of a TSV file, which may be written in two ways.
+
+  Most have no quoting: a field may begin with a quotation mark that never
+  closes. Others are quoted as CSV is, and their fields may hold tabs and ends
+  of lines. A quoted field goes on in the next line only where that line is
+  not a whole row by itself, so that no two rows become one.
+  """
+  quoted = _is_quoted(path, columns)
+  with _open_text(path, newline="\n") as file:
+    lines = _Lines(file)
+    for number, line in lines:
+      if len(line) > text_files.MAX_ENTRY_BYTES:
+        yield number, [], text_files.TOO_LONG
+        continue
+      values = line.split("\t") if line else []
+      if quoted and '"' in line:
+        if line.count('"') % 2:
+          values = _over_lines(line, lines, columns) or values
+        elif len(values) != columns:
+          values = _unquoted(line) or values
+        else:
+          values = [_unquoted(v)[0] if _is_closed(v) else v for v in values]
+      yield number, values, ""
+
+
+def _over_lines(line: str, lines: _Lines, columns: int) -> list[str]:
+  """The values of a row that goes on in the next lines; [] if none does."""
+  is_row = line.count("\t") + 1 == columns
+  taken: list[_Line] = []
+  text = line
+  for number, more in lines:
+    taken.append((number, more))
+    text += "\n" + more
+    if is_row and more.count("\t") + 1 == columns or (
+        len(text) > text_files.MAX_ENTRY_BYTES):
+      break
+    if more.count('"') % 2:
+      if len(values := _unquoted(text)) == columns:
+        return values
+      break
+  lines.put_back(taken)
+  return []
+
+
+def _is_quoted(path: pathlib.Path, columns: int) -> bool:
+  """False if a field begins with a quotation mark and does not close it."""
+  with _open_text(path, newline="\n") as file:
+    unclosed = False
+    for _, line in _Lines(file):
+      is_row = line.count("\t") + 1 == columns
+      if unclosed and is_row:
+        return False
+      unclosed = is_row and '"' in line and any(
+          value.startswith('"') and not _is_closed(value)
+          for value in line.split("\t"))
+    return not unclosed
+
+
+def _is_closed(value: str) -> bool:
+  return (len(value) > 1 and value[0] == value[-1] == '"'
+          and '"' not in value[1:-1].replace('""', ""))
+
+
+def _unquoted(text: str) -> list[str]:
+  """The values of one quoted row; [] if it is none."""
+  try:
+    rows = list(csv.reader(
+        io.StringIO(text, newline=""), delimiter="\t", strict=True))
+  except csv.Error:
+    return []
+  return rows[0] if len(rows) == 1 else []
+
+
+class _Lines:
+  """The lines of a file, of which some may be put back."""
+
+  def __init__(self, file: TextIO):
+    self._lines = enumerate(file, start=1)
+    self._back: collections.deque[_Line] = collections.deque()
+
+  def __iter__(self) -> _Lines:
+    return self
+
+  def __next__(self) -> _Line:
+    if self._back:
+      return self._back.popleft()
+    number, line = next(self._lines)
+    return number, line.rstrip("\r\n")
+
+  def put_back(self, lines: list[_Line]) -> None:
+    self._back.extendleft(reversed(lines))

@@ -14,29 +14,39 @@ import os
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import labels as labels_lib, parsing
+from stepdistill_jax.answers import (
+  answer_forms,
+  kinds,
+  labels as labels_lib,
+  parsing,
+)
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import (
   containers,
   formats as importing,
   joining,
+  label_kinds,
   record_importer,
+  row_inputs,
   table_files,
 )
 from stepdistill_jax.util import errors
 
-# What a column can be. `output` is a raw completion, to be parsed;
-# `rationale` and `teacher_label` are a completion that is parsed already.
+_Reader = Callable[[list[pathlib.Path]], Iterator[text_files.Entry]]
+# What a column can be. `messages` are a prompt and perhaps a completion;
+# `output` is a raw completion, to be parsed; `rationale` and `teacher_label`
+# are a completion that is parsed already.
 COLUMN_ROLES = (
-    "inputs", "label", "output", "rationale", "teacher_label", "split")
+    "inputs", "messages", "label", "output", "rationale", "teacher_label",
+    "split")
 
 
-def parse_columns(text: str) -> dict[str, str]:
+def parse_columns(text: str, has_template: bool = False) -> dict[str, str]:
   """Reads `--columns=inputs=question,label=answer` as role -> column.
 
   Raises:
-    errors.UserError: an unknown role, no column for `inputs`, or both a
+    errors.UserError: an unknown role, nothing for `inputs`, or both a
       completion and its parts.
   """
   columns = table_files.parse_columns(text)
@@ -44,10 +54,11 @@ def parse_columns(text: str) -> dict[str, str]:
     if role not in COLUMN_ROLES:
       raise errors.UserError("--columns: " + errors.unknown_name_message(
           "role", role, COLUMN_ROLES))
-  if "inputs" not in columns:
+  if not has_template and not {"inputs", "messages"} & set(columns):
     raise errors.UserError(
         "--columns names no column for inputs; for example "
-        "--columns=inputs=question,label=answer,rationale=why")
+        "--columns=inputs=question,label=answer,rationale=why (or several by "
+        "--template, or messages=COLUMN)")
   if "output" in columns and {"rationale", "teacher_label"} & set(columns):
     raise errors.UserError(
         "--columns has both output (a raw completion, to be parsed) and "
@@ -57,7 +68,8 @@ def parse_columns(text: str) -> dict[str, str]:
 
 def import_columns(
     *, dataset: str, outputs: str | os.PathLike, columns: Mapping[str, str],
-    teacher: str, **options) -> record_importer.ImportResult:
+    teacher: str, template: str = "", student_prompt: str = row_inputs.USER,
+    **options) -> record_importer.ImportResult:
   """Imports a user's own CSV, TSV, JSON Lines or Parquet files.
 
   Args:
@@ -68,6 +80,9 @@ def import_columns(
       validation, unless it has a column for the split.
     columns: role -> column, see `COLUMN_ROLES`.
     teacher: the name to give the teacher.
+    template: makes the inputs of several columns, as in `{title}\\n{body}`.
+    student_prompt: what of rows of `messages` is their inputs, one of
+      `row_inputs.PROMPTS`.
     **options: fields of `record_importer.Options`.
   """
   spec = datasets.get(dataset)
@@ -84,12 +99,25 @@ def import_columns(
     raise errors.UserError(
         f"{path} has no data file whose name tells a split (train, "
         "validation, test); rename them, or give one file")
-  _require_columns(next(iter(files.values()))[0], columns)
+  columns, inputs = row_inputs.find(
+      dict(columns), template, student_prompt,
+      lambda: itertools.chain.from_iterable(map(_read_all, files.values())))
+
+  def read(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
+    entries = _read_all(paths)
+    return inputs.prepared(entries) if inputs else entries
+
+  _require_columns(read, next(iter(files.values())), columns)
+  notes: list[str] = []
+  chosen = record_importer.Options(**options)
+  spec = label_kinds.with_kind(
+      spec, lambda: _labelled(read, files, columns), chosen, notes)
   joined = functools.partial(_join_columns, spec, columns)
-  sources = _table_sources(files, joined, columns.get("split"))
+  sources = _table_sources(read, files, joined, columns.get("split"))
   return record_importer.import_sources(
-      spec, teacher, sources, options=record_importer.Options(**options),
-      format_name="columns")
+      spec, teacher, sources, options=chosen, format_name="columns",
+      notes=notes, form=answer_forms.ANSWER if inputs and inputs.messages
+      else answer_forms.CHAIN_OF_THOUGHT)
 
 
 def import_rows(
@@ -152,28 +180,27 @@ def _read_all(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
 # ---- A user's own columns ---------------------------------------------------
 
 
-def _require_columns(path: pathlib.Path, columns: Mapping[str, str]) -> None:
+def _require_columns(read: _Reader, paths: list[pathlib.Path],
+                     columns: Mapping[str, str]) -> None:
   """Raises errors.UserError if the first object lacks a column."""
-  for entry in containers.read_objects(path):
+  for entry in read(paths):
     if isinstance(entry.value, dict):
       for role, column in columns.items():
-        if column not in entry.value:
-          raise errors.UserError(
-              f"--columns={role}={column}: {path} has no such column; "
-              + errors.unknown_name_message("column", column, entry.value))
+        table_files.require_column(entry, role, column)
+        table_files.require_text(entry, role, column)
       return
-  raise errors.UserError(f"{path} has no rows")
+  raise errors.UserError(f"{paths[0]} has no rows")
 
 
 def _table_sources(
-    files: Mapping[str, list[pathlib.Path]],
+    read: _Reader, files: Mapping[str, list[pathlib.Path]],
     join: Callable[[Iterable[text_files.Entry]], Iterator[joining.Joined]],
     split_column: str | None) -> dict[str, record_importer.Source]:
   """A source for each split; by a column's values where there is one."""
   if split_column is None:
     return {
         split: record_importer.Source(
-            join(_read_all(paths)), files=tuple(map(str, paths)),
+            join(read(paths)), files=tuple(map(str, paths)),
             rows=sum(1 for _ in _read_all(paths)) if split == "train" else 0)
         for split, paths in files.items()}
   paths = [path for split_paths in files.values() for path in split_paths]
@@ -191,15 +218,15 @@ def _table_sources(
   for number, split in enumerate(known):
     wanted = {split, ""} if number == 0 else {split}
     sources[split] = record_importer.Source(
-        join(_entries_of(paths, split_column, wanted)),
+        join(_entries_of(read, paths, split_column, wanted)),
         files=tuple(map(str, paths)), rows=sum(names.get(n, 0) for n in wanted))
   return sources
 
 
 def _entries_of(
-    paths: list[pathlib.Path], split_column: str, wanted: set[str]
-) -> Iterator[text_files.Entry]:
-  for entry in _read_all(paths):
+    read: _Reader, paths: list[pathlib.Path], split_column: str,
+    wanted: set[str]) -> Iterator[text_files.Entry]:
+  for entry in read(paths):
     if _split_value(entry, split_column) in wanted:
       yield entry
 
@@ -228,14 +255,15 @@ def _join_columns_of(
     raise datasets.BadRow("row_not_object")
   if "split" in columns and not _split_value(entry, columns["split"]):
     raise datasets.BadRow("no_split")
-  values = {role: _own_text(entry.value.get(column))
+  values = {role: _own_text(entry.value.get(column), role)
             for role, column in columns.items() if role != "split"}
   if not values["inputs"].strip():
     raise datasets.BadRow("empty_inputs")
   row = datasets.Row(
-      values["inputs"], values.get("label", ""), position=position,
-      choices=datasets.choices_in(values["inputs"])
+      values["inputs"], "", position=position,
+      choices=kinds.lettered_choices(values["inputs"])
       if spec.label_kind == datasets.CHOICE else ())
+  row.label = labels_lib.human_label(spec, values.get("label", ""), row)
   if "output" in columns:
     problem = "" if values["output"] else parsing.NO_COMPLETION
     return joining.Joined(row, values["output"] or None, problem, entry.where)
@@ -246,6 +274,7 @@ def _join_columns_of(
         row, None, parsing.NO_COMPLETION, entry.where)
   status = "ok"
   if "teacher_label" in columns:
+    label = labels_lib.spelled(spec, label, row)
     status = labels_lib.label_status(spec, label, row)
   if status == "ok" and not rationale:
     status = parsing.EMPTY_RATIONALE
@@ -256,19 +285,28 @@ def _join_columns_of(
           own_label=columns.get("teacher_label") == columns.get("label")))
 
 
-def _own_text(value: Any) -> str:
-  """A cell as text: numbers as they are written, null as nothing."""
-  if value is None:
-    return ""
-  if isinstance(value, (int, float)) and not isinstance(value, bool):
-    if value != value or value in (float("inf"), float("-inf")):
-      raise datasets.BadRow("field_not_text")
-    return str(value)
-  if not isinstance(value, str):
+def _labelled(read: _Reader, files: Mapping[str, list[pathlib.Path]],
+              columns: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+  """The human labels and the inputs of the rows that have both."""
+  if "label" not in columns:
+    return
+  for entry in itertools.chain.from_iterable(map(read, files.values())):
+    try:
+      fields = entry.value if isinstance(entry.value, dict) else {}
+      label = _own_text(fields.get(columns["label"]), "label")
+      yield label, _own_text(fields.get(columns["inputs"]), "inputs")
+    except datasets.BadRow:
+      continue
+
+
+def _own_text(value: Any, role: str) -> str:
+  """A cell as text; null is nothing."""
+  text = table_files.as_text("" if value is None else value, role)
+  if not isinstance(text, str):
     raise datasets.BadRow("field_not_text")
-  if not text_files.is_encodable(value):
+  if not text_files.is_encodable(text):
     raise datasets.BadRow("invalid_utf8")
-  return value
+  return text
 
 
 # ---- Rows without completions -----------------------------------------------

@@ -103,8 +103,8 @@ def test_raw_completions_and_ready_labels(tmp_path):
 
 def test_bad_cells_are_counted(tmp_path):
   (tmp_path / "a.jsonl").write_text("\n".join([
-      json.dumps({"question": "1", "answer": ["x"], "why": ""}),
       json.dumps({"question": " ", "answer": "x", "why": ""}),
+      json.dumps({"question": "1", "answer": ["x", "y"], "why": ""}),
       json.dumps({"question": "\ud800", "answer": "x", "why": ""}),
       '{"question": "2", "answer": NaN, "why": ""}', "[]", "{",
       json.dumps({"question": "3", "answer": "x", "why": "y"})]))
@@ -117,6 +117,50 @@ def test_bad_cells_are_counted(tmp_path):
   source = import_columns(tmp_path, tmp_path / "b.csv").info["sources"]
   assert {k: v["count"] for k, v in source["train"]["dropped"].items()} == {
       "columns_differ": 2, "invalid_utf8": 1}
+
+
+def test_truth_values_and_lists_are_joined_or_refused_by_column(tmp_path):
+  path = tmp_path / "a.jsonl"
+  path.write_text("\n".join([
+      json.dumps({"question": "1", "answer": True, "why": ["one", "two"]}),
+      json.dumps({"question": ["2", "b"], "answer": ["no"], "why": "so"})]))
+  import_columns(tmp_path, path)
+  found = {r.label: (r.inputs, r.rationale)
+           for split in ("train", "validation")
+           for r in read(tmp_path / "records", "mine", "llama", split)}
+  assert found == {"true": ("1", "one\ntwo"), "no": ("2\nb", "so")}
+  for value, kind in ((["a", "b"], "list"), ({"text": ["a"]}, "dict")):
+    path.write_text(json.dumps({"question": "1", "answer": value, "why": ""}))
+    with pytest.raises(errors.UserError, match=(
+        "--columns=label=answer: .*a.jsonl line 1 has a value of type "
+        f"{kind} there, expected a text")):
+      import_columns(tmp_path, path)
+
+
+def test_labels_in_other_words(tmp_path, monkeypatch):
+  monkeypatch.setenv("STEPDISTILL_VOCAB", str(
+      testing.write_tiny_vocabulary(tmp_path / "spiece.model")))
+  (tmp_path / "a.csv").write_text(
+      "question,answer,said\n1,是,否\n2,否,否\n3,是,是\n")
+  columns = {"inputs": "question", "label": "answer", "teacher_label": "said"}
+  result = import_columns(tmp_path, tmp_path / "a.csv", columns)
+  assert len(result.info["label_losses"]) == 2
+  assert "'是' = '否'" in result.info["label_losses"][0]
+  arguments = dict(dataset="mine", outputs=tmp_path / "a.csv",
+                   teacher="llama", columns=columns,
+                   output=tmp_path / "records")
+  result = import_tables.import_columns(
+      **arguments, verbalize={"是": "a", "否": "b"})
+  assert result.info["label_losses"] == []
+  found = sorted((r.inputs, r.label, r.teacher_label)
+                 for split in ("train", "validation") for r in read(
+                     tmp_path / "records", "mine", "llama", split))
+  assert found == [("1", "a", "b"), ("2", "b", "b"), ("3", "a", "a")]
+  with pytest.raises(errors.UserError, match="--verbalize: .*'yes'"):
+    import_tables.import_columns(**arguments, verbalize={"yes": "a"})
+  with pytest.raises(errors.UserError, match="data sets of your own"):
+    import_tables.import_columns(
+        **{**arguments, "dataset": "svamp"}, verbalize={"是": "a"})
 
 
 @pytest.mark.parametrize("text, message", [

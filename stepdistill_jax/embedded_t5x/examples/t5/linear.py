@@ -220,6 +220,7 @@ class LayerNorm(nn.Module):
   epsilon: float = 1e-6
   dtype: Any = jnp.float32
   scale_init: Initializer = nn.initializers.ones
+  scale_axes: tuple[str, ...] = ("embed",)
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -228,5 +229,5 @@ class LayerNorm(nn.Module):
     y = jnp.asarray(x * lax.rsqrt(mean_square + self.epsilon), self.dtype)
     scale = param_with_axes(
         "scale", self.scale_init, (x.shape[-1],), jnp.float32,
-        axes=("embed",))
+        axes=self.scale_axes)
     return y * jnp.asarray(scale, self.dtype)

@@ -45,7 +45,7 @@ function entry(row) {
   mark.className = right ? "right" : "wrong";
   mark.textContent = row.prediction === null ? "(no prediction)" :
       row.prediction.slice(0, 120) || "(empty)";
-  // The mark is drawn by the style sheet; a screen reader hears this.
+  // The mark is drawn by the style sheet; a screen reader reads this.
   mark.setAttribute("aria-label",
       (right ? "right: " : "wrong: ") + mark.textContent);
   const asked = document.createElement("span");

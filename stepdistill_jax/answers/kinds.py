@@ -1,0 +1,332 @@
+"""What an answer's own text says, by the kind of label that is asked for.
+
+A reader takes the text that follows a marker (or a JSON value, or a whole
+prediction) and returns the label in the form that labels have, or the named
+reason why there is none. What is not wholly read is no label: never half a
+word, never a part of a number, never one of two answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import difflib
+import re
+import unicodedata
+
+from stepdistill_jax.answers import arithmetic, cleaning, numerals, parsing
+from stepdistill_jax.records import datasets
+from stepdistill_jax.records.datasets import Dataset, Row
+
+# (answer's text, row, dataset) -> (label, "") or ("", named reason).
+LabelReader = Callable[[str, Row, Dataset], tuple[str, str]]
+
+# How like a choice's text an answer must be for its letter to be believed:
+# `skyscraper` for `skyscaper` is, `ice` for `water cooler` is not.
+_LIKENESS = 0.75
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"'”)*]*\s+(?=\S)|(?<=[。！？])")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(])(?:[A-Z]|St|Mr|Mrs|Ms|Dr|Prof|Jr|Sr|vs|Inc|Ltd|Co|Mt|Ft|"
+    r"approx|etc|e\.g|i\.e|(?:[A-Za-z]\.)+[A-Za-z])\.\Z|^\W*[A-Za-z]\.\Z")
+_LETTER_HEAD = re.compile(
+    r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)\s+)?[\[(]?([A-Za-z])"
+    r"(?:[\])]|[.:](?=\s|$)|"
+    r"(?=\s*$|\s*[,–—-]\s))\s*")
+_LETTER_ANY = re.compile(r"\(([A-Za-z])\)")
+_JOINED = re.compile(r"\s*(?:and|or|/|&|\+|und|oder)\s*", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"(?:\b(?:not|neither|nor|never|no)|n't)\s+(?:an?\s+)?\Z", re.IGNORECASE)
+_YES_NO = {"true": "yes", "false": "no", "correct": "yes", "incorrect": "no"}
+_UNIT = re.compile(r"\s*[A-Za-z°%][A-Za-z°%/² .'-]*\Z")
+_VARIABLE = re.compile(r"\A[A-Za-z][A-Za-z_ ]{0,30}\s*=\s*(?=\S)")
+_LEAD = re.compile(
+    r"\A(?:about|approximately|approx\.|around|roughly|exactly|only|just|"
+    r"a total of|equal to|≈|~|=|:|\s)+", re.IGNORECASE)
+_RANGE = re.compile(r"\A\s*\d+(?:\.\d+)?[-–]\d+(?:\.\d+)?(?:\s+[A-Za-z]|\s*\Z)")
+
+
+def read(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  """Returns (label, "") or ("", named reason), by the data set's kind."""
+  if not text.strip():
+    return "", parsing.NO_LABEL
+  return _READERS[dataset.label_kind](text, row, dataset)
+
+
+def sentences(text: str) -> list[str]:
+  """The sentences of one line; abbreviations end none.
+
+  >>> sentences("St. Paul is it. Let me know!")
+  ['St. Paul is it.', 'Let me know!']
+  """
+  parts, start = [], 0
+  for match in _SENTENCE_END.finditer(text):
+    part = text[start:match.start()]
+    if part.strip() and not _ABBREVIATION.search(part):
+      parts.append(text[start:match.end()].strip())
+      start = match.end()
+  return [*parts, text[start:].strip()] if text[start:].strip() else parts
+
+
+def head(text: str) -> tuple[str, str]:
+  """The first line's first sentence, and what comes after it."""
+  text = cleaning.without_latex(text).strip()
+  line, _, rest = text.partition("\n")
+  first, *others = sentences(line.strip()) or [""]
+  return first, "\n".join([" ".join(others), rest]).strip()
+
+
+def fold(text: str) -> str:
+  """A text without what distinguishes no two labels: case, blanks, final stop.
+
+  >>> fold("  A  Bald\\nEagle. ")
+  'a bald eagle'
+  """
+  if not text.isascii():
+    text = unicodedata.normalize("NFKC", text)
+  return " ".join(text.split()).casefold().rstrip(".").rstrip()
+
+
+def lettered_choices(inputs: str) -> tuple[str, ...]:
+  """The choices of a question's last lettered lines, `(a) here` or `B. there`.
+
+  >>> lettered_choices("Where?\\nA) here\\nB) there")
+  ('here', 'there')
+  """
+  found: list[tuple[str, str]] = []
+  for match in re.finditer(
+      r"^\s*\(?([A-Za-z])[).:]\s+(.+?)\s*$", inputs, re.MULTILINE):
+    letter = match[1].lower()
+    if letter == "a":
+      found = []
+    if ord(letter) - ord("a") == len(found):
+      found.append((letter, match[2]))
+  return tuple(text for _, text in found) if len(found) > 1 else ()
+
+
+# ---- Numbers and equations --------------------------------------------------
+
+
+def expression(text: str) -> tuple[str, str]:
+  """An arithmetic expression, without a unit, a variable or its result.
+
+  >>> expression("x = 8 − 3 = 5 apples")
+  ('8 - 3', '')
+  """
+  text = numerals.normalize(cleaning.plain(text))
+  text = text.replace("×", "*").replace("·", "*").replace("÷", "/")
+  text = re.sub(r"(?<=[\d)])\s*[xX]\s*(?=[\d(])", " * ", text)
+  text = text.replace("$", "").translate(str.maketrans("[]{}", "()()"))
+  text = _VARIABLE.sub("", text)
+  number = ""
+  for side in map(_without_unit, text.split("=")):
+    if side and not arithmetic.problem_of(side):
+      if re.search(r"[\d)]\s*[-+*/]", side):
+        return side, ""
+      number = number or side
+  if number:
+    return number, ""
+  return "", arithmetic.problem_of(text) if text else parsing.NO_LABEL
+
+
+def _without_unit(side: str) -> str:
+  side = side.strip().rstrip(".").strip()
+  if side.startswith("(") and not arithmetic.problem_of(
+      side[:side.rfind(")") + 1]):
+    return side[:side.rfind(")") + 1]  # `(3 + 4) apples`.
+  unit = _UNIT.search(side)
+  if unit and arithmetic.problem_of(side) and re.search(
+      r"[\d)]\Z", side[:unit.start()]):
+    return side[:unit.start()].strip()
+  return side
+
+
+def _equation(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  return expression(head(text)[0])
+
+
+def _number(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  """The number that an answer is, or that its sentence comes to."""
+  return number_in(head(text)[0], (row.inputs,))
+
+
+def number_in(sentence: str, rest: Sequence[str] = ()) -> tuple[str, str]:
+  """Reads a sentence's number; see `numerals`.
+
+  The result of an equation, else the number that the sentence begins with,
+  else its last one.
+
+  Args:
+    sentence: one sentence.
+    rest: texts that may show whether decimal commas are in use.
+  """
+  text = numerals.normalize(cleaning.plain(sentence))
+  text = _LEAD.sub("", text)
+  *_, last = text.split("=")
+  if last is not text and re.search(r"\d", last):
+    text = _LEAD.sub("", last)
+  found = numerals.find(text, numerals.uses_decimal_commas(*rest))
+  if not found:
+    problem = expression(sentence)[1]
+    return "", problem if problem else parsing.NO_LABEL
+  if (len(found) > 1 or "(" in text) and not _RANGE.match(text):
+    computed, _ = expression(text)
+    if computed:
+      return computed, ""
+  first = found[0]
+  chosen = first if first.start == 0 else found[-1]
+  if chosen is first and len(found) > 1:
+    between = text[first.end:found[1].start]
+    if re.search(r"\b(?:or|to|and)\W*\Z", between):
+      return "", parsing.SEVERAL_ANSWERS
+  if chosen.value is None:
+    return "", numerals.UNCLEAR
+  problem = arithmetic.problem_of(chosen.text)
+  return ("", problem) if problem else (chosen.text, "")
+
+
+# ---- Closed sets ------------------------------------------------------------
+
+
+def named(text: str, labels: Sequence[str]) -> list[tuple[int, int, str]]:
+  """Where labels stand in a folded text as whole words: (start, end, label).
+
+  Of nested names (`new york` contains `york`) only the longest counts.
+  """
+  found = []
+  for label in dict.fromkeys(labels):
+    name = fold(label)
+    if not name:
+      continue
+    left = r"(?<!\w)" if name[0].isascii() and name[0].isalnum() else ""
+    right = r"(?!\w)" if name[-1].isascii() and name[-1].isalnum() else ""
+    found += [(*m.span(), label) for m in re.finditer(
+        left + re.escape(name) + right, text)]
+  return sorted(
+      one for one in found
+      if not any(other is not one and other[0] <= one[0] and one[1] <= other[1]
+                 and other[1] - other[0] > one[1] - one[0]
+                 for other in found))
+
+
+def whole_label(text: str, labels: Sequence[str]) -> str:
+  """The one of the labels that a text is, decoration and case apart, or ""."""
+  folded = fold(cleaning.plain(text))
+  exact = [label for label in labels if fold(label) == folded]
+  if not exact and {fold(label) for label in labels} == {"yes", "no"}:
+    exact = [label for label in labels if fold(label) == _YES_NO.get(folded)]
+  return exact[0] if exact else ""
+
+
+def _class_label(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  first, rest = head(text)
+  missing = (parsing.LABEL_NOT_SEEN if dataset.labels_guessed
+             else parsing.LABEL_NOT_ALLOWED)
+  for candidate in (first, text):  # A label may be of several sentences.
+    if label := whole_label(candidate, dataset.labels):
+      return label, ""
+  folded = fold(cleaning.plain(first))
+  found = named(folded, dataset.labels)
+  names = {label for _, _, label in found}
+  if len(names) > 1:
+    return "", parsing.SEVERAL_ANSWERS
+  if not names:
+    return "", missing if folded else parsing.NO_LABEL
+  start, end, label = found[0]
+  if _JOINED.match(folded[end:]) and folded[end:].strip() or re.search(
+      r"(?:\band|\bor|[/&+])\s*\Z", folded[:start]) or _NEGATION.search(
+          folded[:start]):
+    return "", missing
+  return label, ""
+
+
+def lettered_choice(answer: str, choices: Sequence[str]) -> tuple[str, str]:
+  """The choice that a text names whole, else by its letter in parentheses.
+
+  Its letter is believed where the text beside it is nearly that choice's.
+  """
+  letters = {letter.lower() for letter in _LETTER_ANY.findall(answer)}
+  if len(letters) > 1:
+    return "", parsing.SEVERAL_ANSWERS
+  start = _LETTER_ANY.search(answer)
+  text = answer[start.end() if start else 0:].strip().partition("\n")[0]
+  text = text.strip().removesuffix(".").casefold()
+  for choice in choices:
+    if text == choice.casefold().removesuffix("."):
+      return choice, ""
+  if not letters:
+    return "", parsing.LABEL_NOT_A_CHOICE if text else parsing.NO_LABEL
+  return _by_letter(letters.pop(), text, choices)
+
+
+def _by_letter(letter: str, text: str, choices: Sequence[str]
+               ) -> tuple[str, str]:
+  position = ord(letter.lower()) - ord("a")
+  if position < len(choices):
+    choice = choices[position]
+    likeness = difflib.SequenceMatcher(None, text, choice.casefold()).ratio()
+    if not text or likeness >= _LIKENESS:
+      return choice, ""
+  return "", parsing.LABEL_NOT_A_CHOICE
+
+
+def _choice(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  label, problem = _choice_text(text, row)
+  if label and dataset.labels and label in row.choices:
+    # Labels of this data set are letters.
+    letter = chr(ord("a") + row.choices.index(label))
+    label = letter.upper() if dataset.labels[0].isupper() else letter
+  return label, problem
+
+
+def _choice_text(text: str, row: Row) -> tuple[str, str]:
+  first = cleaning.plain(head(text)[0])
+  if not first:
+    return "", parsing.NO_LABEL
+  choices = row.choices
+  if not choices:  # Nothing says what letters stand for.
+    match = _LETTER_HEAD.fullmatch(first)
+    return match[1].lower() if match else fold(first), ""
+  if label := whole_label(first, choices):
+    return label, ""
+  label, problem = lettered_choice(first, choices)
+  if label and (match := _LETTER_ANY.search(first)):
+    at = ord(match[1].lower()) - ord("a")
+    if at >= len(choices) or fold(choices[at]) != fold(label):
+      return "", parsing.SEVERAL_ANSWERS  # `(b) river` where b is `lake`.
+  if label or problem == parsing.SEVERAL_ANSWERS:
+    return label, problem
+  names = {label for _, _, label in named(fold(first), choices)}
+  if match := _LETTER_HEAD.match(first) or _LETTER_ANY.search(first):
+    rest = fold(cleaning.plain(first[match.end():]))
+    label, _ = _by_letter(match[1], rest, choices)
+    if label or names <= {choices[i] for i in range(len(choices))
+                          if chr(ord("a") + i) == match[1].lower()}:
+      return label or "".join(names), "" if label or names else problem
+    return "", problem
+  if len(names) > 1:
+    return "", parsing.SEVERAL_ANSWERS
+  return "".join(names), "" if names else problem
+
+
+# ---- Texts ------------------------------------------------------------------
+
+
+def _text_label(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  """The first line's first sentence, without a final stop."""
+  label = cleaning.plain(head(text)[0])
+  return label, "" if label else parsing.NO_LABEL
+
+
+def _long_text(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  label = text.strip()
+  return label, "" if label else parsing.NO_LABEL
+
+
+_READERS: dict[str, LabelReader] = {
+    datasets.EQUATION: _equation,
+    datasets.NUMBER: _number,
+    datasets.CHOICE: _choice,
+    datasets.CLASS: _class_label,
+    datasets.TEXT: _text_label,
+    datasets.SUMMARY: _long_text,
+    datasets.CONVERSATION: _long_text,
+}

@@ -1,0 +1,295 @@
+"""What chat and reasoning models write: read whole, or refused by name."""
+
+import dataclasses
+import doctest
+
+import hypothesis
+from hypothesis import strategies as st
+import pytest
+
+from stepdistill_jax.answers import (
+  cleaning,
+  json_objects,
+  kinds,
+  numerals,
+  parsing,
+  reading,
+  rules,
+)
+from stepdistill_jax.records import datasets
+
+DESK = dataclasses.replace(
+    datasets.own_dataset("desk"), label_kind=datasets.CLASS,
+    labels=("loans", "new books", "no"), labels_guessed=True)
+WORDS = datasets.own_dataset("words")
+CHOICES = ("bank", "river bank", "sea", "new york")
+
+
+def read(output, dataset=DESK, *, inputs="", choices=(), **options):
+  if isinstance(dataset, str):
+    dataset = datasets.get(dataset)
+  return reading.read(
+      dataset, output, datasets.Row(inputs, "", choices=choices), **options)
+
+
+@pytest.mark.parametrize("module", [cleaning, json_objects, kinds, numerals])
+def test_doctests(module):
+  assert doctest.testmod(module).failed == 0
+
+
+THINKING = [
+    "<think>The answer is 12? No.</think>\n{}",
+    "Maybe the answer is 11.\n</think>\n\n{}",
+    "<thinking>So the answer is 3.</thinking>{}",
+    "[THINK]The answer is 3.[/THINK]{}",
+    "◁think▷The answer is 3.◁/think▷{}",
+    "<|begin_of_thought|>The answer is 3.<|end_of_thought|>{}",
+    "<|START_THINKING|>The answer is 3.<|END_THINKING|>{}",
+    "<think>a</think> The answer is 3. <think>b</think>{}",
+    "<|channel|>analysis<|message|>The answer is 3.<|end|><|start|>assistant"
+    "<|channel|>final<|message|>{}<|return|>",
+    "analysisThe answer is 3.assistantfinal{}",
+    "<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>",
+    "<|im_start|>assistant\n{}<|im_end|>\n<|im_start|>user The answer is 3.",
+]
+
+
+@pytest.mark.parametrize("around", THINKING)
+def test_what_was_thought_is_no_answer(around):
+  parsed = read(around.format("3 + 4 = 7. The answer is 7."), "gsm8k")
+  assert (parsed.rationale, parsed.label) == ("3 + 4 = 7.", "7")
+  assert bool(parsed.thinking) == ("thinking" in parsed.cleaned)
+
+
+def test_thinking_as_the_rationale():
+  text = "<think>Books are lent.</think>The answer is loans."
+  assert read(text).rationale == "Books are lent."
+  assert "thinking taken as rationale" in read(text).cleaned
+  never = read(text, options=reading.Options(thinking="never"))
+  assert (never.rationale, never.status) == ("", parsing.EMPTY_RATIONALE)
+  text = text.replace("The", "Lent. The")
+  assert read(text).rationale == "Lent."
+  always = read(text, options=reading.Options(thinking="always"))
+  assert (always.rationale, always.label) == ("Books are lent.", "loans")
+  for cut in ("<think>The answer is loans.", "<think>loans</think>\n"):
+    parsed = read(cut)
+    assert (parsed.label, parsed.status) == ("", parsing.ONLY_THINKING)
+
+
+NUMBERS = [
+    (".5 cups.", "0.5"), ("$.75.", "0.75"), ("3/4 of the pie.", "3/4"),
+    (r"\(\boxed{\frac{3}{4}}\).", "3/4"), (r"$\dfrac34$", "3/4"),
+    ("1 1/2 hours.", "1.5"), ("1½ hours", "1.5"), ("½", "1/2"),
+    ("48 + 24 = 72 clips.", "72"), ("−5 degrees.", "-5"), ("-$5", "-5"),
+    ("+7", "7"), ("1.5 million dollars.", "1500000"), ("2 thousand", "2000"),
+    (r"3 \times 10^3.", "3000"), ("3 x 10^{-2} m", "0.03"), ("1e3", "1000"),
+    ("1{,}200.", "1200"), ("1 200 pages.", "1200"), ("1 200", "1200"),
+    ("1,234,567.89", "1234567.89"), ("1.234,56", "1234.56"),
+    ("1,00,000 rupees", "100000"), ("２３", "23"), ("25%", "25"),
+    (r"25\%", "25"), ("€18", "18"), ("18kg", "18"), ("**18**", "18"),
+    (r"\text{18 apples}", "18"), ("that she has 18 dollars left.", "18"),
+    ("about 18", "18"), ("x = 18", "18"), ("18.00", "18.00"),
+    ("(8 - 3)", "(8 - 3)"), ("72. He sold 3 boxes.", "72"),
+]
+UNCLEAR = ["3,5 kilos.", "3-5 apples", "12:30", "5k", "1.2.3", "2^10", "3x",
+           "1/0", "9" * 40, "1,2,3"]
+
+
+@pytest.mark.parametrize("text, label", NUMBERS)
+@pytest.mark.parametrize("around", [
+    "Why not. The answer is {}", '{{"reasoning": "Why not.", "Answer": "{}"}}',
+    "Why not.\n#### {}", "Why not.\n\nFinal Answer: {}"])
+def test_numbers(text, label, around):
+  if around.startswith("{{"):
+    text = text.replace("\\", "\\\\")
+  parsed = read(around.format(text), "gsm8k")
+  assert (parsed.label, parsed.status) == (label, "ok")
+
+
+@pytest.mark.parametrize("text", UNCLEAR)
+def test_no_part_of_a_number(text):
+  parsed = read(f"So it is. The answer is {text}", "gsm8k")
+  assert (parsed.label, parsed.status) == ("", numerals.UNCLEAR)
+
+
+def test_a_decimal_comma_where_the_rest_has_one():
+  assert read("The answer is 3,5 kilos.", "gsm8k",
+              inputs="7,25 + 1?").label == "3.5"
+  assert read("Half of 7,0. The answer is 3,5.", "gsm8k").label == "3.5"
+  assert not read("Half of 7.0. The answer is 3,5.", "gsm8k").label
+
+
+@pytest.mark.parametrize("text", ["3 or 4", "3 and 4 apples", "3 to 4"])
+def test_one_of_two_numbers(text):
+  parsed = read(f"Hm. The answer is {text}.", "gsm8k")
+  assert (parsed.label, parsed.status) == ("", parsing.SEVERAL_ANSWERS)
+
+
+DECORATED = [
+    "**loans**.", "*loans*", "`loans`", '"loans".', "“loans”",
+    r"\boxed{loans}.", r"$\boxed{\text{loans}}$", r"\text{Loans}", "LOANS",
+    "[loans]",
+    "loans. Let me know if you need more!", "loans.<|im_end|>", "loans.</s>",
+    "loans<|eot_id|>", "\n\nloans\n\nI hope that helps.", ": loans",
+    "_loans_", "loans, because books are lent"]
+
+
+@pytest.mark.parametrize("text", DECORATED)
+@pytest.mark.parametrize("lead", [
+    "So the answer is ", "**So the answer is:** ", "The correct answer is ",
+    "Therefore, the most likely answer is ", "\n\nAnswer: ", "\n### Answer\n",
+    "\n\n**Final Answer:** ", "\n#### ", "Final Answer: The final answer is ",
+    "Hm, so the answer is new books? No. The answer is ",
+    "<answer>"])
+def test_decorated_labels(lead, text):
+  parsed = read(f"Books are lent. {lead}{text}")
+  assert parsed.label == "loans"
+  assert parsed.rationale.startswith("Books are lent.") and (
+      "**" not in parsed.rationale and parsed.status == "ok")
+
+
+@pytest.mark.parametrize("text, label, status", [
+    ("loan", "", parsing.LABEL_NOT_SEEN), ("no", "no", "ok"),
+    ("loansome", "", parsing.LABEL_NOT_SEEN),
+    ("the new books desk", "new books", "ok"),
+    ("not loans", "", parsing.LABEL_NOT_SEEN),
+    ("loans or new books", "", parsing.SEVERAL_ANSWERS),
+    ("loans and returns", "", parsing.LABEL_NOT_SEEN),
+    ("I'm sorry, but I can't help.", "", parsing.LABEL_NOT_SEEN)])
+def test_half_a_word_is_no_label(text, label, status):
+  parsed = read(f"Hm. The answer is {text}")
+  assert (parsed.label, parsed.status) == (label, status)
+
+
+@pytest.mark.parametrize("text, rationale, rule", [
+    ("1. The correct answer is **loans**. Books are lent.", "Books are lent.",
+     "answer first"),
+    ("loans\n\nBooks are lent.", "Books are lent.", "answer first"),
+    ("Books are lent. It goes to loans.",
+     "Books are lent. It goes to loans.", "last sentence"),
+    ("Books are lent.\nloans", "Books are lent.", "last sentence"),
+    ('All books are lent, so: {"desk": 1, "answer": "loans"}',
+     "All books are lent, so:", "json"),
+    ("<reasoning>Books are lent.</reasoning>\n<answer>loans</answer>",
+     "Books are lent.", "answer tag"),
+    (r"Books are lent. \boxed{loans}", "Books are lent.", "boxed")])
+def test_where_the_answer_stands(text, rationale, rule):
+  parsed = read(text)
+  assert (parsed.label, parsed.rule) == ("loans", rule)
+  assert parsed.rationale.replace(" loans", "") == rationale.replace(
+      " loans", "")
+
+
+def test_markers_of_ones_own():
+  options = reading.Options(markers=("Verdict -",))
+  parsed = read("Books are lent. verdict - loans", options=options)
+  assert (parsed.label, parsed.rule) == ("loans", "Verdict -")
+  assert read("Lent. verdict - ring", WORDS, options=options).label == "ring"
+  assert read("Lent. verdict - ring", WORDS).status == parsing.NO_MARKER
+
+
+@pytest.mark.parametrize("text, label, status", [
+    ("(b)", "river bank", "ok"), ("B", "river bank", "ok"),
+    ("**(B) river bank**", "river bank", "ok"), ("Option D.", "new york", "ok"),
+    ("D. new york", "new york", "ok"), ("the river bank", "river bank", "ok"),
+    ("(b) river bank, as it is wet", "river bank", "ok"),
+    ("(a) sea", "", parsing.SEVERAL_ANSWERS),
+    ("(a) or (b)", "", parsing.SEVERAL_ANSWERS),
+    ("bank or sea", "", parsing.SEVERAL_ANSWERS),
+    ("(z)", "", parsing.LABEL_NOT_A_CHOICE),
+    ("a lake", "", parsing.LABEL_NOT_A_CHOICE)])
+def test_choices(text, label, status):
+  parsed = read(f"It is wet. The answer is {text}", "cqa", choices=CHOICES)
+  assert (parsed.label, parsed.status) == (label, status)
+
+
+@pytest.mark.parametrize("text", [
+    "8 - 3 = 5.", "8 - 3 = 5 apples.", "8 - 3 apples.", "**8 - 3**.",
+    r"\(8 - 3\).", "8 − 3.", "[8 - 3].", "x = 8 - 3.", r"\boxed{8 - 3}"])
+def test_equations(text):
+  parsed = read(f"Take away. The answer is {text}", "svamp")
+  assert (parsed.label, parsed.rationale) == ("8 - 3", "Take away.")
+
+
+@pytest.mark.parametrize("text", ["8 × 3.", "8 x 3.", r"\(8 \times 3\).",
+                                  "8 · 3"])
+def test_products(text):
+  assert read(f"Times. The answer is {text}", "svamp").label == "8 * 3"
+
+
+JSON = [
+    '{"reason": "R %s.", "answer_choice": "loans"}',
+    '```json\n{"reasoning": "R %s.", "answer": "loans",}\n```',
+    "{'Rationale': 'R %s.', 'Final Answer': 'loans'}",
+    'Sure! {"reason": "R %s.",\n "ANSWER": "**loans**"} Hope that helps.',
+    '{"reason": "an example", "answer": "no"} {"reason": "R %s.", '
+    '"answer": "loans"}',
+    '{"reason": "R %s.", "answer": "loans"']
+
+
+@pytest.mark.parametrize("form", JSON)
+@pytest.mark.parametrize("latex", [
+    r"\frac{1}{2} \times 6", r"\(6\)", r"\boxed{3}", r"\text{a} \neq \theta",
+    "two\nlines"])
+def test_json(form, latex):
+  parsed = read(form % latex)
+  assert (parsed.label, parsed.rule) == ("loans", "json")
+  assert parsed.rationale == f"R {latex}."
+
+
+@pytest.mark.parametrize("output, cut", [
+    ("Lent. So the answer is loans", True),
+    ("Lent. The answer is loans.", False),
+    ('{"reason": "a", "answer": "loans', True),
+    ('{"reason": "a", "answer": "loans"', False),
+    ('{"answer": "loans", "reason": "a', False)])
+def test_a_label_that_may_be_cut(output, cut):
+  parsed = parsing.cut_at_limit(read(output))
+  assert (parsed.label, parsed.status == parsing.TRUNCATED) == (
+      ("", True) if cut else ("loans", False))
+  twelve = parsing.cut_at_limit(read("So. The answer is 12.", "gsm8k"))
+  assert (twelve.label, twelve.status) == ("", parsing.TRUNCATED)
+
+
+_AROUND = st.sampled_from([
+    "{}", "**{}**", "`{}`", '"{}"', r"\boxed{{{}}}", "${}$", r"\({}\)", "*{}*",
+    r"\text{{{}}}", "“{}”"])
+_LEADS = st.sampled_from([
+    "The answer is {}", "So the final answer is: {}", "Answer: {}", "#### {}",
+    "**Answer:** {}", "<answer>{}</answer>", "Final answer:\n\n{}"])
+_FRAMES = st.sampled_from([
+    "{}", "{}.", "{}<|im_end|>", "<think>The answer is no.</think>{}",
+    "{}\n\nLet me know if you need more!", "```\n{}\n```", "{}</s>"])
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(
+    answer=st.sampled_from([
+        ("loans", DESK), ("new books", DESK), ("12", "gsm8k"), ("3/4", "gsm8k"),
+        ("-0.5", "gsm8k"), ("1200", "gsm8k"), ("neutral", "anli1"),
+        ("sea", "cqa"), ("8 - 3", "svamp"), ("wedding ring", WORDS)]),
+    inner=_AROUND, outer=_AROUND, lead=_LEADS, frame=_FRAMES)
+def test_a_known_answer_in_any_decoration(answer, inner, outer, lead, frame):
+  label, dataset = answer
+  text = frame.format("Here is why.\n" + lead.format(
+      outer.format(inner.format(label))))
+  parsed = read(text, dataset, choices=CHOICES)
+  assert (parsed.label, parsed.rationale) == (label, "Here is why.")
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(st.lists(st.sampled_from(
+    list("0123456789.,/-+ $%e^:x") + ["million", "and", "½", "−", "\u2009"]),
+    max_size=12).map("".join))
+def test_a_number_is_whole_or_none(text):
+  for number in numerals.find(numerals.normalize(text)):
+    if number.value is not None:
+      (again,) = numerals.find(number.text)
+      assert again.value == number.value
+
+
+def test_published_completions_have_one_marker():
+  parser = rules.get_parser(datasets.get("svamp"), "strict", rules.PUBLISHED)
+  row = datasets.Row("", "")
+  assert parser("So. The answer is (3 + 4).\n\nQ: x", row).label == "(3 + 4)"
+  assert parser("So.\n#### (3 + 4)", row).status == parsing.NO_MARKER

@@ -1,0 +1,91 @@
+"""A folder's `tokenizer.json` and the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import functools
+import json
+import pathlib
+from typing import Any
+
+from stepdistill_jax.util import errors
+
+
+def special_token(config: Mapping[str, Any], name: str) -> str | None:
+  """The text of a token in `tokenizer_config.json`, written in either way."""
+  token = config.get(name)
+  if isinstance(token, Mapping):
+    token = token.get("content")
+  return token if isinstance(token, str) else None
+
+
+@functools.cache
+def beside(file: str, name: str) -> Mapping[str, Any]:
+  """A JSON file of a tokenizer's folder; empty if there is none."""
+  found = pathlib.Path(file).parent / name
+  return read_json(found) if found.is_file() else {}
+
+
+@functools.cache
+def eos_id(file: str) -> int:
+  """The id of the token that ends texts, as the tokenizer has it.
+
+  Raises:
+    errors.UserError: the folder names none.
+  """
+  token = special_token(beside(file, "tokenizer_config.json"), "eos_token")
+  found = token and open_tokenizer(pathlib.Path(file)).token_to_id(token)
+  for name in ("generation_config.json", "config.json"):
+    if not isinstance(found, int):
+      found = beside(file, name).get("eos_token_id")
+      found = found[0] if isinstance(found, list) and found else found
+  if not isinstance(found, int):
+    raise errors.UserError(
+        f"the folder of {file} names no end token: expected `eos_token` in "
+        "tokenizer_config.json, or `eos_token_id` in config.json")
+  return found
+
+
+def read_json(file: pathlib.Path) -> Mapping[str, Any]:
+  try:
+    value = json.loads(file.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise errors.UserError(f"{file} is not valid JSON: {error}") from error
+  if not isinstance(value, dict):
+    raise errors.UserError(f"{file} holds no JSON object")
+  return value
+
+
+@functools.cache
+def number_of_ids(file: str) -> int:
+  """One more than the last id of a tokenizer.json.
+
+  Raises:
+    errors.UserError: it is none.
+  """
+  tokenizer = open_tokenizer(pathlib.Path(file))
+  return max(tokenizer.get_vocab(with_added_tokens=True).values(),
+             default=-1) + 1
+
+
+@functools.cache
+def open_tokenizer(file: pathlib.Path) -> Any:
+  try:
+    import tokenizers
+  except ImportError as error:
+    raise errors.UserError(
+        f"{file} needs the package tokenizers: pip install tokenizers"
+    ) from error
+  if not file.is_file():
+    raise errors.UserError(
+        f"there is no tokenizer at {file}; `stepdistill checkpoint import-hf` "
+        "keeps a checkpoint's in the folder hf/ that it writes")
+  try:
+    tokenizer = tokenizers.Tokenizer.from_str(file.read_text("utf-8"))
+  except Exception as error:  # It raises Exception itself.
+    raise errors.UserError(
+        f"{file} is no tokenizer.json: {str(error).splitlines()[0]}"
+    ) from error
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  return tokenizer

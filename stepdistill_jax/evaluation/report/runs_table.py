@@ -1,0 +1,186 @@
+"""The table of runs and their accuracies, from what lies in folders.
+
+Two kinds of folders hold accuracies: those of `stepdistill-eval`
+(`results.json` and `examples.jsonl`, per checkpoint, with every answer), and a
+run's own `inference_eval`, written while it trained (validation, no counts).
+The first is preferred; the second is marked as what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+import json
+import pathlib
+from typing import Any
+
+import pandas as pd
+
+from stepdistill_jax.evaluation.report import run_facts
+from stepdistill_jax.interop import run_folder
+from stepdistill_jax.util import errors, locations
+
+_RESULTS = "results.json"
+_ACCURACY_KEYS = ("accuracy", "label_accuracy", "equation_accuracy",
+                  "sequence_accuracy")
+
+
+def collect(
+    paths: Sequence[str | pathlib.Path],
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+  """Finds all runs and results below some folders.
+
+  Args:
+    paths: run folders, output folders of `stepdistill-eval`, or folders that
+      hold any of them.
+
+  Returns:
+    The runs, a row each checkpoint and split, with the columns of
+    `run_facts.read` and
+      split: `test`, or `validation` from the run's own evaluation;
+      step: of the checkpoint;
+      accuracy: a share in [0, 1];
+      n: number of examples; None where unknown;
+      ci95: Wilson's interval over examples; None where n is unknown;
+      source: the file that says so;
+      correct: example id to whether it was answered right, or None;
+    the teachers' scores (dataset, teacher, split, accuracy, n); and a line
+    for each thing that was skipped, with the reason.
+
+  Raises:
+    errors.UserError: a path that does not exist, or no score at all.
+  """
+  files, folders = [], {}
+  for path in map(pathlib.Path, paths):
+    if not path.is_dir():
+      raise errors.UserError(
+          f"{locations.not_a_folder(path)}; pass runs' folders (MODEL_DIR), "
+          "outputs of stepdistill-eval, or a folder that holds them")
+    files += _find(path, _RESULTS)
+    for config in _find(path, run_folder.CONFIG_FILE):
+      folders[config.parent.resolve()] = None
+  runs: list[dict[str, Any]] = []
+  teachers: list[dict[str, Any]] = []
+  skipped: list[str] = []
+  for file in files:
+    _read_results(file, runs, teachers, skipped)
+  scored = {row["path"] for row in runs}
+  runs += [row for path in folders if path not in scored
+           for row in _from_training(path, skipped)]
+  if not runs:
+    raise errors.UserError(
+        "no scored run in " + ", ".join(map(str, paths))
+        + "".join(f"; {line}" for line in skipped[:3])
+        + "; score one with `stepdistill-eval --checkpoint=MODEL_DIR "
+        "--benchmarks=... --output=DIR` and pass DIR too")
+  return (_largest(runs, ["path", "split", "step"]),
+          _largest(teachers, ["dataset", "teacher", "split"]), skipped)
+
+
+def latest(runs: pd.DataFrame) -> pd.DataFrame:
+  """Of each run and split the row of its last checkpoint."""
+  last = runs.sort_values("step", kind="stable").drop_duplicates(
+      ["path", "split"], keep="last")
+  return last.sort_index()
+
+
+def _find(folder: pathlib.Path, name: str) -> Iterable[pathlib.Path]:
+  """Files of a name, not those inside checkpoints."""
+  return sorted(
+      path for path in folder.rglob(name)
+      if not any(part.startswith("checkpoint_")
+                 for part in path.relative_to(folder).parts))
+
+
+def _largest(rows: list[dict[str, Any]], key: list[str]) -> pd.DataFrame:
+  """Of rows with an equal key, the first of those on most examples."""
+  table = pd.DataFrame(rows, dtype=object)
+  if table.empty:
+    return table
+  by_size = table.assign(n=[n or 0 for n in table["n"]]).sort_values(
+      "n", ascending=False, kind="stable")
+  kept = by_size.drop_duplicates(key).index
+  return table.loc[sorted(kept)].reset_index(drop=True)
+
+
+def _read_results(file, runs, teachers, skipped) -> None:
+  """Appends what a `results.json` holds."""
+  try:
+    systems = json.loads(file.read_text(encoding="utf-8"))["systems"]
+  except (ValueError, KeyError, TypeError):
+    skipped.append(f"{file} was not written by stepdistill-eval")
+    return
+  answers = _read_answers(file.with_name("examples.jsonl"), skipped)
+  for system in systems:
+    if system.get("mode") != "generate" or system.get("accuracy") is None:
+      continue
+    if system["kind"] == "teacher":
+      teachers.append({
+          "dataset": system["benchmark"],
+          "teacher": system["name"].removeprefix("teacher "),
+          **{name: system[name] for name in ("split", "accuracy", "n")}})
+    elif system["kind"] == "checkpoint":
+      runs += _of_checkpoint(system, file, answers, skipped)
+
+
+def _read_answers(file: pathlib.Path, skipped: list[str]) -> dict:
+  """(system, benchmark, split) -> id -> whether the answer was right."""
+  answers: dict[tuple, dict[str, bool]] = {}
+  try:
+    with file.open(encoding="utf-8") as lines:
+      for line in lines:
+        row = json.loads(line)
+        if row["mode"] == "generate":
+          answers.setdefault(
+              (row["system"], row["benchmark"], row["split"]), {})[
+                  row["id"]] = bool(row["correct"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    skipped.append(f"{file} has no answers ({error}): no intervals over seeds "
+                   "from there")
+    return {}
+  return answers
+
+
+def _of_checkpoint(
+    system: Mapping[str, Any], file: pathlib.Path, answers: Mapping[tuple, Any],
+    skipped: list[str]) -> Iterable[dict[str, Any]]:
+  checkpoint = pathlib.Path(system["source"])
+  try:
+    facts = run_facts.read(checkpoint.parent.resolve())
+  except errors.UserError as error:
+    skipped.append(f"{system['name']} in {file}: {error}")
+    return
+  if facts["dataset"] != system["benchmark"]:
+    skipped.append(
+        f"{system['name']} in {file}: trained on {facts['dataset']}, scored "
+        f"on {system['benchmark']}")
+    return
+  yield {
+      **facts, "split": system["split"],
+      "step": int(checkpoint.name.rpartition("_")[2]), "n": system["n"],
+      "accuracy": system["accuracy"], "ci95": tuple(system["ci95"]),
+      "source": str(file), "correct": answers.get(
+          (system["name"], system["benchmark"], system["split"]))}
+
+
+def _from_training(
+    path: pathlib.Path, skipped: list[str]) -> Iterable[dict[str, Any]]:
+  """The last validation accuracy that a run itself wrote."""
+  try:
+    facts = run_facts.read(path)
+  except errors.UserError as error:
+    skipped.append(str(error))
+    return
+  for file in sorted((path / "inference_eval").glob("*-metrics.jsonl")):
+    lines = [json.loads(line) for line in
+             file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for entry in reversed(lines):
+      key = next((k for k in _ACCURACY_KEYS if k in entry), None)
+      if key is not None:
+        yield {  # SeqIO's metrics are percentages.
+            **facts, "split": "validation", "step": int(entry["step"]),
+            "n": None, "accuracy": float(entry[key]) / 100, "ci95": None,
+            "source": str(file), "correct": None}
+        return
+  skipped.append(
+      f"{path} has no score: neither in a results.json nor in its "
+      "inference_eval")

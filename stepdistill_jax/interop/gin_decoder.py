@@ -1,0 +1,83 @@
+"""The gin files that go with an imported decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+
+from stepdistill_jax.interop import architecture, gin_model
+
+_MODEL = """\
+# {title}
+#
+# Written with the checkpoint beside it: the model, without a method of ours.
+#
+# Required to be set: STUDENT_TASK_WEIGHTS, by gin/methods/*.gin
+from __gin__ import dynamic_registration
+
+include 'gin/models/decoder.gin'
+include '{student}'
+"""
+
+_STUDENT = """\
+# {title}
+#
+# Sets the network's dimensions, its tokenizer and the checkpoint to begin
+# from, so that it can follow a whole recipe of a decoder:
+#
+#   t5x train --gin_file={recipe} \\
+#     --gin_file={file} --gin.MODEL_DIR='"..."'
+#
+# Commonly overridden options:
+# - CHAT: prompts by the checkpoint's chat template
+from __gin__ import dynamic_registration
+
+from stepdistill_jax.models.llama import network
+from t5x import utils
+
+INITIAL_CHECKPOINT_PATH = {checkpoint!r}
+TOKENIZER = {tokenizer!r}
+
+network.LlamaConfig:
+"""
+
+
+# Sizes in the names of recipes, by their parameters in millions.
+_SIZES = {"smollm2_135m": 135, "qwen2_5_0_5b": 494, "llama3_2_1b": 1236,
+          "llama3_1_8b": 8030, "llama3_1_70b": 70554}
+
+
+def recipe(arch: architecture.DecoderArchitecture) -> str:
+  """A recipe for a decoder: of the size that is nearest.
+
+  >>> recipe(architecture.DecoderArchitecture(
+  ...     128384, 2048, 32, 8, 64, 8192, 16, logits_via_embedding=True))
+  'gin/recipes/decoder/gsm8k_step_by_step_llama3_2_1b.gin'
+  """
+  size = sum(map(math.prod, architecture.parameter_shapes(arch).values())) / 1e6
+  nearest = min(_SIZES, key=lambda name: abs(math.log(_SIZES[name] / size)))
+  return f"gin/recipes/decoder/gsm8k_step_by_step_{nearest}.gin"
+
+
+def dimensions(arch: architecture.DecoderArchitecture) -> str:
+  """Gin lines that set all of a network's dimensions."""
+  return "".join(
+      f"  {field.name} = {getattr(arch, field.name)!r}\n"
+      for field in dataclasses.fields(arch))
+
+
+def write(
+    folder: pathlib.Path, arch: architecture.DecoderArchitecture, *,
+    checkpoint: pathlib.Path, title: str,
+    tokenizer: pathlib.Path) -> pathlib.Path:
+  """Writes the gin files beside a checkpoint; returns the model's."""
+  model = (folder / gin_model.MODEL_FILE).absolute()
+  student = (folder / gin_model.STUDENT_FILE).absolute()
+  student.write_text(_STUDENT.format(
+      title=title, file=student, recipe=recipe(arch),
+      checkpoint=str(checkpoint.absolute()), tokenizer=str(tokenizer))
+                     + dimensions(arch) + gin_model.RESTORE, encoding="utf-8")
+  model.write_text(_MODEL.format(title=title, student=student),
+                   encoding="utf-8")
+  return model

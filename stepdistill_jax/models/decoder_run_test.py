@@ -1,0 +1,157 @@
+"""A decoder from an import to an export: every method, whole or interrupted.
+
+Its texts are full of the tokenizer's id 0, which is padding elsewhere.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.embedded_t5x import (
+  checkpoints,
+  command as t5x_command,
+  train_test,
+)
+from stepdistill_jax.evaluation import command as eval_cli
+from stepdistill_jax.interop.hf import (
+  importing as import_hf,
+  weights as hf_weights,
+)
+from stepdistill_jax.records import record_writer, records
+from tests.support import decoder_fixtures as fixtures
+
+STEPS = 4
+SMALL = [
+    "--gin.BATCH_SIZE=4", "--gin.LEARNING_RATE=1e-2",
+    "--gin.CHECKPOINT_PERIOD=2", "--gin.CHECKPOINTS_KEPT=None",
+    "--gin.EVAL_PERIOD=2", "--gin.EVAL_STEPS=1",
+    "--gin.train_script.train.stats_period=1", f"--gin.TRAIN_STEPS={STEPS}",
+    "--gin.train_script.train.infer_eval_dataset_cfg=None",
+    "--gin.MAX_INPUTS=24", "--gin.MAX_LABEL=8", "--gin.MAX_RATIONALE=24",
+    "--gin.MAX_SINGLE=32", "--gin.network.LlamaConfig.dtype='float32'",
+    "--gin.PACKED_FEATURE_LENGTHS={'inputs': 96, 'targets': 64}"]
+
+
+@pytest.fixture(name="imported", scope="module")
+def _imported(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("decoder")
+  fixtures.write_folder(folder / "hf", "qwen2_5")
+  import_hf.import_hf(folder / "hf", folder / "t5x", quiet=True)
+  record_writer.write_records(folder / "records", "gsm8k", "human", {
+      split: [records.Record(
+          id=f"{split}/{i}", inputs=f"Stop! Who has {i}!!", label=f"!{i}",
+          teacher_label=f"!{i}", rationale=f"! {i} apples! !{i}")
+              for i in range(count)]
+      for split, count in (("train", 12), ("validation", 4), ("test", 3))})
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("STEPDISTILL_RECORDS", str(folder / "records"))
+    yield folder
+
+
+def train(imported, model_dir, method="step_by_step", *more):
+  return t5x_command.main([
+      "train",
+      f"--gin_file=gin/recipes/decoder/gsm8k_{method}_qwen2_5_0_5b.gin",
+      f"--gin_file={imported / 't5x' / 'student.gin'}", *SMALL,
+      f'--gin.MODEL_DIR="{model_dir}"', *more])
+
+
+def losses(run, name="loss"):
+  return train_test.scalars(run / "train", name)
+
+
+@pytest.fixture(name="run", scope="module")
+def _run(imported, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("run") / "run"
+  assert train(imported, folder) == 0
+  return folder
+
+
+def test_loss_falls_and_is_the_weighted_mean_of_the_tasks(run):
+  loss, label, rationale = (losses(run, n) for n in (
+      "loss", "loss/label", "loss/rationale"))
+  assert len(loss) == STEPS and loss[STEPS] < loss[1]
+  for step, value in loss.items():
+    np.testing.assert_allclose(
+        value, 0.5 * label[step] + 0.5 * rationale[step], rtol=1e-5)
+
+
+def parameters(run, step=STEPS):
+  import jax
+  state = checkpoints.load_t5x_checkpoint(str(run), step=step)
+  return np.concatenate([x.ravel() for x in jax.tree.leaves(state["target"])])
+
+
+def test_interrupted_run_equals_the_whole_one(imported, run, tmp_path):
+  part = tmp_path / "run"
+  shutil.copytree(run, part)
+  shutil.rmtree(part / f"checkpoint_{STEPS}")
+  assert train(imported, part) == 0
+  np.testing.assert_array_equal(parameters(part), parameters(run))
+
+
+def test_packed_rows_train_too(imported, tmp_path):
+  assert train(imported, tmp_path / "run", "step_by_step",
+               "--gin.PACK=True", "--gin.TASK_FEATURE_LENGTHS="
+               "%PACKED_FEATURE_LENGTHS", "--gin.BATCH_SIZE=2",
+               "--gin.LOOP_LAYERS=False") == 0
+  assert losses(tmp_path / "run")[STEPS] < losses(tmp_path / "run")[1]
+
+
+@pytest.mark.parametrize("method", ["finetune", "synthetic_cot_reason"])
+def test_the_other_methods_train(imported, tmp_path, method):
+  assert train(imported, tmp_path / "run", method) == 0
+  assert losses(tmp_path / "run")[STEPS] < losses(tmp_path / "run")[1]
+
+
+@pytest.fixture(name="results", scope="module")
+def _results(run, tmp_path_factory):
+  found = []
+  for batch_size in (1, 3):
+    output = tmp_path_factory.mktemp("scores")
+    assert eval_cli.main([
+        f"--checkpoint={run}", "--benchmarks=gsm8k", f"--output={output}",
+        "--gin.ModelConfig.label_length=6",
+        "--gin.ModelConfig.rationale_length=6",
+        f"--gin.ModelConfig.batch_size={batch_size}"]) == 0
+    found.append(output)
+  return found
+
+
+def test_scores_are_the_same_at_any_batch_size(results):
+  def answers(folder):
+    file, = folder.rglob("*predictions*.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+  first, second = map(answers, results)
+  assert len(first) == 3
+  keys = [k for k in first[0] if isinstance(first[0][k], str)]
+  assert [[row[k] for k in keys] for row in first] == [
+      [row[k] for k in keys] for row in second]
+
+
+def test_export_has_the_trained_weights_and_says_how_to_ask(
+    imported, run, tmp_path):
+  assert cli.main(["checkpoint", "export-hf", str(run), "--quiet",
+                   f"--output={tmp_path / 'hf'}"]) == 0
+  before = hf_weights.open_folder(imported / "hf")
+  after = hf_weights.open_folder(tmp_path / "hf")
+  assert {n: t.shape for n, t in before.items()} == {
+      n: t.shape for n, t in after.items()}
+  embedding = checkpoints.load_t5x_checkpoint(str(run), step=STEPS)["target"][
+      "token_embedder"]["embedding"]
+  rows = before["model.embed_tokens.weight"].shape[0]
+  got = after["model.embed_tokens.weight"].read_rows(0, rows)
+  np.testing.assert_array_equal(got[1:], embedding[1:rows])
+  np.testing.assert_array_equal(got[0], embedding[rows])
+  # "!" was trained, padding was not.
+  assert np.any(got[0] != before["model.embed_tokens.weight"].read_rows(0, 1))
+  assert not embedding[0].any() and not embedding[rows + 1:].any()
+  config = json.loads((tmp_path / "hf" / "config.json").read_text())
+  assert config["task_specific_params"] == {
+      "prompt": {"chat": False, "system": "", "prompt_suffix": "\n"},
+      "predict": {"prefix": "predict: "}, "explain": {"prefix": "explain: "}}
+  card = (tmp_path / "hf" / "README.md").read_text()
+  assert "AutoModelForCausalLM" in card and "## Licences" in card

@@ -1,0 +1,81 @@
+"""Equal layers in one compiled loop, computed again going backward.
+
+The layers keep their own parameters, `layers_0`, `layers_1`, …: checkpoints
+and values are those of layers that run one after the other. Only what XLA sees
+differs: parameters are cast and stacked, and one layer is compiled, not all of
+them.
+
+Costs: a stacked copy of the layers' parameters in the compute dtype, sharded
+as they are. Dropout draws other bits than without a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flax.linen import spmd
+import jax
+import jax.numpy as jnp
+
+from stepdistill_jax.embedded_t5x.examples.scalable_t5 import (
+  network as scalable,
+)
+from stepdistill_jax.util import errors
+
+Array = Any
+# What people ask for; any other policy of `jax.checkpoint_policies` works too.
+REMAT_POLICIES = ("none", "minimal", "full")
+
+
+def run_in_loop(
+    stack: Any, layer: Callable[..., Array], x: Array, length: int, *,
+    remat_policy: str | None, dropout: bool = False) -> Array:
+  """Runs a stack's layers one after the other, in a compiled loop.
+
+  Args:
+    stack: the encoder or decoder, whose parameters are there.
+    layer: (parameters of a layer, `[batch, length, embed]`, dropout key or
+      None) -> `[batch, length, embed]`.
+    x: the first layer's input.
+    length: number of layers.
+    remat_policy: 'none' keeps all that the backward pass needs, 'minimal'
+      recomputes all but matrix products without batch axes, 'full' keeps the
+      layers' inputs alone; or a name in `jax.checkpoint_policies`.
+    dropout: whether layers need keys.
+
+  Raises:
+    errors.UserError: an unknown policy.
+  """
+  cfg = stack.config
+  params = stack.variables["params"]
+  # The layers cast them to this dtype anyway; so the copy is a small one.
+  stacked = jax.tree.map(
+      lambda *leaves: jnp.stack([jnp.asarray(p, cfg.dtype) for p in leaves]),
+      *(params[f"layers_{i}"] for i in range(length)))
+  keys = None
+  if dropout:
+    keys = jax.random.split(stack.make_rng("dropout"), length)
+
+  def body(x: Array, of_layer: Any) -> tuple[Array, None]:
+    x = spmd.with_logical_constraint(x, ("batch", "length", "embed"))
+    return layer(of_layer[0], x, of_layer[1]), None
+
+  if remat_policy not in (None, "none"):
+    body = jax.checkpoint(
+        body, prevent_cse=False, policy=_policy(remat_policy))
+  return jax.lax.scan(body, x, (stacked, keys))[0]
+
+
+def _policy(name: str) -> Any:
+  try:
+    return scalable.checkpoint_policy(name)
+  except ValueError as error:
+    raise errors.UserError(str(error)) from error
+
+
+def apply(module: Any, params: Any, key: Array, *arguments: Any,
+          **options: Any) -> Array:
+  """Applies a layer to a layer's parameters."""
+  rngs = {} if key is None else {"dropout": key}
+  return module.apply({"params": params}, *arguments, rngs=rngs, **options)
