@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import seqio
 
-from stepdistill_jax.embedded_t5x import decoding, models, test_utils
+from stepdistill_jax.embedded_t5x import decoding, models
 from stepdistill_jax.embedded_t5x.examples.decoder_only import (
   layers as decoder_only_layers,
   network as decoder_only_network,
 )
 from stepdistill_jax.embedded_t5x.examples.t5 import layers, network
+from tests.support import tiny_models
 
 
 class _Decoder(network.Decoder):
@@ -58,21 +59,21 @@ class _Transformer(network.Transformer):
 def pair():
   """Our T5 and a user's, and parameters of both."""
   config = network.T5Config(
-      **{**test_utils.SIZES, **test_utils.T5_1_1, "dropout_rate": 0.0})
-  vocabulary = test_utils.make_vocabulary()
+      **{**tiny_models.SIZES, **tiny_models.T5_1_1, "dropout_rate": 0.0})
+  vocabulary = tiny_models.make_vocabulary()
   ours, users = (
       models.EncoderDecoderModel(
           module=cls(config), input_vocabulary=vocabulary,
           output_vocabulary=vocabulary, optimizer_def=None)
       for cls in (network.Transformer, _Transformer))
-  return ours, users, test_utils.initial_variables(ours)["params"]
+  return ours, users, tiny_models.initial_variables(ours)["params"]
 
 
 def test_a_users_network_has_the_same_parameters_and_loss(pair):
   ours, users, params = pair
-  own = test_utils.initial_variables(users)["params"]
+  own = tiny_models.initial_variables(users)["params"]
   jax.tree.map(np.testing.assert_array_equal, own, params)
-  batch = test_utils.make_batch(1)
+  batch = tiny_models.make_batch(1)
   losses = [float(jax.jit(lambda p, m=m: m.loss_fn(p, batch, None)[0])(params))
             for m in (ours, users)]
   assert losses[0] == losses[1]
@@ -82,7 +83,7 @@ def test_a_users_network_has_the_same_parameters_and_loss(pair):
     (decoding.beam_search, 3), (decoding.temperature_sample, 1)])
 def test_a_users_network_decodes_as_ours(pair, decode_fn, decodes):
   ours, users, params = pair
-  batch = test_utils.make_batch(2, rows=3)
+  batch = tiny_models.make_batch(2, rows=3)
   results = []
   for model in (ours, users):
     model._decode_fn = functools.partial(decode_fn)
