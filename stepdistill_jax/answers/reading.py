@@ -53,9 +53,11 @@ _MARKERS = (
         _LEAD + r"(?:\b(?:the|my|our)\s+)?"
         r"(?:\b(?:final|correct|right|best|most|more|likely|probable|"
         r"plausible|appropriate|suitable|overall|numerical)\s+){0,3}"
-        r"(?:(?<!this )(?<!that )(?<!your )\banswer(?:\s+choice)?|"
+        r"(?:(?<!this )(?<!that )(?<!your )\banswer(?:\s+choice)?"
+        r"(?:\s*\([^()\n]{1,40}\))?|"  # `the answer (arabic numerals) is`
         r"(?<=correct )(?:option|choice|label))\s+is\b"
-        r"(?:\s+that\b)?\s*:?", re.IGNORECASE)),
+        r"(?:\s+(?:that|most\s+likely|probably|likely|definitely|to\s+be)\b)*"
+        r"\s*:?", re.IGNORECASE)),
     ("answer:", re.compile(
         r"(?:^[ \t]*#+[ \t]*)?\b(?:(?:the|my)\s+)?"
         r"(?:(?:final|correct|short)\s+)?answer\s*:|"
