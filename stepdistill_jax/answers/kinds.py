@@ -320,6 +320,28 @@ def _choice_text(text: str, row: Row) -> tuple[str, str]:
   return "".join(names), "" if names else problem
 
 
+def parts(label: str) -> list[str]:
+  """The parts of a label of several choices, `A, C` or `here and there`."""
+  return [part for part in re.split(
+      r"\s*(?:[,;&\n]|\band\b)\s*", cleaning.plain(label)) if part.strip()]
+
+
+def _choices(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  """Several choices, in the order of their letters, with commas between."""
+  first = cleaning.plain(head(text)[0])
+  whole = [choice for choice in row.choices if fold(choice) == fold(first)]
+  found = set(whole)
+  for part in [] if whole else parts(first):
+    label, problem = _choice(part, row, dataset)
+    if not label:
+      return "", problem
+    found.add(label)
+  ordered = dict.fromkeys(
+      _choice(choice, row, dataset)[0] for choice in row.choices)
+  return ", ".join(label for label in ordered if label in found) or ", ".join(
+      sorted(found)), "" if found else parsing.NO_LABEL
+
+
 # ---- Texts ------------------------------------------------------------------
 
 
@@ -338,6 +360,7 @@ _READERS: dict[str, LabelReader] = {
     datasets.EQUATION: _equation,
     datasets.NUMBER: _number,
     datasets.CHOICE: _choice,
+    datasets.CHOICES: _choices,
     datasets.CLASS: _class_label,
     datasets.TEXT: _text_label,
     datasets.SUMMARY: _long_text,
