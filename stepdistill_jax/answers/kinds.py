@@ -222,6 +222,8 @@ def whole_label(text: str, labels: Sequence[str]) -> str:
 
 
 def _class_label(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  if (bare := text.strip().removesuffix(".")) in dataset.labels:
+    return bare, ""  # Nearly always.
   first, rest = head(text)
   missing = (parsing.LABEL_NOT_SEEN if dataset.labels_guessed
              else parsing.LABEL_NOT_ALLOWED)
