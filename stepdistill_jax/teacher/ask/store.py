@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -205,7 +204,9 @@ class Store:
       **counted: what the run counted, for the manifest.
     """
     try:
-      shards = self._write_shards()
+      lines = (line for (line,) in self._database.execute(
+          "SELECT line FROM samples ORDER BY rowid"))
+      shards = completions.write_shards(self.folder, lines, self._shard_bytes)
       self._write_manifest(
           complete, shards=shards, count=sum(s["count"] for s in shards),
           **counted)
@@ -319,9 +320,7 @@ class Store:
       for key in ("shards", "count"):
         manifest.pop(key, None)
     self._manifest = manifest
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    durable_files.replace(self.folder / completions.MANIFEST,
-                          (text + "\n").encode("utf-8"))
+    completions.write_manifest(self.folder, manifest)
 
   def _require_same_identity(self) -> None:
     if not (self.folder / completions.MANIFEST).exists():
@@ -352,34 +351,6 @@ class Store:
                 f"{path} is damaged at byte {offset}: not a line of a "
                 "teacher cache; restore it, or collect into another folder")
           offset += len(raw)
-
-  def _write_shards(self) -> list[dict[str, Any]]:
-    """Writes all lines, in the order in which they came; describes them."""
-    shards: list[dict[str, Any]] = []
-    new: list[pathlib.Path] = []
-    lines = self._database.execute("SELECT line FROM samples ORDER BY rowid")
-    line = next(lines, None)
-    while line is not None:
-      name = f"shard-{len(shards):05d}.jsonl"
-      digest, count = hashlib.sha256(), 0
-      new.append(self.folder / f".{name}")
-      with new[-1].open("wb") as file:
-        while line is not None and file.tell() < self._shard_bytes:
-          data = line[0].encode("ascii") + b"\n"
-          digest.update(data)
-          file.write(data)
-          count += 1
-          line = next(lines, None)
-        file.flush()
-        os.fsync(file.fileno())
-      shards.append(
-          {"name": name, "count": count, "sha256": digest.hexdigest()})
-    for path in new:
-      os.replace(path, path.with_name(path.name[1:]))
-    for path in completions.shard_paths(self.folder)[len(new):]:
-      path.unlink()
-    durable_files.sync_folder(self.folder)
-    return shards
 
 
 def ending(line: Line) -> str:

@@ -228,7 +228,7 @@ def test_shards_that_cannot_be_written_lose_nothing(tmp_path, monkeypatch):
     raise OSError(28, "No space left on device")
 
   with monkeypatch.context() as patch:
-    patch.setattr(store_lib.os, "fsync", full)
+    patch.setattr(os, "fsync", full)
     with pytest.raises(errors.UserError, match="No space left.*is safe"):
       store.close(complete=True)
   store.abandon()
@@ -257,7 +257,7 @@ def test_killed_while_it_writes_shards_it_loses_nothing(
     replace(*paths)
 
   with monkeypatch.context() as patch:
-    patch.setattr(store_lib.os, "replace", replace_or_die)
+    patch.setattr(os, "replace", replace_or_die)
     try:
       store.close(complete=True)
     except Killed:
