@@ -52,6 +52,7 @@ class Benchmark:
     labels: the fixed answers of a `class` benchmark.
     score_rule: one line for reports.
     decode_length: most tokens that a label may take, with its EOS.
+    markers: a user's own texts behind which answers stand.
   """
 
   name: str
@@ -60,6 +61,7 @@ class Benchmark:
   score_rule: str
   labels: tuple[str, ...] = ()
   decode_length: int = 64  # The papers' code generates at most 64.
+  markers: tuple[str, ...] = ()
 
   def choices(self, inputs: str) -> tuple[str, ...]:
     """The closed set of answers to `inputs`; empty where there is none."""
@@ -90,7 +92,8 @@ class Benchmark:
     parsed = (self._find_answer(prediction, inputs) if free_text
               else self._read(prediction, inputs)) or None
     variants = {}
-    if self.kind == CHOICE and (choices := self.choices(inputs)):
+    if self.kind == CHOICE and not self.labels and (
+        choices := self.choices(inputs)):
       variants = _choice_variants(prediction, label, choices, parsed)
     if self.kind in (EQUATION, NUMBER):
       gold = arithmetic.value_or_none(self._read(label, inputs))
@@ -108,7 +111,8 @@ class Benchmark:
   def dataset(self) -> datasets.Dataset:
     """How its answers are read."""
     return dataclasses.replace(
-        datasets.get(self.name), label_kind=self.kind, labels=self.labels)
+        datasets.get(self.name), label_kind=self.kind, labels=self.labels,
+        markers=self.markers)
 
   def _read(self, text: str, inputs: str, form: str = answer_forms.ANSWER,
             ) -> str:
@@ -218,12 +222,14 @@ def get(name: str, own: Iterable[str] = (),
   Raises:
     errors.UserError: no such benchmark; the message lists near names.
   """
+  dataset = dataset or datasets.own_dataset("any")
   if name in BENCHMARKS:
-    return BENCHMARKS[name]
+    return dataclasses.replace(BENCHMARKS[name], markers=dataset.markers) if (
+        dataset.markers) else BENCHMARKS[name]
   if name in own:
-    kind = dataset.label_kind if dataset else TEXT
-    return Benchmark(name, name, kind, _SCORE_RULES[kind],
-                     dataset.labels if dataset else ())
+    return Benchmark(
+        name, name, dataset.label_kind, _SCORE_RULES[dataset.label_kind],
+        dataset.labels, markers=dataset.markers)
   raise errors.UserError(errors.unknown_name_message(
       "benchmark", name, {*BENCHMARKS, *own}))
 

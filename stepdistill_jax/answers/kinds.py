@@ -269,6 +269,15 @@ def _by_letter(letter: str, text: str, choices: Sequence[str]
 
 
 def _choice(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  label, problem = _choice_text(text, row)
+  if label and dataset.labels and label in row.choices:
+    # Labels of this data set are letters.
+    letter = chr(ord("a") + row.choices.index(label))
+    label = letter.upper() if dataset.labels[0].isupper() else letter
+  return label, problem
+
+
+def _choice_text(text: str, row: Row) -> tuple[str, str]:
   first = cleaning.plain(head(text)[0])
   if not first:
     return "", parsing.NO_LABEL

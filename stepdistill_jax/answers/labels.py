@@ -37,6 +37,9 @@ def label_status(dataset: Dataset, label: str, row: Row) -> str:
     if label not in dataset.labels:
       return (parsing.LABEL_NOT_SEEN if dataset.labels_guessed
               else parsing.LABEL_NOT_ALLOWED)
+  elif dataset.label_kind == datasets.CHOICE and dataset.labels:
+    if label not in dataset.labels:
+      return parsing.LABEL_NOT_A_CHOICE
   elif dataset.label_kind == datasets.CHOICE and row.choices:
     if label not in row.choices:
       folded = label.casefold()
@@ -77,7 +80,7 @@ def spelled(dataset: Dataset, label: str, row: Row) -> str:
   if dataset.label_kind == datasets.CLASS:
     return kinds.whole_label(label, dataset.labels) or label
   if dataset.label_kind == datasets.CHOICE:
-    return kinds.whole_label(label, row.choices) or label
+    return kinds.read(label, row, dataset)[0] or label
   if dataset.label_kind == datasets.TEXT and is_correct(
       dataset, label, row.label):
     return row.label

@@ -128,6 +128,8 @@ def read(dataset: Dataset, output: str, row: Row, *, form: str = "any",
       completions, which go on after their first usable answer.
     options: of the user.
   """
+  if dataset.label_kind in (datasets.SUMMARY, datasets.CONVERSATION):
+    form = "answer"
   cleaned = cleaning.clean(output)
   text = cleaned.text
   if cut := _NEXT_EXAMPLE.get(dataset.name):
@@ -194,7 +196,7 @@ def _candidates(dataset: Dataset, text: str, row: Row, form: str,
     for match in pattern.finditer(text):
       yield _Candidate(rule, text[match.end():], text[:match.start()])
     return
-  marked = _find_markers(text, options.markers)
+  marked = _find_markers(text, options.markers or dataset.markers)
   found = json_objects.find_object(text, ANSWER_KEYS)
   if found and (candidate := _in_json(*found, text)):
     yield candidate
@@ -205,7 +207,7 @@ def _candidates(dataset: Dataset, text: str, row: Row, form: str,
     yield _Candidate("answer tag", tag[2], _REASON_TAG.sub(
         "", text[:tag.start()]), is_value=True,
         closed=tag[0].endswith(">"))
-  long = dataset.label_kind in datasets.FREE_TEXTS and form == "answer"
+  long = dataset.label_kind in (datasets.SUMMARY, datasets.CONVERSATION)
   for start, end, rule in reversed(marked):
     if long and text[:start].strip(" \n#*"):
       continue  # Words of the text itself.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import itertools
 import pathlib
-from typing import Any
 
 from stepdistill_jax.answers import answer_forms, parsing, rules as rules_lib
 from stepdistill_jax.evaluation import (
@@ -16,9 +14,10 @@ from stepdistill_jax.evaluation import (
 )
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import completions
+from stepdistill_jax.teacher.importing import cache_joining, joining
 
-# The row that was asked, the raw text (None: the teacher failed), its parser.
-_Completion = tuple[datasets.Row, str | None, parsing.Parser]
+# What was asked and answered, and how it is read.
+_Completion = tuple[joining.Joined, parsing.Parser]
 
 
 class TeacherCache:
@@ -50,8 +49,8 @@ class TeacherCache:
     if not any(m["dataset"] == example_set.benchmark for _, m in self._caches):
       return f"{self.source} has no completions of {example_set.benchmark}"
     found = self._completions(example_set, _dataset(example_set))
-    if any(text is not None and parser(text, row).label
-           for row, text, parser in itertools.chain(*found.values())):
+    if any(cache_joining.parse(parser, item).label
+           for item, parser in itertools.chain(*found.values())):
       return None
     return (f"{self.source} has no labels of {example_set.benchmark}, split "
             f"{example_set.split}: the teacher's accuracy was not measured")
@@ -63,18 +62,17 @@ class TeacherCache:
     """Parses the completion of every example; see `systems.System`."""
     del store  # Parsing again is faster than looking up.
     spec = _dataset(example_set)
-    completions = self._completions(example_set, spec)
+    found = self._completions(example_set, spec)
     answers, texts, missing = [], [], 0
     for example in example_set.examples:
       # A question that stands twice in a split has its own completions.
-      waiting = completions.get(records.input_hash(example.inputs), [])
-      output = waiting.pop(0) if waiting else None
-      row, text, parser = output or (None, None, None)
-      missing += text is None
-      if text is None:
+      waiting = found.get(records.input_hash(example.inputs), [])
+      item, parser = waiting.pop(0) if waiting else (None, None)
+      if item is None or item.output is None:
+        missing += 1
         answers.append(systems_lib.Answer(example.id, None))
         continue
-      parsed = parser(text, row)
+      parsed = cache_joining.parse(parser, item)
       texts.append(f"{example.inputs} {parsed.rationale} {parsed.label}")
       answers.append(systems_lib.Answer(
           example.id, parsed.label, rationale=parsed.rationale or None))
@@ -93,13 +91,11 @@ class TeacherCache:
           manifest["split"], example_set.split):
         continue
       parser = self._parser(spec, manifest)
-      for fields, output in _lines(path):
-        try:
-          row = spec.read_row(fields)
-        except datasets.BadRow:
-          continue  # No example can ask for it.
-        found.setdefault(records.input_hash(row.inputs), []).append(
-            (row, output, parser))
+      for position, entry in enumerate(completions.read_completions(path)):
+        item = cache_joining.line_item(spec, entry, position)
+        if item.row is not None:  # Else no example can ask for it.
+          found.setdefault(records.input_hash(item.row.inputs), []).append(
+              (item, parser))
     return found
 
   def _parser(self, spec, manifest) -> parsing.Parser:
@@ -117,15 +113,3 @@ def _may_hold(cache_split: str, split: str) -> bool:
   """Validation rows may have been held out from train."""
   return cache_split == split or (
       split == "validation" and cache_split == "train")
-
-
-def _lines(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], str | None]]:
-  """Yields input fields and raw text; None where the teacher failed."""
-  for entry in completions.read_completions(path):
-    line = entry.value
-    if entry.problem or not isinstance(line, dict) or not isinstance(
-        line.get("input"), dict):
-      continue
-    output = line.get("output")
-    failed = line.get("error") is not None or not isinstance(output, str)
-    yield line["input"], None if failed else output

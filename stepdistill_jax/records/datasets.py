@@ -68,6 +68,7 @@ class Dataset:
       source has no validation split of its own.
     labels: all labels, of kind CLASS.
     labels_guessed: True if these are only those that rows were seen to have.
+    markers: a user's own texts behind which answers stand.
     file_mark: what the names of this data set's files contain where several
       data sets share a folder.
     undivided_test_rows: where the source is one file for all splits: how many
@@ -82,6 +83,7 @@ class Dataset:
   held_out: float = 0.0
   labels: tuple[str, ...] = ()
   labels_guessed: bool = False
+  markers: tuple[str, ...] = ()
   file_mark: str = ""
   undivided_test_rows: int = 0
 
@@ -100,7 +102,7 @@ def own_dataset(name: str, held_out: float = 0.0) -> Dataset:
 def of_records(
     records_dir: records.StrPath, name: str, teacher: str | None = None
 ) -> Dataset:
-  """A data set as its records were imported: kind and labels of one's own.
+  """A data set as its records were imported: kind, labels, markers.
 
   Args:
     records_dir: the folder of all records.
@@ -108,15 +110,14 @@ def of_records(
     teacher: whose records; None for the first that have a kind.
   """
   spec = get(name)
-  if name in DATASETS:
-    return spec
   teachers = [teacher] if teacher else [
       t for dataset, t in records.list_records(records_dir) if dataset == name]
   for teacher in teachers:
     info = records.import_info(records_dir, name, teacher)
     if info.get("kind") in KINDS:
-      return dataclasses.replace(
-          spec, label_kind=info["kind"], labels=tuple(info.get("labels", ())),
+      spec = dataclasses.replace(spec, markers=tuple(info.get("markers", ())))
+      return spec if name in DATASETS else dataclasses.replace(
+          spec, label_kind=info["kind"], labels=tuple(info["labels"]),
           labels_guessed=bool(info.get("labels_guessed")))
   return spec
 

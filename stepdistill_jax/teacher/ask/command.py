@@ -19,6 +19,7 @@ import dataclasses
 import json
 from typing import Any
 
+from stepdistill_jax.teacher.importing import command as import_command
 from stepdistill_jax.util import argument_parser, errors, locations
 
 SUMMARY = "ask a live teacher, into a cache"
@@ -29,6 +30,7 @@ _FROM_SERVER = "server"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   _add_data_arguments(parser.add_argument_group("rows, prompt, cache"))
   _add_sampling_arguments(parser.add_argument_group("what is asked"))
+  import_command.add_reading_arguments(parser)
   _add_limit_arguments(parser.add_argument_group("how fast, how long"))
   _add_cost_arguments(parser.add_argument_group("cost"))
   _add_mode_arguments(parser.add_argument_group("other ways to ask"))
@@ -233,7 +235,8 @@ def finish(args: argparse.Namespace, outcome) -> int:
   if enough and not stopped and not args.no_records:
     try:
       imported = outcomes.write_records(
-          outcome, args.records_dir, args.reject_wrong)
+          outcome, args.records_dir, args.reject_wrong,
+          **import_command.reading_options(args))
     except errors.UserError as error:
       useless = error
   if args.json:

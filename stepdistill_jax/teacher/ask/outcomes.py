@@ -22,8 +22,14 @@ _STOPS = {
 
 
 def write_records(outcome: job.Outcome, records_dir: str | None,
-                  reject_wrong: bool):
+                  reject_wrong: bool, **options: Any):
   """Writes the records of the cache and of its other splits' caches.
+
+  Args:
+    outcome: whose cache is read.
+    records_dir: the folder of all records; None for the default.
+    reject_wrong: True to use no rationale that leads to a wrong label.
+    **options: fields of `record_importer.Options`.
 
   Returns an `importing.ImportResult`.
   """
@@ -31,7 +37,7 @@ def write_records(outcome: job.Outcome, records_dir: str | None,
 
   return importing.import_cache(
       caches_of_all_splits(pathlib.Path(outcome.folder)), output=records_dir,
-      reject_wrong=reject_wrong)
+      reject_wrong=reject_wrong, **options)
 
 
 def caches_of_all_splits(folder: pathlib.Path) -> list[pathlib.Path]:

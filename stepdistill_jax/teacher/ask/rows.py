@@ -15,6 +15,7 @@ from stepdistill_jax.teacher.importing import (
   containers,
   counts as import_counts,
   row_files,
+  row_inputs,
   seen_inputs,
   table_files,
 )
@@ -109,16 +110,23 @@ class Source:
       position = fields["index"]
     if prompt.reads == answer_forms.TURNS:
       return self._conversation(fields, position, seen, entry.where)
+    asked = None
+    if "inputs" not in fields and (
+        turns := row_inputs.turns_of(fields.get("messages"))):
+      # The teacher reads the row's system message, too; a student need not.
+      fields["inputs"], _ = row_inputs.prompt_and_answer(turns)
+      asked, _ = row_inputs.prompt_and_answer(turns, row_inputs.FULL)
     if position == 0 and self.dataset.name not in datasets.DATASETS:
       _require_inputs(fields, entry.where)
       for name, column in self.columns.items():
-        table_files.require_text(entry, name, column)
+        if name != "messages":
+          table_files.require_text(entry, name, column)
     try:
       row = self.dataset.read_row(fields)
     except datasets.BadRow as error:
       return None, str(error)
     shown = {**fields, "label": row.label,
-             "inputs": row.inputs.replace(records.EOS_TEXT, "\n")}
+             "inputs": asked or row.inputs.replace(records.EOS_TEXT, "\n")}
     if "label" in prompt.fields and not row.label:
       return None, NO_LABEL
     _require_fields(prompt, shown, entry.where)

@@ -95,7 +95,7 @@ def join(spec: datasets.Dataset, folder: pathlib.Path, form: Form, *,
   counts = self_consistency.Counts()
   chooses = form.samples > 1 or reject_wrong
   for position, lines in _rows(folder, form):
-    items = [_line_item(spec, entry, position) for entry in lines]
+    items = [line_item(spec, entry, position) for entry in lines]
     if not chooses and form.reads == answer_forms.CHAIN_OF_THOUGHT:
       yield from items  # Parsed by both sets of rules later.
       continue
@@ -115,7 +115,7 @@ def _chosen(spec: datasets.Dataset, form: Form, items: list[joining.Joined],
             options: reading.Options) -> joining.Joined:
   """One item from a row's samples."""
   parser = rules_lib.get_parser(spec, form=form.reads, options=options)
-  parsed = [_parse(parser, item) for item in items]
+  parsed = [parse(parser, item) for item in items]
   row = items[0].row
   if form.reads == answer_forms.RATIONALE:
     # There is no label to vote on: the first rationale that there is.
@@ -133,16 +133,17 @@ def _chosen(spec: datasets.Dataset, form: Form, items: list[joining.Joined],
       weight=choice.agreement if form.samples > 1 else None)
 
 
-def _parse(parser: parsing.Parser, item: joining.Joined) -> parsing.Parsed:
+def parse(parser: parsing.Parser, item: joining.Joined) -> parsing.Parsed:
+  """Parses an item that has a row; a cut label is none."""
   if item.output is None:
     return parsing.Parsed("", "", item.problem or parsing.NO_COMPLETION)
   parsed = parser(item.output, item.row)
   return parsing.cut_at_limit(parsed) if item.truncated else parsed
 
 
-def _line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
+def line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
                ) -> joining.Joined:
-  """The item of a cache's line."""
+  """The item of a cache's line; thinking that came apart stands before."""
   reason = entry.problem
   if not reason and not isinstance(entry.value, dict):
     reason = "line_not_object"
@@ -167,10 +168,10 @@ def _line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
     text, problem = None, _NO_ANSWER[ending]
   else:
     text, problem = joining.completion_text(entry.value.get("output"), "")
-    thoughts = entry.value.get("reasoning")
-    if text is not None and isinstance(thoughts, str) and thoughts.strip() and (
-        text_files.is_encodable(thoughts)):
-      text = f"<think>{thoughts}</think>{text}"
+    thinking = completions.thinking_of(entry.value)
+    if text is not None and thinking.strip() and (
+        text_files.is_encodable(thinking)):
+      text = f"<think>{thinking}</think>{text}"
   return joining.Joined(row, text, problem, entry.where,
                         truncated=ending == completions.LENGTH)
 

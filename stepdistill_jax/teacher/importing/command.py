@@ -39,7 +39,10 @@ from typing import Any
 
 from stepdistill_jax.answers import reading
 from stepdistill_jax.records import datasets, task_names, vocabulary_losses
-from stepdistill_jax.teacher.importing import counts as import_counts
+from stepdistill_jax.teacher.importing import (
+  counts as import_counts,
+  row_inputs,
+)
 from stepdistill_jax.util import argument_parser, errors, locations
 
 SUMMARY = "join teacher outputs with rows into distillation records"
@@ -70,8 +73,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   argument_parser.add_records_dir(parser, "--output")
   parser.add_argument(
       "--columns", metavar="ROLE=COLUMN,...",
-      help="of --format=columns; roles: inputs, label, rationale and "
-      "teacher_label (or output, a completion to parse), split")
+      help="of --format=columns; roles: inputs (or messages), label, "
+      "rationale and teacher_label (or output, a completion to parse), split")
+  parser.add_argument(
+      "--template", default="", metavar="TEXT",
+      help="of --format=columns: inputs of several columns, as in "
+      "'{title}\\n{body}'")
+  parser.add_argument(
+      "--student-prompt", "--student_prompt", choices=row_inputs.PROMPTS,
+      default=row_inputs.USER,
+      help="of rows of messages: what the student reads: the user's prompt "
+      "(the default), the system's message too (full), or without the lines "
+      "that all prompts begin and end with (short)")
   parser.add_argument(
       "--raw", metavar="DIR",
       help="of --format=llama3_cot: folder of the raw generations (default: "
@@ -84,18 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "--reject-wrong", "--reject_wrong", action="store_true",
       help="of --format=cache: use no rationale that leads to another label "
       "than the human one")
-  group = parser.add_argument_group("how answers are read (docs/teachers.md)")
-  group.add_argument(
-      "--kind", choices=datasets.KINDS,
-      help="of your own data's labels (default: guessed from them, and said)")
-  group.add_argument(
-      "--marker", action="append", default=[], metavar="TEXT",
-      help="text behind which the answer stands, such as 'Verdict:'; may be "
-      "given several times")
-  group.add_argument(
-      "--thinking", choices=reading.THINKING, default="missing",
-      help="whether a reasoning model's thinking is the rationale: where there "
-      "is no other (the default), always, never")
+  add_reading_arguments(parser)
   parser.add_argument(
       "--rules", default="strict",
       help="parsing rules: strict, or reference for what the papers' code "
@@ -108,6 +110,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="install this SentencePiece model as T5's vocabulary")
   parser.add_argument(
       "--json", action="store_true", help="print the counts as JSON")
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds what `reading_options` reads; also of `teacher collect`."""
+  group = parser.add_argument_group("how answers are read (docs/teachers.md)")
+  group.add_argument(
+      "--kind", choices=datasets.KINDS,
+      help="of your own data's labels (default: guessed from them, and said)")
+  group.add_argument(
+      "--labels", default="", metavar="LABEL,...",
+      help="all labels of --kind=class (default: those of the rows)")
+  group.add_argument(
+      "--marker", action="append", default=[], metavar="TEXT",
+      help="text behind which the answer stands, such as 'Verdict:'; may be "
+      "given several times")
+  group.add_argument(
+      "--thinking", choices=reading.THINKING, default="missing",
+      help="whether a reasoning model's thinking is the rationale: where there "
+      "is no other (the default), always, never")
+
+
+def reading_options(args: argparse.Namespace) -> dict[str, Any]:
+  """Fields of `record_importer.Options`: how answers are read."""
+  labels = (label.strip() for label in args.labels.split(","))
+  return {"kind": args.kind, "labels": tuple(filter(None, labels)),
+          "reading": reading.Options(tuple(args.marker), args.thinking)}
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -149,8 +177,7 @@ def _import(args: argparse.Namespace) -> Any:
                "progress": bars.update,
                "verbalize": vocabulary_losses.parse_verbalizers(
                    args.verbalize),
-               "kind": args.kind,
-               "reading": reading.Options(tuple(args.marker), args.thinking)}
+               **reading_options(args)}
     if args.format == "llama3":
       return importing.import_llama3(
           dataset=args.dataset, rows=args.rows, outputs=args.outputs,
@@ -176,7 +203,10 @@ def _import(args: argparse.Namespace) -> Any:
     if args.format == "columns":
       return import_tables.import_columns(
           dataset=args.dataset, outputs=outputs, teacher=args.teacher,
-          columns=import_tables.parse_columns(args.columns), **options)
+          columns=import_tables.parse_columns(
+              args.columns, bool(args.template)),
+          template=args.template, student_prompt=args.student_prompt,
+          **options)
     return importing.import_cache(
         outputs, dataset=args.dataset, teacher=args.teacher,
         reject_wrong=args.reject_wrong, **options)

@@ -198,7 +198,7 @@ def import_cache(
   notes: list[str] = []
   chosen = Options(**options)
   spec = label_kinds.with_kind(
-      spec, lambda: label_kinds.of_caches(folder), chosen.kind, notes)
+      spec, lambda: label_kinds.of_caches(folder), chosen, notes)
   for path, manifest in manifests.items():
     split = manifest["split"]
     if split not in records.SPLITS:

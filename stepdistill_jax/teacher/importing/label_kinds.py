@@ -10,6 +10,7 @@ from typing import Any
 from stepdistill_jax.answers import labels as labels_lib
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import completions
+from stepdistill_jax.teacher.importing import record_importer
 from stepdistill_jax.util import errors
 
 _SAMPLE = 1000  # Rows whose inputs are looked at for choices.
@@ -17,19 +18,20 @@ _SAMPLE = 1000  # Rows whose inputs are looked at for choices.
 
 def with_kind(
     spec: datasets.Dataset, read: Callable[[], Iterable[tuple[str, str]]],
-    kind: str | None, notes: list[str]) -> datasets.Dataset:
+    options: record_importer.Options, notes: list[str]) -> datasets.Dataset:
   """Returns the data set with the kind of its labels, and notes it.
 
   Args:
     spec: a known data set keeps its kind.
     read: gives (human label, inputs) of every row.
-    kind: one of `datasets.KINDS`; None to guess it.
+    options: have a kind and labels, or not.
     notes: what was chosen, and by what, is appended.
 
   Raises:
     errors.UserError: no such kind, another one than a known data set's, or a
       class without labels to know it by.
   """
+  kind = options.kind or (datasets.CLASS if options.labels else None)
   if kind is not None and kind not in datasets.KINDS:
     raise errors.UserError(
         errors.unknown_name_message("value of --kind", kind, datasets.KINDS))
@@ -50,13 +52,15 @@ def with_kind(
   if not labels and kind is None:
     return spec
   chosen = kind or labels_lib.guess_kind(labels, [text for _, text in sample])
-  closed = ()
-  if chosen == datasets.CLASS:
+  closed = options.labels
+  if closed and chosen != datasets.CLASS:
+    raise errors.UserError(f"--labels are of --kind=class, not of {chosen}")
+  if chosen == datasets.CLASS and not closed:
     closed = labels_lib.closed_set(labels)
     if not closed:
       raise errors.UserError(
           "--kind=class: no row has a human label, so nothing says which "
-          "labels there are; use --kind=text")
+          "labels there are; name them with --labels=a,b")
   elif chosen == datasets.CHOICE and all(len(label) == 1 for label in labels):
     closed = tuple(sorted(set(labels)))
   said = f"labels are of kind {chosen}"

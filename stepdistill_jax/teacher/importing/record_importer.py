@@ -15,6 +15,7 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.answers import (
+  answer_forms,
   labels as labels_lib,
   parsing,
   reading as reading_lib,
@@ -53,6 +54,7 @@ class Options:
     allow_useless: True to write records that nothing can be learned from, for
       a person to look at.
     kind: of a user's own labels, one of `datasets.KINDS`; None to guess it.
+    labels: all labels that there are, of kind CLASS; () for those of the rows.
     reading: how completions are read.
     verbalize: label -> the text that the records have for it.
   """
@@ -63,6 +65,7 @@ class Options:
   progress: Progress | None = None
   allow_useless: bool = False
   kind: str | None = None
+  labels: tuple[str, ...] = ()
   reading: reading_lib.Options = reading_lib.DEFAULT
   verbalize: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -120,7 +123,8 @@ def held_out_positions(rows: int, share: float) -> frozenset[int]:
 def import_sources(
     spec: datasets.Dataset, teacher: str, sources: Mapping[str, Source], *,
     options: Options, format_name: str, notes: list[str] | None = None,
-    writer: str = rules_lib.ANY) -> ImportResult:
+    writer: str = rules_lib.ANY,
+    form: str = answer_forms.CHAIN_OF_THOUGHT) -> ImportResult:
   """Parses, counts and writes all splits.
 
   Args:
@@ -131,6 +135,7 @@ def import_sources(
     format_name: for the report.
     notes: sentences for the report; sources may append while they are read.
     writer: who wrote the completions, see `rules.get_parser`.
+    form: what they consist of, see `answer_forms`.
 
   Raises:
     errors.UserError: nothing could be imported, the name is a union's, or a
@@ -156,7 +161,7 @@ def import_sources(
       importer = _SplitImporter(
           spec, teacher, split, options, seen, counts[split],
           held_out=_held_out(spec, split, source, sources),
-          writer=writer)
+          writer=writer, form=form)
       overlap = joining.OverlapCheck() if source.check_overlap else None
       for joined in source.joined:
         record = importer.record(joined, overlap)
@@ -190,6 +195,7 @@ def import_sources(
         "kind": spec.label_kind, "labels": [
             options.verbalize.get(label, label) for label in spec.labels],
         "labels_guessed": spec.labels_guessed,
+        "markers": options.reading.markers,
         "label_losses": None if vocabulary is None else [
             f"{line} (by {vocabulary})"
             for line in labels.losses(vocabulary).lines()],
@@ -286,14 +292,15 @@ class _SplitImporter:
   def __init__(
       self, spec: datasets.Dataset, teacher: str, split: str, options: Options,
       seen: seen_inputs.SeenInputs, counts: import_counts.SourceCounts, *,
-      held_out: frozenset[int], writer: str):
+      held_out: frozenset[int], writer: str, form: str):
     self._spec, self._teacher, self._split = spec, teacher, split
     self._options, self._seen, self._counts = options, seen, counts
     self._held_out = held_out
     self._next_example = None if writer == rules_lib.FREE_TEXT else (
         reference_rules.next_example_mark(spec))
     self._parsers = {
-        name: rules_lib.get_parser(spec, name, writer, options=options.reading)
+        name: rules_lib.get_parser(
+            spec, name, writer, form=form, options=options.reading)
         for name in rules_lib.RULES}
 
   def record(self, joined: joining.Joined,

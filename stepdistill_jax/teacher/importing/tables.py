@@ -14,7 +14,12 @@ import os
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import kinds, labels as labels_lib, parsing
+from stepdistill_jax.answers import (
+  answer_forms,
+  kinds,
+  labels as labels_lib,
+  parsing,
+)
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import (
@@ -23,21 +28,25 @@ from stepdistill_jax.teacher.importing import (
   joining,
   label_kinds,
   record_importer,
+  row_inputs,
   table_files,
 )
 from stepdistill_jax.util import errors
 
-# What a column can be. `output` is a raw completion, to be parsed;
-# `rationale` and `teacher_label` are a completion that is parsed already.
+_Reader = Callable[[list[pathlib.Path]], Iterator[text_files.Entry]]
+# What a column can be. `messages` are a prompt and perhaps a completion;
+# `output` is a raw completion, to be parsed; `rationale` and `teacher_label`
+# are a completion that is parsed already.
 COLUMN_ROLES = (
-    "inputs", "label", "output", "rationale", "teacher_label", "split")
+    "inputs", "messages", "label", "output", "rationale", "teacher_label",
+    "split")
 
 
-def parse_columns(text: str) -> dict[str, str]:
+def parse_columns(text: str, has_template: bool = False) -> dict[str, str]:
   """Reads `--columns=inputs=question,label=answer` as role -> column.
 
   Raises:
-    errors.UserError: an unknown role, no column for `inputs`, or both a
+    errors.UserError: an unknown role, nothing for `inputs`, or both a
       completion and its parts.
   """
   columns = table_files.parse_columns(text)
@@ -45,10 +54,11 @@ def parse_columns(text: str) -> dict[str, str]:
     if role not in COLUMN_ROLES:
       raise errors.UserError("--columns: " + errors.unknown_name_message(
           "role", role, COLUMN_ROLES))
-  if "inputs" not in columns:
+  if not has_template and not {"inputs", "messages"} & set(columns):
     raise errors.UserError(
         "--columns names no column for inputs; for example "
-        "--columns=inputs=question,label=answer,rationale=why")
+        "--columns=inputs=question,label=answer,rationale=why (or several by "
+        "--template, or messages=COLUMN)")
   if "output" in columns and {"rationale", "teacher_label"} & set(columns):
     raise errors.UserError(
         "--columns has both output (a raw completion, to be parsed) and "
@@ -58,7 +68,8 @@ def parse_columns(text: str) -> dict[str, str]:
 
 def import_columns(
     *, dataset: str, outputs: str | os.PathLike, columns: Mapping[str, str],
-    teacher: str, **options) -> record_importer.ImportResult:
+    teacher: str, template: str = "", student_prompt: str = row_inputs.USER,
+    **options) -> record_importer.ImportResult:
   """Imports a user's own CSV, TSV, JSON Lines or Parquet files.
 
   Args:
@@ -69,6 +80,9 @@ def import_columns(
       validation, unless it has a column for the split.
     columns: role -> column, see `COLUMN_ROLES`.
     teacher: the name to give the teacher.
+    template: makes the inputs of several columns, as in `{title}\\n{body}`.
+    student_prompt: what of rows of `messages` is their inputs, one of
+      `row_inputs.PROMPTS`.
     **options: fields of `record_importer.Options`.
   """
   spec = datasets.get(dataset)
@@ -85,16 +99,25 @@ def import_columns(
     raise errors.UserError(
         f"{path} has no data file whose name tells a split (train, "
         "validation, test); rename them, or give one file")
-  _require_columns(next(iter(files.values()))[0], columns)
+  columns, inputs = row_inputs.find(
+      dict(columns), template, student_prompt,
+      lambda: itertools.chain.from_iterable(map(_read_all, files.values())))
+
+  def read(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
+    entries = _read_all(paths)
+    return inputs.prepared(entries) if inputs else entries
+
+  _require_columns(read, next(iter(files.values())), columns)
   notes: list[str] = []
   chosen = record_importer.Options(**options)
   spec = label_kinds.with_kind(
-      spec, lambda: _labelled(files, columns), chosen.kind, notes)
+      spec, lambda: _labelled(read, files, columns), chosen, notes)
   joined = functools.partial(_join_columns, spec, columns)
-  sources = _table_sources(files, joined, columns.get("split"))
+  sources = _table_sources(read, files, joined, columns.get("split"))
   return record_importer.import_sources(
       spec, teacher, sources, options=chosen, format_name="columns",
-      notes=notes)
+      notes=notes, form=answer_forms.ANSWER if inputs and inputs.messages
+      else answer_forms.CHAIN_OF_THOUGHT)
 
 
 def import_rows(
@@ -157,26 +180,27 @@ def _read_all(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
 # ---- A user's own columns ---------------------------------------------------
 
 
-def _require_columns(path: pathlib.Path, columns: Mapping[str, str]) -> None:
+def _require_columns(read: _Reader, paths: list[pathlib.Path],
+                     columns: Mapping[str, str]) -> None:
   """Raises errors.UserError if the first object lacks a column."""
-  for entry in containers.read_objects(path):
+  for entry in read(paths):
     if isinstance(entry.value, dict):
       for role, column in columns.items():
         table_files.require_column(entry, role, column)
         table_files.require_text(entry, role, column)
       return
-  raise errors.UserError(f"{path} has no rows")
+  raise errors.UserError(f"{paths[0]} has no rows")
 
 
 def _table_sources(
-    files: Mapping[str, list[pathlib.Path]],
+    read: _Reader, files: Mapping[str, list[pathlib.Path]],
     join: Callable[[Iterable[text_files.Entry]], Iterator[joining.Joined]],
     split_column: str | None) -> dict[str, record_importer.Source]:
   """A source for each split; by a column's values where there is one."""
   if split_column is None:
     return {
         split: record_importer.Source(
-            join(_read_all(paths)), files=tuple(map(str, paths)),
+            join(read(paths)), files=tuple(map(str, paths)),
             rows=sum(1 for _ in _read_all(paths)) if split == "train" else 0)
         for split, paths in files.items()}
   paths = [path for split_paths in files.values() for path in split_paths]
@@ -194,15 +218,15 @@ def _table_sources(
   for number, split in enumerate(known):
     wanted = {split, ""} if number == 0 else {split}
     sources[split] = record_importer.Source(
-        join(_entries_of(paths, split_column, wanted)),
+        join(_entries_of(read, paths, split_column, wanted)),
         files=tuple(map(str, paths)), rows=sum(names.get(n, 0) for n in wanted))
   return sources
 
 
 def _entries_of(
-    paths: list[pathlib.Path], split_column: str, wanted: set[str]
-) -> Iterator[text_files.Entry]:
-  for entry in _read_all(paths):
+    read: _Reader, paths: list[pathlib.Path], split_column: str,
+    wanted: set[str]) -> Iterator[text_files.Entry]:
+  for entry in read(paths):
     if _split_value(entry, split_column) in wanted:
       yield entry
 
@@ -261,12 +285,12 @@ def _join_columns_of(
           own_label=columns.get("teacher_label") == columns.get("label")))
 
 
-def _labelled(files: Mapping[str, list[pathlib.Path]],
+def _labelled(read: _Reader, files: Mapping[str, list[pathlib.Path]],
               columns: Mapping[str, str]) -> Iterator[tuple[str, str]]:
   """The human labels and the inputs of the rows that have both."""
   if "label" not in columns:
     return
-  for entry in itertools.chain.from_iterable(map(_read_all, files.values())):
+  for entry in itertools.chain.from_iterable(map(read, files.values())):
     try:
       fields = entry.value if isinstance(entry.value, dict) else {}
       label = _own_text(fields.get(columns["label"]), "label")

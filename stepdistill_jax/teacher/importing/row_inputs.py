@@ -1,0 +1,173 @@
+"""A row's inputs where no column has them as they are.
+
+Several columns become one text by a template (`{title}\\n{body}`); rows that
+are `messages` (system, user, assistant, as in files for OpenAI's fine-tuning,
+TRL and the second paper's group) become the user's prompt, and the assistant's
+last turn is the completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import os
+import re
+from typing import Any
+
+from stepdistill_jax.teacher import text_files
+from stepdistill_jax.util import errors
+
+# What of a conversation's prompt the student reads.
+USER, FULL, SHORT = "user", "full", "short"
+PROMPTS = (USER, FULL, SHORT)
+# Names of the columns that `prepared` adds.
+INPUTS, ANSWER = " inputs", " answer"
+_FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+def turns_of(messages: Any) -> list[tuple[str, str]] | None:
+  """(role, content) of each message; None for what are no messages."""
+  if not isinstance(messages, list) or not messages:
+    return None
+  turns = []
+  for message in messages:
+    if not isinstance(message, Mapping):
+      return None
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not isinstance(content, str):
+      return None
+    turns.append(("system" if role == "developer" else role, content.strip()))
+  return turns
+
+
+def prompt_and_answer(turns: Sequence[tuple[str, str]], prompt: str = USER
+                      ) -> tuple[str, str]:
+  """The text that a student reads, and the assistant's last turn or "".
+
+  >>> prompt_and_answer([("system", "Be brief."), ("user", "1 + 1?"),
+  ...                    ("assistant", "2")])
+  ('1 + 1?', '2')
+
+  Args:
+    turns: of one conversation.
+    prompt: `user`: without the system's message; `full`: with it. Where there
+      are several turns, each begins with its role.
+  """
+  answer = ""
+  if turns[-1][0] == "assistant":
+    *turns, (_, answer) = turns
+  if prompt != FULL:
+    turns = [turn for turn in turns if turn[0] != "system"]
+  if sum(role != "system" for role, _ in turns) == 1:
+    return "\n".join(content for _, content in turns), answer
+  return "\n".join(f"{role}: {content}" for role, content in turns), answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """Where a row's inputs come from.
+
+  Attributes:
+    template: with `{column}` for each text; empty for messages.
+    messages: the column of the messages; empty for a template.
+    prompt: one of `PROMPTS`.
+    shared: what all prompts begin and end with, which `short` leaves out.
+  """
+
+  template: str = ""
+  messages: str = ""
+  prompt: str = USER
+  shared: tuple[str, str] = ("", "")
+
+  def __post_init__(self) -> None:
+    if self.template and not _FIELD.search(self.template):
+      raise errors.UserError(
+          f"--template={self.template!r} names no column, as in "
+          "--template='{title}\\n{body}'")
+
+  def prepared(self, entries: Iterable[text_files.Entry]
+               ) -> Iterator[text_files.Entry]:
+    """The entries with columns `INPUTS` and, of messages, `ANSWER`."""
+    for entry in entries:
+      if entry.problem or not isinstance(entry.value, dict):
+        yield entry
+        continue
+      added: dict[str, Any] = {}
+      if self.template:
+        added[INPUTS] = self._filled(entry)
+      elif turns := turns_of(entry.value.get(self.messages)):
+        text, added[ANSWER] = prompt_and_answer(turns, self.prompt)
+        start, end = map(len, self.shared)
+        added[INPUTS] = text[start:len(text) - end].strip()
+      else:
+        entry = dataclasses.replace(
+            entry, value=None, problem="messages_not_a_conversation")
+      if added:
+        entry = dataclasses.replace(entry, value={**entry.value, **added})
+      yield entry
+
+  def _filled(self, entry: text_files.Entry) -> str:
+    def value(match: re.Match[str]) -> str:
+      if match[1] not in entry.value:
+        raise errors.UserError(
+            f"{entry.where}: " + errors.unknown_name_message(
+                "column", match[1], entry.value,
+                f"(of --template={self.template!r})"))
+      found = entry.value[match[1]]
+      return "" if found is None else str(found).strip()
+
+    return _FIELD.sub(value, self.template.replace("\\n", "\n")).strip()
+
+
+def shared_ends(texts: Iterable[str]) -> tuple[str, str]:
+  """What texts have in common at their start and end, in whole lines.
+
+  Nothing where there is but one text, or where they are all the same.
+  """
+  texts = list(dict.fromkeys(texts))
+  if len(texts) < 2:
+    return "", ""
+  start = os.path.commonprefix(texts)
+  start = start[:start.rfind("\n") + 1]
+  rests = [text[len(start):] for text in texts]
+  end = os.path.commonprefix([text[::-1] for text in rests])[::-1]
+  at = end.find("\n")
+  return start, end[at:] if at >= 0 else ""
+
+
+def find(columns: dict[str, str], template: str, prompt: str,
+         read: Callable[[], Iterable[text_files.Entry]]
+         ) -> tuple[dict[str, str], Inputs | None]:
+  """Returns the columns as `prepared` entries have them, and how to prepare.
+
+  Args:
+    columns: role -> column; `messages` among them, or not.
+    template: of `--template`, or empty.
+    prompt: of `--student_prompt`.
+    read: reads all rows, for what prompts have in common.
+
+  Raises:
+    errors.UserError: several ways to the inputs.
+  """
+  ways = [name for name, there in (
+      ("inputs", "inputs" in columns), ("messages", "messages" in columns),
+      ("--template", bool(template))) if there]
+  if len(ways) > 1:
+    raise errors.UserError(
+        f"a row's inputs come from one of {' and '.join(ways)}; leave the "
+        "others out")
+  if ways == ["inputs"]:
+    return columns, None
+  if template:
+    return {**columns, "inputs": INPUTS}, Inputs(template=template)
+  inputs = Inputs(messages=columns["messages"], prompt=prompt)
+  if prompt == SHORT:
+    inputs = dataclasses.replace(inputs, shared=shared_ends(
+        entry.value[INPUTS] for entry in inputs.prepared(read())
+        if isinstance(entry.value, dict) and INPUTS in entry.value))
+  columns = {role: column for role, column in columns.items()
+             if role != "messages"}
+  columns["inputs"] = INPUTS
+  if not {"output", "rationale", "teacher_label"} & set(columns):
+    columns["output"] = ANSWER
+  return columns, inputs
