@@ -153,7 +153,8 @@ def line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
     try:
       row = spec.read_row(fields)
       row.position = position
-      if spec.label_kind == datasets.CHOICE and not row.choices:
+      if not row.choices and spec.label_kind in (
+          datasets.CHOICE, datasets.CHOICES):
         row.choices = kinds.lettered_choices(row.inputs)
     except datasets.BadRow as error:
       reason = str(error)
