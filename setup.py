@@ -70,7 +70,7 @@ setuptools.setup(
     package_dir={"": ".", **MOVED_PACKAGES},
     package_data={
         "stepdistill_jax": data_files(PACKAGE),
-        **{package: ["*.gin"] for package in MOVED_PACKAGES}},
+        **{package: ["*.gin", "*.toml"] for package in MOVED_PACKAGES}},
     install_requires=[
         "absl-py>=2.1",
         "clu>=0.0.12",

@@ -2,4 +2,4 @@
 
 from stepdistill_jax.data import task_registry
 
-task_registry.register_dataset("tracking", teachers=("simulated",))
+task_registry.register_declared("tracking")

@@ -3,6 +3,7 @@
 All cases run in one process with 8 virtual devices; see `exactness_cases`.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -35,15 +36,16 @@ def results():
   assert process.returncode == 0, process.stderr[-3000:]
   lines = [json.loads(line) for line in process.stdout.splitlines()
            if line.startswith("{")]
-  return {(r["layout"], r["microbatches"], r["mesh"], r["scanned"]): r
-          for r in lines}
+  return {exactness_cases.Case(**{
+      field.name: r[field.name] for field in dataclasses.fields(
+          exactness_cases.Case)}): r for r in lines}
 
 
 @pytest.mark.parametrize(
     "case", exactness_cases.CASES, ids=lambda c: "-".join(
-        map(str, (c.layout, c.microbatches, c.mesh, c.scanned))))
+        map(str, dataclasses.astuple(c))))
 def test_equals_the_plain_formula(results, case):
-  result = results[case.layout, case.microbatches, case.mesh, case.scanned]
+  result = results[case]
   tolerance = (SHARDED_TOLERANCE if case.mesh or case.scanned else TOLERANCE)
   for name in ("loss", "loss/label", "loss/rationale"):
     assert result[name] < TOLERANCE, name

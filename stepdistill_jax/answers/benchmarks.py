@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 import dataclasses
 import functools
+from typing import Any
 
 from stepdistill_jax.answers import (
   answer_forms,
@@ -15,7 +16,7 @@ from stepdistill_jax.answers import (
   labels as labels_lib,
   rules as rules_lib,
 )
-from stepdistill_jax.records import datasets
+from stepdistill_jax.records import datasets, declared
 from stepdistill_jax.util import errors
 
 # How an answer is read; `Benchmark.kind`, by the kinds of `datasets`.
@@ -192,29 +193,26 @@ _REFERENCE_JUDGES = {
 }
 # Keeps hostile text (megabytes of digits) from costing time.
 _MAX_ANSWER_CHARS = 50_000
-
-BENCHMARKS = {
-    benchmark.name: benchmark for benchmark in (
-        Benchmark("svamp", "SVAMP", EQUATION, "value of the equation"),
-        Benchmark("cqa", "CommonsenseQA (CoS-E v1.11)", CHOICE,
-                  "text of the choice"),
-        Benchmark("anli1", "ANLI round 1", CLASS, "exact label",
-                  datasets.NLI_LABELS),
-        Benchmark("esnli", "e-SNLI", CLASS, "exact label",
-                  datasets.NLI_LABELS),
-        Benchmark("asdiv", "ASDiv", EQUATION, "value of the equation"),
-        Benchmark("gsm8k", "GSM8K", NUMBER, "final number"),
-        Benchmark("tracking", "Tracking (embedded)", TEXT, "exact text"),
-    )
-}
-
-
 _SCORE_RULES = {
     CLASS: "exact label", CHOICE: "text of the choice",
     datasets.CHOICES: "all of the choices and no other",
     EQUATION: "value of the equation", NUMBER: "final number",
     TEXT: "exact text", datasets.SUMMARY: "exact text",
     datasets.CONVERSATION: "exact text"}
+
+
+def _declared(name: str, table: dict[str, Any]) -> Benchmark:
+  """A benchmark as its TOML file declares it."""
+  dataset = datasets.get(name)
+  kind = table.pop("kind", dataset.label_kind)
+  labels = tuple(table.pop("labels", dataset.labels))
+  return Benchmark(
+      name, declared.value(name, "title", name), kind,
+      table.pop("score_rule", _SCORE_RULES[kind]), labels, **table)
+
+
+BENCHMARKS = {name: _declared(name, table)
+              for name, table in declared.section("benchmark").items()}
 
 
 def get(name: str, own: Iterable[str] = (),

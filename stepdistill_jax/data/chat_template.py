@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import datetime
 import json
 import pathlib
+import re
 from typing import Any, NoReturn
 
 import jinja2
@@ -84,6 +85,34 @@ class ChatTemplate:
     except (jinja2.TemplateError, TypeError, ValueError) as error:
       raise errors.UserError(
           f"{self._where} refuses the messages: {error}") from error
+
+
+_TURN = re.compile(r"^(system|user|assistant): ", re.MULTILINE)
+
+
+def messages_of(text: str, system: str = "") -> list[dict[str, str]]:
+  """The messages that a record's text is, as `stepdistill teacher` writes it.
+
+  A conversation has a line `role: ` before each message, and ends with the
+  user's; any other text is one message of the user.
+
+  >>> [m["content"] for m in messages_of(
+  ...     "user: Hi!\\nassistant: Hello.\\nuser: Who?", system="Be short.")]
+  ['Be short.', 'Hi!', 'Hello.', 'Who?']
+
+  Args:
+    text: the record's `inputs`.
+    system: the system's message where the text has none; empty for none.
+  """
+  turns = list(_TURN.finditer(text))
+  found = [{"role": "user", "content": text}]
+  if turns and turns[0].start() == 0 and turns[-1][1] == "user":
+    ends = [turn.start() - 1 for turn in turns[1:]] + [len(text)]
+    found = [{"role": turn[1], "content": text[turn.end():end]}
+             for turn, end in zip(turns, ends)]
+  if system and found[0]["role"] != "system":
+    found.insert(0, {"role": "system", "content": system})
+  return found
 
 
 def read(folder: pathlib.Path, **options: Any) -> ChatTemplate:

@@ -9,6 +9,8 @@ from typing import Any
 
 import seqio
 
+from stepdistill_jax.data import hugging_face_vocabulary
+
 # Larger data is identified by its file names and sizes alone.
 _MAX_HASHED_BYTES = 256 * 2**20
 
@@ -32,11 +34,22 @@ def digest_of(files: list[list[pathlib.Path]]) -> str:
 
 
 def vocabularies_of(*tasks: seqio.Task) -> list[str]:
-  """SHA-256 of the vocabulary files of tasks, sorted."""
-  files = {str(getattr(feature.vocabulary, "sentencepiece_model_file", ""))
-           for task in tasks for feature in task.output_features.values()}
-  return sorted(hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
-                for file in files if os.path.isfile(file))
+  """SHA-256 of the vocabulary files of tasks, sorted.
+
+  With a decoder's tokenizer, also that of what it makes of a question.
+  """
+  found = set()
+  for feature in (f for t in tasks for f in t.output_features.values()):
+    vocabulary = feature.vocabulary
+    decoders = hugging_face_vocabulary.followed(vocabulary)
+    file = (decoders.tokenizer_file if decoders else
+            str(getattr(vocabulary, "sentencepiece_model_file", "")))
+    if os.path.isfile(file):
+      found.add(hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest())
+    if decoders:
+      found.add(hashlib.sha256(
+          decoders.prompt_text("?").encode("utf-8")).hexdigest())
+  return sorted(found)
 
 
 def of_task(task: seqio.Task) -> dict[str, Any]:

@@ -30,7 +30,8 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
 
   A prompt is what the tokenizer puts before texts (Llama's
   `<|begin_of_text|>`), the text, and `prompt_suffix`; with `chat` it is what
-  the folder's chat template makes of a user's message. It has no end token.
+  the folder's chat template makes of it (see `chat_template.messages_of`). It
+  has no end token.
   """
 
   def __init__(
@@ -123,8 +124,7 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
     text = text.replace(records.EOS_TEXT, "\n")
     if not self._chat:
       return text + self._suffix
-    messages = [{"role": "system", "content": self._system}] * bool(
-        self._system) + [{"role": "user", "content": text}]
+    messages = chat_template.messages_of(text, self._system)
     return self._template.render(messages, add_generation_prompt=True)
 
   def encode_prompt(self, text: str) -> list[int]:

@@ -34,7 +34,7 @@ from stepdistill_jax.data import (
   truncation,
   vocabularies,
 )
-from stepdistill_jax.records import datasets, records
+from stepdistill_jax.records import datasets, declared, records
 from stepdistill_jax.util import errors
 
 _GOLD = preprocessors.GOLD
@@ -60,6 +60,12 @@ def register_dataset(dataset: str, teachers: Iterable[str]) -> None:
       _add_single_task(dataset, label_source, teacher)
       _add_paired_task(dataset, label_source, teacher)
       _add_mixture(dataset, label_source, teacher)
+
+
+def register_declared(name: str) -> None:
+  """Registers the tasks of a data set or union as `tasks/NAME.toml` says."""
+  register = register_union if name in datasets.UNIONS else register_dataset
+  register(name, declared.value(name, "teachers", ()))
 
 
 def register_union(name: str, teachers: Iterable[str]) -> None:
@@ -111,10 +117,12 @@ def _train_records(task: seqio.Task) -> float:
 
 
 def register_found_records() -> None:
-  """Registers the tasks of all records in the records folder, and of unions.
+  """Registers all declared tasks, and those of all records, and of unions.
 
   A union is there for the teachers with records of all of its data sets.
   """
+  for name in declared.tables():
+    register_declared(name)
   found: dict[str, list[str]] = {}
   for dataset, teacher in records.list_records(vocabularies.records_dir()):
     found.setdefault(dataset, []).append(teacher)

@@ -8,12 +8,13 @@ from typing import Any
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 import seqio
 
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.data import fingerprints
 from stepdistill_jax.embedded_t5x import checkpoint_config, datasets
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_paths, run_lock, run_record
@@ -177,6 +178,22 @@ def tell_whose_steps(path: str, train_state) -> None:
         "the logs and schedules of weights are those of other steps; bind "
         "utils.RestoreCheckpointConfig.assignment_map = "
         "((r'state/.*', None),) to begin from 0 in all of them")
+
+
+def require_finite(path: str, params: Any) -> None:
+  """Raises errors.UserError if a restored parameter has a value like NaN.
+
+  Args:
+    path: of the checkpoint, for the error.
+    params: as they were restored.
+  """
+  count = jax.jit(lambda x: jnp.sum(~jnp.isfinite(x)))
+  for key, value in jax.tree_util.tree_leaves_with_path(params):
+    if bad := int(jax.device_get(count(value))):
+      name = "/".join(str(getattr(part, "key", part)) for part in key)
+      raise errors.UserError(
+          f"{path}: {name} has {bad:,} of {value.size:,} values that are not "
+          "finite; the checkpoint is broken: begin from another one")
 
 
 def describe_data(cfg: datasets.DatasetConfig) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from t5x import checkpoints
@@ -29,6 +30,7 @@ from stepdistill_jax.data import (
   chat_template_test as test_messages,
   hugging_face_vocabulary,
 )
+from stepdistill_jax.evaluation import hugging_face
 from stepdistill_jax.models import decoder_model
 from stepdistill_jax.models.llama import network
 
@@ -124,6 +126,35 @@ def test_greedy_tokens_are_transformers(pair):
     expected = expected[:ends[0] + 1] if ends.size else expected
     assert tokens[:len(expected)].tolist() == expected.tolist()
     assert not tokens[len(expected):].any()
+
+
+def test_a_folder_is_asked_as_the_run_is(pair):
+  """`stepdistill-eval --hf`: the same tokens and likelihoods by torch."""
+  folder, vocabulary, model, params, other = pair
+  theirs = hugging_face.TorchStudent.of(
+      other, hugging_face_vocabulary.HuggingFaceVocabulary(
+          str(folder / "hf" / "tokenizer.json")), batch_size=3)
+  inputs = [vocabulary.encode_prompt(text) for text in fixtures.TEXTS]
+  width = max(map(len, inputs))
+  prompts = np.stack([np.pad(i, (0, width - len(i))) for i in inputs])
+  got = np.asarray(jax.jit(model.predict_batch)(params, {
+      "encoder_input_tokens": prompts.astype(np.int32),
+      "decoder_target_tokens": np.zeros((3, STEPS), np.int32)}))
+  tokens = theirs.generate_tokens(inputs, STEPS)
+  assert tokens == [[t for t in row if t] for row in got.tolist()]
+  scores = jax.jit(model.score_batch)(params, {
+      "encoder_input_tokens": prompts.astype(np.int32),
+      "decoder_target_tokens": got,
+      "decoder_input_tokens": np.pad(got[:, :-1], ((0, 0), (1, 0))),
+      "decoder_loss_weights": (got > 0).astype(np.float32)})
+  (_, found), = theirs.log_likelihoods(inputs, tokens)
+  np.testing.assert_allclose(found, scores, rtol=1e-4)
+  shapes = dict(hugging_face._as_t5x(name, tuple(p.shape))
+                for name, p in other.named_parameters())
+  # Costs are counted alike; what has no such name is no matrix.
+  for name, value in traverse_util.flatten_dict(params, sep="/").items():
+    if name.endswith("/kernel"):
+      assert shapes[name] == value.shape, name
 
 
 def test_texts_have_transformers_ids_and_come_back(pair):

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.interop.hf import (
@@ -15,6 +16,8 @@ from stepdistill_jax.interop.hf import (
 )
 from stepdistill_jax.util import errors
 from tests.support import hf_fixtures as fixtures
+
+SIZE = 189  # Pieces of the tiny vocabulary, which its sentinels follow.
 
 
 @pytest.fixture(name="folder")
@@ -347,3 +350,63 @@ def test_exports_to_where_no_folder_can_be(folder, tmp_path):
     with pytest.raises(errors.UserError, match=str(tmp_path)):
       export_hf.export_hf(tmp_path / "t5x", output)
   assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.parametrize("files, named", [
+    ({"added_tokens.json": {"{": 300, "}": 301}}, ("'{' (300)", "'}' (301)")),
+    ({"tokenizer.json": {"added_tokens": [
+        {"content": "<extra_id_0>", "id": SIZE + 99},
+        {"content": "\n", "id": SIZE + 100}]}}, ("1 tokens", "'\\n'")),
+    ({"tokenizer_config.json": {"extra_ids": 100, "added_tokens_decoder": {
+        "0": {"content": "<pad>"}, "290": {"content": "<think>"}}}},
+     ("'<think>' (290)",)),
+    # A sentinel that transformers feeds under another id than SeqIO.
+    ({"added_tokens.json": {"<extra_id_0>": SIZE}}, ("'<extra_id_0>'",)),
+])
+def test_added_tokens(folder, files, named):
+  for name, value in files.items():
+    (folder / name).write_text(json.dumps(value))
+  refused(folder, "added to the tokenizer", *named)
+
+
+def test_listed_tokens_that_are_there_all_the_same(folder):
+  pieces = sentencepiece.SentencePieceProcessor(
+      model_file=str(folder / "spiece.model"))
+  (folder / "added_tokens.json").write_text(json.dumps({
+      "<pad>": 0, "</s>": 1, "<unk>": 2, pieces.id_to_piece(9): 9,
+      "<extra_id_0>": SIZE + 99, "<extra_id_99>": SIZE}))
+  import_hf.import_hf(folder, folder.parent / "out", quiet=True)
+  assert (folder.parent / "out" / "hf" / "added_tokens.json").is_file()
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("entry, value", [
+    ("eos_token_id", 2), ("eos_token_id", [1, 2]), ("pad_token_id", 1),
+    ("decoder_start_token_id", 2)])
+def test_other_special_ids(folder, file, entry, value):
+  path = folder / file
+  entries = json.loads(path.read_text()) if path.is_file() else {}
+  path.write_text(json.dumps({**entries, entry: value}))
+  refused(folder, f"{file}: {entry} is {value}")
+
+
+def test_a_vocabulary_with_other_special_ids(folder):
+  with (folder / "spiece.model").open("wb") as file:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c d e", "f g h"]), model_writer=file,
+        vocab_size=20, hard_vocab_limit=False, unk_id=0, bos_id=1, eos_id=2,
+        pad_id=-1, minloglevel=2)
+  refused(folder, "pad, EOS and unknown ids -1, 2, 0")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name, where", [
+    ("encoder.block.0.layer.1.DenseReluDense.wo.weight", (3, 0)),
+    ("shared.weight", (383, 15)), ("decoder.final_layer_norm.weight", (7,))])
+def test_weights_that_are_not_finite(folder, name, where, value):
+  def spoil(tensors):
+    tensors[name][where] = value
+
+  change_tensors(folder, spoil)
+  refused(folder, f"model.safetensors: the tensor {name} has 1 values that "
+          "are not finite", "broken")

@@ -19,6 +19,8 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
+
 from stepdistill_jax.util import errors
 
 # Large enough for a disk's full speed, small beside any model. Some ten are in
@@ -28,6 +30,22 @@ JOURNAL_FILE = "conversion_journal.jsonl"
 _LINE_SECONDS = 10.0  # Between lines where there is no terminal.
 _SYNC_BYTES = 4 * 2**30  # Between waits for the disk.
 _SYNCED = {"synced": True}
+
+
+def require_finite(block: np.ndarray, name: str, start: int) -> None:
+  """Raises errors.UserError for a block that has NaN or infinite values.
+
+  Args:
+    block: rows of a tensor.
+    name: of the tensor.
+    start: number of the first row.
+  """
+  finite = np.isfinite(block)
+  if not finite.all():
+    raise errors.UserError(
+        f"{name} has {finite.size - np.count_nonzero(finite):,} values that "
+        f"are not finite in rows {start:,} to {start + len(block):,}; the "
+        "checkpoint is broken (float16 is too small for T5): take another one")
 
 
 def rows_per_block(rows: int, row_bytes: int,

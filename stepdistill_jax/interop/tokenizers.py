@@ -17,7 +17,11 @@ from typing import Any
 from etils import epath
 
 from stepdistill_jax.data import tokenizer_files
-from stepdistill_jax.interop import architecture, tokenizer_json
+from stepdistill_jax.interop import (
+  architecture,
+  special_tokens,
+  tokenizer_json,
+)
 from stepdistill_jax.util import errors
 
 SPIECE_FILE = "spiece.model"
@@ -155,7 +159,10 @@ def write(folder: pathlib.Path, tokenizer: Tokenizer,
     kept: files that came with an imported checkpoint; taken as they are if
       they are of the same tokenizer.
   """
-  if kept is not None and _same(kept, tokenizer):
+  # Tokens that were added are none that the run has learned.
+  if kept is not None and _same(kept, tokenizer) and (
+      tokenizer.file is not None or not special_tokens.added_tokens(
+          kept, tokenizer.spiece, tokenizer.extra_ids)):
     for name in KEPT[2:]:
       if (kept / name).is_file():
         epath.Path(kept / name).copy(folder / name, overwrite=True)

@@ -1,7 +1,7 @@
 """The embedded benchmark from nothing to a report, in one command.
 
 Generates short stories, lets a simulated teacher explain them, trains small
-T5 students by `finetune`, `distill` and `step_by_step`, scores them on unseen
+students by `finetune`, `distill` and `step_by_step`, scores them on unseen
 stories, and writes report.html, report.json, learning_curve.png and the
 checkpoints to the output folder. Interrupted and run again, it goes on; what
 is done is skipped.
@@ -13,16 +13,17 @@ is done is skipped.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-import os
 import pathlib
 import time
 from typing import Any
 
-from stepdistill_jax.util import errors, runtime
+from stepdistill_jax.util import durable_files, errors, runtime
 
 SUMMARY = "embedded benchmark: train three methods, score, report"
 _BUDGETS = ("full", "small")
+_STUDENTS = ("t5", "decoder")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "--budget", choices=_BUDGETS, default="full",
       help="small: fewer stories and steps (default: %(default)s)")
   parser.add_argument(
+      "--student", choices=_STUDENTS, default="t5",
+      help="a small T5, or a decoder of the Llama family (default: "
+      "%(default)s)")
+  parser.add_argument(
       "--output_dir", metavar="DIR", default=None,
       help="folder of everything it writes (default: quickstart_output, "
-      "quickstart_output_small)")
+      "quickstart_output_small, quickstart_output_decoder, ...)")
   parser.add_argument(
       "--workers", type=int, metavar="N", default=None,
       help="students that train beside each other, each on one processor "
@@ -48,9 +53,11 @@ def run(args: argparse.Namespace) -> int | None:
 
   if args.workers is not None and args.workers < 1:
     raise errors.UserError(f"--workers={args.workers}: must be at least 1")
-  plan = plan_lib.BUDGETS[args.budget]
-  default = "quickstart_output" + ("" if args.budget == "full" else
-                                   f"_{args.budget}")
+  plan = dataclasses.replace(
+      plan_lib.BUDGETS[args.budget], student=args.student)
+  default = "_".join([
+      "quickstart_output", *([args.student] if args.student != "t5" else []),
+      *([args.budget] if args.budget != "full" else [])])
   report = run_plan(
       pathlib.Path(args.output_dir or default), plan, quiet=args.json,
       workers=args.workers)
@@ -110,9 +117,10 @@ def _run_stages(
 
     data = benchmark_data.prepare(output_dir, plan)
     console.print(_data_line(plan, data), markup=False, soft_wrap=True)
+    kind = "decoders " if plan.student == "decoder" else ""
     console.print(
-        f"students: {len(list(plan.runs()))} of {plan.steps:,} steps each on "
-        f"{workers_lib.where(num_workers)}; "
+        f"students: {len(list(plan.runs()))} {kind}of {plan.steps:,} steps "
+        f"each on {workers_lib.where(num_workers)}; "
         f"accuracy on {plan.test_stories:,} unseen stories [95% interval]",
         markup=False, soft_wrap=True)
     with display.Display(plan, console) as watcher:
@@ -156,6 +164,4 @@ def write_report(output_dir: pathlib.Path, report: dict[str, Any]) -> None:
   for name, content in (
       ("report.html", page.render(report, curve)),
       ("report.json", json.dumps(report, indent=1) + "\n")):
-    temporary = output_dir / f".{name}.{os.getpid()}"
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, output_dir / name)
+    durable_files.replace(output_dir / name, content)

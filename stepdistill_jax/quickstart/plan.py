@@ -9,11 +9,14 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.quickstart import tracking, tracking_teacher
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import durable_files, errors
 
 # In the order of the report; the difference is the last minus the first.
 METHODS = ("finetune", "distill", "step_by_step")
+STUDENTS = ("t5", "decoder")
 _PLAN_FILE = "plan.json"
+# What plans of before did not write down.
+_EARLIER = {"student": "t5"}
 # A pair is two examples; a step of step_by_step takes about twice as long.
 _EXAMPLES_PER_RECORD = {"step_by_step": 2}
 
@@ -52,6 +55,7 @@ class Plan:
     difficulty: of the stories.
     teacher: who writes rationales and labels.
     methods: which of METHODS.
+    student: one of STUDENTS.
   """
 
   budget: str
@@ -66,6 +70,13 @@ class Plan:
   teacher: tracking_teacher.SimulatedTeacher = (
       tracking_teacher.SimulatedTeacher())
   methods: tuple[str, ...] = METHODS
+  student: str = "t5"
+
+  def gin_files(self, run: Run) -> list[str]:
+    """A run's recipe, and what puts another student in its place."""
+    more = [] if self.student == "t5" else [
+        f"gin/models/tracking_{self.student}.gin"]
+    return [run.gin_file, *more]
 
   def runs(self) -> Iterator[Run]:
     """All runs; what a first look needs comes first.
@@ -110,14 +121,12 @@ def claim_folder(folder: pathlib.Path, plan: Plan) -> None:
           f"{folder} is not empty and not a quickstart's output; choose "
           "another folder with --output_dir=DIR")
     folder.mkdir(parents=True, exist_ok=True)
-    # Renamed when whole: an interruption here leaves no half plan.
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(plan.as_json(), indent=2) + "\n", "utf-8")
-    temporary.replace(path)
+    durable_files.replace(
+        path, json.dumps(plan.as_json(), indent=2) + "\n")
     return
   try:
-    before = json.loads(path.read_text("utf-8"))
-  except ValueError as error:
+    before = {**_EARLIER, **json.loads(path.read_text("utf-8"))}
+  except (ValueError, TypeError) as error:
     raise errors.UserError(f"{path} is damaged ({error}); remove {folder}"
                            ) from error
   changed = [f"{key} was {before.get(key)!r}, now {value!r}"

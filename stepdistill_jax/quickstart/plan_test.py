@@ -19,8 +19,10 @@ def test_budgets_have_what_a_comparison_needs(plan):
   runs = list(plan.runs())
   assert len({run.name for run in runs}) == len(runs) == (
       3 * len(plan.shares) * len(plan.seeds))
-  for run in runs:
-    assert (locations.resource_root() / run.gin_file).is_file()
+  for student in plan_lib.STUDENTS:
+    for run in runs:
+      for file in dataclasses.replace(plan, student=student).gin_files(run):
+        assert (locations.resource_root() / file).is_file()
 
 
 def test_a_folder_is_claimed_once(tmp_path):

@@ -81,7 +81,7 @@ def train_and_score(
     plan: which the run is part of.
     records_dir: of the benchmark.
     run: what to train.
-    watcher: is told of steps and answers.
+    watcher: called with steps and answers.
   """
   from stepdistill_jax.embedded_t5x import command as t5x_command
   from stepdistill_jax.evaluation import scoring
@@ -93,7 +93,7 @@ def train_and_score(
   if not _is_trained(output_dir, plan, run):
     with progress_lib.watched_by(watcher):
       t5x_command.run(
-          "train", [run.gin_file], bindings(output_dir, plan, run),
+          "train", plan.gin_files(run), bindings(output_dir, plan, run),
           tfds_data_dir=str(records_dir))
   if not _is_scored(output_dir, run):
     scoring.score_checkpoint(

@@ -1,5 +1,7 @@
 """The data sets that this project knows: their rows, labels and splits.
 
+`declared` says where they are listed; here are the readers of their rows.
+
 A data set of a user's own needs no entry here: it has text labels, and its
 rows have the columns `inputs` and `label`.
 """
@@ -8,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import re
 from typing import Any
 
-from stepdistill_jax.records import records
+from stepdistill_jax.records import declared, records
+from stepdistill_jax.util import errors
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
 
@@ -202,10 +206,12 @@ def _inputs(fields: Mapping[str, Any], *names: str) -> str:
   return value
 
 
-def _read_plain(fields: Mapping[str, Any]) -> Row:
-  return Row(inputs=_inputs(fields, "inputs"),
-             label=_optional(fields, "label"),
-             rationale=_optional(fields, "rationale"))
+def _read_plain(
+    fields: Mapping[str, Any], inputs: tuple[str, ...] = ("inputs",),
+    label: str = "label", rationale: str = "rationale") -> Row:
+  return Row(inputs="\n".join(_inputs(fields, name) for name in inputs),
+             label=_optional(fields, label),
+             rationale=_optional(fields, rationale))
 
 
 def _read_svamp(fields: Mapping[str, Any]) -> Row:
@@ -285,42 +291,39 @@ def _read_gsm8k(fields: Mapping[str, Any]) -> Row:
              rationale=re.sub(r"<<[^<>]*>>", "", solution).strip())
 
 
-def _anli(round_number: int) -> Dataset:
-  name = f"anli{round_number}"
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Row]] = {
+    "svamp": _read_svamp, "choices": _read_cqa, "nli": _read_nli,
+    "asdiv": _read_asdiv, "gsm8k": _read_gsm8k}
+
+
+def _declared(name: str, rows: dict[str, Any]) -> Dataset:
+  """A data set as its TOML file declares it."""
+  kind, reader = rows.pop("kind", TEXT), rows.pop("reader", None)
+  for what, given, known in (("kind", kind, KINDS),
+                             ("reader", reader, _READERS)):
+    if given is not None and given not in known:
+      raise errors.UserError(errors.unknown_name_message(
+          f"{what} in tasks/{name}.toml", given, known))
+  columns = {key: rows.pop(key) for key in ("inputs", "label", "rationale")
+             if key in rows}
+  if isinstance(columns.get("inputs"), str):
+    columns["inputs"] = [columns["inputs"]]
+  read = _READERS[reader] if reader else functools.partial(
+      _read_plain, **columns)
   return Dataset(
-      name, CLASS, _read_nli,
-      {"train": (f"{name}_train.json", f"{name}_train_recovered.jsonl"),
-       "validation": (f"{name}_valid.json",), "test": (f"{name}_test.json",)},
-      labels=NLI_LABELS, file_mark=f"r{round_number}")
+      records.check_name("data set", name), kind, read,
+      {split: tuple(files) for split, files in rows.pop("files", {}).items()},
+      labels=tuple(rows.pop("labels", ())), **rows)
 
 
 DATASETS: Mapping[str, Dataset] = {
-    dataset.name: dataset for dataset in (
-        Dataset("svamp", EQUATION, _read_svamp,
-                {"train": ("svamp_train.json",),
-                 "validation": ("svamp_valid.json",),
-                 "test": ("svamp_test.json",)},
-                held_out=0.1, undivided_test_rows=200),
-        Dataset("cqa", CHOICE, _read_cqa,
-                {"train": ("cqa_train.json",),
-                 "validation": ("cqa_valid.json",),
-                 "test": ("cqa_test.json",)},
-                held_out=0.1),
-        _anli(1), _anli(2), _anli(3),
-        Dataset("esnli", CLASS, _read_nli,
-                {"train": ("esnli_train.json",),
-                 "validation": ("esnli_valid.json",),
-                 "test": ("esnli_test.json",)},
-                labels=NLI_LABELS),
-        Dataset("asdiv", NUMBER, _read_asdiv, {"train": ("ASDiv.xml",)}),
-        Dataset("gsm8k", NUMBER, _read_gsm8k,
-                {"train": ("train.jsonl",), "test": ("test.jsonl",)},
-                held_out=0.1),
-    )
-}
+    name: _declared(name, rows)
+    for name, rows in declared.section("rows").items()}
 
 # Data sets that are trained on together, under one name in task names.
-UNIONS: Mapping[str, tuple[str, ...]] = {"svamp_asdiv": ("svamp", "asdiv")}
+UNIONS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(table["members"])
+    for name, table in declared.tables().items() if "members" in table}
 
 
 def members(name: str) -> tuple[str, ...]:

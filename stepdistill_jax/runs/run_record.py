@@ -123,7 +123,8 @@ def check_vocabulary(model_dir, file) -> None:
       pathlib.Path(file).read_bytes()).hexdigest() not in trained:
     raise errors.UserError(
         f"{model_dir} was trained with another vocabulary than {file}; set "
-        "STEPDISTILL_VOCAB to the SentencePiece model that it had")
+        "STEPDISTILL_VOCAB to the SentencePiece model that it had, or put a "
+        "decoder's tokenizer.json back")
 
 
 def _write(model_dir, record: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import os
 import pathlib
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -161,9 +162,9 @@ def killed_collection(
 
 def under_way(output: pathlib.Path) -> int:
   """Requests that a killed collector has left in doubt."""
-  from stepdistill_jax.teacher.ask import journal
-
-  return len(journal.read(output))
+  with contextlib.closing(sqlite3.connect(
+      f"file:{output / completions.GROWING}?mode=ro", uri=True)) as database:
+    return database.execute("SELECT COUNT(*) FROM under_way").fetchone()[0]
 
 
 def _worker(output: pathlib.Path) -> int | None:

@@ -46,12 +46,14 @@ class Case:
     microbatches: that the batch is cut into.
     mesh: of `MESHES`; None for one device.
     scanned: whether the layers are one scanned layer.
+    family: `t5` or `decoder`.
   """
 
   layout: str
   microbatches: int = 1
   mesh: str | None = None
   scanned: bool = False
+  family: str = "t5"
 
 
 CASES = (
@@ -63,6 +65,11 @@ CASES = (
     Case("joined", 2, "sharded_model"),
     Case("packed", 1, scanned=True), Case("paired", 4, scanned=True),
     Case("packed", 2, "sharded_model", scanned=True),
+    *(dataclasses.replace(case, family="decoder") for case in (
+        Case("paired"), Case("packed", 4), Case("joined", 2),
+        Case("packed", 8, "data"), Case("paired", 2, "model"),
+        Case("joined", 2, "sharded_model"),
+        Case("packed", 2, "sharded_model", scanned=True))),
 )
 
 
@@ -72,8 +79,17 @@ def make_batch(layout: str, examples) -> Mapping[str, np.ndarray]:
   return getattr(fixtures, f"{layout}_batch")(examples, LONGEST, LONGEST)
 
 
-def make_module(scanned: bool):
+def make_student(case: Case):
   # Two layers, so that scanning has something to scan.
+  if case.family == "decoder":
+    return fixtures.tiny_decoder(
+        weights_lib.TaskWeights(WEIGHTS), module=fixtures.tiny_decoder_module(
+            num_layers=2, loop_layers=case.scanned))
+  return fixtures.tiny_student(
+      weights_lib.TaskWeights(WEIGHTS), module=make_module(case.scanned))
+
+
+def make_module(scanned: bool):
   size = dict(num_encoder_layers=2, num_decoder_layers=2)
   if not scanned:
     return fixtures.tiny_module(**size)
@@ -118,17 +134,16 @@ def run() -> Iterator[dict[str, Any]]:
   examples = fixtures.random_pairs(0, PAIRS, LONGEST)
   expected = {}
   for case in CASES:
-    if case.scanned not in expected:
-      module = make_module(case.scanned)
-      model = fixtures.tiny_student(
-          weights_lib.TaskWeights(WEIGHTS), module=module)
+    network = case.family, case.scanned
+    if network not in expected:
+      model = make_student(case)
     batch = make_batch(case.layout, examples)
     step, state = make_step(model, case, batch)
     params = jax.device_get(state.params)
-    if case.scanned not in expected:
-      expected[case.scanned] = params, exactness.plain_loss(
-          module, params, examples, WEIGHTS)
-    reference_params, reference = expected[case.scanned]
+    if network not in expected:
+      expected[network] = params, exactness.plain_loss(
+          model.module, params, examples, WEIGHTS)
+    reference_params, reference = expected[network]
     jax.tree.map(np.testing.assert_array_equal, params, reference_params)
     gradients, metrics = jax.device_get(step(state, batch))
     metrics = t5x_metrics.set_step_metrics_num_steps(metrics, 1)

@@ -29,6 +29,7 @@ from stepdistill_jax.interop import (
   gin_decoder,
   gin_model,
   import_result,
+  special_tokens,
   streaming,
   tokenizers,
 )
@@ -245,7 +246,8 @@ def _task(copy: Copy, writer: t5x_writer.CheckpointWriter,
   def run(advance) -> None:
     t5x_writer.copy_rows(
         copy.read_rows, create, rows=rows, step=step, dtype=dtype,
-        transposed=copy.transposed, advance=advance)
+        transposed=copy.transposed, advance=advance,
+        name=f"{tensor.file}: the tensor {copy.hf_name}")
 
   return streaming.Task(copy.name, tensor.nbytes, run)
 
@@ -278,6 +280,8 @@ def import_hf(
     raise errors.UserError(
         f"{folder}: the tokenizer has {pieces} ids, but the embedding only "
         f"{config['vocab_size']} rows; they are of different models")
+  if tokenizer.file is None:  # Else the file has all of them.
+    special_tokens.check(folder, tokenizer.spiece, tokenizer.extra_ids)
   writer = t5x_writer.CheckpointWriter(output, step, layout)
   journal = writer.journal(
       _identity(folder, copies, dtype, pad_vocabulary))

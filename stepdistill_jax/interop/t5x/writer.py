@@ -24,7 +24,7 @@ import msgpack
 import numpy as np
 import tensorstore as ts
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
   legacy as legacy_checkpoints,
 )
@@ -165,7 +165,8 @@ def copy_rows(
     step: int,
     dtype: np.dtype,
     transposed: bool,
-    advance: Callable[[int], None]) -> None:
+    advance: Callable[[int], None],
+    name: str) -> None:
   """Copies an array block by block, into rows or into columns.
 
   Args:
@@ -176,12 +177,17 @@ def copy_rows(
     dtype: of what is written.
     transposed: whether the source's rows are columns of what is written.
     advance: called with the number of bytes read.
+    name: of the array, for errors.
+
+  Raises:
+    errors.UserError: a value is not finite.
   """
   store = create()
   writes = streaming.InFlight()
   for start, stop in streaming.row_ranges(rows, step):
     block = read_rows(start, stop)
     nbytes = block.nbytes
+    streaming.require_finite(block, name, start)
     if block.dtype != dtype:
       block = block.astype(dtype)
     target = store[:, start:stop] if transposed else store[start:stop]

@@ -2,8 +2,8 @@
 
     rows.py        the rows to ask about, as a stream
     requests.py    a row, a prompt and sampling settings as one request
-    store.py       the teacher cache while it grows: durable, locked, indexed
-    index.py, journal.py, durable.py, lines.py   its parts
+    store.py       the teacher cache while it grows
+    locking.py, lines.py   one writer at a time; what is written
     plan.py        which requests are missing
     client.py      one request to an OpenAI-compatible server
     adaptations.py the request in the form that the server takes

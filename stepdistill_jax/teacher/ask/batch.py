@@ -19,7 +19,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import sqlite3
 from typing import Any
 
 from stepdistill_jax.teacher import text_files
@@ -117,9 +116,7 @@ class _Files:
     self._file = None
     self._names: list[pathlib.Path] = []
     self._lines = self._bytes = self.count = 0
-    self._seen = sqlite3.connect("", isolation_level=None)
-    self._seen.execute("CREATE TABLE seen (key BLOB PRIMARY KEY)")
-    self._seen.execute("BEGIN")
+    self._seen: set[bytes] = set()
 
   def __enter__(self) -> _Files:
     return self
@@ -138,10 +135,10 @@ class _Files:
 
   def write(self, request: requests.Request) -> None:
     """Appends a request, unless an identical one is there."""
-    if not self._seen.execute(
-        "INSERT OR IGNORE INTO seen VALUES (?)",
-        (bytes.fromhex(request.key),)).rowcount:
+    key = bytes.fromhex(request.key)
+    if key in self._seen:
       return
+    self._seen.add(key)
     line = json.dumps({
         "custom_id": request.key, "method": "POST",
         "url": f"/v1{request.path}", "body": request.body}) + "\n"
@@ -182,11 +179,8 @@ class _Answers:
   def __init__(self):
     self.count = 0
     self._paths: list[pathlib.Path] = []
-    self._places = sqlite3.connect("", isolation_level=None)
-    self._places.execute(
-        "CREATE TABLE places (key TEXT PRIMARY KEY, file INT, offset INT, "
-        "size INT) WITHOUT ROWID")
-    self._places.execute("BEGIN")
+    # custom_id -> (number of the file, offset, size).
+    self._places: dict[str, tuple[int, int, int]] = {}
 
   def index(self, path: pathlib.Path) -> None:
     """Notes where a file's answers are; of two, one without error counts."""
@@ -203,11 +197,11 @@ class _Answers:
         offset += len(raw)
 
   def has(self, key: str) -> bool:
-    return self._place(key) is not None
+    return key in self._places
 
   async def ask(self, request: requests.Request) -> responses.Answer:
     """Returns the batch's answer, or raises the failure that it notes."""
-    file, offset, size = self._place(request.key)
+    file, offset, size = self._places[request.key]
     with self._paths[file].open("rb") as opened:
       opened.seek(offset)
       line = json.loads(opened.read(size))
@@ -221,15 +215,11 @@ class _Answers:
           f"{where} is not a line of a batch's output: "
           f"{problem or 'it has no custom_id'}")
     self.count += 1
-    mode = "OR IGNORE" if line.get("error") else "OR REPLACE"
-    self._places.execute(
-        f"INSERT {mode} INTO places VALUES (?, ?, ?, ?)",
-        (line["custom_id"], len(self._paths) - 1, offset, len(raw)))
-
-  def _place(self, key: str) -> tuple[int, int, int] | None:
-    return self._places.execute(
-        "SELECT file, offset, size FROM places WHERE key = ?",
-        (key,)).fetchone()
+    place = len(self._paths) - 1, offset, len(raw)
+    if line.get("error"):
+      self._places.setdefault(line["custom_id"], place)
+    else:
+      self._places[line["custom_id"]] = place
 
 
 def answer_of(line: Mapping[str, Any], request: requests.Request

@@ -43,13 +43,15 @@ def estimate(spec: job_lib.Spec) -> Estimate:
       dataclasses.asdict(spec), waiting=job_lib.refuse_to_wait,
       asks=False) as job:
     count = prompt_tokens = most = samples = 0
-    seen = _Seen()
+    seen: set[bytes] = set()
     for item in job.items():
       if item is None:
         continue
       request = job.plan.request(item)
-      if not seen.add(request.key):
+      key = bytes.fromhex(request.key)
+      if key in seen:
         continue
+      seen.add(key)
       count += 1
       samples += len(item.samples)
       prompt_tokens += job.estimator.prompt_tokens(request)
@@ -86,26 +88,9 @@ def lines(found: Estimate) -> list[str]:
   return told
 
 
-class _Seen:
-  """Keys that were seen; on disk if there are many."""
-
-  def __init__(self):
-    import sqlite3
-
-    self._database = sqlite3.connect("", isolation_level=None)
-    self._database.execute("CREATE TABLE seen (key BLOB PRIMARY KEY)")
-    self._database.execute("BEGIN")
-
-  def add(self, key: str) -> bool:
-    """True if the key is new."""
-    return self._database.execute(
-        "INSERT OR IGNORE INTO seen VALUES (?)",
-        (bytes.fromhex(key),)).rowcount == 1
-
-
 def _likely_length(job: job_lib.Job) -> float | None:
   """Mean tokens of a completion, by those of before or by the exemplars."""
-  usage, endings = job.store.index.usage(), job.store.index.counts()
+  usage, endings = job.store.usage(), job.store.counts()
   if usage["completion_tokens"]:
     return usage["completion_tokens"] / max(1, sum(endings.values()))
   outputs = [exemplar["output"] for exemplar in job.prompt.exemplars]

@@ -17,9 +17,8 @@ from stepdistill_jax.teacher import completions, prompts
 from stepdistill_jax.teacher.ask import (
   client as client_lib,
   cost,
-  durable,
-  index,
   limits,
+  locking,
   plan as plan_lib,
   requests,
   retries,
@@ -145,14 +144,14 @@ class Job:
         cost.load_tokenizer(spec.tokenizer) if spec.tokenizer else None)
     self.dropped = import_counts.Reasons()
     # A worker whose command was killed needs at most one request's time.
-    self.store = durable.wait_for_lock(
+    self.store = locking.wait_for_lock(
         self._open_store, longest_s=spec.timeout_s + 10, waiting=waiting)
     try:
       self.plan = plan_lib.Plan(
           self.settings, self.prompt, self.store, spec.history)
       self.present = sum(
-          count for reason, count in self.store.index.counts().items()
-          if not reason.startswith(index.ERROR))
+          count for reason, count in self.store.counts().items()
+          if not reason.startswith(store_lib.ERROR))
       self.total = self._estimate_total()
     except BaseException:
       self.store.abandon()
@@ -206,9 +205,9 @@ class Job:
 
   def close(self, progress: retries.Progress) -> Outcome:
     """Closes the cache; returns what was done."""
-    endings, usage = self.store.index.counts(), self.store.index.usage()
+    endings, usage = self.store.counts(), self.store.usage()
     present = sum(count for reason, count in endings.items()
-                  if not reason.startswith(index.ERROR))
+                  if not reason.startswith(store_lib.ERROR))
     # A cache may have more than the rows of this run, as with --limit.
     total = max(self.total, present)
     outcome = Outcome(
@@ -230,7 +229,7 @@ class Job:
     return self.source.count() * self.settings.samples
 
   def _spent_usd(self) -> float:
-    return self.estimator.prices.of_usage(self.store.index.usage())
+    return self.estimator.prices.of_usage(self.store.usage())
 
   def _open_store(self) -> store_lib.Store:
     prompt, spec = self.prompt, self.spec

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.teacher import completions
-from stepdistill_jax.teacher.ask import failures, index, job, retries
+from stepdistill_jax.teacher.ask import failures, job, retries, store
 from stepdistill_jax.util import errors
 
 _INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it.
@@ -147,7 +147,7 @@ def _next_steps(outcome: job.Outcome) -> str:
   """What a rerun does about those that are not usable, and what it leaves."""
   others = _others(outcome)
   failed = sum(count for reason, count in others.items()
-               if reason.startswith(index.ERROR))
+               if reason.startswith(store.ERROR))
   told = ""
   if failed or outcome.missing:
     told += "; a rerun asks for those that failed or are missing"
@@ -158,7 +158,7 @@ def _next_steps(outcome: job.Outcome) -> str:
     told += ("; for whole ones collect into another --output with a larger "
              "--max_tokens")
   for reason in sorted(others):
-    if reason not in _KNOWN_ENDINGS and not reason.startswith(index.ERROR):
+    if reason not in _KNOWN_ENDINGS and not reason.startswith(store.ERROR):
       told += (f"; the server ends with {reason!r}, which is not known as a "
                "natural end")
   return told

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from stepdistill_jax.teacher.ask import (
   cost as cost_lib,
   failures,
-  journal,
   limits,
   lines,
   plan as plan_lib,
@@ -195,7 +194,7 @@ class Collector:
     if known:
       self._append_copies(item, known)
       return self._next(item, len(known))
-    if journal.short(request.key) in self._store.in_doubt:
+    if self._store.is_in_doubt(request.key):
       if self._bounds.in_doubt == HOLD:
         self.progress.held += 1
         return None
@@ -379,7 +378,6 @@ class Collector:
   def _append_answer(self, item: plan_lib.Item, request: requests.Request,
                      answer: responses.Answer) -> None:
     self._append(lines.of_answer(item, request.key, answer))
-    self._store.answered(request.key)
 
   def _append_copies(self, item: plan_lib.Item,
                      known: list[dict[str, Any]]) -> None:

@@ -346,7 +346,7 @@ def test_stopping_finishes_what_is_under_way(tmp_path):
   assert 20 < stats["requests"] < 200
   # All that was paid is kept, and nothing is in doubt.
   assert outcome.usable == stats["paid"] == stats["requests"]
-  assert not (tmp_path / "cache" / ".sent").exists()
+  assert not (tmp_path / "cache" / completions.GROWING).exists()
   outcome = collect(spec, teacher)
   assert teacher.stats()["paid"] == teacher.stats()["paid_rows"] == 200
 

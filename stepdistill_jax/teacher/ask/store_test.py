@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from stepdistill_jax.teacher import completions
-from stepdistill_jax.teacher.ask import durable, store as store_lib
+from stepdistill_jax.teacher.ask import locking, store as store_lib
 from stepdistill_jax.util import errors
 from tests.support import asking as testing
 
@@ -59,8 +59,8 @@ def test_reopened_it_knows_what_is_there(tmp_path):
     assert store.lacks("d/train/0", 1)
     assert store.line("d/train/2", 0) == line(2)
     assert store.lines_of(f"{2:064x}") == [line(2)]
-    assert store.index.usage() == {"prompt_tokens": 15, "completion_tokens": 0}
-    assert store.index.counts() == {"stop": 5}
+    assert store.usage() == {"prompt_tokens": 15, "completion_tokens": 0}
+    assert store.counts() == {"stop": 5}
 
 
 def test_looking_changes_nothing(tmp_path):
@@ -80,7 +80,10 @@ def test_cut_anywhere_it_has_the_whole_lines(tmp_path):
        "complete": False}))
   data = shard.read_bytes()
   ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
-  for length in range(len(data), -1, -1):
+  near_ends = {end + near for end in (0, *ends) for near in (-2, -1, 0, 1)}
+  # Others than near the ends of lines are alike: some of them.
+  for length in sorted((near_ends | set(range(0, len(data), 97))) & set(
+      range(len(data) + 1)), reverse=True):
     with shard.open("wb") as file:
       file.write(data[:length])
     with make(tmp_path) as store:
@@ -90,12 +93,18 @@ def test_cut_anywhere_it_has_the_whole_lines(tmp_path):
       if length % 97 == 0:  # What is appended then is whole, too.
         store.append([line(7)])
         store.sync()
-        assert [json.loads(x)["id"] for x in shard.open()] == [
+        assert ids(tmp_path) == [
             f"d/train/{n}" for n in [*range(whole), 7]]
+        store.close(complete=False)
+        assert ids(tmp_path) == [
+            f"d/train/{n}" for n in [*range(whole), 7]]
+        shard.write_bytes(data)
+        (tmp_path / "manifest.json").write_text(json.dumps(
+            {**completions.read_manifest(tmp_path), "shards": None}))
 
 
 def test_damage_inside_is_refused(tmp_path):
-  make(tmp_path, range(4)).abandon()
+  make(tmp_path, range(4)).close(complete=True)
   shard = tmp_path / "shard-00000.jsonl"
   data = bytearray(shard.read_bytes())
   data[5] = 10
@@ -111,10 +120,10 @@ def test_a_completion_supersedes_an_error_and_nothing_else(tmp_path):
   assert store.lacks("d/train/1", 0)
   store.append([line(1, error="server_error: 500")])
   store.append([line(2)])
-  assert store.index.counts() == {"error:server_error": 1, "stop": 1}
+  assert store.counts() == {"error:server_error": 1, "stop": 1}
   store.append([line(1, output="at last")])
   store.append([line(1, error="timeout: late"), line(1, output="again")])
-  assert store.index.counts() == {"stop": 2}
+  assert store.counts() == {"stop": 2}
   assert store.line("d/train/1", 0)["output"] == "at last"
   store.close(complete=True)
   outputs = {entry.value["id"]: entry.value["output"]
@@ -156,15 +165,15 @@ def test_shards_without_a_manifest_are_refused(tmp_path):
 
 def test_one_writer_at_a_time(tmp_path):
   store = make(tmp_path, [1])
-  with pytest.raises(durable.Locked, match=f"process {os.getpid()}"):
+  with pytest.raises(locking.Locked, match=f"process {os.getpid()}"):
     make(tmp_path)
   told = []
   with pytest.raises(errors.UserError, match="did not end within"):
-    durable.wait_for_lock(lambda: make(tmp_path), longest_s=0.2,
+    locking.wait_for_lock(lambda: make(tmp_path), longest_s=0.2,
                           waiting=told.append)
   assert len(told) == 1
   store.abandon()
-  durable.wait_for_lock(
+  locking.wait_for_lock(
       lambda: make(tmp_path), longest_s=0, waiting=told.append).abandon()
 
 
@@ -196,25 +205,116 @@ def test_what_is_in_doubt_stays_so_until_answered(tmp_path):
   store.sent("ab" * 32)
   store.answered("ab" * 32)
   store.close(complete=True)
-  assert not (tmp_path / ".sent").exists()
+  assert not (tmp_path / completions.GROWING).exists()
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
   store = make(tmp_path, range(3))
-  write = os.write
-
-  def full(file, data):
-    if len(data) > 60:
-      return write(file, data[:40])  # A short write, then none.
-    raise OSError(28, "No space left on device")
-
-  monkeypatch.setattr(os, "write", full)
-  with pytest.raises(errors.UserError, match="No space left"):
-    store.append([line(3)])
-  monkeypatch.setattr(os, "write", write)
+  database = store._database
+  (pages,) = database.execute("PRAGMA page_count").fetchone()
+  database.execute(f"PRAGMA max_page_count = {pages}")
+  with pytest.raises(errors.UserError, match="is full; what was collected is"):
+    store.append([line(3, output="x" * 100_000)])
+  database.execute(f"PRAGMA max_page_count = {2**30}")
   store.append([line(4)])
   store.abandon()
   assert ids(tmp_path) == [f"d/train/{n}" for n in (0, 1, 2, 4)]
+
+
+def test_shards_that_cannot_be_written_lose_nothing(tmp_path, monkeypatch):
+  store = make(tmp_path, range(3))
+
+  def full(*unused):
+    raise OSError(28, "No space left on device")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "fsync", full)
+    with pytest.raises(errors.UserError, match="No space left.*is safe"):
+      store.close(complete=True)
+  store.abandon()
+  assert ids(tmp_path) == [f"d/train/{n}" for n in range(3)]
+  make(tmp_path).close(complete=True)
+  assert ids(tmp_path) == [f"d/train/{n}" for n in range(3)]
+  assert not (tmp_path / completions.GROWING).exists()
+
+
+@pytest.mark.parametrize("stop_at", range(1, 7))
+def test_killed_while_it_writes_shards_it_loses_nothing(
+    tmp_path, monkeypatch, stop_at):
+  """As by SIGKILL between any two of the steps of `close`."""
+  make(tmp_path, range(9), shard_bytes=700).close(complete=True)
+  assert len(completions.shard_paths(tmp_path)) == 3
+  store = make(tmp_path, range(9, 12), shard_bytes=2000)
+  replace, calls = os.replace, []
+
+  class Killed(BaseException):
+    pass
+
+  def replace_or_die(*paths):
+    calls.append(paths)
+    if len(calls) == stop_at:
+      raise Killed
+    replace(*paths)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "replace", replace_or_die)
+    try:
+      store.close(complete=True)
+    except Killed:
+      store.abandon()
+  assert ids(tmp_path) == [f"d/train/{n}" for n in range(12)]
+  make(tmp_path).close(complete=True)
+  assert ids(tmp_path) == [f"d/train/{n}" for n in range(12)]
+
+
+def test_a_cache_of_before_is_read_with_what_it_left_in_doubt(tmp_path):
+  make(tmp_path, range(3)).close(complete=False)
+  (tmp_path / "manifest.json").write_text(json.dumps({
+      key: value for key, value in completions.read_manifest(
+          tmp_path).items() if key not in ("shards", "count")}))
+  with (tmp_path / "shard-00000.jsonl").open("a", encoding="utf-8") as file:
+    # As no program here writes it, but a person may.
+    file.write(json.dumps(line(3, output="é"), ensure_ascii=False) + "\n"
+               + '{"id": "cut')
+  (tmp_path / ".sent").write_text(
+      f"+{'ab' * 16}\n+{'cd' * 16}\n-{'ab' * 16}\n+{'ef' * 3}")
+  for _ in range(2):
+    with make(tmp_path) as store:
+      assert store.in_doubt == {"cd" * 16}
+      assert store.counts() == {"stop": 4}
+      assert store.line("d/train/3", 0)["output"] == "é"
+  store = make(tmp_path, [4])
+  store.sent("cd" * 32)
+  store.append([line(5, key="cd" * 32)])
+  store.close(complete=True)
+  assert ids(tmp_path) == [f"d/train/{n}" for n in range(6)]
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+      ".lock", "manifest.json", "shard-00000.jsonl"]
+
+
+def test_without_a_completion_the_settings_may_change(tmp_path):
+  store = make(tmp_path)
+  store.append([line(1, error="bad_request: no temperature, please")])
+  store.close(complete=False)
+  other = IDENTITY | {"sampling": {"temperature": None, "samples": 1}}
+  with pytest.raises(errors.UserError, match="teacher 't', and this run"):
+    store_lib.Store(tmp_path, other | {"teacher": "u"})
+  store = store_lib.Store(tmp_path, other)
+  store.append([line(1)])
+  store.close(complete=True)
+  assert completions.read_manifest(tmp_path)["sampling"] == other["sampling"]
+  with pytest.raises(errors.UserError, match="sampling.temperature None"):
+    make(tmp_path)
+
+
+def test_a_damaged_database_is_refused_and_kept(tmp_path):
+  make(tmp_path, range(3)).abandon()
+  path = tmp_path / completions.GROWING
+  path.write_bytes(b"no database" * 1000)
+  for read in (lambda: make(tmp_path), lambda: ids(tmp_path)):
+    with pytest.raises(errors.UserError, match=completions.GROWING):
+      read()
+  assert path.is_file()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

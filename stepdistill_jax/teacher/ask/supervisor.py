@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,17 +12,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from typing import Any, TextIO
+from typing import Any
 
 from stepdistill_jax.teacher import prompts
 from stepdistill_jax.teacher.ask import client, job, retries, rows, worker
 from stepdistill_jax.teacher.importing import table_files
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import errors, progress as progress_lib
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
-# Where nobody watches a terminal, a line this often is enough.
-_LINE_EVERY_S = 30.0
 
 
 def run(spec: job.Spec, *, show: bool = True) -> job.Outcome:
@@ -43,9 +41,11 @@ def run(spec: job.Spec, *, show: bool = True) -> job.Outcome:
         # Signals to this process's group must not reach it.
         start_new_session=True) as process:
       orders = _Orders(process)
-      with orders.signals():
+      with orders.signals(), progress_lib.Bars(
+          "completions", quiet=not show) as bars:
         orders.write(json.dumps(dataclasses.asdict(spec)))
-        ended = _follow(process.stdout, Display(enabled=show), orders)
+        ended = _follow(process.stdout, _Display(
+            bars, progress_lib.say if show else lambda text: None), orders)
     if ended is None:
       log.seek(0)
       raise errors.UserError(
@@ -78,7 +78,7 @@ def _environment() -> dict[str, str]:
   return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def _follow(events, display: Display, orders: _Orders
+def _follow(events, display: _Display, orders: _Orders
             ) -> dict[str, Any] | None:
   """Shows events until the last; its fields, or None if there was none.
 
@@ -89,13 +89,10 @@ def _follow(events, display: Display, orders: _Orders
     event = json.loads(line)
     kind = event.pop("event")
     if kind == worker.Event.ENDED:
-      display.clear()
       return event
     if kind == worker.Event.ERROR:
-      display.clear()
       raise errors.UserError(event["message"])
     if kind == worker.Event.CRASHED:
-      display.clear()
       raise RuntimeError(f"the collector failed:\n{event['message']}")
     display.show(kind, event, orders.given)
   return None
@@ -115,56 +112,44 @@ class _Orders:
     except OSError:
       pass  # It has ended; its last event tells why.
 
-  def signals(self) -> _Signals:
-    return _Signals(self._obey)
+  @contextlib.contextmanager
+  def signals(self) -> Iterator[None]:
+    """Has SIGINT and SIGTERM give orders inside."""
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+      # Elsewhere than in the main thread, as in a notebook's, there are none.
+      with contextlib.suppress(ValueError):
+        before[number] = signal.signal(number, self._obey)
+    try:
+      yield
+    finally:
+      for number, handler in before.items():
+        signal.signal(number, handler)
 
   def _obey(self, *unused) -> None:
     self.given += 1
     self.write(worker.DRAIN if self.given == 1 else worker.ABORT)
 
 
-class _Signals:
-  """Handles SIGINT and SIGTERM for a while; a context manager."""
+class _Display:
+  """Shows a worker's events."""
 
-  def __init__(self, handler: Callable[..., None]):
-    self._handler = handler
-    self._before: dict[int, Any] = {}
-
-  def __enter__(self) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-      try:
-        self._before[number] = signal.signal(number, self._handler)
-      except ValueError:
-        pass  # Not the main thread, as in a notebook's.
-
-  def __exit__(self, *exception) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-
-class Display:
-  """One line of progress: how many, how fast, how long, what it costs."""
-
-  def __init__(self, *, enabled: bool = True, file: TextIO | None = None,
-               clock: Callable[[], float] = time.monotonic):
-    self._file = file or sys.stderr
-    self._enabled = enabled
-    self._terminal = self._file.isatty()
-    self._clock = clock
-    self._total = self._present = 0
-    self._start = self._last = clock()
-    self._told_orders = self._told_notes = 0
-    self._line_open = False
+  def __init__(self, bars: progress_lib.Bars, say: Callable[[str], None]):
+    self._bars, self._say = bars, say
+    self._total = self._present = self._notes = self._orders = 0
 
   def show(self, kind: str, event: Mapping[str, Any], orders: int) -> None:
-    """Shows a worker's event."""
-    if not self._enabled:
-      return
+    """Shows an event.
+
+    Args:
+      kind: of the event.
+      event: its fields.
+      orders: how often the run was asked to end.
+    """
     if kind == worker.Event.WAITING:
       self._say(f"{event['message']}; waiting for it to end")
     elif kind == worker.Event.STARTED:
       self._total, self._present = event["total"], event["present"]
-      self._start = self._clock()
       self._say(f"{self._present:,} of {self._total:,} completions are there")
       if event["in_doubt"]:
         self._say(
@@ -173,49 +158,23 @@ class Display:
             "Idempotency-Key header may charge them twice "
             "(--in_doubt=hold leaves them out)")
     elif kind == worker.Event.PROGRESS:
-      if orders > self._told_orders:
-        self._told_orders = orders
+      if orders > self._orders:
+        self._orders = orders
         self._say(
             f"finishing {event['under_way']} requests under way; Ctrl-C again "
             "stops at once and may lose them" if orders == 1 else "stopping")
-      for note in event["notes"][self._told_notes:]:
+      for note in event["notes"][self._notes:]:
         self._say(note)
-      self._told_notes = len(event["notes"])
-      self._show_progress(retries.Progress(**event))
-
-  def clear(self) -> None:
-    """Ends the line of progress."""
-    if self._line_open:
-      self._file.write("\r\x1b[K")
-      self._file.flush()
-      self._line_open = False
-
-  def _say(self, text: str) -> None:
-    self.clear()
-    print(text, file=self._file, flush=True)
-
-  def _show_progress(self, progress: retries.Progress) -> None:
-    text = progress_text(
-        progress, total=self._total, present=self._present,
-        seconds=self._clock() - self._start)
-    if self._terminal:
-      self._file.write(f"\r  {text}\x1b[K")
-      self._file.flush()
-      self._line_open = True
-    elif self._clock() - self._last >= _LINE_EVERY_S:
-      self._last = self._clock()
-      self._say(text)
+      self._notes = len(event["notes"])
+      progress = retries.Progress(**event)
+      self._bars.update(
+          self._present + progress.durable - progress.failed, self._total,
+          first=self._present, more=progress_text(progress))
 
 
-def progress_text(progress: retries.Progress, *, total: int, present: int,
-                  seconds: float) -> str:
-  """One line: how many, how fast, how long, what it costs."""
-  done = progress.durable - progress.failed
-  rate = done / max(seconds, 1e-9)
-  parts = [f"{present + done:,}/{total:,}", f"{rate:,.1f}/s"]
-  if rate > 0:
-    parts.append(f"ETA {_duration((total - present - done) / rate)}")
-  parts.append(f"{progress.under_way} under way")
+def progress_text(progress: retries.Progress) -> str:
+  """What is under way, what fails, and what it costs."""
+  parts = [f"{progress.under_way} under way"]
   if progress.retries:
     # Of them, what fails most often: it may be the user's to mend.
     most = max(progress.failures, key=progress.failures.get, default="")
@@ -227,9 +186,3 @@ def progress_text(progress: retries.Progress, *, total: int, present: int,
   if progress.usd:
     parts.append(f"${progress.usd:,.4f}")
   return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-  """Seconds as h:mm:ss."""
-  whole = max(0, round(seconds))
-  return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

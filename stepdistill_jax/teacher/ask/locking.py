@@ -1,16 +1,15 @@
-"""Files that survive: locks, replacement in one step, syncing."""
+"""One writer of a cache at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 import fcntl
-import hashlib
 import os
 import pathlib
 import time
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from stepdistill_jax.util import durable_files, errors
+from stepdistill_jax.util import errors
 
 T = TypeVar("T")
 
@@ -61,20 +60,3 @@ def lock(path: pathlib.Path) -> int:
   os.ftruncate(descriptor, 0)
   os.pwrite(descriptor, str(os.getpid()).encode(), 0)
   return descriptor
-
-
-def describe(path: pathlib.Path) -> dict[str, Any]:
-  digest, count = hashlib.sha256(), 0
-  with path.open("rb") as file:
-    for line in file:
-      digest.update(line)
-      count += 1
-  return {"name": path.name, "count": count, "sha256": digest.hexdigest()}
-
-
-def replace(path: pathlib.Path, data: bytes) -> None:
-  """Puts a file in its place in one step, on the disk when this returns."""
-  temporary = path.with_name(f".{path.name}.new")
-  durable_files.write(temporary, data)
-  os.replace(temporary, path)
-  durable_files.sync_folder(path.parent)

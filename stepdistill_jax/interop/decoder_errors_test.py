@@ -1,0 +1,93 @@
+"""Decoders that are not supported are refused in a line, by name."""
+
+import json
+
+import pytest
+
+from stepdistill_jax.interop.hf import importing as import_hf
+from stepdistill_jax.util import errors
+from tests.support import decoder_fixtures as fixtures, hf_fixtures
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("decoder")
+  fixtures.write_folder(folder, "llama3_1")
+  return folder
+
+
+def refused(folder, tmp_path, told):
+  with pytest.raises(errors.UserError) as caught:
+    import_hf.import_hf(folder, tmp_path / "out", quiet=True)
+  message = str(caught.value)
+  assert told in message and str(folder) in message and "\n" not in message
+  assert not (tmp_path / "out" / "checkpoint_0").exists()
+
+
+@pytest.mark.parametrize("change,told", [
+    ({"model_type": "mixtral"}, "mixtures of experts (MoE)"),
+    ({"model_type": "qwen3_moe"}, "mixtures of experts (MoE)"),
+    ({"model_type": "mistral"}, "looks through sliding windows"),
+    ({"model_type": "gemma3_text"}, "looks through sliding windows"),
+    ({"model_type": "gpt2"}, "'qwen2' (Qwen 2.5) or 'qwen3'"),
+    ({"architectures": ["LlamaForSequenceClassification"]},
+     "expected LlamaForCausalLM"),
+    ({"quantization_config": {"quant_method": "awq"}}, "quantized"),
+    ({"use_sliding_window": True}, "its sliding window is in use"),
+    ({"layer_types": ["full_attention", "sliding_attention"]},
+     "1 layers are of type 'sliding_attention'"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+     "scaled by 'yarn', which is not supported; expected default, linear"),
+    ({"rope_scaling": {"type": "linear"}}, "`factor` is None"),
+    ({"partial_rotary_factor": 0.5}, "`partial_rotary_factor` is 0.5"),
+    ({"attention_bias": True}, "`attention_bias` is true"),
+    ({"mlp_bias": True}, "`mlp_bias` is True"),
+    ({"hidden_act": "gelu"}, "`hidden_act` is 'gelu'"),
+    ({"num_attention_heads": "4"}, "`num_attention_heads` is '4', expected a"),
+    ({"vocab_size": 100}, "expected (100, 24)"),
+    ({"intermediate_size": 48}, "mlp.gate_proj.weight is of shape (40, 24)"),
+    ({"tie_word_embeddings": True}, "lm_head.weight differs from"),
+])
+def test_configurations(folder, tmp_path, change, told):
+  file = folder / "config.json"
+  config = file.read_text()
+  file.write_text(json.dumps({**json.loads(config), **change}))
+  try:
+    refused(folder, tmp_path, told)
+  finally:
+    file.write_text(config)
+
+
+@pytest.mark.parametrize("change,told", [
+    (lambda t: t.pop("model.layers.1.self_attn.k_proj.weight"),
+     "lacks the tensor model.layers.1.self_attn.k_proj.weight"),
+    (lambda t: t.pop("model.embed_tokens.weight"),
+     "lacks the tensor model.embed_tokens.weight"),
+    (lambda t: t.pop("lm_head.weight"), "lacks the tensor lm_head.weight"),
+    (lambda t: t.update({"model.layers.0.mlp.gate_proj.qweight":
+                         t["model.norm.weight"]}), "quantized"),
+    (lambda t: t.update({"model.layers.0.self_attn.q_proj.lora_A.weight":
+                         t["model.norm.weight"]}), "merge the adapter")])
+def test_tensors(tmp_path, change, told):
+  folder = tmp_path / "hf"
+  tensors = fixtures.write_folder(folder, "llama3_1")
+  change(tensors)
+  hf_fixtures.write_safetensors(folder / "model.safetensors", tensors)
+  refused(folder, tmp_path, told)
+
+
+@pytest.mark.parametrize("name,told", [
+    ("tokenizer.json", "has no tokenizer.json")])
+def test_a_folder_without_its_tokenizer(tmp_path, name, told):
+  fixtures.write_folder(tmp_path / "hf", "qwen3")
+  (tmp_path / "hf" / name).unlink()
+  refused(tmp_path / "hf", tmp_path, told)
+
+
+def test_frequencies_that_old_files_keep_are_left_out(tmp_path):
+  tensors = fixtures.write_folder(tmp_path / "hf", "llama3_1")
+  tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = (
+      tensors["model.norm.weight"])
+  hf_fixtures.write_safetensors(
+      tmp_path / "hf" / "model.safetensors", tensors)
+  import_hf.import_hf(tmp_path / "hf", tmp_path / "out", quiet=True)

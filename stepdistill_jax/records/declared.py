@@ -1,0 +1,66 @@
+"""The data sets and benchmarks that are declared, a TOML file each.
+
+`tasks/NAME.toml` has `title`, `teachers` (whose tasks are registered by name,
+with or without records), and
+
+* `[rows]`: how a source's rows are read. `kind` of the labels; `files`, the
+  names of row files by split, the first found wins; `held_out`, `labels`,
+  `file_mark`, `undivided_test_rows` as in `datasets.Dataset`; and the columns:
+  `inputs` (several are joined by newlines), `label` and `rationale`, or a
+  `reader` of `datasets` for rows of a form of their own;
+* `[benchmark]`: how answers are scored. `kind`, if it is not that of the rows;
+  `score_rule`, one line for reports; `labels`; `decode_length`;
+* or `members`: the data sets of a union.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import functools
+import tomllib
+from typing import Any
+
+from stepdistill_jax.util import errors, locations
+
+_KEYS = {
+    "": ("title", "teachers", "members", "rows", "benchmark"),
+    "rows": ("kind", "reader", "inputs", "label", "rationale", "files",
+             "held_out", "labels", "file_mark", "undivided_test_rows"),
+    "benchmark": ("kind", "score_rule", "labels", "decode_length"),
+}
+
+
+@functools.cache
+def tables() -> Mapping[str, Mapping[str, Any]]:
+  """Every declaration by its name, sorted.
+
+  Raises:
+    errors.UserError: a file is not TOML, or has an unknown key.
+  """
+  found = {}
+  for path in sorted((locations.resource_root() / "tasks").glob("*.toml")):
+    try:
+      table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+      raise errors.UserError(f"{path} cannot be read: {error}") from error
+    for section, known in _KEYS.items():
+      keys = table.get(section, {}) if section else table
+      if not isinstance(keys, dict):
+        raise errors.UserError(f"{path}: {section} must be a table")
+      for key in keys:
+        if key not in known:
+          raise errors.UserError(errors.unknown_name_message(
+              "key", key, known, f"({path}, {section or 'top'})"))
+    found[path.stem] = table
+  return found
+
+
+def section(name: str) -> dict[str, dict[str, Any]]:
+  """The tables of one kind, by data set: `rows` or `benchmark`."""
+  return {dataset: dict(table[name]) for dataset, table in tables().items()
+          if name in table}
+
+
+def value(dataset: str, key: str, default: Any) -> Any:
+  """A value of a data set's declaration, such as its `teachers`."""
+  return tables().get(dataset, {}).get(key, default)
