@@ -6,8 +6,8 @@ import jax
 from jax import numpy as jnp
 from t5x import partitioning, utils
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
-  reading as checkpoint_reading,
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
+  array_reader,
 )
 from stepdistill_jax.evaluation import (
   model_config as model_config_lib,
@@ -60,16 +60,15 @@ def load_student(
 def _check_shapes(model, run: run_folder_lib.RunFolder) -> None:
   """Refuses a checkpoint whose parameters have other shapes or names.
 
-  Orbax would cut or fill up arrays of another shape without a word.
+  An array of another shape would be cut or filled up without a word.
   """
   try:
-    entries = checkpoint_reading.open_checkpoint(run.checkpoint).entries()
+    stored = array_reader.open_checkpoint(run.checkpoint).parameters
   except (ValueError, KeyError, FileNotFoundError) as error:
     first = str(error).strip().splitlines()[0]
     raise errors.UserError(
         f"{run.checkpoint} cannot be read: {first[:300]}") from error
-  found = {name.removeprefix("target/"): entry.shape
-           for name, entry in entries.items() if name.startswith("target/")}
+  found = {name: array.shape for name, array in stored.items()}
   wanted = rebuilding.parameter_shapes(model)
   missing = sorted(set(wanted) - set(found))
   wrong = [f"{name} is {tuple(found[name])}, the model's {wanted[name]}"

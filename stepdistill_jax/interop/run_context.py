@@ -59,13 +59,20 @@ class Context:
     """A decoder's dimensions as the run's configuration states them."""
     names = {field.name: f"LlamaConfig.{field.name}" for field in
              dataclasses.fields(architecture.DecoderArchitecture)}
-    stated = {name: self.bindings[key] for name, key in names.items()
+    stated = {name: self.bound(key) for name, key in names.items()
               if key in self.bindings}
     if self.imported is not None or not stated:
       return None
     if "mlp_activations" in stated:
       stated["mlp_activations"] = tuple(stated["mlp_activations"])
     return architecture.DecoderArchitecture(**stated)
+
+  def bound(self, name: str, default: Any = None) -> Any:
+    """A binding's value, where it is a literal or a macro of one."""
+    value = self.bindings.get(name, default)
+    if isinstance(value, str) and value.startswith("%"):
+      return self.bindings.get(value[1:], default)
+    return value
 
   def prompt(self) -> dict[str, Any] | None:
     """How a decoder was asked, as `HuggingFaceVocabulary` takes it."""
@@ -74,9 +81,9 @@ class Context:
         family not in architecture.DECODER_FAMILIES):
       return None
     return {
-        "chat": self.bindings.get("CHAT") is True,
-        "system": str(self.bindings.get("SYSTEM") or ""),
-        "prompt_suffix": str(self.bindings.get(
+        "chat": self.bound("HuggingFaceVocabulary.chat") is True,
+        "system": str(self.bound("HuggingFaceVocabulary.system") or ""),
+        "prompt_suffix": str(self.bound(
             "HuggingFaceVocabulary.prompt_suffix", "\n"))}
 
   def task_name(self, records_dir: pathlib.Path | None = None) -> str | None:

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
 )
 from stepdistill_jax.interop import streaming

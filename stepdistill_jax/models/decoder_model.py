@@ -15,6 +15,7 @@ from t5x import decoding, models as t5x_models
 from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.models import (
   batches,
+  lora,
   schedules,
   task_loss,
   weights as weights_lib,
@@ -83,6 +84,8 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
       dropout_rng: jax.Array | None = None, mutable: Any = False,
       other_variables: Any = None) -> Any:
     """Logits of the targets, float32 `[batch, target length, vocab]`."""
+    if getattr(self.module.config, "lora_rank", 0):
+      params = lora.freeze_the_rest(params)
     return self.module.apply(
         {"params": params, **(other_variables or {})}, **sequences(batch),
         num_logits=batch["decoder_target_tokens"].shape[1], decode=False,

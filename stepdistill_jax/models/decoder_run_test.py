@@ -6,6 +6,7 @@ Its texts are full of the tokenizer's id 0, which is padding elsewhere.
 import json
 import shutil
 
+from flax import traverse_util
 import numpy as np
 import pytest
 
@@ -15,7 +16,10 @@ from stepdistill_jax.embedded_t5x import (
   command as t5x_command,
   train_test,
 )
-from stepdistill_jax.evaluation import command as eval_cli
+from stepdistill_jax.evaluation import scoring
+
+# It registers a gin configurable, which gin refuses after a run.
+from stepdistill_jax.interop import rebuilding  # noqa: F401
 from stepdistill_jax.interop.hf import (
   importing as import_hf,
   weights as hf_weights,
@@ -112,24 +116,23 @@ def _results(run, tmp_path_factory):
   found = []
   for batch_size in (1, 3):
     output = tmp_path_factory.mktemp("scores")
-    assert eval_cli.main([
-        f"--checkpoint={run}", "--benchmarks=gsm8k", f"--output={output}",
-        "--gin.ModelConfig.label_length=6",
-        "--gin.ModelConfig.rationale_length=6",
-        f"--gin.ModelConfig.batch_size={batch_size}"]) == 0
+    scoring.score_checkpoint(
+        run, "gsm8k", output=output, label_length=6, rationale_length=6,
+        batch_size=batch_size)
     found.append(output)
   return found
 
 
 def test_scores_are_the_same_at_any_batch_size(results):
   def answers(folder):
-    file, = folder.rglob("*predictions*.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    lines = (folder / "examples.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items()
+             if not isinstance(value, float)} for line in lines]
   first, second = map(answers, results)
-  assert len(first) == 3
-  keys = [k for k in first[0] if isinstance(first[0][k], str)]
-  assert [[row[k] for k in keys] for row in first] == [
-      [row[k] for k in keys] for row in second]
+  assert len(first) == 3 and first == second
+  scores = json.loads((results[0] / "results.json").read_text())
+  cost = scores["systems"][0]["cost"]
+  assert cost["parameters"] > 0 and cost["flops_per_example"] > 0
 
 
 def test_export_has_the_trained_weights_and_says_how_to_ask(
@@ -155,3 +158,44 @@ def test_export_has_the_trained_weights_and_says_how_to_ask(
       "predict": {"prefix": "predict: "}, "explain": {"prefix": "explain: "}}
   card = (tmp_path / "hf" / "README.md").read_text()
   assert "AutoModelForCausalLM" in card and "## Licences" in card
+
+
+def test_adapters_alone_are_trained_kept_and_merged(imported, run, tmp_path):
+  lora = ("--gin_file=gin/runs/lora.gin", "--gin.LORA_RANK=2",
+          "--gin.LEARNING_RATE=1e-2")
+  whole, part = tmp_path / "whole", tmp_path / "part"
+  assert train(imported, whole, "step_by_step", *lora) == 0
+  assert losses(whole)[1] == pytest.approx(losses(run)[1], rel=1e-6)
+  assert losses(whole)[STEPS] < losses(whole)[1]
+  state = checkpoints.load_t5x_checkpoint(str(whole), step=STEPS)
+  flat = traverse_util.flatten_dict(state["target"], sep="/")
+  before = traverse_util.flatten_dict(checkpoints.load_t5x_checkpoint(
+      str(imported / "t5x" / "checkpoint_0"))["target"], sep="/")
+  for name, value in before.items():
+    np.testing.assert_array_equal(flat[name], value, err_msg=name)
+  assert flat.keys() - before.keys() == {
+      f"decoder/layers_{i}/{m}/lora_{ab}" for i in (0, 1) for ab in "ab"
+      for m in ("self_attention/query", "self_attention/key",
+                "self_attention/value", "self_attention/out", "mlp/wi_0",
+                "mlp/wi_1", "mlp/wo")}
+  # The optimizer has moments of adapters alone.
+  moments = traverse_util.flatten_dict(
+      state["state"]["param_states"], sep="/")
+  assert all("lora_" in name for name, value in moments.items()
+             if getattr(value, "ndim", 0) > 0)
+  assert any("lora_" in name for name in moments)
+
+  shutil.copytree(whole, part)
+  shutil.rmtree(part / f"checkpoint_{STEPS}")
+  assert train(imported, part, "step_by_step", *lora) == 0
+  np.testing.assert_array_equal(parameters(part), parameters(whole))
+
+  assert cli.main(["checkpoint", "export-hf", str(whole), "--quiet",
+                   f"--output={tmp_path / 'hf'}"]) == 0
+  merged = hf_weights.open_folder(tmp_path / "hf")[
+      "model.layers.1.mlp.down_proj.weight"]
+  module = "decoder/layers_1/mlp/wo"
+  expected = flat[f"{module}/kernel"] + 32 / 2 * (
+      flat[f"{module}/lora_a"] @ flat[f"{module}/lora_b"])
+  np.testing.assert_allclose(
+      merged.read_rows(0, merged.shape[0]), expected.T, rtol=1e-6)

@@ -23,11 +23,12 @@ NLI_LABELS = ("entailment", "neutral", "contradiction")
 EQUATION = "equation"  # By value: `(84 / 2)` is `( 84.0 / 2.0 )`.
 NUMBER = "number"  # By value.
 CHOICE = "choice"  # One of the row's own choices, by text.
+CHOICES = "choices"  # Several of the row's own choices, by text.
 CLASS = "class"  # One of the data set's labels, by text.
 TEXT = "text"  # By text: a few words.
 SUMMARY = "summary"  # By text, of any length.
 CONVERSATION = "conversation"  # An assistant's turn, of any length.
-KINDS = (CLASS, CHOICE, NUMBER, EQUATION, TEXT, SUMMARY, CONVERSATION)
+KINDS = (CLASS, CHOICE, CHOICES, NUMBER, EQUATION, TEXT, SUMMARY, CONVERSATION)
 # Kinds whose labels are neither of a closed set nor have a value.
 FREE_TEXTS = (TEXT, SUMMARY, CONVERSATION)
 

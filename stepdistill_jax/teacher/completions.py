@@ -146,7 +146,7 @@ class CacheWriter:
 def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
   """Replaces a cache's manifest in one step."""
   text = json.dumps(manifest, indent=2, ensure_ascii=False)
-  durable_files.replace(folder / MANIFEST, (text + "\n").encode("utf-8"))
+  durable_files.replace(folder / MANIFEST, text + "\n")
 
 
 def write_shards(folder: pathlib.Path, lines: Iterator[str],

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from stepdistill_jax.data import tokenizer_files
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
   restore_choice,
 )
@@ -51,6 +51,8 @@ class Tensor:
     dtype: the tensor's.
     zero_row: of the array's rows (columns, if transposed) the one that is the
       tensor's row 0; see `importing.Copy.moves_zero`.
+    adapter: A, B and a factor: the array and factor·A·B are the tensor's
+      transpose; see `models.lora`.
   """
 
   name: str
@@ -59,6 +61,7 @@ class Tensor:
   shape: tuple[int, ...]
   dtype: np.dtype
   zero_row: int = 0
+  adapter: tuple[t5x_reader.Array, t5x_reader.Array, float] | None = None
 
   @property
   def nbytes(self) -> int:
@@ -81,9 +84,15 @@ class Tensor:
     return rows
 
   def _stored_rows(self, start: int, stop: int) -> np.ndarray:
-    if self.transposed:
-      return self.array.read((slice(None), slice(start, stop))).T
-    return self.array.read(slice(start, stop))
+    if not self.transposed:
+      return self.array.read(slice(start, stop))
+    columns = self.array.read((slice(None), slice(start, stop)))
+    if self.adapter is not None:
+      first, second, factor = self.adapter
+      columns = columns + factor * (
+          first.read(slice(None))
+          @ second.read((slice(None), slice(start, stop))))
+    return columns.T
 
 
 def _cast(name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -104,7 +113,8 @@ def plan(
     arch: architecture.AnyArchitecture,
     parameters: Mapping[str, t5x_reader.Array], *,
     dtype: np.dtype | None, original_dtypes: Mapping[str, str],
-    vocab_size: int, zero_row: int = 0) -> list[Tensor]:
+    vocab_size: int, zero_row: int = 0,
+    lora_factor: float = 1.0) -> list[Tensor]:
   """Lists what will be written, in the order of computation.
 
   Args:
@@ -114,6 +124,7 @@ def plan(
     original_dtypes: Hugging Face's names -> what they had when imported.
     vocab_size: rows of the vocabulary to keep.
     zero_row: see Tensor.
+    lora_factor: of adapters, where the checkpoint has some.
   """
   tensors = []
   for name, shape in architecture.parameter_shapes(arch).items():
@@ -128,8 +139,20 @@ def plan(
     tensors.append(Tensor(
         counterpart.name, array, counterpart.transposed, shape,
         np.dtype(original) if dtype is None else dtype,
-        zero_row if of_vocabulary else 0))
+        zero_row if of_vocabulary else 0,
+        _adapter(parameters, name, lora_factor)))
   return tensors
+
+
+def _adapter(
+    parameters: Mapping[str, t5x_reader.Array], name: str, factor: float
+) -> tuple[t5x_reader.Array, t5x_reader.Array, float] | None:
+  """What is added to a kernel, if it has an adapter."""
+  module = name.removesuffix("/kernel")
+  first, second = (parameters.get(f"{module}/{a}") for a in hf_names.ADAPTERS)
+  if module == name or first is None or second is None:
+    return None
+  return first, second, factor
 
 
 def shard(tensors: Sequence[Tensor],
@@ -337,7 +360,7 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
   tensors = plan(
       arch, parameters, dtype=DTYPES[options.dtype], vocab_size=vocab_size,
       original_dtypes=(context.imported or {}).get("dtypes", {}),
-      zero_row=zero_row)
+      zero_row=zero_row, lora_factor=_lora_factor(context))
   arch = dataclasses.replace(arch, vocab_size=vocab_size)
   eos = _decoder_eos(tokenizer) if decoder else None
   if isinstance(arch, architecture.DecoderArchitecture):
@@ -379,7 +402,8 @@ def _architecture(
     source: t5x_reader.Checkpoint, context: run_context.Context
 ) -> architecture.AnyArchitecture:
   """The model's dimensions, by its arrays and what lies around them."""
-  shapes = {name: array.shape for name, array in source.parameters.items()}
+  shapes = {name: array.shape for name, array in source.parameters.items()
+            if not name.endswith(hf_names.ADAPTERS)}
   if not architecture.is_decoder(shapes):
     return architecture.infer(
         shapes, context.mlp_activations or _imported_activations(context),
@@ -398,6 +422,11 @@ def _architecture(
       arch, vocab_size=shapes["token_embedder/embedding"][0])
   architecture.check_tree(arch, shapes, source.path)
   return arch
+
+
+def _lora_factor(context: run_context.Context) -> float:
+  rank = context.bound("LlamaConfig.lora_rank", 0)
+  return context.bound("LlamaConfig.lora_alpha", 16.0) / rank if rank else 1.0
 
 
 def _decoder_eos(tokenizer: tokenizers.Tokenizer) -> int:

@@ -76,6 +76,8 @@ _DECODER_MODULES = {
 MODULES_OF_DECODER = {theirs: ours for ours, theirs in _DECODER_MODULES.items()
                       if not ours.endswith("norm")}
 DECODER_EMBEDDING = "model.embed_tokens.weight"
+# What `models.lora` has beside a kernel, for whom transformers has no names.
+ADAPTERS = ("lora_a", "lora_b")
 # Frequencies of rotary positions, which old files keep.
 DECODER_UNUSED = re.compile(
     r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")

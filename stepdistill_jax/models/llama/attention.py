@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -18,20 +20,51 @@ Array = Any
 
 
 class Dense(layers.DenseGeneral):
-  """A linear map to heads, with a bias where asked for."""
+  """A linear map with what a decoder's have besides a kernel.
+
+  Attributes:
+    use_bias: whether there is a bias.
+    lora_rank: of the adapter, 0 for none; see `models.lora`.
+    lora_alpha: what it is multiplied with, times the rank.
+  """
 
   use_bias: bool = False
+  lora_rank: int = 0
+  lora_alpha: float = 16.0
 
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
     outputs = super().__call__(inputs)
-    if not self.use_bias:
-      return outputs
-    features = outputs.shape[inputs.ndim - 1:]
-    bias = nn_partitioning.param_with_axes(
-        "bias", nn.initializers.zeros, (int(np.prod(features)),), jnp.float32,
-        axes=self.kernel_axes[-1:])
-    return outputs + jnp.asarray(bias, self.dtype).reshape(features)
+    kept = inputs.ndim - len(np.atleast_1d(self.axis))
+    features = outputs.shape[kept:]
+    size = int(np.prod(features))
+    if self.lora_rank:
+      # [..., in] -> [..., rank] -> [..., out]
+      flat = inputs.reshape((*inputs.shape[:kept], -1)).astype(self.dtype)
+      first = nn_partitioning.param_with_axes(
+          "lora_a", nn.initializers.he_uniform(),
+          (flat.shape[-1], self.lora_rank), jnp.float32,
+          axes=(self.kernel_axes[0], "kv"))
+      second = nn_partitioning.param_with_axes(
+          "lora_b", nn.initializers.zeros, (self.lora_rank, size), jnp.float32,
+          axes=("kv", self.kernel_axes[-1]))
+      update = flat @ first.astype(self.dtype) @ second.astype(self.dtype)
+      outputs += (update * (self.lora_alpha / self.lora_rank)).reshape(
+          outputs.shape)
+    if self.use_bias:
+      bias = nn_partitioning.param_with_axes(
+          "bias", nn.initializers.zeros, (size,), jnp.float32,
+          axes=self.kernel_axes[-1:])
+      outputs += jnp.asarray(bias, self.dtype).reshape(features)
+    return outputs
+
+
+def dense(config: Any, name: str) -> Callable[..., Dense]:
+  """Makes the linear map of a name, with its adapter if it has one."""
+  rank = config.lora_rank if name in config.lora_targets else 0
+  return functools.partial(
+      Dense, dtype=config.dtype, lora_rank=rank, lora_alpha=config.lora_alpha,
+      name=name)
 
 
 class SelfAttention(nn.Module):
@@ -88,19 +121,18 @@ class SelfAttention(nn.Module):
       value = self._cached("cached_value", value, index)
     # Scores and softmax are in float32; query heads share key-value heads.
     x = jax.nn.dot_product_attention(query, key, value, mask=mask)
-    return Dense(
-        features=inputs.shape[-1], axis=(-2, -1), dtype=cfg.dtype,
+    return dense(cfg, "out")(
+        features=inputs.shape[-1], axis=(-2, -1),
         kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-        kernel_axes=("joined_kv", "embed"), name="out")(x)
+        kernel_axes=("joined_kv", "embed"))(x)
 
   def _heads(self, name: str, inputs: Array, heads: int) -> Array:
     """[batch, length, embed] -> [batch, length, heads, head_dim]."""
     cfg = self.config
-    return Dense(
-        features=(heads, cfg.head_dim), dtype=cfg.dtype,
+    return dense(cfg, name)(
+        features=(heads, cfg.head_dim),
         kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-        kernel_axes=("embed", "joined_kv"), use_bias=cfg.qkv_bias,
-        name=name)(inputs)
+        kernel_axes=("embed", "joined_kv"), use_bias=cfg.qkv_bias)(inputs)
 
   def _cached(self, name: str, new: Array, index: Any) -> Array:
     """Makes a cache, or writes one position; all that is to be seen."""

@@ -12,12 +12,16 @@ Rows of the embedding beyond them, and row 0, can never be predicted.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import functools
+import operator
 from typing import Any
 
 from flax import linen as nn, struct
+from flax.linen import spmd
 import jax.numpy as jnp
 import numpy as np
 
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.embedded_t5x.examples.t5 import (
   layers,
   network as t5_network,
@@ -29,6 +33,7 @@ from stepdistill_jax.util import errors
 Array = Any
 # Logits of ids that are no tokens: exp() of it is 0, and sums stay finite.
 _NO_TOKEN = -1e9
+LORA_TARGETS = ("query", "key", "value", "out", "wi_0", "wi_1", "wo")
 
 
 @struct.dataclass
@@ -49,6 +54,9 @@ class LlamaConfig:
     qk_norm: norms of queries and keys, as in Qwen 3.
     loop_layers: whether layers run in a compiled loop.
     remat_policy: of that loop, see `layer_loop.run_in_loop`.
+    lora_rank: of adapters, which are then all that is trained; 0 for none.
+    lora_alpha: what they are multiplied with, times the rank.
+    lora_targets: which matrices have one.
   """
 
   vocab_size: int
@@ -73,6 +81,9 @@ class LlamaConfig:
   qk_norm: bool = False
   loop_layers: bool = False
   remat_policy: str | None = "minimal"
+  lora_rank: int = 0
+  lora_alpha: float = 16.0
+  lora_targets: Sequence[str] = LORA_TARGETS
 
   def __post_init__(self) -> None:
     t5_network.check_dtype(self.dtype)
@@ -84,6 +95,8 @@ class LlamaConfig:
       raise errors.UserError(
           f"LlamaConfig.rope_scaling = {self.rope_scaling!r} is unknown; "
           f"known: {', '.join(rotary.SCALINGS)}")
+    for target in self.lora_targets:
+      setting_checks.one_of("LlamaConfig.lora_targets", target, LORA_TARGETS)
     if not 0 < self.last_token < self.vocab_size:
       raise errors.UserError(
           f"LlamaConfig.num_tokens = {self.num_tokens} must be from 1 to "
@@ -124,10 +137,28 @@ class DecoderLayer(nn.Module):
     x = x + attention.SelfAttention(cfg, name="self_attention")(
         y, mask, positions, decode=decode, index=index, prefill=prefill)
     y = _norm(cfg, "pre_mlp_layer_norm")(x)
-    return x + layers.MlpBlock(
-        intermediate_dim=cfg.mlp_dim, activations=cfg.mlp_activations,
-        intermediate_dropout_rate=0.0, dtype=cfg.dtype, name="mlp")(
-            y, deterministic=True)
+    return x + Mlp(cfg, name="mlp")(y)
+
+
+class Mlp(nn.Module):
+  """The gated feed-forward block."""
+
+  config: LlamaConfig
+
+  @nn.compact
+  def __call__(self, inputs: Array) -> Array:
+    """[batch, length, embed] -> [batch, length, embed]."""
+    cfg = self.config
+    hidden = []
+    for i, activation in enumerate(cfg.mlp_activations):
+      x = attention.dense(cfg, f"wi_{i}")(
+          features=cfg.mlp_dim, kernel_axes=("embed", "mlp"))(inputs)
+      hidden.append(
+          x if activation == "linear" else getattr(nn, activation)(x))
+    x = spmd.with_logical_constraint(
+        functools.reduce(operator.mul, hidden), ("batch", "length", "mlp"))
+    return attention.dense(cfg, "wo")(
+        features=inputs.shape[-1], kernel_axes=("mlp", "embed"))(x)
 
 
 class Decoder(nn.Module):
