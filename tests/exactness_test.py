@@ -18,7 +18,8 @@ from tests.support import exactness_cases
 # Float32 sums of some hundred terms, in another order: about 2e-7, relative.
 TOLERANCE = 1e-6
 # Sharded matrix products are summed over devices, and scanned layers are
-# compiled into other fusions: gradients differ by a few more roundings.
+# compiled into other fusions: gradients differ by a few more roundings. So they
+# do where attention's sums go over prompts, too, of all that a row holds.
 SHARDED_TOLERANCE = 2e-6
 
 
@@ -46,7 +47,8 @@ def results():
         map(str, dataclasses.astuple(c))))
 def test_equals_the_plain_formula(results, case):
   result = results[case]
-  tolerance = (SHARDED_TOLERANCE if case.mesh or case.scanned else TOLERANCE)
+  tolerance = (SHARDED_TOLERANCE if case.mesh or case.scanned
+               or case.family == "decoder" else TOLERANCE)
   for name in ("loss", "loss/label", "loss/rationale"):
     assert result[name] < TOLERANCE, name
   assert result["gradient"] < tolerance

@@ -147,13 +147,13 @@ def test_a_folder_is_asked_as_the_run_is(pair):
       "decoder_target_tokens": got,
       "decoder_input_tokens": np.pad(got[:, :-1], ((0, 0), (1, 0))),
       "decoder_loss_weights": (got > 0).astype(np.float32)})
-  (_, found), = theirs.log_likelihoods(inputs, tokens)
-  np.testing.assert_allclose(found, scores, rtol=1e-4)
+  (order, found), = theirs.log_likelihoods(inputs, tokens)
+  np.testing.assert_allclose(found, scores[np.array(order)], rtol=1e-4)
   shapes = dict(hugging_face._as_t5x(name, tuple(p.shape))
                 for name, p in other.named_parameters())
   # Costs are counted alike; what has no such name is no matrix.
   for name, value in traverse_util.flatten_dict(params, sep="/").items():
-    if name.endswith("/kernel"):
+    if name.endswith("/kernel") and "logits" not in name:  # Fewer rows.
       assert shapes[name] == value.shape, name
 
 

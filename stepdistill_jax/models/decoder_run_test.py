@@ -127,7 +127,8 @@ def test_scores_are_the_same_at_any_batch_size(results):
   def answers(folder):
     lines = (folder / "examples.jsonl").read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items()
-             if not isinstance(value, float)} for line in lines]
+             if not isinstance(value, float)} for line in lines
+            if json.loads(line)["system"] == "run step 4"]
   first, second = map(answers, results)
   assert len(first) == 3 and first == second
   scores = json.loads((results[0] / "results.json").read_text())
