@@ -65,6 +65,12 @@ def test_the_cache_gives_the_records_that_are_there(folder):
                             "--teacher=llama", f"--records_dir={name}",
                             "--json"))["splits"]
       for name in ("records", "again")}
+  # Of labels that are known to be of a closed set, contradictions are, too.
+  contradictions = {
+      name: [split.pop("rationales_contradicting_their_label")["of"]
+             for split in splits.values()]
+      for name, splits in audited.items()}
+  assert contradictions == {"records": [0, 0], "again": [18, 2]}
   assert audited["records"] == audited["again"]
   assert audited["again"]["train"]["records"] == 18
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   legacy as legacy_checkpoints,
 )
 from stepdistill_jax.records import record_writer, records

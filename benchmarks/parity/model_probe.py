@@ -44,19 +44,19 @@ def _decoder_only() -> tuple[Any, dict[str, np.ndarray]]:
   from t5x import models
   from t5x.examples.decoder_only import network
 
-  from stepdistill_jax.embedded_t5x import test_utils
+  from tests.support import tiny_models
   model = models.DecoderOnlyModel(
       module=network.DecoderWrapper(network.TransformerConfig(
-          vocab_size=test_utils.VOCAB_SIZE, emb_dim=16, num_heads=2,
+          vocab_size=tiny_models.VOCAB_SIZE, emb_dim=16, num_heads=2,
           num_layers=2, head_dim=6, mlp_dim=32,
           mlp_activations=("gelu", "linear"), dropout_rate=0.1)),
-      vocabulary=test_utils.make_vocabulary(), optimizer_def=None,
+      vocabulary=tiny_models.make_vocabulary(), optimizer_def=None,
       inputs_bidirectional_attention=True, z_loss=1e-4)
   rng = np.random.default_rng(3)
   targets, causal = np.zeros((2, 6, 16), np.int32)
   for row, (prompt, answer) in enumerate(rng.integers(2, 7, (6, 2))):
     length = prompt + answer
-    targets[row, :length] = rng.integers(2, test_utils.VOCAB_SIZE, length)
+    targets[row, :length] = rng.integers(2, tiny_models.VOCAB_SIZE, length)
     targets[row, [prompt - 1, length - 1]] = 1
     causal[row, :prompt + 1] = 1
   return model, {
@@ -79,18 +79,18 @@ def probe() -> dict[str, np.ndarray]:
   from t5x.examples.scalable_t5 import network as scalable
   from t5x.examples.t5 import network as t5
 
-  from stepdistill_jax.embedded_t5x import test_utils
+  from tests.support import tiny_models
   networks = {
-      "t5_1_0": (t5, test_utils.T5_1_0),
-      "t5_1_1": (t5, test_utils.T5_1_1),
+      "t5_1_0": (t5, tiny_models.T5_1_0),
+      "t5_1_1": (t5, tiny_models.T5_1_1),
       "scanned": (scalable, dict(remat_policy="minimal")),
   }
-  cases = {name: (test_utils.make_model(*parts), test_utils.make_batch(99),
+  cases = {name: (tiny_models.make_model(*parts), tiny_models.make_batch(99),
                   WAYS) for name, parts in networks.items()}
   cases["decoder_only"] = (*_decoder_only(), _DECODER_ONLY_WAYS)
   results = {}
   for name, (model, batch, ways) in cases.items():
-    variables = test_utils.initial_variables(model, seed=7, batch=batch)
+    variables = tiny_models.initial_variables(model, seed=7, batch=batch)
     results |= {
         k: np.asarray(v)
         for k, v in _flat(variables["params"], f"params/{name}").items()}

@@ -13,6 +13,7 @@ from stepdistill_jax.answers import (
   arithmetic,
   free_text_rules,
   kinds,
+  labels as labels_lib,
   rules as rules_lib,
 )
 from stepdistill_jax.records import datasets, declared
@@ -65,7 +66,7 @@ class Benchmark:
 
   def choices(self, inputs: str) -> tuple[str, ...]:
     """The closed set of answers to `inputs`; empty where there is none."""
-    if self.kind == CHOICE:
+    if self.kind in (CHOICE, datasets.CHOICES):
       return answers.read_choices(inputs) or kinds.lettered_choices(inputs)
     return self.labels
 
@@ -102,6 +103,9 @@ class Benchmark:
           None if value is None else number_text(float(value)),
           value is not None and gold is not None
           and arithmetic.values_equal(value, gold))
+    if parsed is not None and self.kind == datasets.CHOICES:
+      return Judgement(
+          parsed, labels_lib.is_correct(self.dataset, parsed, label))
     if parsed is not None and self.kind not in (CLASS, CHOICE):
       parsed = kinds.fold(parsed)
     return Judgement(parsed, parsed is not None and (
@@ -180,6 +184,7 @@ def number_text(value: float) -> str:
 _REFERENCE_JUDGES = {
     CLASS: _judge_listed,
     CHOICE: _judge_listed,
+    datasets.CHOICES: _judge_text,
     EQUATION: _judge_equation,
     NUMBER: _judge_number,
     TEXT: _judge_text,
@@ -190,6 +195,7 @@ _REFERENCE_JUDGES = {
 _MAX_ANSWER_CHARS = 50_000
 _SCORE_RULES = {
     CLASS: "exact label", CHOICE: "text of the choice",
+    datasets.CHOICES: "all of the choices and no other",
     EQUATION: "value of the equation", NUMBER: "final number",
     TEXT: "exact text", datasets.SUMMARY: "exact text",
     datasets.CONVERSATION: "exact text"}

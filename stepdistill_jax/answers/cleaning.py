@@ -29,6 +29,7 @@ _BLOCKS = tuple(
 _CHANNEL = re.compile(
     r"(?:<\|start\|>\w*)?<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
 _BARE_FINAL = re.compile(r"\Aanalysis(?=[A-Z\W])(.*)assistantfinal", re.DOTALL)
+_SIGNS = ("<", "[", "◁", "Here is my", "analysis")  # One is in all of these.
 _ENDS = re.compile(
     r"<\|(?:im_end|eot_id|eom_id|end_of_text|endoftext|end|return|call|"
     r"END_RESPONSE|END_OF_TURN_TOKEN|assistant_end|eos)\|>|</s>|<eos>|"
@@ -118,6 +119,8 @@ def clean(output: str) -> Cleaned:
 
 def _split_thinking(text: str) -> tuple[str, str | None]:
   """Returns (the rest, the thinking or None)."""
+  if not any(sign in text for sign in _SIGNS):
+    return text, None
   if "<|channel|>" in text:
     parts = _CHANNEL.split(text)  # [before, name, text, name, text, ...]
     texts = list(zip(parts[1::2], parts[2::2]))

@@ -56,8 +56,9 @@ def contradicts_label(
   names = (dataset.labels if dataset.label_kind == datasets.CLASS
            else datasets.choices_in(record.inputs)
            or kinds.lettered_choices(record.inputs))
-  if dataset.label_kind == datasets.CHOICE and dataset.labels:
-    return None  # Labels are letters.
+  if dataset.label_kind == datasets.CHOICES or (
+      dataset.label_kind == datasets.CHOICE and dataset.labels):
+    return None  # Labels are several, or letters.
   named = _named(rationale.casefold(), names)
   return len(named) == 1 and label.casefold() not in named
 

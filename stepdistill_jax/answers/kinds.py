@@ -23,6 +23,7 @@ LabelReader = Callable[[str, Row, Dataset], tuple[str, str]]
 # How like a choice's text an answer must be for its letter to be believed:
 # `skyscraper` for `skyscaper` is, `ice` for `water cooler` is not.
 _LIKENESS = 0.75
+_WORD = re.compile(r"[^\W_]")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"'”)*]*\s+(?=\S)|(?<=[。！？])")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Z]|St|Mr|Mrs|Ms|Dr|Prof|Jr|Sr|vs|Inc|Ltd|Co|Mt|Ft|"
@@ -32,6 +33,7 @@ _LETTER_HEAD = re.compile(
     r"(?:[\])]|[.:](?=\s|$)|"
     r"(?=\s*$|\s*[,–—-]\s))\s*")
 _LETTER_ANY = re.compile(r"\(([A-Za-z])\)")
+_CAPITAL = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
 _JOINED = re.compile(r"\s*(?:and|or|/|&|\+|und|oder)\s*", re.IGNORECASE)
 _NEGATION = re.compile(
     r"(?:\b(?:not|neither|nor|never|no)|n't)\s+(?:an?\s+)?\Z", re.IGNORECASE)
@@ -70,6 +72,8 @@ def head(text: str) -> tuple[str, str]:
   """The first line's first sentence, and what comes after it."""
   text = cleaning.without_latex(text).strip()
   line, _, rest = text.partition("\n")
+  while rest and not _WORD.search(line):  # `_____`
+    line, _, rest = rest.strip().partition("\n")
   first, *others = sentences(line.strip()) or [""]
   return first, "\n".join([" ".join(others), rest]).strip()
 
@@ -165,8 +169,9 @@ def number_in(sentence: str, rest: Sequence[str] = ()) -> tuple[str, str]:
     text = _LEAD.sub("", last)
   found = numerals.find(text, numerals.uses_decimal_commas(*rest))
   if not found:
-    problem = expression(sentence)[1]
-    return "", problem if problem else parsing.NO_LABEL
+    # Words alone are no number that could not be read.
+    has_digit = re.search(r"\d", text)
+    return "", expression(sentence)[1] if has_digit else parsing.NO_LABEL
   if (len(found) > 1 or "(" in text) and not _RANGE.match(text):
     computed, _ = expression(text)
     if computed:
@@ -217,6 +222,8 @@ def whole_label(text: str, labels: Sequence[str]) -> str:
 
 
 def _class_label(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  if (bare := text.strip().removesuffix(".")) in dataset.labels:
+    return bare, ""  # Nearly always.
   first, rest = head(text)
   missing = (parsing.LABEL_NOT_SEEN if dataset.labels_guessed
              else parsing.LABEL_NOT_ALLOWED)
@@ -226,11 +233,14 @@ def _class_label(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
   folded = fold(cleaning.plain(first))
   found = named(folded, dataset.labels)
   names = {label for _, _, label in found}
-  if len(names) > 1:
-    return "", parsing.SEVERAL_ANSWERS
   if not names:
     return "", missing if folded else parsing.NO_LABEL
   start, end, label = found[0]
+  if not start and re.match(r"\s*[,;:(—–-]", folded[end:]) and (
+      len(folded[end:].split()) > 2):
+    return label, ""  # `Yes, they have no wings`
+  if len(names) > 1:
+    return "", parsing.SEVERAL_ANSWERS
   if _JOINED.match(folded[end:]) and folded[end:].strip() or re.search(
       r"(?:\band|\bor|[/&+])\s*\Z", folded[:start]) or _NEGATION.search(
           folded[:start]):
@@ -295,16 +305,43 @@ def _choice_text(text: str, row: Row) -> tuple[str, str]:
   if label or problem == parsing.SEVERAL_ANSWERS:
     return label, problem
   names = {label for _, _, label in named(fold(first), choices)}
+  letters = {letter for letter in _CAPITAL.findall(first)
+             if ord(letter) - ord("A") < len(choices)}
+  if len(letters) > 1:
+    return "", parsing.SEVERAL_ANSWERS
   if match := _LETTER_HEAD.match(first) or _LETTER_ANY.search(first):
     rest = fold(cleaning.plain(first[match.end():]))
     label, _ = _by_letter(match[1], rest, choices)
-    if label or names <= {choices[i] for i in range(len(choices))
-                          if chr(ord("a") + i) == match[1].lower()}:
-      return label or "".join(names), "" if label or names else problem
-    return "", problem
+    named_one, _ = _by_letter(match[1], "", choices)
+    if not label and (names == {named_one} or not names and (
+        len(rest.split()) > 2)):
+      label = named_one  # `B. A stove warms its room.`
+    return label, "" if label else problem
   if len(names) > 1:
     return "", parsing.SEVERAL_ANSWERS
   return "".join(names), "" if names else problem
+
+
+def parts(label: str) -> list[str]:
+  """The parts of a label of several choices, `A, C` or `here and there`."""
+  return [part for part in re.split(
+      r"\s*(?:[,;&\n]|\band\b)\s*", cleaning.plain(label)) if part.strip()]
+
+
+def _choices(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
+  """Several choices, in the order of their letters, with commas between."""
+  first = cleaning.plain(head(text)[0])
+  whole = [choice for choice in row.choices if fold(choice) == fold(first)]
+  found = set(whole)
+  for part in [] if whole else parts(first):
+    label, problem = _choice(part, row, dataset)
+    if not label:
+      return "", problem
+    found.add(label)
+  ordered = dict.fromkeys(
+      _choice(choice, row, dataset)[0] for choice in row.choices)
+  return ", ".join(label for label in ordered if label in found) or ", ".join(
+      sorted(found)), "" if found else parsing.NO_LABEL
 
 
 # ---- Texts ------------------------------------------------------------------
@@ -325,6 +362,7 @@ _READERS: dict[str, LabelReader] = {
     datasets.EQUATION: _equation,
     datasets.NUMBER: _number,
     datasets.CHOICE: _choice,
+    datasets.CHOICES: _choices,
     datasets.CLASS: _class_label,
     datasets.TEXT: _text_label,
     datasets.SUMMARY: _long_text,

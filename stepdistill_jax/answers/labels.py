@@ -24,6 +24,11 @@ def is_correct(dataset: Dataset, answer: str, label: str) -> bool:
     return arithmetic.same_value(answer, label)
   if dataset.name in datasets.DATASETS:
     return bool(answer) and answer == label
+  if dataset.label_kind == datasets.CHOICES:  # In any order.
+    first, second = (
+        {kinds.fold(part.strip("()[]. ")) for part in kinds.parts(text)}
+        for text in (answer, label))
+    return first == second != set()
   return kinds.fold(answer) == kinds.fold(label) != ""
 
 
@@ -105,10 +110,13 @@ def guess_kind(labels: Sequence[str], inputs: Sequence[str]) -> str:
     return datasets.EQUATION if operators * 2 > len(labels) else (
         datasets.NUMBER)
   choices = [kinds.lettered_choices(text) for text in inputs]
-  if all(choices) and all(
-      len(label.strip("() .")) == 1 or kinds.whole_label(label, own)
-      for label, own in zip(labels, choices)):
+  listed = [[len(part.strip("() .")) == 1 or bool(kinds.whole_label(part, own))
+             for part in [label, *kinds.parts(label)]]
+            for label, own in zip(labels, choices)]
+  if all(choices) and all(whole for whole, *_ in listed):
     return datasets.CHOICE
+  if all(choices) and all(whole or all(each) for whole, *each in listed):
+    return datasets.CHOICES
   distinct = {kinds.fold(label) for label in labels}
   if (len(distinct) * 2 <= len(labels) and len(distinct) <= _MOST_CLASSES
       and all(len(label) <= _LONGEST_CLASS for label in distinct)):

@@ -53,9 +53,11 @@ _MARKERS = (
         _LEAD + r"(?:\b(?:the|my|our)\s+)?"
         r"(?:\b(?:final|correct|right|best|most|more|likely|probable|"
         r"plausible|appropriate|suitable|overall|numerical)\s+){0,3}"
-        r"(?:(?<!this )(?<!that )(?<!your )\banswer(?:\s+choice)?|"
+        r"(?:(?<!this )(?<!that )(?<!your )\banswer(?:\s+choice)?"
+        r"(?:\s*\([^()\n]{1,40}\))?|"  # `the answer (arabic numerals) is`
         r"(?<=correct )(?:option|choice|label))\s+is\b"
-        r"(?:\s+that\b)?\s*:?", re.IGNORECASE)),
+        r"(?:\s+(?:that|most\s+likely|probably|likely|definitely|to\s+be)\b)*"
+        r"\s*:?", re.IGNORECASE)),
     ("answer:", re.compile(
         r"(?:^[ \t]*#+[ \t]*)?\b(?:(?:the|my)\s+)?"
         r"(?:(?:final|correct|short)\s+)?answer\s*:|"
@@ -78,6 +80,7 @@ _TAG = re.compile(r"<(answer|final_answer)>(.*?)(?:</\1>|\Z)",
 _REASON_TAG = re.compile(
     r"</?(?:reasoning|rationale|reason|explanation|answer)>", re.IGNORECASE)
 _ROUGH_END = re.compile(r"[\s,]*(?:[*_#$>]|\\[(\[]|[-–—](?=\s*\Z))*[\s,]*\Z")
+_ROUGH = tuple("*_#$>([,-–—")
 _FINISHED = re.compile(r"[.!?。！？)\]}\"'”*`$%]\s*\Z|\d\s*\Z")
 _CLOSED = re.compile(r"(?:(?<!\d)\.|[!?。！)\]}\"”*`$>])\s*\Z")
 
@@ -326,5 +329,6 @@ def _is_label(dataset: Dataset, sentence: str, row: Row) -> bool:
 
 
 def _tidy_rationale(text: str) -> str:
-  text = _REASON_TAG.sub("", text) if "<" in text else text
-  return _ROUGH_END.sub("", text).strip()
+  text = (_REASON_TAG.sub("", text) if "<" in text else text).strip()
+  # Words and stops need no search.
+  return _ROUGH_END.sub("", text).strip() if text[-1:] in _ROUGH else text

@@ -37,6 +37,7 @@ class BeamState:
     finished_seqs: int32 `[batch, beams, length + 1]`.
     finished_flags: bool `[batch, beams]`, False where there is none yet.
     cache: the network's cache of live sequences, `[batch * beams, ...]`.
+    initial_index: int `[batch]`, positions that were filled in; or None.
   """
 
   cur_index: Array
@@ -46,6 +47,37 @@ class BeamState:
   finished_seqs: Array
   finished_flags: Array
   cache: Mapping[str, Any]
+  initial_index: Array | None = None
+
+
+def beam_init(
+    batch_size: int, beam_size: int, max_decode_len: int,
+    cache: Mapping[str, Any], offset: int = 0, live_seqs: Array | None = None,
+    initial_index: Array | None = None) -> BeamState:
+  """The state that a search begins with; its cache has a beam axis.
+
+  Args:
+    max_decode_len: length of the sequences, with the start token.
+    cache: of one beam a row.
+    offset: position of the batch axis in the cache's arrays.
+    live_seqs: int32 `[batch, beams, max_decode_len]`; None is zeros.
+    initial_index: int `[batch]`, where prompts were filled in: the cache then
+      counts the positions of each row.
+  """
+  only_first = np.full((batch_size, beam_size), NEG_INF_VALUE, np.float32)
+  only_first[:, 0] = 0.0  # All beams start equal: let one go on.
+  zeros = jnp.zeros((batch_size, beam_size, max_decode_len), jnp.int32)
+  return BeamState(
+      cur_index=jnp.zeros((), jnp.int32), live_logprobs=jnp.asarray(only_first),
+      live_seqs=zeros if live_seqs is None else live_seqs,
+      finished_scores=jnp.full((batch_size, beam_size), NEG_INF_VALUE),
+      finished_seqs=zeros,
+      finished_flags=jnp.zeros((batch_size, beam_size), jnp.bool_),
+      cache=state_lib.cache_map(
+          lambda x: state_lib.add_beam_dim(
+              x, beam_size, 0 if x.ndim == 1 else offset),
+          flax.core.unfreeze(cache), apply_to_index=initial_index is not None),
+      initial_index=initial_index)
 
 
 def beam_search(
@@ -87,18 +119,12 @@ def beam_search(
     forced = jnp.zeros_like(inputs)
     live_seqs = live_seqs.at[:, :, 0].set(last_token[:, None])
 
-  only_first = np.full((batch, beams), NEG_INF_VALUE, np.float32)
-  only_first[:, 0] = 0.0  # All beams start equal: let one go on.
-  state = BeamState(
-      cur_index=jnp.zeros((), jnp.int32), live_logprobs=jnp.asarray(only_first),
-      live_seqs=live_seqs,
-      finished_scores=jnp.full((batch, beams), NEG_INF_VALUE, jnp.float32),
-      finished_seqs=jnp.zeros((batch, beams, limit), jnp.int32),
-      finished_flags=jnp.zeros((batch, beams), jnp.bool_),
-      cache=state_lib.cache_map(
-          lambda x: state_lib.flat_batch_beam_expand(
-              x, beams, 0 if x.ndim == 1 else cache_offset),
-          flax.core.unfreeze(cache), apply_to_index=initial_index is not None))
+  state = beam_init(
+      batch, beams, limit, cache, cache_offset, live_seqs, initial_index)
+  state = state.replace(cache=state_lib.cache_map(
+      lambda x: state_lib.flatten_beam_dim(
+          x, 0 if x.ndim == 2 else cache_offset),
+      state.cache, apply_to_index=initial_index is not None))
 
   def goes_on(state: BeamState) -> Array:
     in_room = state.cur_index + jnp.min(prompt_length) < limit - 1
@@ -163,14 +189,13 @@ def _one_step(
   live_logprobs, alive = _top_ascending(
       log_probs + ends * NEG_INF_VALUE, beams)
   if beams > 1:
-    pick = functools.partial(
-        state_lib.gather_beams,
-        beam_indices=state_lib.gather_beams(parents, alive),
-        offset=cache_offset)
+    in_beams = state_lib.cache_gather_beams(
+        state_lib.cache_map(
+            lambda x: state_lib.unflatten_beam_dim(
+                x, batch, beams, cache_offset), cache),
+        state_lib.gather_beams(parents, alive), offset=cache_offset)
     cache = state_lib.cache_map(
-        lambda x: state_lib.flatten_beam_dim(
-            pick(state_lib.unflatten_beam_dim(x, batch, beams, cache_offset)),
-            cache_offset), cache)
+        lambda x: state_lib.flatten_beam_dim(x, cache_offset), in_beams)
 
   penalty = brevity_penalty(alpha, prompt_length[:, None] + index + 1)
   scores = log_probs / penalty + ~ends * NEG_INF_VALUE
@@ -183,7 +208,8 @@ def _one_step(
       cur_index=index + 1, live_logprobs=live_logprobs,
       live_seqs=state_lib.gather_beams(seqs, alive),
       finished_scores=finished_scores, finished_seqs=finished_seqs,
-      finished_flags=finished_flags, cache=flax.core.unfreeze(cache))
+      finished_flags=finished_flags, cache=flax.core.unfreeze(cache),
+      initial_index=state.initial_index)
 
 
 def _best_extensions(

@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from stepdistill_jax.embedded_t5x import checkpoints, state_utils
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_paths
@@ -21,20 +21,20 @@ from stepdistill_jax.util import errors, locations
 
 def _check_choice(config: str, name: str, value: Any, choices) -> None:
   if value not in choices:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"`{config}.{name}` must be one of {list(choices)}; got {value!r}")
 
 
 def _check_assignment_map(rules: Any) -> None:
   for rule in rules:
     if isinstance(rule, str) or len(rule) != 2:
-      raise errors.UserError(
+      raise errors.InvalidValue(
           "`RestoreCheckpointConfig.assignment_map` must be a list of "
           f"(pattern, replacement) pairs; got {rule!r}")
     try:
       re.compile(rule[0])
     except re.error as error:
-      raise errors.UserError(
+      raise errors.InvalidValue(
           "`RestoreCheckpointConfig.assignment_map`: the pattern "
           f"{rule[0]!r} is no regular expression: {error}") from error
 
@@ -150,7 +150,7 @@ def _check_is_checkpoint(path: str) -> None:
     steps = checkpoint_paths.all_steps(parent)
     advice = (f"{parent} has steps {list(steps)[-5:]}" if steps
               else "there is no such folder")
-  raise errors.UserError(f"no checkpoint at {path}: {advice}")
+  raise errors.InvalidValue(f"no checkpoint at {path}: {advice}")
 
 
 def get_first_valid_restore_config_and_paths(
@@ -182,7 +182,7 @@ def get_first_valid_restore_config_and_paths(
       continue
     for folder in cfg.paths:  # The first that has any, as in T5X.
       if not locations.is_dir(folder):
-        raise errors.UserError(
+        raise errors.InvalidValue(
             f"no folder of checkpoints at {folder} (mode {cfg.mode!r})")
       found = [checkpoint_paths.get_checkpoint_dir(folder, step)
                for step in checkpoint_paths.all_steps(folder)]
@@ -198,7 +198,7 @@ def find_one(restore_cfg: RestoreCheckpointConfig,
   """The config and its only checkpoint's path; UserError if not just one."""
   cfg, paths = get_first_valid_restore_config_and_paths([restore_cfg])
   if len(paths) != 1:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"{needed_by} needs one checkpoint; {restore_cfg.path} "
         f"(mode {restore_cfg.mode!r}) has {len(paths)}")
   return cfg, paths[0]

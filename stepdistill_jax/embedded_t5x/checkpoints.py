@@ -1,23 +1,61 @@
 """T5X's name for checkpoints: a face over the modules that do the work.
 
-`checkpoint_paths` finds them, `checkpoint_reading` and `legacy_checkpoints`
-read them, `checkpoint_manager` writes them.
+`checkpoint_paths` finds them, `checkpoint_files` reads and writes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import traverse_util
 import jax
 import numpy as np
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
+  array_reader,
   reading as checkpoint_reading,
 )
-from stepdistill_jax.embedded_t5x.checkpointing.manager import *  # noqa: F403
+from stepdistill_jax.embedded_t5x.checkpoint_files.lazy_arrays import (
+  LazyArray as LazyArray,
+  LazyAwaitableArray as LazyAwaitableArray,
+  LazyThreadPoolArray as LazyThreadPoolArray,
+)
+from stepdistill_jax.embedded_t5x.checkpoint_files.manager import *  # noqa: F403
+from stepdistill_jax.runs import retention
 from stepdistill_jax.runs.checkpoint_paths import *  # noqa: F403
+from stepdistill_jax.util import errors
+
+PyTree = Any
+PyTreeDef = jax.tree_util.PyTreeDef
+Dataset = Any
+VERSION = 3  # Of the older layout.
+# (state dict, parameter infos) -> both.
+SaveStateTransformationFn = Callable[..., tuple[PyTree, PyTree]]
+# (checkpoint's state dict, the model's[, is_resuming=]) -> state dict.
+RestoreStateTransformationFn = Callable[..., PyTree]
+populate_metrics_for_steps = retention.read_metric
+
+
+def get_local_data(x):
+  """This host's first part of an array; other values as they are."""
+  return x.addressable_data(0) if isinstance(x, jax.Array) else x
+
+
+def find_checkpoint(path: str, step: int | None = None) -> str:
+  """A checkpoint's folder: `path` itself, or its `step`, or its latest.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if step is None:
+    step = latest_step(path)  # noqa: F405
+  if step is not None:
+    path = get_checkpoint_dir(path, step)  # noqa: F405
+  if layout_of(path) is None:  # noqa: F405
+    raise errors.InvalidValue(
+        f"no checkpoint at {path}: {NEITHER_LAYOUT}")  # noqa: F405
+  return path
 
 
 def load_t5x_checkpoint(
@@ -29,24 +67,20 @@ def load_t5x_checkpoint(
   Args:
     state_transformation_fns: `fn(dict, dict) -> dict`, on names.
     restore_dtype: of the parameters; None keeps the saved one.
+    lazy_parameters: give `LazyArray`s, to be read one by one.
 
   Returns:
     The nested state dict of numpy arrays: `target`, `state`.
   """
-  del remap, lazy_parameters
-  if step is not None:
-    path = get_checkpoint_dir(path, step)  # noqa: F405
-  source = checkpoint_reading.open_checkpoint(path)
-  found = checkpoint_reading.transformed_entries(
-      source.entries(), {}, state_transformation_fns)
-  on_first_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  dtype = None if restore_dtype is None else np.dtype(restore_dtype)
-  loaded = source.load({
-      entry.name: checkpoint_reading.Request(
-          on_first_device, dtype if name.startswith("target/") else None)
-      for name, entry in found.items()})
+  del remap
+  arrays = array_reader.open_checkpoint(find_checkpoint(path, step)).arrays
+  lazies = {
+      name: checkpoint_reading.as_lazy(
+          array, restore_dtype if name.startswith("target/") else None)
+      for name, array in checkpoint_reading.transformed(
+          arrays, {}, state_transformation_fns).items()}
   return traverse_util.unflatten_dict(
-      {name: np.asarray(loaded[entry.name]) for name, entry in found.items()},
+      lazies if lazy_parameters else checkpoint_reading.read_all(lazies),
       sep="/")
 
 
@@ -60,26 +94,70 @@ class Checkpointer:
 
   def __init__(
       self, train_state, partitioner, checkpoints_dir: str,
-      dataset_iterator=None, *, keep: int | None = None, save_dtype=None,
-      restore_dtype=None, keep_dataset_checkpoints: int | None = None,
-      **manager_options):
+      dataset_iterator=None, *, keep: int | None = None,
+      save_dtype=np.float32, restore_dtype=None,
+      keep_dataset_checkpoints: int | None = None, **manager_options):
     self.manager_options = manager_options
+    self.checkpoints_dir = checkpoints_dir
+    self.keep, self.restore_dtype = keep, restore_dtype
+    self.keep_dataset_checkpoints = keep_dataset_checkpoints
+    self._partitioner = partitioner
     self._manager = OrbaxCheckpointManagerInterface(  # noqa: F405
         checkpoints_dir, train_state, partitioner, dataset_iterator,
         save_dtype=save_dtype, restore_dtype=restore_dtype, keep=keep,
         keep_dataset_checkpoints=keep_dataset_checkpoints, **manager_options)
-    self.all_steps = self._manager.all_steps
-    self.latest_step = self._manager.latest_step
 
-  def save(self, train_state, state_transformation_fns=(), **unused_options):
+  def all_steps(self) -> Sequence[int]:
+    return self._manager.all_steps()
+
+  def latest_step(self) -> int | None:
+    return self._manager.latest_step()
+
+  def all_dataset_checkpoint_steps(self) -> Sequence[int]:
+    """Steps whose checkpoints hold a position in the data."""
+    return all_dataset_checkpoint_steps(self.checkpoints_dir)  # noqa: F405
+
+  def save(self, train_state, state_transformation_fns=(), *,
+           concurrent_gb: int = 128) -> None:
     """Writes a checkpoint and waits until it is there."""
+    del concurrent_gb  # Orbax limits its memory by itself.
     self._manager.save(train_state, state_transformation_fns)
     self._manager.wait_until_finished()
 
   def restore(self, step=None, path=None, state_transformation_fns=(),
               fallback_state=None, lazy_parameters=False):
+    """Restores a train state: of a step, of a path, or the latest.
+
+    Raises:
+      ValueError: `step` and `path` are both given, there is no checkpoint, or
+        lazy arrays are to be on devices.
+    """
+    if lazy_parameters and self._partitioner.params_on_devices:
+      raise errors.InvalidValue(
+          "lazy parameters are not on devices: give the partitioner "
+          "params_on_devices=False")
+    if step is None and path is None and (step := self.latest_step()) is None:
+      raise errors.InvalidValue(f"no checkpoint in {self.checkpoints_dir}")
     return self._manager.restore(
         step, path, fallback_state, state_transformation_fns, lazy_parameters)
+
+  def restore_from_tf_checkpoint(self, path_or_dir, strict=True,
+                                 translator=None):
+    return self._manager.restore_from_tf_checkpoint(
+        path_or_dir, strict, translator)
+
+  def convert_from_tf_checkpoint(
+      self, path_or_dir: str, *, state_transformation_fns=(),
+      concurrent_gb: int = 16, translator=None) -> None:
+    """Writes what `restore_from_tf_checkpoint` reads."""
+    self.save(self.restore_from_tf_checkpoint(
+        path_or_dir, translator=translator), state_transformation_fns,
+        concurrent_gb=concurrent_gb)
+
+
+CheckpointerConstructor = Callable[..., Checkpointer]
+CheckpointManagerConstructor = Callable[
+    ..., OrbaxCheckpointManagerInterface]  # noqa: F405
 
 
 class SaveBestCheckpointer(Checkpointer):

@@ -1,6 +1,7 @@
 """Checkpoints: saved, restored whole, in part, renamed, in other dtypes."""
 
 import concurrent.futures
+import dataclasses
 import errno
 import json
 import os
@@ -18,9 +19,11 @@ import pytest
 from stepdistill_jax.embedded_t5x import (
   adafactor,
   checkpoint_config,
+  checkpoint_utils,
   checkpoints,
   partitioning,
   state_initializer,
+  utils,
 )
 from stepdistill_jax.runs import checkpoint_manifest
 from stepdistill_jax.util import errors
@@ -249,3 +252,103 @@ def test_the_best_are_kept_as_gin_files_of_t5x_ask_for_it(tmp_path):
     manager.save(state.replace_step(jnp.array(step, jnp.int32)))
   manager.close()
   assert checkpoints.all_steps(str(tmp_path)) == [2, 4]  # Best and latest.
+
+
+def test_the_older_interface_goes_on_from_a_concrete_state(tmp_path):
+  state = Model("a").initializer().from_scratch(jax.random.PRNGKey(0))
+  halves = state.replace_params(jax.tree.map(
+      lambda x: x.astype(jnp.bfloat16), state.params))
+  checkpointer = checkpoints.Checkpointer(halves, PARTITIONER, str(tmp_path))
+  with pytest.raises(ValueError, match="no checkpoint in"):
+    checkpointer.restore()
+  for step in (3, 8):
+    checkpointer.save(halves.replace_step(jnp.array(step, jnp.int32)))
+  latest = checkpointer.restore()
+  assert int(latest.step) == 8 and checkpointer.latest_step() == 8
+  assert latest.params["a"]["kernel"].dtype == jnp.float32  # save_dtype
+  assert_equal(latest.params, halves.params)
+  assert int(checkpointer.restore(step=3).step) == 3
+  with pytest.raises(ValueError, match="not both"):
+    checkpointer.restore(step=3, path=str(tmp_path / "checkpoint_3"))
+  with pytest.raises(ValueError, match="holds no checkpoint"):
+    checkpointer.restore(path=str(tmp_path / "checkpoint_4"))
+  with pytest.raises(ValueError, match="params_on_devices"):
+    checkpointer.restore(lazy_parameters=True)
+
+
+def test_lazy_parameters_are_read_when_asked_for(tmp_path):
+  state = save(tmp_path, Model("a"))
+  on_host = partitioning.PjitPartitioner(
+      num_partitions=1, params_on_devices=False)
+  lazy = checkpoints.Checkpointer(
+      state, on_host, str(tmp_path)).restore(lazy_parameters=True)
+  assert int(lazy.step) == 7
+  kernel = lazy.params["a"]["kernel"]
+  assert isinstance(kernel, checkpoints.LazyArray) and kernel.shape == (4, 6)
+  assert_equal(kernel.get(), state.params["a"]["kernel"])
+  # It can be saved as it is.
+  folder = tmp_path / "again"
+  checkpoints.Checkpointer(state, on_host, str(folder)).save(lazy)
+  assert_equal(restore(folder / "checkpoint_7", Model("a")), state)
+  loaded = checkpoints.load_t5x_checkpoint(
+      str(tmp_path), restore_dtype="bfloat16", lazy_parameters=True)
+  scale = loaded["target"]["a"]["scale"]
+  assert isinstance(scale, checkpoints.LazyArray)
+  assert scale.get().dtype == jnp.bfloat16
+
+
+def test_pinned_checkpoints_are_kept(tmp_path):
+  initializer = Model("a").initializer()
+  state = initializer.from_scratch(jax.random.PRNGKey(0))
+  manager = checkpoints.OrbaxCheckpointManagerInterface(
+      str(tmp_path), initializer.global_train_state_shape, PARTITIONER, keep=1)
+  for step in (1, 2, 3):
+    manager.save(state.replace_step(jnp.array(step, jnp.int32)))
+    manager.wait_until_finished()
+    if step == 1:
+      checkpoint_utils.pin_checkpoint(str(tmp_path / "checkpoint_1"))
+  manager.close()
+  assert checkpoints.all_steps(str(tmp_path)) == [1, 3]
+
+
+def test_managers_by_configs(tmp_path):
+  initializer = Model("a").initializer()
+  state = initializer.from_scratch(jax.random.PRNGKey(0))
+  shapes = initializer.global_train_state_shape
+  save_cfg = checkpoint_config.SaveCheckpointConfig(dtype="bfloat16", period=2)
+  restore_cfg = checkpoint_config.RestoreCheckpointConfig(
+      path=str(tmp_path), dtype="float32")
+  manager = utils.create_orbax_checkpoint_manager(
+      save_cfg=save_cfg, restore_cfg=restore_cfg, train_state=shapes,
+      partitioner=PARTITIONER, model_dir=str(tmp_path))
+  manager.save(state.replace_step(jnp.array(4, jnp.int32)))
+  manager.wait_until_finished()
+  paths = [str(tmp_path / "checkpoint_4")]
+  restored = utils.restore(manager, paths, restore_cfg)
+  assert restored.params["a"]["kernel"].dtype == jnp.float32
+  assert len(utils.restore(manager, paths * 2, restore_cfg)) == 2
+  manager.close()
+  other = checkpoint_config.RestoreCheckpointConfig(
+      path="x", checkpoint_manager_cls=object)
+  with pytest.raises(ValueError, match="checkpoint_manager_cls"):
+    utils.create_orbax_checkpoint_manager(
+        save_cfg=save_cfg, restore_cfg=other, train_state=shapes,
+        partitioner=PARTITIONER, model_dir=str(tmp_path))
+  legacy = utils.LegacyCheckpointManager(
+      save_cfg=save_cfg, restore_cfg=restore_cfg, train_state_shape=shapes,
+      partitioner=PARTITIONER, model_dir=str(tmp_path))
+  legacy.save(state.replace_step(jnp.array(6, jnp.int32)))
+  assert int(legacy.restore([str(tmp_path / "checkpoint_6")],
+                            restore_cfg).step) == 6
+  scratch = dataclasses.replace(restore_cfg, fallback_to_scratch=True)
+  assert utils.get_fallback_state(restore_cfg, None, None) is None
+  assert utils.get_fallback_state(scratch, lambda rng: rng, 5) == 5
+  with pytest.raises(ValueError, match="init_rng"):
+    utils.get_fallback_state(scratch, None, None)
+
+
+def test_a_model_without_parameters(tmp_path):
+  state = save(tmp_path, Model())
+  restored = restore(tmp_path / "checkpoint_7", Model())
+  assert int(restored.step) == 7 and jax.tree.leaves(restored.params) == []
+  assert jax.tree.structure(restored) == jax.tree.structure(state)

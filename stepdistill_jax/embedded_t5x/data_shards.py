@@ -53,7 +53,7 @@ def choose(cfg, layout, recorded: int | None = None) -> int:
     few = records is not None and records < layout.num_shards
     return 1 if few else layout.num_shards
   if cfg.batch_size % recorded:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"the run began with its records in {recorded} shards, which do not "
         f"divide the batch size {cfg.batch_size}; take a multiple of "
         f"{recorded} for BATCH_SIZE")
@@ -118,7 +118,7 @@ def get_dataset(
       cfg.batch_size, num_shards, layout.shard_id, layout.num_shards)
   shards = [read(part.shard, num_shards) for part in parts]
   if not all(isinstance(shard, tf.data.Dataset) for shard in shards):
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"the run has its records in {num_shards} shards, for "
         f"{layout.num_shards} hosts now; a get_dataset_fn that gives no "
         "tf.data.Dataset needs as many hosts as the run began with")
@@ -149,4 +149,4 @@ def check_first_batch(train_iter, layout) -> None:
                f"{processes.first_line(error)})") if error else ""
   problems = [p for p in processes.exchange("first batch", problem) if p]
   if problems:
-    raise errors.UserError(problems[0]) from error
+    raise errors.InvalidValue(problems[0]) from error

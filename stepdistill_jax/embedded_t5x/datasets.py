@@ -76,7 +76,7 @@ def find_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
     except ModuleNotFoundError as error:
       if not f"{cfg.module}.".startswith(f"{error.name}."):
         raise  # It is there; what it imports is not.
-      raise errors.UserError(
+      raise errors.InvalidValue(
           f"there is no module {cfg.module!r} to import "
           f"(MIXTURE_OR_TASK_MODULE): {error}") from error
   name = cfg.mixture_or_task_name
@@ -84,7 +84,7 @@ def find_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
     return name
   known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if name not in known:
-    raise errors.UserError(errors.unknown_name_message(
+    raise errors.InvalidValue(errors.unknown_name_message(
         "SeqIO task or mixture", name, known,
         "(set MIXTURE_OR_TASK_NAME; the gin file must import the module that "
         "registers it, and tasks of a data set and teacher come with their "
@@ -94,7 +94,7 @@ def find_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
 
 def _check_divisible(batch_size: int, num_shards: int) -> None:
   if batch_size % num_shards:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"batch size {batch_size} is not divisible by the {num_shards} hosts "
         "that load different data")
 
@@ -108,7 +108,7 @@ def lengths_told(cfg: DatasetConfig) -> Iterator[None]:
   except ValueError as error:
     if "task_feature_lengths" not in str(error):
       raise
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"TASK_FEATURE_LENGTHS = {dict(cfg.task_feature_lengths or {})}: "
         f"{' '.join(str(error).split())}") from error
 
@@ -137,6 +137,17 @@ def get_dataset(
   if continue_from_last_checkpoint:
     raise ValueError("continue_from_last_checkpoint=True is not supported")
   _check_divisible(cfg.batch_size, num_shards)
+  return get_dataset_inner(
+      cfg, seqio.ShardInfo(index=shard_id, num_shards=num_shards),
+      feature_converter_cls,
+      shared_time_seed() if cfg.seed is None else cfg.seed, num_epochs)
+
+
+def get_dataset_inner(
+    cfg: DatasetConfig, shard_info: seqio.ShardInfo,
+    feature_converter_cls: Callable[..., seqio.FeatureConverter],
+    seed: int | None = None, num_epochs: int | None = None) -> tf.data.Dataset:
+  """`get_dataset` with a given seed."""
   make = functools.partial(
       seqio.get_dataset,
       mixture_or_task_name=find_task(cfg),
@@ -146,11 +157,11 @@ def get_dataset(
       num_epochs=num_epochs,
       feature_converter=feature_converter_cls(
           pack=cfg.pack, use_custom_packing_ops=cfg.use_custom_packing_ops),
-      shard_info=seqio.ShardInfo(index=shard_id, num_shards=num_shards),
+      shard_info=shard_info,
       use_cached=cfg.use_cached,
-      seed=shared_time_seed() if cfg.seed is None else cfg.seed,
+      seed=seed,
       trim_output_features=cfg.trim_output_features,
-      batch_size=cfg.batch_size // num_shards,
+      batch_size=cfg.batch_size // shard_info.num_shards,
       verbose=False)
   with lengths_told(cfg), truncation.in_rows(cfg.pack):
     # SeqIO's packing loops.
@@ -159,13 +170,18 @@ def get_dataset(
 
 def get_training_eval_datasets(
     cfg: DatasetConfig, shard_id: int, num_shards: int, eval_steps: int,
-    feature_converter_cls: Callable[..., seqio.FeatureConverter]
-) -> Mapping[str, tf.data.Dataset]:
+    feature_converter_cls: Callable[..., seqio.FeatureConverter],
+    deterministic: bool = False, model_dir: str | None = None,
+    start_step: int = 0) -> Mapping[str, tf.data.Dataset]:
   """`eval_steps` batches of each task of a mixture and of the mixture.
 
   Every host reads all examples and takes its share of them, so that shares
   are even. Tasks without the split are left out.
+
+  `deterministic`, `model_dir` and `start_step` are T5X's, for its
+  deterministic tasks.
   """
+  del deterministic, model_dir, start_step
   _check_divisible(cfg.batch_size, num_shards)
   provider = find_task(cfg)
   parts = [task for task in seqio.get_subtasks(provider)
@@ -307,7 +323,7 @@ def verify_matching_vocabs(cfg: DatasetConfig, model) -> None:
   of_task = get_vocabulary(cfg)
   of_model = (model.input_vocabulary, model.output_vocabulary)
   if of_task != of_model:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"the vocabularies of task {cfg.mixture_or_task_name} {of_task} are "
         f"not those of the model {of_model}; set VOCABULARY to the task's")
   setting_checks.vocabulary_fits(model, str(cfg.mixture_or_task_name))

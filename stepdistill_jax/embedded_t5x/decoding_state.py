@@ -19,10 +19,11 @@ import jax.numpy as jnp
 Array = Any
 PyTree = Any
 
-# Counters: one for all rows, unless rows started at different positions.
-_INDEX_LEAVES = ("cache_index", "position_embedder_index")
+# A counter: one for all rows, unless rows started at different positions.
+_INDEX_LEAF = "cache_index"
 # The same for all beams of a row; the network expands them where it uses them.
-_SHARED_LEAVES = ("cross_key", "cross_value", "cached_bias")
+_SHARED_LEAVES = (
+    "cross_key", "cross_value", "cached_bias", "position_embedder_index")
 # Tokens whose maximum `top_k` takes first; vocabularies are multiples of it.
 _GROUP = 128
 
@@ -56,7 +57,8 @@ def cache_map(
     apply_to_index: also to counters of positions, which are `[batch]` when
       rows started at different positions.
   """
-  skipped = _SHARED_LEAVES if apply_to_index else _SHARED_LEAVES + _INDEX_LEAVES
+  skipped = _SHARED_LEAVES if apply_to_index else (
+      *_SHARED_LEAVES, _INDEX_LEAF)
   flat = traverse_util.flatten_dict(flax.core.unfreeze(cache))
   mapped = traverse_util.unflatten_dict({
       path: leaf if path[-1] in skipped else fn(leaf)
@@ -88,19 +90,56 @@ def flat_batch_beam_expand(x: Array, beam_size: int, offset: int = 0) -> Array:
   return flatten_beam_dim(add_beam_dim(x, beam_size, offset), offset)
 
 
+def _pick_beams(nested: PyTree, beam_indices: Array, offset: int) -> PyTree:
+  """Picks beams of each row; the arrays' batch axis is at `offset`."""
+  pick = jax.vmap(
+      lambda x, i: jnp.take(x, i, axis=offset), in_axes=(offset, 0),
+      out_axes=offset)
+  return jax.tree.map(lambda x: pick(x, beam_indices), nested)
+
+
 def gather_beams(
-    nested: PyTree, beam_indices: Array, offset: int = 0) -> PyTree:
+    nested: PyTree, beam_indices: Array, batch_size: int | None = None,
+    old_beam_size: int | None = None, new_beam_size: int | None = None,
+    one_hot: bool = True) -> PyTree:
   """Picks beams of each row: [batch, old, ...] -> [batch, new, ...].
 
   Args:
     nested: a tree of `[batch, old beams, ...]` arrays.
     beam_indices: int `[batch, new beams]`.
-    offset: where the arrays have their batch axis.
+
+  The other arguments are T5X's; the arrays' shapes say the same.
   """
-  pick = jax.vmap(
-      lambda x, i: jnp.take(x, i, axis=offset), in_axes=(offset, 0),
-      out_axes=offset)
-  return jax.tree.map(lambda x: pick(x, beam_indices), nested)
+  del batch_size, old_beam_size, new_beam_size, one_hot
+  return _pick_beams(nested, beam_indices, 0)
+
+
+def cache_gather_beams(
+    nested: PyTree, beam_indices: Array, batch_size: int | None = None,
+    old_beam_size: int | None = None, new_beam_size: int | None = None,
+    one_hot: bool = True, offset: int = 0) -> PyTree:
+  """`gather_beams` of a cache, but for what all beams of a row share.
+
+  Args:
+    offset: where the cache's arrays have their batch axis.
+  """
+  del batch_size, old_beam_size, new_beam_size, one_hot
+  return cache_map(lambda x: _pick_beams(x, beam_indices, offset), nested)
+
+
+def gather_topk_beams(
+    nested: PyTree, score_or_log_prob: Array, batch_size: int,
+    new_beam_size: int) -> PyTree:
+  """The best beams of each row, the best last.
+
+  Args:
+    nested: a tree of `[batch, beams, ...]` arrays.
+    score_or_log_prob: `[batch, beams]`.
+    new_beam_size: how many.
+  """
+  del batch_size
+  _, best = lax.top_k(score_or_log_prob, new_beam_size)
+  return gather_beams(nested, best[:, ::-1])
 
 
 def top_k(x: Array, k: int) -> tuple[Array, Array]:
@@ -129,3 +168,6 @@ def top_k(x: Array, k: int) -> tuple[Array, Array]:
       chosen.reshape(x.shape[:-1] + (k * _GROUP,)), k)
   group = jnp.take_along_axis(best, places // _GROUP, axis=-1)
   return values, group * _GROUP + places % _GROUP
+
+
+top_k_two_stage = top_k  # T5X's name.

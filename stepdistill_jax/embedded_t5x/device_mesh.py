@@ -12,7 +12,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 import numpy as np
 
-from stepdistill_jax.util import devices as devices_lib, errors
+from stepdistill_jax.util import devices as devices_lib, errors, progress
 
 # (x, y, z, core) on a TPU, (host, device of the host) elsewhere.
 HardwareMesh = tuple[int, ...]
@@ -32,10 +32,24 @@ def fake_devices(devices: Sequence[jax.Device]) -> Iterator[None]:
     _fake = before
 
 
-def _coordinates(device: jax.Device, devices_per_host: int) -> HardwareMesh:
+def get_coords(
+    device: jax.Device, devices_per_host: int | None = None) -> HardwareMesh:
+  """Where a device is in the hardware's mesh.
+
+  Args:
+    devices_per_host: where there are no TPUs; None asks JAX.
+  """
   if hasattr(device, "coords"):
     return (*device.coords, device.core_on_chip)
-  return (device.process_index, device.id % devices_per_host)
+  return (device.process_index,
+          device.id % (devices_per_host or jax.local_device_count()))
+
+
+def bounds_from_last_device(last_device: jax.Device) -> HardwareMesh:
+  """The extent of the hardware's mesh."""
+  if len(getattr(last_device, "coords", ())) == 3:
+    return tuple(x + 1 for x in get_coords(last_device))
+  return jax.process_count(), jax.local_device_count()
 
 
 def submesh_grid(
@@ -49,14 +63,14 @@ def submesh_grid(
     [data, model] array of devices; a row is one tile.
   """
   per_host = len([d for d in devices if d.process_index == 0])
-  coordinates = [_coordinates(d, per_host) for d in devices]
+  coordinates = [get_coords(d, per_host) for d in devices]
   extent = tuple(max(c) + 1 for c in zip(*coordinates))
   if len(submesh) != len(extent):
     # (x, y, z, core) names two trivial dimensions on hosts without TPUs.
     submesh = (1,) * len(extent) if math.prod(submesh) == 1 else submesh
   if len(submesh) != len(extent) or any(
       e % s for e, s in zip(extent, submesh)):
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"model_parallel_submesh={tuple(submesh)} does not tile the hardware "
         f"mesh {extent}: each dimension must divide the hardware's")
   grid = np.empty(extent, dtype=object)
@@ -78,7 +92,7 @@ def devices_here(backend: str | None = None) -> Sequence[jax.Device]:
   try:
     return jax.devices(backend)
   except RuntimeError as error:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"PjitPartitioner.backend = {backend!r}: {error}; None takes what the "
         "machine has") from error
 
@@ -108,7 +122,7 @@ def shapes_over_slices(
   if slices == 1:
     return None
   if in_slice % num_partitions:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"num_partitions={num_partitions} does not divide the {in_slice} chips "
         f"of each of the {slices} slices; set PjitPartitioner.num_partitions "
         "to a divisor: the model axis stays inside of a slice")
@@ -138,8 +152,12 @@ def make_mesh(
   if model_parallel_submesh:
     return Mesh(submesh_grid(model_parallel_submesh, devices),
                 ("data", "model"))
+  if devices[0].platform == "cpu" and len(devices) == 1 < num_partitions:
+    progress.say(f"num_partitions={num_partitions}: there is one device, a "
+                 "CPU, and the model is in one part")
+    num_partitions = 1
   if len(devices) % num_partitions:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"num_partitions={num_partitions} does not divide the number of "
         f"devices, {len(devices)} ({devices[0].platform}); "
         "set PjitPartitioner.num_partitions to a divisor")
@@ -183,7 +201,7 @@ def data_layout(
   """
   unknown = set(data_axes) - set(mesh.axis_names)
   if unknown:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"PjitPartitioner.logical_axis_rules map `batch` to {sorted(unknown)}; "
         f"the mesh has the axes {list(mesh.axis_names)}")
   data_first = [mesh.axis_names.index(a) for a in data_axes]
@@ -202,7 +220,7 @@ def data_layout(
         "model-parallel submesh that divides or covers whole hosts")
   batch_size = batch_size or num_rows
   if batch_size % num_rows:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"batch size {batch_size} is not divisible by the {num_rows} "
         "data-parallel devices; set BATCH_SIZE to a multiple, or raise "
         "PjitPartitioner.num_partitions")

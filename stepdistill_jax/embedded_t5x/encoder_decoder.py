@@ -9,7 +9,7 @@ import inspect
 from typing import Any
 
 import flax
-from flax import linen as nn
+from flax import linen as nn, traverse_util
 import jax
 import jax.numpy as jnp
 import seqio
@@ -131,7 +131,11 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
         {"params": params, "cache": variables["cache"]},
         decoder_input_tokens=decoder_input_tokens, prefill=True,
         prefill_lengths=last)
-    return variables["cache"], last
+    # Flaxformer's position embedders count by themselves.
+    cache = traverse_util.flatten_dict(flax.core.unfreeze(variables["cache"]))
+    return traverse_util.unflatten_dict({
+        path: last if path[-1] == "position_embedder_index" else leaf
+        for path, leaf in cache.items()}), last
 
   def predict_batch_with_aux(
       self, params: PyTree, batch: Batch, rng: jax.Array | None = None,

@@ -16,6 +16,8 @@ from stepdistill_jax.embedded_t5x import datasets, gin_utils, preflight, utils
 from stepdistill_jax.runs import checkpoint_paths
 from stepdistill_jax.util import errors, progress
 
+SummarizeConfigFn = Callable[..., None]
+
 
 class InferenceEvaluator:
   """Decodes and scores a data set with a `seqio.Evaluator`."""
@@ -48,7 +50,7 @@ class InferenceEvaluator:
     self.eval_tasks = self._evaluator.eval_tasks
     for task in self.eval_tasks:
       if not int(self._evaluator.cached_task_datasets[task.name].cardinality()):
-        raise errors.UserError(
+        raise errors.InvalidValue(
             f"task {task.name} has no example in split {cfg.split!r}: there "
             "is nothing to score")
     self.close = self._evaluator.close
@@ -114,7 +116,7 @@ def evaluate(
   cfg, paths = utils.get_first_valid_restore_config_and_paths(
       [restore_checkpoint_cfg])
   if not paths:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"no checkpoint below {restore_checkpoint_cfg.path}")
   record = epath.Path(output_dir) / (
       f"eval.{dataset_cfg.mixture_or_task_name}.ckpt")
@@ -126,7 +128,7 @@ def evaluate(
       dataset_cfg, inference_evaluator_cls, model, partitioner,
       log_dir=output_dir)
   if not evaluator.eval_tasks:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"task {dataset_cfg.mixture_or_task_name} has no metric_fns, or no "
         f"split {dataset_cfg.split!r}: there is nothing to evaluate")
   initializer = train_state_initializer_cls(

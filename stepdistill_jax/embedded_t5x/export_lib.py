@@ -6,9 +6,10 @@ sentencepiece alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import json
 import shutil
+from typing import Any
 
 from etils import epath
 from flax import traverse_util
@@ -111,3 +112,55 @@ def save(
   (folder / "reader.py").write_text(_READER)
   progress.say(f"wrote {output_dir}; try: echo TEXT | python "
                f"{folder / 'reader.py'}")
+
+
+def create_preprocessor_from_task(
+    batch_size: int | None, output_features: Mapping[str, seqio.Feature],
+    task_feature_lengths: Mapping[str, int], tokenized_inputs: bool = False,
+    *, model, task_name: str = "", serialized_examples: bool = True,
+    run_precache: bool = False, input_tensor_name: str = "text_batch"
+) -> tuple[Callable[..., Any], Sequence[Any]]:
+  """What makes model features of a task's examples, for serving.
+
+  Args:
+    batch_size: None takes any.
+    output_features: for T5X's interface; the task has its own.
+    tokenized_inputs: the signature is of token ids, not of texts.
+    model: gives the feature converter.
+    serialized_examples: examples come as serialized `tf.train.Example`s, else
+      as a batch of the source's features.
+    run_precache: run the preprocessors before the task's cache, too.
+
+  Returns:
+    (function of a batch of examples, its signature).
+  """
+  del output_features
+  import tensorflow as tf
+  task = seqio.get_mixture_or_task(task_name)
+  converter = model.FEATURE_CONVERTER_CLS(pack=False)
+
+  def parse(example):
+    spec = task.source.get_dataset(task.splits[0]).element_spec
+    return tf.io.parse_single_example(example, {
+        name: tf.io.FixedLenFeature(x.shape, x.dtype)
+        if x.shape.is_fully_defined() else
+        tf.io.FixedLenSequenceFeature([], x.dtype, allow_missing=True)
+        for name, x in spec.items()})
+
+  def preprocess(examples):
+    ds = tf.data.Dataset.from_tensor_slices(examples)
+    if serialized_examples:
+      ds = ds.map(parse)
+    if run_precache:
+      ds = task.preprocess_precache(ds)
+    ds = converter(task.preprocess_postcache(ds, task_feature_lengths),
+                   task_feature_lengths=task_feature_lengths)
+    rows = tf.shape(jax.tree.leaves(examples)[0], tf.int64)[0]
+    return ds.batch(batch_size or rows, drop_remainder=True
+                    ).get_single_element()
+
+  signature = (
+      tf.TensorSpec([batch_size, task_feature_lengths["inputs"]], tf.int32,
+                    input_tensor_name) if tokenized_inputs
+      else tf.TensorSpec([batch_size], tf.string, input_tensor_name))
+  return preprocess, [signature]

@@ -11,10 +11,15 @@ from t5x import models
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
 from stepdistill_jax.config import gin_config
+from stepdistill_jax.embedded_t5x import command
 
 EXAMPLES = pathlib.Path(__file__).parent / "examples"
-FILES = sorted(
+ALL = sorted(
     str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.gin"))
+# What trains or answers; the others bind a model.
+RUNS = [file for file in ALL if "/examples/" in file or "umt5/" in file
+        or "local_tiny" in file]
+FILES = [file for file in ALL if file not in RUNS]
 
 # Millions, as the papers and model cards give them.
 PARAMETERS = {
@@ -63,3 +68,31 @@ def test_file_builds_its_network(file):
 
 def test_the_table_names_files():
   assert set(PARAMETERS) <= set(FILES)
+
+
+# A run's files and settings that a file of `RUNS` goes on from, by its name.
+_BEFORE = {
+    "t5/local_tiny.gin": ["t5/t5_1_1/tiny.gin", "../configs/runs/pretrain.gin"],
+    "scalable_t5/local_tiny.gin": [
+        "scalable_t5/t5_1_1/small.gin", "../configs/runs/pretrain.gin"]}
+_PARTS = ("umt5/vocab", "umt5/runs", "umt5/optimizer", "umt5/architectures")
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in RUNS if not any(part in f for part in _PARTS)])
+def test_file_of_a_run_has_all_that_the_run_needs(file, tmp_path):
+  mode = ("eval" if file.endswith("_eval.gin") else
+          "infer" if "infer" in file else "train")
+  command.run(
+      mode, [*(str(EXAMPLES / f) for f in _BEFORE.get(file, ())),
+             str(EXAMPLES / file)],
+      [f"{name} = {str(tmp_path)!r}" for name in (
+          "MODEL_DIR", "EVAL_OUTPUT_DIR", "INFER_OUTPUT_DIR",
+          "CHECKPOINT_PATH")] + (
+              ["DROPOUT_RATE = 0.0"] if file in _BEFORE else []) + (
+                  [] if "INITIAL" in (EXAMPLES / file).read_text() else
+                  ["INITIAL_CHECKPOINT_PATH = 'x'"]) + [
+          "MIXTURE_OR_TASK_NAME = 'a'",
+          "TRAIN_EVAL_MIXTURE_OR_TASK_NAME = 'b'",
+          *(["INITIAL_CHECKPOINT_PATH = 'x'"] if "enfr_eval" in file else [])],
+      engine="embedded", dry_run=True)

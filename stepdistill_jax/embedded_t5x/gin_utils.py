@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from absl import app
 from etils import epath
 import gin
 import jax
@@ -36,6 +38,12 @@ def parse_gin_flags(
 def rewrite_gin_args(args: Sequence[str]) -> Sequence[str]:
   """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`."""
   return gin_arguments.rewrite(args)
+
+
+def run(main: Callable[[Sequence[str]], Any]) -> None:
+  """`absl.app.run` with gin's arguments rewritten."""
+  app.run(main, flags_parser=lambda args: app.parse_flags_with_usage(
+      list(rewrite_gin_args(args))))
 
 
 @gin.register

@@ -38,12 +38,13 @@ STEPS = {"predict": "predict_batch", "score": "score_batch",
          "predict_with_aux": "predict_batch_with_aux"}
 # (predictions or scores, auxiliary values by name)
 Inferences = tuple[Sequence[Any], Mapping[str, Any]]
+WriteFn = MergeFn = SummarizeConfigFn = Callable[..., None]
 
 
 def _add_file_task(paths, source, key_map, features, task_id) -> str:
   """Registers a task with the split `infer` over files."""
   if not tf.io.gfile.glob(list(paths)):
-    raise errors.UserError(f"no file matches {list(paths)}")
+    raise errors.InvalidValue(f"no file matches {list(paths)}")
   if task_id is None:
     names = ":".join([*paths, *(str(v) for v in key_map.values())])
     task_id = hashlib.sha256(names.encode()).hexdigest()[:10]
@@ -74,7 +75,7 @@ def create_task_from_tfexample_file(
     The task's name; its split is `infer`.
   """
   if file_type != "tfrecord":
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"file type {file_type!r} is not supported; expected 'tfrecord'")
   keys = [inputs_key, *([targets_key] if targets_key else [])]
   source = seqio.TFExampleDataSource(
@@ -177,7 +178,7 @@ def merge_chunks_to_file(
   del step
   chunks = sorted(epath.Path(tmp_dir).glob(f"{output_fname}-chunk?????"))
   if not chunks:
-    raise errors.UserError("there were no examples to infer from")
+    raise errors.InvalidValue("there were no examples to infer from")
   with (epath.Path(output_dir) / output_fname).open("wb") as merged:
     for chunk in chunks:
       with chunk.open("rb") as file:
@@ -211,12 +212,12 @@ def infer(
   """
   del checkpoint_ds_iter, use_orbax
   if mode not in STEPS:
-    raise errors.UserError(errors.unknown_name_message(
+    raise errors.InvalidValue(errors.unknown_name_message(
         "infer mode", mode, STEPS))
   setting_checks.whole_number("infer.checkpoint_period", checkpoint_period)
   setting_checks.whole_number("infer.num_shards", num_shards)
   if shard_id not in range(num_shards):
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"infer.shard_id must be one of 0 to {num_shards - 1}, as "
         f"infer.num_shards = {num_shards}; got {shard_id}")
   preflight.check_data(dataset_cfg, partitioner)
@@ -245,7 +246,7 @@ def infer(
 
   provider = datasets.find_task(dataset_cfg)
   if output_vocab_feature_name not in provider.output_features:
-    raise errors.UserError(errors.unknown_name_message(
+    raise errors.InvalidValue(errors.unknown_name_message(
         "feature", output_vocab_feature_name, provider.output_features,
         "(infer.output_vocab_feature_name)"))
   spec = features(provider).element_spec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import enum
 import functools
 import inspect
 import os
@@ -19,9 +20,68 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax.embedded_t5x import infer, trainer as trainer_lib, utils
+from stepdistill_jax.util import errors
 
-# A text, which is input and target, or {"inputs": ..., "targets": ...}.
+# A text, which is input and target, or {"input": ..., "target": ...} (or with
+# the names of the features).
 Example = str | Mapping[str, str]
+BatchesType = Sequence[Mapping[str, str]] | Sequence[
+    Sequence[Mapping[str, str]]]
+
+
+class InferenceType(enum.Enum):
+  """What to infer."""
+
+  PREDICT_WITH_AUX = 1
+  SCORE = 2
+
+
+class T5XScriptType(enum.Enum):
+  """Which script a gin file is for."""
+
+  FINETUNING = 1
+  INFERENCE = 2
+  EVALUATION = 3
+  PRETRAINING = 4
+
+
+def get_dataset_from_natural_text_examples(
+    examples: Sequence[Example],
+    preprocessors: Sequence[Callable[..., tf.data.Dataset]],
+    task_feature_lengths: Mapping[str, int] | None,
+    features: Mapping[str, Any]) -> tf.data.Dataset:
+  """Examples as a data set, preprocessed and cut to length.
+
+  Args:
+    preprocessors: may take `sequence_length` and `output_features`.
+    task_feature_lengths: in tokens, by feature; None does not cut.
+    features: `seqio.Feature`s that the examples then must have.
+
+  Raises:
+    ValueError: a feature is missing, or of another dtype or rank.
+  """
+  ds = tf.data.Dataset.from_tensor_slices({
+      name: [_text(example, name) for example in examples]
+      for name in ("inputs", "targets")})
+  given = {"sequence_length": task_feature_lengths,
+           "output_features": features}
+  for preprocess in preprocessors:
+    takes = inspect.signature(preprocess).parameters
+    ds = preprocess(ds, **{k: v for k, v in given.items() if k in takes})
+  for name, feature in features.items():
+    spec = ds.element_spec.get(name)
+    if spec is None and feature.required or spec is not None and (
+        (spec.dtype, spec.shape.rank) != (feature.dtype, feature.rank)):
+      raise errors.InvalidValue(
+          f"after the preprocessors the feature {name!r} is {spec}; expected "
+          f"{feature.dtype.name} of rank {feature.rank}")
+  return seqio.utils.trim_dataset(ds, task_feature_lengths, features)
+
+
+def _text(example: Example, name: str) -> str:
+  if isinstance(example, str):
+    return example
+  return example.get(name, example.get(name.removesuffix("s"), ""))
 
 
 class InteractiveModel:
@@ -45,6 +105,8 @@ class InteractiveModel:
       learning_rate_fn: by default that of `create_learning_rate_scheduler`.
     """
     self._batch_size = batch_size
+    self._output_dir, self._dtype = output_dir, dtype
+    self._checkpoint = (checkpoint_path, restore_mode)
     self._lengths = task_feature_lengths
     self._converter = model.FEATURE_CONVERTER_CLS(pack=False)
     self._features = {
@@ -84,18 +146,11 @@ class InteractiveModel:
     return int(jax.device_get(self.train_state.step))
 
   def _task_dataset(self, examples, preprocessors=None) -> tf.data.Dataset:
-    pairs = [{"inputs": e, "targets": e} if isinstance(e, str) else dict(e)
-             for e in examples]
-    ds = tf.data.Dataset.from_tensor_slices(
-        {k: [p.get(k, "") for p in pairs] for k in pairs[0]})
     if preprocessors is None:
       preprocessors = [
           seqio.preprocessors.tokenize, seqio.preprocessors.append_eos]
-    for preprocess in preprocessors:
-      takes = inspect.signature(preprocess).parameters
-      ds = preprocess(ds, **({"output_features": self._features}
-                             if "output_features" in takes else {}))
-    return seqio.utils.trim_dataset(ds, self._lengths, self._features)
+    return get_dataset_from_natural_text_examples(
+        examples, preprocessors, self._lengths, self._features)
 
   def _model_dataset(self, task_ds: tf.data.Dataset) -> tf.data.Dataset:
     kept = task_ds.map(lambda x: {k: x[k] for k in self._features})
@@ -164,7 +219,8 @@ class InteractiveModel:
     """
     postprocess = postprocessor or (lambda text, **_: text)
     takes = [inspect.signature(fn).parameters for fn in metric_fns]
-    targets = [postprocess(e["targets"], is_target=True) for e in examples]
+    targets = [
+        postprocess(_text(e, "targets"), is_target=True) for e in examples]
     given = {}
     if any("scores" in names for names in takes):
       given["scores"] = [
@@ -206,3 +262,99 @@ class InteractiveModel:
       for batch in eval_batches or ():
         metrics = self.evaluate(batch, metrics_fns)
     return predictions, scores, metrics
+
+
+def get_batches_from_seqio(
+    task_or_mixture_name: str, split: str, batch_size: int, num_batches: int,
+    get_pretokenized_examples: bool = True,
+    sequence_length: Mapping[str, int] | None = None, **get_dataset_kwargs
+) -> Sequence[Sequence[Mapping[str, Any]]]:
+  """Batches of `{"input": ..., "target": ...}` from a SeqIO task.
+
+  Args:
+    get_pretokenized_examples: texts; False gives lists of token ids.
+
+  Raises:
+    ValueError: the task has fewer examples.
+  """
+  ds = seqio.get_mixture_or_task(task_or_mixture_name).get_dataset(
+      sequence_length=sequence_length, split=split, **get_dataset_kwargs)
+  suffix = "_pretokenized" if get_pretokenized_examples else ""
+  value = lambda x: x if get_pretokenized_examples else x.tolist()
+  examples = [
+      {name: value(e[f"{name}s{suffix}"]) for name in ("input", "target")}
+      for e in ds.take(batch_size * num_batches).as_numpy_iterator()]
+  if len(examples) < batch_size * num_batches:
+    raise errors.InvalidValue(
+        f"{num_batches} batches of {batch_size} examples were asked for; "
+        f"{task_or_mixture_name} has {len(examples)} in {split!r}")
+  return [examples[i:i + batch_size]
+          for i in range(0, len(examples), batch_size)]
+
+
+def get_seqio_task_from_examples(
+    task_name: str, interactive_model: InteractiveModel,
+    examples: Sequence[Example],
+    preprocessors: Sequence[Callable[..., tf.data.Dataset]],
+    metric_fns: Sequence[Callable[..., Any]] | None = None,
+    add_to_registry: bool = True) -> seqio.Task | seqio.Mixture:
+  """A SeqIO task of examples, with the splits `train` and `validation`.
+
+  Args:
+    add_to_registry: False gives the task that has the name already.
+  """
+  if add_to_registry:
+    seqio.TaskRegistry.add(
+        task_name, source=seqio.FunctionDataSource(
+            lambda split, shuffle_files, seed=None:
+            get_dataset_from_natural_text_examples(examples, (), None, {}),
+            splits=["train", "validation"]),
+        preprocessors=list(preprocessors),
+        output_features=interactive_model._features,
+        metric_fns=list(metric_fns or ()))
+  return seqio.get_mixture_or_task(task_name)
+
+
+def get_gin_config_from_interactive_model(
+    interactive_model: InteractiveModel, script_type: T5XScriptType,
+    task_name: str, partitioner_config_str: str, model_config_str: str,
+    train_steps: int = 1, imports_str: str = "") -> str:
+  """A gin file with which a script goes on where a notebook is.
+
+  Args:
+    task_name: the SeqIO task, see `get_seqio_task_from_examples`.
+    partitioner_config_str: gin text that binds the partitioner.
+    model_config_str: gin text that binds MODEL.
+    train_steps: the step to train to.
+    imports_str: gin text of the imports that those two need.
+  """
+  path, mode = interactive_model._checkpoint
+  infers = script_type is T5XScriptType.INFERENCE
+  if infers and not path:
+    raise errors.InvalidValue("inference needs a checkpoint to restore")
+  lines = [
+      "from __gin__ import dynamic_registration",
+      "from t5x import utils",
+      *([] if infers else ["import __main__ as train_script"]), imports_str,
+      f"include 't5x/configs/runs/{'infer' if infers else 'pretrain'}.gin'",
+      f"MODEL_DIR = {interactive_model._output_dir!r}",
+      f"MIXTURE_OR_TASK_NAME = {task_name!r}",
+      f"TASK_FEATURE_LENGTHS = {dict(interactive_model._lengths)!r}",
+      "USE_CACHED_TASKS = False",
+      f"BATCH_SIZE = {interactive_model._batch_size}",
+      model_config_str, partitioner_config_str]
+  if path:
+    lines += [f"CHECKPOINT_PATH = {path!r}",
+              "utils.RestoreCheckpointConfig:", "  path = %CHECKPOINT_PATH",
+              f"  mode = {mode!r}", f"  dtype = {interactive_model._dtype!r}"]
+  if infers:
+    lines += ["INFER_OUTPUT_DIR = %MODEL_DIR"]
+  else:
+    lines += [f"TRAIN_STEPS = {train_steps}", "DROPOUT_RATE = 0.0",
+              "SHUFFLE_TRAIN_EXAMPLES = False",
+              "train/utils.DatasetConfig.pack = False",
+              "train_eval/utils.DatasetConfig.pack = False"]
+  if script_type is T5XScriptType.EVALUATION:
+    lines += ["train_script.train:", "  run_eval_before_training = True",
+              "  eval_period = 0", "  total_steps = 0"]
+  return "\n".join(lines) + "\n"

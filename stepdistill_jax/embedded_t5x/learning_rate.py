@@ -55,7 +55,7 @@ def create_learning_rate_scheduler(
   names = [name.strip() for name in factors.split("*")]
   for name in names:
     if name not in table:
-      raise errors.UserError(errors.unknown_name_message(
+      raise errors.InvalidValue(errors.unknown_name_message(
           "learning-rate factor", name, table))
 
   def learning_rate(step: jax.Array) -> jax.Array:

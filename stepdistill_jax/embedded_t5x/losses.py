@@ -190,7 +190,6 @@ def _sum_weights_per_segment(
   Returns:
     float32 `[batch, length]`.
   """
-  del segment_ids  # Padding's positions are 0: each is an example by itself.
   length = positions.shape[-1]
   # Examples of a row numbered 0, 1, ...: ids may have gaps, starts have none.
   numbers = jnp.cumsum(positions == 0, axis=-1) - 1
@@ -199,7 +198,8 @@ def _sum_weights_per_segment(
     number = jnp.maximum(number, 0)
     return jax.ops.segment_sum(weight, number, length)[number]
 
-  return jax.vmap(sums)(numbers, weights)
+  # Padding is of no example, whatever its weights.
+  return jnp.where(segment_ids != 0, jax.vmap(sums)(numbers, weights), 0.0)
 
 
 def get_loss_normalizing_factor_and_weights(

@@ -7,7 +7,7 @@ import pytest
 from t5x import losses
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
-from stepdistill_jax.embedded_t5x import test_utils
+from tests.support import tiny_models
 
 # float32 sums of tens of terms in another order.
 TOLERANCE = dict(rtol=1e-5, atol=1e-5)
@@ -92,7 +92,7 @@ def test_ranks_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("name", ["num_real_target_tokens",
                                   "NUM_TOTAL_TARGET_TOKENS"])
 def test_factors_of_names(name):
-  batch = test_utils.make_batch(0)
+  batch = tiny_models.make_batch(0)
   factor, weights = losses.get_loss_normalizing_factor_and_weights(name, batch)
   targets = batch["decoder_target_tokens"]
   expected = np.sum(targets > 0) if "real" in name else targets.size
@@ -101,7 +101,7 @@ def test_factors_of_names(name):
 
 
 def test_numbers_and_none_pass_through():
-  batch = test_utils.make_batch(0)
+  batch = tiny_models.make_batch(0)
   for given in (None, 12, 3.5):
     factor, weights = losses.get_loss_normalizing_factor_and_weights(
         given, batch)
@@ -115,8 +115,8 @@ def test_unknown_factor_lists_the_known():
 
 
 def test_average_per_sequence_is_the_same_packed_and_unpacked():
-  packed = test_utils.make_batch(3, packed=True)
-  unpacked = test_utils.unpack(packed)
+  packed = tiny_models.make_batch(3, packed=True)
+  unpacked = tiny_models.unpack(packed)
   name = "AVERAGE_PER_SEQUENCE"
   factor_p, weights_p = losses.get_loss_normalizing_factor_and_weights(
       name, packed)
@@ -130,9 +130,21 @@ def test_average_per_sequence_is_the_same_packed_and_unpacked():
 
 
 def test_average_per_sequence_without_weight_counts_nothing():
-  batch = test_utils.make_batch(0)
+  batch = tiny_models.make_batch(0)
   batch["decoder_loss_weights"][2:] = 0
   factor, weights = losses.get_loss_normalizing_factor_and_weights(
       "AVERAGE_PER_SEQUENCE", batch)
   assert factor == pytest.approx(2)
   assert np.isfinite(weights).all()
+
+
+def test_weights_on_padding_of_a_packed_row_count_nothing():
+  batch = {
+      "decoder_target_tokens": np.array([[3, 4, 5, 0, 0]]),
+      "decoder_positions": np.array([[0, 1, 0, 0, 0]]),
+      "decoder_segment_ids": np.array([[1, 1, 2, 0, 0]]),
+      "decoder_loss_weights": np.array([[1.0, 3.0, 2.0, 5.0, 7.0]])}
+  factor, weights = losses.get_loss_normalizing_factor_and_weights(
+      "AVERAGE_PER_SEQUENCE", batch)
+  np.testing.assert_allclose(weights, [[0.25, 0.75, 1.0, 0.0, 0.0]])
+  assert float(factor) == 2.0

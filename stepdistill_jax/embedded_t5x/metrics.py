@@ -8,7 +8,7 @@ metrics get their duration, `Step` metrics their number of steps, on the host
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from clu import metrics as clu_metrics
@@ -140,6 +140,17 @@ def is_metric_obj(obj: Any) -> bool:
 
 def is_time_metric(obj: Any) -> bool:
   return isinstance(obj, Time)
+
+
+def create_metrics_dict(
+    float_metrics_dict: Mapping[str, Scalar]) -> dict[str, clu_metrics.Metric]:
+  """Plain numbers as `Sum`s."""
+  return {name: Sum(value) for name, value in float_metrics_dict.items()}
+
+
+def shape_obj_to_defined_obj(obj: clu_metrics.Metric) -> clu_metrics.Metric:
+  """The metric of zeros whose leaves have the given shapes and dtypes."""
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), obj)
 
 
 def set_time_metrics_duration(metrics, duration: Scalar):

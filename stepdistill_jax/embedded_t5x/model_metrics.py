@@ -31,6 +31,34 @@ def count_packed_examples(segment_ids: Array) -> Array:
   return changes + segment_ids.shape[0] - padded_rows
 
 
+def compute_weighted_accuracy(
+    logits: Array, targets: Array, weights: Array | None = None) -> Array:
+  """The weight of the targets that have the largest logit, a scalar.
+
+  Args:
+    logits: float `[batch, length, vocab]`.
+    targets: int `[batch, length]`.
+    weights: `[batch, length]`; None counts each target.
+  """
+  if logits.ndim != targets.ndim + 1:
+    raise ValueError(
+        "logits must have one axis more than targets, got shapes "
+        f"{logits.shape} and {targets.shape}")
+  right = jnp.argmax(logits, -1) == targets
+  return jnp.sum(right if weights is None else right * weights)
+
+
+def compute_metrics(
+    logits: Array, targets: Array, weights: Array, loss: Array,
+    weight_sum: Array, additional_metrics: MetricsMap) -> MetricsMap:
+  """The sums that T5X once reported; see `compute_base_metrics`."""
+  return {**metrics_lib.create_metrics_dict({
+      "loss": loss,
+      "accuracy": compute_weighted_accuracy(logits, targets, weights),
+      "weight_sum": weight_sum, "num_examples": targets.shape[0],
+      "num_tokens": targets.size}), **additional_metrics}
+
+
 def compute_base_metrics(
     logits: Array, targets: Array, mask: Array | None, loss: Array,
     z_loss: Array | None = None, segment_ids: Mapping[str, Array] | None = None

@@ -206,7 +206,7 @@ def _amos(*args, **kwargs) -> optax.GradientTransformation:
   try:
     from jestimator import amos as jestimator_amos
   except ImportError as error:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"optimizers.amos needs the package jestimator ({error}); "
         "`pip install jestimator`") from error
   return jestimator_amos.amos(*args, **kwargs)

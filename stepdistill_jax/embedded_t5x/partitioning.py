@@ -16,15 +16,37 @@ from typing import Any
 from flax import traverse_util
 from flax.linen import partitioning as flax_partitioning
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import device_mesh
-from stepdistill_jax.embedded_t5x.device_mesh import DataLayout, HardwareMesh
+from stepdistill_jax.embedded_t5x import device_mesh, local_chunks
+from stepdistill_jax.embedded_t5x.device_mesh import (
+  DataLayout,
+  HardwareMesh,
+  bounds_from_last_device as bounds_from_last_device,
+  get_coords as get_coords,
+)
+from stepdistill_jax.embedded_t5x.local_chunks import (
+  LocalChunker as LocalChunker,
+  LocalChunkInfo as LocalChunkInfo,
+)
 from stepdistill_jax.util import errors
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
-PartitionedCallable = Callable[..., Any]
+JaxDevice = jax.Device
+default_mesh = device_mesh.make_mesh
+PartitionedCallable = CompiledPartitionedCallable = Callable[..., Any]
+
+
+class AxisNames(tuple):
+  """Names of an array's axes: to JAX's trees a leaf, unlike a tuple."""
+
+  def __new__(cls, *names: str | None):
+    return super().__new__(cls, names)
+
+  def __repr__(self):
+    return f"AxisNames{super().__repr__()}"
 
 
 def global_mesh_defined() -> bool:
@@ -79,23 +101,26 @@ def standard_logical_axis_rules(
   ]
 
 
-class _PartitionedFunction:
+class PjittedFnWithContext:
   """A jitted function that runs inside a mesh and its axis rules."""
 
-  def __init__(self, jitted, mesh: Mesh, rules: LogicalAxisRules):
-    self._jitted, self._mesh, self._rules = jitted, mesh, rules
+  def __init__(self, pjitted_fn, partition_mesh: Mesh,
+               logical_axis_rules: LogicalAxisRules = ()):
+    self._jitted = pjitted_fn
+    self._mesh, self._rules = partition_mesh, logical_axis_rules
+
+  def _call(self, function, *args, **kwargs):
+    with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
+      return function(*args, **kwargs)
 
   def __call__(self, *args, **kwargs):
-    with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
-      return self._jitted(*args, **kwargs)
+    return self._call(self._jitted, *args, **kwargs)
 
   def lower(self, *args, **kwargs):
-    with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
-      return self._jitted.lower(*args, **kwargs)
+    return self._call(self._jitted.lower, *args, **kwargs)
 
   def trace(self, *args, **kwargs):
-    with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
-      return self._jitted.trace(*args, **kwargs)
+    return self._call(self._jitted.trace, *args, **kwargs)
 
 
 def _spec(spec: PartitionSpec | None) -> PartitionSpec:
@@ -131,7 +156,7 @@ class PjitPartitioner:
     self._mesh_arguments = (
         num_partitions, model_parallel_submesh, backend, ici_mesh_shape,
         dcn_mesh_shape)
-    self.params_on_devices = params_on_devices
+    self._params_on_devices = params_on_devices
     rules = tuple(logical_axis_rules or standard_logical_axis_rules())
     if ici_mesh_shape is not None and dcn_mesh_shape is not None:
       rules = tuple((name, ("replica", "data") if name == "batch" else axis)
@@ -142,6 +167,10 @@ class PjitPartitioner:
         flax_partitioning.logical_to_mesh_axes(["batch"], rules))
     (axis,) = self.data_partition_spec
     self._data_axes = (axis,) if isinstance(axis, str) else tuple(axis or ())
+
+  @property
+  def params_on_devices(self) -> bool:
+    return self._params_on_devices
 
   @functools.cached_property
   def mesh(self) -> Mesh:
@@ -163,6 +192,21 @@ class PjitPartitioner:
       host_index = jax.process_index()
     return device_mesh.data_layout(
         self.mesh, self._data_axes, batch_size, host_index)
+
+  @property
+  def data_shards(self) -> int:
+    return self.get_data_layout().num_shards
+
+  @property
+  def data_shard_id(self) -> int:
+    return self.get_data_layout().shard_id
+
+  def get_local_chunk_info(
+      self, global_shape: tuple[int, ...], mesh_axes: Sequence[str | None]
+  ) -> local_chunks.LocalChunkInfo:
+    """This host's part of an array; see `LocalChunker`."""
+    return local_chunks.LocalChunker(self.mesh).get_local_chunk_info(
+        global_shape, mesh_axes)
 
   def shardings(self, resources):
     """A tree of PartitionSpecs, None meaning replicated, as shardings."""
@@ -230,11 +274,17 @@ class PjitPartitioner:
         fn, in_shardings=self.shardings(in_axis_resources),
         out_shardings=self.shardings(out_axis_resources),
         static_argnums=static_argnums, donate_argnums=donate_argnums)
-    return _PartitionedFunction(jitted, self.mesh, self.logical_axis_rules)
+    return PjittedFnWithContext(jitted, self.mesh, self.logical_axis_rules)
 
   def compile(self, partitioned_fn: PartitionedCallable, *args):
     """Compiles ahead of time for arguments of these shapes."""
     return partitioned_fn.lower(*args).compile()
+
+
+def host_local_array_to_global_array(arr_tree, mesh: Mesh, pspecs):
+  """Global arrays of what each host has; None in `pspecs` is replicated."""
+  return multihost_utils.host_local_array_to_global_array(
+      arr_tree, mesh, jax.tree.map(_spec, pspecs, is_leaf=_is_spec))
 
 
 # T5X's names of the base classes; here the one class is all of them.

@@ -11,6 +11,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from stepdistill_jax.embedded_t5x import decoding_state as state_lib
+from stepdistill_jax.embedded_t5x.binary_search import topk_mask, topp_mask
 from stepdistill_jax.util import errors
 
 Array = Any
@@ -240,43 +241,3 @@ def _sample_token(
     return lax.cond(cold, greedy, at_temperature)
   return jax.tree.map(
       lambda a, b: jnp.where(cold, a, b), greedy(), at_temperature())
-
-
-def topk_mask(x: Array, k: int | Array, replace_val: float) -> Array:
-  """Replaces all but the k largest of the last axis; ties of the k-th stay."""
-  at_least_k = lambda threshold: jnp.sum(x >= threshold, -1, keepdims=True) >= k
-  return jnp.where(x < _largest_float(x, at_least_k), replace_val, x)
-
-
-def topp_mask(logits: Array, p: float | Array, replace_val: float) -> Array:
-  """Replaces all but the likeliest tokens that make up probability p."""
-  probs = jax.nn.softmax(logits, axis=-1)
-  enough = lambda threshold: jnp.sum(
-      jnp.where(probs >= threshold, probs, 0.0), -1, keepdims=True) >= p
-  return jnp.where(probs < _largest_float(probs, enough), replace_val, logits)
-
-
-def _largest_float(x: Array, predicate: Callable[[Array], Array]) -> Array:
-  """The largest float32 for which a falling predicate holds, for each row.
-
-  A bisection over the bits of floats in their numeric order: 32 passes over
-  `x`, where sorting it would take many more.
-
-  Args:
-    x: float `[..., n]`, for its shape.
-    predicate: float32 `[..., 1]` to bool; true below some value, then false.
-
-  Returns:
-    float32 `[..., 1]`; NaN, which is less than nothing, if it never holds.
-  """
-  def to_float(order):
-    positive = order >> 31 == 1
-    bits = jnp.where(positive, order ^ jnp.uint32(1 << 31), ~order)
-    return lax.bitcast_convert_type(bits, jnp.float32)
-
-  def set_bit(i, order):
-    candidate = order | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
-    return jnp.where(predicate(to_float(candidate)), candidate, order)
-
-  start = jnp.zeros(x.shape[:-1] + (1,), jnp.uint32)
-  return to_float(lax.fori_loop(0, 32, set_bit, start))

@@ -72,13 +72,8 @@ class TrainStateInitializer:
       self, restore_cfg: checkpoint_config.RestoreCheckpointConfig, path: str,
       ds_iter=None, init_rng: jax.Array | None = None):
     """Restores one checkpoint as the config says."""
-    fallback_state = None
-    if restore_cfg.fallback_to_scratch:
-      if init_rng is None:
-        raise errors.InvalidValue(
-            "`fallback_to_scratch` needs an `init_rng`; bind for instance "
-            "eval_script.evaluate.fallback_init_rng = 0")
-      fallback_state = self.from_scratch(init_rng).state_dict()
+    fallback_state = get_fallback_state(
+        restore_cfg, lambda rng: self.from_scratch(rng).state_dict(), init_rng)
     manager = restore_cfg.checkpoint_manager_cls(
         os.path.dirname(path.rstrip("/")), self.global_train_state_shape,
         self._partitioner,
@@ -104,7 +99,7 @@ class TrainStateInitializer:
     states = [s for s, _ in self.from_checkpoints(ckpt_cfgs, ds_iter, init_rng)]
     if len(states) > 1:
       raise ValueError(
-          f"{len(states)} checkpoints fit, expected at most one: {ckpt_cfgs}")
+          f"Expected at most 1 checkpoint, {len(states)} fit: {ckpt_cfgs}")
     return states[0] if states else None
 
   def from_checkpoint_or_scratch(
@@ -133,6 +128,115 @@ def cast_like(shapes, train_state, path: str | None):
   return cast_state
 
 
+def get_fallback_state(
+    restore_cfg: checkpoint_config.RestoreCheckpointConfig | None,
+    init_fn: Callable[[jax.Array], Mapping[str, Any]],
+    init_rng: jax.Array | None) -> Mapping[str, Any] | None:
+  """What fills in for what a checkpoint lacks, if the config says so.
+
+  Args:
+    init_fn: makes a state dict of a key.
+
+  Raises:
+    ValueError: it does, and there is no key.
+  """
+  if restore_cfg is None or not restore_cfg.fallback_to_scratch:
+    return None
+  if init_rng is None:
+    raise errors.InvalidValue(
+        "`fallback_to_scratch` needs an `init_rng`; bind for instance "
+        "eval_script.evaluate.fallback_init_rng = 0")
+  return init_fn(init_rng)
+
+
+def restore(
+    checkpoint_manager, paths: Sequence[str] | None,
+    restore_cfg: checkpoint_config.RestoreCheckpointConfig | None,
+    fallback_state: Mapping[str, Any] | None = None):
+  """Restores by a manager: the state of the only path, or a list of states."""
+  if restore_cfg is None or paths is None:
+    return None
+  states = []
+  for path in paths:
+    if epath.Path(path + ".index").exists():  # TensorFlow's.
+      if restore_cfg.state_transformation_fns:
+        raise errors.InvalidValue(
+            f"{path} is a TensorFlow checkpoint, which cannot be renamed: "
+            "give neither `assignment_map` nor `state_transformation_fns`")
+      return checkpoint_manager.restore_from_tf_checkpoint(
+          path, strict=restore_cfg.strict)
+    states.append(checkpoint_manager.restore(
+        path=path, fallback_state=fallback_state,
+        state_transformation_fns=restore_cfg.state_transformation_fns))
+  return states[0] if len(states) == 1 else states
+
+
+def create_orbax_checkpoint_manager(
+    *, save_cfg: checkpoint_config.SaveCheckpointConfig | None = None,
+    restore_cfg: checkpoint_config.RestoreCheckpointConfig | None = None,
+    train_state, partitioner, ds_iter=None, model_dir: str | None = None):
+  """The manager that two configs ask for.
+
+  Args:
+    train_state: the state's shapes.
+    ds_iter: training data whose position is saved and restored, if a config
+      says so.
+
+  Raises:
+    ValueError: the configs name different classes.
+  """
+  save = save_cfg
+  if save and restore_cfg and (
+      save.checkpoint_manager_cls is not restore_cfg.checkpoint_manager_cls):
+    raise errors.InvalidValue(
+        "SaveCheckpointConfig and RestoreCheckpointConfig must have the same "
+        "checkpoint_manager_cls")
+  options = {}
+  if save is not None:
+    # Gin files ask for the best checkpoints by this class's arguments.
+    options = {"save_dtype": save.dtype, "keep": save.keep,
+               "period": save.period, **save.checkpointer_cls(
+                   train_state, partitioner, model_dir).manager_options}
+  if restore_cfg is not None:
+    options["restore_dtype"] = restore_cfg.dtype
+  with_data = (save and save.save_dataset) or (
+      restore_cfg and restore_cfg.restore_dataset)
+  return (save or restore_cfg).checkpoint_manager_cls(
+      model_dir, train_state, partitioner,
+      dataset_iterator=ds_iter if with_data else None, **options)
+
+
+class LegacyCheckpointManager:
+  """T5X's manager over `checkpointer_cls`; it waits for each checkpoint."""
+
+  def __init__(self, *, save_cfg, restore_cfg, train_state_shape, partitioner,
+               ds_iter=None, model_dir: str | None = None):
+    arguments = dict(train_state=train_state_shape, partitioner=partitioner)
+    self._saves = save_cfg and save_cfg.checkpointer_cls(
+        **arguments, checkpoints_dir=model_dir, save_dtype=save_cfg.dtype,
+        dataset_iterator=ds_iter if save_cfg.save_dataset else None,
+        keep=save_cfg.keep,
+        keep_dataset_checkpoints=save_cfg.keep_dataset_checkpoints)
+    self._restores = restore_cfg and restore_cfg.checkpointer_cls(
+        **arguments, checkpoints_dir="", restore_dtype=restore_cfg.dtype,
+        dataset_iterator=ds_iter if restore_cfg.restore_dataset else None)
+
+  def save(self, train_state, state_transformation_fns=()) -> None:
+    if self._saves is None:
+      raise errors.InvalidValue("there is no SaveCheckpointConfig to save by")
+    self._saves.save(train_state, state_transformation_fns)
+
+  def restore(self, paths, restore_cfg=None, fallback_state=None):
+    """As the function `restore`."""
+    return restore(self._restores, paths, restore_cfg, fallback_state)
+
+  def wait_until_finished(self) -> None:
+    """Returns at once: `save` has waited."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
 def key_of_seed(seed: int | None) -> jax.Array | None:
   return None if seed is None else jax.random.PRNGKey(seed)
 
@@ -153,16 +257,11 @@ def create_checkpoint_manager_and_restore(
   """
   del use_orbax
   manager, state = None, None
-  save = save_checkpoint_cfg
-  if save is not None and model_dir:
-    shapes = train_state_initializer.global_train_state_shape
-    # Gin files ask for the best checkpoints by this class's arguments.
-    checkpointer = save.checkpointer_cls(shapes, partitioner, model_dir)
-    manager = save.checkpoint_manager_cls(
-        model_dir, shapes, partitioner,
-        dataset_iterator=ds_iter if save.save_dataset else None,
-        save_dtype=save.dtype, keep=save.keep, period=save.period,
-        **checkpointer.manager_options)
+  if save_checkpoint_cfg is not None and model_dir:
+    manager = create_orbax_checkpoint_manager(
+        save_cfg=save_checkpoint_cfg, partitioner=partitioner, ds_iter=ds_iter,
+        train_state=train_state_initializer.global_train_state_shape,
+        model_dir=model_dir)
   if restore_checkpoint_cfg is not None and restore_path:
     logging.info("restoring %s", restore_path)
     state = train_state_initializer.restore(

@@ -1,117 +1,259 @@
-"""Tiny models and batches for tests and for the parity benchmark.
-
-They are of whichever engine `t5x` is, so that the two can be compared.
-"""
+"""What tests of T5X's users put in the place of devices, data, partitioners."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import itertools
+import math
 from typing import Any
+import unittest
 
+import jax
+from jax.sharding import Mesh, NamedSharding
 import numpy as np
+from t5x import (
+  adafactor,
+  checkpoints,
+  models,
+  optimizers,
+  partitioning,
+  train_state as train_state_lib,
+)
+from t5x.checkpoint_importer import LazyArray
+from t5x.examples.t5 import network
 
-VOCAB_SIZE = 64
-ENCODER_LENGTH = 12
-DECODER_LENGTH = 10
-
-# A head size whose square root rounds: parity must hold all the same.
-SIZES = dict(
-    vocab_size=VOCAB_SIZE, emb_dim=16, num_heads=2, num_encoder_layers=2,
-    num_decoder_layers=2, head_dim=6, mlp_dim=32, dropout_rate=0.1)
-T5_1_0 = dict(mlp_activations=("relu",), logits_via_embedding=True)
-T5_1_1 = dict(mlp_activations=("gelu", "linear"))
+MeshSpec = Sequence[tuple[str, int]]
+# One for all train states: trees of different optimizers differ.
+_SGD = optimizers.sgd(0.1)
 
 
-def make_batch(
-    seed: int, packed: bool = False, rows: int = 8) -> dict[str, np.ndarray]:
-  """Random examples, one or two a row, whose targets repeat the inputs.
+@dataclasses.dataclass(frozen=True)
+class CpuDevice:
+  id: int
+  process_index: int
+  device_kind: str = "cpu"
+  platform: str = "cpu"
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuDevice:
+  id: int
+  process_index: int
+  device_kind: str = "gpu"
+  platform: str = "Tesla V100-SXM2-16GB"
+
+
+@dataclasses.dataclass(frozen=True)
+class TpuDevice:
+  id: int
+  process_index: int
+  coords: Sequence[int]
+  core_on_chip: int
+  device_kind: str = "TPU v3"
+  platform: str = "tpu"
+
+
+def coords_to_idx(coords: tuple[int, ...], bounds: tuple[int, ...]) -> int:
+  """The number of a grid's point; the first coordinate runs fastest."""
+  return int(np.ravel_multi_index(coords, bounds, order="F"))
+
+
+def make_devices(
+    nx: int, ny: int, nz: int, nc: int = 2,
+    host_layout: tuple[int, ...] = (2, 2, 1, 2),
+    kind: str = "TPU v3") -> list[TpuDevice]:
+  """A grid of TPUs.
 
   Args:
-    packed: two examples a row, with segment ids and positions.
-
-  Returns:
-    Model features as `seqio.EncDecFeatureConverter` makes them.
+    nx: extent; also `ny`, `nz`, and `nc` cores a chip.
+    host_layout: the part of the grid that one host has.
   """
-  rng = np.random.default_rng(seed)
-  lengths = {"encoder": ENCODER_LENGTH, "decoder": DECODER_LENGTH}
-  tokens, segments, positions = (
-      {side: np.zeros((rows, n), np.int32) for side, n in lengths.items()}
-      for _ in range(3))
-  for row in range(rows):
-    start = 0
-    for segment in (1, 2) if packed else (1,):
-      length = int(rng.integers(2, 4 if packed else 9)) + 1
-      example = np.append(rng.integers(2, VOCAB_SIZE, length - 1), 1)
-      for side in lengths:
-        span = slice(start, start + length)
-        tokens[side][row, span] = example
-        segments[side][row, span] = segment
-        positions[side][row, span] = np.arange(length)
-      start += length
-  targets = tokens["decoder"]
-  shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-  batch = {
-      "encoder_input_tokens": tokens["encoder"],
-      "decoder_target_tokens": targets,
-      "decoder_input_tokens": np.where(
-          (positions["decoder"] == 0) | (targets == 0), 0, shifted
-      ).astype(np.int32),
-      "decoder_loss_weights": (targets > 0).astype(np.float32),
-  }
-  if packed:
-    for side in lengths:
-      batch[f"{side}_segment_ids"] = segments[side]
-      batch[f"{side}_positions"] = positions[side]
-  return batch
+  bounds = (nx, ny, nz, nc)
+  hosts = tuple(n // h for n, h in zip(bounds, host_layout))
+  core_first = lambda x: (x[3], *x[:3])
+  devices = []
+  for place in itertools.product(*map(range, bounds)):
+    host = tuple(x // h for x, h in zip(place, host_layout))
+    devices.append(TpuDevice(
+        id=coords_to_idx(core_first(place), core_first(bounds)),
+        process_index=coords_to_idx(core_first(host), core_first(hosts)),
+        coords=place[:3], core_on_chip=place[3], device_kind=kind))
+  return devices
 
 
-def unpack(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The same examples, one a row, in their order."""
-  rows = {name: [] for name in (
-      "encoder_input_tokens", "decoder_target_tokens",
-      "decoder_input_tokens", "decoder_loss_weights")}
-  for row in range(len(batch["encoder_input_tokens"])):
-    for segment in (1, 2):
-      for name, out in rows.items():
-        values = batch[name][row]
-        side = name.split("_")[0]
-        values = values[batch[f"{side}_segment_ids"][row] == segment]
-        out.append(np.pad(values, (0, batch[name].shape[1] - len(values))))
-  return {name: np.stack(out) for name, out in rows.items()}
+def make_train_state_base(
+    *, step: int, params: Mapping[str, Any], param_states: Mapping[str, Any],
+    flax_optimizer_def=None):
+  """A train state of given values; the optimizer is SGD by default."""
+  return train_state_lib.FlaxOptimTrainState(optimizers.Optimizer(
+      flax_optimizer_def or _SGD,
+      state=optimizers.OptimizerState(step=step, param_states=param_states),
+      target=params))
 
 
-def make_vocabulary():
+def make_train_state_replicated(global_input_shape, step=42, dtype=np.float32):
+  """A train state of two arrays, `bias` (twos) and `kernel` (0, 2, 4, ...)."""
+  ones = np.ones(global_input_shape, dtype)
+  count = np.arange(math.prod(global_input_shape), dtype=dtype).reshape(
+      global_input_shape)
+  return make_train_state_base(
+      step=np.int32(step), params={"bias": ones * 2, "kernel": count * 2},
+      param_states={"bias": ones.astype(np.float32),
+                    "kernel": count.astype(np.float32)})
+
+
+def create_sharded_array(arr, global_shape, global_mesh, mesh_axes):
+  """An array on a mesh; scalars as they are."""
+  if np.isscalar(arr):
+    return arr
+  return jax.make_array_from_callback(
+      global_shape, NamedSharding(global_mesh, mesh_axes),
+      lambda index: arr[index])
+
+
+def make_train_state(
+    global_mesh, global_input_shape, mesh_axes, step=42, dtype=np.float32):
+  """`make_train_state_replicated` on a mesh."""
+  return jax.tree.map(
+      lambda x: create_sharded_array(
+          x, global_input_shape, global_mesh, mesh_axes),
+      make_train_state_replicated(global_input_shape, step, dtype))
+
+
+def get_train_state_from_variables(variables, optimizer_def=None):
+  """A train state of a model's variables; Adafactor by default."""
+  optimizer_def = optimizer_def or adafactor.Adafactor(0.0)
+  return train_state_lib.FlaxOptimTrainState(
+      optimizer_def.create(variables["params"]))
+
+
+def get_t5_test_model(**config_overrides) -> models.EncoderDecoderModel:
+  """A tiny T5 1.1 with T5's vocabulary, which is read when it is needed."""
   import seqio
-  return seqio.PassThroughVocabulary(VOCAB_SIZE, eos_id=1)
-
-
-def make_model(
-    network: Any = None, config: dict[str, Any] | None = None, **arguments):
-  """A tiny `EncoderDecoderModel`.
-
-  Args:
-    network: a module with `Transformer` and `T5Config`; None is T5's.
-    config: what differs from `SIZES` and T5 1.1.
-    **arguments: of the model.
-  """
-  from t5x import models
-  if network is None:
-    from t5x.examples.t5 import network
-  config = network.T5Config(**{**SIZES, **T5_1_1, **(config or {})})
+  config = network.T5Config(**{
+      **dict(vocab_size=32128, dtype="bfloat16", emb_dim=8, num_heads=4,
+             num_encoder_layers=2, num_decoder_layers=2, head_dim=3,
+             mlp_dim=16, mlp_activations=("gelu", "linear"), dropout_rate=0.0,
+             logits_via_embedding=False), **config_overrides})
+  vocabulary = seqio.SentencePieceVocabulary(
+      "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model")
   return models.EncoderDecoderModel(
-      module=network.Transformer(config), input_vocabulary=make_vocabulary(),
-      output_vocabulary=make_vocabulary(),
-      **{"optimizer_def": None, "z_loss": 1e-4, **arguments})
+      module=network.Transformer(config), input_vocabulary=vocabulary,
+      output_vocabulary=vocabulary, optimizer_def=adafactor.Adafactor(
+          decay_rate=0.8, step_offset=0,
+          logical_factor_rules=adafactor.standard_logical_factor_rules()))
 
 
-def initial_variables(
-    model, seed: int = 0, batch: dict[str, np.ndarray] | None = None
-) -> dict[str, Any]:
-  """`params` and `params_axes`, initialized in one compiled program."""
-  import flax
-  import jax
-  shapes = {name: values.shape
-            for name, values in (batch or make_batch(0)).items()}
-  # Axis names are no arrays: they come out of the tracing.
-  init = lambda rng: flax.core.unfreeze(
-      model.get_initial_variables(rng, shapes))
-  return jax.jit(init)(jax.random.PRNGKey(seed))
+def create_global_mesh(mesh_shape, axis_names) -> Mesh:
+  """A mesh of the first devices; skips the test where there are too few."""
+  size = math.prod(mesh_shape)
+  devices = sorted(jax.devices(), key=lambda device: device.id)
+  if len(devices) < size:
+    raise unittest.SkipTest(f"needs {size} devices, there are {len(devices)}")
+  return Mesh(np.array(devices[:size]).reshape(mesh_shape), axis_names)
+
+
+@contextlib.contextmanager
+def with_mesh(named_shape: MeshSpec) -> Iterator[None]:
+  """Runs within a mesh of (axis, size) pairs; skips as the above."""
+  names, shape = zip(*named_shape)
+  with create_global_mesh(shape, names):
+    yield
+
+
+def get_fake_vocab():
+  """Vocabularies of the inputs and targets of the fake data."""
+  vocabulary = type("Vocabulary", (), {"vocab_size": 128, "eos_id": 1})()
+  return vocabulary, vocabulary
+
+
+def _fake_example(word: str, target: str, repeat: int) -> list[dict[str, Any]]:
+  """Examples of letters as token ids."""
+  ids = lambda text: [ord(c) % 64 + 2 for c in text][:8]
+  return [{"inputs": ids(word), "inputs_pretokenized": f"complete: {word}",
+           "targets": ids(target), "targets_pretokenized": target}] * repeat
+
+
+def get_fake_tokenized_dataset(*_, split: str = "validation", **__):
+  """Examples with the features of a text-to-text task, texts and ids.
+
+  Three in `train`, again and again; in `validation`, also called `test`, two,
+  four times each.
+  """
+  import tensorflow as tf
+  if split == "train":
+    examples = [*_fake_example("red", "roses", 1),
+                *_fake_example("blue", "violet", 1),
+                *_fake_example("green", "leaves", 1)]
+  else:
+    examples = [*_fake_example("yellow", "daffodils", 4),
+                *_fake_example("white", "snowdrops", 4)]
+  spec = {f"{name}{suffix}": tf.TensorSpec(shape, dtype)
+          for name in ("inputs", "targets")
+          for suffix, shape, dtype in (
+              ("", [None], tf.int32), ("_pretokenized", [], tf.string))}
+  ds = tf.data.Dataset.from_generator(
+      lambda: iter(examples), output_signature=spec)
+  return ds.repeat() if split == "train" else ds
+
+
+def assert_equal(a, b) -> None:
+  """Raises AssertionError unless two arrays are of a kind, and equal."""
+  assert isinstance(a, type(b)), f"{type(a)} is not {type(b)}"
+  get = lambda x: x.get() if isinstance(x, LazyArray) else x
+  np.testing.assert_array_equal(get(a), get(b))
+
+
+def assert_same(tree_a, tree_b) -> None:
+  """`assert_equal` of two trees' leaves."""
+  jax.tree.map(assert_equal, *jax.device_get((tree_a, tree_b)))
+
+
+class FakePartitioner(partitioning.PjitPartitioner):
+  """Shards all arrays alike, and leaves parameters where they are."""
+
+  def __init__(self, mesh, mesh_axes, params_on_devices=True):
+    super().__init__(num_partitions=1, params_on_devices=params_on_devices)
+    self._global_mesh, self._mesh_axes = mesh, mesh_axes
+
+  @property
+  def mesh(self):
+    return self._global_mesh
+
+  def get_data_layout(self, batch_size=None, host_index=None):
+    return partitioning.DataLayout(
+        batch_size=1, shard_id=1, num_shards=1,
+        is_first_host_in_replica_set=True)
+
+  def move_params_to_devices(self, train_state, train_state_axes):
+    return train_state
+
+  def get_mesh_axes(self, train_state):
+    return jax.tree.map(
+        lambda _: self._mesh_axes, train_state).replace_step(None)
+
+  def compile(self, partitioned_fn, *args):
+    """Returns None: nothing is compiled ahead."""
+
+
+def save(checkpointer_or_manager, train_state, force=False):
+  """Saves, and waits until the checkpoint is there."""
+  saved = checkpointer_or_manager.save(train_state, force=force)
+  checkpointer_or_manager.wait_until_finished()
+  return saved
+
+
+def create_checkpointer_or_manager(
+    train_state_shapes, partitioner, directory, dataset_iterator=None,
+    save_dtype=None, restore_dtype=None, best=False, keep=None, period=1,
+    checkpoint_steps=None, keep_checkpoints_without_metrics=True):
+  """A manager; with `best` it keeps those of the best `train/accuracy`."""
+  return checkpoints.OrbaxCheckpointManagerInterface(
+      directory, train_state_shapes, partitioner,
+      dataset_iterator=dataset_iterator, save_dtype=save_dtype,
+      restore_dtype=restore_dtype, keep=keep, period=period,
+      checkpoint_steps=checkpoint_steps,
+      metric_name_to_monitor="train/accuracy" if best else None,
+      keep_checkpoints_without_metrics=keep_checkpoints_without_metrics)

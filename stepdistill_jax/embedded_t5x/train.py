@@ -33,7 +33,7 @@ from stepdistill_jax.embedded_t5x import (
   trainer as trainer_lib,
   utils,
 )
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   manager as checkpoint_manager_lib,
 )
 from stepdistill_jax.embedded_t5x.train_loop import run_actions
@@ -71,7 +71,7 @@ def _by_mode(actions: Mapping[str, Sequence[trainer_lib.BaseAction]] | None
   modes = trainer_lib.ActionMode.__members__
   for name in actions or {}:
     if name not in modes:
-      raise errors.UserError(errors.unknown_name_message(
+      raise errors.InvalidValue(errors.unknown_name_message(
           "action mode", name, modes))
   return {modes[name]: what for name, what in (actions or {}).items()}
 
@@ -240,7 +240,7 @@ def train(
     if relative_steps:
       total_steps = first_step + relative_steps
     if total_steps < step:
-      raise errors.UserError(
+      raise errors.InvalidValue(
           f"TRAIN_STEPS={total_steps} is less than the step of {restore_path}, "
           f"{step}, " + (
               "which this run has reached" if resuming else
@@ -249,7 +249,7 @@ def train(
               "((r'state/.*', None),) and fallback_to_scratch = True"))
     if total_steps == step and not resuming and not (
         run_eval_before_training and eval_cfgs):
-      raise errors.UserError(
+      raise errors.InvalidValue(
           f"nothing to train in {model_dir}: TRAIN_STEPS={total_steps} is "
           "reached before the first step; set more, or score a checkpoint "
           "with `stepdistill-eval --checkpoint=...`")

@@ -24,6 +24,7 @@ from stepdistill_jax.util import errors
 EMPTY_DICT = flax.core.freeze({})
 FrozenDict = flax.core.FrozenDict
 FrozenVariableDict = flax.core.FrozenDict[str, Any]
+MutableVariableDict = VariableDict = Mapping[str, Any]
 
 
 def _axis_names(axes) -> FrozenVariableDict:
@@ -102,7 +103,7 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode, TrainState):
     """
     params, others = _split_variables(model_variables)
     if not hasattr(optimizer_def, "create"):
-      raise errors.UserError(
+      raise errors.InvalidValue(
           f"OPTIMIZER is a {type(optimizer_def).__name__}, no optimizer "
           "definition; take optax's from t5x.optimizers, such as "
           "@optimizers.adamw(), or wrap it in @optimizers.OptaxWrapper()")
@@ -172,6 +173,15 @@ class InferenceState(flax.struct.PyTreeNode, TrainState):
   def create(cls, model_variables) -> InferenceState:
     params, others = _split_variables(model_variables)
     return cls(step=jnp.array(0), params=params, **others)
+
+  @property
+  def param_states(self):
+    """Not there, as there is no optimizer."""
+    raise NotImplementedError("an InferenceState has no optimizer's state")
+
+  def apply_gradient(self, *args, **kwargs):
+    """Not there, as there is no optimizer."""
+    raise NotImplementedError("an InferenceState cannot be trained")
 
   def state_dict(self):
     return self._with_mutables({

@@ -8,8 +8,10 @@ global batch before it calls `train_with_lr`, which splits it.
 
 from __future__ import annotations
 
+import abc
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import concurrent.futures
 import contextlib
 import functools
 import time
@@ -17,11 +19,13 @@ from typing import Any
 
 from absl import logging
 import clu.metrics
+import clu.values
 from flax import traverse_util
 import flax.core
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+import numpy as np
 
 from stepdistill_jax.embedded_t5x import metrics as metrics_lib, partitioning
 from stepdistill_jax.embedded_t5x.actions import *  # noqa: F403
@@ -34,12 +38,27 @@ from stepdistill_jax.runs import (
 )
 from stepdistill_jax.util import errors
 
+Array = np.ndarray | jax.Array
+BatchSpec = MetricMapSpec = Mapping[str, jax.ShapeDtypeStruct]
 BatchType = Mapping[str, jax.Array]
+FlaxMutables = flax.core.FrozenDict
 MetricMapType = Mapping[str, clu.metrics.Metric]
+MetricValueMapType = Mapping[str, clu.values.Value]
+MutableMetricMapType = dict[str, clu.metrics.Metric]
+ModelWeights = PyTree = Any
 Rng = jax.Array
+ArrayMapFuture = MetricValueMapFuture = TimeFuture = concurrent.futures.Future
+LearningRateCallable = Callable[[jax.Array], jax.Array]
+SummarizeMetricsCallable = Callable[..., Mapping[str, jax.Array]]
+PartitionedTrainCallable = Callable[..., tuple[Any, MetricMapType]]
+PartitionedEvalCallable = Callable[..., MetricMapType]
 # The host may run ahead of the devices by so many steps: enough to hide its
 # own work, few enough that batches do not pile up in device memory.
 _MAX_STEPS_AHEAD = 2
+
+
+class PreemptionError(Exception):
+  """Training was told to end."""
 
 
 def merge_metrics(a: MetricMapType, b: MetricMapType) -> MetricMapType:
@@ -74,7 +93,7 @@ class WeightMetricsComputer:
 
 def _check_microbatches(batch_size: int, num_microbatches: int | None) -> None:
   if num_microbatches and batch_size % num_microbatches:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"batch size {batch_size} is not divisible by "
         f"Trainer.num_microbatches={num_microbatches}")
 
@@ -187,8 +206,11 @@ def _specs(batch) -> Any:
       (k, tuple(v.shape), str(v.dtype)) for k, v in batch.items()))
 
 
-class Trainer:
+class BaseTrainer(abc.ABC):
   """Drives compiled steps and reports their metrics.
+
+  A subclass gives the steps, `_partitioned_train_step` and
+  `_partitioned_eval_step`.
 
   Use as a context manager, or call `close`: it ends background threads.
 
@@ -203,10 +225,7 @@ class Trainer:
 
   def __init__(
       self, model, train_state, partitioner, eval_names: Sequence[str],
-      summary_dir: str | None, train_state_axes, rng: Rng,
-      learning_rate_fn: Callable[[jax.Array], jax.Array],
-      num_microbatches: int | None,
-      weight_metrics_computer: WeightMetricsComputer | None = None):
+      summary_dir: str | None, train_state_axes, rng: Rng):
     """Initializes.
 
     Args:
@@ -215,16 +234,12 @@ class Trainer:
       eval_names: data sets that `eval` will be given; others may come.
       summary_dir: for event files; None writes none.
       rng: folded with the step, so that any step can be replayed alone.
-      num_microbatches: see `accumulate_grads_microbatched`.
     """
     self._model = model
     self.train_state = train_state
     self._partitioner = partitioner
     self._train_state_axes = train_state_axes
     self._base_rng = rng
-    self._learning_rate_fn = learning_rate_fn
-    self._num_microbatches = num_microbatches
-    self._weight_metrics_computer = weight_metrics_computer
     self._compiled_train_step = None
     self._compilation_seconds: float | None = None
     self._compiled_eval_steps = {}
@@ -269,9 +284,8 @@ class Trainer:
   def _merge(self, metrics: MetricMapType | None, update: MetricMapType):
     return update if metrics is None else self._jitted_merge(metrics, update)
 
-  def check_batch_size(self, batch_size: int) -> None:
+  def check_batch_size(self, batch_size: int) -> None:  # noqa: B027
     """Raises UserError if the step cannot work on batches of this size."""
-    _check_microbatches(batch_size, self._num_microbatches)
 
   def _on_devices(self, batch):
     if all(isinstance(x, jax.Array) for x in jax.tree.leaves(batch)):
@@ -392,6 +406,42 @@ class Trainer:
           "timing/compilation_seconds", time.time() - start,
           self.train_state.step)
 
+  @property
+  @abc.abstractmethod
+  def _partitioned_train_step(self) -> PartitionedTrainCallable:
+    """`(train state, batch) -> (train state, metrics)`, compiled."""
+
+  @property
+  @abc.abstractmethod
+  def _partitioned_eval_step(self) -> PartitionedEvalCallable:
+    """`(train state, batch) -> metrics`, compiled."""
+
+
+BaseTrainerConstructor = Callable[..., BaseTrainer]
+
+
+class Trainer(BaseTrainer):
+  """Trains by `train_with_lr`."""
+
+  def __init__(
+      self, model, train_state, partitioner, eval_names: Sequence[str],
+      summary_dir: str | None, train_state_axes, rng: Rng,
+      learning_rate_fn: LearningRateCallable, num_microbatches: int | None,
+      weight_metrics_computer: WeightMetricsComputer | None = None):
+    """Initializes; further arguments as in `BaseTrainer`.
+
+    Args:
+      num_microbatches: see `accumulate_grads_microbatched`.
+    """
+    super().__init__(model, train_state, partitioner, eval_names, summary_dir,
+                     train_state_axes, rng)
+    self._learning_rate_fn = learning_rate_fn
+    self._num_microbatches = num_microbatches
+    self._weight_metrics_computer = weight_metrics_computer
+
+  def check_batch_size(self, batch_size: int) -> None:
+    _check_microbatches(batch_size, self._num_microbatches)
+
   @functools.cached_property
   def _partitioned_train_step(self):
     """`(train state, batch) -> (train state, metrics)`, compiled."""
@@ -419,6 +469,3 @@ class Trainer:
         in_axis_resources=(self._train_state_axes,
                            self._partitioner.data_partition_spec),
         out_axis_resources=None)
-
-
-BaseTrainer = Trainer  # T5X has a base class of this name.

@@ -26,7 +26,7 @@ from stepdistill_jax.records import datasets
 from stepdistill_jax.runs import run_record
 from stepdistill_jax.util import errors, locations
 
-# More distinct labels than this are no closed set of answers.
+# More distinct labels than this are not a closed set of answers.
 _MOST_CLOSED_LABELS = 64
 # What LONG_RATIONALE did with them.
 _CUTS = {"cut_tail": "they were cut at the end",

@@ -22,6 +22,7 @@ import sys
 from stepdistill_jax.config import gin_arguments
 from stepdistill_jax.util import (
   argument_parser,
+  durable_files,
   entry_points,
   errors,
   locations,
@@ -233,14 +234,13 @@ def _score(args, config, model_config, records_dir: pathlib.Path):
 
 def _export_inputs(path: str, config, records_dir: pathlib.Path) -> int:
   from stepdistill_jax.evaluation import evaluate
-  from stepdistill_jax.evaluation.report import outputs
 
   example_sets, _ = evaluate.load_example_sets(config, records_dir)
   lines = [
       json.dumps({"id": row.id, "benchmark": s.benchmark,
                   "input": row.inputs}, ensure_ascii=False) + "\n"
       for s in example_sets for row in s.examples]
-  outputs.write_atomically(pathlib.Path(path), "".join(lines))
+  durable_files.replace(path, "".join(lines))
   print(f"wrote {len(lines)} questions to {path}")
   return 0
 

@@ -8,6 +8,7 @@ token that passes it, attention once on each pair of positions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import math
 import re
 from typing import Any
 
@@ -41,9 +42,7 @@ def flops_per_example(
   has_encoder = any(name.startswith("encoder/") for name in shapes)
   read_tokens = output_tokens if has_encoder else input_tokens + output_tokens
   for name, shape in shapes.items():
-    size = 1
-    for dimension in shape:
-      size *= dimension
+    size = math.prod(shape)
     if name.endswith("/embedding"):
       # A lookup is free; as the output layer it is a product.
       total += 0 if has_head else 2 * size * output_tokens
@@ -92,7 +91,7 @@ def of_student(system, answers: Sequence[Any], label_timing,
         rationale_timing.examples_per_second)
   shapes = system.parameter_shapes()
   if shapes:
-    cost["parameters"] = sum(_size(shape) for shape in shapes.values())
+    cost["parameters"] = sum(map(math.prod, shapes.values()))
     if mode == "generate":
       cost["flops_per_example"] = flops_per_example(
           shapes, _mean([a.input_tokens for a in answers]),
@@ -120,13 +119,6 @@ def of_teacher(teacher: str, texts: Sequence[str]) -> dict[str, Any]:
       "note": "2 FLOPs a parameter and token; tokens from words, without "
               "the prompt's examples",
   }
-
-
-def _size(shape: Sequence[int]) -> int:
-  size = 1
-  for dimension in shape:
-    size *= dimension
-  return size
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 from jax import numpy as jnp
 from t5x import partitioning, utils
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
-  reading as checkpoint_reading,
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
+  array_reader,
 )
 from stepdistill_jax.evaluation import (
   model_config as model_config_lib,
@@ -60,16 +59,15 @@ def load_student(
 def _check_shapes(model, run: run_folder_lib.RunFolder) -> None:
   """Refuses a checkpoint whose parameters have other shapes or names.
 
-  Orbax would cut or fill up arrays of another shape without a word.
+  An array of another shape would be cut or filled up without a word.
   """
   try:
-    entries = checkpoint_reading.open_checkpoint(run.checkpoint).entries()
+    stored = array_reader.open_checkpoint(run.checkpoint).parameters
   except (ValueError, KeyError, FileNotFoundError) as error:
     first = str(error).strip().splitlines()[0]
     raise errors.UserError(
         f"{run.checkpoint} cannot be read: {first[:300]}") from error
-  found = {name.removeprefix("target/"): entry.shape
-           for name, entry in entries.items() if name.startswith("target/")}
+  found = {name: array.shape for name, array in stored.items()}
   wanted = rebuilding.parameter_shapes(model)
   missing = sorted(set(wanted) - set(found))
   wrong = [f"{name} is {tuple(found[name])}, the model's {wanted[name]}"
@@ -107,9 +105,3 @@ def _check_vocabulary(model, params, run) -> None:
   run_record.check_vocabulary(
       run.path, getattr(vocabulary, "tokenizer_file", None) or getattr(
           vocabulary, "sentencepiece_model_file", ""))
-
-
-def device_description() -> str:
-  """The devices that models run on, in words."""
-  devices = jax.devices()
-  return f"{len(devices)} × {devices[0].device_kind}"

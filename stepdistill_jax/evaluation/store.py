@@ -17,6 +17,7 @@ import re
 from typing import Any
 
 from stepdistill_jax.evaluation import examples as examples_lib
+from stepdistill_jax.util import durable_files
 
 
 def text_key(text: str) -> str:
@@ -113,9 +114,7 @@ def _read_log(path: pathlib.Path) -> dict[str, dict[str, Any]]:
       found[row["id"]] = row
       kept.append(line)
   if b"".join(kept) != data:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(b"".join(kept))
-    temporary.replace(path)
+    durable_files.replace(path, b"".join(kept))
   return found
 
 

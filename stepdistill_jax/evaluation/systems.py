@@ -191,7 +191,7 @@ class PredictionsFile:
     free_text: look for the answer inside the text.
 
   Raises:
-    errors.UserError: a line is no such object, or an id has two texts.
+    errors.UserError: a line is another kind of value, or an id has two texts.
   """
 
   kind = "predictions"

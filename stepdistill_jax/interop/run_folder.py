@@ -11,7 +11,7 @@ import re
 
 from etils import epath
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths

@@ -15,19 +15,18 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 import time
 from typing import Any
 
 import numpy as np
+import rich.console
 
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import errors, progress
 
 # Large enough for a disk's full speed, small beside any model. Some ten are in
 # memory at once: those in flight, each as it was read, chunked and compressed.
 BLOCK_BYTES = 16 * 2**20
 JOURNAL_FILE = "conversion_journal.jsonl"
-_LINE_SECONDS = 10.0  # Between lines where there is no terminal.
 _SYNC_BYTES = 4 * 2**30  # Between waits for the disk.
 _SYNCED = {"synced": True}
 
@@ -179,49 +178,30 @@ def _check_identity(before, now, folder: pathlib.Path) -> None:
 
 
 class Progress:
-  """A progress bar in a terminal, a line now and then elsewhere."""
+  """Bytes of a conversion: a bar in a terminal, lines elsewhere."""
 
   def __init__(self, title: str, total_bytes: int, *, quiet: bool = False,
                stream=None, now: Callable[[], float] = time.monotonic):
-    self._title, self._total, self._now = title, max(total_bytes, 1), now
-    self._stream = stream or sys.stderr
+    self._title, self._total = title, total_bytes
     self._done = self._skipped = 0
-    self._start = self._last_line = now()
-    self._bar = None
-    self._quiet = quiet
-    if not quiet and self._stream.isatty():
-      import rich.console
-      import rich.progress
-      self._bar = rich.progress.Progress(
-          rich.progress.TextColumn("{task.description}"),
-          rich.progress.BarColumn(), rich.progress.DownloadColumn(),
-          rich.progress.TransferSpeedColumn(),
-          rich.progress.TimeRemainingColumn(),
-          console=rich.console.Console(file=self._stream), transient=True)
-      self._task = self._bar.add_task(title, total=total_bytes)
-      self._bar.start()
+    self._bars = progress.Bars(
+        "MB", quiet=quiet, clock=now,
+        console=rich.console.Console(file=stream) if stream else None)
+    self._bars.__enter__()
 
   def skip(self, count: int) -> None:
     """Counts bytes that were done before."""
     self._skipped += count
-    self.advance(count)
+    self._done += count
 
   def advance(self, count: int) -> None:
     """Counts bytes that were done now."""
     self._done += count
-    if self._bar is not None:
-      self._bar.update(self._task, completed=self._done)
-    elif not self._quiet and self._now() - self._last_line > _LINE_SECONDS:
-      self._last_line = self._now()
-      rate = (self._done - self._skipped) / (self._now() - self._start)
-      left = (self._total - self._done) / rate if rate else 0.0
-      print(f"{self._title}: {self._done / self._total:.0%} of "
-            f"{self._total / 1e9:.1f} GB, {rate / 1e6:.0f} MB/s, "
-            f"{left:.0f} s left", file=self._stream)
+    self._bars.update(self._done // 10**6, self._total // 10**6, self._title,
+                      first=self._skipped // 10**6)
 
   def close(self) -> None:
-    if self._bar is not None:
-      self._bar.stop()
+    self._bars.__exit__()
 
 
 def check_free_space(folder: pathlib.Path, needed: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
   restore_choice,
 )

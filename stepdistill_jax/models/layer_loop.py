@@ -74,7 +74,8 @@ def _policy(name: str) -> Any:
     raise errors.UserError(str(error)) from error
 
 
-def apply(module: Any, params: Any, key: Array, *arguments: Any) -> Array:
+def apply(module: Any, params: Any, key: Array, *arguments: Any,
+          **options: Any) -> Array:
   """Applies a layer to a layer's parameters."""
   rngs = {} if key is None else {"dropout": key}
-  return module.apply({"params": params}, *arguments, rngs=rngs)
+  return module.apply({"params": params}, *arguments, rngs=rngs, **options)

@@ -34,7 +34,8 @@ class Encoder(t5_network.Encoder):
 
     def layer(params: Any, x: Array, key: Array) -> Array:
       return layer_loop.apply(
-          module, params, key, x, encoder_mask, bias, deterministic)
+          module, params, key, x, encoder_mask, deterministic,
+          encoder_bias=bias)
 
     return layer_loop.run_in_loop(
         self, layer, x, self.config.num_encoder_layers,
@@ -64,7 +65,7 @@ class Decoder(t5_network.Decoder):
     def layer(params: Any, y: Array, key: Array) -> Array:
       return layer_loop.apply(
           module, params, key, y, encoded, decoder_mask, encoder_decoder_mask,
-          bias, deterministic)
+          deterministic, decoder_bias=bias)
 
     return layer_loop.run_in_loop(
         self, layer, y, self.config.num_decoder_layers,

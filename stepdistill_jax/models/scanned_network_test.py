@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from t5x import test_utils
 from t5x.examples.t5 import network as plain_network
 
 from stepdistill_jax.models import layer_loop, scanned_network
 from stepdistill_jax.util import errors
+from tests.support import tiny_models
 
-_BATCH = test_utils.make_batch(0)
+_BATCH = tiny_models.make_batch(0)
 
 
 def _models(dtype="float32", remat_policy="minimal", **config):
@@ -19,8 +19,8 @@ def _models(dtype="float32", remat_policy="minimal", **config):
         config, remat_policy=remat_policy)
 
   config = {"dtype": dtype, **config}
-  return (test_utils.make_model(plain_network, config),
-          test_utils.make_model(_Looped, config))
+  return (tiny_models.make_model(plain_network, config),
+          tiny_models.make_model(_Looped, config))
 
 
 def _loss_and_gradient(model, params, rng=None):
@@ -31,9 +31,9 @@ def _loss_and_gradient(model, params, rng=None):
 @pytest.mark.parametrize("remat_policy", layer_loop.REMAT_POLICIES)
 def test_same_parameters_loss_and_gradient(remat_policy):
   plain, looped = _models(remat_policy=remat_policy)
-  variables = test_utils.initial_variables(plain)
+  variables = tiny_models.initial_variables(plain)
   jax.tree.map(np.testing.assert_array_equal, variables["params"],
-               test_utils.initial_variables(looped)["params"])
+               tiny_models.initial_variables(looped)["params"])
   loss, gradient = _loss_and_gradient(plain, variables["params"])
   loss2, gradient2 = _loss_and_gradient(looped, variables["params"])
   # The same operations in float32; XLA fuses them otherwise in a loop.
@@ -45,7 +45,7 @@ def test_same_parameters_loss_and_gradient(remat_policy):
 
 def test_dropout_is_drawn_for_each_layer_and_step():
   _, looped = _models(dropout_rate=0.5)
-  params = test_utils.initial_variables(looped)["params"]
+  params = tiny_models.initial_variables(looped)["params"]
   losses = [
       float(_loss_and_gradient(looped, params, jax.random.PRNGKey(seed))[0])
       for seed in (0, 0, 1)]
@@ -54,13 +54,13 @@ def test_dropout_is_drawn_for_each_layer_and_step():
 
 def test_decoding_answers_as_the_plain_network():
   plain, looped = _models()
-  params = test_utils.initial_variables(plain)["params"]
+  params = tiny_models.initial_variables(plain)["params"]
   np.testing.assert_array_equal(
       plain.predict_batch(params, _BATCH), looped.predict_batch(params, _BATCH))
 
 
 def test_an_unknown_policy_is_told():
   _, looped = _models(remat_policy="some")
-  params = test_utils.initial_variables(looped)["params"]
+  params = tiny_models.initial_variables(looped)["params"]
   with pytest.raises(errors.UserError, match="unknown remat_policy 'some'"):
     _loss_and_gradient(looped, params)

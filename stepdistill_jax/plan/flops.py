@@ -2,7 +2,7 @@
 
 Two FLOPs for each multiply-add. Going backward costs twice the forward
 products (one for the input's gradient, one for the parameter's or the other
-operand's); what is computed again for rematerialization is no useful work and
+operand's); what is computed again for rematerialization is not useful work and
 does not count here: `of_program` counts it, in a traced program.
 """
 

@@ -5,18 +5,18 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from t5x import test_utils
 from t5x.examples.t5 import network
 
 from stepdistill_jax.plan import flops
+from tests.support import tiny_models
 
-_BATCH = test_utils.make_batch(0)
+_BATCH = tiny_models.make_batch(0)
 ROWS = len(_BATCH["encoder_input_tokens"])
-INPUTS, TARGETS = test_utils.ENCODER_LENGTH, test_utils.DECODER_LENGTH
+INPUTS, TARGETS = tiny_models.ENCODER_LENGTH, tiny_models.DECODER_LENGTH
 
 
 def _program_flops(config, backward: bool) -> tuple[int, flops.Sizes]:
-  model = test_utils.make_model(network, config)
+  model = tiny_models.make_model(network, config)
   variables = jax.eval_shape(
       lambda rng: model.get_initial_variables(
           rng, {k: v.shape for k, v in _BATCH.items()}), jax.random.PRNGKey(0))

@@ -45,7 +45,7 @@ def make(
     say: takes lines about the progress.
 
   Raises:
-    errors.UserError: the gin files are no training run, or its batch does not
+    errors.UserError: the gin files do not train, or the batch does not
       divide by the slice.
   """
   topology = request.topology

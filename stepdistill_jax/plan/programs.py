@@ -30,7 +30,7 @@ _LIBTPU_ENVIRONMENT = {
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     "TPU_SKIP_MDS_QUERY": "1",  # Asks no cloud for what machine this is.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # No lock: it drives no chip.
-    # Without these libtpu complains that this is no TPU VM.
+    # Without these libtpu complains that this is not a TPU VM.
     "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0", "TPU_MIN_LOG_LEVEL": "3",
 }
@@ -62,7 +62,7 @@ def prepare_process() -> None:
     raise errors.UserError(
         "`stepdistill plan` needs libtpu, the TPU compiler, which also runs "
         "without TPUs; " + (
-            f"TPU_LIBRARY_PATH={configured} is no file: unset it, and "
+            f"TPU_LIBRARY_PATH={configured} is not a file: unset it, and "
             if configured else "")
         + "install it: pip install 'stepdistill_jax[tpu]'")
   os.environ.update({**_LIBTPU_ENVIRONMENT, "TPU_LIBRARY_PATH": path})

@@ -15,12 +15,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import time
 from typing import Any
 
-from stepdistill_jax.util import errors, runtime
+from stepdistill_jax.util import durable_files, errors, runtime
 
 SUMMARY = "embedded benchmark: train three methods, score, report"
 _BUDGETS = ("full", "small")
@@ -165,6 +164,4 @@ def write_report(output_dir: pathlib.Path, report: dict[str, Any]) -> None:
   for name, content in (
       ("report.html", page.render(report, curve)),
       ("report.json", json.dumps(report, indent=1) + "\n")):
-    temporary = output_dir / f".{name}.{os.getpid()}"
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, output_dir / name)
+    durable_files.replace(output_dir / name, content)

@@ -9,7 +9,7 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.quickstart import tracking, tracking_teacher
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import durable_files, errors
 
 # In the order of the report; the difference is the last minus the first.
 METHODS = ("finetune", "distill", "step_by_step")
@@ -121,10 +121,8 @@ def claim_folder(folder: pathlib.Path, plan: Plan) -> None:
           f"{folder} is not empty and not a quickstart's output; choose "
           "another folder with --output_dir=DIR")
     folder.mkdir(parents=True, exist_ok=True)
-    # Renamed when whole: an interruption here leaves no half plan.
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(plan.as_json(), indent=2) + "\n", "utf-8")
-    temporary.replace(path)
+    durable_files.replace(
+        path, json.dumps(plan.as_json(), indent=2) + "\n")
     return
   try:
     before = {**_EARLIER, **json.loads(path.read_text("utf-8"))}

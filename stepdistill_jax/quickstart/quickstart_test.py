@@ -56,7 +56,7 @@ def test_from_nothing_to_a_report_and_again(tmp_path, capsys):
 
 
 class _Watcher:
-  """Remembers what it is told."""
+  """Remembers its calls."""
 
   def __init__(self, at_begin=lambda: None):
     self.begun, self._at_begin = [], at_begin

@@ -81,7 +81,7 @@ def train_and_score(
     plan: which the run is part of.
     records_dir: of the benchmark.
     run: what to train.
-    watcher: is told of steps and answers.
+    watcher: called with steps and answers.
   """
   from stepdistill_jax.embedded_t5x import command as t5x_command
   from stepdistill_jax.evaluation import scoring

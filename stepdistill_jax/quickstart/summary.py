@@ -40,7 +40,7 @@ def summarize(
     output_dir: the quickstart's folder, with all runs scored.
     plan: what was run.
     data: what was trained on.
-    seconds: that this call took, if it is to be told.
+    seconds: that this call took; None leaves it out.
 
   Returns:
     The contents of `report.json`.

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import io
-import os
 import pathlib
 
 from stepdistill_jax.quickstart import tracking
+from stepdistill_jax.util import durable_files
 
 PIECES = 192
 _PHRASES = ("went to the", "took the", "left the", "where is the")
@@ -37,9 +37,7 @@ def write(path: pathlib.Path, stories: Iterable[tracking.Story]) -> None:
       pad_id=0, eos_id=1, unk_id=2, bos_id=-1,  # T5's ids.
       character_coverage=1.0, num_threads=1, minloglevel=2)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  temporary.write_bytes(model.getvalue())
-  os.replace(temporary, path)
+  durable_files.replace(path, model.getvalue())
 
 
 def _texts(stories: Iterable[tracking.Story]) -> Iterable[str]:

@@ -79,7 +79,7 @@ def default_number() -> int:
 
 
 class _News:
-  """Tells the parent of a run's progress; a `runs.Watcher`."""
+  """Sends a run's progress to the parent; a `runs.Watcher`."""
 
   def __init__(self, tell: Callable[..., None]):
     self._tell, self._last = tell, 0.0
@@ -174,10 +174,10 @@ class _Worker:
     try:
       self.connection.send(job)
     except BrokenPipeError:
-      pass  # `news` tells how it ended.
+      pass  # `news` raises what ended it.
 
   def news(self) -> tuple[Any, ...]:
-    """What the worker has to tell.
+    """What the worker reports.
 
     Raises:
       errors.UserError: a user's mistake, or the process was killed.

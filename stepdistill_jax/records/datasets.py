@@ -23,11 +23,12 @@ NLI_LABELS = ("entailment", "neutral", "contradiction")
 EQUATION = "equation"  # By value: `(84 / 2)` is `( 84.0 / 2.0 )`.
 NUMBER = "number"  # By value.
 CHOICE = "choice"  # One of the row's own choices, by text.
+CHOICES = "choices"  # Several of the row's own choices, by text.
 CLASS = "class"  # One of the data set's labels, by text.
 TEXT = "text"  # By text: a few words.
 SUMMARY = "summary"  # By text, of any length.
 CONVERSATION = "conversation"  # An assistant's turn, of any length.
-KINDS = (CLASS, CHOICE, NUMBER, EQUATION, TEXT, SUMMARY, CONVERSATION)
+KINDS = (CLASS, CHOICE, CHOICES, NUMBER, EQUATION, TEXT, SUMMARY, CONVERSATION)
 # Kinds whose labels are neither of a closed set nor have a value.
 FREE_TEXTS = (TEXT, SUMMARY, CONVERSATION)
 
@@ -151,12 +152,6 @@ def nli_inputs(premise: str, hypothesis: str) -> str:
     if records.EOS_TEXT in text:
       raise BadRow("reserved_text")
   return premise + records.EOS_TEXT + hypothesis
-
-
-def split_nli_inputs(inputs: str) -> tuple[str, str]:
-  """The inverse of `nli_inputs`."""
-  premise, _, hypothesis = inputs.partition(records.EOS_TEXT)
-  return premise, hypothesis
 
 
 _MISSING = object()

@@ -30,6 +30,7 @@ _MASK_DELTA = 0xA282EAD8
 # A record is a few kilobytes; a larger length is a damaged file, and reading
 # it would allocate whatever the damage says.
 MAX_RECORD_BYTES = 256 * 2**20
+_MOST_USES = 1000  # Of one message, see `Encoder`.
 # The messages of tensorflow/core/example, as far as texts need them. On disk a
 # map is a repeated entry; as such it keeps the order of the features.
 _MESSAGES = {
@@ -72,9 +73,15 @@ class Encoder:
   """Serializes examples of the same features, one bytes value each."""
 
   def __init__(self, names: Sequence[str]):
+    self._names = tuple(names)
+    self._uses_left = 0
+
+  def _make(self) -> None:
+    """Makes the message: its memory keeps every value that it ever had."""
+    self._uses_left = _MOST_USES
     self._example = _Example()
     self._values = []
-    for name in names:
+    for name in self._names:
       value = self._example.features.feature.add(key=name).value
       value.bytes_list.value.append(b"")
       self._values.append(value.bytes_list.value)
@@ -85,6 +92,9 @@ class Encoder:
     Raises:
       UnicodeEncodeError: a value has lone surrogates.
     """
+    if not self._uses_left:
+      self._make()
+    self._uses_left -= 1
     for place, value in zip(self._values, values, strict=True):
       place[0] = value.encode("utf-8")
     data: bytes = self._example.SerializeToString()

@@ -1,4 +1,5 @@
 import io
+import resource
 
 import pytest
 
@@ -60,6 +61,17 @@ def test_every_cut_and_every_flipped_byte_is_noticed():
     damaged = data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1:]
     with pytest.raises(tfrecord_files.CorruptFileError):
       list(tfrecord_files.read_examples(io.BytesIO(damaged)))
+
+
+def test_memory_does_not_grow_with_the_records():
+  encode = tfrecord_files.Encoder(["inputs"])
+  text = "x" * 20_000
+  encode([text])
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  for _ in range(20_000):  # 400 MB.
+    encode([text])
+  after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  assert after - before < 100_000  # KB.
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x0a", b"\x08\x01", b"\x0a\x05ab"])

@@ -105,9 +105,7 @@ def write(checkpoint: str | os.PathLike[str]) -> epath.Path:
   if not _is_local(folder):
     target.write_text(text)  # Appears at once.
     return target
-  temporary = folder / (MANIFEST_FILE + ".partial")
-  durable_files.write(temporary, text.encode())
-  os.replace(temporary, target)
+  durable_files.replace(target, text)
   for path in {(folder / name).parent for name in names} | {folder}:
     durable_files.sync_folder(path)
   return target

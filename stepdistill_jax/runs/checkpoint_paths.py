@@ -39,6 +39,13 @@ def all_steps(checkpoints_dir: str) -> Sequence[int]:
   return sorted(step for step in steps if step is not None)
 
 
+def all_dataset_checkpoint_steps(checkpoints_dir: str) -> Sequence[int]:
+  """Steps whose checkpoints hold a position in the data, ascending."""
+  return [step for step in all_steps(checkpoints_dir)
+          if any(epath.Path(get_checkpoint_dir(checkpoints_dir, step)).glob(
+              f"**/{TRAIN_DS_PREFIX}-*"))]
+
+
 def layout_of(path: str | os.PathLike[str]) -> str | None:
   """Which of T5X's layouts a checkpoint has: CURRENT, OLDER or None."""
   folder = epath.Path(path)

@@ -12,6 +12,7 @@ from stepdistill_jax.util import errors
 # A folder of this ending is none of the checkpoints: what is being deleted
 # never looks like one, even if deleting is cut off.
 DELETED_SUFFIX = ".deleted"
+PINNED_FILE = "PINNED"
 
 
 def to_delete(
@@ -44,6 +45,11 @@ def to_delete(
   best = valued[-keep:] if keep > 0 else []
   return [s for s in candidates if s not in best and (
       s in metric or not keep_without_metric)]
+
+
+def is_pinned(checkpoint: str | os.PathLike[str]) -> bool:
+  """Whether a file says that a checkpoint stays, as T5X's users ask."""
+  return (epath.Path(checkpoint) / PINNED_FILE).exists()
 
 
 def delete(checkpoint: str) -> None:
@@ -106,5 +112,5 @@ def check(keep: int | None, mode: str) -> None:
     raise errors.UserError(
         f"SaveCheckpointConfig.keep = {keep}: give 1 or more, or None for all")
   if mode not in ("max", "min"):
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"metric_mode must be 'max' or 'min'; got {mode!r}")

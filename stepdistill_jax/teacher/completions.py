@@ -29,7 +29,7 @@ from typing import Any
 
 from stepdistill_jax.records import records
 from stepdistill_jax.teacher import text_files
-from stepdistill_jax.util import errors, locations
+from stepdistill_jax.util import durable_files, errors, locations
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -94,18 +94,15 @@ def thinking_of(line: Mapping[str, Any]) -> str:
 
 
 class CacheWriter:
-  """Appends completions to a cache; a context manager.
+  """Writes a cache as a whole, at its end; a context manager.
 
-  A line is on its way to the disk when `write` returns and complete or
-  absent when read again: a cut last line, left by a killed process, is
-  removed at the next opening. The manifest is written at the start and, with
-  counts and checksums, at the end.
+  For caches that fit in memory; what grows is an `ask.store.Store`.
   """
 
   def __init__(
       self, folder: str | os.PathLike, *, teacher: str, dataset: str,
       split: str, prompt_id: str = "", prompt_sha256: str = "",
-      sampling: Mapping[str, Any] | None = None, shard_lines: int = 10_000):
+      sampling: Mapping[str, Any] | None = None):
     self._folder = pathlib.Path(folder)
     self._manifest = {
         "format_version": FORMAT_VERSION,
@@ -117,61 +114,74 @@ class CacheWriter:
     if split not in records.SPLITS:
       raise errors.UserError(errors.unknown_name_message(
           "split", split, records.SPLITS))
-    self._shard_lines = shard_lines
-    self._file = None
-    self._shard = self._lines = 0
+    self._lines: list[str] = []
 
   def __enter__(self) -> CacheWriter:
-    self._folder.mkdir(parents=True, exist_ok=True)
     if (self._folder / MANIFEST).exists():
-      self._require_same_manifest()
-    shards = shard_paths(self._folder)
-    if shards:
-      self._shard = len(shards) - 1
-      self._lines = _remove_cut_line(shards[-1])
-    self._open()
-    self._write_manifest(complete=False)
+      before = read_manifest(self._folder)
+      for key, value in self._manifest.items():
+        if before.get(key) != value:
+          raise errors.UserError(
+              f"{self._folder} is a cache with {key} {before.get(key)!r}, not "
+              f"{value!r}; choose another folder")
     return self
 
   def write(self, completion: Completion) -> None:
-    """Appends one completion."""
-    if self._lines >= self._shard_lines:
-      self._file.close()
-      self._shard, self._lines = self._shard + 1, 0
-      self._open()
-    # Lone surrogates stay as `\\ud800` escapes: raw is raw.
+    """Adds one completion."""
     values = dataclasses.asdict(completion)
     if not completion.thinking:
       del values["thinking"]
-    line = json.dumps(values, ensure_ascii=True)
-    self._file.write(line + "\n")
-    self._file.flush()
-    self._lines += 1
+    # Lone surrogates stay as `\ud800` escapes: raw is raw.
+    self._lines.append(json.dumps(values, ensure_ascii=True))
 
   def __exit__(self, exception_type, exception, traceback) -> None:
-    self._file.close()
-    self._write_manifest(complete=exception_type is None)
+    if exception_type is None:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      shards = write_shards(self._folder, iter(self._lines))
+      write_manifest(self._folder, {
+          **self._manifest, "complete": True, "shards": shards,
+          "count": len(self._lines)})
 
-  def _open(self) -> None:
-    name = f"shard-{self._shard:05d}.jsonl"
-    self._file = (self._folder / name).open("a", encoding="utf-8")
 
-  def _require_same_manifest(self) -> None:
-    before = read_manifest(self._folder)
-    for key, value in self._manifest.items():
-      if before.get(key) != value:
-        raise errors.UserError(
-            f"{self._folder} is a cache with {key} {before.get(key)!r}, not "
-            f"{value!r}; choose another folder")
+def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+  """Replaces a cache's manifest in one step."""
+  text = json.dumps(manifest, indent=2, ensure_ascii=False)
+  durable_files.replace(folder / MANIFEST, text + "\n")
 
-  def _write_manifest(self, complete: bool) -> None:
-    manifest = dict(self._manifest, complete=complete)
-    if complete:
-      manifest["shards"] = [_describe(p) for p in shard_paths(self._folder)]
-      manifest["count"] = sum(s["count"] for s in manifest["shards"])
-    temporary = self._folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-    os.replace(temporary, self._folder / MANIFEST)
+
+def write_shards(folder: pathlib.Path, lines: Iterator[str],
+                 shard_bytes: int = 64 * 2**20) -> list[dict[str, Any]]:
+  """Puts shards in the place of those that are there.
+
+  Args:
+    folder: the cache's.
+    lines: of ASCII alone, without their ends.
+    shard_bytes: size at which the next shard is begun.
+
+  Returns:
+    What the manifest has of each: name, count, sha256.
+  """
+  shards: list[dict[str, Any]] = []
+  line = next(lines, None)
+  while line is not None:
+    name = f"shard-{len(shards):05d}.jsonl"
+    digest, count = hashlib.sha256(), 0
+    with (folder / f".{name}").open("wb") as file:
+      while line is not None and file.tell() < shard_bytes:
+        data = line.encode("ascii") + b"\n"
+        digest.update(data)
+        file.write(data)
+        count += 1
+        line = next(lines, None)
+      file.flush()
+      os.fsync(file.fileno())
+    shards.append({"name": name, "count": count, "sha256": digest.hexdigest()})
+  for shard in shards:
+    os.replace(folder / f".{shard['name']}", folder / shard["name"])
+  for path in shard_paths(folder)[len(shards):]:
+    path.unlink()
+  durable_files.sync_folder(folder)
+  return shards
 
 
 def find_caches(folder: str | os.PathLike) -> list[pathlib.Path]:
@@ -289,24 +299,6 @@ def shard_paths(folder: pathlib.Path) -> list[pathlib.Path]:
   return sorted(p for p in folder.iterdir() if _SHARD.fullmatch(p.name))
 
 
-def _describe(path: pathlib.Path) -> dict[str, Any]:
-  with path.open("rb") as file:
-    count = sum(1 for _ in file)
-  return {"name": path.name, "count": count, "sha256": _sha256(path)}
-
-
 def _sha256(path: pathlib.Path) -> str:
   with text_files.open_or_empty(path) as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remove_cut_line(path: pathlib.Path) -> int:
-  """Cuts a last line without its end; returns the number of whole lines."""
-  lines = whole = 0
-  with path.open("rb+") as file:
-    for line in file:
-      if line.endswith(b"\n"):
-        lines += 1
-        whole += len(line)
-    file.truncate(whole)
-  return lines

@@ -41,7 +41,7 @@ def positive(text: str) -> int:
 
 
 def split_name(value: str) -> tuple[str | None, str]:
-  """Splits `NAME=PATH`; a path that exists as it stands is no such pair."""
+  """Splits `NAME=PATH`; a path that exists as it stands is not such a pair."""
   name, equals, path = value.partition("=")
   if equals and name and "/" not in name and not os.path.exists(value):
     return name, path

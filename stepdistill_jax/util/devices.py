@@ -60,7 +60,7 @@ def present() -> dict[str, list[str]]:
 
 
 def _is_on_pci(platform: str) -> bool:
-  """Whether a device of a platform's is listed; True if it cannot be told."""
+  """Whether a device of a platform's is listed; True if that is unknown."""
   wanted, folder = _PCI_DEVICES.get(platform), pathlib.Path(PCI_FOLDER)
   if wanted is None or not folder.is_dir():
     return True

@@ -1,9 +1,9 @@
-"""Writing so that it is on the disk when the call returns."""
+"""Files that are whole whenever they are there, and on the disk at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pathlib
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -23,9 +23,28 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
     os.close(descriptor)
 
 
-def replace(path: pathlib.Path, data: bytes) -> None:
-  """Puts a file in its place in one step, on the disk when this returns."""
-  temporary = path.with_name(f".{path.name}.new")
-  write(temporary, data)
-  os.replace(temporary, path)
-  sync_folder(path.parent)
+def replace(path: str | os.PathLike[str], data: bytes | str) -> None:
+  """Puts a file in its place in one step, on the disk when this returns.
+
+  Readers see all of it or what was there before.
+
+  Args:
+    path: of the file.
+    data: its contents; what a str has that is not UTF-8 is escaped.
+
+  Raises:
+    OSError: it cannot be written; the file stays as it was.
+  """
+  folder, name = os.path.split(os.fspath(path))
+  temporary = os.path.join(folder, f".{name}.{os.getpid()}")
+  if isinstance(data, str):
+    # A lone surrogate in a model's text must not stop a report.
+    data = data.encode("utf-8", "backslashreplace")
+  try:
+    write(temporary, data)
+    os.replace(temporary, path)
+  except OSError:
+    with contextlib.suppress(OSError):
+      os.remove(temporary)
+    raise
+  sync_folder(folder or ".")

@@ -1,4 +1,4 @@
-"""Users' mistakes, told in one line, with exit code 2 and no traceback."""
+"""Users' mistakes, reported in one line, with exit code 2."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Unreadable(UserError):
 
 
 class Preempted(Exception):
-  """A run has saved and ends because it was told to; it can go on later."""
+  """A run has saved and ends because it was asked to; it can go on later."""
 
 
 def near_names(name: str, options: Iterable[str], limit: int = 5) -> list[str]:
@@ -57,7 +57,7 @@ def unknown_name_message(
 def missing_split_message(
     split: str, known: Iterable[str], splits: Iterable[str],
     where: str) -> str:
-  """One line for a split that is not there: another one is no near name.
+  """One line for a split that is not there: another one is not a near name.
 
   Args:
     split: what was asked for.

@@ -159,8 +159,8 @@ class Bars:
       done: how many are done.
       total: of how many, about; None where that is unknown.
       what: the name of the work; a new one has a bar of its own.
-      first: how many were done when it began; by default 0 for work that
-        has no name, and `done` of its first call for other.
+      first: how many were done when the bars began; by default 0 for work
+        that has no name, while other begins with its first call.
       note: shown instead of the numbers.
       more: shown after the numbers.
     """
@@ -170,9 +170,10 @@ class Bars:
       return
     self._shown[what] = now
     if what not in self._work:
-      begun = first if first is not None else done if what else 0
-      self._work[what] = (begun, now if what else self._start,
-                          self._bars.add_task(what, text=""))
+      own_clock = what and first is None
+      self._work[what] = (
+          done if own_clock else first or 0, now if own_clock else self._start,
+          self._bars.add_task(what, text=""))
     begun, since, bar = self._work[what]
     text = note or ", ".join(filter(None, (
         self._count(done - begun, now - since, done, total), more)))

@@ -133,18 +133,18 @@ def _is_of_storage(error: BaseException) -> bool:
 def is_of_files(error: BaseException) -> bool:
   """Whether an error is about files, local or remote.
 
-  What TensorFlow raises about remote ones is no OSError.
+  What TensorFlow raises about remote ones is not an OSError.
   """
   return isinstance(error, OSError) or explain(error) is not None
 
 
 def explain(error: BaseException) -> str | None:
   """A line about a failure of an object store; None for any other error."""
-  told = [one for one in errors.chain(error) if _is_of_storage(one)]
-  if not told:
+  found = [one for one in errors.chain(error) if _is_of_storage(one)]
+  if not found:
     return None
-  text = str(told[-1])  # The first cause.
-  path = next((p for one in told for p in paths_in(str(one))), "a gs:// path")
+  text = str(found[-1])  # The first cause.
+  path = next((p for one in found for p in paths_in(str(one))), "a gs:// path")
   kind = next((kind for kind, pattern in (
       ("scheme", _NO_SUCH_SCHEME), ("permission", _NO_PERMISSION),
       ("network", _NO_NETWORK)) if pattern.search(text)), "")

@@ -169,7 +169,7 @@ def import_tensorflow() -> Any:
 
   After `devices.start` where the process computes: see there.
   It only reads data here and must not take JAX's memory. While it is
-  imported it tells of missing GPU drivers, whatever the environment says, and
+  imported it logs missing GPU drivers, whatever the environment says, and
   Keras, which comes with it, would load scikit-learn for wrappers that nobody
   here uses: seconds before the first step.
   """

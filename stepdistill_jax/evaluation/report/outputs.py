@@ -17,7 +17,7 @@ from stepdistill_jax.evaluation.report import (
   tables as tables_lib,
   text as text_report,
 )
-from stepdistill_jax.util import errors, pages, runtime
+from stepdistill_jax.util import durable_files, errors, pages, runtime
 
 SCHEMA_VERSION = 1
 _TEMPLATE = pathlib.Path(__file__).parent / "templates" / "evaluation.html"
@@ -107,7 +107,7 @@ def write(
     written.append(_write_tensorboard(folder / "tensorboard", results))
   texts["results.json"] = dump_json(results)
   for name, text in texts.items():
-    write_atomically(folder / name, text)
+    durable_files.replace(folder / name, text)
     written.append(folder / name)
   return written
 
@@ -157,14 +157,6 @@ def _finite(value):
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-  """Writes a text file that is whole whenever it is there."""
-  temporary = path.with_name(path.name + ".tmp")
-  # A lone surrogate in a model's text must not stop a report.
-  temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-  temporary.replace(path)
 
 
 _CSV_FIELDS = ("benchmark", "split", "name", "kind", "mode", "rules", "n",

@@ -19,7 +19,7 @@ from stepdistill_jax.evaluation.report import (
   tables as tables_lib,
   text as text_report,
 )
-from stepdistill_jax.util import errors, pages
+from stepdistill_jax.util import durable_files, errors, pages
 
 SCHEMA_VERSION = 1
 _TEMPLATE = pathlib.Path(__file__).parent / "templates" / "runs.html"
@@ -186,7 +186,7 @@ def write(report: RunReport, folder: pathlib.Path) -> dict[str, Any]:
                 "created", "code_version", "skipped")}),
         "report.json": outputs.dump_json(result)}
     for name, text in texts.items():
-      (folder / name).write_text(text, encoding="utf-8")
+      durable_files.replace(folder / name, text)
   except OSError as error:
     raise errors.UserError(
         f"--output={folder} cannot be written: {error.strerror}") from error

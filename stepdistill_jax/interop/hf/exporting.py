@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from stepdistill_jax.data import tokenizer_files
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
   restore_choice,
 )

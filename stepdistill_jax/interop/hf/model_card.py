@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import Any
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
 )
 from stepdistill_jax.interop import run_context, run_folder

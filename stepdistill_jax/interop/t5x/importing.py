@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
   restore_choice,
 )

@@ -10,7 +10,7 @@ import pytest
 import tensorstore as ts
 
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
 )
 from stepdistill_jax.interop import inspect_checkpoint

@@ -24,7 +24,7 @@ import msgpack
 import numpy as np
 import tensorstore as ts
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
   legacy as legacy_checkpoints,
 )

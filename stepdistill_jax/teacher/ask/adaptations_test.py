@@ -1,6 +1,7 @@
 """Requests in the form that a server takes."""
 
 import asyncio
+import dataclasses
 import json
 
 import pytest
@@ -110,3 +111,23 @@ def test_system_texts_go_to_the_next_users_turn():
       [system("a"), system("b"), user("c"), assistant("d"), system("e"),
        user("f"), system("g")]) == [
            user("a\n\nb\n\nc"), assistant("d"), user("e\n\nf"), user("g")]
+
+
+def test_what_is_asked_for_by_flag():
+  from stepdistill_jax.teacher import prompts
+
+  settings = requests.Settings(model="m", max_tokens=50)
+  prompt = prompts.find("conversation", "any")
+  fields = {"messages": MESSAGES}
+  plain = requests.build(settings, prompt, fields, [0])
+  assert plain.body["messages"] == MESSAGES and plain.max_tokens == 50
+  # As it is in the manifests of caches written before the flag.
+  assert "merge_system" not in settings.as_json()
+  merged = requests.build(
+      dataclasses.replace(settings, merge_system=True), prompt, fields, [0])
+  assert merged.body["messages"] == adaptations.merge_system(MESSAGES)
+  assert merged.key != plain.key
+  longer = requests.build(
+      dataclasses.replace(settings, extra_body={"max_completion_tokens": 70}),
+      prompt, fields, [0])
+  assert "max_tokens" not in longer.body and longer.max_tokens == 70

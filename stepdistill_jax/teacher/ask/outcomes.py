@@ -84,7 +84,8 @@ def lines(outcome: job.Outcome, imported) -> list[str]:
       f"them retries, {progress.copied:,} completions shared by identical "
       "requests")
   if progress.failures:
-    told.append("  failed attempts: " + _counts(progress.failures))
+    told.append("  failed attempts: " + _counts(progress.failures)
+                + f"; the last: {progress.last_failure}")
   if progress.asked_again:
     told.append(f"  asked again though in doubt: {progress.asked_again:,}, "
                 "which the server may have charged twice")

@@ -21,7 +21,8 @@ def test_a_collection_that_nobody_can_use_fails_and_is_kept(tmp_path, capsys):
       usage={"prompt_tokens": 9, "completion_tokens": 3})
   args = argparse.Namespace(
       min_success_ratio=0.7, no_records=False, reject_wrong=False, json=False,
-      records_dir=str(tmp_path / "records"))
+      records_dir=str(tmp_path / "records"), kind=None, labels="", marker=[],
+      thinking="missing")
   with pytest.raises(errors.UserError, match=(
       "train: 1 no_marker .*kept in .*see `stepdistill teacher audit")):
     command.finish(args, outcome)

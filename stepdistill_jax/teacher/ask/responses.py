@@ -137,8 +137,9 @@ def _choice(choice: Mapping[str, Any], secret: str) -> Choice:
     if not thinking:
       raise ValueError("content is null")
     raise failures.Failure(
-        failures.ONLY_THINKING, "content is null beside "
-        f"{len(thinking):,} characters of reasoning", thinking=thinking)
+        failures.ONLY_THINKING, f"content is null beside {len(thinking):,} "
+        "characters of reasoning; the server's reasoning parser may have taken "
+        "the answer as well", thinking=thinking)
   return Choice(output or "", finish_reason, thinking)
 
 

@@ -64,6 +64,7 @@ class Progress:
     requests: sent, retries included.
     retries: sent again after a passing failure.
     failures: named reason -> failed attempts.
+    last_failure: what the server said at the last of them.
     prompt_tokens: as the server told.
     completion_tokens: as the server told.
     usd: dollars for these tokens.
@@ -81,6 +82,7 @@ class Progress:
   requests: int = 0
   retries: int = 0
   failures: dict[str, int] = dataclasses.field(default_factory=dict)
+  last_failure: str = ""
   prompt_tokens: int = 0
   completion_tokens: int = 0
   usd: float = 0.0
@@ -132,7 +134,6 @@ class Collector:
     self._unsynced = 0
     self._refused_in_a_row = self._failed_at_start = 0
     self._any_answer = False
-    self._last_failure: failures.Failure | None = None
     self._appended = asyncio.Event()
 
   def stop(self, reason: str, message: str = "") -> None:
@@ -290,7 +291,7 @@ class Collector:
       if breaker.is_open:
         await self._unless_stopping(breaker.ready())
     except limits.BreakerGaveUp as error:
-      self.stop(SERVER_DOWN, f"{error}; the last: {self._last_failure}")
+      self.stop(SERVER_DOWN, f"{error}; the last: {self.progress.last_failure}")
     if self._request_rate is not None:
       await self._unless_stopping(self._request_rate.acquire())
     if self._token_rate is not None:
@@ -322,7 +323,7 @@ class Collector:
   def _note_failure(self, failure: failures.Failure) -> None:
     """Counts a failure; stops the run where nothing else can be expected."""
     progress, breaker = self.progress, self._bounds.breaker
-    self._last_failure = failure
+    progress.last_failure = str(failure)
     progress.failures[failure.reason] = (
         progress.failures.get(failure.reason, 0) + 1)
     self._failed_at_start += not (self._any_answer or failure.ends_run)

@@ -12,6 +12,7 @@ from stepdistill_jax.teacher.ask import (
   client,
   failures,
   job as job_lib,
+  outcomes,
   responses,
   retries,
 )
@@ -260,6 +261,8 @@ def test_what_failed_attempts_cost_counts_now_and_after_a_rerun(tmp_path):
   (failed,) = [line for line in lines(spec) if line["error"]]
   assert failed["thinking"] == "lent"
   assert failed["usage"]["prompt_tokens"] == 2000
+  assert "  failed attempts: 3 only_thinking; the last: null" in (
+      outcomes.lines(outcome, None))
   # Superseded, its cost stays; for the budget too.
   outcome = ask_by(spec, answer)
   assert outcome.usable == 3 and outcome.progress.requests == 1

@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -175,6 +174,9 @@ class Store:
     with self._transaction():
       for line in lines:
         self._enter(line)
+      self._database.executemany(
+          "DELETE FROM under_way WHERE key = ?",
+          {(_short(line["request"]),) for line in lines})
 
   def sync(self) -> None:
     """Returns when all that was appended is on the disk."""
@@ -205,7 +207,9 @@ class Store:
       **counted: what the run counted, for the manifest.
     """
     try:
-      shards = self._write_shards()
+      lines = (line for (line,) in self._database.execute(
+          "SELECT line FROM samples ORDER BY rowid"))
+      shards = completions.write_shards(self.folder, lines, self._shard_bytes)
       self._write_manifest(
           complete, shards=shards, count=sum(s["count"] for s in shards),
           **counted)
@@ -246,8 +250,8 @@ class Store:
         database.execute("BEGIN")
         for table in _TABLES:
           database.execute(table)
-        for line in self._shard_lines():
-          self._enter(line)
+        for line, text in self._shard_lines():
+          self._enter(line, text)
         database.executemany("INSERT OR IGNORE INTO under_way VALUES (?)",
                              [(key,) for key in _old_journal(self.folder)])
         completions.mark_whole(database)
@@ -276,22 +280,28 @@ class Store:
         f"cannot write to {self.folder}: {error}; what was collected is safe, "
         "make room and run the same command again")
 
-  def _enter(self, line: Line) -> None:
-    """Enters a line; a completion supersedes an error, nothing else does."""
-    sample = line.get("sample", 0)
-    if before := self.line(line["id"], sample):
-      if not ending(before).startswith(ERROR):
-        return
-      if paid := _paid_for(before):
-        line = dict(line, paid_in_vain=paid + Counter(
-            line.get("paid_in_vain") or {}))
+  def _enter(self, line: Line, text: str = "") -> None:
+    """Enters a line; a completion supersedes an error, nothing else does.
+
+    Args:
+      line: the line.
+      text: its JSON; made where it is not given.
+    """
+    key = line["id"], line.get("sample", 0)
+    before = self._database.execute(
+        "SELECT reason, line FROM samples WHERE id = ? AND sample = ?",
+        key).fetchone()
+    if before and not before[0].startswith(ERROR):
+      return
+    if before and (paid := _paid_for(json.loads(before[1]))):
+      text, line = "", dict(line, paid_in_vain=paid + Counter(
+          line.get("paid_in_vain") or {}))
     paid = _paid_for(line)
     self._database.execute(
         "INSERT OR REPLACE INTO samples VALUES (?,?,?,?,?,?,?,?)",
-        (line["id"], sample, ending(line), line["request"], "copy_of" in line,
-         paid["prompt_tokens"], paid["completion_tokens"], json.dumps(line)))
-    self._database.execute("DELETE FROM under_way WHERE key = ?",
-                           (_short(line["request"]),))
+        (*key, ending(line), line["request"], "copy_of" in line,
+         paid["prompt_tokens"], paid["completion_tokens"],
+         text or json.dumps(line)))
 
   def _lines(self, where: str, *values: Any) -> Iterator[dict[str, Any]]:
     for (line,) in self._database.execute(
@@ -319,9 +329,7 @@ class Store:
       for key in ("shards", "count"):
         manifest.pop(key, None)
     self._manifest = manifest
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    durable_files.replace(self.folder / completions.MANIFEST,
-                          (text + "\n").encode("utf-8"))
+    completions.write_manifest(self.folder, manifest)
 
   def _require_same_identity(self) -> None:
     if not (self.folder / completions.MANIFEST).exists():
@@ -337,7 +345,7 @@ class Store:
         key: value for key, value in self._identity.items()
         if has_any or key in _NEVER_FREE_KEYS})
 
-  def _shard_lines(self) -> Iterator[dict[str, Any]]:
+  def _shard_lines(self) -> Iterator[tuple[Line, str]]:
     """The lines of the shards, without a last one that has no end."""
     shards = completions.shard_paths(self.folder)
     for path in shards:
@@ -346,40 +354,12 @@ class Store:
         for raw in file:
           line = _parse(raw)
           if line is not None:
-            yield line
+            yield line, raw[:-1].decode() if raw.isascii() else ""
           elif path != shards[-1] or raw.endswith(b"\n"):
             raise errors.UserError(
                 f"{path} is damaged at byte {offset}: not a line of a "
                 "teacher cache; restore it, or collect into another folder")
           offset += len(raw)
-
-  def _write_shards(self) -> list[dict[str, Any]]:
-    """Writes all lines, in the order in which they came; describes them."""
-    shards: list[dict[str, Any]] = []
-    new: list[pathlib.Path] = []
-    lines = self._database.execute("SELECT line FROM samples ORDER BY rowid")
-    line = next(lines, None)
-    while line is not None:
-      name = f"shard-{len(shards):05d}.jsonl"
-      digest, count = hashlib.sha256(), 0
-      new.append(self.folder / f".{name}")
-      with new[-1].open("wb") as file:
-        while line is not None and file.tell() < self._shard_bytes:
-          data = line[0].encode("ascii") + b"\n"
-          digest.update(data)
-          file.write(data)
-          count += 1
-          line = next(lines, None)
-        file.flush()
-        os.fsync(file.fileno())
-      shards.append(
-          {"name": name, "count": count, "sha256": digest.hexdigest()})
-    for path in new:
-      os.replace(path, path.with_name(path.name[1:]))
-    for path in completions.shard_paths(self.folder)[len(new):]:
-      path.unlink()
-    durable_files.sync_folder(self.folder)
-    return shards
 
 
 def ending(line: Line) -> str:

@@ -228,7 +228,7 @@ def test_shards_that_cannot_be_written_lose_nothing(tmp_path, monkeypatch):
     raise OSError(28, "No space left on device")
 
   with monkeypatch.context() as patch:
-    patch.setattr(store_lib.os, "fsync", full)
+    patch.setattr(os, "fsync", full)
     with pytest.raises(errors.UserError, match="No space left.*is safe"):
       store.close(complete=True)
   store.abandon()
@@ -257,7 +257,7 @@ def test_killed_while_it_writes_shards_it_loses_nothing(
     replace(*paths)
 
   with monkeypatch.context() as patch:
-    patch.setattr(store_lib.os, "replace", replace_or_die)
+    patch.setattr(os, "replace", replace_or_die)
     try:
       store.close(complete=True)
     except Killed:
@@ -272,14 +272,17 @@ def test_a_cache_of_before_is_read_with_what_it_left_in_doubt(tmp_path):
   (tmp_path / "manifest.json").write_text(json.dumps({
       key: value for key, value in completions.read_manifest(
           tmp_path).items() if key not in ("shards", "count")}))
-  with (tmp_path / "shard-00000.jsonl").open("a") as file:
-    file.write(json.dumps(line(3)) + "\n" + '{"id": "cut')
+  with (tmp_path / "shard-00000.jsonl").open("a", encoding="utf-8") as file:
+    # As no program here writes it, but a person may.
+    file.write(json.dumps(line(3, output="é"), ensure_ascii=False) + "\n"
+               + '{"id": "cut')
   (tmp_path / ".sent").write_text(
       f"+{'ab' * 16}\n+{'cd' * 16}\n-{'ab' * 16}\n+{'ef' * 3}")
   for _ in range(2):
     with make(tmp_path) as store:
       assert store.in_doubt == {"cd" * 16}
       assert store.counts() == {"stop": 4}
+      assert store.line("d/train/3", 0)["output"] == "é"
   store = make(tmp_path, [4])
   store.sent("cd" * 32)
   store.append([line(5, key="cd" * 32)])

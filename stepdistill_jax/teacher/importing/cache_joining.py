@@ -14,7 +14,6 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import sqlite3
 from typing import Any
 
 from stepdistill_jax.answers import (
@@ -27,7 +26,7 @@ from stepdistill_jax.answers import (
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import completions, text_files
 from stepdistill_jax.teacher.importing import joining, self_consistency
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import errors, temporary_database
 
 # Endings that leave no completion to read, by their own names.
 _NO_ANSWER = {"refusal": "refusal", "content_filter": "content_filter",
@@ -154,7 +153,8 @@ def line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
     try:
       row = spec.read_row(fields)
       row.position = position
-      if spec.label_kind == datasets.CHOICE and not row.choices:
+      if not row.choices and spec.label_kind in (
+          datasets.CHOICE, datasets.CHOICES):
         row.choices = kinds.lettered_choices(row.inputs)
     except datasets.BadRow as error:
       reason = str(error)
@@ -187,14 +187,11 @@ def _rows(folder: pathlib.Path, form: Form
     for position, entry in enumerate(entries):
       yield position, [entry]
     return
-  # A temporary database: small ones stay in memory, large ones go to disk.
-  database = sqlite3.connect("", isolation_level=None)
+  database = temporary_database.create(
+      "CREATE TABLE lines (position INTEGER, id TEXT, sample INTEGER, "
+      "number INTEGER, line TEXT, PRIMARY KEY (position, id, sample, number)"
+      ") WITHOUT ROWID")
   try:
-    database.execute(
-        "CREATE TABLE lines (position INTEGER, id TEXT, sample INTEGER, "
-        "number INTEGER, line TEXT, PRIMARY KEY (position, id, sample, number)"
-        ") WITHOUT ROWID")
-    database.execute("BEGIN")
     for entry in entries:
       key = _order(entry)
       if key is None:  # Nobody knows of which row it is.

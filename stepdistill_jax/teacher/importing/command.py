@@ -34,7 +34,6 @@ import collections
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 from stepdistill_jax.answers import reading
@@ -43,7 +42,12 @@ from stepdistill_jax.teacher.importing import (
   counts as import_counts,
   row_inputs,
 )
-from stepdistill_jax.util import argument_parser, errors, locations
+from stepdistill_jax.util import (
+  argument_parser,
+  durable_files,
+  errors,
+  locations,
+)
 
 SUMMARY = "join teacher outputs with rows into distillation records"
 
@@ -235,9 +239,7 @@ def install_vocabulary(source: str) -> pathlib.Path:
         "0, 1, 2")
   target = locations.data_home() / "vocab" / "spiece.model"
   target.parent.mkdir(parents=True, exist_ok=True)
-  temporary = target.with_name(f".spiece.model.{os.getpid()}")
-  shutil.copyfile(source, temporary)
-  os.replace(temporary, target)
+  durable_files.replace(target, pathlib.Path(source).read_bytes())
   return target
 
 

@@ -1,29 +1,19 @@
-"""Completions by their inputs, for joins by content; kept on disk.
-
-An SQLite database without a name is temporary: small ones stay in memory,
-large ones go to disk, so memory does not grow with the cache.
-"""
+"""Completions by their inputs, for joins by content; kept on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-import sqlite3
+
+from stepdistill_jax.util import temporary_database
 
 
 class ContentIndex:
   """Maps the hash of an input to the first completion seen for it."""
 
   def __init__(self):
-    self._database = sqlite3.connect("", isolation_level=None)
-    self._database.executescript("""
-        PRAGMA journal_mode = OFF;
-        PRAGMA synchronous = OFF;
-        PRAGMA cache_size = -32768;  -- kB.
-        CREATE TABLE completions (
-            hash TEXT PRIMARY KEY, output TEXT, place TEXT, used INTEGER
-        ) WITHOUT ROWID;
-        BEGIN;
-    """)
+    self._database = temporary_database.create(
+        "CREATE TABLE completions (hash TEXT PRIMARY KEY, output TEXT, "
+        "place TEXT, used INTEGER) WITHOUT ROWID")
 
   def add(self, hashed_input: str, output: str, where: str) -> bool:
     """Adds a completion; False if its input has one already."""

@@ -1,5 +1,4 @@
 import collections
-import json
 
 import pytest
 
@@ -134,13 +133,26 @@ def test_an_edited_cache_is_refused(tmp_path):
     importing.import_cache(tmp_path / "c", output=tmp_path / "r")
 
 
-def test_a_cache_goes_on_after_a_cut_line(tmp_path):
+def test_a_cache_is_written_as_a_whole_or_not_at_all(tmp_path):
+  def ids():
+    return [entry.value["id"]
+            for entry in completions.read_completions(tmp_path / "c")]
+
   write_cache(tmp_path / "c", "train", [completion(0), completion(1)])
+  with pytest.raises(KeyError):
+    write_cache(tmp_path / "c", "train", (
+        {}["no such row"] for _ in range(1)))
+  assert ids() == ["0", "1"]
+  with pytest.raises(errors.UserError, match="with split 'train', not 'test'"):
+    write_cache(tmp_path / "c", "test", [completion(2)])
+  assert ids() == ["0", "1"]
+  # A cut one is refused, and written again is whole.
   shard = tmp_path / "c" / "shard-00000.jsonl"
   shard.write_bytes(shard.read_bytes()[:-5])
+  with pytest.raises(errors.UserError, match="sha256 differs"):
+    ids()
   write_cache(tmp_path / "c", "train", [completion(2)])
-  ids = [json.loads(line)["id"] for line in shard.read_text().splitlines()]
-  assert ids == ["0", "2"]
+  assert ids() == ["2"]
   importing.import_cache(tmp_path / "c", output=tmp_path / "r")
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import labels as labels_lib
+from stepdistill_jax.answers import kinds, labels as labels_lib
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.importing import record_importer
@@ -61,8 +61,11 @@ def with_kind(
       raise errors.UserError(
           "--kind=class: no row has a human label, so nothing says which "
           "labels there are; name them with --labels=a,b")
-  elif chosen == datasets.CHOICE and all(len(label) == 1 for label in labels):
-    closed = tuple(sorted(set(labels)))
+  elif chosen in (datasets.CHOICE, datasets.CHOICES):
+    letters = {part.strip("()[]. ") for label in labels
+               for part in kinds.parts(label)}
+    if all(len(letter) == 1 for letter in letters):
+      closed = tuple(sorted(letters))
   said = f"labels are of kind {chosen}"
   if closed and chosen == datasets.CLASS:
     said += f" ({len(closed):,}: {', '.join(closed[:5])}" + (

@@ -134,6 +134,23 @@ def test_letters_stay_letters(tmp_path):
   assert not spec.judge("here", "B", inputs=rows[0]["q"]).correct
 
 
+@pytest.mark.parametrize("gold, labels", [
+    ("A, C", ["A, C", "A, C", "", "B"]),
+    ("here, not here", ["here, not here", "here, not here", "", "there"])])
+def test_several_choices(tmp_path, gold, labels):
+  rows = [{"q": f"Which {i}?\nA) here\nB) there\nC) not here", "desk": gold,
+           "out": out} for i, out in enumerate([
+               "Hm. The answer is (C) and (A).", "Hm. Answer: here, not here",
+               "Hm. The answer is A and nowhere.", "Hm. The answer is **B**."])]
+  result, found = imported(tmp_path, rows, COLUMNS)
+  assert result.info["kind"] == "choices"
+  assert [r.teacher_label for r in found] == labels
+  assert result.info["sources"]["test"]["rules"]["strict"]["correct"] == 2
+  spec = examples.load("mine", "test", records_dir=tmp_path / "r").spec
+  assert spec.judge("C, A", gold, inputs=rows[0]["q"]).correct
+  assert not spec.judge("A", gold, inputs=rows[0]["q"]).correct
+
+
 def test_a_known_data_sets_own_label_column(tmp_path):
   rows = [{"q": "2 + 2?", "desk": "2+2=<<2+2=4>>4.\n#### 4",
            "out": "2 + 2 = 4. The answer is 4."},

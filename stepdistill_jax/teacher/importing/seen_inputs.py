@@ -1,12 +1,8 @@
-"""Which inputs were seen before: repeated rows, rows that leak across splits.
-
-An SQLite database without a name is a temporary one: small ones stay in
-memory, large ones go to disk, so memory does not grow with the data set.
-"""
+"""Which inputs were seen before: repeated rows, rows in several splits."""
 
 from __future__ import annotations
 
-import sqlite3
+from stepdistill_jax.util import temporary_database
 
 # SQLite's integers are signed, our hashes are not.
 _TWO_63, _TWO_64 = 2**63, 2**64
@@ -16,16 +12,9 @@ class SeenInputs:
   """Counts inputs by their hash in each split."""
 
   def __init__(self):
-    self._database = sqlite3.connect("", isolation_level=None)
-    self._database.executescript("""
-        PRAGMA journal_mode = OFF;
-        PRAGMA synchronous = OFF;
-        PRAGMA cache_size = -32768;  -- kB.
-        CREATE TABLE seen (
-            hash INTEGER, split TEXT, n INTEGER, PRIMARY KEY (hash, split)
-        ) WITHOUT ROWID;
-        BEGIN;
-    """)
+    self._database = temporary_database.create(
+        "CREATE TABLE seen (hash INTEGER, split TEXT, n INTEGER, "
+        "PRIMARY KEY (hash, split)) WITHOUT ROWID")
 
   def add(self, hashed_input: str, split: str) -> int:
     """Counts an input; returns its occurrence in its split, from 1.

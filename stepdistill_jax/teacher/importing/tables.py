@@ -262,7 +262,7 @@ def _join_columns_of(
   row = datasets.Row(
       values["inputs"], "", position=position,
       choices=kinds.lettered_choices(values["inputs"])
-      if spec.label_kind == datasets.CHOICE else ())
+      if spec.label_kind in (datasets.CHOICE, datasets.CHOICES) else ())
   row.label = labels_lib.human_label(spec, values.get("label", ""), row)
   if "output" in columns:
     problem = "" if values["output"] else parsing.NO_COMPLETION

@@ -8,10 +8,8 @@ from typing import Any
 from flax import linen as nn, struct
 import jax.numpy as jnp
 
-from stepdistill_jax.embedded_t5x.examples.t5 import (
-  layers,
-  network as t5_network,
-)
+from stepdistill_jax.embedded_t5x.examples.decoder_only import layers
+from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
 
 Array = Any
 
@@ -45,14 +43,22 @@ class DecoderLayer(t5_network.Layer):
   @nn.compact
   def __call__(
       self, inputs: Array, decoder_mask: Array | None = None,
-      decoder_bias: Array | None = None, deterministic: bool = False,
-      decode: bool = False, decode_index: Array | None = None,
-      prefill: bool = False) -> Array:
-    """[batch, length, embed] -> [batch, length, embed]."""
+      deterministic: bool = False, decode: bool = False,
+      max_decode_length: int | None = None, prefill: bool = False,
+      prefill_lengths: Array | None = None, *,
+      decoder_bias: Array | None = None, network_cache: bool = False,
+      decode_index: Array | None = None) -> Array:
+    """[batch, length, embed] -> [batch, length, embed].
+
+    The arguments are those of T5's `DecoderLayer`, and the attention's.
+    """
+    length = decode and max_decode_length or inputs.shape[-2]
+    decoder_bias = self.bias(decoder_bias, length, False, decode=decode)
     x = self.norm(inputs, "pre_self_attention_layer_norm")
     x = self.attention("self_attention")(
         x, x, decoder_mask, decoder_bias, deterministic=deterministic,
-        decode=decode, decode_index=decode_index, prefill=prefill)
+        decode=decode, prefill=bool(prefill), prefill_lengths=prefill_lengths,
+        network_cache=network_cache, decode_index=decode_index)
     x = self.residual(inputs, x, deterministic, "post_self_attention_dropout")
     return self.mlp_block(x, deterministic, "post_mlp_dropout")
 
@@ -69,7 +75,7 @@ class Decoder(nn.Module):
       decoder_positions: Array | None = None,
       decoder_causal_attention: Array | None = None, *,
       enable_dropout: bool = True, decode: bool = False,
-      max_decode_length: int | None = None, prefill: bool = False,
+      max_decode_length: int | None = None, prefill: bool | None = False,
       prefill_lengths: Array | None = None) -> Array:
     """Logits of all positions.
 
@@ -113,7 +119,8 @@ class Decoder(nn.Module):
         t5_network.relative_bias(cfg), y.shape[-2], max_decode_length, index)
     for i in range(cfg.num_layers):
       y = DecoderLayer(cfg, name=f"layers_{i}")(
-          y, mask, bias, deterministic, decode, index, prefill)
+          y, mask, deterministic, decode, prefill=prefill, decoder_bias=bias,
+          network_cache=True, decode_index=index)
 
     y = layers.LayerNorm(dtype=cfg.dtype, name="decoder_norm")(y)
     y = t5_network.dropout(cfg, "output_dropout")(

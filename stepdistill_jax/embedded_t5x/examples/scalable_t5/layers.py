@@ -18,6 +18,9 @@ from stepdistill_jax.embedded_t5x.examples.t5 import layers as t5_layers
 from stepdistill_jax.embedded_t5x.examples.t5.layers import *  # noqa: F403
 
 Array = Any
+InitializerAxis = int | tuple[int, ...]
+NdInitializer = Callable[..., Array]
+variance_scaling = nn.initializers.variance_scaling
 
 
 def nd_dense_init(

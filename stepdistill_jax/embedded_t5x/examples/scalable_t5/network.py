@@ -83,7 +83,7 @@ class EncoderLayer(_ScalableLayer, t5_network.EncoderLayer):
     bias = t5_network.relative_bias(self.config)(
         inputs.shape[-2], inputs.shape[-2], True)
     return self.output(super().__call__(
-        inputs, encoder_mask, bias, deterministic))
+        inputs, encoder_mask, deterministic, encoder_bias=bias))
 
 
 class DecoderLayer(_ScalableLayer, t5_network.DecoderLayer):
@@ -93,13 +93,17 @@ class DecoderLayer(_ScalableLayer, t5_network.DecoderLayer):
   def __call__(
       self, inputs, encoded, decoder_mask=None, encoder_decoder_mask=None,
       deterministic=False, decode=False, max_decode_length=None,
-      decode_index=None):
+      network_cache=False, decode_index=None):
+    length = inputs.shape[-2]
+    if decode and not network_cache:
+      length = max_decode_length or length
     bias = t5_network.decoder_bias(
-        t5_network.relative_bias(self.config), inputs.shape[-2],
-        max_decode_length, decode_index)
+        t5_network.relative_bias(self.config), length, max_decode_length,
+        decode_index)
     return self.output(super().__call__(
-        inputs, encoded, decoder_mask, encoder_decoder_mask, bias,
-        deterministic, decode, decode_index))
+        inputs, encoded, decoder_mask, encoder_decoder_mask, deterministic,
+        decode, max_decode_length, decoder_bias=bias,
+        network_cache=network_cache, decode_index=decode_index))
 
 
 def _run_stack(
@@ -154,8 +158,8 @@ class Decoder(t5_network.Decoder):
       decode, max_decode_length, index):
     return _run_stack(
         self, DecoderLayer, "decoder", self.config.num_decoder_layers,
-        (4, 5, 6), y, encoded, decoder_mask, encoder_decoder_mask,
-        deterministic, decode, max_decode_length, index)
+        (4, 5, 6, 7), y, encoded, decoder_mask, encoder_decoder_mask,
+        deterministic, decode, max_decode_length, True, index)
 
 
 class Transformer(t5_network.Transformer):

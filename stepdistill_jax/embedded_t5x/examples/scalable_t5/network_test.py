@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
-from stepdistill_jax.embedded_t5x import test_utils
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import network
 from stepdistill_jax.embedded_t5x.examples.t5 import network as t5_network
 from stepdistill_jax.util import errors
+from tests.support import tiny_models
 
-BATCH = test_utils.make_batch(4, packed=True)
+BATCH = tiny_models.make_batch(4, packed=True)
 
 
 def _model(**config):
-  return test_utils.make_model(network, config)
+  return tiny_models.make_model(network, config)
 
 
 @functools.cache
 def _scanned_variables():
-  return test_utils.initial_variables(_model())
+  return tiny_models.initial_variables(_model())
 
 
 def _unstack(params):
@@ -31,7 +31,7 @@ def _unstack(params):
   params = jax.tree.map(lambda x: x, params)  # A copy to take apart.
   for side in ("encoder", "decoder"):
     stacked = params[side].pop(side)
-    for i in range(test_utils.SIZES[f"num_{side}_layers"]):
+    for i in range(tiny_models.SIZES[f"num_{side}_layers"]):
       params[side][f"layers_{i}"] = jax.tree.map(
           lambda x, i=i: jnp.take(x, i, axis=1), stacked)
   return params
@@ -107,7 +107,7 @@ def test_configurations_that_cannot_work_are_refused():
 
 def test_decoding_equals_unrolled():
   params = _scanned_variables()["params"]
-  batch = test_utils.make_batch(6)
+  batch = tiny_models.make_batch(6)
   decode = lambda model, params: jax.jit(
       lambda p: model.predict_batch_with_aux(
           p, batch, num_decodes=3, return_all_decodes=True))(params)
@@ -122,4 +122,4 @@ def test_decoding_equals_unrolled():
 def test_frozen_parameters_work_too():
   params = flax.core.freeze(_scanned_variables()["params"])
   assert np.isfinite(jax.jit(_model().score_batch)(
-      params, test_utils.make_batch(1))).all()
+      params, tiny_models.make_batch(1))).all()

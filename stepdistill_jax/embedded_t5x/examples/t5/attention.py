@@ -1,4 +1,10 @@
-"""Multi-head attention, with the caches that decoding needs."""
+"""Multi-head attention, with the caches that decoding needs.
+
+There are two caches. T5X's networks hand over `decode` alone, and each
+attention counts its positions in its own `cache_index`. Our networks count
+once for all layers (`network_cache`), keep heads before positions, so that a
+step transposes nothing, and compute the encoder's keys and values once.
+"""
 
 from __future__ import annotations
 
@@ -103,33 +109,47 @@ class MultiHeadDotProductAttention(nn.Module):
   def __call__(
       self, inputs_q: Array, inputs_kv: Array, mask: Array | None = None,
       bias: Array | None = None, *, decode: bool = False,
-      deterministic: bool = False, decode_index: Array | None = None,
-      static_kv: bool = False, prefill: bool = False) -> Array:
+      deterministic: bool = False, prefill: bool = False,
+      prefill_lengths: Array | None = None, network_cache: bool = False,
+      decode_index: Array | None = None, static_kv: bool = False) -> Array:
     """Attends from `inputs_q` to `inputs_kv`.
 
-    Decoding has two caches, in the collection `cache`, made by a first call
-    on whole sequences:
-    * self-attention (`decode`): that call makes room for the keys and values
-      of all positions. A call with `prefill` keeps those of a whole prompt.
-      Each later call brings one position and writes it at `decode_index`.
-    * cross-attention (`static_kv`): that call keeps the encoder's keys and
-      values. Later calls use them and ignore `inputs_kv`; they may bring
-      several rows (beams) for each row of the cache, side by side.
+    Decoding begins with a call with `decode` on whole sequences, which makes
+    room in the collection `cache` for the keys and values of all positions.
+    A call with `prefill` then keeps those of whole prompts, if there are any.
+    Each later call with `decode` brings one position of each row:
+
+        cached_key, cached_value: [batch, heads, head_dim, length]
+        cache_index: int32, a scalar, or [batch] after `prefill`
+
+    With `network_cache` the position comes from the caller, as
+    `decode_index`, and the mask and the biases are those of that position;
+    the cache is `[batch, heads, length, head_dim]`. Attention to the encoder
+    (`static_kv`) keeps its keys and values as the first call gave them. Later
+    calls use them and ignore `inputs_kv`; they may bring several rows (beams)
+    for each row of the cache, side by side.
 
     Args:
       inputs_q: `[batch, q_length, embed]`.
       inputs_kv: `[batch, kv_length, embed]`.
       mask: `[batch, 1 or heads, q_length, kv_length]`, nonzero = visible.
-      bias: broadcastable to `[batch, heads, q_length, kv_length]`.
+      bias: broadcastable to `[batch, heads, q_length, kv_length]`; at a
+        decoding step of T5X's, that of all pairs of positions.
       decode: use the self-attention cache.
+      prefill: fill the self-attention cache.
+      prefill_lengths: int `[batch]`, positions of each prompt; None takes
+        those that the mask's first row shows.
       decode_index: position being decoded: a scalar, or `[batch]`.
-      static_kv: use the cross-attention cache.
-      prefill: fill the self-attention cache; what is after the prompt is
-        overwritten before anything attends to it.
 
     Returns:
       `[batch, q_length, embed]`.
+
+    Raises:
+      ValueError: `decode` and `prefill` together, or a step of another shape
+        than the cache's.
     """
+    if prefill and decode:
+      raise ValueError("prefill and decode are different calls")
     # The division is in the compute dtype, as T5X has it.
     scale = jnp.sqrt(self.head_dim).astype(self.dtype)
     query = self._to_heads(
@@ -145,7 +165,11 @@ class MultiHeadDotProductAttention(nn.Module):
       if static_kv:
         self.put_variable("cache", "cross_key", _as_cached(key))
         self.put_variable("cache", "cross_value", _as_cached(value))
-    if prefill:
+    if not network_cache:
+      if prefill or decode:
+        key, value, mask, bias = self._with_own_index(
+            key, value, mask, bias, prefill, prefill_lengths)
+    elif prefill:
       self.put_variable("cache", "cached_key", _as_cached(key))
       self.put_variable("cache", "cached_value", _as_cached(value))
     elif decode:
@@ -184,6 +208,52 @@ class MultiHeadDotProductAttention(nn.Module):
         features=(self.num_heads, self.head_dim), axis=-1, dtype=self.dtype,
         kernel_init=init, kernel_axes=self.in_axes, name=name)(inputs)
     return with_sharding_constraint(heads, ("batch", "length", "heads", "kv"))
+
+  def _with_own_index(
+      self, key: Array, value: Array, mask: Array | None, bias: Array | None,
+      prefill: bool, prefill_lengths: Array | None) -> tuple[Any, ...]:
+    """Makes, fills or reads the cache that T5X documents.
+
+    Returns:
+      The keys and values to attend to, `[batch, length, heads, head_dim]`, and
+      their mask and biases.
+    """
+    made = not self.has_variable("cache", "cached_key")
+    names = "cached_key", "cached_value"
+    cached = [
+        self.variable("cache", name, lambda x=x: jnp.zeros_like(
+            jnp.moveaxis(x, -3, -1))) for name, x in zip(names, (key, value))]
+    index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
+    if made:
+      return key, value, mask, bias
+    *batch, heads, head_dim, length = cached[0].value.shape
+    positions = jnp.arange(length)
+    as_column = lambda i: jnp.reshape(i, (-1, 1, 1, 1))
+    if prefill:
+      if prefill_lengths is None:
+        prefill_lengths = jnp.sum(mask[:, 0, 0], -1).astype(jnp.int32)
+      for variable, new in zip(cached, (key, value)):
+        variable.value = jnp.where(
+            positions < as_column(prefill_lengths),
+            jnp.moveaxis(new, -3, -1), jnp.zeros_like(variable.value))
+      index.value = prefill_lengths
+      return key, value, mask, bias
+    expected = (*batch, 1, heads, head_dim)
+    if key.shape != expected:
+      raise ValueError(
+          f"{'/'.join(self.path)}: decoding takes one position a call: "
+          f"expected keys of shape {expected}, got {key.shape}")
+    at = as_column(index.value)
+    index.value += 1
+    for variable, new in zip(cached, (key, value)):
+      variable.value = jnp.where(
+          positions == at, jnp.moveaxis(new, -3, -1), variable.value)
+    key, value = (jnp.moveaxis(x.value, -1, -3) for x in cached)
+    mask = masks.combine_masks(
+        mask, jnp.broadcast_to(positions <= at, (*batch, 1, 1, length)))
+    if bias is not None:  # Of all pairs: the row of this position.
+      bias = jnp.take_along_axis(bias, at, axis=-2, mode="clip")
+    return key, value, mask, bias
 
   def _cached(
       self, key: Array, value: Array, index: Array | None

@@ -25,7 +25,7 @@ def check_dtype(dtype: Any) -> None:
   try:
     jnp.dtype(dtype)
   except TypeError as error:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"the network's dtype {dtype!r} is none; give for instance 'float32' "
         "or 'bfloat16'") from error
 
@@ -93,9 +93,19 @@ class Layer(nn.Module):
   """
 
   config: T5Config
+  # Biases of this layer's pairs of positions: T5X's networks hand the stack's
+  # module to each layer, ours the biases.
+  relative_embedding: nn.Module | None = None
 
   attention_cls = layers.MultiHeadDotProductAttention
   mlp_cls = layers.MlpBlock
+
+  def bias(self, given: Array | None, length: int, *arguments: Any,
+           **options: Any) -> Array | None:
+    """Biases of all pairs of `length` positions, where none are given."""
+    if given is not None or self.relative_embedding is None:
+      return given
+    return self.relative_embedding(length, length, *arguments, **options)
 
   def norm(self, x: Array, name: str) -> Array:
     return layers.LayerNorm(dtype=self.config.dtype, name=name)(x)
@@ -130,8 +140,10 @@ class EncoderLayer(Layer):
   @nn.compact
   def __call__(
       self, inputs: Array, encoder_mask: Array | None = None,
-      encoder_bias: Array | None = None, deterministic: bool = False) -> Array:
+      deterministic: bool = False, *, encoder_bias: Array | None = None
+  ) -> Array:
     """[batch, length, embed] -> [batch, length, embed]."""
+    encoder_bias = self.bias(encoder_bias, inputs.shape[-2], True)
     x = self.norm(inputs, "pre_attention_layer_norm")
     x = self.attention("attention")(
         x, x, encoder_mask, encoder_bias, deterministic=deterministic)
@@ -145,9 +157,10 @@ class DecoderLayer(Layer):
   @nn.compact
   def __call__(
       self, inputs: Array, encoded: Array, decoder_mask: Array | None = None,
-      encoder_decoder_mask: Array | None = None,
-      decoder_bias: Array | None = None, deterministic: bool = False,
-      decode: bool = False, decode_index: Array | None = None) -> Array:
+      encoder_decoder_mask: Array | None = None, deterministic: bool = False,
+      decode: bool = False, max_decode_length: int | None = None, *,
+      decoder_bias: Array | None = None, network_cache: bool = False,
+      decode_index: Array | None = None) -> Array:
     """[batch, length, embed] -> [batch, length, embed].
 
     Args:
@@ -155,20 +168,26 @@ class DecoderLayer(Layer):
       encoded: `[batch, encoder length, embed]`.
       decoder_mask: of self-attention.
       encoder_decoder_mask: of attention to the encoder.
-      decoder_bias: relative position biases of self-attention.
       deterministic: True switches dropout off.
-      decode_index: position being decoded; None when the caches are made.
+      decode: use the caches.
+      max_decode_length: static length of the cache; for relative positions.
+      decoder_bias: relative position biases of self-attention.
+      network_cache: the caller counts positions, for all layers; False lets
+        each attention count its own.
+      decode_index: the caller's; None when the caches are made.
     """
+    length = decode and max_decode_length or inputs.shape[-2]
+    decoder_bias = self.bias(decoder_bias, length, False)
     x = self.norm(inputs, "pre_self_attention_layer_norm")
     x = self.attention("self_attention")(
         x, x, decoder_mask, decoder_bias, deterministic=deterministic,
-        decode=decode, decode_index=decode_index)
+        decode=decode, network_cache=network_cache, decode_index=decode_index)
     x = self.residual(inputs, x, deterministic)
 
     y = self.norm(x, "pre_cross_attention_layer_norm")
     y = self.attention("encoder_decoder_attention")(
         y, encoded, encoder_decoder_mask, deterministic=deterministic,
-        static_kv=decode)
+        static_kv=decode and network_cache)
     return self.mlp_block(self.residual(x, y, deterministic), deterministic)
 
 
@@ -195,7 +214,7 @@ class Encoder(nn.Module):
     bias = relative_bias(self.config)(x.shape[-2], x.shape[-2], True)
     for i in range(self.config.num_encoder_layers):
       x = EncoderLayer(self.config, name=f"layers_{i}")(
-          x, encoder_mask, bias, deterministic)
+          x, encoder_mask, deterministic, encoder_bias=bias)
     return x
 
 
@@ -239,8 +258,8 @@ class Decoder(nn.Module):
         relative_bias(self.config), y.shape[-2], max_decode_length, index)
     for i in range(self.config.num_decoder_layers):
       y = DecoderLayer(self.config, name=f"layers_{i}")(
-          y, encoded, decoder_mask, encoder_decoder_mask, bias, deterministic,
-          decode, index)
+          y, encoded, decoder_mask, encoder_decoder_mask, deterministic, decode,
+          decoder_bias=bias, network_cache=True, decode_index=index)
     return y
 
 

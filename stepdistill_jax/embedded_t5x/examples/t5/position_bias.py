@@ -118,6 +118,8 @@ class RelativePositionBiases(nn.Module):
     # [num_heads, batch, length] -> [batch, num_heads, 1, length]
     return jnp.moveaxis(biases[:, window], 0, 1)[:, :, None, :]
 
+  _relative_position_bucket = staticmethod(relative_position_bucket)
+
   def _bucket(self, relative_position, bidirectional):
     return relative_position_bucket(
         relative_position, bidirectional, self.num_buckets, self.max_distance)

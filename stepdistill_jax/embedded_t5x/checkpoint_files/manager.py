@@ -25,7 +25,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
+  lazy_arrays,
   reading as checkpoint_reading,
   restore_choice,
 )
@@ -234,8 +235,10 @@ class OrbaxCheckpointManagerInterface:
     fault_points.reach("checkpoint_named")
     try:
       for step in self._steps_to_delete():
-        retention.delete(checkpoint_paths.get_checkpoint_dir(
-            os.fspath(self.directory), step))
+        folder = checkpoint_paths.get_checkpoint_dir(
+            os.fspath(self.directory), step)
+        if not retention.is_pinned(folder):
+          retention.delete(folder)
     except Exception as error:
       if not remote_storage.is_of_files(error):
         raise
@@ -268,13 +271,18 @@ class OrbaxCheckpointManagerInterface:
     Raises:
       errors.UserError: this or the last checkpoint cannot be written.
     """
-    step = int(jax.device_get(train_state.step))
+    step = train_state.step
+    step = int(jax.device_get(
+        step.get() if isinstance(step, lazy_arrays.LazyArray) else step))
     if step in (self._newest, *self.all_steps()) or (
         not force and not self.should_save(step)):
       return False
     state_dict = train_state.state_dict()
     for transform in state_transformation_fns:
       state_dict, _ = transform(state_dict, state_dict)
+    state_dict = jax.tree.map(
+        lambda x: x.get() if isinstance(x, lazy_arrays.LazyArray) else x,
+        state_dict)
 
     def save_args(path, unused_value) -> ocp.SaveArgs:
       in_target = path[0].key == "target"
@@ -310,22 +318,54 @@ class OrbaxCheckpointManagerInterface:
       fallback_state: Mapping[str, Any] | None = None,
       state_transformation_fns: Sequence[Callable[..., Any]] = (),
       lazy_parameters: bool = False):
-    """Restores a train state, and the data's position if it was given."""
-    del lazy_parameters
-    if (step is None) == (path is None):
-      raise ValueError("Give one of `step` and `path`")
+    """Restores a train state, and the data's position if it was given.
+
+    Args:
+      step: of the folder's checkpoints; None with no `path` is the latest.
+      path: of a checkpoint.
+      lazy_parameters: give `LazyArray`s of all but the step.
+
+    Raises:
+      ValueError: `step` and `path` are both given, or there is no checkpoint.
+    """
+    if step is not None and path is not None:
+      raise errors.InvalidValue("give `step` or `path`, not both")
     if path is None:
+      step = self.latest_step() if step is None else step
+      if step is None:
+        raise errors.InvalidValue(f"no checkpoint in {self.directory}")
       path = checkpoint_paths.get_checkpoint_dir(self.directory, step)
     restore_choice.require_good(
         os.fspath(path), if_not_just_checked=True)
     state = checkpoint_reading.restore(
         path, self._train_state, self._partitioner,
         dtype=self._restore_dtype, fallback_state=fallback_state,
-        state_transformation_fns=state_transformation_fns)
+        state_transformation_fns=state_transformation_fns,
+        lazy_parameters=lazy_parameters)
     if self._dataset_iterator is not None:
       self._dataset_handler.restore(
           epath.Path(path) / DATASET_ITEM, DatasetArgs(self._dataset_iterator))
     return state
+
+
+  def restore_from_tf_checkpoint(
+      self, path_or_dir: str, strict: bool = True, translator=None):
+    """Restores a train state from a TensorFlow checkpoint of Mesh T5.
+
+    Args:
+      strict: every variable of the checkpoint must be one of the state's.
+      translator: a `checkpoint_importer.CheckpointTranslator`; None is T5's.
+    """
+    from stepdistill_jax.embedded_t5x import checkpoint_importer
+    state_dict = checkpoint_importer.restore_from_t5_checkpoint(
+        self._train_state.state_dict(), path_or_dir, strict=strict,
+        translator=translator)
+    if self._restore_dtype is not None:
+      state_dict["target"] = jax.tree.map(
+          lambda x: x.astype(self._restore_dtype), state_dict["target"])
+    state = self._train_state.restore_state(state_dict)
+    return self._partitioner.move_params_to_devices(
+        state, self._partitioner.get_mesh_axes(self._train_state))
 
 
 def read_run_state(path: str) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ import os
 
 from etils import epath
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
 )
 from stepdistill_jax.runs import (

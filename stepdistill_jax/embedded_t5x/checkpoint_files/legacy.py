@@ -16,7 +16,6 @@ allocated, nothing is unpickled, and no path in it leaves the checkpoint.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import concurrent.futures
 import dataclasses
 import math
 import os
@@ -29,8 +28,6 @@ import msgpack
 import numpy as np
 import tensorstore as ts
 
-from stepdistill_jax.embedded_t5x.checkpointing import entries
-from stepdistill_jax.runs import checkpoint_paths
 from stepdistill_jax.util import errors
 
 INDEX_FILE = "checkpoint"
@@ -226,49 +223,3 @@ def as_stored_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
   if values.dtype == np.uint16 and dtype == _DTYPES["bfloat16"]:
     return values.view(dtype)
   return values
-
-
-class LegacySource:
-  """A checkpoint of the older layout, for `checkpoint_reading`."""
-
-  def __init__(self, path):
-    self._folder = _index_file(path).parent
-    self._index = read_index(path)
-
-  def entries(self):
-    """All entries by name."""
-    return {
-        name: entries.Entry(
-            name, tuple(np.shape(value)) if not isinstance(value, ZarrArray)
-            else value.shape,
-            value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype)
-        for name, value in self._index.items()}
-
-  def load(self, requests):
-    """Reads the named entries; each device's slice by itself."""
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-      arrays = pool.map(self._load, requests, requests.values())
-      return dict(zip(requests, arrays))
-
-  def _load(self, name: str, request):
-    import jax
-    value = self._index[name]
-    dtype = request.dtype
-    if not isinstance(value, ZarrArray):
-      inline = np.asarray(value, dtype)
-      return jax.make_array_from_callback(
-          inline.shape, request.sharding, lambda index: inline[index])
-    # Chunks of zeros were not stored; no T5's parameters have any.
-    opened = open_array(self._folder, value,
-                        fill_missing=not name.startswith("target/"))
-
-    def read(index) -> np.ndarray:
-      try:
-        values = opened[index].read().result()
-      except ValueError as error:
-        raise checkpoint_paths.unreadable(
-            f"the array {name} of {self._folder}", error) from error
-      values = as_stored_dtype(values, value.dtype)
-      return values if dtype is None else values.astype(dtype)
-
-    return jax.make_array_from_callback(value.shape, request.sharding, read)

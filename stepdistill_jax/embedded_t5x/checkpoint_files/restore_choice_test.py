@@ -20,7 +20,7 @@ from stepdistill_jax.embedded_t5x import (
   partitioning,
   state_initializer,
 )
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_manifest, run_record
@@ -280,7 +280,7 @@ def test_what_was_left_unfinished_is_removed(run):
 
 
 def test_run_state_goes_with_the_checkpoint(run):
-  from stepdistill_jax.embedded_t5x.checkpointing import (
+  from stepdistill_jax.embedded_t5x.checkpoint_files import (
     manager as checkpoint_manager,
   )
   assert checkpoint_manager.read_run_state(

@@ -1,8 +1,7 @@
 """T5X's checkpoints as files: what is in them, read slice by slice.
 
-`embedded_t5x.checkpoint_reading` restores checkpoints into a sharded train
-state, through orbax. This is for conversions and `inspect`: no jax, no
-devices, nothing read but what is asked for.
+No jax, no devices, nothing read but what is asked for. `reading` restores
+train states with it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from etils import epath
 import numpy as np
 import tensorstore as ts
 
-from stepdistill_jax.embedded_t5x.checkpointing import (
+from stepdistill_jax.embedded_t5x.checkpoint_files import (
   legacy as legacy_checkpoints,
 )
 from stepdistill_jax.runs import checkpoint_paths
