@@ -25,8 +25,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from stepdistill_jax.embedded_t5x import lazy_arrays
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  lazy_arrays,
   reading as checkpoint_reading,
   restore_choice,
 )
