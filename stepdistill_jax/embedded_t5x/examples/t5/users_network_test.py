@@ -118,6 +118,14 @@ def test_the_cache_is_as_t5x_documents_it():
     cache = changed["cache"]
     np.testing.assert_allclose(step[:, 0], whole[:, i], atol=1e-6)
   assert int(cache["cache_index"]) == 5
+  given = {**made["cache"], "cache_index": np.array(2)}
+  _, changed = attention.apply(
+      {**params, "cache": given}, x[:, :1], x[:, :1], decode=True,
+      deterministic=True, mutable=["cache"])
+  assert int(given["cache_index"]) == 2
+  assert int(changed["cache"]["cache_index"]) == 3
+  assert changed["cache"]["cached_key"][0, 0, 0].astype(bool).tolist() == [
+      False, False, True, False, False]
   with pytest.raises(ValueError, match="one position a call"):
     attention.apply({**params, "cache": cache}, x, x, decode=True,
                     deterministic=True, mutable=["cache"])
