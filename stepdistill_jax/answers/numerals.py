@@ -12,7 +12,6 @@ import re
 import unicodedata
 
 UNCLEAR = "number_unclear"  # Written in a way that has several readings.
-MAGNITUDE = "equation_magnitude"
 # Keeps hostile texts (megabytes of digits) from costing time.
 _MAX_DIGITS = 30
 _MAX_EXPONENT = 15
