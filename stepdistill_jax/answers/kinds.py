@@ -199,7 +199,7 @@ def named(text: str, labels: Sequence[str]) -> list[tuple[int, int, str]]:
   found = []
   for label in dict.fromkeys(labels):
     name = fold(label)
-    if not name:
+    if not name or name not in text:
       continue
     left = r"(?<!\w)" if name[0].isascii() and name[0].isalnum() else ""
     right = r"(?!\w)" if name[-1].isascii() and name[-1].isalnum() else ""
