@@ -235,7 +235,7 @@ def named(text: str, labels: Sequence[str]) -> list[tuple[int, int, str]]:
   found = []
   for label in dict.fromkeys(labels):
     name = fold(label)
-    if not name:
+    if not name or name not in text:
       continue
     left = r"(?<!\w)(?<!\bnon-)" if (
         name[0].isascii() and name[0].isalnum()) else ""

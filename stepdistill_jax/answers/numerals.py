@@ -7,15 +7,17 @@ where nothing says that a comma is a decimal point) has no value but a reason.
 from __future__ import annotations
 
 import dataclasses
+import decimal
 from fractions import Fraction
 import re
 import unicodedata
 
 UNCLEAR = "number_unclear"  # Written in a way that has several readings.
-MAGNITUDE = "equation_magnitude"
 # Keeps hostile texts (megabytes of digits) from costing time.
 _MAX_DIGITS = 30
 _MAX_EXPONENT = 15
+# More digits than a number within these limits can have.
+_EXACTLY = decimal.Context(prec=200, traps=[decimal.Inexact])
 
 _SIGNS = {ord(c): "-" for c in "−‐‑–﹣－"}
 _SPACES = {ord(c): " " for c in "\u00a0\u2007\u2009\u200a\u202f\u2002\u2003"}
@@ -189,17 +191,8 @@ def number_text(value: Fraction) -> str:
   >>> number_text(Fraction(3, 2)), number_text(Fraction(-1, 3))
   ('1.5', '-1/3')
   """
-  denominator, places = value.denominator, 0
-  while denominator % 10 == 0:
-    denominator, places = denominator // 10, places + 1
-  for prime in (2, 5):
-    while denominator % prime == 0:
-      denominator, places = denominator // prime, places + 1
-  if denominator != 1:
+  try:
+    return format(_EXACTLY.divide(decimal.Decimal(value.numerator),
+                                  decimal.Decimal(value.denominator)), "f")
+  except decimal.Inexact:
     return f"{value.numerator}/{value.denominator}"
-  digits = f"{abs(value.numerator) * 10**places // value.denominator:d}"
-  sign = "-" if value < 0 else ""
-  if not places:
-    return sign + digits
-  digits = digits.rjust(places + 1, "0")
-  return f"{sign}{digits[:-places]}.{digits[-places:]}".rstrip("0").rstrip(".")

@@ -122,7 +122,6 @@ class Estimator:
 
   def __init__(self, prices: Prices, count: CountTokens | None):
     self.prices = prices
-    self.is_exact = count is not None
     self._likely = functools.lru_cache(maxsize=1024)(count or guess_tokens)
     self._most = functools.lru_cache(maxsize=1024)(count or most_tokens)
 

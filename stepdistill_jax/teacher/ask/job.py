@@ -161,7 +161,7 @@ class Job:
     """The client of the server; an async context manager."""
     return client_lib.Client(
         base_url=self.spec.base_url, api_key=api_key(self.spec),
-        timeout_s=self.spec.timeout_s, concurrency=self.spec.concurrency)
+        timeout_s=self.spec.timeout_s)
 
   def collector(self, asker: retries.Asker,
                 report: Callable[[retries.Progress], None]
@@ -323,9 +323,11 @@ def _check(spec: Spec, prompt: prompts.Prompt) -> None:
     value = getattr(spec, name)
     if value is not None and not value > 0:
       raise errors.UserError(f"--{name}={value}; it must be more than 0")
-  if spec.endpoint not in requests.ENDPOINTS:
-    raise errors.UserError(errors.unknown_name_message(
-        "endpoint", spec.endpoint, requests.ENDPOINTS))
+  for name, known in (("endpoint", requests.ENDPOINTS),
+                      ("history", plan_lib.HISTORIES)):
+    if getattr(spec, name) not in known:
+      raise errors.UserError(
+          errors.unknown_name_message(name, getattr(spec, name), known))
   if spec.json_schema and prompt.schema is None:
     raise errors.UserError(
         f"--json_schema: prompt {prompt.id!r} has no schema; choose a prompt "

@@ -126,11 +126,3 @@ def _key(path: str, body: Mapping[str, Any], samples: Sequence[int]) -> str:
   identity = json.dumps(
       [path, body, list(samples)], sort_keys=True, separators=(",", ":"))
   return hashlib.sha256(identity.encode("utf-8")).hexdigest()
-
-
-def prompt_text(request: Request) -> str:
-  """All text of the prompt, for counting tokens."""
-  if "prompt" in request.body:
-    return request.body["prompt"]
-  return "\n".join(str(message.get("content", ""))
-                   for message in request.body["messages"])

@@ -52,7 +52,7 @@ def collect(spec, teacher=None, **more):
     port = server.sockets[0].getsockname()[1]
     async with server, client.Client(
         base_url=f"http://127.0.0.1:{port}/v1", api_key=None,
-        timeout_s=spec.timeout_s, concurrency=spec.concurrency) as asker:
+        timeout_s=spec.timeout_s) as asker:
       return await collect_async(spec, asker, **more)
 
   return asyncio.run(run())
@@ -365,8 +365,8 @@ def test_what_is_in_doubt_is_asked_again_or_held(tmp_path):
     server = await fault_server.serve(teacher)
     port = server.sockets[0].getsockname()[1]
     async with server, client.Client(
-        base_url=f"http://127.0.0.1:{port}/v1", api_key=None, timeout_s=5,
-        concurrency=8) as asker:
+        base_url=f"http://127.0.0.1:{port}/v1", api_key=None,
+        timeout_s=5) as asker:
       task = asyncio.create_task(collect_async(spec, asker))
       await asyncio.sleep(0.04)
       task.cancel()

@@ -99,8 +99,6 @@ class SplitAudit:
           name: collections.Counter()
           for name in ("inputs", "label", "teacher_label", "rationale")})
   contradiction_examples: list[str] = dataclasses.field(default_factory=list)
-  filter_counts: dict[str, collections.Counter] = dataclasses.field(
-      default_factory=dict)
   # (sampling key, id, record); the records with the smallest keys.
   samples: list = dataclasses.field(default_factory=list)
 

@@ -40,7 +40,6 @@ from stepdistill_jax.teacher.importing.record_importer import (
 )
 from stepdistill_jax.util import errors
 
-held_out_positions = record_importer.held_out_positions
 # Of a user's own train split, where there is no validation split.
 OWN_HELD_OUT = 0.1
 

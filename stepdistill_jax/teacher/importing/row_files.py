@@ -59,7 +59,7 @@ def is_sparse(path: pathlib.Path) -> bool:
 
 def count_rows(path: pathlib.Path) -> int:
   """Number of entries of a row file, those with problems included."""
-  return sum(1 for _ in read_fields(path))
+  return sum(1 for _ in containers.read_objects(path))
 
 
 def guess_rows(path: pathlib.Path) -> int:
@@ -80,11 +80,6 @@ def guess_rows(path: pathlib.Path) -> int:
   return 0 if first == b"[" else lines
 
 
-def read_fields(path: pathlib.Path) -> Iterator[text_files.Entry]:
-  """Yields a row file's entries; `Entry.value` has the data set's fields."""
-  return containers.read_objects(path)
-
-
 def read_rows(
     dataset: datasets.Dataset, path: pathlib.Path) -> Iterator[RowEntry]:
   """Yields the rows of a file in order.
@@ -93,7 +88,7 @@ def read_rows(
     errors.UserError: the file as a whole cannot be read.
   """
   sparse, last = is_sparse(path), -1
-  for position, entry in enumerate(read_fields(path)):
+  for position, entry in enumerate(containers.read_objects(path)):
     row, problem = None, entry.problem
     if not problem and not isinstance(entry.value, dict):
       problem = "row_not_object"
