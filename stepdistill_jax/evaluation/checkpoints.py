@@ -165,7 +165,8 @@ class Checkpoint:
     try:
       if teacher not in examples_lib.teachers_of(dataset, self._records_dir):
         # Of `label_gold`, which is the same under any teacher.
-        teacher = examples_lib.choose_teacher(dataset, self._records_dir)
+        teacher = examples_lib.choose_teacher(
+            dataset, self._records_dir, split="train")
       return examples_lib.read_rows(
           self._records_dir, dataset, teacher, "train")
     except errors.UserError:

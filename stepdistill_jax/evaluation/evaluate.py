@@ -35,7 +35,7 @@ class EvalConfig:
     limit: score only the first so many examples of each benchmark.
     rules: `strict`, or `reference` for the papers' rule.
     records_teacher: whose records give the questions; by default those that
-      the checkpoint was trained on, else the first by name.
+      the checkpoint was trained on, else the first by name with the split.
     teacher_line: put the cached teacher's own line beside models.
     seed: of the bootstrap.
   """

@@ -132,6 +132,15 @@ def test_no_local_data(tmp_path):
   with pytest.raises(errors.UserError, match="split"):
     examples.load("svamp", "train", records_dir=tmp_path)
   assert examples.load("svamp", "test", records_dir=tmp_path).teacher == "palm"
+  # Records without the split, of a teacher that is earlier by name.
+  record_writer.write_records(tmp_path, "svamp", "own", {"train": [
+      records.Record(id="b", inputs="r", label="2")]})
+  record_writer.write_records(tmp_path, "svamp", "me", {"train": [
+      records.Record(id="b", inputs="r", label="2")]})
+  assert examples.load("svamp", "test", records_dir=tmp_path).teacher == "palm"
+  assert examples.load("svamp", "train", records_dir=tmp_path).teacher == "me"
+  with pytest.raises(errors.UserError, match="no split 'test'"):
+    examples.load("svamp", "test", records_dir=tmp_path, teacher="me")
 
 
 def _stored(text):
