@@ -22,7 +22,7 @@ from stepdistill_jax.evaluation import (
   systems as systems_lib,
 )
 from stepdistill_jax.interop import run_folder as run_folder_lib
-from stepdistill_jax.records import datasets
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.runs import run_record
 from stepdistill_jax.util import errors, locations
 
@@ -163,7 +163,7 @@ class Checkpoint:
     if dataset in datasets.members(self._task.dataset):
       teacher = self._task.teacher or teacher
     try:
-      if teacher not in examples_lib.teachers_of(dataset, self._records_dir):
+      if teacher not in records.teachers_of(self._records_dir, dataset):
         # Of `label_gold`, which is the same under any teacher.
         teacher = examples_lib.choose_teacher(
             dataset, self._records_dir, split="train")

@@ -102,11 +102,6 @@ def make_example_set(
       frozenset(seen - {row.id for row in kept}))
 
 
-def teachers_of(dataset: str, records_dir: pathlib.Path) -> list[str]:
-  """Names of the teachers with records of `dataset`, sorted."""
-  return [t for d, t in records.list_records(records_dir) if d == dataset]
-
-
 def available_datasets(records_dir: pathlib.Path) -> list[str]:
   """Names of the data sets with records, sorted."""
   return sorted({d for d, _ in records.list_records(records_dir)})
@@ -120,13 +115,13 @@ def choose_teacher(
   Args:
     dataset: the benchmark's name.
     records_dir: where records lie.
-    wanted: a teacher's name; None takes the first by name.
+    wanted: a teacher's name; None takes the first that serves.
     split: where there is a choice, a teacher whose records have it.
 
   Raises:
     errors.UserError: there are no such records.
   """
-  teachers = teachers_of(dataset, records_dir)
+  teachers = records.teachers_of(records_dir, dataset)
   if not teachers:
     known = available_datasets(records_dir)
     raise errors.UserError(
