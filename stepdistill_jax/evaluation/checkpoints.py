@@ -146,7 +146,7 @@ class Checkpoint:
 
   def _method(self) -> dict[str, Any]:
     return {"name": self._task_name, "key": self.run.method_key(),
-            "seed": self.run.seed(), "run": str(self.run.path),
+            "seed": self.run.seed(), "run": self.run.real_path(),
             "step": self.run.step}
 
   def _closed_labels(self, example_set) -> tuple[str, ...]:
