@@ -312,7 +312,8 @@ def _without_marker(dataset: Dataset, text: str, row: Row
     yield _Candidate("answer first", first, rest, closed=True)
   line = text.strip().rpartition("\n")[2]
   last = (kinds.sentences(line) or [""])[-1]
-  if dataset.label_kind == datasets.NUMBER and not _FINISHED.search(text):
+  if dataset.label_kind == datasets.NUMBER and not _FINISHED.search(text) and (
+      rest or not _is_label(dataset, first.rpartition("=")[2], row)):
     return  # A loop that was cut ends on any number.
   before = text[:text.rfind(last)] if _is_label(dataset, last, row) else text
   yield _Candidate("last sentence", last, before)
