@@ -148,7 +148,7 @@ def _content(content: Any) -> tuple[str | None, str, str]:
   """(text, refusal, thinking) of a message's `content`."""
   if content is None or isinstance(content, str):
     return content, "", ""
-  if isinstance(content, Mapping) and "type" in content:  # One part, without the list.
+  if isinstance(content, Mapping) and "type" in content:  # One part alone.
     content = [content]
   if not isinstance(content, list):
     raise ValueError(f"content is of type {type(content).__name__}")
