@@ -26,6 +26,7 @@ ANSWER = "answer"
 RATIONALE = "rationale"
 DENSITY = "density"
 TURNS = "turns"
+MESSAGE = "message"  # Of rows of messages, which no prompt of ours asked for.
 FORMS = (CHAIN_OF_THOUGHT, JSON, ANSWER, RATIONALE, DENSITY, TURNS)
 
 # Named reasons besides those of `parsing`.
@@ -60,6 +61,11 @@ def _json(dataset: datasets.Dataset, options: reading.Options, output: str,
 def _answer(dataset: datasets.Dataset, options: reading.Options, output: str,
             row: datasets.Row) -> parsing.Parsed:
   return reading.read(dataset, output, row, form="answer", options=options)
+
+
+def _message(dataset: datasets.Dataset, options: reading.Options, output: str,
+             row: datasets.Row) -> parsing.Parsed:
+  return reading.read(dataset, output, row, form="message", options=options)
 
 
 def _cleaned(output: str) -> parsing.Parsed:
@@ -107,6 +113,7 @@ _PARSERS = {
     CHAIN_OF_THOUGHT: _chain,
     JSON: _json,
     ANSWER: _answer,
+    MESSAGE: _message,
     RATIONALE: _rationale,
     DENSITY: _density,
     TURNS: _turn,

@@ -116,7 +116,7 @@ def import_columns(
   sources = _table_sources(read, files, joined, columns.get("split"))
   return record_importer.import_sources(
       spec, teacher, sources, options=chosen, format_name="columns",
-      notes=notes, form=answer_forms.ANSWER if inputs and inputs.messages
+      notes=notes, form=answer_forms.MESSAGE if inputs and inputs.messages
       else answer_forms.CHAIN_OF_THOUGHT)
 
 
