@@ -83,7 +83,7 @@ def ending_of(finish_reason: str | None) -> str:
   >>> ending_of("eos_token"), ending_of("MAX_TOKENS"), ending_of(None)
   ('stop', 'length', 'stop')
   """
-  name = (finish_reason or "").lower()
+  name = (finish_reason or "").lower().removeprefix("finish_reason_")
   return _ENDING_OF.get(name, name)
 
 

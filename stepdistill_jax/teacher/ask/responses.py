@@ -84,7 +84,8 @@ def parse(content: str, request: requests.Request, secret: str = "") -> Answer:
     value = json.loads(content)
     usage = _usage(value.get("usage"))
     _raise_error_object(value, secret)
-    paid = bool(usage or value["choices"])
+    # Another interface's answer: the next one would have its form, too.
+    paid = bool(usage or value.get("choices", value))
     # More than asked for is more than the row has samples.
     choices = tuple(_choice(choice, secret) for choice in
                     value["choices"][:len(request.samples)])
@@ -147,6 +148,8 @@ def _content(content: Any) -> tuple[str | None, str, str]:
   """(text, refusal, thinking) of a message's `content`."""
   if content is None or isinstance(content, str):
     return content, "", ""
+  if isinstance(content, Mapping) and "type" in content:  # One part alone.
+    content = [content]
   if not isinstance(content, list):
     raise ValueError(f"content is of type {type(content).__name__}")
   texts, refusals, thoughts = [], [], []

@@ -34,6 +34,10 @@ def turns_of(messages: Any) -> list[tuple[str, str]] | None:
     if not isinstance(message, Mapping):
       return None
     role, content = message.get("role"), message.get("content")
+    if isinstance(content, list) and content and all(
+        isinstance(part, Mapping) and isinstance(part.get("text"), str)
+        for part in content):  # OpenAI's parts, of text alone.
+      content = "".join(part["text"] for part in content)
     if not isinstance(role, str) or not isinstance(content, str):
       return None
     turns.append(("system" if role == "developer" else role, content.strip()))

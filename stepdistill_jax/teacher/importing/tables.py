@@ -116,7 +116,7 @@ def import_columns(
   sources = _table_sources(read, files, joined, columns.get("split"))
   return record_importer.import_sources(
       spec, teacher, sources, options=chosen, format_name="columns",
-      notes=notes, form=answer_forms.ANSWER if inputs and inputs.messages
+      notes=notes, form=answer_forms.MESSAGE if inputs and inputs.messages
       else answer_forms.CHAIN_OF_THOUGHT)
 
 
@@ -183,13 +183,20 @@ def _read_all(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
 def _require_columns(read: _Reader, paths: list[pathlib.Path],
                      columns: Mapping[str, str]) -> None:
   """Raises errors.UserError if the first object lacks a column."""
+  unread = None
   for entry in read(paths):
+    unread = unread or entry
     if isinstance(entry.value, dict):
       for role, column in columns.items():
         table_files.require_column(entry, role, column)
         table_files.require_text(entry, role, column)
       return
-  raise errors.UserError(f"{paths[0]} has no rows")
+  if unread and unread.problem == text_files.INVALID_UTF8:
+    raise errors.UserError(
+        f"{unread.where} is not UTF-8, nor is any row; save the file as UTF-8")
+  raise errors.UserError(f"{paths[0]} has no rows" + (
+      f" that can be read: {unread.where} is {unread.problem}"
+      if unread and unread.problem else ""))
 
 
 def _table_sources(
