@@ -209,13 +209,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     errors.UserError: it is missing, or not a manifest of a known version.
   """
   path = folder / MANIFEST
-  try:
-    manifest, problem = text_files.parse_json(path.read_bytes())
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-  if problem or not isinstance(manifest, dict):
-    raise errors.UserError(
-        f"{path} is not a manifest: {problem or 'no object'}")
+  manifest = text_files.read_object(path)
   if manifest.get("format_version") != FORMAT_VERSION:
     raise errors.UserError(
         f"{path} has format_version {manifest.get('format_version')!r}, this "

@@ -56,6 +56,11 @@ class Joined:
   weight: float | None = None
 
 
+def dropped(where: str, reason: str) -> Joined:
+  """An item that becomes no record, for a named reason."""
+  return Joined(None, None, "", where, dropped=reason)
+
+
 def find_batches(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
   """The batch files of a split in numeric order; [] if there is none.
 
@@ -135,7 +140,7 @@ def join_by_position(
   taken = counted = 0
   for counted, entry in enumerate(rows, 1):
     if entry.row is None and entry.position < 0:
-      yield Joined(None, None, "", entry.where, dropped=entry.problem)
+      yield dropped(entry.where, entry.problem)
       continue
     for position, output in outputs:
       taken += 1
