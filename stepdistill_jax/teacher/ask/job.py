@@ -149,9 +149,7 @@ class Job:
     try:
       self.plan = plan_lib.Plan(
           self.settings, self.prompt, self.store, spec.history)
-      self.present = sum(
-          count for reason, count in self.store.counts().items()
-          if not reason.startswith(store_lib.ERROR))
+      self.present = _present(self.store.counts())
       self.total = self._estimate_total()
     except BaseException:
       self.store.abandon()
@@ -198,16 +196,14 @@ class Job:
     self.total = total
     if not total:
       reasons = "".join(
-          f": {entry['count']} {reason}, first at {entry['examples'][0]}"
-          for reason, entry in self.dropped.as_json().items())
+          import_counts.with_places(": ", self.dropped.as_json()))
       raise errors.UserError(
           f"{self.source.path} has no row that can be asked about{reasons}")
 
   def close(self, progress: retries.Progress) -> Outcome:
     """Closes the cache; returns what was done."""
     endings, usage = self.store.counts(), self.store.usage()
-    present = sum(count for reason, count in endings.items()
-                  if not reason.startswith(store_lib.ERROR))
+    present = _present(endings)
     # A cache may have more than the rows of this run, as with --limit.
     total = max(self.total, present)
     outcome = Outcome(
@@ -249,6 +245,11 @@ class Job:
       identity["history"] = spec.history
     return store_lib.Store(
         spec.output, identity, files={_PROMPT_FILE: prompt.source})
+
+
+def _present(endings: Mapping[str, int]) -> int:
+  return sum(count for reason, count in endings.items()
+             if not reason.startswith(store_lib.ERROR))
 
 
 @contextlib.contextmanager

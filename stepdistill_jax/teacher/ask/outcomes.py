@@ -9,6 +9,7 @@ from typing import Any
 
 from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.ask import failures, job, retries, store
+from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.util import errors
 
 _INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it.
@@ -76,9 +77,7 @@ def lines(outcome: job.Outcome, imported) -> list[str]:
           + f" -> {outcome.folder}"]
   if others := _others(outcome):
     told.append("  not usable: " + _counts(others))
-  told += [f"  row not asked: {entry['count']:,} {reason}, first at "
-           f"{entry['examples'][0]}"
-           for reason, entry in outcome.dropped.items()]
+  told += import_counts.with_places("  row not asked: ", outcome.dropped)
   told.append(
       f"  this run: {progress.requests:,} requests, {progress.retries:,} of "
       f"them retries, {progress.copied:,} completions shared by identical "
@@ -126,8 +125,7 @@ def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
   if outcome.success_ratio is None:
     raise errors.UserError(
         "no row could be asked about: "
-        + (", ".join(f"{entry['count']:,} {reason} ({entry['examples'][0]})"
-                     for reason, entry in outcome.dropped.items())
+        + (", ".join(import_counts.in_words(outcome.dropped, example=True))
            or "the source is empty"))
   if outcome.success_ratio < min_success_ratio:
     raise errors.UserError(

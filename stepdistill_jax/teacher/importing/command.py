@@ -177,19 +177,18 @@ def _import(args: argparse.Namespace) -> Any:
   from stepdistill_jax.util import progress
 
   with progress.Bars("rows", quiet=args.json) as bars:
-    options = {"output": args.records_dir, "rules": args.rules,
+    options = {"dataset": args.dataset, "teacher": args.teacher,
+               "output": args.records_dir, "rules": args.rules,
                "progress": bars.update,
                "verbalize": vocabulary_losses.parse_verbalizers(
                    args.verbalize),
                **reading_options(args)}
     if args.format == "llama3":
       return importing.import_llama3(
-          dataset=args.dataset, rows=args.rows, outputs=args.outputs,
-          teacher=args.teacher, **options)
+          rows=args.rows, outputs=args.outputs, **options)
     if args.format == "rows":
       return import_tables.import_rows(
-          dataset=args.dataset, rows=args.rows,
-          teacher=args.teacher or "human", **options)
+          **options | {"rows": args.rows, "teacher": args.teacher or "human"})
     if len(args.outputs) > 1:
       raise errors.UserError(
           f"--format={args.format} takes one folder of --outputs, got "
@@ -197,23 +196,19 @@ def _import(args: argparse.Namespace) -> Any:
     outputs = args.outputs[0]
     if args.format == "published":
       return importing.import_published(
-          dataset=args.dataset, rows=args.rows, outputs=outputs,
-          teacher=args.teacher, **options)
+          rows=args.rows, outputs=outputs, **options)
     if args.format == "llama3_cot":
       return importing.import_llama3_cot(
-          dataset=args.dataset, rows=args.rows, outputs=outputs,
-          teacher=args.teacher, raw=args.raw,
+          rows=args.rows, outputs=outputs, raw=args.raw,
           keep_unverified=args.keep_unverified_labels, **options)
     if args.format == "columns":
       return import_tables.import_columns(
-          dataset=args.dataset, outputs=outputs, teacher=args.teacher,
-          columns=import_tables.parse_columns(
+          outputs=outputs, columns=import_tables.parse_columns(
               args.columns, bool(args.template)),
           template=args.template, student_prompt=args.student_prompt,
           **options)
     return importing.import_cache(
-        outputs, dataset=args.dataset, teacher=args.teacher,
-        reject_wrong=args.reject_wrong, **options)
+        outputs, reject_wrong=args.reject_wrong, **options)
 
 
 def install_vocabulary(source: str) -> pathlib.Path:
@@ -222,16 +217,7 @@ def install_vocabulary(source: str) -> pathlib.Path:
   Raises:
     errors.UserError: `source` is not a SentencePiece model.
   """
-  import sentencepiece
-
-  if not os.path.isfile(source):
-    raise errors.UserError(f"there is no file --vocabulary={source}")
-  try:
-    pieces = sentencepiece.SentencePieceProcessor(model_file=source)
-  except (OSError, RuntimeError) as error:
-    raise errors.UserError(
-        f"--vocabulary={source} is not a SentencePiece model file: "
-        f"{str(error).splitlines()[0]}") from error
+  pieces = vocabulary_losses.load(source, "--vocabulary=")
   if (pieces.pad_id(), pieces.eos_id(), pieces.unk_id()) != (0, 1, 2):
     raise errors.UserError(
         f"--vocabulary={source} has pad, EOS and unknown ids "
@@ -256,21 +242,16 @@ def summary_lines(result: Any) -> list[str]:
     if rules := counts["rules"].get(info["rules"]):
       lines.append("    teacher accuracy " + import_counts.accuracy_text(
           rules["correct"], rules["with_gold"], rules["why_no_accuracy"]))
-      failed = ", ".join(
-          f"{entry['count']:,} {reason}"
-          for reason, entry in rules["statuses"].items() if reason != "ok")
-      lines += [f"    not ok: {failed}"] if failed else []
-      for name, entries in (("read by", rules["read_by"]),
-                            ("cleaned", rules["cleaned"])):
-        found = ", ".join(f"{entry['count']:,} {reason}"
-                          for reason, entry in entries.items())
-        lines += [f"    {name}: {found}"] if found else []
-    for reason, entry in counts["human_labels"].items():
-      lines.append(f"    human labels: {entry['count']:,} {reason}, first at "
-                   f"{entry['examples'][0]}")
-    for reason, entry in counts["dropped"].items():
-      lines.append(f"    dropped: {entry['count']:,} {reason}, first at "
-                   f"{entry['examples'][0]}")
+      failed = {reason: entry for reason, entry in rules["statuses"].items()
+                if reason != "ok"}
+      lines += [
+          f"    {title}: {', '.join(import_counts.in_words(entries))}"
+          for title, entries in (
+              ("not ok", failed), ("read by", rules["read_by"]),
+              ("cleaned", rules["cleaned"])) if entries]
+    lines += import_counts.with_places(
+        "    human labels: ", counts["human_labels"])
+    lines += import_counts.with_places("    dropped: ", counts["dropped"])
   lines.extend(f"  note: {note}" for note in (
       *info["notes"], *(info["label_losses"] or ())))
   lines.append(
