@@ -354,8 +354,7 @@ def _text_label(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
 
 
 def _long_text(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
-  label = text.strip()
-  return label, "" if label else parsing.NO_LABEL
+  return text.strip(), ""  # `read` has seen that there is one.
 
 
 _READERS: dict[str, LabelReader] = {

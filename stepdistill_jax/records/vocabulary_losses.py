@@ -53,7 +53,7 @@ def load(path: str | os.PathLike[str], flag: str = "") -> Any:
   except (OSError, RuntimeError) as error:
     raise errors.UserError(
         f"{flag}{path} is not a SentencePiece model file: "
-        f"{str(error).splitlines()[0]}") from error
+        f"{errors.one_line(str(error))}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -264,12 +264,12 @@ class _ArrayText:
 
 
 def _array(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
-  return _values(_after_opening(file), path, "array", "]")
+  return _values(file, path, "array", "]")
 
 
 def _rows_by_name(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
   """The values of one object."""
-  return _values(_after_opening(file), path, "object", "}")
+  return _values(file, path, "object", "}")
 
 
 def _objects(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
@@ -328,15 +328,11 @@ def _window(file: BinaryIO) -> _ArrayText:
   return window
 
 
-def _after_opening(file: BinaryIO) -> _ArrayText:
-  window = _window(file)
-  window.at += 1
-  return window
-
-
-def _values(window: _ArrayText, path: pathlib.Path, kind: str, closing: str
+def _values(file: BinaryIO, path: pathlib.Path, kind: str, closing: str
             ) -> Iterator[Entry]:
   """Yields the values up to the `closing` bracket."""
+  window = _window(file)
+  window.at += 1
   number = 0
   while True:
     comma = _skip_separator(window)

@@ -39,23 +39,13 @@ def estimate(spec: job_lib.Spec) -> Estimate:
   Raises:
     errors.UserError: a mistake in the spec, or another process collects.
   """
-  with job_lib.open_job(
-      dataclasses.asdict(spec), waiting=job_lib.refuse_to_wait,
-      asks=False) as job:
+  with job_lib.open_job(spec, asks=False) as job:
     count = prompt_tokens = most = samples = 0
-    seen: set[bytes] = set()
-    for item in job.items():
-      if item is None:
-        continue
-      request = job.plan.request(item)
-      key = bytes.fromhex(request.key)
-      if key in seen:
-        continue
-      seen.add(key)
+    for request in job.missing_requests():
       count += 1
-      samples += len(item.samples)
+      samples += len(request.samples)
       prompt_tokens += job.estimator.prompt_tokens(request)
-      most += request.max_tokens * len(item.samples)
+      most += request.max_tokens * len(request.samples)
     likely = _likely_length(job)
     likely_tokens = None if likely is None else min(
         most, round(likely * samples))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
@@ -188,6 +189,28 @@ class Job:
     """
     yield from self.plan.missing(self._rows())
 
+  def missing_requests(self) -> Iterator[requests.Request]:
+    """Yields what is missing as requests, of identical ones the first."""
+    seen: set[bytes] = set()
+    for item in filter(None, self.items()):
+      request = self.plan.request(item)
+      key = bytes.fromhex(request.key)
+      if key not in seen:
+        seen.add(key)
+        yield request
+
+  def collect(self, asker: retries.Asker, *, concurrency: int,
+              wanted: Callable[[plan_lib.Item], bool] = lambda item: True
+              ) -> Outcome:
+    """Collects in this process, by an asker that needs no limits."""
+    self.spec = dataclasses.replace(
+        self.spec, concurrency=concurrency, attempts=1, budget_usd=None,
+        requests_per_minute=None, tokens_per_minute=None)
+    collector = self.collector(asker, lambda progress: None)
+    asyncio.run(collector.run(
+        item for item in self.items() if item is None or wanted(item)))
+    return self.close(collector.progress)
+
   def _rows(self) -> Iterator[rows_lib.AskedRow]:
     total = 0
     for row in self.source.read(self.prompt, self.dropped):
@@ -252,17 +275,22 @@ def _present(endings: Mapping[str, int]) -> int:
              if not reason.startswith(store_lib.ERROR))
 
 
+def refuse_to_wait(who: str) -> None:
+  """For `waiting`, where an answer is expected at once."""
+  raise errors.UserError(f"{who}; wait for it to end")
+
+
 @contextlib.contextmanager
-def open_job(values: Mapping[str, Any], *, waiting: Callable[[str], None],
-             asks: bool = True) -> Iterator[Job]:
-  """Opens the job of a spec's plain values; leaves the cache unlocked.
+def open_job(
+    spec: Spec, *, waiting: Callable[[str], None] = refuse_to_wait,
+    asks: bool = True) -> Iterator[Job]:
+  """Opens the job of a spec; leaves the cache unlocked.
 
   Args:
-    values: the fields of a Spec.
+    spec: the run.
     waiting: called once if another process has the cache, with which.
     asks: False if nothing will be added, so that no folder need be made.
   """
-  spec = Spec(**dict(values, stop=tuple(values.get("stop", ()))))
   with tempfile.TemporaryDirectory() as stand_in:
     if not asks and not (
         pathlib.Path(spec.output) / completions.MANIFEST).exists():
@@ -272,11 +300,6 @@ def open_job(values: Mapping[str, Any], *, waiting: Callable[[str], None],
       yield job
     finally:
       job.store.abandon()
-
-
-def refuse_to_wait(who: str) -> None:
-  """For `waiting`, where an answer is expected at once."""
-  raise errors.UserError(f"{who}; wait for it to end")
 
 
 def make_settings(spec: Spec, prompt: prompts.Prompt) -> requests.Settings:

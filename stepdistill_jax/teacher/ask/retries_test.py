@@ -37,7 +37,7 @@ def spec_of(tmp_path, rows=20, **more):
 
 
 async def collect_async(spec, asker, watch=None, then=lambda collector: None):
-  with job_lib.open_job(dataclasses.asdict(spec),
+  with job_lib.open_job(spec,
                         waiting=job_lib.refuse_to_wait) as job:
     collector = job.collector(asker, watch or (lambda progress: None))
     then(collector)

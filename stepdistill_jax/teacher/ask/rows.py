@@ -121,10 +121,10 @@ class Source:
       for name, column in self.columns.items():
         if name != "messages":
           table_files.require_text(entry, name, column)
-    try:
-      row = self.dataset.read_row(fields)
-    except datasets.BadRow as error:
-      return None, str(error)
+    row, problem = row_files.read_row(
+        self.dataset, dataclasses.replace(entry, value=fields), position)
+    if row is None:
+      return None, problem
     shown = {**fields, "label": row.label,
              "inputs": asked or row.inputs.replace(records.EOS_TEXT, "\n")}
     if "label" in prompt.fields and not row.label:
