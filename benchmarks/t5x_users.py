@@ -49,7 +49,7 @@ MODULES = {
         flaxformer.t5x.configs.moe.gin_configs_test
         flaxformer.architectures.perceiver_ar.t5_models
         flaxformer.architectures.perceiver_ar.t5_models_test"""),
-    "Shivanandroy/improved-t5": ("", """
+    "EleutherAI/improved-t5": ("", """
         models.scalable_t5.layers_test models.scalable_t5.network_test
         convert_weights.convert_t5x_checkpoint_to_flax"""),
     "google-research/jestimator": ("", """

@@ -42,10 +42,15 @@ _NUMBER = re.compile(
 # What stands right behind a number and makes it something else.
 _UNCLEAR_AFTER = re.compile(
     r"[:/]\s?\d|-\s?\d|\.\d|,\d|\s?\^|\s?\*\*|[kKMB]\b|[xyznXYZN](?![A-Za-z])|"
-    r"[A-Za-z]+\d|\d|\s?-\s?\d+\s?(?:to|%)|\s?±")
-_UNCLEAR_BEFORE = re.compile(r"(?:[\^√:/]|\d[.,]?|\d[-+])\Z", re.ASCII)
+    r"[A-Za-z]+\d|\d|\s?-\s?\d+\s?(?:to|%)|\s?±|_\d|\s?[√π∛]|"
+    r"\s?[万萬億亿]")
+_UNCLEAR_BEFORE = re.compile(
+    r"(?:[\^:/]|\d[.,]?|\d[-+]|[√∛π]\s?[{(]?|\}\s?\{)\Z", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d+,\d{1,2}(?![\d,])", re.ASCII)
 _DECIMAL_POINT = re.compile(r"\d\.\d", re.ASCII)
+# One group alone is a thousand where commas are decimal points.
+_POINT_GROUPS = re.compile(
+    r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3})+(?![\d.])", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,7 +95,8 @@ def normalize(text: str) -> str:
 def uses_decimal_commas(*texts: str) -> bool:
   """Whether numbers elsewhere in the texts have a comma for a point."""
   return (any(_DECIMAL_COMMA.search(text) for text in texts)
-          and not any(_DECIMAL_POINT.search(text) for text in texts))
+          and not any(_DECIMAL_POINT.search(_POINT_GROUPS.sub("", text))
+                      for text in texts))
 
 
 def find(text: str, decimal_comma: bool = False) -> list[Number]:
@@ -136,7 +142,12 @@ def _value(match: re.Match[str], sign: str | None, decimal_comma: bool
     digits = digits.replace(".", "") + "." + match["comma"][1:]
   elif re.fullmatch(r"\d{1,3}(?:\.\d{3})+,\d+", digits):
     digits = digits.replace(".", "").replace(",", ".")
-  elif digits.count(".") > 1:
+  elif "," in digits and re.search(r"[ ']", digits):  # `1 234,56`
+    if re.search(r",\d{3}\Z", digits):
+      return None
+    digits = digits.replace(",", ".")
+  elif digits.count(".") > 1 or (
+      decimal_comma and _POINT_GROUPS.fullmatch(digits)):
     digits = digits.replace(".", "")
   value = Fraction(re.sub(r"[ ',]", "", digits).rstrip(".") or "0")
   try:
@@ -165,7 +176,7 @@ def _value(match: re.Match[str], sign: str | None, decimal_comma: bool
 
 def _text(match: re.Match[str], value: Fraction) -> str:
   """As it was written where that is plain, else as a decimal or fraction."""
-  plain: str = match["digits"].replace(",", "")
+  plain: str = re.sub(r",(?=\d{3})", "", match["digits"])
   if re.fullmatch(r"\d+(\.\d+)?", plain) and abs(value) == Fraction(plain):
     return ("-" if value < 0 else "") + plain
   if match["over"] and not match["power"] and not match["scale"]:

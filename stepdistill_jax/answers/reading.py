@@ -39,7 +39,8 @@ THINKING = ("missing", "always", "never")
 ANSWER_KEYS = ("answer_choice", "final_answer", "answer", "label", "prediction",
                "choice", "solution", "result", "summary")
 REASON_KEYS = ("reason", "reasoning", "rationale", "explanation", "thought",
-               "thoughts", "chain_of_thought", "analysis", "steps")
+               "thoughts", "thinking", "chain_of_thought", "justification",
+               "analysis", "step_by_step", "steps")
 # Known data sets' next example, which a base model goes on to make up. It
 # starts a line, or, in the cleaned Llama files, a sentence.
 _NEXT_QUESTION = re.compile(r"(?:^|\s)Q:")
@@ -78,8 +79,10 @@ _GLUE = re.compile(
 _TAG = re.compile(r"<(answer|final_answer)>(.*?)(?:</\1>|\Z)",
                   re.DOTALL | re.IGNORECASE)
 _REASON_TAG = re.compile(
-    r"</?(?:reasoning|rationale|reason|explanation|answer)>", re.IGNORECASE)
-_ROUGH_END = re.compile(r"[\s,]*(?:[*_#$>]|\\[(\[]|[-–—](?=\s*\Z))*[\s,]*\Z")
+    r"</?(?:reasoning|rationale|reason|explanation|analysis|response|output|"
+    r"solution|answer)>", re.IGNORECASE)
+_ROUGH_END = re.compile(
+    r"[\s,]*(?:[*_#$]|(?<![\w/|])>|\\[(\[]|[-–—](?=\s*\Z))*[\s,]*\Z")
 _ROUGH = tuple("*_#$>([,-–—")
 _FINISHED = re.compile(r"[.!?。！？)\]}\"'”*`$%]\s*\Z|\d\s*\Z")
 _CLOSED = re.compile(r"(?:(?<!\d)\.|[!?。！)\]}\"”*`$>])\s*\Z")

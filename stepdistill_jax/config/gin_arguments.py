@@ -31,7 +31,7 @@ def rewrite(args: Sequence[str]) -> list[str]:
       return arg
     name, equals, value = arg.removeprefix("--gin.").partition("=")
     if not equals:
-      raise errors.UserError(
+      raise errors.InvalidValue(
           f"{arg}: expected --gin.NAME=VALUE, such as --gin.TRAIN_STEPS=100")
     return f"--gin_bindings={name} = {value}"
 

@@ -9,7 +9,7 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
-from stepdistill_jax.embedded_t5x.checkpoint_files.lazy_arrays import (
+from stepdistill_jax.embedded_t5x.lazy_arrays import (
   LazyArray as LazyArray,
   LazyAwaitableArray as LazyAwaitableArray,
   LazyThreadPoolArray as LazyThreadPoolArray,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from etils import epath
 from flax import traverse_util
 import jax
 import numpy as np
@@ -16,12 +17,12 @@ from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader,
   reading as checkpoint_reading,
 )
-from stepdistill_jax.embedded_t5x.checkpoint_files.lazy_arrays import (
+from stepdistill_jax.embedded_t5x.checkpoint_files.manager import *  # noqa: F403
+from stepdistill_jax.embedded_t5x.lazy_arrays import (
   LazyArray as LazyArray,
   LazyAwaitableArray as LazyAwaitableArray,
   LazyThreadPoolArray as LazyThreadPoolArray,
 )
-from stepdistill_jax.embedded_t5x.checkpoint_files.manager import *  # noqa: F403
 from stepdistill_jax.runs import retention
 from stepdistill_jax.runs.checkpoint_paths import *  # noqa: F403
 from stepdistill_jax.util import errors
@@ -73,15 +74,18 @@ def load_t5x_checkpoint(
     The nested state dict of numpy arrays: `target`, `state`.
   """
   del remap
-  arrays = array_reader.open_checkpoint(find_checkpoint(path, step)).arrays
-  lazies = {
+  path = find_checkpoint(path, step)
+  with checkpoint_reading.reason_given(epath.Path(path)):
+    arrays = array_reader.open_checkpoint(path).arrays
+  flat = {
       name: checkpoint_reading.as_lazy(
           array, restore_dtype if name.startswith("target/") else None)
       for name, array in checkpoint_reading.transformed(
           arrays, {}, state_transformation_fns).items()}
-  return traverse_util.unflatten_dict(
-      lazies if lazy_parameters else checkpoint_reading.read_all(lazies),
-      sep="/")
+  if not lazy_parameters:
+    with checkpoint_reading.reason_given(epath.Path(path)):
+      flat = checkpoint_reading.read_all(flat)
+  return traverse_util.unflatten_dict(flat, sep="/")
 
 
 class Checkpointer:

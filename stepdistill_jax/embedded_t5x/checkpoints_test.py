@@ -201,6 +201,8 @@ def test_modes_find_checkpoints(tmp_path):
   assert find(path=[f"{folder}/checkpoint_5"], mode="specific") == ["5"]
   assert find(path=f"{folder}/checkpoint_5/checkpoint",  # The index itself.
               mode="specific") == ["5"]
+  index = checkpoints.load_t5x_checkpoint(f"{folder}/checkpoint_5/checkpoint")
+  assert int(index["state"]["step"]) == 5
   assert find(path=[]) == []
   # Of several folders, the first that has any, whatever steps others have.
   (tmp_path / "none").mkdir()
@@ -270,7 +272,7 @@ def test_the_older_interface_goes_on_from_a_concrete_state(tmp_path):
   assert int(checkpointer.restore(step=3).step) == 3
   with pytest.raises(ValueError, match="not both"):
     checkpointer.restore(step=3, path=str(tmp_path / "checkpoint_3"))
-  with pytest.raises(ValueError, match="holds no checkpoint"):
+  with pytest.raises(ValueError, match="there is no checkpoint"):
     checkpointer.restore(path=str(tmp_path / "checkpoint_4"))
   with pytest.raises(ValueError, match="params_on_devices"):
     checkpointer.restore(lazy_parameters=True)

@@ -1,13 +1,19 @@
 """The `t5x` command: users' mistakes in one line, before any compilation."""
 
 import json
+import re
 import sys
 
+import jax
 import pytest
 import seqio
 
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.embedded_t5x import command as t5x_command, testing_tasks
+from stepdistill_jax.embedded_t5x import (
+  command as t5x_command,
+  device_mesh,
+  testing_tasks,
+)
 from stepdistill_jax.util import devices, errors, t5x_finder
 from tests.support import real_data as testing
 
@@ -122,10 +128,13 @@ def test_value_of_another_type(capsys, tmp_path):
   assert "gin config:" in line and "create_learning_rate_scheduler" in line
 
 
-def test_uneven_partitions(capsys, tmp_path):
+def test_uneven_partitions(capsys, tmp_path, monkeypatch):
+  # One CPU alone takes any number, as in T5X.
+  monkeypatch.setattr(
+      device_mesh, "devices_here", lambda backend=None: jax.devices() * 2)
   line = train(capsys, tmp_path,
                "--gin.partitioning.PjitPartitioner.num_partitions=3")
-  assert "num_partitions=3 does not divide the number of devices" in line
+  assert "num_partitions=3 does not divide the number of devices, 2" in line
 
 
 def test_other_vocabulary(capsys, tmp_path):
@@ -245,8 +254,16 @@ def test_every_run_has_a_configuration_of_its_own(tmp_path):
     assert gin_config.bindings()["TRAIN_STEPS"] == steps
 
 
-def test_gin_files_of_another_mode_are_named():
+@pytest.mark.parametrize("mode", ["eval", "infer", "precompile", "export"])
+def test_gin_files_of_another_mode_are_named(mode):
   with pytest.raises(errors.UserError) as caught:
-    t5x_command.run("eval", ["t5x/configs/runs/testing.gin"], [],
+    t5x_command.run(mode, ["t5x/configs/runs/testing.gin"], [],
                     engine="embedded", dry_run=True)
-  assert "for `t5x train`, not for `t5x eval`" in str(caught.value)
+  line = str(caught.value)
+  assert f"for `t5x train`, not for `t5x {mode}`" in line
+  # The file that is named is there, and for this mode: it is complained of
+  # for what else it needs.
+  run_file = re.search(r"such as (\S+),", line)[1]
+  with pytest.raises(errors.UserError, match="(not set|MODEL)") as caught:
+    t5x_command.run(mode, [run_file], [], engine="embedded", dry_run=True)
+  assert "unknown gin file" not in str(caught.value)

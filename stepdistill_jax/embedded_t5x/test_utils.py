@@ -13,7 +13,8 @@ import unittest
 import jax
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
-from t5x import (
+
+from stepdistill_jax.embedded_t5x import (
   adafactor,
   checkpoints,
   models,
@@ -21,8 +22,8 @@ from t5x import (
   partitioning,
   train_state as train_state_lib,
 )
-from t5x.checkpoint_importer import LazyArray
-from t5x.examples.t5 import network
+from stepdistill_jax.embedded_t5x.examples.t5 import network
+from stepdistill_jax.embedded_t5x.lazy_arrays import LazyArray
 
 MeshSpec = Sequence[tuple[str, int]]
 # One for all train states: trees of different optimizers differ.

@@ -252,8 +252,9 @@ class PredictionsFile:
 def _read_predictions(path: pathlib.Path) -> tuple[dict[str, Answer], int]:
   """Returns the answers by id, and how many lines repeat an earlier one."""
   if not path.is_file():
+    problem = "is a folder" if path.is_dir() else "was not found"
     raise errors.UserError(
-        f"predictions file {path} was not found; it is JSON Lines of "
+        f"predictions file {path} {problem}; it is JSON Lines of "
         '{"id": …, "text": …}')
   found: dict[str, Answer] = {}
   first_line: dict[str, int] = {}

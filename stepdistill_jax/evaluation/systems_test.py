@@ -85,6 +85,8 @@ def test_bad_lines(tmp_path, row, message):
 def test_other_bad_files(tmp_path):
   with pytest.raises(errors.UserError, match="was not found"):
     systems.PredictionsFile(tmp_path / "no.jsonl")
+  with pytest.raises(errors.UserError, match="is a folder; it is JSON Lines"):
+    systems.PredictionsFile(tmp_path)
   (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}')
   with pytest.raises(errors.UserError, match="not UTF-8"):
     systems.PredictionsFile(tmp_path / "latin.jsonl")

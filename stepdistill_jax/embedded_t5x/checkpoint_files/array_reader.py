@@ -98,6 +98,8 @@ def resolve(path: str | os.PathLike[str]) -> str:
     errors.UserError: there is none.
   """
   folder = epath.Path(locations.absolute(path))
+  if folder.is_file():  # The index of an older one.
+    folder = folder.parent
   if folder.name == STATE_ITEM and (folder / METADATA_FILE).exists():
     folder = folder.parent
   if checkpoint_paths.layout_of(folder):

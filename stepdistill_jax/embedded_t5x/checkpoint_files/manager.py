@@ -25,8 +25,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from stepdistill_jax.embedded_t5x import lazy_arrays
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  lazy_arrays,
   reading as checkpoint_reading,
   restore_choice,
 )
@@ -335,6 +335,8 @@ class OrbaxCheckpointManagerInterface:
       if step is None:
         raise errors.InvalidValue(f"no checkpoint in {self.directory}")
       path = checkpoint_paths.get_checkpoint_dir(self.directory, step)
+    if not epath.Path(path).exists():
+      raise errors.InvalidValue(f"there is no checkpoint {path}")
     restore_choice.require_good(
         os.fspath(path), if_not_just_checked=True)
     state = checkpoint_reading.restore(

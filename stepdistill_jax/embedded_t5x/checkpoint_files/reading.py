@@ -15,17 +15,16 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import state_utils
+from stepdistill_jax.embedded_t5x import lazy_arrays, state_utils
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader,
-  lazy_arrays,
 )
 from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations
 
 
 @contextlib.contextmanager
-def _reason_given(folder: epath.Path) -> Iterator[None]:
+def reason_given(folder: epath.Path) -> Iterator[None]:
   """Makes a UserError of what reading raises; of damage where it is proven."""
   try:
     yield
@@ -123,10 +122,11 @@ def restore(
   state_dict = train_state.state_dict()
   flat = traverse_util.flatten_dict(
       state_dict, keep_empty_nodes=True, sep="/")
-  empty = {k: v for k, v in flat.items() if v is None or v == {}
+  empty = {k: v for k, v in flat.items() if v is None
+           or isinstance(v, Mapping) and not v
            or v is traverse_util.empty_node}
   wanted = {k: v for k, v in flat.items() if k not in empty}
-  with _reason_given(folder):
+  with reason_given(folder):
     arrays = array_reader.open_checkpoint(folder).arrays
   found = transformed(arrays, state_dict, state_transformation_fns)
   missing = sorted(set(wanted) - set(found))
@@ -156,7 +156,7 @@ def restore(
   if missing:
     fallback = state_utils.flatten_state_dict(fallback_state)
     result.update({name: fallback[name] for name in missing})
-  with _reason_given(folder):
+  with reason_given(folder):
     if lazy_parameters:
       result.update(lazies)
       lazies = {k: v for k, v in lazies.items() if k == array_reader.STEP}

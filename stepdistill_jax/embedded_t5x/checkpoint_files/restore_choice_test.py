@@ -10,7 +10,6 @@ from flax.linen import partitioning as flax_partitioning
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from stepdistill_jax.embedded_t5x import (
@@ -21,6 +20,7 @@ from stepdistill_jax.embedded_t5x import (
   state_initializer,
 )
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
+  array_reader,
   restore_choice,
 )
 from stepdistill_jax.runs import checkpoint_manifest, run_record
@@ -132,7 +132,7 @@ def test_googles_checkpoint_without_a_file_is_told_in_a_line(run):
   largest.unlink()
   assert latest(run) == "checkpoint_5"
   with pytest.raises(
-      errors.UserError, match="cannot be read: orbax finds no") as told:
+      errors.UserError, match="cannot be opened: NOT_FOUND") as told:
     checkpoints.load_t5x_checkpoint(str(run), 10)
   assert "\n" not in str(told.value) and len(str(told.value)) < 800
 
@@ -152,11 +152,14 @@ def test_what_cannot_be_read_is_not_called_damaged(run, monkeypatch):
       assert word not in str(told.value)
 
 
-def test_orbax_error_on_a_good_checkpoint_is_given_as_it_is(run, monkeypatch):
+def test_an_error_of_reading_a_good_checkpoint_is_given_as_it_is(
+    run, monkeypatch):
   def fail(*unused_args, **unused_options):
     raise ValueError("no such layout")
 
-  monkeypatch.setattr(ocp.Checkpointer, "restore", fail)
+  monkeypatch.setattr(
+      array_reader, "_of_store", lambda name, store, dtype=None:
+      array_reader.Array(name, store.shape, np.dtype("int32"), (), fail))
   with pytest.raises(errors.Unreadable, match="read: no such layout$"):
     checkpoints.load_t5x_checkpoint(str(run), 10)
   # The same of one whose manifest proves the damage.

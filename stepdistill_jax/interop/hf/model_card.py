@@ -160,8 +160,8 @@ class Card:
 
   def _duties(self) -> str:
     """What licences of the models that it comes from may ask for."""
-    names = [n for n in (self.origin, self.trained_on and
-                         self.trained_on.teacher) if n]
+    teacher = self.trained_on.teacher if self.trained_on else None
+    names = [n for n in (self.origin, teacher) if n and n != "human"]
     if self.prompt is None or not names:
       return ""
     lines = [

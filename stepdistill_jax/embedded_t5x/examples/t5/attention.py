@@ -244,7 +244,7 @@ class MultiHeadDotProductAttention(nn.Module):
           f"{'/'.join(self.path)}: decoding takes one position a call: "
           f"expected keys of shape {expected}, got {key.shape}")
     at = as_column(index.value)
-    index.value += 1
+    index.value = index.value + 1  # A numpy array is not to change in place.
     for variable, new in zip(cached, (key, value)):
       variable.value = jnp.where(
           positions == at, jnp.moveaxis(new, -3, -1), variable.value)

@@ -97,24 +97,35 @@ def test_a_users_network_decodes_as_ours(pair, decode_fn, decodes):
 def test_the_cache_is_as_t5x_documents_it():
   attention = layers.MultiHeadDotProductAttention(num_heads=2, head_dim=3)
   x = jax.random.normal(jax.random.PRNGKey(0), (4, 5, 6))
-  variables = attention.init(
-      jax.random.PRNGKey(1), x, x, deterministic=True)
-  whole = attention.apply(
-      variables, x, x, layers.make_causal_mask(x[..., 0]), deterministic=True)
-  params = {"params": variables["params"]}
-  _, made = attention.apply(
-      params, x, x, decode=True, deterministic=True, mutable=["cache"])
+  variables = jax.jit(lambda key: attention.init(
+      key, x, x, deterministic=True)["params"])(jax.random.PRNGKey(1))
+  variables = {"params": variables}
+  whole = jax.jit(lambda v: attention.apply(
+      v, x, x, layers.make_causal_mask(x[..., 0]), deterministic=True)
+  )(variables)
+  params = variables
+  _, made = jax.jit(lambda v: attention.apply(
+      v, x, x, decode=True, deterministic=True, mutable=["cache"]))(params)
   assert jax.tree.map(jnp.shape, made["cache"]) == {
       "cached_key": (4, 2, 3, 5), "cached_value": (4, 2, 3, 5),
       "cache_index": ()}
   cache = made["cache"]
+  decode = jax.jit(lambda cache, x: attention.apply(
+      {**params, "cache": cache}, x, x, decode=True, deterministic=True,
+      mutable=["cache"]))
   for i in range(5):
-    step, changed = attention.apply(
-        {**params, "cache": cache}, x[:, i:i + 1], x[:, i:i + 1], decode=True,
-        deterministic=True, mutable=["cache"])
+    step, changed = decode(cache, x[:, i:i + 1])
     cache = changed["cache"]
     np.testing.assert_allclose(step[:, 0], whole[:, i], atol=1e-6)
   assert int(cache["cache_index"]) == 5
+  given = {**made["cache"], "cache_index": np.array(2)}
+  _, changed = attention.apply(
+      {**params, "cache": given}, x[:, :1], x[:, :1], decode=True,
+      deterministic=True, mutable=["cache"])
+  assert int(given["cache_index"]) == 2
+  assert int(changed["cache"]["cache_index"]) == 3
+  assert changed["cache"]["cached_key"][0, 0, 0].astype(bool).tolist() == [
+      False, False, True, False, False]
   with pytest.raises(ValueError, match="one position a call"):
     attention.apply({**params, "cache": cache}, x, x, decode=True,
                     deterministic=True, mutable=["cache"])
@@ -128,11 +139,15 @@ def test_prefilled_rows_go_on_where_each_prompt_ends():
   x = jax.random.normal(jax.random.PRNGKey(2), (2, 6, 8))
   bias = jax.random.normal(jax.random.PRNGKey(3), (1, 2, 6, 6))
   mask = layers.make_causal_mask(x[..., 0])
-  params = {"params": attention.init(
-      jax.random.PRNGKey(4), x, x, deterministic=True)["params"]}
-  whole = attention.apply(params, x, x, mask, bias, deterministic=True)
-  run = functools.partial(attention.apply, mutable=["cache"],
-                          deterministic=True)
+  params = {"params": jax.jit(lambda key: attention.init(
+      key, x, x, deterministic=True)["params"])(jax.random.PRNGKey(4))}
+
+  def run(variables, *arrays, **options):
+    return jax.jit(lambda v: attention.apply(
+        v, *arrays, deterministic=True, mutable=["cache"], **options)
+    )(variables)
+
+  whole, _ = run(params, x, x, mask, bias)
   _, state = run(params, x, x, decode=True)
   lengths = jnp.array([3, 1])
   _, state = run({**params, **state}, x, x, mask, bias, prefill=True,
@@ -192,8 +207,9 @@ def test_a_users_decoder_only_network_decodes_as_ours():
     model = models.DecoderOnlyModel(
         cls(config), vocabulary, None, inputs_bidirectional_attention=True)
     if params is None:
-      params = model.get_initial_variables(
-          jax.random.PRNGKey(0), {"decoder_input_tokens": (2, 8)})["params"]
+      params = jax.jit(lambda key, m=model: m.get_initial_variables(
+          key, {"decoder_input_tokens": (2, 8)})["params"])(
+              jax.random.PRNGKey(0))
     results.append(jax.jit(lambda p, m=model: m.predict_batch_with_aux(
         p, batch, num_decodes=2, return_all_decodes=True,
         decoder_params={"rescale_log_probs": False}))(params))
