@@ -37,8 +37,7 @@ def spec_of(tmp_path, rows=20, **more):
 
 
 async def collect_async(spec, asker, watch=None, then=lambda collector: None):
-  with job_lib.open_job(spec,
-                        waiting=job_lib.refuse_to_wait) as job:
+  with job_lib.open_job(spec) as job:
     collector = job.collector(asker, watch or (lambda progress: None))
     then(collector)
     await collector.run(job.items())
