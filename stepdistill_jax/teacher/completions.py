@@ -196,7 +196,7 @@ def find_caches(folder: str | os.PathLike) -> list[pathlib.Path]:
   found = sorted(p.parent for p in folder.glob(f"*/{MANIFEST}"))
   if not found:
     raise errors.UserError(
-        f"{folder} is no teacher cache and has none in its folders: no "
+        f"{folder} is not a teacher cache, and has none in its folders: no "
         f"{MANIFEST} was found" if folder.is_dir()
         else locations.not_a_folder(folder))
   return found

@@ -92,7 +92,7 @@ def _tiktoken(name: str) -> CountTokens:
     import tiktoken
   except ImportError as error:
     raise errors.UserError(
-        f"--tokenizer={name} is no file, and as an encoding it needs the "
+        f"--tokenizer={name} is not a file, and as an encoding it needs the "
         "package `tiktoken`; run `pip install tiktoken`") from error
   try:
     encoding = tiktoken.get_encoding(name)

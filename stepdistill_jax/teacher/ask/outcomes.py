@@ -1,4 +1,4 @@
-"""Telling what a collection came to, and what is next."""
+"""What a collection came to, in words, and what is next."""
 
 from __future__ import annotations
 
@@ -71,33 +71,33 @@ def as_json(outcome: job.Outcome, imported) -> dict[str, Any]:
 def lines(outcome: job.Outcome, imported) -> list[str]:
   """The outcome for a person."""
   progress = outcome.progress
-  told = [f"{outcome.usable:,} of {outcome.total:,} completions ended as they "
-          "should" + ("" if outcome.success_ratio is None else
-                      f" ({outcome.success_ratio:.1%})")
-          + f" -> {outcome.folder}"]
+  shown = [f"{outcome.usable:,} of {outcome.total:,} completions ended as they "
+           "should" + ("" if outcome.success_ratio is None else
+                       f" ({outcome.success_ratio:.1%})")
+           + f" -> {outcome.folder}"]
   if others := _others(outcome):
-    told.append("  not usable: " + _counts(others))
-  told += import_counts.with_places("  row not asked: ", outcome.dropped)
-  told.append(
+    shown.append("  not usable: " + _counts(others))
+  shown += import_counts.with_places("  row not asked: ", outcome.dropped)
+  shown.append(
       f"  this run: {progress.requests:,} requests, {progress.retries:,} of "
       f"them retries, {progress.copied:,} completions shared by identical "
       "requests")
   if progress.failures:
-    told.append("  failed attempts: " + _counts(progress.failures)
-                + f"; the last: {progress.last_failure}")
+    shown.append("  failed attempts: " + _counts(progress.failures)
+                 + f"; the last: {progress.last_failure}")
   if progress.asked_again:
-    told.append(f"  asked again though in doubt: {progress.asked_again:,}, "
-                "which the server may have charged twice")
+    shown.append(f"  asked again though in doubt: {progress.asked_again:,}, "
+                 "which the server may have charged twice")
   if progress.held:
-    told.append(f"  held back as in doubt: {progress.held:,}")
+    shown.append(f"  held back as in doubt: {progress.held:,}")
   usage = (f"{outcome.usage['prompt_tokens']:,} prompt + "
            f"{outcome.usage['completion_tokens']:,} completion tokens")
-  told.append(f"  the cache took {usage}"
-              + (f", ${outcome.usd:,.4f}" if outcome.usd else ""))
+  shown.append(f"  the cache took {usage}"
+               + (f", ${outcome.usd:,.4f}" if outcome.usd else ""))
   if imported is not None:
     from stepdistill_jax.teacher.importing import command as import_command
-    told += import_command.summary_lines(imported)
-  return told
+    shown += import_command.summary_lines(imported)
+  return shown
 
 
 def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
@@ -147,20 +147,20 @@ def _next_steps(outcome: job.Outcome) -> str:
   others = _others(outcome)
   failed = sum(count for reason, count in others.items()
                if reason.startswith(store.ERROR))
-  told = ""
+  shown = ""
   if failed or outcome.missing:
-    told += "; a rerun asks for those that failed or are missing"
+    shown += "; a rerun asks for those that failed or are missing"
   if failed < sum(others.values()):
-    told += ("; those with another ending are paid for and not asked again: "
-             "--min_success_ratio=0 writes the records all the same")
+    shown += ("; those with another ending are paid for and not asked again: "
+              "--min_success_ratio=0 writes the records all the same")
   if others.get(completions.LENGTH):
-    told += ("; for whole ones collect into another --output with a larger "
-             "--max_tokens")
+    shown += ("; for whole ones collect into another --output with a larger "
+              "--max_tokens")
   for reason in sorted(others):
     if reason not in _KNOWN_ENDINGS and not reason.startswith(store.ERROR):
-      told += (f"; the server ends with {reason!r}, which is not known as a "
-               "natural end")
-  return told
+      shown += (f"; the server ends with {reason!r}, which is not known as a "
+                "natural end")
+  return shown
 
 
 def _counts(counts) -> str:

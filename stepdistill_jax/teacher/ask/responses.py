@@ -124,17 +124,17 @@ def parse(content: str, request: requests.Request, secret: str = "") -> Answer:
 def _choice(choice: Mapping[str, Any], secret: str) -> Choice:
   finish_reason = choice.get("finish_reason")
   if finish_reason is not None and not isinstance(finish_reason, str):
-    raise ValueError("finish_reason is no text")
+    raise ValueError("finish_reason is not a text")
   message = choice.get("message", choice)
   _raise_error_object({**choice, "choices": message.get("content")}, secret)
   if "message" not in choice:
     if not isinstance(choice["text"], str):
-      raise ValueError("text is no text")
+      raise ValueError("text is not a text")
     return Choice(choice["text"], finish_reason, _thinking(choice))
   output, refusal, thinking = _content(message.get("content"))
   refusal = message.get("refusal") or refusal
   if not isinstance(refusal, str):
-    raise ValueError("refusal is no text")
+    raise ValueError("refusal is not a text")
   thinking = "\n".join(filter(None, (_thinking(message), thinking)))
   if refusal:
     return Choice(output or refusal, failures.REFUSAL, thinking)

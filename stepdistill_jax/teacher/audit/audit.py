@@ -49,7 +49,7 @@ def piece_counter(vocabulary_path: str | os.PathLike) -> PieceCounter:
   """Counts the pieces of a SentencePiece model, without EOS.
 
   Raises:
-    errors.UserError: the file is no such model.
+    errors.UserError: the file is not such a model.
   """
   model = vocabulary_losses.load(vocabulary_path)
 

@@ -75,9 +75,7 @@ def _choose(args: argparse.Namespace, folder: pathlib.Path
     found = [
         pair for pair in records.list_records(records_dir)
         if (folder.resolve() == records_dir.resolve() or records.version_dir(
-            records_dir, *pair).resolve().is_relative_to(folder.resolve())
-            or folder.resolve() == records.version_dir(
-                records_dir, *pair).resolve())]
+            records_dir, *pair).resolve().is_relative_to(folder.resolve()))]
     if found:
       break
   else:

@@ -210,7 +210,7 @@ def read_tfds(folder: pathlib.Path, split: str) -> Iterator[text_files.Entry]:
   """Yields a split of a prepared TFDS folder.
 
   Raises:
-    errors.UserError: it is no such folder, or has no such split.
+    errors.UserError: it is not such a folder, or has no such split.
   """
   import tensorflow_datasets as tfds  # Loads TensorFlow.
 
@@ -228,7 +228,7 @@ def read_tfds(folder: pathlib.Path, split: str) -> Iterator[text_files.Entry]:
 
 
 def tfds_splits(folder: pathlib.Path) -> list[str]:
-  """The names of a prepared TFDS folder's splits; [] if it is none."""
+  """The names of a prepared TFDS folder's splits; [] if it is not one."""
   path = folder / "dataset_info.json"
   if not path.is_file():
     return []

@@ -35,7 +35,7 @@ class Joined:
     output: the completion; None if there is none, or if there is a problem.
     problem: empty, or the named reason why there is no usable completion.
     where: file and line of the completion, else of the row.
-    dropped: the named reason why this is no record; else empty.
+    dropped: the named reason why this is not a record; else empty.
     batch: name of the completion's file.
     truncated: True if the teacher stopped at its length limit.
     label_doubt: `parsing.COPIED_LABEL` or `parsing.UNVERIFIED_LABEL` where

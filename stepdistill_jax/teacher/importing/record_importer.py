@@ -208,7 +208,7 @@ def import_sources(
 
 
 def _expected(sources: Iterable[Source]) -> int | None:
-  """About how many items the sources have; None where it cannot be told."""
+  """About how many items the sources have; None where that is not known."""
   counts = [
       source.rows or (row_files.guess_rows(pathlib.Path(source.files[0]))
                       if source.files else 0) for source in sources]

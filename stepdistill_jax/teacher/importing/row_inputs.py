@@ -26,7 +26,7 @@ _FIELD = re.compile(r"\{([^{}]+)\}")
 
 
 def turns_of(messages: Any) -> list[tuple[str, str]] | None:
-  """(role, content) of each message; None for what are no messages."""
+  """(role, content) of each message; None if these are not messages."""
   if not isinstance(messages, list) or not messages:
     return None
   turns = []

@@ -251,7 +251,7 @@ def _is_closed(value: str) -> bool:
 
 
 def _unquoted(text: str) -> list[str]:
-  """The values of one quoted row; [] if it is none."""
+  """The values of one quoted row; [] if it is not one."""
   try:
     rows = list(csv.reader(
         io.StringIO(text, newline=""), delimiter="\t", strict=True))
