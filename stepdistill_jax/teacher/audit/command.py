@@ -23,21 +23,18 @@ SUMMARY = "count what is in records, and what is wrong with them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-      "dir", metavar="DIR", nargs="?",
+  add = parser.add_argument
+  add("dir", metavar="DIR", nargs="?",
       help="records or a cache (default: --records_dir)")
   argument_parser.add_records_dir(parser)
-  parser.add_argument("--dataset", help="audit the records of this data set")
-  parser.add_argument("--teacher", help="audit the records by this teacher")
-  parser.add_argument(
-      "--vocabulary", metavar="PATH",
+  add("--dataset", help="audit the records of this data set")
+  add("--teacher", help="audit the records by this teacher")
+  add("--vocabulary", metavar="PATH",
       help="SentencePiece model in whose pieces lengths are given (default: "
       "the data set's own, else T5's, else words are counted)")
-  parser.add_argument(
-      "--html", metavar="PATH",
+  add("--html", metavar="PATH",
       help="where to write the page (default: audit.html beside the records)")
-  parser.add_argument(
-      "--json", action="store_true", help="print the audit as JSON")
+  add("--json", action="store_true", help="print the audit as JSON")
 
 
 def run(args: argparse.Namespace) -> int | None:

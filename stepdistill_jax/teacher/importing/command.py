@@ -63,74 +63,58 @@ _NEEDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-      "--format", choices=tuple(_NEEDS), default="published",
+  add = parser.add_argument
+  add("--format", choices=tuple(_NEEDS), default="published",
       help="form of the completions (default: %(default)s)")
-  parser.add_argument("--dataset", help="svamp, cqa, anli1, esnli, asdiv, ...")
-  parser.add_argument(
-      "--rows", metavar="DIR", help="folder of the data set's row files")
-  parser.add_argument(
-      "--outputs", metavar="DIR", nargs="+",
+  add("--dataset", help="svamp, cqa, anli1, esnli, asdiv, ...")
+  add("--rows", metavar="DIR", help="folder of the data set's row files")
+  add("--outputs", metavar="DIR", nargs="+",
       help="folder (or files) of the completions")
-  parser.add_argument(
-      "--teacher", help="name of the teacher in task names, such as palm540b")
+  add("--teacher", help="name of the teacher in task names, such as palm540b")
   argument_parser.add_records_dir(parser, "--output")
-  parser.add_argument(
-      "--columns", metavar="ROLE=COLUMN,...",
+  add("--columns", metavar="ROLE=COLUMN,...",
       help="of --format=columns; roles: inputs (or messages), label, "
       "rationale and teacher_label (or output, a completion to parse), split")
-  parser.add_argument(
-      "--template", default="", metavar="TEXT",
+  add("--template", default="", metavar="TEXT",
       help="of --format=columns: inputs of several columns, as in "
       "'{title}\\n{body}'")
-  parser.add_argument(
-      "--student-prompt", "--student_prompt", choices=row_inputs.PROMPTS,
+  add("--student-prompt", "--student_prompt", choices=row_inputs.PROMPTS,
       default=row_inputs.USER,
       help="of rows of messages: what the student reads: the user's prompt "
       "(the default), the system's message too (full), or without the lines "
       "that all prompts begin and end with (short)")
-  parser.add_argument(
-      "--raw", metavar="DIR",
+  add("--raw", metavar="DIR",
       help="of --format=llama3_cot: folder of the raw generations (default: "
       "llama3 beside --outputs)")
-  parser.add_argument(
-      "--keep-unverified-labels", action="store_true",
+  add("--keep-unverified-labels", action="store_true",
       help="of --format=llama3_cot: take labels for the teacher's that may "
       "be copied human labels")
-  parser.add_argument(
-      "--reject-wrong", "--reject_wrong", action="store_true",
+  add("--reject-wrong", "--reject_wrong", action="store_true",
       help="of --format=cache: use no rationale that leads to another label "
       "than the human one")
   add_reading_arguments(parser)
-  parser.add_argument(
-      "--rules", default="strict",
+  add("--rules", default="strict",
       help="parsing rules: strict, or reference for what the papers' code "
       "does, defects included (default: %(default)s)")
-  parser.add_argument(
-      "--verbalize", default="", metavar="LABEL=TEXT,...",
+  add("--verbalize", default="", metavar="LABEL=TEXT,...",
       help="write other words for labels, such as 0=no,1=yes")
-  parser.add_argument(
-      "--vocabulary", metavar="PATH",
+  add("--vocabulary", metavar="PATH",
       help="install this SentencePiece model as T5's vocabulary")
-  parser.add_argument(
-      "--json", action="store_true", help="print the counts as JSON")
+  add("--json", action="store_true", help="print the counts as JSON")
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds what `reading_options` reads; also of `teacher collect`."""
   group = parser.add_argument_group("how answers are read (docs/teachers.md)")
-  group.add_argument(
-      "--kind", choices=datasets.KINDS,
+  add = group.add_argument
+  add("--kind", choices=datasets.KINDS,
       help="of your own data's labels (default: guessed from them, and said)")
-  group.add_argument(
-      "--labels", default="", metavar="LABEL,...",
+  add("--labels", default="", metavar="LABEL,...",
       help="all labels of --kind=class (default: those of the rows)")
-  group.add_argument(
-      "--marker", action="append", default=[], metavar="TEXT",
+  add("--marker", action="append", default=[], metavar="TEXT",
       help="text behind which the answer stands, such as 'Verdict:'; may be "
       "given several times")
-  group.add_argument(
-      "--thinking", choices=reading.THINKING, default="missing",
+  add("--thinking", choices=reading.THINKING, default="missing",
       help="whether a reasoning model's thinking is the rationale: where there "
       "is no other (the default), always, never")
 
