@@ -111,9 +111,7 @@ class CacheWriter:
         "split": split, "prompt_id": prompt_id,
         "prompt_sha256": prompt_sha256, "sampling": dict(sampling or {}),
     }
-    if split not in records.SPLITS:
-      raise errors.UserError(errors.unknown_name_message(
-          "split", split, records.SPLITS))
+    errors.require_known("split", split, records.SPLITS)
     self._lines: list[str] = []
 
   def __enter__(self) -> CacheWriter:

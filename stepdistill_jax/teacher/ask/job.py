@@ -347,11 +347,8 @@ def _check(spec: Spec, prompt: prompts.Prompt) -> None:
     value = getattr(spec, name)
     if value is not None and not value > 0:
       raise errors.UserError(f"--{name}={value}; it must be more than 0")
-  for name, known in (("endpoint", requests.ENDPOINTS),
-                      ("history", plan_lib.HISTORIES)):
-    if getattr(spec, name) not in known:
-      raise errors.UserError(
-          errors.unknown_name_message(name, getattr(spec, name), known))
+  errors.require_known("endpoint", spec.endpoint, requests.ENDPOINTS)
+  errors.require_known("history", spec.history, plan_lib.HISTORIES)
   if spec.json_schema and prompt.schema is None:
     raise errors.UserError(
         f"--json_schema: prompt {prompt.id!r} has no schema; choose a prompt "

@@ -161,9 +161,7 @@ def find(dataset: str, rows: str, split: str,
     errors.UserError: it is not there.
   """
   spec = datasets.get(dataset)
-  if split not in records.SPLITS:
-    raise errors.UserError(
-        errors.unknown_name_message("split", split, records.SPLITS))
+  errors.require_known("split", split, records.SPLITS)
   path = pathlib.Path(rows).expanduser()
   if path.is_dir():
     found = row_files.find_row_file(spec, path, split)

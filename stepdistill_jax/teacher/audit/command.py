@@ -81,10 +81,9 @@ def _choose(args: argparse.Namespace, folder: pathlib.Path
         "import`, or name their folder with --records_dir")
   for kind, position in (("dataset", 0), ("teacher", 1)):
     wanted = getattr(args, kind)
-    if wanted and wanted not in {pair[position] for pair in found}:
-      raise errors.UserError(errors.unknown_name_message(
-          kind, wanted, {pair[position] for pair in found},
-          f"(records in {records_dir})"))
+    if wanted:
+      errors.require_known(kind, wanted, {pair[position] for pair in found},
+                           f"(records in {records_dir})")
   return records_dir, [
       pair for pair in found
       if args.dataset in (None, pair[0]) and args.teacher in (None, pair[1])]

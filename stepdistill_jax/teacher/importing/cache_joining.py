@@ -70,9 +70,8 @@ class Form:
         samples=samples, collected="reads" in manifest,
         gold_given=manifest.get("gold_given", False) is True,
         rows=manifest.get("rows") or manifest.get("count") or 0)
-    if form.reads not in answer_forms.FORMS:
-      raise errors.UserError(f"{where}: " + errors.unknown_name_message(
-          "value of reads", str(form.reads), answer_forms.FORMS))
+    errors.require_known(
+        "value of reads", str(form.reads), answer_forms.FORMS, where=where)
     for name in ("samples", "rows"):
       if type(getattr(form, name)) is not int or getattr(form, name) < 0:
         raise errors.UserError(

@@ -200,10 +200,8 @@ def import_cache(
       spec, lambda: label_kinds.of_caches(folder), chosen, notes)
   for path, manifest in manifests.items():
     split = manifest["split"]
-    if split not in records.SPLITS:
-      raise errors.UserError(
-          f"{path / completions.MANIFEST}: "
-          + errors.unknown_name_message("split", split, records.SPLITS))
+    errors.require_known("split", split, records.SPLITS,
+                         where=str(path / completions.MANIFEST))
     if split in sources:
       raise errors.UserError(
           f"{path} and {sources[split].files[0]} are both caches of split "
@@ -225,10 +223,9 @@ def known_dataset(dataset: str) -> datasets.Dataset:
   Raises:
     errors.UserError: there is none of this name; lists the near ones.
   """
-  if dataset not in datasets.DATASETS:
-    raise errors.UserError(errors.unknown_name_message(
-        "data set", dataset, datasets.DATASETS,
-        "(data sets of your own: --format=columns or --format=cache)"))
+  errors.require_known(
+      "data set", dataset, datasets.DATASETS,
+      "(data sets of your own: --format=columns or --format=cache)")
   return datasets.DATASETS[dataset]
 
 

@@ -279,9 +279,9 @@ class _Verbalizer:
 
   def require_all_used(self) -> None:
     """Raises errors.UserError for a label that no record has."""
-    for label in set(self._words) - self._seen:
-      raise errors.UserError("--verbalize: " + errors.unknown_name_message(
-          "label", label, filter(None, self._seen)))
+    for label in self._words:
+      errors.require_known("label", label, filter(None, self._seen),
+                           where="--verbalize")
 
 
 class _SplitImporter:

@@ -53,9 +53,7 @@ def parse_columns(text: str, has_template: bool = False) -> dict[str, str]:
   """
   columns = table_files.parse_columns(text)
   for role in columns:
-    if role not in COLUMN_ROLES:
-      raise errors.UserError("--columns: " + errors.unknown_name_message(
-          "role", role, COLUMN_ROLES))
+    errors.require_known("role", role, COLUMN_ROLES, where="--columns")
   if not has_template and not {"inputs", "messages"} & set(columns):
     raise errors.UserError(
         "--columns names no column for inputs; for example "

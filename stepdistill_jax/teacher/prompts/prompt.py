@@ -157,9 +157,7 @@ def from_table(
   known = {field.name for field in dataclasses.fields(Prompt)} - {
       "id", "sha256", "source"}
   for key in table:
-    if key not in known:
-      raise errors.UserError(
-          f"{where}: " + errors.unknown_name_message("key", key, known))
+    errors.require_known("key", key, known, where=where)
   for key in ("kind", "datasets", "reads", "input"):
     if key not in table:
       raise errors.UserError(f"{where} lacks the key {key!r}")
@@ -168,9 +166,8 @@ def from_table(
       if key in table and not fits(table[key]):
         raise errors.UserError(
             f"{where}: {key} is {table[key]!r}, expected {expected}")
-  if table["reads"] not in answer_forms.FORMS:
-    raise errors.UserError(f"{where}: " + errors.unknown_name_message(
-        "value of reads", table["reads"], answer_forms.FORMS))
+  errors.require_known(
+      "value of reads", table["reads"], answer_forms.FORMS, where=where)
   for key in ("datasets", "lines", "stop", "exemplars"):
     table[key] = tuple(table.get(key, ()))
   if "schema" in table:
