@@ -212,10 +212,16 @@ def _table_sources(
   for number, split in enumerate(known):
     wanted = {split, ""} if number == 0 else {split}
     sources[split] = record_importer.Source(
-        join(entry for entry in read(paths)
-             if _split_value(entry, split_column) in wanted),
+        join(_entries_of(read, paths, split_column, wanted)),
         files=tuple(map(str, paths)), rows=sum(names[n] for n in wanted))
   return sources
+
+
+def _entries_of(
+    read: _Reader, paths: list[pathlib.Path], split_column: str,
+    wanted: set[str]) -> Iterator[text_files.Entry]:
+  return (entry for entry in read(paths)
+          if _split_value(entry, split_column) in wanted)
 
 
 def _split_value(entry: text_files.Entry, column: str) -> str:
