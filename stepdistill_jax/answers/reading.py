@@ -102,9 +102,7 @@ class Options:
   thinking: str = "missing"
 
   def __post_init__(self) -> None:
-    if self.thinking not in THINKING:
-      raise errors.UserError(errors.unknown_name_message(
-          "value of --thinking", self.thinking, THINKING))
+    errors.require_known("value of --thinking", self.thinking, THINKING)
 
 
 DEFAULT = Options()
