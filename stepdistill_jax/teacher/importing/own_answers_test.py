@@ -162,6 +162,14 @@ def test_a_known_data_sets_own_label_column(tmp_path):
   assert source["human_labels"]["equation_unknown"]["count"] == 1
 
 
+def test_labels_of_another_data_set_are_refused(tmp_path):
+  rows = [{"q": f"{i} + 2?", "desk": "loans", "out": f"The answer is {i}."}
+          for i in range(3)]
+  with pytest.raises(errors.UserError, match=(
+      "none of the 3 human labels is one of gsm8k's .3 equation_unknown")):
+    imported(tmp_path, rows, COLUMNS, "gsm8k")
+
+
 def test_a_template_of_several_columns(tmp_path):
   rows = [{"title": "Hi", "body": "Lost book", "desk": "loans"}]
   columns = {"label": "desk", "teacher_label": "desk"}

@@ -238,6 +238,16 @@ def _require_use(
   filled = sum((field_counts for split_counts in counts.values()
                 for field_counts in split_counts.filled.values()),
                collections.Counter())
+  foreign = sum(split_counts.human_labels.total()
+                for split_counts in counts.values())
+  if foreign and foreign == filled["label"]:
+    reasons = [reason for split_counts in counts.values()
+               for reason in import_counts.in_words(
+                   split_counts.human_labels.as_json(), example=True)]
+    raise errors.UserError(
+        f"none of the {foreign:,} human labels is one of {dataset}'s "
+        f"({'; '.join(reasons)}), so no records were written; give a data "
+        "set of your own a --dataset name of its own")
   if filled["teacher_label"] or filled["rationale"]:
     return
   if any(split_counts.completions for split_counts in counts.values()):
