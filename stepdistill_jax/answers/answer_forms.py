@@ -26,6 +26,7 @@ ANSWER = "answer"
 RATIONALE = "rationale"
 DENSITY = "density"
 TURNS = "turns"
+MESSAGE = "message"  # Of rows of messages, which no prompt of ours asked for.
 FORMS = (CHAIN_OF_THOUGHT, JSON, ANSWER, RATIONALE, DENSITY, TURNS)
 
 # Named reasons besides those of `parsing`.
@@ -41,54 +42,37 @@ def get_parser(
     dataset: datasets.Dataset, form: str,
     options: reading.Options = reading.DEFAULT) -> parsing.Parser:
   """Returns the parser of a form."""
-  return functools.partial(_PARSERS[form], dataset, options)
+  if form == DENSITY:
+    return _density
+  if form in (RATIONALE, TURNS):
+    return functools.partial(_whole, form)
+  return functools.partial(_read, dataset, form, options)
 
 
-def _chain(dataset: datasets.Dataset, options: reading.Options, output: str,
-           row: datasets.Row) -> parsing.Parsed:
-  return reading.read(dataset, output, row, options=options)
-
-
-def _json(dataset: datasets.Dataset, options: reading.Options, output: str,
-          row: datasets.Row) -> parsing.Parsed:
-  parsed = reading.read(dataset, output, row, options=options)
-  if parsed.status == parsing.NO_MARKER:
+def _read(dataset: datasets.Dataset, form: str, options: reading.Options,
+          output: str, row: datasets.Row) -> parsing.Parsed:
+  parsed = reading.read(dataset, output, row, options=options,
+                        form=form if form in (ANSWER, MESSAGE) else "any")
+  if form == JSON and parsed.status == parsing.NO_MARKER:
     parsed.status = NOT_JSON
   return parsed
 
 
-def _answer(dataset: datasets.Dataset, options: reading.Options, output: str,
-            row: datasets.Row) -> parsing.Parsed:
-  return reading.read(dataset, output, row, form="answer", options=options)
-
-
-def _cleaned(output: str) -> parsing.Parsed:
-  """A parse of nothing yet: `label` is the whole cleaned text."""
+def _whole(form: str, output: str, row: datasets.Row) -> parsing.Parsed:
+  """The cleaned text, as a rationale or else as a label."""
   cleaned = cleaning.clean(output)
   text = cleaned.text.strip()
   status = "ok" if text else (parsing.ONLY_THINKING if cleaned.thinking
                               else parsing.EMPTY_OUTPUT)
+  rationale, label = (text, "") if form == RATIONALE else ("", text)
   return parsing.Parsed(
-      "", text, status, rule="whole text" if text else "",
+      rationale, label, status, rule="whole text" if text else "",
       thinking=cleaned.thinking, cleaned=cleaned.removed,
       open_ended=not reading.is_closed(text))
 
 
-def _rationale(dataset: datasets.Dataset, options: reading.Options,
-               output: str, row: datasets.Row) -> parsing.Parsed:
-  parsed = _cleaned(output)
-  parsed.rationale, parsed.label = parsed.label, ""
-  return parsed
-
-
-def _turn(dataset: datasets.Dataset, options: reading.Options, output: str,
-          row: datasets.Row) -> parsing.Parsed:
-  return _cleaned(output)
-
-
-def _density(dataset: datasets.Dataset, options: reading.Options, output: str,
-             row: datasets.Row) -> parsing.Parsed:
-  parsed = _cleaned(output)
+def _density(output: str, row: datasets.Row) -> parsing.Parsed:
+  parsed = _whole(DENSITY, output, row)
   text, parsed.label, parsed.rule = parsed.label, "", ""
   if not text:
     return parsed
@@ -101,13 +85,3 @@ def _density(dataset: datasets.Dataset, options: reading.Options, output: str,
   else:
     parsed.label, parsed.rule, parsed.open_ended = summaries[-1], "json", False
   return parsed
-
-
-_PARSERS = {
-    CHAIN_OF_THOUGHT: _chain,
-    JSON: _json,
-    ANSWER: _answer,
-    RATIONALE: _rationale,
-    DENSITY: _density,
-    TURNS: _turn,
-}

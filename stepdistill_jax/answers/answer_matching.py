@@ -6,11 +6,9 @@ Model output is data: nothing here evaluates it as a program.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import math
-import operator
 import re
-from typing import Any
 import warnings
 
 from stepdistill_jax.answers import arithmetic, kinds, numerals
@@ -66,28 +64,11 @@ def reference_value(text: str) -> float | None:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
       tree = ast.parse(text.lstrip(" \t"), mode="eval")
-    value = _python_value(tree.body)
+    value: float = arithmetic.value_of(tree.body, lambda node: node.value)
     return value if math.isfinite(value) else None
   except (SyntaxError, ValueError, ArithmeticError, RecursionError,
           MemoryError):
     return None
-
-
-_OPERATORS: dict[type, Callable[..., float]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
-    ast.Div: operator.truediv, ast.UAdd: operator.pos, ast.USub: operator.neg}
-
-
-def _python_value(node: Any) -> float:
-  """Python's value of a node; ValueError for what is not arithmetic."""
-  if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-    return node.value  # type: ignore[return-value]  # One of the two.
-  function = _OPERATORS.get(type(getattr(node, "op", None)))
-  if function is None:
-    raise ValueError("not arithmetic")
-  if isinstance(node, ast.UnaryOp):
-    return function(_python_value(node.operand))
-  return function(_python_value(node.left), _python_value(node.right))
 
 
 def last_number(text: str) -> float | None:

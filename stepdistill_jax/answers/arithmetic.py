@@ -1,19 +1,20 @@
 """Values of arithmetic answers: numbers, + - * / and parentheses.
 
-Answers come from language models, so nothing is ever executed: a parser of
-four lines of grammar, with limits on length, depth and magnitude, in exact
-rational arithmetic.
-
-    sum     = product (("+" | "-") product)*
-    product = sign (("*" | "/") sign)*
-    sign    = ("+" | "-") sign | atom
-    atom    = number | "(" sum ")"
+Answers come from language models, so nothing is ever executed: Python's parser
+reads the text, and of what it finds numbers, signs and operators alone are
+computed, in exact rational arithmetic, with limits on length, depth and
+magnitude.
 """
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Callable
 from fractions import Fraction
+import math
+import operator
 import re
+from typing import Any
 
 MAX_LENGTH = 1000  # Characters; the longest SVAMP equation has 40.
 MAX_DEPTH = 50  # Nested parentheses and signs.
@@ -22,7 +23,9 @@ MAX_MAGNITUDE = 10**15  # Of any value on the way.
 # 33.333333 does. Relative to values over 1.
 TOLERANCE = Fraction(1, 10**6)
 
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?|\.\d+)|([-+*/()]))")
+_CHARACTERS = re.compile(r"[\d.\s+*/()-]*")
+_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
+_SIGNS = re.compile(rf"(?:[-+]\s*){{{MAX_DEPTH + 1}}}")
 # Thousands separators: `1,200` is a number, `14, 21` and `1,20` are tuples.
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
@@ -66,11 +69,20 @@ def evaluate(text: str) -> Fraction:
     raise NotArithmetic("unknown")
   if "," in text:
     raise NotArithmetic("tuple")
-  if not _is_balanced(text):
-    raise NotArithmetic("unbalanced")
-  parser = _Parser(text)
-  value = parser.sum(0)
-  parser.expect_end()
+  _require_nesting(text)
+  if not _CHARACTERS.fullmatch(text):
+    raise NotArithmetic("syntax")
+  # Python reads no `007`, and one line.
+  text = _ZEROS.sub("", " ".join(text.split()))
+  try:
+    value: Fraction = value_of(
+        ast.parse(text, mode="eval").body,
+        lambda node: Fraction(text[node.col_offset:node.end_col_offset]),
+        MAX_MAGNITUDE)
+  except ZeroDivisionError:
+    raise NotArithmetic("division_by_zero") from None
+  except SyntaxError:
+    raise NotArithmetic("syntax") from None
   return value
 
 
@@ -112,83 +124,53 @@ def values_equal(a: Fraction, b: Fraction) -> bool:
   return abs(a - b) <= TOLERANCE * max(Fraction(1), abs(a), abs(b))
 
 
-def _is_balanced(text: str) -> bool:
-  depth = 0
+_OPERATORS: dict[type, Callable[..., Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+    ast.Div: operator.truediv, ast.UAdd: operator.pos, ast.USub: operator.neg}
+
+
+def value_of(node: Any, number: Callable[[ast.Constant], Any],
+             most: float = math.inf) -> Any:
+  """The value of an expression that Python's parser has read.
+
+  Args:
+    node: of numbers, signs, `+ - * /` and parentheses.
+    number: gives the value of a number.
+    most: magnitude that no value on the way may exceed.
+
+  Raises:
+    NotArithmetic: something else is in it, or a value is too large.
+    ZeroDivisionError: it divides by 0.
+  """
+  steps = []  # A sum of many terms is nested to the left.
+  while isinstance(node, ast.BinOp):
+    steps.append(node)
+    node = node.left
+  if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    value = number(node)
+  elif isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+    value = _OPERATORS[type(node.op)](value_of(node.operand, number, most))
+  else:
+    raise NotArithmetic("syntax")
+  for step in [None, *reversed(steps)]:
+    if step is not None:
+      if type(step.op) not in _OPERATORS:
+        raise NotArithmetic("syntax")
+      value = _OPERATORS[type(step.op)](
+          value, value_of(step.right, number, most))
+    if abs(value) > most:
+      raise NotArithmetic("magnitude")
+  return value
+
+
+def _require_nesting(text: str) -> None:
+  depth = deepest = 0
   for character in text:
     depth += (character == "(") - (character == ")")
+    deepest = max(depth, deepest)
     if depth < 0:
-      return False
-  return depth == 0
-
-
-class _Parser:
-  """Recursive descent over the tokens of one expression."""
-
-  def __init__(self, text: str):
-    self._text = text
-    self._at = 0
-    self._advance()
-
-  def _advance(self) -> None:
-    """Reads the next token: a number, an operator, or None at the end."""
-    self._number = self._operator = None
-    match = _TOKEN.match(self._text, self._at)
-    if match:
-      self._number, self._operator = match.groups()
-      self._at = match.end()
-    elif self._text[self._at:].strip():
-      raise NotArithmetic("syntax")
-
-  def expect_end(self) -> None:
-    if self._number is not None or self._operator is not None:
-      raise NotArithmetic("syntax")
-
-  def sum(self, depth: int) -> Fraction:
-    value = self._product(depth)
-    while self._operator in ("+", "-"):
-      operator = self._operator
-      self._advance()
-      term = self._product(depth)
-      value = _limited(value + term if operator == "+" else value - term)
-    return value
-
-  def _product(self, depth: int) -> Fraction:
-    value = self._sign(depth)
-    while self._operator in ("*", "/"):
-      operator = self._operator
-      self._advance()
-      factor = self._sign(depth)
-      if operator == "/" and factor == 0:
-        raise NotArithmetic("division_by_zero")
-      value = _limited(value * factor if operator == "*" else value / factor)
-    return value
-
-  def _sign(self, depth: int) -> Fraction:
-    if depth > MAX_DEPTH:
-      raise NotArithmetic("too_deep")
-    if self._operator in ("+", "-"):
-      negative = self._operator == "-"
-      self._advance()
-      value = self._sign(depth + 1)
-      return -value if negative else value
-    return self._atom(depth)
-
-  def _atom(self, depth: int) -> Fraction:
-    if self._number is not None:
-      value = _limited(Fraction(self._number))
-      self._advance()
-      return value
-    if self._operator != "(":
-      raise NotArithmetic("syntax")
-    self._advance()
-    value = self.sum(depth + 1)
-    if self._operator != ")":
-      raise NotArithmetic("syntax")
-    self._advance()
-    return value
-
-
-def _limited(value: Fraction) -> Fraction:
-  if abs(value) > MAX_MAGNITUDE:
-    raise NotArithmetic("magnitude")
-  return value
+      break
+  if depth:
+    raise NotArithmetic("unbalanced")
+  if deepest > MAX_DEPTH or _SIGNS.search(text):
+    raise NotArithmetic("too_deep")

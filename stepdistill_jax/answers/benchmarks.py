@@ -89,7 +89,7 @@ class Benchmark:
     if rules == "reference":
       if free_text:
         prediction = self._find_answer(prediction, inputs)
-      return _REFERENCE_JUDGES[self.kind](self, prediction, label, inputs)
+      return _judge_by_reference(self, prediction, label, inputs)
     parsed = (self._find_answer(prediction, inputs) if free_text
               else self._read(prediction, inputs)) or None
     variants = {}
@@ -145,35 +145,26 @@ def _choice_variants(prediction: str, label: str, choices: tuple[str, ...],
       "letter": by_letter is not None and by_letter == label}
 
 
-def _judge_listed(benchmark: Benchmark, prediction: str, label: str,
-                  inputs: str) -> Judgement:
+def _judge_by_reference(
+    benchmark: Benchmark, prediction: str, label: str, inputs: str
+) -> Judgement:
   """By the papers' rule: the text as it is."""
-  choices = benchmark.choices(inputs)
+  kind = benchmark.kind
+  if kind == NUMBER:
+    return benchmark.judge(prediction, label, inputs=inputs)
+  if kind == EQUATION:
+    value = answers.reference_value(prediction)
+    gold = answers.reference_value(label)
+    return Judgement(None if value is None else number_text(value),
+                     value is not None and value == gold)
+  choices = benchmark.choices(inputs) if kind in (CLASS, CHOICE) else ()
   if not choices:  # Without choices, only the texts can be compared.
-    return _judge_text(benchmark, prediction, label, inputs)
+    return Judgement(prediction or None, prediction == label)
   parsed = prediction if prediction in choices else None
   return Judgement(
       parsed, parsed is not None and parsed == label,
       _choice_variants(prediction, label, choices, parsed)
-      if benchmark.kind == CHOICE else {})
-
-
-def _judge_equation(benchmark: Benchmark, prediction: str, label: str,
-                    inputs: str) -> Judgement:
-  value = answers.reference_value(prediction)
-  gold = answers.reference_value(label)
-  return Judgement(None if value is None else number_text(value),
-                   value is not None and value == gold)
-
-
-def _judge_number(benchmark: Benchmark, prediction: str, label: str,
-                  inputs: str) -> Judgement:
-  return benchmark.judge(prediction, label, inputs=inputs)
-
-
-def _judge_text(benchmark: Benchmark, prediction: str, label: str,
-                inputs: str) -> Judgement:
-  return Judgement(prediction or None, prediction == label)
+      if kind == CHOICE else {})
 
 
 def number_text(value: float) -> str:
@@ -181,16 +172,6 @@ def number_text(value: float) -> str:
   return repr(int(value)) if value == int(value) else repr(value)
 
 
-_REFERENCE_JUDGES = {
-    CLASS: _judge_listed,
-    CHOICE: _judge_listed,
-    datasets.CHOICES: _judge_text,
-    EQUATION: _judge_equation,
-    NUMBER: _judge_number,
-    TEXT: _judge_text,
-    datasets.SUMMARY: _judge_text,
-    datasets.CONVERSATION: _judge_text,
-}
 # Keeps hostile text (megabytes of digits) from costing time.
 _MAX_ANSWER_CHARS = 50_000
 _SCORE_RULES = {
@@ -244,7 +225,7 @@ def parse_names(text: str, own: Iterable[str] = ()) -> list[Benchmark]:
   """Reads `--benchmarks`: names with commas between, or `all`.
 
   Raises:
-    errors.UserError: no name, or one that is no benchmark.
+    errors.UserError: no name, or one that is not a benchmark.
   """
   own = list(own)
   names = [name.strip() for name in text.split(",") if name.strip()]

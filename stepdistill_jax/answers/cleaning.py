@@ -11,15 +11,23 @@ from __future__ import annotations
 import dataclasses
 import re
 
-_THINK = r"think|thinking|thoughts?|seed:think|reflection|scratchpad"
+# With a prefix of the model (`seed:think`, `longcat_think`), too.
+_THINK = (r"(?:\w+[:_])?(?:think|thinking|thoughts?)|antthinking|reflection|"
+          r"\w*scratchpad|inner_?monologue")
 # (opening, closing) of what reasoning models write before their answer.
 _BLOCKS = tuple(
-    (re.compile(opening, re.IGNORECASE), re.compile(closing, re.IGNORECASE))
+    (re.compile(opening, re.IGNORECASE),
+     re.compile(closing, re.IGNORECASE | re.MULTILINE))
     for opening, closing in (
-        (rf"<({_THINK})>", rf"</({_THINK})>"),
+        (r"<(?:start|begin)_of_think(?:ing)?>", r"<end_of_think(?:ing)?>"),
+        (rf"<(?:{_THINK})(?:\s[^<>\n]*)?>", rf"</(?:{_THINK})\s*>"),
+        (r"\AThinking\.{3}\n", r"^\.{3}done thinking\.$"),
         (r"\[THINK\]", r"\[/THINK\]"),
         (r"◁think▷", r"◁/think▷"),
-        (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+        (r"<\|(?:begin|start)_?of_?(?:thought|think)\|>",
+         r"<\|end_?of_?(?:thought|think)\|>"),
+        (r"<\|channel>thought\b", r"<channel\|>"),
+        (r"<\|think(?:ing)?\|>", r"<\|/think(?:ing)?\|>"),
         (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
         (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),
         (r"<unused94>(?:thought\n)?", r"<unused95>"),
@@ -27,9 +35,11 @@ _BLOCKS = tuple(
     ))
 # Harmony: `<|channel|>analysis<|message|>…<|channel|>final<|message|>…`.
 _CHANNEL = re.compile(
-    r"(?:<\|start\|>\w*)?<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
+    r"(?:<\|start\|>\w*)?<\|channel\|>\s*(\w+)[^<]*"
+    r"(?:<\|constrain\|>[^<]*)?<\|message\|>")
 _BARE_FINAL = re.compile(r"\Aanalysis(?=[A-Z\W])(.*)assistantfinal", re.DOTALL)
-_SIGNS = ("<", "[", "◁", "Here is my", "analysis")  # One is in all of these.
+# One is in all of these.
+_SIGNS = ("<", "[", "◁", "Here is my", "analysis", "Thinking...")
 _ENDS = re.compile(
     r"<\|(?:im_end|eot_id|eom_id|end_of_text|endoftext|end|return|call|"
     r"END_RESPONSE|END_OF_TURN_TOKEN|assistant_end|eos)\|>|</s>|<eos>|"
@@ -53,7 +63,8 @@ _LATEX = {
     r"\times": "×", r"\cdot": "·", r"\div": "÷", r"\%": "%", r"\$": "$",
     r"\left": "", r"\right": "", r"\!": "", r"\,": " ", r"\;": " ",
     r"\:": " ", r"\quad": " ", r"\ ": " ", r"\approx": "≈", r"\&": "&",
-    r"\_": "_", r"\#": "#", r"\{": "{", r"\}": "}", r"\circ": "°"}
+    r"\_": "_", r"\#": "#", r"\sqrt": "√", r"\pi": "π",
+    r"\{": "{", r"\}": "}", r"\circ": "°"}
 _LATEX_NAME = re.compile(
     "|".join(re.escape(name) + (r"(?![A-Za-z])" if name[-1].isalpha() else "")
              for name in sorted(_LATEX, key=len, reverse=True)))
@@ -101,7 +112,7 @@ def clean(output: str) -> Cleaned:
   if "<" in text or "[" in text:
     text = _HEADER.sub("", text, count=1) if _HEADER.match(text) else text
     lead = len(text) - len(text.lstrip())
-    # What follows an end is no part of the answer.
+    # What follows an end is not part of the answer.
     end = next((m for m in _ENDS.finditer(text) if m.start() > lead), None)
     text = _SPECIAL.sub("", text[:end.start()] if end else text)
   if text != before:

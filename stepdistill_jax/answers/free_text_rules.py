@@ -31,7 +31,7 @@ _LEAD_WORDS = frozenset(
     "the final correct and so hence therefore thus".split())
 _MARKERS = tuple(re.compile(marker, re.IGNORECASE)
                  for marker in ("answer is", "answer:"))
-# `(b)`, or `b)`, `b.` or `b` at the end; `a house` is no letter.
+# `(b)`, or `b)`, `b.` or `b` at the end; `a house` is not a letter.
 _CHOICE_LETTER = re.compile(r"\(([a-z])\)|(?:^|\s)([a-z])(?:[).]|$)")
 _CLASS_LETTER = re.compile(r"\(([a-c])\)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?", re.ASCII)
@@ -93,10 +93,7 @@ def _choice(lowered: str, answer: str, row: datasets.Row,
     position = ord(match[1] or match[2]) - ord("a")
     if position < len(row.choices):
       return row.choices[position], ""
-  named = [c for c in row.choices if c.lower() in lowered]
-  if len(named) == 1:
-    return named[0], ""
-  return "", parsing.SEVERAL_ANSWERS if named else parsing.NO_LABEL
+  return _only([c for c in row.choices if c.lower() in lowered])
 
 
 def _class_label(lowered: str, answer: str, row: datasets.Row,
@@ -105,8 +102,12 @@ def _class_label(lowered: str, answer: str, row: datasets.Row,
   named |= {dataset.labels[ord(letter) - ord("a")]
             for letter in _CLASS_LETTER.findall(lowered)
             if ord(letter) - ord("a") < len(dataset.labels)}
+  return _only(list(named))
+
+
+def _only(named: list[str]) -> tuple[str, str]:
   if len(named) == 1:
-    return named.pop(), ""
+    return named[0], ""
   return "", parsing.SEVERAL_ANSWERS if named else parsing.NO_LABEL
 
 

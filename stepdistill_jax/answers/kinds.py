@@ -2,7 +2,7 @@
 
 A reader takes the text that follows a marker (or a JSON value, or a whole
 prediction) and returns the label in the form that labels have, or the named
-reason why there is none. What is not wholly read is no label: never half a
+reason why there is none. What is not wholly read is not a label: never half a
 word, never a part of a number, never one of two answers.
 """
 
@@ -37,13 +37,28 @@ _CAPITAL = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
 _JOINED = re.compile(r"\s*(?:and|or|/|&|\+|und|oder)\s*", re.IGNORECASE)
 _NEGATION = re.compile(
     r"(?:\b(?:not|neither|nor|never|no)|n't)\s+(?:an?\s+)?\Z", re.IGNORECASE)
+_NOT_FIRST = re.compile(r"(?:not|neither|never)\b", re.IGNORECASE)
 _YES_NO = {"true": "yes", "false": "no", "correct": "yes", "incorrect": "no"}
 _UNIT = re.compile(r"\s*[A-Za-z°%][A-Za-z°%/² .'-]*\Z")
 _VARIABLE = re.compile(r"\A[A-Za-z][A-Za-z_ ]{0,30}\s*=\s*(?=\S)")
 _LEAD = re.compile(
     r"\A(?:about|approximately|approx\.|around|roughly|exactly|only|just|"
     r"a total of|equal to|≈|~|=|:|\s)+", re.IGNORECASE)
-_RANGE = re.compile(r"\A\s*\d+(?:\.\d+)?[-–]\d+(?:\.\d+)?(?:\s+[A-Za-z]|\s*\Z)")
+_RANGE = re.compile(
+    r"\A\s*\d+(?:\.\d+)?[-–]\d+(?:\.\d+)?(?:/\d+)?(?:\s+[A-Za-z]|\s*\Z)")
+_MINUS = re.compile(
+    r"(?:(?:\A|(?<=\bis )|(?<=\bto )|(?<=\bof )|(?<=\bat ))minus|\bnegative)"
+    r"\s+(?=[$€£]?\.?\d)", re.IGNORECASE)
+# A sentence of numbers alone, each of them `#`: `12, 13` or `(3, 4 and 5)`.
+_LIST = re.compile(
+    r"[^\w#]*#(?:\s*[,;&]\s*(?:(?:and|or)\b)?\s*#)+[^\w#]*(?:\w+[^\w#]*)?")
+# What goes on with the number before: `3 hours 20 minutes`, `5'3"`.
+_COMPOUND = re.compile(
+    r"\s*(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|"
+    r"ft|pounds?|lbs?|dollars?|euros?|')\.?,?\s*\Z", re.IGNORECASE)
+_COMPOUND_UNIT = re.compile(
+    r"\s*(?:(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|s|days?|weeks?|months?|"
+    r"inch(?:es)?|in|ounces?|oz|cents?)\b|\")", re.IGNORECASE)
 
 
 def read(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
@@ -163,29 +178,50 @@ def number_in(sentence: str, rest: Sequence[str] = ()) -> tuple[str, str]:
     rest: texts that may show whether decimal commas are in use.
   """
   text = numerals.normalize(cleaning.plain(sentence))
-  text = _LEAD.sub("", text)
+  text = _LEAD.sub("", _MINUS.sub("-", text))
   *_, last = text.split("=")
   if last is not text and re.search(r"\d", last):
     text = _LEAD.sub("", last)
   found = numerals.find(text, numerals.uses_decimal_commas(*rest))
   if not found:
-    # Words alone are no number that could not be read.
+    # Words alone are not a number that could not be read.
     has_digit = re.search(r"\d", text)
     return "", expression(sentence)[1] if has_digit else parsing.NO_LABEL
   if (len(found) > 1 or "(" in text) and not _RANGE.match(text):
     computed, _ = expression(text)
     if computed:
       return computed, ""
-  first = found[0]
-  chosen = first if first.start == 0 else found[-1]
-  if chosen is first and len(found) > 1:
-    between = text[first.end:found[1].start]
-    if re.search(r"\b(?:or|to|and)\W*\Z", between):
-      return "", parsing.SEVERAL_ANSWERS
-  if chosen.value is None:
+  chosen = found[0] if found[0].start == 0 else found[-1]
+  if len(found) > 1 and _is_several(text, found, chosen):
+    return "", parsing.SEVERAL_ANSWERS
+  if chosen.value is None or len(found) > 1 and chosen is found[0] and (
+      re.fullmatch(r"\s*[-+*/×÷·]\s*", text[chosen.end:found[1].start])):
     return "", numerals.UNCLEAR
   problem = arithmetic.problem_of(chosen.text)
   return ("", problem) if problem else (chosen.text, "")
+
+
+def _is_several(text: str, found: Sequence[numerals.Number],
+                chosen: numerals.Number) -> bool:
+  """Whether a sentence has a second number beside the chosen one."""
+  if chosen is not found[0]:
+    between = text[found[-2].end:chosen.start]
+    if re.fullmatch(r"\s*(?:or|and)\s*", between):
+      return True  # `between 5 and 7`.
+  else:
+    second = found[1]
+    between = text[chosen.end:second.start]
+    if re.search(r"\b(?:or|to|and)\W*\Z", between):
+      return True
+    if not between.strip() or (
+        _COMPOUND.match(between) and _COMPOUND_UNIT.match(text, second.end)):
+      return chosen.value != second.value
+  if chosen.value is None:
+    return False
+  marked, at = "", 0
+  for number in found:
+    marked, at = marked + text[at:number.start] + "#", number.end
+  return bool(_LIST.fullmatch(marked + text[at:]))
 
 
 # ---- Closed sets ------------------------------------------------------------
@@ -199,9 +235,10 @@ def named(text: str, labels: Sequence[str]) -> list[tuple[int, int, str]]:
   found = []
   for label in dict.fromkeys(labels):
     name = fold(label)
-    if not name:
+    if not name or name not in text:
       continue
-    left = r"(?<!\w)" if name[0].isascii() and name[0].isalnum() else ""
+    left = r"(?<!\w)(?<!\bnon-)" if (
+        name[0].isascii() and name[0].isalnum()) else ""
     right = r"(?!\w)" if name[-1].isascii() and name[-1].isalnum() else ""
     found += [(*m.span(), label) for m in re.finditer(
         left + re.escape(name) + right, text)]
@@ -292,6 +329,8 @@ def _choice_text(text: str, row: Row) -> tuple[str, str]:
   if not first:
     return "", parsing.NO_LABEL
   choices = row.choices
+  if choices and _NOT_FIRST.match(first) and not whole_label(first, choices):
+    return "", parsing.LABEL_NOT_A_CHOICE
   if not choices:  # Nothing says what letters stand for.
     match = _LETTER_HEAD.fullmatch(first)
     return match[1].lower() if match else fold(first), ""
@@ -354,8 +393,7 @@ def _text_label(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
 
 
 def _long_text(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
-  label = text.strip()
-  return label, "" if label else parsing.NO_LABEL
+  return text.strip(), ""  # `read` has seen that there is one.
 
 
 _READERS: dict[str, LabelReader] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from stepdistill_jax.answers import benchmarks, text_overlap
+from stepdistill_jax.answers import benchmarks
 from stepdistill_jax.records import datasets
 
 MetricFn = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
@@ -21,7 +21,7 @@ def label_metric_fns(
   """Returns the metric functions of a data set's label tasks.
 
   Args:
-    dataset: a benchmark's name; a data set that is none is compared as text.
+    dataset: a benchmark's name; another data set is compared as text.
     rules: `strict` or `reference`.
     free_text: for targets that hold a rationale and then the label.
     spec: gives the kind of the labels of a data set of the user's own, when
@@ -35,26 +35,8 @@ def label_metric_fns(
     judged = [
         benchmark.judge(prediction, target, rules=rules, free_text=free_text)
         for target, prediction in zip(targets, predictions, strict=True)]
-    return _means(accuracy=[j.correct for j in judged],
-                  unparsable=[j.parsed is None for j in judged])
+    return {} if not judged else {  # Of nothing there is no mean.
+        "accuracy": sum(j.correct for j in judged) / len(judged),
+        "unparsable": sum(j.parsed is None for j in judged) / len(judged)}
 
   return [label_accuracy]
-
-
-def rationale_metric_fns() -> list[MetricFn]:
-  """Returns the metric functions of rationale tasks."""
-  return [rationale_overlap]
-
-
-def rationale_overlap(targets: Sequence[str],
-                      predictions: Sequence[str]) -> dict[str, float]:
-  """ROUGE-L (F1) with the teacher's rationale, and length in words."""
-  scores = [text_overlap.rouge_l(target, prediction)
-            for target, prediction in zip(targets, predictions, strict=True)]
-  return _means(rouge_l=scores, words=[len(p.split()) for p in predictions])
-
-
-def _means(**values: Sequence[float]) -> dict[str, float]:
-  """Means by name; of nothing there is none."""
-  return {name: sum(numbers) / len(numbers)
-          for name, numbers in values.items() if numbers}

@@ -7,15 +7,17 @@ where nothing says that a comma is a decimal point) has no value but a reason.
 from __future__ import annotations
 
 import dataclasses
+import decimal
 from fractions import Fraction
 import re
 import unicodedata
 
 UNCLEAR = "number_unclear"  # Written in a way that has several readings.
-MAGNITUDE = "equation_magnitude"
 # Keeps hostile texts (megabytes of digits) from costing time.
 _MAX_DIGITS = 30
 _MAX_EXPONENT = 15
+# More digits than a number within these limits can have.
+_EXACTLY = decimal.Context(prec=200, traps=[decimal.Inexact])
 
 _SIGNS = {ord(c): "-" for c in "−‐‑–﹣－"}
 _SPACES = {ord(c): " " for c in "\u00a0\u2007\u2009\u200a\u202f\u2002\u2003"}
@@ -40,10 +42,15 @@ _NUMBER = re.compile(
 # What stands right behind a number and makes it something else.
 _UNCLEAR_AFTER = re.compile(
     r"[:/]\s?\d|-\s?\d|\.\d|,\d|\s?\^|\s?\*\*|[kKMB]\b|[xyznXYZN](?![A-Za-z])|"
-    r"[A-Za-z]+\d|\d|\s?-\s?\d+\s?(?:to|%)|\s?±")
-_UNCLEAR_BEFORE = re.compile(r"(?:[\^√:/]|\d[.,]?|\d[-+])\Z", re.ASCII)
+    r"[A-Za-z]+\d|\d|\s?-\s?\d+\s?(?:to|%)|\s?±|_\d|\s?[√π∛]|"
+    r"\s?[万萬億亿]")
+_UNCLEAR_BEFORE = re.compile(
+    r"(?:[\^:/]|\d[.,]?|\d[-+]|[√∛π]\s?[{(]?|\}\s?\{)\Z", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d+,\d{1,2}(?![\d,])", re.ASCII)
 _DECIMAL_POINT = re.compile(r"\d\.\d", re.ASCII)
+# One group alone is a thousand where commas are decimal points.
+_POINT_GROUPS = re.compile(
+    r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3})+(?![\d.])", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,7 +95,8 @@ def normalize(text: str) -> str:
 def uses_decimal_commas(*texts: str) -> bool:
   """Whether numbers elsewhere in the texts have a comma for a point."""
   return (any(_DECIMAL_COMMA.search(text) for text in texts)
-          and not any(_DECIMAL_POINT.search(text) for text in texts))
+          and not any(_DECIMAL_POINT.search(_POINT_GROUPS.sub("", text))
+                      for text in texts))
 
 
 def find(text: str, decimal_comma: bool = False) -> list[Number]:
@@ -134,7 +142,12 @@ def _value(match: re.Match[str], sign: str | None, decimal_comma: bool
     digits = digits.replace(".", "") + "." + match["comma"][1:]
   elif re.fullmatch(r"\d{1,3}(?:\.\d{3})+,\d+", digits):
     digits = digits.replace(".", "").replace(",", ".")
-  elif digits.count(".") > 1:
+  elif "," in digits and re.search(r"[ ']", digits):  # `1 234,56`
+    if re.search(r",\d{3}\Z", digits):
+      return None
+    digits = digits.replace(",", ".")
+  elif digits.count(".") > 1 or (
+      decimal_comma and _POINT_GROUPS.fullmatch(digits)):
     digits = digits.replace(".", "")
   value = Fraction(re.sub(r"[ ',]", "", digits).rstrip(".") or "0")
   try:
@@ -163,7 +176,7 @@ def _value(match: re.Match[str], sign: str | None, decimal_comma: bool
 
 def _text(match: re.Match[str], value: Fraction) -> str:
   """As it was written where that is plain, else as a decimal or fraction."""
-  plain: str = match["digits"].replace(",", "")
+  plain: str = re.sub(r",(?=\d{3})", "", match["digits"])
   if re.fullmatch(r"\d+(\.\d+)?", plain) and abs(value) == Fraction(plain):
     return ("-" if value < 0 else "") + plain
   if match["over"] and not match["power"] and not match["scale"]:
@@ -178,17 +191,8 @@ def number_text(value: Fraction) -> str:
   >>> number_text(Fraction(3, 2)), number_text(Fraction(-1, 3))
   ('1.5', '-1/3')
   """
-  denominator, places = value.denominator, 0
-  while denominator % 10 == 0:
-    denominator, places = denominator // 10, places + 1
-  for prime in (2, 5):
-    while denominator % prime == 0:
-      denominator, places = denominator // prime, places + 1
-  if denominator != 1:
+  try:
+    return format(_EXACTLY.divide(decimal.Decimal(value.numerator),
+                                  decimal.Decimal(value.denominator)), "f")
+  except decimal.Inexact:
     return f"{value.numerator}/{value.denominator}"
-  digits = f"{abs(value.numerator) * 10**places // value.denominator:d}"
-  sign = "-" if value < 0 else ""
-  if not places:
-    return sign + digits
-  digits = digits.rjust(places + 1, "0")
-  return f"{sign}{digits[:-places]}.{digits[-places:]}".rstrip("0").rstrip(".")

@@ -42,6 +42,17 @@ THINKING = [
     "Maybe the answer is 11.\n</think>\n\n{}",
     "<thinking>So the answer is 3.</thinking>{}",
     "[THINK]The answer is 3.[/THINK]{}",
+    "<mm:think>The answer is 3.</mm:think>{}",
+    "<longcat_think>The answer is 3.</longcat_think>{}",
+    "<think time='3'>The answer is 3.</think >{}",
+    "<antThinking>The answer is 3.</antThinking>{}",
+    "<start_of_think>The answer is 3.<end_of_think>{}",
+    "<|thinking|>The answer is 3.<|/thinking|>{}",
+    "<|channel>thought\nThe answer is 3.\n<channel|>{}",
+    "Thinking...\nThe answer is 3.\n...done thinking.\n\n{}",
+    "<think>The answer is 3.</think><response>{}</response>",
+    "<|channel|>analysis<|message|>a < b, so the answer is 3.<|end|><|start|>"
+    "assistant<|channel|>final <|constrain|>text<|message|>{}",
     "◁think▷The answer is 3.◁/think▷{}",
     "<|begin_of_thought|>The answer is 3.<|end_of_thought|>{}",
     "<|START_THINKING|>The answer is 3.<|END_THINKING|>{}",
@@ -90,9 +101,14 @@ NUMBERS = [
     (r"\text{18 apples}", "18"), ("that she has 18 dollars left.", "18"),
     ("about 18", "18"), ("x = 18", "18"), ("18.00", "18.00"),
     ("(8 - 3)", "(8 - 3)"), ("72. He sold 3 boxes.", "72"),
+    ("minus 5", "-5"), ("that it is minus 5 degrees", "-5"),
+    ("negative 5", "-5"), ("1 234,56 euros", "1234.56"), ("72, not 48", "72"),
+    ("72 (48 + 24)", "72"), ("72, 24 more than 48", "72"),
 ]
 UNCLEAR = ["3,5 kilos.", "3-5 apples", "12:30", "5k", "1.2.3", "2^10", "3x",
-           "1/0", "9" * 40, "1,2,3"]
+           "1/0", "9" * 40, "1,2,3", r"\sqrt{16}", r"\boxed{3\sqrt{2}}",
+           r"$\frac{\sqrt{3}}{2}$", r"25\pi", "2π", "5 √6", "1_000", "12万",
+           "1-1/2 cups", "36 + 4√63", "1 1/2 + 2", "2201_3", "1 234,567"]
 
 
 @pytest.mark.parametrize("text, label", NUMBERS)
@@ -117,9 +133,16 @@ def test_a_decimal_comma_where_the_rest_has_one():
               inputs="7,25 + 1?").label == "3.5"
   assert read("Half of 7,0. The answer is 3,5.", "gsm8k").label == "3.5"
   assert not read("Half of 7.0. The answer is 3,5.", "gsm8k").label
+  assert read("Ein Sack hat 2,5 kg. The answer is 1.500.", "gsm8k"
+              ).label == "1500"
+  assert read("A bag has 2.5 kg. The answer is 1.500.", "gsm8k"
+              ).label == "1.500"
 
 
-@pytest.mark.parametrize("text", ["3 or 4", "3 and 4 apples", "3 to 4"])
+@pytest.mark.parametrize("text", [
+    "3 or 4", "3 and 4 apples", "3 to 4", "between 3 and 4", "3, 4", "(3, 4)",
+    r"\boxed{3, 4}", "3, 4, and 5 apples", "[3; 4]", "3 hours 20 minutes",
+    "5 feet 3 inches", "5'3\"", "1 million 200 thousand", "3 6"])
 def test_one_of_two_numbers(text):
   parsed = read(f"Hm. The answer is {text}.", "gsm8k")
   assert (parsed.label, parsed.status) == ("", parsing.SEVERAL_ANSWERS)
@@ -293,3 +316,28 @@ def test_published_completions_have_one_marker():
   row = datasets.Row("", "")
   assert parser("So. The answer is (3 + 4).\n\nQ: x", row).label == "(3 + 4)"
   assert parser("So.\n#### (3 + 4)", row).status == parsing.NO_MARKER
+
+
+@pytest.mark.parametrize("text", [
+    "not (a)", "not bank", "not A.", "neither"])
+def test_a_denied_choice_is_no_answer(text):
+  parsed = read(f"Water. The answer is {text}", "cqa", choices=CHOICES)
+  assert (parsed.label, parsed.status) == ("", parsing.LABEL_NOT_A_CHOICE)
+
+
+def test_a_negated_label_is_another_word():
+  parsed = read("Cards. So the answer is non-loans.")
+  assert (parsed.label, parsed.status) == ("", parsing.LABEL_NOT_SEEN)
+
+
+def test_reasons_under_other_keys():
+  for key in ("thinking", "justification", "step by step"):
+    text = f'{{"{key}": "Books are lent.", "answer": "loans"}}'
+    assert read(text).rationale == "Books are lent."
+
+
+@pytest.mark.parametrize("text, label", [
+    ("1.5 million", "1500000"), ("18 apples", "18"),
+    ("So 11 + 7 = 18 apples", "18"), ("She has 11 and buys 7 more, so", "")])
+def test_an_answer_alone_needs_no_stop(text, label):
+  assert read(text, "gsm8k").label == label

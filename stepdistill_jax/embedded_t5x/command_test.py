@@ -1,6 +1,7 @@
 """The `t5x` command: users' mistakes in one line, before any compilation."""
 
 import json
+import re
 import sys
 
 import jax
@@ -253,8 +254,16 @@ def test_every_run_has_a_configuration_of_its_own(tmp_path):
     assert gin_config.bindings()["TRAIN_STEPS"] == steps
 
 
-def test_gin_files_of_another_mode_are_named():
+@pytest.mark.parametrize("mode", ["eval", "infer", "precompile", "export"])
+def test_gin_files_of_another_mode_are_named(mode):
   with pytest.raises(errors.UserError) as caught:
-    t5x_command.run("eval", ["t5x/configs/runs/testing.gin"], [],
+    t5x_command.run(mode, ["t5x/configs/runs/testing.gin"], [],
                     engine="embedded", dry_run=True)
-  assert "for `t5x train`, not for `t5x eval`" in str(caught.value)
+  line = str(caught.value)
+  assert f"for `t5x train`, not for `t5x {mode}`" in line
+  # The file that is named is there, and for this mode: it is complained of
+  # for what else it needs.
+  run_file = re.search(r"such as (\S+),", line)[1]
+  with pytest.raises(errors.UserError, match="(not set|MODEL)") as caught:
+    t5x_command.run(mode, [run_file], [], engine="embedded", dry_run=True)
+  assert "unknown gin file" not in str(caught.value)

@@ -24,6 +24,15 @@ ENTRY_POINTS = {
     "export": ("export_lib", "save", ()),
 }
 
+# mode -> a run file for it: ours, or T5X's own where we have none.
+_RUN_FILES = {
+    "train": "gin/runs/train.gin",
+    "eval": "gin/runs/eval.gin",
+    "infer": "gin/runs/infer.gin",
+    "precompile": "t5x/configs/runs/precompile.gin",
+    "export": "t5x/configs/runs/export.gin",
+}
+
 
 def _mode_advice(mode: str, missing: str) -> str:
   """What to do where gin files are for another mode than the command's.
@@ -40,7 +49,7 @@ def _mode_advice(mode: str, missing: str) -> str:
   if meant == mode:
     return ""
   return (f"these gin files are for `t5x {meant}`, not for `t5x {mode}`; "
-          f"include a run file for {mode}, such as gin/runs/{mode}.gin, and "
+          f"include a run file for {mode}, such as {_RUN_FILES[mode]}, and "
           "the model, data set and method, instead of a recipe")
 
 

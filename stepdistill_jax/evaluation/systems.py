@@ -121,7 +121,7 @@ class TeacherRecords:
   def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
     """Why there is no line of this teacher for a benchmark, or None."""
     if example_set.teacher != self.teacher and self.teacher not in (
-        examples_lib.teachers_of(example_set.benchmark, self._records_dir)):
+        records.teachers_of(self._records_dir, example_set.benchmark)):
       return (f"benchmark {example_set.benchmark} has no records of teacher "
               f"{self.teacher}")
     if records.has_own_labels(
@@ -252,8 +252,9 @@ class PredictionsFile:
 def _read_predictions(path: pathlib.Path) -> tuple[dict[str, Answer], int]:
   """Returns the answers by id, and how many lines repeat an earlier one."""
   if not path.is_file():
+    problem = "is a folder" if path.is_dir() else "was not found"
     raise errors.UserError(
-        f"predictions file {path} was not found; it is JSON Lines of "
+        f"predictions file {path} {problem}; it is JSON Lines of "
         '{"id": …, "text": …}')
   found: dict[str, Answer] = {}
   first_line: dict[str, int] = {}

@@ -54,8 +54,8 @@ def ask(server, *, count=2):
         server.handle, "127.0.0.1", 0, limit=2**20)
     port = listening.sockets[0].getsockname()[1]
     async with listening, client.Client(
-        base_url=f"http://127.0.0.1:{port}/v1", api_key=None, timeout_s=5,
-        concurrency=1) as asker:
+        base_url=f"http://127.0.0.1:{port}/v1", api_key=None,
+        timeout_s=5) as asker:
       answers = [await asker.ask(request) for _ in range(count)]
       return [a.choices[0].output for a in answers], asker.notes
 

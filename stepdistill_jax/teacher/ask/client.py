@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+import contextlib
 from typing import Any
 from urllib import parse
 
@@ -38,12 +39,12 @@ def check_base_url(base_url: str) -> str:
   """Returns the base URL without a slash at its end.
 
   Raises:
-    errors.UserError: it is no http(s) address, or has a password in it.
+    errors.UserError: it is not an http(s) address, or has a password in it.
   """
   parts = parse.urlsplit(base_url)
   if parts.scheme not in ("http", "https") or not parts.hostname:
     raise errors.UserError(
-        f"--base_url {failures.redact(base_url)!r} is no address such as "
+        f"--base_url {failures.redact(base_url)!r} is not an address such as "
         "http://localhost:8000/v1")
   if parts.username or parts.password:
     raise errors.UserError(
@@ -63,7 +64,7 @@ class Client:
   """
 
   def __init__(self, *, base_url: str | None, api_key: str | None,
-               timeout_s: float, concurrency: int):
+               timeout_s: float):
     self._openai = require_openai()
     self._timeout_s = timeout_s
     self._api_key = api_key or ""
@@ -72,15 +73,13 @@ class Client:
     # byte ("slow drip") would never run into a limit for each read.
     self._client = self._openai.AsyncOpenAI(
         base_url=base_url, api_key=api_key or _NO_KEY, max_retries=0,
-        timeout=None, http_client=self._http_client(concurrency))
+        timeout=None, http_client=self._http_client())
 
-  def _http_client(self, concurrency: int):
+  def _http_client(self):
     """The faster of the package's two transports; None for its default."""
-    try:
-      # Needs `openai[aiohttp]`; twice as many requests a second as httpx.
+    # Needs `openai[aiohttp]`; twice as many requests a second as httpx.
+    with contextlib.suppress(AttributeError, RuntimeError, ImportError):
       return self._openai.DefaultAioHttpClient()
-    except (AttributeError, RuntimeError, ImportError):
-      return None
 
   async def __aenter__(self) -> Client:
     return self

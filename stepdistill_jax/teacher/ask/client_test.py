@@ -26,7 +26,7 @@ async def ask(teacher, one, *, timeout_s=5.0, key=None, count=1):
   port = server.sockets[0].getsockname()[1]
   async with server, client.Client(
       base_url=f"http://127.0.0.1:{port}/v1", api_key=key,
-      timeout_s=timeout_s, concurrency=4) as asker:
+      timeout_s=timeout_s) as asker:
     return [await asker.ask(one) for _ in range(count)][-1]
 
 
@@ -71,7 +71,7 @@ def test_every_fault_has_its_name(kind, reason):
 def test_a_server_that_is_not_there():
   async def ask_nobody():
     async with client.Client(base_url="http://127.0.0.1:9/v1", api_key=None,
-                             timeout_s=5, concurrency=1) as asker:
+                             timeout_s=5) as asker:
       await asker.ask(request())
 
   with pytest.raises(failures.Failure) as caught:

@@ -66,7 +66,7 @@ class Request:
   Attributes:
     key: sha256 of all that decides the answer: the address's last part, the
       body, and the samples' numbers. Equal requests have equal keys; the
-      server's address is no part of it.
+      server's address is not part of it.
     path: below the base URL.
     body: JSON object, `n` included.
     samples: numbers of the samples that the answer's choices are.
@@ -126,11 +126,3 @@ def _key(path: str, body: Mapping[str, Any], samples: Sequence[int]) -> str:
   identity = json.dumps(
       [path, body, list(samples)], sort_keys=True, separators=(",", ":"))
   return hashlib.sha256(identity.encode("utf-8")).hexdigest()
-
-
-def prompt_text(request: Request) -> str:
-  """All text of the prompt, for counting tokens."""
-  if "prompt" in request.body:
-    return request.body["prompt"]
-  return "\n".join(str(message.get("content", ""))
-                   for message in request.body["messages"])

@@ -65,8 +65,8 @@ class Progress:
     retries: sent again after a passing failure.
     failures: named reason -> failed attempts.
     last_failure: what the server said at the last of them.
-    prompt_tokens: as the server told.
-    completion_tokens: as the server told.
+    prompt_tokens: as the server reports.
+    completion_tokens: as the server reports.
     usd: dollars for these tokens.
     under_way: requests that wait for their answer.
     stopped: why the run ended early; empty if it did not.
@@ -193,7 +193,9 @@ class Collector:
         return None
     known = self._store.lines_of(request.key)
     if known:
-      self._append_copies(item, known)
+      copies = lines.copies(item, known)
+      self._append(copies)
+      self.progress.copied += len(copies)
       return self._next(item, len(known))
     if self._store.is_in_doubt(request.key):
       if self._bounds.in_doubt == HOLD:
@@ -206,7 +208,7 @@ class Collector:
     try:
       answer = await self._ask(request)
       if answer is not None:
-        self._append_answer(item, request, answer)
+        self._append(lines.of_answer(item, request.key, answer))
         return self._next(item, len(answer.choices))
     except failures.Failure as error:
       failure = error
@@ -347,13 +349,10 @@ class Collector:
     progress = self.progress
     progress.prompt_tokens += usage.get("prompt_tokens", 0)
     progress.completion_tokens += usage.get("completion_tokens", 0)
-    if usage or not paid:
-      # A server that does not tell is believed to use most.
-      self._give_back_tokens(request, sum(usage.values()))
-
-  def _give_back_tokens(self, request: requests.Request, used: int) -> None:
-    if self._token_rate is not None:
-      self._token_rate.give_back(self._estimator.most_tokens(request) - used)
+    # A server that does not report its usage is believed to use the most.
+    if self._token_rate is not None and (usage or not paid):
+      self._token_rate.give_back(
+          self._estimator.most_tokens(request) - sum(usage.values()))
 
   async def _unless_stopping(self, waiting: Coroutine) -> None:
     """Waits for something, but not longer than the run goes on."""
@@ -375,16 +374,6 @@ class Collector:
       pass
 
   # --- Into the cache, onto the disk.
-
-  def _append_answer(self, item: plan_lib.Item, request: requests.Request,
-                     answer: responses.Answer) -> None:
-    self._append(lines.of_answer(item, request.key, answer))
-
-  def _append_copies(self, item: plan_lib.Item,
-                     known: list[dict[str, Any]]) -> None:
-    copies = lines.copies(item, known)
-    self._append(copies)
-    self.progress.copied += len(copies)
 
   def _append_failure(self, item: plan_lib.Item, request: requests.Request,
                       failure: failures.Failure) -> None:

@@ -10,6 +10,7 @@ from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.importing import (
   cache_joining,
   formats as importing,
+  record_importer,
 )
 from stepdistill_jax.util import errors
 
@@ -154,7 +155,7 @@ def test_own_data_holds_out_a_tenth_of_its_rows(tmp_path):
       tmp_path / "c", lines, dataset="mine", rows=20))
   held_out = [int(r.label) for r in found if r.split == "validation"]
   assert len(found) == 20
-  assert held_out == sorted(importing.held_out_positions(20, 0.1))
+  assert held_out == sorted(record_importer.held_out_positions(20, 0.1))
 
 
 @pytest.mark.parametrize("change", [

@@ -4,7 +4,10 @@ import pytest
 
 from stepdistill_jax.records import records
 from stepdistill_jax.teacher import completions
-from stepdistill_jax.teacher.importing import formats as importing
+from stepdistill_jax.teacher.importing import (
+  formats as importing,
+  record_importer,
+)
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
 
@@ -157,9 +160,9 @@ def test_a_cache_is_written_as_a_whole_or_not_at_all(tmp_path):
 
 
 def test_held_out_rows_are_a_fixed_tenth():
-  positions = importing.held_out_positions(800, 0.1)
+  positions = record_importer.held_out_positions(800, 0.1)
   assert len(positions) == 80 and positions == (
-      importing.held_out_positions(800, 0.1))
+      record_importer.held_out_positions(800, 0.1))
   # By the rule that is stated there.
   import numpy as np
   assert positions == set(

@@ -59,7 +59,7 @@ def is_sparse(path: pathlib.Path) -> bool:
 
 def count_rows(path: pathlib.Path) -> int:
   """Number of entries of a row file, those with problems included."""
-  return sum(1 for _ in read_fields(path))
+  return sum(1 for _ in containers.read_objects(path))
 
 
 def guess_rows(path: pathlib.Path) -> int:
@@ -80,11 +80,6 @@ def guess_rows(path: pathlib.Path) -> int:
   return 0 if first == b"[" else lines
 
 
-def read_fields(path: pathlib.Path) -> Iterator[text_files.Entry]:
-  """Yields a row file's entries; `Entry.value` has the data set's fields."""
-  return containers.read_objects(path)
-
-
 def read_rows(
     dataset: datasets.Dataset, path: pathlib.Path) -> Iterator[RowEntry]:
   """Yields the rows of a file in order.
@@ -93,21 +88,25 @@ def read_rows(
     errors.UserError: the file as a whole cannot be read.
   """
   sparse, last = is_sparse(path), -1
-  for position, entry in enumerate(read_fields(path)):
-    row, problem = None, entry.problem
-    if not problem and not isinstance(entry.value, dict):
-      problem = "row_not_object"
-    if not problem and sparse:
+  for position, entry in enumerate(containers.read_objects(path)):
+    if sparse and not entry.problem and isinstance(entry.value, dict):
       index = entry.value.get("index")
       if isinstance(index, int) and last < index < 2**40:
         position = last = index
-      else:
-        # Without its position the row has no completion.
-        problem, position = "row_without_position", -1
-    if not problem:
-      try:
-        row = dataset.read_row(entry.value)
-        row.position = position
-      except datasets.BadRow as error:
-        problem = str(error)
+      else:  # Without its position the row has no completion.
+        position, entry.problem = -1, "row_without_position"
+    row, problem = read_row(dataset, entry, position)
     yield RowEntry(row, problem, position, entry.where)
+
+
+def read_row(dataset: datasets.Dataset, entry: text_files.Entry, position: int
+             ) -> tuple[datasets.Row | None, str]:
+  """Returns (row, "") or (None, named problem)."""
+  if entry.problem or not isinstance(entry.value, dict):
+    return None, entry.problem or "row_not_object"
+  try:
+    row = dataset.read_row(entry.value)
+  except datasets.BadRow as error:
+    return None, str(error)
+  row.position = position
+  return row, ""
