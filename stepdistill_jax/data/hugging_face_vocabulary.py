@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import functools
 import os
 import pathlib
@@ -13,7 +13,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.data import chat_template, tokenizer_files
+from stepdistill_jax.data import chat_template, lengths, tokenizer_files
 from stepdistill_jax.records import records
 from stepdistill_jax.util import errors
 
@@ -122,15 +122,70 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
   def prompt_text(self, text: str) -> str:
     """What a student reads of a question's text, without BOS."""
     text = text.replace(records.EOS_TEXT, "\n")
+    return self._rendered(self._messages(text))
+
+  def _messages(self, text: str) -> list[dict[str, str]]:
+    text = text.replace(records.EOS_TEXT, "\n")
     if not self._chat:
-      return text + self._suffix
-    messages = chat_template.messages_of(text, self._system)
+      return [{"role": "user", "content": text}]
+    return chat_template.messages_of(text, self._system)
+
+  def _rendered(self, messages: Sequence[chat_template.Message]) -> str:
+    if not self._chat:
+      return f"{messages[0]['content']}{self._suffix}"
     return self._template.render(messages, add_generation_prompt=True)
 
-  def encode_prompt(self, text: str) -> list[int]:
-    """A question's ids, with all that stands around it; without EOS."""
+  def _prompt_ids(
+      self, messages: Sequence[chat_template.Message]) -> list[int]:
     before = [] if self._chat else self._before
-    return [*map(self._moved, before), *self._encode(self.prompt_text(text))]
+    return [*map(self._moved, before), *self._encode(self._rendered(messages))]
+
+  def encode_prompt(
+      self, text: str, limit: int | None = None,
+      keeps_end: bool = False) -> list[int]:
+    """A question's ids, with all that stands around it; without EOS.
+
+    Args:
+      text: the question.
+      limit: the most ids; for it the user's messages are cut, the longest
+        first, and then the assistant's. The system's, a task's prefix and all
+        that stands around them stay whole.
+      keeps_end: whether a message that is cut loses its beginning.
+
+    Raises:
+      errors.UserError: what stays whole has more ids than `limit`.
+    """
+    messages = self._messages(text)
+    ids = self._prompt_ids(messages)
+    excess = 0 if limit is None else len(ids) - limit
+    if excess <= 0:
+      return ids
+    for message in sorted(messages, key=lambda message: (
+        message["role"] != "user", -len(message["content"]))):
+      if message["role"] == "system":
+        continue
+      content = message["content"]
+      start = max(len(p) for p in ("", *lengths.PREFIXES)
+                  if content.startswith(p))
+      prefix, content = content[:start], content[start:]
+      # Characters of each token.
+      spans = self._tokenizer.encode(
+          content, add_special_tokens=False).offsets
+      kept = len(spans)
+      while excess > 0 and kept > 0:  # Again where a cut makes more tokens.
+        kept = max(kept - excess, 0)
+        part = content[:spans[kept][0]]
+        if keeps_end:
+          part = content[spans[-kept][0]:] if kept else ""
+        message["content"] = prefix + part
+        ids = self._prompt_ids(messages)
+        excess = len(ids) - (limit or 0)
+    if excess > 0:
+      raise errors.UserError(
+          f"what stands around a prompt has {len(ids)} tokens, of the "
+          f"{limit} that inputs may have: pass a larger MAX_INPUTS, or "
+          "another SYSTEM or CHAT")
+    return ids
 
   def _encode(self, s: str) -> list[int]:
     ids = self._tokenizer.encode(s, add_special_tokens=False).ids
@@ -151,6 +206,27 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
 
     ids = tf.numpy_function(encode, [text], tf.int32, stateful=False)
     return tf.ensure_shape(ids, [None])
+
+  def fit_prompt_tf(
+      self, ids: tf.Tensor, text: tf.Tensor, limit: int,
+      keeps_end: bool) -> tf.Tensor:
+    """A prompt's ids, int32 `[length]`, cut where they are too many.
+
+    Args:
+      ids: of the whole prompt.
+      text: of the question, also for what follows see `encode_prompt`.
+      limit: the most ids.
+      keeps_end: which part of the question is kept.
+    """
+    def fit(ids: Any, text: Any) -> Any:
+      if len(ids) <= limit:
+        return ids
+      text = text if isinstance(text, bytes) else text.item()
+      return np.array(self.encode_prompt(
+          text.decode("utf-8"), limit, keeps_end), np.int32)
+
+    return tf.ensure_shape(tf.numpy_function(
+        fit, [ids, text], tf.int32, stateful=False), [None])
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
     s = tf.convert_to_tensor(s)

@@ -36,6 +36,7 @@ _KEPT_IN_MEMORY = 20_000  # Records; some 1 KB each.
 # What gin binds of this module and stands elsewhere.
 choose_train_share = selection.choose_train_share
 filter_train_records = selection.filter_train_records
+long_prompts = truncation.long_prompts
 long_rationales = truncation.long_rationales
 
 FirstStep = Callable[..., tf.data.Dataset]
@@ -233,13 +234,17 @@ def append_eos(
   A text that is too long is cut first, so that it ends with EOS all the same,
   or its record is left out: see `cuts`.
   """
+  prompts = {}
+  for name in texts.names:
+    tokenizer = hugging_face_vocabulary.followed(
+        output_features[name].vocabulary)
+    if name.endswith("inputs") and tokenizer is not None:
+      prompts[name] = tokenizer
   eos_ids = {name: output_features[name].vocabulary.eos_id
-             for name in texts.names if output_features[name].add_eos
-             and not (name.endswith("inputs")
-                      and hugging_face_vocabulary.followed(
-                          output_features[name].vocabulary))}
-  dataset = _map(
-      dataset, lambda example: texts.fit(example, eos_ids, sequence_length))
+             for name in texts.names
+             if output_features[name].add_eos and name not in prompts}
+  dataset = _map(dataset, lambda example: texts.fit(
+      example, eos_ids, sequence_length, prompts))
   if truncation.long_rationales() != "drop" or truncation.is_read_once() or (
       not sequence_length):
     return dataset

@@ -1,8 +1,10 @@
 """What is too long for its place in a batch, and what is done about it.
 
-Inputs are cut at their end, and counted. A label is never cut: that would
-teach a wrong answer. What becomes of a rationale is chosen in gin:
+Inputs are cut at their end, and counted. Of a decoder's prompt the question
+is cut, never what stands around it. A label is never cut: that would teach a
+wrong answer. What becomes of prompts and rationales is chosen in gin:
 
+    preprocessors.long_prompts.do = 'cut_tail'
     preprocessors.long_rationales.do = 'cut_tail'
 
 The preprocessors of a task leave in each example how many tokens it lost
@@ -25,7 +27,7 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.data import pipelines
+from stepdistill_jax.data import hugging_face_vocabulary, pipelines
 from stepdistill_jax.util import errors, progress
 
 # int32 [text features of the task], in their order: what each lost, or
@@ -51,6 +53,22 @@ def long_rationales(do: str = "cut_tail") -> str:
   if do not in _CHOICES:
     raise errors.UserError(errors.unknown_name_message(
         "LONG_RATIONALE (preprocessors.long_rationales.do)", do, _CHOICES))
+  return do
+
+
+@gin.configurable(module="stepdistill_jax.data.preprocessors")
+def long_prompts(do: str = "cut_tail") -> str:
+  """What becomes of a decoder's prompts that are too long.
+
+  Args:
+    do: `cut_tail` keeps the beginning of the user's text, `cut_head` its end,
+      both with all that stands around it; `refuse` ends the run before it
+      trains.
+  """
+  choices = [choice for choice in _CHOICES if choice != "drop"]
+  if do not in choices:
+    raise errors.UserError(errors.unknown_name_message(
+        "LONG_PROMPT (preprocessors.long_prompts.do)", do, choices))
   return do
 
 
@@ -117,7 +135,9 @@ class Texts:
   @tf.autograph.experimental.do_not_convert
   def fit(
       self, example: Mapping[str, tf.Tensor], eos_ids: Mapping[str, int],
-      sequence_length: Mapping[str, int] | None) -> dict[str, tf.Tensor]:
+      sequence_length: Mapping[str, int] | None,
+      prompts: Mapping[str, hugging_face_vocabulary.HuggingFaceVocabulary]
+  ) -> dict[str, tf.Tensor]:
     """Cuts features to their lengths, ends them with EOS, says what was cut.
 
     A feature that is empty stands for a target that a record does not have,
@@ -127,12 +147,15 @@ class Texts:
       example: token ids by feature, without EOS.
       eos_ids: of the features that want one.
       sequence_length: in tokens.
+      prompts: vocabularies of features that are a decoder's prompts.
     """
     limits, fitted = self.limits(sequence_length), dict(example)
     shares_row = _in_rows.get() and len(self.names) > 2
     used, lost = 0, []
     for name in self.names:
       value, limit = example[name], limits[name]
+      if limit is None and name in prompts:  # As the feature converter has it.
+        limit = limits["inputs"]
       end = tf.fill(  # One id or none, without a branch: those are slow.
           [tf.minimum(tf.size(value), 1) if name in eos_ids else 0],
           tf.cast(eos_ids.get(name, 0), value.dtype))
@@ -145,6 +168,11 @@ class Texts:
           limit = tf.minimum(limit, tf.maximum(left, 0))
         cut = tf.maximum(size - limit, 0)
         lost.append(tf.where(tf.size(value) > 0, cut, _ABSENT))
+        if name in prompts:
+          fitted[name] = prompts[name].fit_prompt_tf(
+              value, example[f"{name}_pretokenized"], limit,
+              keeps_end=long_prompts() == "cut_head")
+          continue
         kept = tf.maximum(tf.size(value) - cut, 0)
         start = tf.size(value) - kept if self.keeps_end(name) else 0
         value, end = value[start:start + kept], end[:limit]
@@ -265,6 +293,7 @@ class Judge:
       errors.UserError: a label is cut, or a rationale where gin refuses that.
     """
     do, texts = long_rationales(), self.texts
+    prompts = (long_prompts() if hugging_face_vocabulary.tokenizer() else None)
     keep = np.ones(len(lost), bool)
     if do == "drop" and self.split.startswith("train"):
       keep = ~texts.is_too_long(lost)
@@ -299,6 +328,15 @@ class Judge:
               "'cut_tail', 'cut_head', 'drop'")
       done = ("cut at the beginning" if texts.keeps_end(names[0])
               else "cut at the end")
+      if kind == "inputs" and prompts:
+        record[kind]["done"] = prompts
+        if prompts == "refuse" and self.refuses:
+          raise errors.UserError(
+              f"task {self.task}, {self.split}{self.looked_at}: {what}, and "
+              f"LONG_PROMPT is 'refuse': pass {holds}, or another choice: "
+              "'cut_tail', 'cut_head'")
+        done = ("the question is cut at the "
+                + ("beginning" if prompts == "cut_head" else "end"))
       if set(names) & texts.rationales and not keep.all():
         done = "their records are left out"
       lines.append(f"{what}: {done}; {holds} holds them")

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
-from stepdistill_jax.interop.hf import importing as import_hf
+from stepdistill_jax.interop.hf import (
+  exporting as export_hf,
+  importing as import_hf,
+)
 from stepdistill_jax.util import errors
-from tests.support import decoder_fixtures as fixtures, hf_fixtures
+from tests.support import decoder_fixtures as fixtures, hf_fixtures, real_data
 
 
 @pytest.fixture(name="folder", scope="module")
@@ -91,3 +94,20 @@ def test_frequencies_that_old_files_keep_are_left_out(tmp_path):
   hf_fixtures.write_safetensors(
       tmp_path / "hf" / "model.safetensors", tensors)
   import_hf.import_hf(tmp_path / "hf", tmp_path / "out", quiet=True)
+
+
+def test_a_decoder_with_a_sentencepiece_model_is_not_exported(
+    folder, tmp_path):
+  done = import_hf.import_hf(folder, tmp_path / "in", quiet=True)
+  spiece = real_data.write_tiny_vocabulary(tmp_path / "spiece.model")
+  stated = tmp_path / "in" / "config.gin"
+  for options in (export_hf.Options(tokenizer=spiece, quiet=True),
+                  export_hf.Options(quiet=True)):
+    with pytest.raises(errors.UserError) as caught:
+      export_hf.export_hf(done.checkpoint, tmp_path / "out", options)
+    assert "a decoder with a SentencePiece or byte vocabulary" in str(
+        caught.value) and "gin/models/decoder.gin" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    stated.write_text(  # As the embedded benchmark's runs have it.
+        "VOCABULARY = @seqio.SentencePieceVocabulary()\n"
+        f"SentencePieceVocabulary.sentencepiece_model_file = {str(spiece)!r}\n")

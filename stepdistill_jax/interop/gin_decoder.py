@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
+import functools
 import math
 import pathlib
+from typing import Any
 
 from stepdistill_jax.interop import architecture, gin_model
+from stepdistill_jax.util import locations
 
 _MODEL = """\
 # {title}
@@ -58,6 +62,35 @@ def recipe(arch: architecture.DecoderArchitecture) -> str:
   size = sum(map(math.prod, architecture.parameter_shapes(arch).values())) / 1e6
   nearest = min(_SIZES, key=lambda name: abs(math.log(_SIZES[name] / size)))
   return f"gin/recipes/decoder/gsm8k_step_by_step_{nearest}.gin"
+
+
+# What tells the published sizes apart, whatever a vocabulary was padded to.
+_DIMENSIONS = ("emb_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
+               "num_layers")
+
+
+def known_file(dimensions: Mapping[str, Any]) -> str | None:
+  """The gin file of a decoder's size, or None.
+
+  >>> known_file({"emb_dim": 2048, "num_heads": 32, "num_kv_heads": 8,
+  ...             "head_dim": 64, "mlp_dim": 8192, "num_layers": 16})
+  'gin/models/llama3_2_1b.gin'
+
+  Args:
+    dimensions: values of `LlamaConfig` by name.
+  """
+  return _known_files().get(tuple(dimensions.get(n) for n in _DIMENSIONS))
+
+
+@functools.cache
+def _known_files() -> dict[tuple[Any, ...], str]:
+  found = {}
+  for file in sorted((locations.resource_root() / "gin/models").glob("*.gin")):
+    literals = gin_model.read_literals(file)
+    key = tuple(literals.get(f"LlamaConfig.{name}") for name in _DIMENSIONS)
+    if None not in key:
+      found[key] = f"gin/models/{file.name}"
+  return found
 
 
 def dimensions(arch: architecture.DecoderArchitecture) -> str:

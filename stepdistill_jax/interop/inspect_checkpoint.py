@@ -10,8 +10,17 @@ from typing import Any
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
 )
-from stepdistill_jax.interop import architecture, gin_model
-from stepdistill_jax.interop.hf import safetensors_files, weights as hf_weights
+from stepdistill_jax.interop import (
+  architecture,
+  gin_decoder,
+  gin_model,
+  run_context,
+)
+from stepdistill_jax.interop.hf import (
+  exporting,
+  safetensors_files,
+  weights as hf_weights,
+)
 from stepdistill_jax.util import errors, locations
 
 
@@ -25,13 +34,24 @@ def _describe(arrays: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _model_of(checkpoint: t5x_reader.Checkpoint) -> dict[str, Any] | None:
-  """The architecture, as far as the tree shows it; None if it is no T5."""
+  """The architecture, as far as it can be seen; None of other networks.
+
+  A decoder's heads are seen in the configuration beside it alone.
+  """
   shapes = {n: a.shape for n, a in checkpoint.parameters.items()}
+  decodes = architecture.is_decoder(shapes)
   try:
-    arch = architecture.infer(shapes)
+    arch = (exporting.architecture_of(
+        checkpoint, run_context.find(checkpoint.path)) if decodes
+            else architecture.infer(shapes))
   except errors.UserError:
     return None
   fields = dataclasses.asdict(arch)
+  if isinstance(arch, architecture.DecoderArchitecture):
+    adapters = [shape for name, shape in shapes.items()
+                if name.endswith("lora_a")]
+    return {**fields, "gin_file": gin_decoder.known_file(fields),
+            "lora_rank": adapters[0][-1] if adapters else 0}
   # A tree does not show these.
   del fields["dropout_rate"], fields["mlp_activations"]
   return {**fields, "gated_mlp": arch.gated,
@@ -121,7 +141,18 @@ def text(found: Mapping[str, Any]) -> str:
   lines = [f"{found['path']}: {found['format']}"
            + (f", step {found['step']:,}" if found["step"] is not None else "")]
   model = found["model"]
-  if model:
+  if model and "num_kv_heads" in model:
+    lines.append(
+        f"decoder: {model['num_layers']} layers, width {model['emb_dim']}, "
+        f"{model['num_heads']} heads and {model['num_kv_heads']} key-value "
+        f"heads of {model['head_dim']}, MLP of {model['mlp_dim']}, "
+        f"vocabulary {model['vocab_size']:,}, rotary positions to the base "
+        f"{model['rope_theta']:g} (scaling: {model['rope_scaling']}), "
+        f"{'tied' if model['logits_via_embedding'] else 'own'} head"
+        + (f", adapters of rank {model['lora_rank']}" if model["lora_rank"]
+           else "")
+        + (f" ({model['gin_file']})" if model["gin_file"] else ""))
+  elif model:
     lines.append(
         f"T5: {model['num_encoder_layers']} + {model['num_decoder_layers']} "
         f"layers, width {model['emb_dim']}, {model['num_heads']} heads of "

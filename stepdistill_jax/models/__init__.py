@@ -8,7 +8,10 @@ from stepdistill_jax.models.data_check import verify_data  # noqa: F401
 from stepdistill_jax.models.decoder_model import (
     StepDistillDecoder,  # noqa: F401
 )
-from stepdistill_jax.models.lora import train_adapters  # noqa: F401
+from stepdistill_jax.models.lora import (
+    save_adapters,  # noqa: F401
+    train_adapters,  # noqa: F401
+)
 from stepdistill_jax.models.schedules import (
     constant,  # noqa: F401
     cosine,  # noqa: F401

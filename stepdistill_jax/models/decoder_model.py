@@ -76,8 +76,12 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
     """Initial variables; their shapes do not depend on the batch's."""
     del input_shapes, input_types
     tokens = jnp.ones((1, 2), jnp.int32)
-    return flax.core.freeze(
+    variables = dict(
         self.module.init(rng, tokens, tokens, enable_dropout=False))
+    if getattr(self.module.config, "lora_rank", 0):
+      variables["params"] = lora.cast_the_rest(
+          variables["params"], self.module.config.lora_base_dtype)
+    return flax.core.freeze(variables)
 
   def _compute_logits(
       self, params: Any, batch: batches.Batch,

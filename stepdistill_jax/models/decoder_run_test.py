@@ -136,6 +136,58 @@ def test_scores_are_the_same_at_any_batch_size(results):
   assert cost["parameters"] > 0 and cost["flops_per_example"] > 0
 
 
+def test_likelihoods_are_those_of_a_plain_loop(imported, run, tmp_path):
+  import jax
+  import jax.numpy as jnp
+
+  record_writer.write_records(imported / "records", "esnli", "human", {
+      "test": [records.Record(
+          id=f"test/{i}", inputs=f"Stop!{'!' * i} Who has 3?",
+          label="neutral", split="test") for i in range(5)]})
+  found = scoring.score_checkpoint(
+      run, "esnli", output=tmp_path / "scores", mode="score", batch_size=2)
+  rows = {row["id"]: row for row in found["examples"]
+          if row["system"] == "run step 4"}
+  model, _ = rebuilding.rebuild_model(
+      run / "config.gin", imported / "records")
+  network = model.module.clone(config=model.module.config.replace(
+      dtype=jnp.float32))
+  params = checkpoints.load_t5x_checkpoint(str(run), step=STEPS)["target"]
+  vocabulary = model.output_vocabulary
+
+  @jax.jit
+  def log_probs(tokens):  # Padding after a token does not change its own.
+    return jax.nn.log_softmax(
+        network.apply({"params": params}, tokens, tokens), axis=-1)
+
+  def log_likelihood(prompt, target):
+    total, tokens = 0.0, list(prompt)
+    for token in target:
+      padded = np.pad(tokens, (0, 64 - len(tokens)))[None].astype(np.int32)
+      total += float(log_probs(padded)[0, len(tokens) - 1, token])
+      tokens.append(token)
+    return total
+
+  assert len(rows) == 5
+  for i in range(5):
+    prompt = vocabulary.encode_prompt(
+        f"predict: Stop!{'!' * i} Who has 3?")
+    totals = {label: log_likelihood(
+        prompt, [*vocabulary.encode(label), vocabulary.eos_id])
+              for label in ("entailment", "neutral", "contradiction")}
+    best = max(totals, key=totals.get)
+    row = rows[f"test/{i}"]
+    assert row["prediction"] == best
+    np.testing.assert_allclose(row["score"], np.exp(totals[best]) / sum(
+        np.exp(list(totals.values()))), rtol=1e-4)
+
+
+def test_inspect_names_the_decoder(run, capsys):
+  assert cli.main(["checkpoint", "inspect", str(run)]) == 0
+  assert ("decoder: 2 layers, width 24, 4 heads and 2 key-value heads of 6, "
+          "MLP of 40, ") in capsys.readouterr().out
+
+
 def test_export_has_the_trained_weights_and_says_how_to_ask(
     imported, run, tmp_path):
   assert cli.main(["checkpoint", "export-hf", str(run), "--quiet",
@@ -163,7 +215,7 @@ def test_export_has_the_trained_weights_and_says_how_to_ask(
 
 def test_adapters_alone_are_trained_kept_and_merged(imported, run, tmp_path):
   lora = ("--gin_file=gin/runs/lora.gin", "--gin.LORA_RANK=2",
-          "--gin.LEARNING_RATE=1e-2")
+          "--gin.LEARNING_RATE=1e-2", "--gin.LORA_BASE_DTYPE='float32'")
   whole, part = tmp_path / "whole", tmp_path / "part"
   assert train(imported, whole, "step_by_step", *lora) == 0
   assert losses(whole)[1] == pytest.approx(losses(run)[1], rel=1e-6)
@@ -186,6 +238,12 @@ def test_adapters_alone_are_trained_kept_and_merged(imported, run, tmp_path):
              if getattr(value, "ndim", 0) > 0)
   assert any("lora_" in name for name in moments)
 
+  # Stored are adapters; the rest is read where the run began.
+  tree = json.loads((whole / f"checkpoint_{STEPS}" / "state" / "_METADATA")
+                    .read_text())["tree_metadata"]
+  names = [name for name in tree if "'target'" in name]
+  assert names and all("lora_" in name for name in names)
+
   shutil.copytree(whole, part)
   shutil.rmtree(part / f"checkpoint_{STEPS}")
   assert train(imported, part, "step_by_step", *lora) == 0
@@ -200,3 +258,33 @@ def test_adapters_alone_are_trained_kept_and_merged(imported, run, tmp_path):
       flat[f"{module}/lora_a"] @ flat[f"{module}/lora_b"])
   np.testing.assert_allclose(
       merged.read_rows(0, merged.shape[0]), expected.T, rtol=1e-6)
+
+
+def test_adapters_of_a_bfloat16_base(imported, tmp_path, capsys):
+  """Scored and resumed from the base's path; without it, a line says so."""
+  import jax.numpy as jnp
+  lora = ("--gin_file=gin/runs/lora.gin", "--gin.LORA_RANK=2",
+          "--gin.LEARNING_RATE=1e-2")
+  base = imported / "t5x" / "checkpoint_0"
+  whole, part = tmp_path / "whole", tmp_path / "part"
+  assert train(imported, whole, "finetune", *lora) == 0
+  assert losses(whole)[STEPS] < losses(whole)[1]
+  shutil.copytree(whole, part)
+  shutil.rmtree(part / f"checkpoint_{STEPS}")
+  assert train(imported, part, "finetune", *lora) == 0
+  np.testing.assert_array_equal(parameters(part), parameters(whole))
+  scoring.score_checkpoint(
+      whole, "gsm8k", output=tmp_path / "scores", label_length=6, batch_size=3)
+  assert (tmp_path / "scores" / "results.json").is_file()
+  state = checkpoints.load_t5x_checkpoint(str(whole), step=STEPS)["target"]
+  assert state["decoder"]["layers_0"]["mlp"]["wo"]["lora_a"].dtype == (
+      jnp.float32)
+  moved = base.with_name("elsewhere")
+  base.rename(moved)
+  try:
+    capsys.readouterr()
+    assert cli.main(["checkpoint", "export-hf", str(whole), "--quiet",
+                     f"--output={tmp_path / 'hf'}"]) == 2
+    assert "holds adapters alone" in capsys.readouterr().err
+  finally:
+    moved.rename(base)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
@@ -128,6 +129,16 @@ def _read(file: epath.Path) -> Mapping[str, Mapping[str, Any]]:
         entry, dict) or not {"size", "checksum"} <= set(entry):
       raise ValueError(f"its entry {name!r} is not what was written")
   return manifest["files"]
+
+
+def own_checksum(checkpoint: str | os.PathLike[str]) -> str | None:
+  """A checksum of all that a manifest lists; None without a manifest."""
+  file = epath.Path(checkpoint) / MANIFEST_FILE
+  if not file.exists():
+    return None
+  with contextlib.suppress(ValueError, AttributeError):
+    return json.loads(file.read_text()).get(_OWN_CHECKSUM)
+  return None
 
 
 def _check(file: epath.Path, name: str,

@@ -50,7 +50,11 @@ _MAY_CHANGE = re.compile(
 # What gin files of this package came to bind, as runs before had it. Gin
 # writes a name with as many of its modules as tell it from others.
 _BOUND_LATER = {"LONG_RATIONALE": "'cut_tail'",
-                "long_rationales.do": "%LONG_RATIONALE"}
+                "long_rationales.do": "%LONG_RATIONALE",
+                "LORA_BASE_DTYPE": "'float32'",
+                "LlamaConfig.lora_base_dtype": "%LORA_BASE_DTYPE",
+                "LONG_PROMPT": "'cut_tail'",
+                "long_prompts.do": "%LONG_PROMPT"}
 
 _options: dict[str, Any] = {
     "command": None, "allow_config_change": False, "strict": False}

@@ -20,11 +20,13 @@ import tensorstore as ts
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
   legacy as legacy_checkpoints,
 )
-from stepdistill_jax.runs import checkpoint_paths
+from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations, remote_storage
 
 STATE_ITEM = checkpoint_paths.STATE_ITEM
 STEP = "state/step"
+# uint8 array, JSON: where the parameters are that were not saved; see `based`.
+BASE = "base_checkpoint"
 METADATA_FILE = "_METADATA"
 OCDBT_MANIFEST = "manifest.ocdbt"
 _PLACEHOLDER = "PLACEHOLDER://"
@@ -247,6 +249,40 @@ def open_checkpoint(
     errors.UserError: there is none, or it is incomplete or unreadable.
   """
   path = resolve(path)
+  opened = _open(path, wanted)
+  if BASE not in opened.arrays:
+    return opened
+  arrays = dict(opened.arrays)
+  said = json.loads(arrays.pop(BASE).read(...).tobytes())
+  try:
+    base = open_checkpoint(said["path"], wanted)
+  except errors.UserError as error:
+    raise errors.UserError(
+        f"{path} holds adapters alone, and the checkpoint that they adapt "
+        f"cannot be read: {error}; put it back there") from error
+  if said["checksum"] != checkpoint_manifest.own_checksum(base.path):
+    raise errors.UserError(
+        f"{path} holds adapters of {base.path}, which is another checkpoint "
+        "than they were trained on; put that one back there")
+  return dataclasses.replace(opened, arrays={
+      **{name: array for name, array in base.arrays.items()
+         if name.startswith("target/")}, **arrays})
+
+
+def based(path: str | os.PathLike[str]) -> np.ndarray:
+  """The entry `BASE` of a checkpoint that lacks what another one has.
+
+  `open_checkpoint` takes from there the parameters that it does not have.
+
+  Args:
+    path: of the other one, as `resolve` takes it.
+  """
+  path = resolve(path)
+  said = {"path": path, "checksum": checkpoint_manifest.own_checksum(path)}
+  return np.frombuffer(json.dumps(said).encode(), np.uint8)
+
+
+def _open(path: str, wanted: Container[str] | None) -> Checkpoint:
   folder = epath.Path(path)
   try:
     if (folder / STATE_ITEM).is_dir():

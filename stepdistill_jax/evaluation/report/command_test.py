@@ -118,6 +118,29 @@ def test_facts_are_read_from_the_configuration(tmp_path):
           "svamp", "palm540b", "base", 0.125, 4]
 
 
+def test_a_decoder_has_its_size(tmp_path):
+  run = write_run(tmp_path / "a")
+  text = (run / "config.gin").read_text()
+  (run / "config.gin").write_text("".join(
+      line for line in text.splitlines(keepends=True)
+      if "T5Config" not in line) + """
+network.LlamaConfig.emb_dim = 2048
+network.LlamaConfig.head_dim = 64
+network.LlamaConfig.logits_via_embedding = True
+network.LlamaConfig.lora_rank = 8
+network.LlamaConfig.mlp_dim = 8192
+network.LlamaConfig.num_heads = 32
+network.LlamaConfig.num_kv_heads = 8
+network.LlamaConfig.num_layers = 16
+network.LlamaConfig.vocab_size = 128257
+""")
+  facts = run_facts.read(run)
+  assert facts["size"] == "llama3_2_1b" and facts["method"] == (
+      "step_by_step, LoRA 8")
+  # 1,235.8 million as published, and padding's row.
+  assert facts["parameters"] == 1_235_814_400 + 2048
+
+
 @pytest.mark.parametrize("size,parameters", [("small", 77e6)])
 def test_parameters_are_counted_from_dimensions(tmp_path, size, parameters):
   facts = run_facts.read(write_run(tmp_path / "a", size=size))

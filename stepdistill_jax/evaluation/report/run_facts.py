@@ -7,10 +7,12 @@ runs whose records or code are gone can still be reported.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
+import math
 import pathlib
 from typing import Any
 
-from stepdistill_jax.interop import run_folder
+from stepdistill_jax.interop import architecture, gin_decoder, run_folder
 from stepdistill_jax.util import errors, locations
 
 METHOD_NAMES = {
@@ -139,7 +141,10 @@ def _method(task: run_folder.TrainedOn, config: Mapping[str, Any]) -> str:
     labels = "gold" if rest.split("_")[0] == "gold" else "teacher"
   method = METHOD_NAMES.get((task.kind, labels), task.kind or task.dataset)
   extras = []
-  if lookup(config, "StepDistillModel.mutual_information"):
+  of_student = lambda name: lookup(
+      config, f"StepDistillModel.{name}",
+      lookup(config, f"StepDistillDecoder.{name}"))
+  if of_student("mutual_information"):
     method = method.replace("step_by_step", "mutual_information")
   alpha = lookup(config, "ALPHA", 0.5)
   if task.kind in ("step", "mix"):
@@ -147,8 +152,10 @@ def _method(task: run_folder.TrainedOn, config: Mapping[str, Any]) -> str:
       extras.append(f"λ={lookup(config, 'LAMBDA')}")
     elif alpha != 0.5:
       extras.append(f"α={alpha}")
-  if lookup(config, "StepDistillModel.aggregation") == "token_sum":
+  if of_student("aggregation") == "token_sum":
     extras.append("token sum")
+  if rank := lookup(config, "LlamaConfig.lora_rank"):
+    extras.append(f"LoRA {rank}")
   return ", ".join([method, *extras])
 
 
@@ -167,6 +174,13 @@ def _seed(path: pathlib.Path, config: Mapping[str, Any]) -> int | None:
 
 def _size(config: Mapping[str, Any]) -> dict[str, Any]:
   """`size` and `parameters` from the network's dimensions."""
+  decoder_fields = {
+      field.name: lookup(config, f"LlamaConfig.{field.name}")
+      for field in dataclasses.fields(architecture.DecoderArchitecture)}
+  if isinstance(decoder_fields["num_kv_heads"], int):
+    return _decoder_size({
+        name: value for name, value in decoder_fields.items()
+        if value is not None})
   value = lambda name: lookup(config, f"T5Config.{name}")
   names = ("emb_dim", "num_heads", "head_dim", "mlp_dim",
            "num_encoder_layers", "num_decoder_layers", "vocab_size")
@@ -182,4 +196,17 @@ def _size(config: Mapping[str, Any]) -> dict[str, Any]:
       + decoder * (2 * attention + feed_forward))
   named = _T5_SIZES.get((embed, decoder))
   size = named or f"{embed}×{encoder}+{decoder}"
+  return {"size": size, "parameters": float(parameters)}
+
+
+def _decoder_size(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Likewise, of a decoder; the parameters without adapters."""
+  named = gin_decoder.known_file(fields)
+  try:
+    arch = architecture.DecoderArchitecture(**fields)
+  except TypeError:  # A dimension is missing.
+    return {"size": "unknown", "parameters": None}
+  parameters = sum(map(math.prod, architecture.parameter_shapes(arch).values()))
+  size = pathlib.PurePath(named).stem if named else (
+      f"{arch.emb_dim}×{arch.num_layers}")
   return {"size": size, "parameters": float(parameters)}

@@ -351,18 +351,25 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
       checkpoint, strict=options.strict).checkpoint)
   context = run_context.find(source.path)
   parameters = source.parameters
-  arch = _architecture(source, context)
+  arch = architecture_of(source, context)
   tokenizer = _tokenizer(context, options)
+  decoder = isinstance(arch, architecture.DecoderArchitecture)
+  if decoder and tokenizer.file is None:
+    raise errors.UserError(
+        f"{source.path} is a decoder with a SentencePiece or byte vocabulary, "
+        "with which transformers has no decoder; `stepdistill-eval "
+        "--checkpoint` scores it as it is, and one that is to be exported is "
+        "trained with gin/models/decoder.gin and a TOKENIZER")
   vocab_size = _vocab_size(arch, context, tokenizer, options.vocab_size)
   family = options.family or (context.origin or {}).get("family")
-  decoder = isinstance(arch, architecture.DecoderArchitecture)
   zero_row = vocab_size if tokenizer.file is not None else 0
   tensors = plan(
       arch, parameters, dtype=DTYPES[options.dtype], vocab_size=vocab_size,
       original_dtypes=(context.imported or {}).get("dtypes", {}),
       zero_row=zero_row, lora_factor=_lora_factor(context))
   arch = dataclasses.replace(arch, vocab_size=vocab_size)
-  eos = _decoder_eos(tokenizer) if decoder else None
+  eos = (None if tokenizer.file is None
+         else tokenizer_files.eos_id(tokenizer.file))
   if isinstance(arch, architecture.DecoderArchitecture):
     config = decoder_config.from_architecture(
         arch, family, tensors[0].dtype.name, context.base_config, eos)
@@ -398,10 +405,14 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
                   sum(t.nbytes for t in tensors))
 
 
-def _architecture(
+def architecture_of(
     source: t5x_reader.Checkpoint, context: run_context.Context
 ) -> architecture.AnyArchitecture:
-  """The model's dimensions, by its arrays and what lies around them."""
+  """The model's dimensions, by its arrays and what lies around them.
+
+  Raises:
+    errors.UserError: it is no T5 or decoder, or its heads are not known.
+  """
   shapes = {name: array.shape for name, array in source.parameters.items()
             if not name.endswith(hf_names.ADAPTERS)}
   if not architecture.is_decoder(shapes):
@@ -427,13 +438,6 @@ def _architecture(
 def _lora_factor(context: run_context.Context) -> float:
   rank = context.bound("LlamaConfig.lora_rank", 0)
   return context.bound("LlamaConfig.lora_alpha", 16.0) / rank if rank else 1.0
-
-
-def _decoder_eos(tokenizer: tokenizers.Tokenizer) -> int:
-  """The end token's id in Hugging Face's numbers."""
-  if tokenizer.file is None:
-    return 1  # As SeqIO's own vocabularies have it.
-  return tokenizer_files.eos_id(tokenizer.file)
 
 
 def _imported_activations(

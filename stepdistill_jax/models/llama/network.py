@@ -57,6 +57,7 @@ class LlamaConfig:
     lora_rank: of adapters, which are then all that is trained; 0 for none.
     lora_alpha: what they are multiplied with, times the rank.
     lora_targets: which matrices have one.
+    lora_base_dtype: of all other parameters, where there are adapters.
   """
 
   vocab_size: int
@@ -84,9 +85,11 @@ class LlamaConfig:
   lora_rank: int = 0
   lora_alpha: float = 16.0
   lora_targets: Sequence[str] = LORA_TARGETS
+  lora_base_dtype: Any = jnp.float32
 
   def __post_init__(self) -> None:
     t5_network.check_dtype(self.dtype)
+    t5_network.check_dtype(self.lora_base_dtype)
     if self.num_heads % self.num_kv_heads:
       raise errors.UserError(
           f"LlamaConfig.num_heads = {self.num_heads} must be a multiple of "
