@@ -229,7 +229,7 @@ def load(
     from stepdistill_jax.evaluation import hugging_face
 
     return Student(hugging_face.HuggingFaceStudent(
-        path, config, progress=progress), max_input_tokens)
+        os.fspath(path), config, progress=progress), max_input_tokens)
   from stepdistill_jax.interop import run_folder
   from stepdistill_jax.util import devices
 

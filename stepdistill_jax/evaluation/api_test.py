@@ -1,6 +1,8 @@
 """Tests of the Python API, on a random student of 20 kB."""
 
 import doctest
+import json
+import os
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 import stepdistill_jax as sd
+from stepdistill_jax.cli import stepdistill
 from stepdistill_jax.evaluation import (
   api,
   checkpoints,
@@ -17,7 +20,7 @@ from stepdistill_jax.evaluation import (
 from stepdistill_jax.util import errors
 from tests.support import students as testing
 
-SETTINGS = dict(batch_size=8, label_length=12, rationale_length=16)
+SETTINGS = dict(batch_size=8, rationale_length=16)
 
 
 @pytest.fixture(name="records_dir", scope="module", autouse=True)
@@ -41,7 +44,8 @@ def _student(run):
   return sd.load(run, **SETTINGS)
 
 
-def test_answers_are_those_of_the_evaluation(run, student, records_dir):
+def test_answers_are_those_of_the_evaluation(
+    run, student, records_dir, tmp_path):
   example_set = examples.load("svamp", "test", records_dir=records_dir)
   (expected,) = checkpoints.Checkpoint(
       run, model_config.ModelConfig(**SETTINGS), records_dir=records_dir
@@ -54,6 +58,16 @@ def test_answers_are_those_of_the_evaluation(run, student, records_dir):
       a.text for a in expected.answers[::-1]]
   given = student.answers(texts, explain=True)
   assert given.cut == expected.cut
+  rows = tmp_path / "questions.jsonl"
+  rows.write_text("".join(json.dumps({"id": e.id, "input": e.inputs}) + "\n"
+                          for e in example_set.examples))
+  assert stepdistill.main(
+      ["predict", str(run), str(rows), f"--output={tmp_path / 'answers.jsonl'}",
+       "--batch_size=8"]) == 0
+  found = map(json.loads, (tmp_path / "answers.jsonl").open())
+  assert [(row["id"], row["answer"], row["score"]) for row in found] == [
+      (a.id, a.text, pytest.approx(a.score, rel=1e-4))
+      for a in expected.answers]
   results = sd.evaluate(student, "svamp", limit=11)
   assert [row["prediction"] for row in results["examples"][:11]] == [
       a.text for a in expected.answers]
@@ -105,6 +119,20 @@ def test_students_that_are_not_there(run, tmp_path):
     sd.load(tmp_path / "nothing")
   with pytest.raises(errors.UserError, match="did you mean: batch_size"):
     sd.load(run, batchsize=3)
+
+
+def test_a_missing_vocabulary_is_named(run, tmp_path):
+  """In a process that has not seen it."""
+  (tmp_path / "q.txt").write_text("How many?\n")
+  found = subprocess.run(
+      [sys.executable, "-m", "stepdistill_jax.cli.stepdistill", "predict",
+       str(run), str(tmp_path / "q.txt"), f"--output={tmp_path / 'out'}"],
+      capture_output=True, text=True, env={
+          **os.environ, "STEPDISTILL_VOCAB": str(tmp_path / "no.model")})
+  assert found.returncode == 2, found.stderr
+  assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+  assert str(tmp_path / "no.model") in found.stderr
+  assert not (tmp_path / "out").exists()
 
 
 def test_a_student_without_rationales(records_dir, tmp_path):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import gzip
 import io
@@ -143,19 +144,44 @@ def read_entries(path: pathlib.Path) -> Iterator[Entry]:
     errors.UserError: the file is empty or unreadable, its compression is
       damaged, or it does not end as it has begun.
   """
+  with _open_undamaged(path) as file:
+    start = file.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"["):
+      yield from _array(file, path)
+    elif start.startswith(b"{") and (form := _object_form(path)):
+      yield from form(file, path)
+    else:
+      yield from _lines(file, path)
+
+
+def read_lines(path: pathlib.Path) -> Iterator[Entry]:
+  """Yields the lines of a text file as texts, but for white ones.
+
+  Raises:
+    errors.UserError: the file is empty or unreadable, or its compression is
+      damaged.
+  """
+  with _open_undamaged(path) as file:
+    yield from _lines(file, path, parse_text)
+
+
+@contextlib.contextmanager
+def _open_undamaged(path: pathlib.Path) -> Iterator[Any]:
   with open_bytes(path) as file:
     try:
-      start = file.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()
-      if start.startswith(b"["):
-        yield from _array(file, path)
-      elif start.startswith(b"{") and (form := _object_form(path)):
-        yield from form(file, path)
-      else:
-        yield from _lines(file, path)
+      yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
       raise errors.UserError(
           f"{path} is a damaged or cut gzip file ({error}); fetch it again"
       ) from error
+
+
+def parse_text(line: bytes) -> tuple[str | None, str]:
+  """Returns (text without its end of line, "") or (None, named problem)."""
+  try:
+    return line.decode("utf-8").rstrip("\r\n"), ""
+  except UnicodeDecodeError:
+    return None, INVALID_UTF8
 
 
 def parse_json(text: str | bytes) -> tuple[Any, str]:
@@ -194,7 +220,10 @@ class NotAValue:
 _DECODER = json.JSONDecoder(parse_constant=lambda name: NotAValue())
 
 
-def _lines(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
+def _lines(
+    file: BinaryIO, path: pathlib.Path,
+    parse: Callable[[bytes], tuple[Any, str]] = parse_json,
+) -> Iterator[Entry]:
   number = 0
   while line := file.readline(MAX_ENTRY_BYTES + 1):
     number += 1
@@ -205,7 +234,7 @@ def _lines(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
       continue
     if line.isspace():
       continue
-    value, problem = parse_json(line.removeprefix(codecs.BOM_UTF8))
+    value, problem = parse(line.removeprefix(codecs.BOM_UTF8))
     yield Entry(value, problem, path, number, "line")
 
 
