@@ -26,6 +26,7 @@ ANSWER = "answer"
 RATIONALE = "rationale"
 DENSITY = "density"
 TURNS = "turns"
+MESSAGE = "message"  # Of rows of messages, which no prompt of ours asked for.
 FORMS = (CHAIN_OF_THOUGHT, JSON, ANSWER, RATIONALE, DENSITY, TURNS)
 
 # Named reasons besides those of `parsing`.
@@ -51,7 +52,7 @@ def get_parser(
 def _read(dataset: datasets.Dataset, form: str, options: reading.Options,
           output: str, row: datasets.Row) -> parsing.Parsed:
   parsed = reading.read(dataset, output, row, options=options,
-                        form="answer" if form == ANSWER else "any")
+                        form=form if form in (ANSWER, MESSAGE) else "any")
   if form == JSON and parsed.status == parsing.NO_MARKER:
     parsed.status = NOT_JSON
   return parsed

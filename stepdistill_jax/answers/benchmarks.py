@@ -225,7 +225,7 @@ def parse_names(text: str, own: Iterable[str] = ()) -> list[Benchmark]:
   """Reads `--benchmarks`: names with commas between, or `all`.
 
   Raises:
-    errors.UserError: no name, or one that is no benchmark.
+    errors.UserError: no name, or one that is not a benchmark.
   """
   own = list(own)
   names = [name.strip() for name in text.split(",") if name.strip()]

@@ -112,7 +112,7 @@ def clean(output: str) -> Cleaned:
   if "<" in text or "[" in text:
     text = _HEADER.sub("", text, count=1) if _HEADER.match(text) else text
     lead = len(text) - len(text.lstrip())
-    # What follows an end is no part of the answer.
+    # What follows an end is not part of the answer.
     end = next((m for m in _ENDS.finditer(text) if m.start() > lead), None)
     text = _SPECIAL.sub("", text[:end.start()] if end else text)
   if text != before:

@@ -6,7 +6,6 @@ find candidates for a person to read; they do not understand the texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 import re
 
@@ -16,6 +15,19 @@ from stepdistill_jax.records import datasets, records
 # What a computation in a rationale came to: the number after a last `=`.
 _RESULT = re.compile(r"=\s*\$?\s*(-?\d[\d,]*(?:\.\d+)?)")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+
+
+def _named(text: str, names: tuple[str, ...]) -> set[str]:
+  """Those of the names that occur in the text as whole words."""
+  found = set()
+  for name in names:
+    folded = name.casefold()
+    if folded in text and re.search(
+        rf"(?<!\w){re.escape(folded)}(?!\w)", text):
+      found.add(folded)
+  # `new york` also contains `york`: only the longest of nested names counts.
+  return {name for name in found
+          if not any(name != other and name in other for other in found)}
 
 
 def contradicts_label(
@@ -47,13 +59,8 @@ def contradicts_label(
   if dataset.label_kind == datasets.CHOICES or (
       dataset.label_kind == datasets.CHOICE and dataset.labels):
     return None  # Labels are several, or letters.
-  named = _named(rationale, names)
-  return len(named) == 1 and kinds.fold(label) not in named
-
-
-def _named(text: str, names: Sequence[str]) -> set[str]:
-  return {kinds.fold(name) for _, _, name in kinds.named(
-      kinds.fold(text), names)}
+  named = _named(rationale.casefold(), names)
+  return len(named) == 1 and label.casefold() not in named
 
 
 def states_answer(dataset: datasets.Dataset, record: records.Record) -> bool:
@@ -69,4 +76,4 @@ def states_answer(dataset: datasets.Dataset, record: records.Record) -> bool:
         arithmetic.values_equal(Fraction(number.replace(",", "")), abs(value))
         for number in _NUMBER.findall(rationale)
         if len(number) < 20 and number.replace(",", "").isascii())
-  return bool(_named(rationale, (label,)))
+  return bool(_named(rationale.casefold(), (label,)))

@@ -31,7 +31,7 @@ _LEAD_WORDS = frozenset(
     "the final correct and so hence therefore thus".split())
 _MARKERS = tuple(re.compile(marker, re.IGNORECASE)
                  for marker in ("answer is", "answer:"))
-# `(b)`, or `b)`, `b.` or `b` at the end; `a house` is no letter.
+# `(b)`, or `b)`, `b.` or `b` at the end; `a house` is not a letter.
 _CHOICE_LETTER = re.compile(r"\(([a-z])\)|(?:^|\s)([a-z])(?:[).]|$)")
 _CLASS_LETTER = re.compile(r"\(([a-c])\)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?", re.ASCII)

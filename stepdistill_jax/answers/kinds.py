@@ -2,7 +2,7 @@
 
 A reader takes the text that follows a marker (or a JSON value, or a whole
 prediction) and returns the label in the form that labels have, or the named
-reason why there is none. What is not wholly read is no label: never half a
+reason why there is none. What is not wholly read is not a label: never half a
 word, never a part of a number, never one of two answers.
 """
 
@@ -184,7 +184,7 @@ def number_in(sentence: str, rest: Sequence[str] = ()) -> tuple[str, str]:
     text = _LEAD.sub("", last)
   found = numerals.find(text, numerals.uses_decimal_commas(*rest))
   if not found:
-    # Words alone are no number that could not be read.
+    # Words alone are not a number that could not be read.
     has_digit = re.search(r"\d", text)
     return "", expression(sentence)[1] if has_digit else parsing.NO_LABEL
   if (len(found) > 1 or "(" in text) and not _RANGE.match(text):
@@ -393,8 +393,7 @@ def _text_label(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
 
 
 def _long_text(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
-  label = text.strip()
-  return label, "" if label else parsing.NO_LABEL
+  return text.strip(), ""  # `read` has seen that there is one.
 
 
 _READERS: dict[str, LabelReader] = {

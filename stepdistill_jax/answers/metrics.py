@@ -21,7 +21,7 @@ def label_metric_fns(
   """Returns the metric functions of a data set's label tasks.
 
   Args:
-    dataset: a benchmark's name; a data set that is none is compared as text.
+    dataset: a benchmark's name; another data set is compared as text.
     rules: `strict` or `reference`.
     free_text: for targets that hold a rationale and then the label.
     spec: gives the kind of the labels of a data set of the user's own, when

@@ -102,9 +102,7 @@ class Options:
   thinking: str = "missing"
 
   def __post_init__(self) -> None:
-    if self.thinking not in THINKING:
-      raise errors.UserError(errors.unknown_name_message(
-          "value of --thinking", self.thinking, THINKING))
+    errors.require_known("value of --thinking", self.thinking, THINKING)
 
 
 DEFAULT = Options()
@@ -130,12 +128,15 @@ def read(dataset: Dataset, output: str, row: Row, *, form: str = "any",
     output: the completion as it came.
     row: of its choices and inputs.
     form: `any`: reasoning and an answer; `answer`: the label alone was asked
-      for, so that the whole text can be it; `published`: as in the published
+      for, so that the whole text can be it; `message`: an assistant's turn,
+      which may be the label alone; `published`: as in the published
       completions, which go on after their first usable answer.
     options: of the user.
   """
   if dataset.label_kind in (datasets.SUMMARY, datasets.CONVERSATION):
     form = "answer"
+  missing = form in ("any", "message")  # What was not asked for is not.
+  form = "answer" if form == "message" else form
   cleaned = cleaning.clean(output)
   text = cleaned.text
   if cut := _NEXT_EXAMPLE.get(dataset.name):
@@ -147,9 +148,9 @@ def read(dataset: Dataset, output: str, row: Row, *, form: str = "any",
     parsed.rule, parsed.status = "", (
         parsing.ONLY_THINKING if cleaned.thinking
                      else parsing.EMPTY_OUTPUT)
-  if cleaned.thinking and form == "any" and (
-      options.thinking == "always"
-      or options.thinking == "missing" and not parsed.rationale):
+  if cleaned.thinking and (
+      options.thinking == "always" or missing and not parsed.rationale
+      and options.thinking == "missing"):
     parsed.rationale = cleaned.thinking
     parsed.cleaned += ("thinking taken as rationale",)
     if parsed.status == parsing.EMPTY_RATIONALE:
@@ -312,7 +313,8 @@ def _without_marker(dataset: Dataset, text: str, row: Row
     yield _Candidate("answer first", first, rest, closed=True)
   line = text.strip().rpartition("\n")[2]
   last = (kinds.sentences(line) or [""])[-1]
-  if dataset.label_kind == datasets.NUMBER and not _FINISHED.search(text):
+  if dataset.label_kind == datasets.NUMBER and not _FINISHED.search(text) and (
+      rest or not _is_label(dataset, first.rpartition("=")[2], row)):
     return  # A loop that was cut ends on any number.
   before = text[:text.rfind(last)] if _is_label(dataset, last, row) else text
   yield _Candidate("last sentence", last, before)

@@ -334,3 +334,10 @@ def test_reasons_under_other_keys():
   for key in ("thinking", "justification", "step by step"):
     text = f'{{"{key}": "Books are lent.", "answer": "loans"}}'
     assert read(text).rationale == "Books are lent."
+
+
+@pytest.mark.parametrize("text, label", [
+    ("1.5 million", "1500000"), ("18 apples", "18"),
+    ("So 11 + 7 = 18 apples", "18"), ("She has 11 and buys 7 more, so", "")])
+def test_an_answer_alone_needs_no_stop(text, label):
+  assert read(text, "gsm8k").label == label

@@ -23,9 +23,7 @@ FREE_TEXT = "free_text"  # The raw Llama-3 generations; one rule for both sets.
 
 def check_rules(rules: str) -> str:
   """Returns `rules` if it is a known set of rules, else raises UserError."""
-  if rules not in RULES:
-    raise errors.UserError(
-        errors.unknown_name_message("set of rules", rules, RULES))
+  errors.require_known("set of rules", rules, RULES)
   return rules
 
 

@@ -12,9 +12,6 @@ from stepdistill_jax.data import vocabularies
 from stepdistill_jax.records import records
 from stepdistill_jax.util import errors
 
-# Whose rows serve where a task names no teacher; the others alphabetically.
-_FIRST_TEACHER = "palm540b"
-
 
 class RecordsSource(seqio.DataSource):
   """The records of a data set by a teacher, read through TFDS.
@@ -82,12 +79,11 @@ class RecordsSource(seqio.DataSource):
     if self.teacher is not None:
       records.require_records(data_dir, self.dataset, self.teacher)
       return data_dir, self.teacher
-    teachers = [teacher for dataset, teacher in records.list_records(data_dir)
-                if dataset == self.dataset]
+    teachers = records.teachers_of(data_dir, self.dataset)
     if not teachers:
-      records.require_records(data_dir, self.dataset, _FIRST_TEACHER)
-    return data_dir, (
-        _FIRST_TEACHER if _FIRST_TEACHER in teachers else min(teachers))
+      records.require_records(
+          data_dir, self.dataset, records.PUBLISHED_TEACHER)
+    return data_dir, teachers[0]
 
   def _tfds_source(self) -> seqio.TfdsDataSource:
     data_dir, teacher = self.resolve()

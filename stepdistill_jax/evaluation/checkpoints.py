@@ -22,7 +22,7 @@ from stepdistill_jax.evaluation import (
   systems as systems_lib,
 )
 from stepdistill_jax.interop import run_folder as run_folder_lib
-from stepdistill_jax.records import datasets
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.runs import run_record
 from stepdistill_jax.util import errors, locations
 
@@ -168,7 +168,7 @@ class Checkpoint:
 
   def _method(self) -> dict[str, Any]:
     return {"name": self._task_name, "key": self.run.method_key(),
-            "seed": self.run.seed(), "run": str(self.run.path),
+            "seed": self.run.seed(), "run": self.run.real_path(),
             "step": self.run.step}
 
   def _closed_labels(self, example_set) -> tuple[str, ...]:
@@ -185,9 +185,10 @@ class Checkpoint:
     if dataset in datasets.members(self._task.dataset):
       teacher = self._task.teacher or teacher
     try:
-      if teacher not in examples_lib.teachers_of(dataset, self._records_dir):
+      if teacher not in records.teachers_of(self._records_dir, dataset):
         # Of `label_gold`, which is the same under any teacher.
-        teacher = examples_lib.choose_teacher(dataset, self._records_dir)
+        teacher = examples_lib.choose_teacher(
+            dataset, self._records_dir, split="train")
       return examples_lib.read_rows(
           self._records_dir, dataset, teacher, "train")
     except errors.UserError:

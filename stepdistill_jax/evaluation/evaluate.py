@@ -21,7 +21,7 @@ from stepdistill_jax.evaluation import (
   systems as systems_lib,
 )
 from stepdistill_jax.evaluation.report import averages, outputs
-from stepdistill_jax.records import datasets
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.util import errors, locations
 
 
@@ -35,7 +35,8 @@ class EvalConfig:
     limit: score only the first so many examples of each benchmark.
     rules: `strict`, or `reference` for the papers' rule.
     records_teacher: whose records give the questions; by default those that
-      the checkpoint was trained on, else the first by name.
+      the checkpoint was trained on, else the first with the split, as in
+      training: palm540b, then by name.
     teacher_line: put the cached teacher's own line beside models.
     seed: of the bootstrap.
   """
@@ -82,7 +83,7 @@ def load_example_sets(
       continue
     teacher = config.records_teacher or preferred_teacher(benchmark.name)
     if config.records_teacher is None and teacher not in (
-        examples_lib.teachers_of(benchmark.name, records_dir)):
+        records.teachers_of(records_dir, benchmark.name)):
       teacher = None
     try:
       sets.append(examples_lib.load(

@@ -102,29 +102,26 @@ def make_example_set(
       frozenset(seen - {row.id for row in kept}))
 
 
-def teachers_of(dataset: str, records_dir: pathlib.Path) -> list[str]:
-  """Names of the teachers with records of `dataset`, sorted."""
-  return [t for d, t in records.list_records(records_dir) if d == dataset]
-
-
 def available_datasets(records_dir: pathlib.Path) -> list[str]:
   """Names of the data sets with records, sorted."""
   return sorted({d for d, _ in records.list_records(records_dir)})
 
 
 def choose_teacher(
-    dataset: str, records_dir: pathlib.Path, wanted: str | None = None) -> str:
+    dataset: str, records_dir: pathlib.Path, wanted: str | None = None,
+    split: str | None = None) -> str:
   """Returns the teacher whose records give a benchmark's rows.
 
   Args:
     dataset: the benchmark's name.
     records_dir: where records lie.
-    wanted: a teacher's name; None takes the first by name.
+    wanted: a teacher's name; None takes the first that serves.
+    split: where there is a choice, a teacher whose records have it.
 
   Raises:
     errors.UserError: there are no such records.
   """
-  teachers = teachers_of(dataset, records_dir)
+  teachers = records.teachers_of(records_dir, dataset)
   if not teachers:
     known = available_datasets(records_dir)
     raise errors.UserError(
@@ -134,7 +131,9 @@ def choose_teacher(
         f"`stepdistill teacher import --dataset={dataset} …`, or name their "
         "folder with --records_dir")
   if wanted is None:
-    return teachers[0]
+    return next(
+        (teacher for teacher in teachers if split in records.split_sizes(
+            records_dir, dataset, teacher)), teachers[0])
   if wanted not in teachers:
     raise errors.UserError(errors.unknown_name_message(
         f"teacher of {dataset}", wanted, teachers,
@@ -152,7 +151,7 @@ def load(
     errors.UserError: no such benchmark data, teacher or split.
   """
   records_dir = pathlib.Path(records_dir or locations.records_dir())
-  teacher = choose_teacher(dataset, records_dir, teacher)
+  teacher = choose_teacher(dataset, records_dir, teacher, split)
   rows = read_rows(records_dir, dataset, teacher, split)
   return dataclasses.replace(
       make_example_set(dataset, split, teacher, rows, limit),

@@ -156,7 +156,7 @@ class TeacherRecords:
   def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
     """Why there is no line of this teacher for a benchmark, or None."""
     if example_set.teacher != self.teacher and self.teacher not in (
-        examples_lib.teachers_of(example_set.benchmark, self._records_dir)):
+        records.teachers_of(self._records_dir, example_set.benchmark)):
       return (f"benchmark {example_set.benchmark} has no records of teacher "
               f"{self.teacher}")
     if records.has_own_labels(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from stepdistill_jax.data import sources
 from stepdistill_jax.evaluation import examples, store, systems
 from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.util import errors
@@ -122,7 +123,7 @@ def test_example_sets():
   assert examples.overlap(rows, [examples.Example("z", " Q ", "")]) == 1
 
 
-def test_no_local_data(tmp_path):
+def test_no_local_data(tmp_path, monkeypatch):
   with pytest.raises(errors.UserError, match="no local data.*there: none"):
     examples.load("cqa", "test", records_dir=tmp_path)
   record_writer.write_records(tmp_path, "svamp", "palm", {"test": [
@@ -132,6 +133,21 @@ def test_no_local_data(tmp_path):
   with pytest.raises(errors.UserError, match="split"):
     examples.load("svamp", "train", records_dir=tmp_path)
   assert examples.load("svamp", "test", records_dir=tmp_path).teacher == "palm"
+  # Records without the split, of a teacher that is earlier by name.
+  record_writer.write_records(tmp_path, "svamp", "own", {"train": [
+      records.Record(id="b", inputs="r", label="2")]})
+  record_writer.write_records(tmp_path, "svamp", "me", {"train": [
+      records.Record(id="b", inputs="r", label="2")]})
+  assert examples.load("svamp", "test", records_dir=tmp_path).teacher == "palm"
+  assert examples.load("svamp", "train", records_dir=tmp_path).teacher == "me"
+  with pytest.raises(errors.UserError, match="no split 'test'"):
+    examples.load("svamp", "test", records_dir=tmp_path, teacher="me")
+  # The order is that of training.
+  monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path))
+  record_writer.write_records(tmp_path, "svamp", "palm540b", {"train": [
+      records.Record(id="c", inputs="s", label="3")]})
+  assert examples.load("svamp", "train", records_dir=tmp_path).teacher == (
+      sources.RecordsSource("svamp", None).resolve()[1]) == "palm540b"
 
 
 def _stored(text):

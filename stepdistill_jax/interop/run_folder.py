@@ -103,6 +103,11 @@ class RunFolder:
   def config_path(self) -> epath.Path:
     return self.path / CONFIG_FILE
 
+  def real_path(self) -> str:
+    """The run's folder, the same under all names that lead to it."""
+    path = os.fspath(self.path)
+    return path if "://" in path else os.path.realpath(path)
+
   def fingerprint(self) -> str:
     """A hash of the configuration and of the checkpoint's files.
 

@@ -37,6 +37,8 @@ SPLITS = ("train", "validation", "test")
 # the EOS piece.
 EOS_TEXT = "</s>"
 OK = "ok"
+# Whose records serve first where no teacher is named.
+PUBLISHED_TEACHER = "palm540b"
 
 # Of the names by which TFDS knows the data sets.
 TFDS_PREFIX = "stepdistill_"
@@ -180,6 +182,16 @@ def list_records(records_dir: StrPath) -> list[tuple[str, str]]:
     found.append((teacher_dir.parent.name.removeprefix(TFDS_PREFIX),
                   teacher_dir.name))
   return sorted(found)
+
+
+def teachers_of(records_dir: StrPath, dataset: str) -> list[str]:
+  """Names of the teachers with records of `dataset`.
+
+  In the order in which they serve where none is named, in training and in
+  scoring alike: the published one, then by name.
+  """
+  teachers = [t for d, t in list_records(records_dir) if d == dataset]
+  return sorted(teachers, key=lambda t: (t != PUBLISHED_TEACHER, t))
 
 
 def require_records(

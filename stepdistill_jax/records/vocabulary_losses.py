@@ -34,8 +34,12 @@ def find_vocabulary(
     return None
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str], flag: str = "") -> Any:
   """The SentencePieceProcessor of a file.
+
+  Args:
+    path: of the file.
+    flag: the option that names it, for messages, such as `--vocabulary=`.
 
   Raises:
     errors.UserError: the file is no such model.
@@ -43,12 +47,13 @@ def load(path: str | os.PathLike[str]) -> Any:
   import sentencepiece
 
   if not os.path.isfile(path):
-    raise errors.UserError(f"there is no file {path}")
+    raise errors.UserError(f"there is no file {flag}{path}")
   try:
     return sentencepiece.SentencePieceProcessor(model_file=str(path))
   except (OSError, RuntimeError) as error:
     raise errors.UserError(
-        f"{path} is not a SentencePiece model file") from error
+        f"{flag}{path} is not a SentencePiece model file: "
+        f"{errors.one_line(str(error))}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,4 +170,3 @@ def parse_verbalizers(text: str) -> dict[str, str]:
     raise errors.UserError(
         f"--verbalize={text} gives two labels the same text")
   return words
-

@@ -83,7 +83,7 @@ def ending_of(finish_reason: str | None) -> str:
   >>> ending_of("eos_token"), ending_of("MAX_TOKENS"), ending_of(None)
   ('stop', 'length', 'stop')
   """
-  name = (finish_reason or "").lower()
+  name = (finish_reason or "").lower().removeprefix("finish_reason_")
   return _ENDING_OF.get(name, name)
 
 
@@ -111,9 +111,7 @@ class CacheWriter:
         "split": split, "prompt_id": prompt_id,
         "prompt_sha256": prompt_sha256, "sampling": dict(sampling or {}),
     }
-    if split not in records.SPLITS:
-      raise errors.UserError(errors.unknown_name_message(
-          "split", split, records.SPLITS))
+    errors.require_known("split", split, records.SPLITS)
     self._lines: list[str] = []
 
   def __enter__(self) -> CacheWriter:
@@ -196,7 +194,7 @@ def find_caches(folder: str | os.PathLike) -> list[pathlib.Path]:
   found = sorted(p.parent for p in folder.glob(f"*/{MANIFEST}"))
   if not found:
     raise errors.UserError(
-        f"{folder} is no teacher cache and has none in its folders: no "
+        f"{folder} is not a teacher cache, and has none in its folders: no "
         f"{MANIFEST} was found" if folder.is_dir()
         else locations.not_a_folder(folder))
   return found
@@ -209,13 +207,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     errors.UserError: it is missing, or not a manifest of a known version.
   """
   path = folder / MANIFEST
-  try:
-    manifest, problem = text_files.parse_json(path.read_bytes())
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-  if problem or not isinstance(manifest, dict):
-    raise errors.UserError(
-        f"{path} is not a manifest: {problem or 'no object'}")
+  manifest = text_files.read_object(path)
   if manifest.get("format_version") != FORMAT_VERSION:
     raise errors.UserError(
         f"{path} has format_version {manifest.get('format_version')!r}, this "

@@ -21,21 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   what.add_argument("--list", action="store_true", help="list the prompts")
   what.add_argument(
       "--show", action="store_true", help="show a prompt (the default)")
-  parser.add_argument("--dataset", help="svamp, cqa, ..., or one of your own")
-  parser.add_argument(
-      "--prompt", default="few_shot_cot",
+  add = parser.add_argument
+  add("--dataset", help="svamp, cqa, ..., or one of your own")
+  add("--prompt", default="few_shot_cot",
       help="a kind, an id, or a .toml file (default: %(default)s)")
-  parser.add_argument(
-      "--rows", metavar="PATH",
+  add("--rows", metavar="PATH",
       help="row file or folder; without it the first exemplar is the row")
-  parser.add_argument("--split", default="train")
-  parser.add_argument("--columns", default="", metavar="NAME=COLUMN,...")
-  parser.add_argument(
-      "--row", type=int, default=0, metavar="N", help="which row, from 0")
-  parser.add_argument(
-      "--endpoint", default="chat", help="chat or completion "
+  add("--split", default="train")
+  add("--columns", default="", metavar="NAME=COLUMN,...")
+  add("--row", type=int, default=0, metavar="N", help="which row, from 0")
+  add("--endpoint", default="chat", help="chat or completion "
       "(default: %(default)s)")
-  parser.add_argument("--json", action="store_true", help="print JSON")
+  add("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int | None:

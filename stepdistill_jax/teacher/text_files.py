@@ -132,6 +132,34 @@ def open_bytes(path: pathlib.Path) -> BinaryIO:
           "UTF-8") from error
 
 
+@contextlib.contextmanager
+def undamaged(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Opens a file as `open_bytes` does; a cut one is a user's error."""
+  with open_bytes(path) as file:
+    try:
+      yield file
+    except (EOFError, OSError, zlib.error) as error:
+      raise errors.UserError(
+          f"{path} is a damaged or cut gzip file ({error}); fetch it again"
+      ) from error
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the JSON object that a small file holds.
+
+  Raises:
+    errors.UserError: the file cannot be read, or holds something else.
+  """
+  try:
+    value, problem = parse_json(path.read_bytes())
+  except OSError as error:
+    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  if problem or not isinstance(value, dict):
+    raise errors.UserError(
+        f"{path} is damaged ({problem or 'not a JSON object'}); write it again")
+  return value
+
+
 def open_or_empty(path: pathlib.Path) -> BinaryIO:
   """Opens a file's uncompressed bytes; unlike `open_bytes`, also none."""
   return open_bytes(path) if path.stat().st_size else path.open("rb")
@@ -144,7 +172,7 @@ def read_entries(path: pathlib.Path) -> Iterator[Entry]:
     errors.UserError: the file is empty or unreadable, its compression is
       damaged, or it does not end as it has begun.
   """
-  with _open_undamaged(path) as file:
+  with undamaged(path) as file:
     start = file.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"["):
       yield from _array(file, path)
@@ -161,19 +189,8 @@ def read_lines(path: pathlib.Path) -> Iterator[Entry]:
     errors.UserError: the file is empty or unreadable, or its compression is
       damaged.
   """
-  with _open_undamaged(path) as file:
+  with undamaged(path) as file:
     yield from _lines(file, path, parse_text)
-
-
-@contextlib.contextmanager
-def _open_undamaged(path: pathlib.Path) -> Iterator[Any]:
-  with open_bytes(path) as file:
-    try:
-      yield file
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-      raise errors.UserError(
-          f"{path} is a damaged or cut gzip file ({error}); fetch it again"
-      ) from error
 
 
 def parse_text(line: bytes) -> tuple[str | None, str]:
@@ -269,12 +286,12 @@ class _ArrayText:
 
 
 def _array(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
-  return _values(_after_opening(file), path, "array", "]")
+  return _values(file, path, "array", "]")
 
 
 def _rows_by_name(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
   """The values of one object."""
-  return _values(_after_opening(file), path, "object", "}")
+  return _values(file, path, "object", "}")
 
 
 def _objects(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
@@ -333,15 +350,11 @@ def _window(file: BinaryIO) -> _ArrayText:
   return window
 
 
-def _after_opening(file: BinaryIO) -> _ArrayText:
-  window = _window(file)
-  window.at += 1
-  return window
-
-
-def _values(window: _ArrayText, path: pathlib.Path, kind: str, closing: str
+def _values(file: BinaryIO, path: pathlib.Path, kind: str, closing: str
             ) -> Iterator[Entry]:
   """Yields the values up to the `closing` bracket."""
+  window = _window(file)
+  window.at += 1
   number = 0
   while True:
     comma = _skip_separator(window)

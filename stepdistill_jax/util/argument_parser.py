@@ -24,7 +24,7 @@ def existing(text: str) -> str:
   path = os.path.expanduser(text)
   # What an object store would be is `Parser`'s to refuse.
   if not remote_storage.is_remote(text) and not os.path.exists(path):
-    raise argparse.ArgumentTypeError(f"{text} is not there")
+    raise argparse.ArgumentTypeError(f"there is no file or folder {text}")
   return path
 
 

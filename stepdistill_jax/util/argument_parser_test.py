@@ -58,9 +58,9 @@ def test_each_command_has_a_version(capsys):
     ("stepdistill audit", "did you mean `stepdistill teacher audit`? see "
      "stepdistill"),
     ("stepdistill checkpoint export-hf a --output=b --results=nowhere.json",
-     "argument --results: nowhere.json is not there"),
+     "argument --results: there is no file or folder nowhere.json"),
     ("stepdistill checkpoint export-hf a --output=b --records_dir=nowhere",
-     "argument --records_dir: nowhere is not there"),
+     "argument --records_dir: there is no file or folder nowhere"),
     ("stepdistill-eval --limit=0", "argument --limit: expected a whole number"),
     ("stepdistill-eval --limit=x", "of at least 1, got x"),
     ("t5x train --bogus", "see t5x train"),

@@ -54,6 +54,23 @@ def unknown_name_message(
   return f"unknown {kind} {name!r}; {hint}" + (f" {advice}" if advice else "")
 
 
+def require_known(kind: str, name: str, options: Iterable[str],
+                  advice: str = "", *, where: str = "") -> None:
+  """Raises UserError, with near names, unless a name is one of the options.
+
+  Args:
+    kind: what the name is of, as in `unknown_name_message`.
+    name: what was given.
+    options: names that there are.
+    advice: see there.
+    where: the file or option that has the name; begins the message.
+  """
+  options = list(options)
+  if name not in options:
+    raise UserError((where and f"{where}: ")
+                    + unknown_name_message(kind, name, options, advice))
+
+
 def missing_split_message(
     split: str, known: Iterable[str], splits: Iterable[str],
     where: str) -> str:

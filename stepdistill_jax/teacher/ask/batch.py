@@ -12,7 +12,6 @@ turn.
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -60,12 +59,10 @@ def write(spec: job_lib.Spec, path: str) -> Written:
   Raises:
     errors.UserError: a file is there already, or cannot be written.
   """
-  with job_lib.open_job(
-      dataclasses.asdict(spec), waiting=job_lib.refuse_to_wait,
-      asks=False) as job, _Files(pathlib.Path(path)) as files:
-    for item in job.items():
-      if item is not None:
-        files.write(job.plan.request(item))
+  with job_lib.open_job(spec, asks=False) as job, _Files(
+      pathlib.Path(path)) as files:
+    for request in job.missing_requests():
+      files.write(request)
     return Written(files.names(), files.count, job.present)
 
 
@@ -78,19 +75,12 @@ def read(spec: job_lib.Spec, paths: Sequence[str]) -> job_lib.Outcome:
   answers = _Answers()
   for path in paths:
     answers.index(pathlib.Path(path))
-  with job_lib.open_job(
-      dataclasses.asdict(spec), waiting=job_lib.refuse_to_wait) as job:
+  with job_lib.open_job(spec) as job:
     # One at a time: an identical row must find the first one's line.
-    spec_one = dataclasses.replace(spec, concurrency=1, attempts=1,
-                                   budget_usd=None, requests_per_minute=None,
-                                   tokens_per_minute=None)
-    job.spec = spec_one
-    collector = job.collector(answers, lambda progress: None)
-    asyncio.run(collector.run(
-        item for item in job.items()
-        if item is None or answers.has(job.plan.request(item).key)))
-    outcome = job.close(collector.progress)
-  if answers.count and not collector.progress.requests and outcome.missing:
+    outcome = job.collect(
+        answers, concurrency=1,
+        wanted=lambda item: answers.has(job.plan.request(item).key))
+  if answers.count and not outcome.progress.requests and outcome.missing:
     raise errors.UserError(
         f"{', '.join(paths)}: none of its {answers.count:,} answers is to a "
         "request that is missing here; were --rows, --model, --prompt and the "
@@ -116,7 +106,6 @@ class _Files:
     self._file = None
     self._names: list[pathlib.Path] = []
     self._lines = self._bytes = self.count = 0
-    self._seen: set[bytes] = set()
 
   def __enter__(self) -> _Files:
     return self
@@ -134,11 +123,7 @@ class _Files:
     return tuple(map(str, self._names))
 
   def write(self, request: requests.Request) -> None:
-    """Appends a request, unless an identical one is there."""
-    key = bytes.fromhex(request.key)
-    if key in self._seen:
-      return
-    self._seen.add(key)
+    """Appends a request."""
     line = json.dumps({
         "custom_id": request.key, "method": "POST",
         "url": f"/v1{request.path}", "body": request.body}) + "\n"

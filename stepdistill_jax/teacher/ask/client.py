@@ -39,12 +39,12 @@ def check_base_url(base_url: str) -> str:
   """Returns the base URL without a slash at its end.
 
   Raises:
-    errors.UserError: it is no http(s) address, or has a password in it.
+    errors.UserError: it is not an http(s) address, or has a password in it.
   """
   parts = parse.urlsplit(base_url)
   if parts.scheme not in ("http", "https") or not parts.hostname:
     raise errors.UserError(
-        f"--base_url {failures.redact(base_url)!r} is no address such as "
+        f"--base_url {failures.redact(base_url)!r} is not an address such as "
         "http://localhost:8000/v1")
   if parts.username or parts.password:
     raise errors.UserError(

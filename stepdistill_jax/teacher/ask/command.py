@@ -39,139 +39,107 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_data_arguments(group) -> None:
-  group.add_argument(
-      "--dataset", required=True,
+  add = group.add_argument
+  add("--dataset", required=True,
       help="svamp, cqa, anli1, esnli, asdiv, gsm8k, or a name of your own")
-  group.add_argument(
-      "--rows", required=True, metavar="PATH",
+  add("--rows", required=True, metavar="PATH",
       help="a row file (CSV, TSV, JSON Lines, JSON), or a data set's folder")
-  group.add_argument(
-      "--split", default="train", help="(default: %(default)s)")
-  group.add_argument(
-      "--columns", default="", metavar="NAME=COLUMN,...",
+  add("--split", default="train", help="(default: %(default)s)")
+  add("--columns", default="", metavar="NAME=COLUMN,...",
       help="which column is what, as in inputs=question,label=answer")
-  group.add_argument(
-      "--limit", type=int, metavar="N", help="only the first N rows")
-  group.add_argument(
-      "--prompt", default="few_shot_cot",
+  add("--limit", type=int, metavar="N", help="only the first N rows")
+  add("--prompt", default="few_shot_cot",
       help="a kind, an id, or a .toml file; see `stepdistill teacher prompt "
       "--list` (default: %(default)s)")
-  group.add_argument(
-      "--output", required=True, metavar="CACHE", help="the cache's folder")
-  group.add_argument(
-      "--teacher", default="",
+  add("--output", required=True, metavar="CACHE", help="the cache's folder")
+  add("--teacher", default="",
       help="its name in task names (default: made from --model)")
   argument_parser.add_records_dir(group, "--records")
-  group.add_argument(
-      "--no_records", action="store_true",
+  add("--no_records", action="store_true",
       help="only collect; `stepdistill teacher import --format=cache` later")
-  group.add_argument(
-      "--reject_wrong", action="store_true",
+  add("--reject_wrong", action="store_true",
       help="records get no rationale that leads to another label than the "
       "human one")
-  group.add_argument(
-      "--min_success_ratio", type=float, default=0.7, metavar="SHARE",
+  add("--min_success_ratio", type=float, default=0.7, metavar="SHARE",
       help="fail if fewer completions end as they should (default: "
       "%(default)s)")
 
 
 def _add_sampling_arguments(group) -> None:
-  group.add_argument("--model", default="", help="the server's name of it")
-  group.add_argument(
-      "--base_url", metavar="URL",
+  add = group.add_argument
+  add("--model", default="", help="the server's name of it")
+  add("--base_url", metavar="URL",
       help="such as http://localhost:8000/v1 (default: OpenAI's)")
-  group.add_argument(
-      "--api_key_env", default="OPENAI_API_KEY", metavar="NAME",
+  add("--api_key_env", default="OPENAI_API_KEY", metavar="NAME",
       help="environment variable that has the key (default: %(default)s)")
-  group.add_argument(
-      "--endpoint", default="chat", help="chat or completion "
+  add("--endpoint", default="chat", help="chat or completion "
       "(default: %(default)s)")
-  group.add_argument(
-      "--temperature", default="0.2",
+  add("--temperature", default="0.2",
       help=f"or `{_FROM_SERVER}` (default: %(default)s)")
-  group.add_argument(
-      "--top_p", default="0.1",
+  add("--top_p", default="0.1",
       help=f"or `{_FROM_SERVER}` (default: %(default)s)")
-  group.add_argument(
-      "--seed", type=int, help="of the first sample; others count up")
-  group.add_argument(
-      "--stop", action="append", default=[], metavar="TEXT",
+  add("--seed", type=int, help="of the first sample; others count up")
+  add("--stop", action="append", default=[], metavar="TEXT",
       help="stop string; may be given several times")
-  group.add_argument(
-      "--max_tokens", type=int, metavar="N",
+  add("--max_tokens", type=int, metavar="N",
       help="of a completion (default: the prompt's)")
-  group.add_argument(
-      "--samples", type=int, default=1, metavar="N",
+  add("--samples", type=int, default=1, metavar="N",
       help="completions of each row (default: %(default)s)")
-  group.add_argument(
-      "--samples_per_request", type=int, default=1, metavar="N",
+  add("--samples_per_request", type=int, default=1, metavar="N",
       help="ask for several at once, where the server can (default: "
       "%(default)s)")
-  group.add_argument(
-      "--json_schema", action="store_true",
+  add("--json_schema", action="store_true",
       help="have the server keep to the prompt's JSON schema")
-  group.add_argument(
-      "--extra_body", default="", metavar="JSON",
+  add("--extra_body", default="", metavar="JSON",
       help="further keys of each request, such as '{\"top_k\": 20}'")
-  group.add_argument(
-      "--merge_system", action="store_true",
+  add("--merge_system", action="store_true",
       help="put a system message's text before the user's, for a server "
       "without that role")
-  group.add_argument(
-      "--history", default="regenerated",
+  add("--history", default="regenerated",
       help="what a conversation's later turns see of the earlier ones: "
       "regenerated or gold (default: %(default)s)")
 
 
 def _add_limit_arguments(group) -> None:
-  group.add_argument(
-      "--concurrency", type=int, default=16, metavar="N",
+  add = group.add_argument
+  add("--concurrency", type=int, default=16, metavar="N",
       help="requests under way at once (default: %(default)s)")
-  group.add_argument("--requests_per_minute", type=float, metavar="N")
-  group.add_argument("--tokens_per_minute", type=float, metavar="N")
-  group.add_argument(
-      "--timeout_s", type=float, default=120.0, metavar="S",
+  add("--requests_per_minute", type=float, metavar="N")
+  add("--tokens_per_minute", type=float, metavar="N")
+  add("--timeout_s", type=float, default=120.0, metavar="S",
       help="for a request's whole answer (default: %(default)s)")
-  group.add_argument(
-      "--attempts", type=int, default=8, metavar="N",
+  add("--attempts", type=int, default=8, metavar="N",
       help="of a request that fails in passing (default: %(default)s)")
-  group.add_argument(
-      "--backoff_s", type=float, default=0.5, metavar="S",
+  add("--backoff_s", type=float, default=0.5, metavar="S",
       help="longest wait after the first failure; doubles (default: "
       "%(default)s)")
-  group.add_argument(
-      "--give_up_s", type=float, default=900.0, metavar="S",
+  add("--give_up_s", type=float, default=900.0, metavar="S",
       help="stop when nothing has succeeded for so long (default: "
       "%(default)s)")
-  group.add_argument(
-      "--in_doubt", default="ask", choices=("ask", "hold"),
+  add("--in_doubt", default="ask", choices=("ask", "hold"),
       help="what a killed collector had under way may have been paid for: ask "
       "again, or leave it out (default: %(default)s)")
 
 
 def _add_cost_arguments(group) -> None:
-  group.add_argument(
-      "--dry-run", "--dry_run", dest="dry_run", action="store_true",
+  add = group.add_argument
+  add("--dry-run", "--dry_run", dest="dry_run", action="store_true",
       help="ask nothing; estimate tokens and cost")
-  group.add_argument(
-      "--tokenizer", metavar="PATH|NAME",
+  add("--tokenizer", metavar="PATH|NAME",
       help="spiece.model, tokenizer.json, or a tiktoken encoding")
-  group.add_argument("--usd_per_million_prompt", type=float, metavar="USD")
-  group.add_argument("--usd_per_million_completion", type=float, metavar="USD")
-  group.add_argument(
-      "--budget_usd", type=float, metavar="USD",
+  add("--usd_per_million_prompt", type=float, metavar="USD")
+  add("--usd_per_million_completion", type=float, metavar="USD")
+  add("--budget_usd", type=float, metavar="USD",
       help="stop before the cache has cost more")
 
 
 def _add_mode_arguments(group) -> None:
-  group.add_argument(
-      "--batch_write", metavar="FILE",
+  add = group.add_argument
+  add("--batch_write", metavar="FILE",
       help="write the missing requests as OpenAI batch JSON Lines")
-  group.add_argument(
-      "--batch_read", metavar="FILE", action="append", default=[],
+  add("--batch_read", metavar="FILE", action="append", default=[],
       help="take the completions from a batch's output")
-  group.add_argument(
-      "--offline", choices=("vllm",),
+  add("--offline", choices=("vllm",),
       help="run --model in this process by vLLM, without a server")
 
 
@@ -274,5 +242,3 @@ def _json_object(text: str) -> dict[str, Any]:
         f"--extra_body={text!r} is not a JSON object, such as "
         "'{\"top_k\": 20}'")
   return value
-
-

@@ -330,7 +330,7 @@ def test_without_the_packages_one_line_says_what_to_install(
 @pytest.mark.parametrize("wrong, message", [
     ("--temperature=hot", "--temperature=hot"),
     ("--top_p=-1", "--top_p=-1"), ("--extra_body=[1]", "JSON object"),
-    ("--base_url=localhost", "is no address"),
+    ("--base_url=localhost", "is not an address"),
 ])
 def test_bad_values_are_one_line(tmp_path, capsys, wrong, message):
   rows = testing.write_rows(tmp_path / "rows.csv", 2)

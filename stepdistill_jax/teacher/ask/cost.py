@@ -8,6 +8,7 @@ import functools
 import os
 import pathlib
 
+from stepdistill_jax.records import vocabulary_losses
 from stepdistill_jax.teacher.ask import requests
 from stepdistill_jax.util import errors
 
@@ -66,18 +67,7 @@ def load_tokenizer(name: str) -> CountTokens:
     return _tiktoken(name)
   if path.suffix == ".json":
     return _hf_tokenizer(path)
-  return _sentencepiece(path)
-
-
-def _sentencepiece(path: pathlib.Path) -> CountTokens:
-  import sentencepiece
-
-  try:
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
-  except (OSError, RuntimeError) as error:
-    raise errors.UserError(
-        f"--tokenizer={path} is not a SentencePiece model; give such a file, "
-        "a tokenizer.json, or the name of a tiktoken encoding") from error
+  pieces = vocabulary_losses.load(path, "--tokenizer=")
   return lambda text: len(pieces.encode(text))
 
 
@@ -102,7 +92,7 @@ def _tiktoken(name: str) -> CountTokens:
     import tiktoken
   except ImportError as error:
     raise errors.UserError(
-        f"--tokenizer={name} is no file, and as an encoding it needs the "
+        f"--tokenizer={name} is not a file, and as an encoding it needs the "
         "package `tiktoken`; run `pip install tiktoken`") from error
   try:
     encoding = tiktoken.get_encoding(name)

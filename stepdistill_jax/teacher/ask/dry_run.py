@@ -39,23 +39,13 @@ def estimate(spec: job_lib.Spec) -> Estimate:
   Raises:
     errors.UserError: a mistake in the spec, or another process collects.
   """
-  with job_lib.open_job(
-      dataclasses.asdict(spec), waiting=job_lib.refuse_to_wait,
-      asks=False) as job:
+  with job_lib.open_job(spec, asks=False) as job:
     count = prompt_tokens = most = samples = 0
-    seen: set[bytes] = set()
-    for item in job.items():
-      if item is None:
-        continue
-      request = job.plan.request(item)
-      key = bytes.fromhex(request.key)
-      if key in seen:
-        continue
-      seen.add(key)
+    for request in job.missing_requests():
       count += 1
-      samples += len(item.samples)
+      samples += len(request.samples)
       prompt_tokens += job.estimator.prompt_tokens(request)
-      most += request.max_tokens * len(item.samples)
+      most += request.max_tokens * len(request.samples)
     likely = _likely_length(job)
     likely_tokens = None if likely is None else min(
         most, round(likely * samples))
@@ -71,21 +61,21 @@ def estimate(spec: job_lib.Spec) -> Estimate:
 
 def lines(found: Estimate) -> list[str]:
   """The estimate for a person."""
-  told = [f"{found.requests:,} requests are missing, {found.present:,} "
-          "completions are there; nothing was asked",
-          f"  prompts: {found.prompt_tokens:,} tokens, by {found.counted_by}"]
+  shown = [f"{found.requests:,} requests are missing, {found.present:,} "
+           "completions are there; nothing was asked",
+           f"  prompts: {found.prompt_tokens:,} tokens, by {found.counted_by}"]
   likely = "" if found.likely_completion_tokens is None else (
       f", likely {found.likely_completion_tokens:,}")
-  told.append(f"  completions: at most {found.most_completion_tokens:,} tokens"
-              + likely)
+  shown.append(f"  completions: at most {found.most_completion_tokens:,} tokens"
+               + likely)
   if found.most_usd is None:
-    told.append("  dollars: give --usd_per_million_prompt and "
-                "--usd_per_million_completion")
+    shown.append("  dollars: give --usd_per_million_prompt and "
+                 "--usd_per_million_completion")
   else:
     likely = "" if found.likely_usd is None else (
         f", likely ${found.likely_usd:,.4f}")
-    told.append(f"  dollars: at most ${found.most_usd:,.4f}{likely}")
-  return told
+    shown.append(f"  dollars: at most ${found.most_usd:,.4f}{likely}")
+  return shown
 
 
 def _likely_length(job: job_lib.Job) -> float | None:

@@ -18,7 +18,7 @@ CONTEXT_LENGTH = "context_length"  # The prompt is too long for the model.
 CONTENT_FILTER = "content_filter"  # The server refused the prompt.
 # Of the whole run: it stops.
 UNAUTHORIZED = "unauthorized"  # HTTP 401, 403.
-# HTTP 404, or 405 and 501 from what is no such server: no such model or
+# HTTP 404, or 405 and 501 from what is not such a server: no such model or
 # address.
 NOT_FOUND = "not_found"
 QUOTA = "quota_exceeded"  # HTTP 402, or 429 because the account is empty.

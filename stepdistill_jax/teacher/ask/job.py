@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
@@ -149,9 +150,7 @@ class Job:
     try:
       self.plan = plan_lib.Plan(
           self.settings, self.prompt, self.store, spec.history)
-      self.present = sum(
-          count for reason, count in self.store.counts().items()
-          if not reason.startswith(store_lib.ERROR))
+      self.present = _present(self.store.counts())
       self.total = self._estimate_total()
     except BaseException:
       self.store.abandon()
@@ -190,6 +189,28 @@ class Job:
     """
     yield from self.plan.missing(self._rows())
 
+  def missing_requests(self) -> Iterator[requests.Request]:
+    """Yields what is missing as requests, of identical ones the first."""
+    seen: set[bytes] = set()
+    for item in filter(None, self.items()):
+      request = self.plan.request(item)
+      key = bytes.fromhex(request.key)
+      if key not in seen:
+        seen.add(key)
+        yield request
+
+  def collect(self, asker: retries.Asker, *, concurrency: int,
+              wanted: Callable[[plan_lib.Item], bool] = lambda item: True
+              ) -> Outcome:
+    """Collects in this process, by an asker that needs no limits."""
+    self.spec = dataclasses.replace(
+        self.spec, concurrency=concurrency, attempts=1, budget_usd=None,
+        requests_per_minute=None, tokens_per_minute=None)
+    collector = self.collector(asker, lambda progress: None)
+    asyncio.run(collector.run(
+        item for item in self.items() if item is None or wanted(item)))
+    return self.close(collector.progress)
+
   def _rows(self) -> Iterator[rows_lib.AskedRow]:
     total = 0
     for row in self.source.read(self.prompt, self.dropped):
@@ -198,16 +219,14 @@ class Job:
     self.total = total
     if not total:
       reasons = "".join(
-          f": {entry['count']} {reason}, first at {entry['examples'][0]}"
-          for reason, entry in self.dropped.as_json().items())
+          import_counts.with_places(": ", self.dropped.as_json()))
       raise errors.UserError(
           f"{self.source.path} has no row that can be asked about{reasons}")
 
   def close(self, progress: retries.Progress) -> Outcome:
     """Closes the cache; returns what was done."""
     endings, usage = self.store.counts(), self.store.usage()
-    present = sum(count for reason, count in endings.items()
-                  if not reason.startswith(store_lib.ERROR))
+    present = _present(endings)
     # A cache may have more than the rows of this run, as with --limit.
     total = max(self.total, present)
     outcome = Outcome(
@@ -251,17 +270,27 @@ class Job:
         spec.output, identity, files={_PROMPT_FILE: prompt.source})
 
 
+def _present(endings: Mapping[str, int]) -> int:
+  return sum(count for reason, count in endings.items()
+             if not reason.startswith(store_lib.ERROR))
+
+
+def refuse_to_wait(who: str) -> None:
+  """For `waiting`, where an answer is expected at once."""
+  raise errors.UserError(f"{who}; wait for it to end")
+
+
 @contextlib.contextmanager
-def open_job(values: Mapping[str, Any], *, waiting: Callable[[str], None],
-             asks: bool = True) -> Iterator[Job]:
-  """Opens the job of a spec's plain values; leaves the cache unlocked.
+def open_job(
+    spec: Spec, *, waiting: Callable[[str], None] = refuse_to_wait,
+    asks: bool = True) -> Iterator[Job]:
+  """Opens the job of a spec; leaves the cache unlocked.
 
   Args:
-    values: the fields of a Spec.
+    spec: the run.
     waiting: called once if another process has the cache, with which.
     asks: False if nothing will be added, so that no folder need be made.
   """
-  spec = Spec(**dict(values, stop=tuple(values.get("stop", ()))))
   with tempfile.TemporaryDirectory() as stand_in:
     if not asks and not (
         pathlib.Path(spec.output) / completions.MANIFEST).exists():
@@ -271,11 +300,6 @@ def open_job(values: Mapping[str, Any], *, waiting: Callable[[str], None],
       yield job
     finally:
       job.store.abandon()
-
-
-def refuse_to_wait(who: str) -> None:
-  """For `waiting`, where an answer is expected at once."""
-  raise errors.UserError(f"{who}; wait for it to end")
 
 
 def make_settings(spec: Spec, prompt: prompts.Prompt) -> requests.Settings:
@@ -323,11 +347,8 @@ def _check(spec: Spec, prompt: prompts.Prompt) -> None:
     value = getattr(spec, name)
     if value is not None and not value > 0:
       raise errors.UserError(f"--{name}={value}; it must be more than 0")
-  for name, known in (("endpoint", requests.ENDPOINTS),
-                      ("history", plan_lib.HISTORIES)):
-    if getattr(spec, name) not in known:
-      raise errors.UserError(
-          errors.unknown_name_message(name, getattr(spec, name), known))
+  errors.require_known("endpoint", spec.endpoint, requests.ENDPOINTS)
+  errors.require_known("history", spec.history, plan_lib.HISTORIES)
   if spec.json_schema and prompt.schema is None:
     raise errors.UserError(
         f"--json_schema: prompt {prompt.id!r} has no schema; choose a prompt "

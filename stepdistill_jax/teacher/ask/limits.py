@@ -156,7 +156,7 @@ class Budget:
   """Dollars that may be spent; a request is sent only if its worst case fits.
 
   Attributes:
-    spent: dollars by the usage that the server told.
+    spent: dollars by the usage that the server reports.
     reserved: dollars that the requests under way may cost at most.
     reservations: number of these requests.
   """

@@ -31,14 +31,14 @@ def wait_for_lock(
   Raises:
     errors.UserError: it is still locked after that.
   """
-  until, told = time.monotonic() + longest_s, False
+  until, reported = time.monotonic() + longest_s, False
   while True:
     try:
       return make()
     except Locked as error:
-      if not told:
+      if not reported:
         waiting(str(error))
-        told = True
+        reported = True
       if time.monotonic() >= until:
         raise errors.UserError(
             f"{error}; it did not end within {longest_s:.0f} s: wait for it, "

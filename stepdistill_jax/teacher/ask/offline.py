@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-import dataclasses
 import itertools
 from typing import Any
 
@@ -37,17 +36,10 @@ def run(spec: job_lib.Spec) -> job_lib.Outcome:
         "--offline=vllm needs the package `vllm`, which is not installed; run "
         "`pip install vllm` on a machine with an accelerator, or use a server "
         "with --base_url") from error
-  spec = dataclasses.replace(
-      spec, concurrency=_CHUNK, attempts=1, requests_per_minute=None,
-      tokens_per_minute=None, budget_usd=None)
-  with job_lib.open_job(
-      dataclasses.asdict(spec), waiting=job_lib.refuse_to_wait) as job:
+  with job_lib.open_job(spec) as job:
     # By name, so that a test can pass an engine of its own.
     engine = vllm.LLM(model=spec.model, **spec.extra_body.get("engine", {}))
-    asker = Engine(engine, vllm)
-    collector = job.collector(asker, lambda progress: None)
-    asyncio.run(collector.run(job.items()))
-    return job.close(collector.progress)
+    return job.collect(Engine(engine, vllm), concurrency=_CHUNK)
 
 
 class Engine:

@@ -1,4 +1,4 @@
-"""Telling what a collection came to, and what is next."""
+"""What a collection came to, in words, and what is next."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.ask import failures, job, retries, store
+from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.util import errors
 
 _INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it.
@@ -70,35 +71,33 @@ def as_json(outcome: job.Outcome, imported) -> dict[str, Any]:
 def lines(outcome: job.Outcome, imported) -> list[str]:
   """The outcome for a person."""
   progress = outcome.progress
-  told = [f"{outcome.usable:,} of {outcome.total:,} completions ended as they "
-          "should" + ("" if outcome.success_ratio is None else
-                      f" ({outcome.success_ratio:.1%})")
-          + f" -> {outcome.folder}"]
+  shown = [f"{outcome.usable:,} of {outcome.total:,} completions ended as they "
+           "should" + ("" if outcome.success_ratio is None else
+                       f" ({outcome.success_ratio:.1%})")
+           + f" -> {outcome.folder}"]
   if others := _others(outcome):
-    told.append("  not usable: " + _counts(others))
-  told += [f"  row not asked: {entry['count']:,} {reason}, first at "
-           f"{entry['examples'][0]}"
-           for reason, entry in outcome.dropped.items()]
-  told.append(
+    shown.append("  not usable: " + _counts(others))
+  shown += import_counts.with_places("  row not asked: ", outcome.dropped)
+  shown.append(
       f"  this run: {progress.requests:,} requests, {progress.retries:,} of "
       f"them retries, {progress.copied:,} completions shared by identical "
       "requests")
   if progress.failures:
-    told.append("  failed attempts: " + _counts(progress.failures)
-                + f"; the last: {progress.last_failure}")
+    shown.append("  failed attempts: " + _counts(progress.failures)
+                 + f"; the last: {progress.last_failure}")
   if progress.asked_again:
-    told.append(f"  asked again though in doubt: {progress.asked_again:,}, "
-                "which the server may have charged twice")
+    shown.append(f"  asked again though in doubt: {progress.asked_again:,}, "
+                 "which the server may have charged twice")
   if progress.held:
-    told.append(f"  held back as in doubt: {progress.held:,}")
+    shown.append(f"  held back as in doubt: {progress.held:,}")
   usage = (f"{outcome.usage['prompt_tokens']:,} prompt + "
            f"{outcome.usage['completion_tokens']:,} completion tokens")
-  told.append(f"  the cache took {usage}"
-              + (f", ${outcome.usd:,.4f}" if outcome.usd else ""))
+  shown.append(f"  the cache took {usage}"
+               + (f", ${outcome.usd:,.4f}" if outcome.usd else ""))
   if imported is not None:
     from stepdistill_jax.teacher.importing import command as import_command
-    told += import_command.summary_lines(imported)
-  return told
+    shown += import_command.summary_lines(imported)
+  return shown
 
 
 def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
@@ -126,8 +125,7 @@ def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
   if outcome.success_ratio is None:
     raise errors.UserError(
         "no row could be asked about: "
-        + (", ".join(f"{entry['count']:,} {reason} ({entry['examples'][0]})"
-                     for reason, entry in outcome.dropped.items())
+        + (", ".join(import_counts.in_words(outcome.dropped, example=True))
            or "the source is empty"))
   if outcome.success_ratio < min_success_ratio:
     raise errors.UserError(
@@ -149,20 +147,20 @@ def _next_steps(outcome: job.Outcome) -> str:
   others = _others(outcome)
   failed = sum(count for reason, count in others.items()
                if reason.startswith(store.ERROR))
-  told = ""
+  shown = ""
   if failed or outcome.missing:
-    told += "; a rerun asks for those that failed or are missing"
+    shown += "; a rerun asks for those that failed or are missing"
   if failed < sum(others.values()):
-    told += ("; those with another ending are paid for and not asked again: "
-             "--min_success_ratio=0 writes the records all the same")
+    shown += ("; those with another ending are paid for and not asked again: "
+              "--min_success_ratio=0 writes the records all the same")
   if others.get(completions.LENGTH):
-    told += ("; for whole ones collect into another --output with a larger "
-             "--max_tokens")
+    shown += ("; for whole ones collect into another --output with a larger "
+              "--max_tokens")
   for reason in sorted(others):
     if reason not in _KNOWN_ENDINGS and not reason.startswith(store.ERROR):
-      told += (f"; the server ends with {reason!r}, which is not known as a "
-               "natural end")
-  return told
+      shown += (f"; the server ends with {reason!r}, which is not known as a "
+                "natural end")
+  return shown
 
 
 def _counts(counts) -> str:

@@ -66,7 +66,7 @@ class Request:
   Attributes:
     key: sha256 of all that decides the answer: the address's last part, the
       body, and the samples' numbers. Equal requests have equal keys; the
-      server's address is no part of it.
+      server's address is not part of it.
     path: below the base URL.
     body: JSON object, `n` included.
     samples: numbers of the samples that the answer's choices are.

@@ -36,6 +36,14 @@ _ERROR_WORDS = {
 }
 
 
+_STATUSES = {
+    **dict.fromkeys((401, 403), failures.UNAUTHORIZED),
+    **dict.fromkeys((404, 405, 501), failures.NOT_FOUND),
+    **dict.fromkeys((408, 504), failures.TIMEOUT),
+    **dict.fromkeys((409, 425), failures.SERVER_ERROR),
+    429: failures.RATE_LIMITED}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Choice:
   """One completion of an answer.
@@ -84,7 +92,8 @@ def parse(content: str, request: requests.Request, secret: str = "") -> Answer:
     value = json.loads(content)
     usage = _usage(value.get("usage"))
     _raise_error_object(value, secret)
-    paid = bool(usage or value["choices"])
+    # Another interface's answer: the next one would have its form, too.
+    paid = bool(usage or value.get("choices", value))
     # More than asked for is more than the row has samples.
     choices = tuple(_choice(choice, secret) for choice in
                     value["choices"][:len(request.samples)])
@@ -116,17 +125,17 @@ def parse(content: str, request: requests.Request, secret: str = "") -> Answer:
 def _choice(choice: Mapping[str, Any], secret: str) -> Choice:
   finish_reason = choice.get("finish_reason")
   if finish_reason is not None and not isinstance(finish_reason, str):
-    raise ValueError("finish_reason is no text")
+    raise ValueError("finish_reason is not a text")
   message = choice.get("message", choice)
   _raise_error_object({**choice, "choices": message.get("content")}, secret)
   if "message" not in choice:
     if not isinstance(choice["text"], str):
-      raise ValueError("text is no text")
+      raise ValueError("text is not a text")
     return Choice(choice["text"], finish_reason, _thinking(choice))
   output, refusal, thinking = _content(message.get("content"))
   refusal = message.get("refusal") or refusal
   if not isinstance(refusal, str):
-    raise ValueError("refusal is no text")
+    raise ValueError("refusal is not a text")
   thinking = "\n".join(filter(None, (_thinking(message), thinking)))
   if refusal:
     return Choice(output or refusal, failures.REFUSAL, thinking)
@@ -147,6 +156,8 @@ def _content(content: Any) -> tuple[str | None, str, str]:
   """(text, refusal, thinking) of a message's `content`."""
   if content is None or isinstance(content, str):
     return content, "", ""
+  if isinstance(content, Mapping) and "type" in content:  # One part alone.
+    content = [content]
   if not isinstance(content, list):
     raise ValueError(f"content is of type {type(content).__name__}")
   texts, refusals, thoughts = [], [], []
@@ -228,18 +239,10 @@ def _usage(usage: Any) -> dict[str, int]:
 def status_reason(status: int, text: str) -> str:
   """The named reason of an HTTP status that is not 200."""
   text = text.lower()
-  if status in (401, 403):
-    return failures.UNAUTHORIZED
-  if status in (404, 405, 501):
-    return failures.NOT_FOUND
   if status == 402 or status == 429 and "insufficient_quota" in text:
     return failures.QUOTA
-  if status == 429:
-    return failures.RATE_LIMITED
-  if status in (408, 504):
-    return failures.TIMEOUT
-  if status in (409, 425) or status >= 500:
-    return failures.SERVER_ERROR
+  if status in _STATUSES or status >= 500:
+    return _STATUSES.get(status, failures.SERVER_ERROR)
   if "context" in text and ("length" in text or "window" in text):
     return failures.CONTEXT_LENGTH
   if "content_filter" in text or "content management policy" in text:

@@ -118,6 +118,21 @@ def test_text_and_thinking_wherever_they_stand(message, output, thinking):
   assert choice.finish_reason == "stop"
 
 
+def test_a_part_without_a_list():
+  (choice,) = responses.parse(_chat({"content": {
+      "type": "text", "text": "x"}}), request()).choices
+  assert choice.output == "x"
+
+
+def test_another_interface_is_not_asked_again_and_again():
+  for body in ('{"response": "x", "done": true}',
+               '{"message": {"role": "assistant", "content": "x"}}'):
+    with pytest.raises(failures.Failure) as error:
+      responses.parse(body, request())
+    assert (error.value.reason, error.value.paid) == (
+        failures.MALFORMED, True)
+
+
 def test_a_refusal_among_the_parts():
   (choice,) = responses.parse(_chat({"content": [
       {"type": "refusal", "refusal": "I cannot."}]}), request()).choices
@@ -128,7 +143,7 @@ def test_a_refusal_among_the_parts():
 @pytest.mark.parametrize("name, ending", [
     (name, completions.STOP) for name in (
         "stop", "STOP", "eos_token", "stop_sequence", "end_turn",
-        "COMPLETE", "eos", "", None)] + [
+        "COMPLETE", "eos", "FINISH_REASON_STOP", "", None)] + [
     (name, completions.LENGTH) for name in (
         "length", "MAX_TOKENS", "max_tokens", "model_length")] + [
     ("SAFETY", completions.FILTERED), ("tool_calls", "tool_calls"),

@@ -65,8 +65,8 @@ class Progress:
     retries: sent again after a passing failure.
     failures: named reason -> failed attempts.
     last_failure: what the server said at the last of them.
-    prompt_tokens: as the server told.
-    completion_tokens: as the server told.
+    prompt_tokens: as the server reports.
+    completion_tokens: as the server reports.
     usd: dollars for these tokens.
     under_way: requests that wait for their answer.
     stopped: why the run ended early; empty if it did not.

@@ -37,8 +37,7 @@ def spec_of(tmp_path, rows=20, **more):
 
 
 async def collect_async(spec, asker, watch=None, then=lambda collector: None):
-  with job_lib.open_job(dataclasses.asdict(spec),
-                        waiting=job_lib.refuse_to_wait) as job:
+  with job_lib.open_job(spec) as job:
     collector = job.collector(asker, watch or (lambda progress: None))
     then(collector)
     await collector.run(job.items())
@@ -519,7 +518,9 @@ def test_a_file_without_a_usable_row(tmp_path):
     ({"json_schema": True}, "has no schema"),
     ({"samples": 3, "temperature": 0}, "temperature 0"),
     ({"budget_usd": 1.0}, "--usd_per_million_prompt"),
-    ({"base_url": "host"}, "is no address"), ({"split": "dev"}, "validation"),
+    ({"base_url": "host"}, "is not an address"),
+    ({"history": "golden"}, "did you mean: gold"),
+    ({"split": "dev"}, "validation"),
     ({"rows": "/nowhere"}, "no file or folder"),
     ({"columns": "inputs=qestion"}, "did you mean: question"),
     ({"columns": ""}, "has no column `inputs` but question, answer"),

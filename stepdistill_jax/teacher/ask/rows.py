@@ -121,10 +121,10 @@ class Source:
       for name, column in self.columns.items():
         if name != "messages":
           table_files.require_text(entry, name, column)
-    try:
-      row = self.dataset.read_row(fields)
-    except datasets.BadRow as error:
-      return None, str(error)
+    row, problem = row_files.read_row(
+        self.dataset, dataclasses.replace(entry, value=fields), position)
+    if row is None:
+      return None, problem
     shown = {**fields, "label": row.label,
              "inputs": asked or row.inputs.replace(records.EOS_TEXT, "\n")}
     if "label" in prompt.fields and not row.label:
@@ -161,9 +161,7 @@ def find(dataset: str, rows: str, split: str,
     errors.UserError: it is not there.
   """
   spec = datasets.get(dataset)
-  if split not in records.SPLITS:
-    raise errors.UserError(
-        errors.unknown_name_message("split", split, records.SPLITS))
+  errors.require_known("split", split, records.SPLITS)
   path = pathlib.Path(rows).expanduser()
   if path.is_dir():
     found = row_files.find_row_file(spec, path, split)

@@ -99,7 +99,7 @@ def _follow(events, display: _Display, orders: _Orders
 
 
 class _Orders:
-  """What is told to the worker, by signals to this process."""
+  """Orders to the worker, given by signals to this process."""
 
   def __init__(self, process: subprocess.Popen):
     self._input = process.stdin

@@ -42,7 +42,8 @@ def main() -> int:
   """Runs the job that standard input names."""
   # Ctrl-C reaches the whole terminal; only the command decides what it means.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  spec = json.loads(sys.stdin.readline())
+  values = json.loads(sys.stdin.readline())
+  spec = job_lib.Spec(**dict(values, stop=tuple(values["stop"])))
   try:
     with job_lib.open_job(
         spec, waiting=lambda who: emit(Event.WAITING, message=who)) as job:

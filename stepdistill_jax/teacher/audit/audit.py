@@ -49,7 +49,7 @@ def piece_counter(vocabulary_path: str | os.PathLike) -> PieceCounter:
   """Counts the pieces of a SentencePiece model, without EOS.
 
   Raises:
-    errors.UserError: the file is no such model.
+    errors.UserError: the file is not such a model.
   """
   model = vocabulary_losses.load(vocabulary_path)
 
@@ -75,21 +75,11 @@ class SplitAudit:
   dataset: datasets.Dataset
   count_pieces: PieceCounter
   own_labels: bool = False  # The teacher's labels are the human ones.
-  records: int = 0
   statuses: collections.Counter = dataclasses.field(
       default_factory=collections.Counter)
-  with_gold: int = 0
-  with_teacher_label: int = 0
-  with_rationale: int = 0
-  compared: int = 0  # Have both labels.
-  correct: int = 0
-  repeated_inputs: int = 0
-  contradictions: int = 0
-  contradictable: int = 0  # Of them it can be known.
-  states_answer: int = 0
-  judged: int = 0  # Have a teacher's label and a rationale.
-  overlap_sum: float = 0.0
-  overlap_count: int = 0
+  # By the names of `_add`.
+  numbers: dict[str, float] = dataclasses.field(
+      default_factory=lambda: collections.defaultdict(int))
   gold_labels: collections.Counter = dataclasses.field(
       default_factory=collections.Counter)
   teacher_labels: collections.Counter = dataclasses.field(
@@ -120,34 +110,35 @@ class SplitAudit:
       self._add(record)
 
   def _add(self, record: records.Record) -> None:
-    self.records += 1
+    found = self.numbers
+    found["records"] += 1
     self.statuses[record.status] += 1
-    self.with_gold += bool(record.label)
-    self.with_teacher_label += bool(record.teacher_label)
-    self.with_rationale += bool(record.rationale)
-    self.repeated_inputs += filters.is_repeated(record)
+    found["with_gold"] += bool(record.label)
+    found["with_teacher_label"] += bool(record.teacher_label)
+    found["with_rationale"] += bool(record.rationale)
+    found["repeated_inputs"] += filters.is_repeated(record)
     _count_label(self.gold_labels, record.label)
     _count_label(self.teacher_labels, record.teacher_label)
     if record.label and record.teacher_label and not self.own_labels:
-      self.compared += 1
-      self.correct += labels_lib.is_correct(
+      found["compared"] += 1
+      found["correct"] += labels_lib.is_correct(
           self.dataset, record.teacher_label, record.label)
     if record.rationale:
       share = text_overlap.share_found(record.rationale, record.inputs)
       if share is not None:
-        self.overlap_sum += share
-        self.overlap_count += 1
+        found["overlap_sum"] += share
+        found["overlap_count"] += 1
       if record.teacher_label:
-        self.judged += 1
-        self.states_answer += consistency.states_answer(self.dataset, record)
+        found["judged"] += 1
+        found["states_answer"] += consistency.states_answer(
+            self.dataset, record)
         contradicts = consistency.contradicts_label(self.dataset, record)
-        self.contradictable += contradicts is not None
-        if contradicts:
-          self.contradictions += 1
-          if len(self.contradiction_examples) < _EXAMPLES:
-            self.contradiction_examples.append(
-                f"{record.origin}: label {record.teacher_label!r}, "
-                f"{record.rationale[:300]!r}")
+        found["contradictable"] += contradicts is not None
+        found["contradictions"] += bool(contradicts)
+        if contradicts and len(self.contradiction_examples) < _EXAMPLES:
+          self.contradiction_examples.append(
+              f"{record.origin}: label {record.teacher_label!r}, "
+              f"{record.rationale[:300]!r}")
     # A fixed choice that does not depend on the order of the shards.
     key = zlib.crc32(record.id.encode("utf-8"))
     item = (-key, record.id, record)
@@ -159,45 +150,50 @@ class SplitAudit:
   @property
   def is_usable(self) -> bool:
     """Whether a task can be trained on, or scored with, these records."""
-    if self.with_teacher_label or self.with_rationale:
+    found = self.numbers
+    if found["with_teacher_label"] or found["with_rationale"]:
       return True
-    return bool(self.with_gold) and set(self.statuses) <= {
+    return bool(found["with_gold"]) and set(self.statuses) <= {
         parsing.NO_COMPLETION}
 
   def as_json(self) -> dict[str, Any]:
     """The numbers; None for what could not be measured."""
+    found = self.numbers
     return {
-        "records": self.records,
+        "records": found["records"],
         "statuses": dict(self.statuses.most_common()),
-        "with_human_label": self.with_gold,
-        "with_teacher_label": self.with_teacher_label,
-        "with_rationale": self.with_rationale,
+        "with_human_label": found["with_gold"],
+        "with_teacher_label": found["with_teacher_label"],
+        "with_rationale": found["with_rationale"],
         "teacher_accuracy": {
-            "correct": self.correct if self.compared else None,
-            "of_all_with_human_label": self.with_gold,
-            "of_both_labels": self.compared,
-            "accuracy": import_counts.share(self.correct, self.with_gold)
-                        if self.compared else None,
+            "correct": found["correct"] if found["compared"] else None,
+            "of_all_with_human_label": found["with_gold"],
+            "of_both_labels": found["compared"],
+            "accuracy": import_counts.share(
+                found["correct"], found["with_gold"])
+                        if found["compared"] else None,
             "why_not": import_counts.why_no_accuracy(
-                self.with_gold, self.compared, self.own_labels)},
+                found["with_gold"], found["compared"], self.own_labels)},
         "label_balance": {
             "human": _balance(self.gold_labels),
             "teacher": _balance(self.teacher_labels)},
         "lengths": {name: _percentiles(lengths)
                     for name, lengths in self.lengths.items()},
-        "repeated_inputs": self.repeated_inputs,
+        "repeated_inputs": found["repeated_inputs"],
         "rationales_contradicting_their_label": {
-            "count": self.contradictions if self.contradictable else None,
-            "of": self.contradictable,
+            "count": found["contradictions"]
+                     if found["contradictable"] else None,
+            "of": found["contradictable"],
             "share": import_counts.share(
-                self.contradictions, self.contradictable),
+                found["contradictions"], found["contradictable"]),
             "examples": self.contradiction_examples},
         "rationales_stating_the_answer": {
-            "count": self.states_answer if self.judged else None,
-            "of": self.judged,
-            "share": import_counts.share(self.states_answer, self.judged)},
+            "count": found["states_answer"] if found["judged"] else None,
+            "of": found["judged"],
+            "share": import_counts.share(
+                found["states_answer"], found["judged"])},
         "mean_overlap_with_inputs": import_counts.share(
-            self.overlap_sum, self.overlap_count),
+            found["overlap_sum"], found["overlap_count"]),
     }
 
 

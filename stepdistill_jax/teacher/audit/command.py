@@ -23,21 +23,18 @@ SUMMARY = "count what is in records, and what is wrong with them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-      "dir", metavar="DIR", nargs="?",
+  add = parser.add_argument
+  add("dir", metavar="DIR", nargs="?",
       help="records or a cache (default: --records_dir)")
   argument_parser.add_records_dir(parser)
-  parser.add_argument("--dataset", help="audit the records of this data set")
-  parser.add_argument("--teacher", help="audit the records by this teacher")
-  parser.add_argument(
-      "--vocabulary", metavar="PATH",
+  add("--dataset", help="audit the records of this data set")
+  add("--teacher", help="audit the records by this teacher")
+  add("--vocabulary", metavar="PATH",
       help="SentencePiece model in whose pieces lengths are given (default: "
       "the data set's own, else T5's, else words are counted)")
-  parser.add_argument(
-      "--html", metavar="PATH",
+  add("--html", metavar="PATH",
       help="where to write the page (default: audit.html beside the records)")
-  parser.add_argument(
-      "--json", action="store_true", help="print the audit as JSON")
+  add("--json", action="store_true", help="print the audit as JSON")
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -75,9 +72,7 @@ def _choose(args: argparse.Namespace, folder: pathlib.Path
     found = [
         pair for pair in records.list_records(records_dir)
         if (folder.resolve() == records_dir.resolve() or records.version_dir(
-            records_dir, *pair).resolve().is_relative_to(folder.resolve())
-            or folder.resolve() == records.version_dir(
-                records_dir, *pair).resolve())]
+            records_dir, *pair).resolve().is_relative_to(folder.resolve()))]
     if found:
       break
   else:
@@ -86,10 +81,9 @@ def _choose(args: argparse.Namespace, folder: pathlib.Path
         "import`, or name their folder with --records_dir")
   for kind, position in (("dataset", 0), ("teacher", 1)):
     wanted = getattr(args, kind)
-    if wanted and wanted not in {pair[position] for pair in found}:
-      raise errors.UserError(errors.unknown_name_message(
-          kind, wanted, {pair[position] for pair in found},
-          f"(records in {records_dir})"))
+    if wanted:
+      errors.require_known(kind, wanted, {pair[position] for pair in found},
+                           f"(records in {records_dir})")
   return records_dir, [
       pair for pair in found
       if args.dataset in (None, pair[0]) and args.teacher in (None, pair[1])]

@@ -44,20 +44,13 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
               counts["why_no_accuracy"])
           + (", no rationales" if empty is None
              else f", {empty:,} empty rationales"))
-      for reason, entry in counts["statuses"].items():
-        if reason != "ok":
-          lines.append(f"    {entry['count']:>7,} {reason:<24}"
-                       f"{_short_example(entry['examples'])}")
+      lines += _counted({reason: entry for reason, entry in
+                         counts["statuses"].items() if reason != "ok"})
       for title, found in _readings(counts):
-        lines.append(f"    {title}: " + ", ".join(
-            f"{entry['count']:,} {name}" for name, entry in found.items()))
-    for reason, entry in source.get("human_labels", {}).items():
-      lines.append(
-          f"    {entry['count']:>7,} {'human label: ' + reason:<24}"
-          f"{_short_example(entry['examples'])}")
-    for reason, entry in source["dropped"].items():
-      lines.append(f"    {entry['count']:>7,} {'dropped: ' + reason:<24}"
-                   f"{_short_example(entry['examples'])}")
+        lines.append(
+            f"    {title}: {', '.join(import_counts.in_words(found))}")
+    lines += _counted(source.get("human_labels", {}), "human label: ")
+    lines += _counted(source["dropped"], "dropped: ")
   for split, numbers in report["splits"].items():
     accuracy = numbers["teacher_accuracy"]
     against = numbers["rationales_contradicting_their_label"]
@@ -84,6 +77,12 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
             for line in _vocabulary_lines(report)]
   lines += [f"note: {note}" for note in info.get("notes", [])]
   return lines
+
+
+def _counted(entries: import_counts.Entries, title: str = "") -> list[str]:
+  return [f"    {entry['count']:>7,} {title + reason:<24}"
+          f"{_short_example(entry['examples'])}"
+          for reason, entry in entries.items()]
 
 
 def _readings(counts: Mapping[str, Any]) -> list[tuple[str, Any]]:

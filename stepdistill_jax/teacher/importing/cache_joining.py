@@ -25,7 +25,11 @@ from stepdistill_jax.answers import (
 )
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import completions, text_files
-from stepdistill_jax.teacher.importing import joining, self_consistency
+from stepdistill_jax.teacher.importing import (
+  joining,
+  row_files,
+  self_consistency,
+)
 from stepdistill_jax.util import errors, temporary_database
 
 # Endings that leave no completion to read, by their own names.
@@ -66,9 +70,8 @@ class Form:
         samples=samples, collected="reads" in manifest,
         gold_given=manifest.get("gold_given", False) is True,
         rows=manifest.get("rows") or manifest.get("count") or 0)
-    if form.reads not in answer_forms.FORMS:
-      raise errors.UserError(f"{where}: " + errors.unknown_name_message(
-          "value of reads", str(form.reads), answer_forms.FORMS))
+    errors.require_known(
+        "value of reads", str(form.reads), answer_forms.FORMS, where=where)
     for name in ("samples", "rows"):
       if type(getattr(form, name)) is not int or getattr(form, name) < 0:
         raise errors.UserError(
@@ -143,23 +146,18 @@ def parse(parser: parsing.Parser, item: joining.Joined) -> parsing.Parsed:
 def line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
                ) -> joining.Joined:
   """The item of a cache's line; thinking that came apart stands before."""
-  reason = entry.problem
-  if not reason and not isinstance(entry.value, dict):
-    reason = "line_not_object"
-  fields = None if reason else entry.value.get("input")
-  if not reason and not isinstance(fields, dict):
-    reason = "input_not_object"
-  if not reason:
-    try:
-      row = spec.read_row(fields)
-      row.position = position
-      if not row.choices and spec.label_kind in (
-          datasets.CHOICE, datasets.CHOICES):
-        row.choices = kinds.lettered_choices(row.inputs)
-    except datasets.BadRow as error:
-      reason = str(error)
-  if reason:
-    return joining.Joined(None, None, "", entry.where, dropped=reason)
+  if entry.problem or not isinstance(entry.value, dict):
+    return joining.dropped(entry.where, entry.problem or "line_not_object")
+  fields = entry.value.get("input")
+  if not isinstance(fields, dict):
+    return joining.dropped(entry.where, "input_not_object")
+  row, reason = row_files.read_row(
+      spec, dataclasses.replace(entry, value=fields), position)
+  if row is None:
+    return joining.dropped(entry.where, reason)
+  if not row.choices and spec.label_kind in (
+      datasets.CHOICE, datasets.CHOICES):
+    row.choices = kinds.lettered_choices(row.inputs)
   ending = entry.value.get("finish_reason")
   ending = completions.ending_of(ending) if isinstance(ending, str) else None
   if entry.value.get("error"):

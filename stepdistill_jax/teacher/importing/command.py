@@ -63,74 +63,58 @@ _NEEDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-      "--format", choices=tuple(_NEEDS), default="published",
+  add = parser.add_argument
+  add("--format", choices=tuple(_NEEDS), default="published",
       help="form of the completions (default: %(default)s)")
-  parser.add_argument("--dataset", help="svamp, cqa, anli1, esnli, asdiv, ...")
-  parser.add_argument(
-      "--rows", metavar="DIR", help="folder of the data set's row files")
-  parser.add_argument(
-      "--outputs", metavar="DIR", nargs="+",
+  add("--dataset", help="svamp, cqa, anli1, esnli, asdiv, ...")
+  add("--rows", metavar="DIR", help="folder of the data set's row files")
+  add("--outputs", metavar="DIR", nargs="+",
       help="folder (or files) of the completions")
-  parser.add_argument(
-      "--teacher", help="name of the teacher in task names, such as palm540b")
+  add("--teacher", help="name of the teacher in task names, such as palm540b")
   argument_parser.add_records_dir(parser, "--output")
-  parser.add_argument(
-      "--columns", metavar="ROLE=COLUMN,...",
+  add("--columns", metavar="ROLE=COLUMN,...",
       help="of --format=columns; roles: inputs (or messages), label, "
       "rationale and teacher_label (or output, a completion to parse), split")
-  parser.add_argument(
-      "--template", default="", metavar="TEXT",
+  add("--template", default="", metavar="TEXT",
       help="of --format=columns: inputs of several columns, as in "
       "'{title}\\n{body}'")
-  parser.add_argument(
-      "--student-prompt", "--student_prompt", choices=row_inputs.PROMPTS,
+  add("--student-prompt", "--student_prompt", choices=row_inputs.PROMPTS,
       default=row_inputs.USER,
       help="of rows of messages: what the student reads: the user's prompt "
       "(the default), the system's message too (full), or without the lines "
       "that all prompts begin and end with (short)")
-  parser.add_argument(
-      "--raw", metavar="DIR",
+  add("--raw", metavar="DIR",
       help="of --format=llama3_cot: folder of the raw generations (default: "
       "llama3 beside --outputs)")
-  parser.add_argument(
-      "--keep-unverified-labels", action="store_true",
+  add("--keep-unverified-labels", action="store_true",
       help="of --format=llama3_cot: take labels for the teacher's that may "
       "be copied human labels")
-  parser.add_argument(
-      "--reject-wrong", "--reject_wrong", action="store_true",
+  add("--reject-wrong", "--reject_wrong", action="store_true",
       help="of --format=cache: use no rationale that leads to another label "
       "than the human one")
   add_reading_arguments(parser)
-  parser.add_argument(
-      "--rules", default="strict",
+  add("--rules", default="strict",
       help="parsing rules: strict, or reference for what the papers' code "
       "does, defects included (default: %(default)s)")
-  parser.add_argument(
-      "--verbalize", default="", metavar="LABEL=TEXT,...",
+  add("--verbalize", default="", metavar="LABEL=TEXT,...",
       help="write other words for labels, such as 0=no,1=yes")
-  parser.add_argument(
-      "--vocabulary", metavar="PATH",
+  add("--vocabulary", metavar="PATH",
       help="install this SentencePiece model as T5's vocabulary")
-  parser.add_argument(
-      "--json", action="store_true", help="print the counts as JSON")
+  add("--json", action="store_true", help="print the counts as JSON")
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds what `reading_options` reads; also of `teacher collect`."""
   group = parser.add_argument_group("how answers are read (docs/teachers.md)")
-  group.add_argument(
-      "--kind", choices=datasets.KINDS,
+  add = group.add_argument
+  add("--kind", choices=datasets.KINDS,
       help="of your own data's labels (default: guessed from them, and said)")
-  group.add_argument(
-      "--labels", default="", metavar="LABEL,...",
+  add("--labels", default="", metavar="LABEL,...",
       help="all labels of --kind=class (default: those of the rows)")
-  group.add_argument(
-      "--marker", action="append", default=[], metavar="TEXT",
+  add("--marker", action="append", default=[], metavar="TEXT",
       help="text behind which the answer stands, such as 'Verdict:'; may be "
       "given several times")
-  group.add_argument(
-      "--thinking", choices=reading.THINKING, default="missing",
+  add("--thinking", choices=reading.THINKING, default="missing",
       help="whether a reasoning model's thinking is the rationale: where there "
       "is no other (the default), always, never")
 
@@ -177,19 +161,18 @@ def _import(args: argparse.Namespace) -> Any:
   from stepdistill_jax.util import progress
 
   with progress.Bars("rows", quiet=args.json) as bars:
-    options = {"output": args.records_dir, "rules": args.rules,
+    options = {"dataset": args.dataset, "teacher": args.teacher,
+               "output": args.records_dir, "rules": args.rules,
                "progress": bars.update,
                "verbalize": vocabulary_losses.parse_verbalizers(
                    args.verbalize),
                **reading_options(args)}
     if args.format == "llama3":
       return importing.import_llama3(
-          dataset=args.dataset, rows=args.rows, outputs=args.outputs,
-          teacher=args.teacher, **options)
+          rows=args.rows, outputs=args.outputs, **options)
     if args.format == "rows":
       return import_tables.import_rows(
-          dataset=args.dataset, rows=args.rows,
-          teacher=args.teacher or "human", **options)
+          **options | {"rows": args.rows, "teacher": args.teacher or "human"})
     if len(args.outputs) > 1:
       raise errors.UserError(
           f"--format={args.format} takes one folder of --outputs, got "
@@ -197,23 +180,19 @@ def _import(args: argparse.Namespace) -> Any:
     outputs = args.outputs[0]
     if args.format == "published":
       return importing.import_published(
-          dataset=args.dataset, rows=args.rows, outputs=outputs,
-          teacher=args.teacher, **options)
+          rows=args.rows, outputs=outputs, **options)
     if args.format == "llama3_cot":
       return importing.import_llama3_cot(
-          dataset=args.dataset, rows=args.rows, outputs=outputs,
-          teacher=args.teacher, raw=args.raw,
+          rows=args.rows, outputs=outputs, raw=args.raw,
           keep_unverified=args.keep_unverified_labels, **options)
     if args.format == "columns":
       return import_tables.import_columns(
-          dataset=args.dataset, outputs=outputs, teacher=args.teacher,
-          columns=import_tables.parse_columns(
+          outputs=outputs, columns=import_tables.parse_columns(
               args.columns, bool(args.template)),
           template=args.template, student_prompt=args.student_prompt,
           **options)
     return importing.import_cache(
-        outputs, dataset=args.dataset, teacher=args.teacher,
-        reject_wrong=args.reject_wrong, **options)
+        outputs, reject_wrong=args.reject_wrong, **options)
 
 
 def install_vocabulary(source: str) -> pathlib.Path:
@@ -222,16 +201,7 @@ def install_vocabulary(source: str) -> pathlib.Path:
   Raises:
     errors.UserError: `source` is not a SentencePiece model.
   """
-  import sentencepiece
-
-  if not os.path.isfile(source):
-    raise errors.UserError(f"there is no file --vocabulary={source}")
-  try:
-    pieces = sentencepiece.SentencePieceProcessor(model_file=source)
-  except (OSError, RuntimeError) as error:
-    raise errors.UserError(
-        f"--vocabulary={source} is not a SentencePiece model file: "
-        f"{str(error).splitlines()[0]}") from error
+  pieces = vocabulary_losses.load(source, "--vocabulary=")
   if (pieces.pad_id(), pieces.eos_id(), pieces.unk_id()) != (0, 1, 2):
     raise errors.UserError(
         f"--vocabulary={source} has pad, EOS and unknown ids "
@@ -256,21 +226,16 @@ def summary_lines(result: Any) -> list[str]:
     if rules := counts["rules"].get(info["rules"]):
       lines.append("    teacher accuracy " + import_counts.accuracy_text(
           rules["correct"], rules["with_gold"], rules["why_no_accuracy"]))
-      failed = ", ".join(
-          f"{entry['count']:,} {reason}"
-          for reason, entry in rules["statuses"].items() if reason != "ok")
-      lines += [f"    not ok: {failed}"] if failed else []
-      for name, entries in (("read by", rules["read_by"]),
-                            ("cleaned", rules["cleaned"])):
-        found = ", ".join(f"{entry['count']:,} {reason}"
-                          for reason, entry in entries.items())
-        lines += [f"    {name}: {found}"] if found else []
-    for reason, entry in counts["human_labels"].items():
-      lines.append(f"    human labels: {entry['count']:,} {reason}, first at "
-                   f"{entry['examples'][0]}")
-    for reason, entry in counts["dropped"].items():
-      lines.append(f"    dropped: {entry['count']:,} {reason}, first at "
-                   f"{entry['examples'][0]}")
+      failed = {reason: entry for reason, entry in rules["statuses"].items()
+                if reason != "ok"}
+      lines += [
+          f"    {title}: {', '.join(import_counts.in_words(entries))}"
+          for title, entries in (
+              ("not ok", failed), ("read by", rules["read_by"]),
+              ("cleaned", rules["cleaned"])) if entries]
+    lines += import_counts.with_places(
+        "    human labels: ", counts["human_labels"])
+    lines += import_counts.with_places("    dropped: ", counts["dropped"])
   lines.extend(f"  note: {note}" for note in (
       *info["notes"], *(info["label_losses"] or ())))
   lines.append(

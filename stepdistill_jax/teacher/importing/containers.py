@@ -19,7 +19,6 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
-import zlib
 
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import table_files
@@ -67,16 +66,16 @@ def files_by_split(
   if not folder.is_dir():
     raise errors.UserError(locations.not_a_folder(folder))
   if (folder / _STATE).is_file():
-    state = _json_object(folder / _STATE)
+    state = text_files.read_object(folder / _STATE)
     split = split_of(str(state.get("_split"))) or split_of(folder.name)
     return {split or "train": _saved_files(folder, state)}
   if (folder / "dataset_dict.json").is_file():
-    names = _json_object(folder / "dataset_dict.json").get("splits")
+    names = text_files.read_object(folder / "dataset_dict.json").get("splits")
     saved = {}
     for name in names if isinstance(names, list) else ():
       if split := split_of(str(name)):
         part = text_files.check_inside(folder, folder / str(name))
-        saved[split] = _saved_files(part, _json_object(part / _STATE))
+        saved[split] = _saved_files(part, text_files.read_object(part / _STATE))
     return saved
   if found := _named_files(folder, prefer):
     return found
@@ -148,17 +147,6 @@ def _files_below(
   return {split: paths} if split and paths else {}
 
 
-def _json_object(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    value, problem = text_files.parse_json(path.read_bytes())
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-  if problem or not isinstance(value, dict):
-    raise errors.UserError(
-        f"{path} is damaged ({problem or 'no object'}); write it again")
-  return value
-
-
 def read_objects(path: pathlib.Path) -> Iterator[text_files.Entry]:
   """Yields a file's objects.
 
@@ -222,7 +210,7 @@ def read_tfds(folder: pathlib.Path, split: str) -> Iterator[text_files.Entry]:
   """Yields a split of a prepared TFDS folder.
 
   Raises:
-    errors.UserError: it is no such folder, or has no such split.
+    errors.UserError: it is not such a folder, or has no such split.
   """
   import tensorflow_datasets as tfds  # Loads TensorFlow.
 
@@ -240,11 +228,11 @@ def read_tfds(folder: pathlib.Path, split: str) -> Iterator[text_files.Entry]:
 
 
 def tfds_splits(folder: pathlib.Path) -> list[str]:
-  """The names of a prepared TFDS folder's splits; [] if it is none."""
+  """The names of a prepared TFDS folder's splits; [] if it is not one."""
   path = folder / "dataset_info.json"
   if not path.is_file():
     return []
-  splits = _json_object(path).get("splits")
+  splits = text_files.read_object(path).get("splits")
   # Those of Hugging Face have a file of that name too, with an object there.
   return [split["name"] for split in splits if isinstance(split, dict)
           and isinstance(split.get("name"), str)] if isinstance(
@@ -267,7 +255,7 @@ def _plain(value: Any) -> Any:
 def _read_problems(path: pathlib.Path) -> Iterator[text_files.Entry]:
   """Yields ASDiv's `Problem` elements as objects of their children's texts."""
   number, tail = 0, b""
-  with text_files.open_bytes(path) as file:
+  with text_files.undamaged(path) as file:
     parser = ElementTree.XMLPullParser(events=("end",))
     try:
       while chunk := file.read(2**16):
@@ -288,7 +276,3 @@ def _read_problems(path: pathlib.Path) -> Iterator[text_files.Entry]:
       parser.close()
     except (ElementTree.ParseError, expat.ExpatError) as error:
       raise errors.UserError(f"{path} is not XML: {error}") from error
-    except (EOFError, OSError, zlib.error) as error:
-      raise errors.UserError(
-          f"{path} is a damaged or cut gzip file ({error}); fetch it again"
-      ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -45,6 +46,22 @@ class Reasons:
     return {reason: {"count": count,
                      "examples": self._examples.get(reason, [])}
             for reason, count in self._counts.most_common()}
+
+
+Entries = Mapping[str, Mapping[str, Any]]  # `Reasons.as_json()`.
+
+
+def in_words(entries: Entries, example: bool = False) -> list[str]:
+  """`3 no_marker` of each reason, and perhaps where it came first."""
+  return [f"{entry['count']:,} {reason}"
+          + "".join(f" ({where})" for where in entry["examples"][:example])
+          for reason, entry in entries.items()]
+
+
+def with_places(title: str, entries: Entries) -> list[str]:
+  """A line for each reason: its count, and where it came first."""
+  return [f"{title}{entry['count']:,} {reason}, first at "
+          f"{entry['examples'][0]}" for reason, entry in entries.items()]
 
 
 def excerpt(text: str) -> str:

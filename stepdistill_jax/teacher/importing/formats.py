@@ -200,10 +200,8 @@ def import_cache(
       spec, lambda: label_kinds.of_caches(folder), chosen, notes)
   for path, manifest in manifests.items():
     split = manifest["split"]
-    if split not in records.SPLITS:
-      raise errors.UserError(
-          f"{path / completions.MANIFEST}: "
-          + errors.unknown_name_message("split", split, records.SPLITS))
+    errors.require_known("split", split, records.SPLITS,
+                         where=str(path / completions.MANIFEST))
     if split in sources:
       raise errors.UserError(
           f"{path} and {sources[split].files[0]} are both caches of split "
@@ -225,10 +223,9 @@ def known_dataset(dataset: str) -> datasets.Dataset:
   Raises:
     errors.UserError: there is none of this name; lists the near ones.
   """
-  if dataset not in datasets.DATASETS:
-    raise errors.UserError(errors.unknown_name_message(
-        "data set", dataset, datasets.DATASETS,
-        "(data sets of your own: --format=columns or --format=cache)"))
+  errors.require_known(
+      "data set", dataset, datasets.DATASETS,
+      "(data sets of your own: --format=columns or --format=cache)")
   return datasets.DATASETS[dataset]
 
 
@@ -326,23 +323,17 @@ def _index_generations(
   """Enters generations in the index; what cannot be entered in `dropped`."""
   for path in files:
     for entry in text_files.read_entries(path):
-      reason = entry.problem
       fields = entry.value if isinstance(entry.value, dict) else {}
       question = fields.get("input")
       output, problem = joining.completion_text(fields.get("gen_label"), "")
-      if not reason and not fields:
-        reason = "line_not_object"
-      elif not reason and not isinstance(question, str):
-        reason = "input_not_text"
-      elif not reason and problem:
-        reason = problem
+      reason = entry.problem or ("" if fields else "line_not_object") or (
+          "" if isinstance(question, str) else "input_not_text") or problem
       if not reason and not index.add(
           records.input_hash(_generation_inputs(spec, question)), output,
           entry.where):
         reason = "repeated_completion"
       if reason:
-        dropped.append(joining.Joined(
-            None, None, "", entry.where, dropped=reason))
+        dropped.append(joining.dropped(entry.where, reason))
 
 
 _PREMISE = re.compile(r"\s*premise:\s*(.*\S)\s*?,?\s*hypothesis:\s*(.*)",
@@ -368,7 +359,7 @@ def _join_by_content(
     index: content_index.ContentIndex) -> Iterator[joining.Joined]:
   for entry in row_files.read_rows(spec, row_file):
     if entry.row is None:
-      yield joining.Joined(None, None, "", entry.where, dropped=entry.problem)
+      yield joining.dropped(entry.where, entry.problem)
       continue
     output, where = index.find(
         records.input_hash(entry.row.inputs)) or (None, entry.where)

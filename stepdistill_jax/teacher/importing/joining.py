@@ -35,7 +35,7 @@ class Joined:
     output: the completion; None if there is none, or if there is a problem.
     problem: empty, or the named reason why there is no usable completion.
     where: file and line of the completion, else of the row.
-    dropped: the named reason why this is no record; else empty.
+    dropped: the named reason why this is not a record; else empty.
     batch: name of the completion's file.
     truncated: True if the teacher stopped at its length limit.
     label_doubt: `parsing.COPIED_LABEL` or `parsing.UNVERIFIED_LABEL` where
@@ -54,6 +54,11 @@ class Joined:
   label_doubt: str = ""
   parsed: parsing.Parsed | None = None
   weight: float | None = None
+
+
+def dropped(where: str, reason: str) -> Joined:
+  """An item that becomes no record, for a named reason."""
+  return Joined(None, None, "", where, dropped=reason)
 
 
 def find_batches(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
@@ -135,7 +140,7 @@ def join_by_position(
   taken = counted = 0
   for counted, entry in enumerate(rows, 1):
     if entry.row is None and entry.position < 0:
-      yield Joined(None, None, "", entry.where, dropped=entry.problem)
+      yield dropped(entry.where, entry.problem)
       continue
     for position, output in outputs:
       taken += 1

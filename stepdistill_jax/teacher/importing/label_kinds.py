@@ -32,9 +32,8 @@ def with_kind(
       class without labels to know it by.
   """
   kind = options.kind or (datasets.CLASS if options.labels else None)
-  if kind is not None and kind not in datasets.KINDS:
-    raise errors.UserError(
-        errors.unknown_name_message("value of --kind", kind, datasets.KINDS))
+  if kind is not None:
+    errors.require_known("value of --kind", kind, datasets.KINDS)
   if spec.name in datasets.DATASETS:
     if kind not in (None, spec.label_kind):
       raise errors.UserError(

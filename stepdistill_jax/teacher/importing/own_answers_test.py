@@ -321,3 +321,19 @@ def test_the_command_says_what_it_read(tmp_path, capsys):
   page = next((tmp_path / "r").rglob("audit.html")).read_text()
   assert "strict, read by" in page and "read by json" in page
   assert "events? no" in page
+
+
+@pytest.mark.parametrize("thinking, rationales", [
+    ("missing", ["Lent.", "Books."]), ("always", ["Lent.", "Lent."]),
+    ("never", ["", "Books."])])
+def test_thinking_in_rows_of_messages(tmp_path, thinking, rationales):
+  rows = [{"gold": "loans", "messages": [
+      {"role": "user", "content": [{"type": "text", "text": f"Row {i}?"}]},
+      {"role": "assistant", "content": f"<think>Lent.</think>{text}"}]}
+          for i, text in enumerate(("loans", "Books. The answer is loans."))]
+  _, found = imported(
+      tmp_path, rows, {"messages": "messages", "label": "gold"},
+      reading=reading.Options(thinking=thinking))
+  assert [(r.inputs, r.teacher_label, r.status) for r in found] == [
+      ("Row 0?", "loans", "ok"), ("Row 1?", "loans", "ok")]
+  assert [r.rationale for r in found] == rationales

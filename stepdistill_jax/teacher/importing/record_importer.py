@@ -208,7 +208,7 @@ def import_sources(
 
 
 def _expected(sources: Iterable[Source]) -> int | None:
-  """About how many items the sources have; None where it cannot be told."""
+  """About how many items the sources have; None where that is not known."""
   counts = [
       source.rows or (row_files.guess_rows(pathlib.Path(source.files[0]))
                       if source.files else 0) for source in sources]
@@ -225,9 +225,9 @@ def _held_out(
 
 def _first_reasons(
     counts: Mapping[str, import_counts.SourceCounts]) -> list[str]:
-  return [f"{split}: {reason['count']} {name} ({reason['examples'][0]})"
-          for split, split_counts in counts.items()
-          for name, reason in split_counts.dropped.as_json().items()
+  return [f"{split}: {reason}" for split, split_counts in counts.items()
+          for reason in import_counts.in_words(
+              split_counts.dropped.as_json(), example=True)
           ] or ["the sources are empty"]
 
 
@@ -242,11 +242,9 @@ def _require_use(
     return
   if any(split_counts.completions for split_counts in counts.values()):
     reasons = [
-        f"{split}: {entry['count']:,} {reason}"
-        + "".join(f" ({example})" for example in entry["examples"][:1])
-        for split, split_counts in counts.items()
-        for reason, entry in split_counts.rules[rules].statuses.as_json(
-            ).items()]
+        f"{split}: {reason}" for split, split_counts in counts.items()
+        for reason in import_counts.in_words(
+            split_counts.rules[rules].statuses.as_json(), example=True)]
     raise errors.UserError(
         f"no completion of {dataset} by {teacher} has a usable label or "
         f"rationale, so no records were written: {'; '.join(reasons)}")
@@ -281,9 +279,9 @@ class _Verbalizer:
 
   def require_all_used(self) -> None:
     """Raises errors.UserError for a label that no record has."""
-    for label in set(self._words) - self._seen:
-      raise errors.UserError("--verbalize: " + errors.unknown_name_message(
-          "label", label, filter(None, self._seen)))
+    for label in self._words:
+      errors.require_known("label", label, filter(None, self._seen),
+                           where="--verbalize")
 
 
 class _SplitImporter:

@@ -89,20 +89,24 @@ def read_rows(
   """
   sparse, last = is_sparse(path), -1
   for position, entry in enumerate(containers.read_objects(path)):
-    row, problem = None, entry.problem
-    if not problem and not isinstance(entry.value, dict):
-      problem = "row_not_object"
-    if not problem and sparse:
+    if sparse and not entry.problem and isinstance(entry.value, dict):
       index = entry.value.get("index")
       if isinstance(index, int) and last < index < 2**40:
         position = last = index
-      else:
-        # Without its position the row has no completion.
-        problem, position = "row_without_position", -1
-    if not problem:
-      try:
-        row = dataset.read_row(entry.value)
-        row.position = position
-      except datasets.BadRow as error:
-        problem = str(error)
+      else:  # Without its position the row has no completion.
+        position, entry.problem = -1, "row_without_position"
+    row, problem = read_row(dataset, entry, position)
     yield RowEntry(row, problem, position, entry.where)
+
+
+def read_row(dataset: datasets.Dataset, entry: text_files.Entry, position: int
+             ) -> tuple[datasets.Row | None, str]:
+  """Returns (row, "") or (None, named problem)."""
+  if entry.problem or not isinstance(entry.value, dict):
+    return None, entry.problem or "row_not_object"
+  try:
+    row = dataset.read_row(entry.value)
+  except datasets.BadRow as error:
+    return None, str(error)
+  row.position = position
+  return row, ""

@@ -26,7 +26,7 @@ _FIELD = re.compile(r"\{([^{}]+)\}")
 
 
 def turns_of(messages: Any) -> list[tuple[str, str]] | None:
-  """(role, content) of each message; None for what are no messages."""
+  """(role, content) of each message; None if these are not messages."""
   if not isinstance(messages, list) or not messages:
     return None
   turns = []
@@ -34,6 +34,10 @@ def turns_of(messages: Any) -> list[tuple[str, str]] | None:
     if not isinstance(message, Mapping):
       return None
     role, content = message.get("role"), message.get("content")
+    if isinstance(content, list) and content and all(
+        isinstance(part, Mapping) and isinstance(part.get("text"), str)
+        for part in content):  # OpenAI's parts, of text alone.
+      content = "".join(part["text"] for part in content)
     if not isinstance(role, str) or not isinstance(content, str):
       return None
     turns.append(("system" if role == "developer" else role, content.strip()))
@@ -108,11 +112,9 @@ class Inputs:
 
   def _filled(self, entry: text_files.Entry) -> str:
     def value(match: re.Match[str]) -> str:
-      if match[1] not in entry.value:
-        raise errors.UserError(
-            f"{entry.where}: " + errors.unknown_name_message(
-                "column", match[1], entry.value,
-                f"(of --template={self.template!r})"))
+      errors.require_known(
+          "column", match[1], entry.value,
+          f"(of --template={self.template!r})", where=entry.where)
       found = entry.value[match[1]]
       return "" if found is None else str(found).strip()
 

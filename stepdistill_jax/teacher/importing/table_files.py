@@ -15,7 +15,6 @@ import itertools
 import math
 import pathlib
 from typing import Any, TextIO
-import zlib
 
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.util import errors
@@ -163,17 +162,11 @@ def _header(path: pathlib.Path) -> tuple[list[str], str]:
 
 @contextlib.contextmanager
 def _open_text(path: pathlib.Path, newline: str = "") -> Iterator[TextIO]:
-  with text_files.open_bytes(path) as raw:
-    try:
-      # Bytes that are not UTF-8 come through as lone surrogates, so that one
-      # bad row does not end the file.
-      yield io.TextIOWrapper(
-          raw, encoding="utf-8-sig", errors="surrogateescape",
-          newline=newline)
-    except (EOFError, OSError, zlib.error) as error:
-      raise errors.UserError(
-          f"{path} is a damaged or cut gzip file ({error}); fetch it again"
-      ) from error
+  with text_files.undamaged(path) as raw:
+    # Bytes that are not UTF-8 come through as lone surrogates, so that one
+    # bad row does not end the file.
+    yield io.TextIOWrapper(
+        raw, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 def _csv_rows(path: pathlib.Path, delimiter: str) -> Iterator[_Values]:
@@ -258,7 +251,7 @@ def _is_closed(value: str) -> bool:
 
 
 def _unquoted(text: str) -> list[str]:
-  """The values of one quoted row; [] if it is none."""
+  """The values of one quoted row; [] if it is not one."""
   try:
     rows = list(csv.reader(
         io.StringIO(text, newline=""), delimiter="\t", strict=True))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import functools
 import itertools
@@ -28,6 +29,7 @@ from stepdistill_jax.teacher.importing import (
   joining,
   label_kinds,
   record_importer,
+  row_files,
   row_inputs,
   table_files,
 )
@@ -51,9 +53,7 @@ def parse_columns(text: str, has_template: bool = False) -> dict[str, str]:
   """
   columns = table_files.parse_columns(text)
   for role in columns:
-    if role not in COLUMN_ROLES:
-      raise errors.UserError("--columns: " + errors.unknown_name_message(
-          "role", role, COLUMN_ROLES))
+    errors.require_known("role", role, COLUMN_ROLES, where="--columns")
   if not has_template and not {"inputs", "messages"} & set(columns):
     raise errors.UserError(
         "--columns names no column for inputs; for example "
@@ -116,7 +116,7 @@ def import_columns(
   sources = _table_sources(read, files, joined, columns.get("split"))
   return record_importer.import_sources(
       spec, teacher, sources, options=chosen, format_name="columns",
-      notes=notes, form=answer_forms.ANSWER if inputs and inputs.messages
+      notes=notes, form=answer_forms.MESSAGE if inputs and inputs.messages
       else answer_forms.CHAIN_OF_THOUGHT)
 
 
@@ -161,20 +161,16 @@ def import_rows(
         f"no rows of {dataset} in {path}: expected files whose names tell "
         f"their split ({', '.join(containers.SUFFIXES)}; also .gz), or a "
         "prepared TFDS folder")
-  sources = {}
-  for split in records.SPLITS:
-    if split in readers:
-      sources[split] = _row_source(spec, readers[split], split)
-  if "" in readers:
-    sources = _divided(spec, readers[""])
+  sources = _divided(spec, readers[""]) if "" in readers else {
+      split: _row_source(spec, readers[split], split)
+      for split in records.SPLITS if split in readers}
   return record_importer.import_sources(
       spec, teacher, sources, options=record_importer.Options(**options),
       format_name="rows")
 
 
 def _read_all(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
-  for path in paths:
-    yield from containers.read_objects(path)
+  return itertools.chain.from_iterable(map(containers.read_objects, paths))
 
 
 # ---- A user's own columns ---------------------------------------------------
@@ -183,13 +179,20 @@ def _read_all(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
 def _require_columns(read: _Reader, paths: list[pathlib.Path],
                      columns: Mapping[str, str]) -> None:
   """Raises errors.UserError if the first object lacks a column."""
+  unread = None
   for entry in read(paths):
+    unread = unread or entry
     if isinstance(entry.value, dict):
       for role, column in columns.items():
         table_files.require_column(entry, role, column)
         table_files.require_text(entry, role, column)
       return
-  raise errors.UserError(f"{paths[0]} has no rows")
+  if unread and unread.problem == text_files.INVALID_UTF8:
+    raise errors.UserError(
+        f"{unread.where} is not UTF-8, nor is any row; save the file as UTF-8")
+  raise errors.UserError(f"{paths[0]} has no rows" + (
+      f" that can be read: {unread.where} is {unread.problem}"
+      if unread and unread.problem else ""))
 
 
 def _table_sources(
@@ -204,10 +207,8 @@ def _table_sources(
             rows=sum(1 for _ in _read_all(paths)) if split == "train" else 0)
         for split, paths in files.items()}
   paths = [path for split_paths in files.values() for path in split_paths]
-  names: dict[str, int] = {}
-  for entry in _read_all(paths):
-    split = _split_value(entry, split_column)
-    names[split] = names.get(split, 0) + 1
+  names = collections.Counter(
+      _split_value(entry, split_column) for entry in _read_all(paths))
   # Rows that tell no split are counted as problems of the first one.
   known = [name for name in records.SPLITS if name in names]
   if not known:
@@ -219,16 +220,15 @@ def _table_sources(
     wanted = {split, ""} if number == 0 else {split}
     sources[split] = record_importer.Source(
         join(_entries_of(read, paths, split_column, wanted)),
-        files=tuple(map(str, paths)), rows=sum(names.get(n, 0) for n in wanted))
+        files=tuple(map(str, paths)), rows=sum(names[n] for n in wanted))
   return sources
 
 
 def _entries_of(
     read: _Reader, paths: list[pathlib.Path], split_column: str,
     wanted: set[str]) -> Iterator[text_files.Entry]:
-  for entry in read(paths):
-    if _split_value(entry, split_column) in wanted:
-      yield entry
+  return (entry for entry in read(paths)
+          if _split_value(entry, split_column) in wanted)
 
 
 def _split_value(entry: text_files.Entry, column: str) -> str:
@@ -243,7 +243,7 @@ def _join_columns(
     try:
       yield _join_columns_of(spec, columns, entry, position)
     except datasets.BadRow as error:
-      yield joining.Joined(None, None, "", entry.where, dropped=str(error))
+      yield joining.dropped(entry.where, str(error))
 
 
 def _join_columns_of(
@@ -317,7 +317,7 @@ def _row_source(
     split: str) -> record_importer.Source:
   needs_count = spec.held_out and split == "train"
   return record_importer.Source(
-      _join_rows(spec, enumerate(reader())),
+      _join_rows(spec, reader()),
       rows=sum(1 for _ in reader()) if needs_count else 0)
 
 
@@ -343,26 +343,18 @@ def _divided(
   parts = {"train": order[:-test_rows], "test": order[-test_rows:]}
   return {
       split: record_importer.Source(
-          _join_rows(spec, enumerate(entries[i] for i in positions)),
+          _join_rows(spec, (entries[i] for i in positions)),
           rows=len(positions))
       for split, positions in parts.items()}
 
 
 def _join_rows(
-    spec: datasets.Dataset, entries: Iterable[tuple[int, text_files.Entry]]
+    spec: datasets.Dataset, entries: Iterable[text_files.Entry]
 ) -> Iterator[joining.Joined]:
-  for position, entry in entries:
-    reason = entry.problem
-    if not reason and not isinstance(entry.value, dict):
-      reason = "row_not_object"
-    if not reason:
-      try:
-        row = spec.read_row(entry.value)
-        row.position = position
-      except datasets.BadRow as error:
-        reason = str(error)
-    if reason:
-      yield joining.Joined(None, None, "", entry.where, dropped=reason)
+  for position, entry in enumerate(entries):
+    row, reason = row_files.read_row(spec, entry, position)
+    if row is None:
+      yield joining.dropped(entry.where, reason)
     elif row.rationale.strip():
       yield joining.Joined(
           row, None, "", entry.where,

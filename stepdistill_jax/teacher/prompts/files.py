@@ -27,7 +27,7 @@ def folders() -> list[pathlib.Path]:
       folder = pathlib.Path(name).expanduser()
       if not folder.is_dir():
         raise errors.UserError(
-            f"{_ENVIRONMENT} names {folder}, which is no folder")
+            f"{_ENVIRONMENT} names {folder}, which is not a folder")
       found.append(folder)
   return found + [_OWN_FOLDER]
 

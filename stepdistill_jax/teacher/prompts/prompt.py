@@ -157,19 +157,17 @@ def from_table(
   known = {field.name for field in dataclasses.fields(Prompt)} - {
       "id", "sha256", "source"}
   for key in table:
-    if key not in known:
-      raise errors.UserError(
-          f"{where}: " + errors.unknown_name_message("key", key, known))
+    errors.require_known("key", key, known, where=where)
   for key in ("kind", "datasets", "reads", "input"):
     if key not in table:
       raise errors.UserError(f"{where} lacks the key {key!r}")
-  for key, kind in _TYPES.items():
-    if key in table and not _is_of(table[key], kind):
-      raise errors.UserError(
-          f"{where}: {key} is {table[key]!r}, expected {_TYPE_NAMES[kind]}")
-  if table["reads"] not in answer_forms.FORMS:
-    raise errors.UserError(f"{where}: " + errors.unknown_name_message(
-        "value of reads", table["reads"], answer_forms.FORMS))
+  for expected, keys, fits in _TYPES:
+    for key in keys:
+      if key in table and not fits(table[key]):
+        raise errors.UserError(
+            f"{where}: {key} is {table[key]!r}, expected {expected}")
+  errors.require_known(
+      "value of reads", table["reads"], answer_forms.FORMS, where=where)
   for key in ("datasets", "lines", "stop", "exemplars"):
     table[key] = tuple(table.get(key, ()))
   if "schema" in table:
@@ -182,29 +180,22 @@ def from_table(
   return prompt
 
 
-_TEXT, _TEXTS, _NUMBER, _BOOL, _TABLES = range(5)
-_TYPES = {
-    "kind": _TEXT, "datasets": _TEXTS, "reads": _TEXT, "input": _TEXT,
-    "instruction": _TEXT, "lines": _TEXTS, "stop": _TEXTS,
-    "max_tokens": _NUMBER, "gold_given": _BOOL, "schema": _TEXT,
-    "exemplars": _TABLES,
-}
-_TYPE_NAMES = {
-    _TEXT: "a text", _TEXTS: "a list of texts",
-    _NUMBER: "a positive whole number", _BOOL: "true or false",
-    _TABLES: "[[exemplars]] tables",
-}
+def _is_list(value: Any, kind: type) -> bool:
+  return isinstance(value, list) and all(isinstance(v, kind) for v in value)
 
 
-def _is_of(value: Any, kind: int) -> bool:
-  if kind == _TEXT:
-    return isinstance(value, str)
-  if kind == _NUMBER:
-    return type(value) is int and value > 0  # A bool is an int, too.
-  if kind == _BOOL:
-    return isinstance(value, bool)
-  item = str if kind == _TEXTS else dict
-  return isinstance(value, list) and all(isinstance(v, item) for v in value)
+# (what is expected, of which keys, whether a value is that).
+_TYPES = (
+    ("a text", ("kind", "reads", "input", "instruction", "schema"),
+     lambda value: isinstance(value, str)),
+    ("a list of texts", ("datasets", "lines", "stop"),
+     lambda value: _is_list(value, str)),
+    ("a positive whole number", ("max_tokens",),  # A bool is an int, too.
+     lambda value: type(value) is int and value > 0),
+    ("true or false", ("gold_given",), lambda value: isinstance(value, bool)),
+    ("[[exemplars]] tables", ("exemplars",),
+     lambda value: _is_list(value, dict)),
+)
 
 
 def _parse_schema(text: str, where: str) -> Mapping[str, Any]:
