@@ -19,6 +19,7 @@ COMMANDS = {
     "teacher": "stepdistill_jax.teacher.command",
     "data": "stepdistill_jax.data.command",
     "checkpoint": "stepdistill_jax.interop.command",
+    "predict": "stepdistill_jax.evaluation.predict",
     "plan": "stepdistill_jax.plan.command",
     "report": "stepdistill_jax.evaluation.report.command",
 }

@@ -83,22 +83,43 @@ class Checkpoint:
       store: store_lib.AnswerStore | None = None,
   ) -> list[systems_lib.Answers]:
     """Asks the student; see `systems.System`."""
-    asked = questions_lib.Questions(
-        example_set, self._model.input_vocabulary, prefix=self._prefix(),
-        explain_prefix=self._explain_prefix(),
-        labels=self._closed_labels(example_set),
-        label_length=self._label_length(example_set))
     more = (*self.run.passed_over, *self._overlap_warnings(example_set),
             *self._cut_warnings())
     return [
         dataclasses.replace(
             answers, warnings=(*answers.warnings, *more),
-            answer_after_rationale=self._task.answer_after_rationale,
             method=self._method(),
             cost={**answers.cost, "step": self.run.step})
+        for answers in self.ask(self.questions(example_set), store)]
+
+  def questions(
+      self, example_set: examples_lib.ExampleSet,
+      rationales: str | None = None) -> questions_lib.Questions:
+    """An example set as this student reads it; see `systems.Model`."""
+    return questions_lib.Questions(
+        example_set, self._model.input_vocabulary, prefix=self._prefix(),
+        explain_prefix=self._explain_prefix(
+            rationales or self._config.rationales),
+        labels=self._closed_labels(example_set),
+        label_length=self._label_length(example_set))
+
+  def ask(
+      self, asked: questions_lib.Questions,
+      store: store_lib.AnswerStore | None = None,
+  ) -> list[systems_lib.Answers]:
+    """Asks the student; see `systems.Model`."""
+    return [
+        dataclasses.replace(
+            answers, answer_after_rationale=self._task.answer_after_rationale)
         for answers in questions_lib.ask(
             self, asked, self._config, store or store_lib.AnswerStore(),
-            self._identity(), self._progress)]
+            self.identity(), self._progress)]
+
+  @property
+  def explains(self) -> bool:
+    """Whether the run was trained on rationales."""
+    return (self._task.explain_prefix is not None
+            or self._task.answer_after_rationale)
 
   @property
   def student(self):
@@ -128,10 +149,10 @@ class Checkpoint:
       return self._config.prefix
     return self._task.prefix
 
-  def _explain_prefix(self) -> str | None:
-    if self._config.rationales == "no":
+  def _explain_prefix(self, rationales: str) -> str | None:
+    if rationales == "no":
       return None
-    if self._config.rationales == "yes":
+    if rationales == "yes":
       return self._task.explain_prefix or "explain: "
     return self._task.explain_prefix
 
@@ -141,7 +162,8 @@ class Checkpoint:
       length += self._config.rationale_length
     return length
 
-  def _identity(self) -> dict[str, Any]:
+  def identity(self) -> dict[str, Any]:
+    """What tells this student from others, for stored answers."""
     return {"checkpoint": self.run.fingerprint(), "kind": self.kind}
 
   def _method(self) -> dict[str, Any]:

@@ -81,10 +81,17 @@ class HuggingFaceStudent:
       store: store_lib.AnswerStore | None = None,
   ) -> list[systems_lib.Answers]:
     """Asks the student; see `systems.System`."""
+    return self.ask(self.questions(example_set), store)
+
+  def questions(
+      self, example_set: examples_lib.ExampleSet,
+      rationales: str | None = None) -> questions_lib.Questions:
+    """An example set as this student reads it; see `systems.Model`."""
+    rationales = rationales or self._config.rationales
     explain = self._prefixes.get("explain")
-    if self._config.rationales == "no":
+    if rationales == "no":
       explain = None
-    elif self._config.rationales == "yes":
+    elif rationales == "yes":
       explain = explain or "explain: "
     prefix = self._config.prefix
     if prefix == model_config_lib.AUTO:
@@ -92,15 +99,26 @@ class HuggingFaceStudent:
     length = self._config.label_length or example_set.spec.decode_length
     if self._answer_after_rationale:
       length += self._config.rationale_length
-    asked = questions_lib.Questions(
+    return questions_lib.Questions(
         example_set, self.vocabulary, prefix=prefix, explain_prefix=explain,
         label_length=length)
+
+  def ask(
+      self, asked: questions_lib.Questions,
+      store: store_lib.AnswerStore | None = None,
+  ) -> list[systems_lib.Answers]:
+    """Asks the student; see `systems.Model`."""
     return [
         dataclasses.replace(
             answers, answer_after_rationale=self._answer_after_rationale)
         for answers in questions_lib.ask(
             self, asked, self._config, store or store_lib.AnswerStore(),
-            self._identity(), self._progress)]
+            self.identity(), self._progress)]
+
+  @property
+  def explains(self) -> bool:
+    """Whether the folder says how a rationale is asked for."""
+    return "explain" in self._prefixes or self._answer_after_rationale
 
   @property
   def student(self) -> TorchStudent:
@@ -121,7 +139,8 @@ class HuggingFaceStudent:
     self._student = None
     gc.collect()
 
-  def _identity(self) -> dict[str, Any]:
+  def identity(self) -> dict[str, Any]:
+    """What tells this student from others, for stored answers."""
     files = sorted(p for p in self._path.iterdir() if p.is_file())
     return {"kind": self.kind, "files": [
         [p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]}

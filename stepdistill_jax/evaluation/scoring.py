@@ -11,6 +11,7 @@ from stepdistill_jax.evaluation import (
   evaluate,
   model_config,
   store as store_lib,
+  systems as systems_lib,
 )
 from stepdistill_jax.evaluation.report import outputs
 from stepdistill_jax.util import locations
@@ -52,6 +53,14 @@ def score_checkpoint(
   system = checkpoints.Checkpoint(
       model_dir, model_config.ModelConfig(**model_settings), name=name,
       records_dir=records_dir, progress=progress, strict=strict)
+  return score_system(system, config, records_dir, output)
+
+
+def score_system(
+    system: systems_lib.System, config: evaluate.EvalConfig,
+    records_dir: pathlib.Path, output: str | pathlib.Path | None = None,
+) -> dict[str, Any]:
+  """Scores one system; see `score_checkpoint`."""
   folder = outputs.prepare(pathlib.Path(output)) if output else None
   example_sets, warnings = evaluate.load_example_sets(
       config, records_dir, evaluate.preferred_teacher([system]))

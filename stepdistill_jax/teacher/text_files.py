@@ -182,6 +182,25 @@ def read_entries(path: pathlib.Path) -> Iterator[Entry]:
       yield from _lines(file, path)
 
 
+def read_lines(path: pathlib.Path) -> Iterator[Entry]:
+  """Yields the lines of a text file as texts, but for white ones.
+
+  Raises:
+    errors.UserError: the file is empty or unreadable, or its compression is
+      damaged.
+  """
+  with undamaged(path) as file:
+    yield from _lines(file, path, parse_text)
+
+
+def parse_text(line: bytes) -> tuple[str | None, str]:
+  """Returns (text without its end of line, "") or (None, named problem)."""
+  try:
+    return line.decode("utf-8").rstrip("\r\n"), ""
+  except UnicodeDecodeError:
+    return None, INVALID_UTF8
+
+
 def parse_json(text: str | bytes) -> tuple[Any, str]:
   """Returns (value, "") or (None, named problem)."""
   try:
@@ -218,7 +237,10 @@ class NotAValue:
 _DECODER = json.JSONDecoder(parse_constant=lambda name: NotAValue())
 
 
-def _lines(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
+def _lines(
+    file: BinaryIO, path: pathlib.Path,
+    parse: Callable[[bytes], tuple[Any, str]] = parse_json,
+) -> Iterator[Entry]:
   number = 0
   while line := file.readline(MAX_ENTRY_BYTES + 1):
     number += 1
@@ -229,7 +251,7 @@ def _lines(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
       continue
     if line.isspace():
       continue
-    value, problem = parse_json(line.removeprefix(codecs.BOM_UTF8))
+    value, problem = parse(line.removeprefix(codecs.BOM_UTF8))
     yield Entry(value, problem, path, number, "line")
 
 

@@ -14,7 +14,7 @@ from stepdistill_jax.teacher.importing import containers, table_files
 from stepdistill_jax.util import errors, locations
 
 # Row files of which only some rows were found; they carry their position.
-_BY_LINES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
+_BY_LINES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 _SPARSE_MARK = "_recovered"
 
 
