@@ -54,6 +54,10 @@ READ = {
     "--output={tmp}/o",
     "checkpoint export-hf CHECKPOINT": "stepdistill checkpoint export-hf {x} "
     "--output={tmp}/o",
+    **{f"checkpoint export-hf --{option}": "stepdistill checkpoint export-hf a "
+       f"--output={{tmp}}/o --{option}={{x}}"
+       for option in ("results", "tokenizer", "records_dir")},
+    "predict --records_dir": "stepdistill predict a b --records_dir={x}",
     "checkpoint import-t5x CHECKPOINT": "stepdistill checkpoint import-t5x {x} "
     "--output={tmp}/o",
     "checkpoint inspect PATH": "stepdistill checkpoint inspect {x}",
@@ -92,11 +96,10 @@ OTHERS = {
     "teacher collect --output", "teacher collect --records_dir",
     "teacher collect --records", "teacher collect --batch_write",
     "teacher audit --html", "teacher audit --records_dir",
-     "data cache --output", "data lengths --records",
+    "data cache --output", "data lengths --records",
     "data cache --records", "checkpoint import-hf --output",
     "checkpoint export-hf --output", "checkpoint import-t5x --output",
-    "checkpoint export-hf --results", "checkpoint export-hf --tokenizer",
-    "checkpoint export-hf --records_dir", "report --output",
+    "predict --output", "report --output",
     "quickstart --output_dir", "stepdistill-eval --output",
     "stepdistill-eval --export_inputs", "plan --gin_file",
     "plan --gin_search_paths", "t5x --gin_search_paths", "t5x --records_dir",

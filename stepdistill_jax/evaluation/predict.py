@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       "--max_input_tokens", type=argument_parser.positive, default=2048,
       metavar="N", help="longer texts are not asked (default: %(default)s)")
-  argument_parser.add_records_dir(parser)
+  argument_parser.add_records_dir(parser, type=argument_parser.existing)
 
 
 def run(args: argparse.Namespace) -> None:
