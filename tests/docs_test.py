@@ -205,6 +205,7 @@ def test_own_data_shows_what_its_files_have():
 
 
 @pytest.mark.pages
+@pytest.mark.timeout(1800)  # A page trains, and scores what it trained.
 @pytest.mark.parametrize("page", [
     page for page in PAGES if any(
         block.language in _RUNS and block.reason is None
