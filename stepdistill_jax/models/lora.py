@@ -49,7 +49,7 @@ def _adapters_of(tree: Mapping[str, Any]) -> dict[str, Any]:
   kept = {name: _adapters_of(x) if isinstance(x, Mapping) else x
           for name, x in tree.items()}
   return {name: x for name, x in kept.items()
-          if x and isinstance(x, dict) or name in ADAPTERS}
+          if name in ADAPTERS or isinstance(x, dict) and x}
 
 
 def save_adapters(
