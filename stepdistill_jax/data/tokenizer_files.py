@@ -8,6 +8,8 @@ import json
 import pathlib
 from typing import Any
 
+from etils import epath
+
 from stepdistill_jax.util import errors
 
 
@@ -46,7 +48,12 @@ def eos_id(file: str) -> int:
   return found
 
 
-def read_json(file: pathlib.Path) -> Mapping[str, Any]:
+def read_json(file: pathlib.Path | epath.Path) -> dict[str, Any]:
+  """The JSON object in a file.
+
+  Raises:
+    errors.UserError: it holds something else.
+  """
   try:
     value = json.loads(file.read_text(encoding="utf-8"))
   except ValueError as error:

@@ -146,16 +146,8 @@ def _main(argv: Sequence[str] | None) -> int:
     raise errors.UserError(
         "--output=DIR is missing: the folder for results.json and report.html"
         " (or pass --json)")
-  try:
+  with errors.answers_are_kept():
     return _run(args)
-  except BrokenPipeError:
-    raise  # The reader of the output left; not a mistake.
-  except OSError as error:
-    # A full disk, a folder without permission, a file that went away.
-    where = f"{error.filename}: " if error.filename else ""
-    raise errors.UserError(
-        f"{where}{error.strerror or error}; answers so far are kept: give "
-        "the same command again when that is mended") from error
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -75,15 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   from stepdistill_jax.util import errors
 
-  try:
+  with errors.answers_are_kept():
     _run(args)
-  except BrokenPipeError:
-    raise  # The reader of the output left; not a mistake.
-  except OSError as error:
-    where = f"{error.filename}: " if error.filename else ""
-    raise errors.UserError(
-        f"{where}{error.strerror or error}; answers so far are kept: give "
-        "the same command again when that is mended") from error
 
 
 def _run(args: argparse.Namespace) -> None:

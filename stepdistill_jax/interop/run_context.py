@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from stepdistill_jax.data import tokenizer_files
 from stepdistill_jax.interop import (
   architecture,
   gin_model,
@@ -137,7 +138,7 @@ class Context:
   def _hf_json(self, name: str) -> Mapping[str, Any]:
     if self.hf_folder is None or not (self.hf_folder / name).is_file():
       return {}
-    return _json_object(self.hf_folder / name)
+    return tokenizer_files.read_json(self.hf_folder / name)
 
   def tokenizer(self, records_dir: pathlib.Path | None = None
                 ) -> tokenizers.Tokenizer:
@@ -209,23 +210,13 @@ def _import_json(folder: epath.Path) -> Mapping[str, Any] | None:
   file = folder / import_result.PROVENANCE_FILE
   if not file.is_file():
     return None
-  found = _json_object(file)
+  found = tokenizer_files.read_json(file)
   for key, kind in (("vocab_size", int), ("padded_vocab_size", int),
                     ("dtypes", dict), ("family", str), ("source", str)):
     if not isinstance(found.get(key, kind()), kind):
       raise errors.UserError(
           f"{file}: `{key}` is {found[key]!r}; it was not written by an import")
   return found
-
-
-def _json_object(file: epath.Path) -> dict[str, Any]:
-  try:
-    value = json.loads(file.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise errors.UserError(f"{file} is not valid JSON: {error}") from error
-  if not isinstance(value, dict):
-    raise errors.UserError(f"{file} holds no JSON object")
-  return value
 
 
 def find(path: str) -> Context:

@@ -50,16 +50,8 @@ class Tokenizer:
   file: epath.Path | pathlib.Path | None = None
 
 
-def _json(file: pathlib.Path) -> dict[str, Any]:
-  if not file.is_file():
-    return {}
-  try:
-    value = json.loads(file.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise errors.UserError(f"{file} is not valid JSON: {error}") from error
-  if not isinstance(value, dict):
-    raise errors.UserError(f"{file} holds no JSON object")
-  return value
+def _json(file: pathlib.Path) -> Mapping[str, Any]:
+  return tokenizer_files.read_json(file) if file.is_file() else {}
 
 
 def _extra_ids(folder: pathlib.Path, default: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+import contextlib
 import difflib
 
 USER_ERROR_EXIT_CODE = 2
@@ -102,3 +103,22 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def one_line(text: str) -> str:
   return " ".join(line.strip() for line in text.splitlines())
+
+
+@contextlib.contextmanager
+def answers_are_kept() -> Iterator[None]:
+  """Makes one line of a full disk or a lost file, where answers go on later.
+
+  Raises:
+    UserError: in place of an OSError, other than of a reader that left.
+  """
+  try:
+    yield
+  except BrokenPipeError:
+    raise  # The reader of the output left; not a mistake.
+  except OSError as error:
+    # A full disk, a folder without permission, a file that went away.
+    where = f"{error.filename}: " if error.filename else ""
+    raise UserError(
+        f"{where}{error.strerror or error}; answers so far are kept: give "
+        "the same command again when that is mended") from error
