@@ -160,7 +160,7 @@ def test_a_student_is_scored(installed, student):
   installed("stepdistill-eval", f"--checkpoint={student}",
             "--benchmarks=svamp", "--split=test", "--output=scores")
   page = (installed.folder / "scores" / "report.html").read_text("utf-8")
-  css = ROOT / "stepdistill_jax/evaluation/report/templates/report.css"
+  css = ROOT / "stepdistill_jax/util/templates/page.css"
   assert css.read_text("utf-8").splitlines()[-1] in page
 
 
