@@ -42,6 +42,9 @@ NOT_JSON = "not_json"  # Not JSON, or NaN or Infinity, which JSON has not.
 TOO_LONG = "too_long"  # More than MAX_ENTRY_BYTES.
 TOO_NESTED = "too_nested"
 INVALID_UTF8 = "invalid_utf8"
+# What to do about it.
+TO_UTF8 = ("save the file as UTF-8, as does `iconv -f WINDOWS-1252 -t UTF-8` "
+           "(or from the encoding that it has)")
 
 
 @dataclasses.dataclass(slots=True)
@@ -54,6 +57,7 @@ class Entry:
     path: the file.
     number: the line of JSON Lines, the element of an array; from 1.
     unit: "line" or "element".
+    column: name of the column that a problem is in; empty if not known.
   """
 
   value: Any
@@ -61,10 +65,12 @@ class Entry:
   path: pathlib.Path
   number: int
   unit: str
+  column: str = ""
 
   @property
   def where(self) -> str:
-    return f"{self.path} {self.unit} {self.number}"
+    return f"{self.path} {self.unit} {self.number}" + (
+        f", column {self.column!r}" if self.column else "")
 
 
 def find_file(folder: str | os.PathLike, name: str) -> pathlib.Path:

@@ -189,7 +189,7 @@ def _require_columns(read: _Reader, paths: list[pathlib.Path],
       return
   if unread and unread.problem == text_files.INVALID_UTF8:
     raise errors.UserError(
-        f"{unread.where} is not UTF-8, nor is any row; save the file as UTF-8")
+        f"{unread.where} is not UTF-8, nor is any row; {text_files.TO_UTF8}")
   raise errors.UserError(f"{paths[0]} has no rows" + (
       f" that can be read: {unread.where} is {unread.problem}"
       if unread and unread.problem else ""))
