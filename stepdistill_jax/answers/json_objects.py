@@ -134,8 +134,9 @@ def _folded(value: Any, keys: Collection[str]) -> dict[str, Any] | None:
   """The object with folded keys; None without one of those asked for."""
   if not isinstance(value, dict):
     return None
-  folded = {re.sub(r"[\s\-]+", "_", str(key).strip().lower()): item
-            for key, item in value.items()}
+  folded = {
+      re.sub(r"[\s\-]+|(?<=[a-z])(?=[A-Z])", "_", str(key).strip()).lower(): item
+      for key, item in value.items()}
   if any(key in folded for key in keys):
     return folded
   return None

@@ -97,6 +97,7 @@ _VALUES = re.compile(
 # Said beside a number that is the answer: `18 (20 - 2 = 18)`.
 _ASIDE = re.compile(
     r"\A([^()=]*\d[^()=+*/-]*?)\s*\((?!(?:out\s+)?of\b|per\b)[^()]*\)\W*\Z")
+_ITEM = re.compile(r"\A\(?\d{1,2}\)\s+(?=.*\d)")  # Of a list: `2) So 7`.
 # What goes on with the number before: `3 hours 20 minutes`, `5'3"`.
 _COMPOUND = re.compile(
     r"\s*(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|"
@@ -224,6 +225,7 @@ def number_in(sentence: str, rest: Sequence[str] = ()) -> tuple[str, str]:
     rest: texts that may show whether decimal commas are in use.
   """
   text = numerals.normalize(cleaning.plain(sentence))
+  text = _ITEM.sub("", text)
   text = _ASIDE.sub(r"\1", _LEAD.sub("", _MINUS.sub("-", text)))
   if _VALUES.search(text):
     return "", parsing.SEVERAL_ANSWERS
