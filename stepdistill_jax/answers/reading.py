@@ -194,6 +194,10 @@ def _label(dataset: Dataset, candidate: _Candidate, row: Row, form: str
                 else parsing.NO_LABEL)
   if form == "published" and dataset.label_kind == datasets.CHOICE:
     return kinds.lettered_choice(candidate.answer, row.choices)
+  if form == "published" and dataset.label_kind == datasets.EQUATION:
+    # What follows the parentheses is not looked at, as in the papers' lines.
+    return kinds.expression(re.sub(
+        r"\A(\s*\(.*\)).*\Z", r"\1", kinds.head(candidate.answer)[0]))
   if candidate.is_value and dataset.label_kind in datasets.FREE_TEXTS:
     label = cleaning.plain(candidate.answer, stops="")
     return label, "" if label else parsing.NO_LABEL
