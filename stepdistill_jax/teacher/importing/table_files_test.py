@@ -108,7 +108,8 @@ def test_encodings(tmp_path):
   (entry,) = read(tmp_path, text.encode("cp1252"), "r.csv")
   assert (entry.problem, entry.column) == ("invalid_utf8", "question")
   assert entry.where.endswith("r.csv line 2, column 'question'")
-  with pytest.raises(errors.UserError, match="line 1 is not UTF-8; save .*iconv"):
+  with pytest.raises(errors.UserError, match=(
+      "line 1 is not UTF-8; save .*iconv")):
     read(tmp_path, "à,b\n1,2\n".encode("cp1252"), "r.csv")
 
 
