@@ -149,8 +149,9 @@ def seed_of(run: epath.Path | pathlib.Path) -> int | None:
   if isinstance(seeds, int):
     return seeds
   text = (run / CONFIG_FILE).read_text(encoding="utf-8")
-  match = re.search(r"(?im)^\S*(?:random_seed|SEED)\s*=\s*(\d+)\s*$", text)
-  return int(match.group(1)) if match else None
+  found = re.findall(
+      r"(?im)^\S*(?:random_seed|SEED)\s*=\s*(\d+)\s*$", text)
+  return int(found[-1]) if found else None  # Gin's last binding wins.
 
 
 def identities_of(run: epath.Path | pathlib.Path) -> list[str]:

@@ -64,12 +64,11 @@ def collect(
   skipped: list[str] = []
   for file in files:
     _read_results(file, runs, teachers, skipped)
-  first = run_folder.first_copies({
-      path: run_folder.identities_of(path)
-      for path in dict.fromkeys([row["path"] for row in runs] + [*folders])})
-  scored = {first[row["path"]] for row in runs}
-  runs += [row for path in folders if first[path] not in scored
+  scored = {row["path"] for row in runs}
+  runs += [row for path in folders if path not in scored
            for row in _from_training(path, skipped)]
+  first = run_folder.first_copies({
+      row["path"]: run_folder.identities_of(row["path"]) for row in runs})
   runs = [{**row, "run": first[row["path"]]} for row in runs]
   skipped += run_folder.copy_lines(first)
   if not runs:

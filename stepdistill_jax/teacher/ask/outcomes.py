@@ -125,7 +125,8 @@ def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
           f"should: {outcome.missing:,} of {outcome.total:,} are missing; "
           "raise it, or lower --max_tokens, and run the command again")
     print(f"note: {_STOPS[retries.BUDGET]}; {outcome.missing:,} completions "
-          "are missing")
+          "are missing, and no records were written: raise it, and run the "
+          "command again to go on")
     return 0
   if outcome.success_ratio is None:
     raise errors.UserError(
