@@ -59,6 +59,26 @@ def test_eval_of_all_checkpoints_skips_what_is_done(run_folder, tmp_path):
   assert record == [str(run_folder / f"checkpoint_{n}") for n in (0, 1, 2)]
 
 
+def test_inferences_of_another_call_are_not_mixed_in(
+    run_folder, tmp_path, capsys):
+  name = f"{TASK}-predict.jsonl-00000-of-00001"
+  run_infer(run_folder, tmp_path / "one")
+  whole = read_lines(tmp_path / "one" / name)
+  run_infer(run_folder, tmp_path / "one")  # Complete already.
+  with pytest.raises(errors.UserError, match="has the inferences of .*nt_2 in"):
+    run_infer(run_folder, tmp_path / "one",
+              f"CHECKPOINT_PATH = {str(run_folder / 'checkpoint_1')!r}")
+  # A call that was killed had finished one chunk of one batch.
+  folder = tmp_path / "two" / f"tmp-{TASK}-00000-of-00001"
+  folder.mkdir(parents=True)
+  (folder / f"{name}-chunk00000").write_text('{"prediction": "old"}\n')
+  (folder / f"{name}-chunk00000.COMPLETED").touch()
+  capsys.readouterr()
+  run_infer(run_folder, tmp_path / "two")
+  assert "has unfinished inferences of another call" in capsys.readouterr().err
+  assert read_lines(tmp_path / "two" / name) == whole
+
+
 def test_predictions_do_not_depend_on_chunks_or_shards(run_folder, tmp_path):
   run_infer(run_folder, tmp_path / "one")
   name = f"{TASK}-predict.jsonl-00000-of-00001"
