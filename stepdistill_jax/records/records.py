@@ -202,7 +202,8 @@ def other_rows(
     A line for a person; empty where all teachers have the same rows.
   """
   size = split_sizes(records_dir, dataset, teacher).get(split, 0)
-  found, ids = [], None
+  found: list[str] = []
+  ids: set[str] = set()
   for other in teachers_of(records_dir, dataset):
     others = split_sizes(records_dir, dataset, other).get(split, 0)
     if other == teacher or not others:
