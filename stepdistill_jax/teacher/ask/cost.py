@@ -72,12 +72,8 @@ def load_tokenizer(name: str) -> CountTokens:
 
 
 def _hf_tokenizer(path: pathlib.Path) -> CountTokens:
-  try:
-    import tokenizers
-  except ImportError as error:
-    raise errors.UserError(
-        f"--tokenizer={path} needs the package `tokenizers`; run `pip install "
-        "'stepdistill_jax[hf]'`") from error
+  import tokenizers
+
   try:
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # It raises plain Exceptions.

@@ -17,13 +17,14 @@ from stepdistill_jax.teacher.ask import (
   job as job_lib,
   requests,
   responses,
+  spec as spec_lib,
 )
 from stepdistill_jax.util import errors
 
 _CHUNK = 512
 
 
-def run(spec: job_lib.Spec) -> job_lib.Outcome:
+def run(spec: spec_lib.Spec) -> job_lib.Outcome:
   """Collects with an engine in this process.
 
   Raises:
