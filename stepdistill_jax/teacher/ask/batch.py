@@ -54,23 +54,21 @@ def write(spec: spec_lib.Spec, path: str) -> dict[str, Any]:
         "custom_id": request.key, "method": "POST",
         "url": f"/v1{request.path}", "body": request.body})
              for request in job.missing_requests())
-    try:
-      with tempfile.TemporaryDirectory(
-          dir=first.parent, prefix=f".{first.name}.") as folder:
-        shards = completions.write_shards(
-            pathlib.Path(folder), lines, _MOST_BYTES, _MOST_LINES)
-        names = [first, *(first.with_name(f"{first.stem}-{n}{first.suffix}")
-                          for n in range(2, len(shards) + 1))][:len(shards)]
-        for name in names:
-          if name.exists():
-            raise errors.UserError(
-                f"{name} exists already; remove it, or choose another name for "
-                "--batch_write")
-        for name, shard in zip(names, shards):
-          os.replace(pathlib.Path(folder) / shard["name"], name)
-    except OSError as error:
-      raise errors.UserError(
-          f"cannot write {first}: {error.strerror}") from error
+    with errors.reported(
+        OSError, lambda error: f"cannot write {first}: {error.strerror}"
+    ), tempfile.TemporaryDirectory(
+        dir=first.parent, prefix=f".{first.name}.") as folder:
+      shards = completions.write_shards(
+          pathlib.Path(folder), lines, _MOST_BYTES, _MOST_LINES)
+      names = [first, *(first.with_name(f"{first.stem}-{n}{first.suffix}")
+                        for n in range(2, len(shards) + 1))][:len(shards)]
+      for name in names:
+        if name.exists():
+          raise errors.UserError(
+              f"{name} exists already; remove it, or choose another name for "
+              "--batch_write")
+      for name, shard in zip(names, shards):
+        os.replace(pathlib.Path(folder) / shard["name"], name)
     return {"files": list(map(str, names)), "present": job.present,
             "requests": sum(shard["count"] for shard in shards)}
 
