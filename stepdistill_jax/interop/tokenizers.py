@@ -142,7 +142,7 @@ def vocabulary_size(tokenizer: Tokenizer, where="the tokenizer") -> int:
 
 
 def write(folder: pathlib.Path, tokenizer: Tokenizer,
-          kept: pathlib.Path | None) -> None:
+          kept: epath.Path | None, decoder: bool = False) -> None:
   """Writes a tokenizer that `transformers.AutoTokenizer` loads.
 
   Args:
@@ -150,6 +150,7 @@ def write(folder: pathlib.Path, tokenizer: Tokenizer,
     tokenizer: the model's.
     kept: files that came with an imported checkpoint; taken as they are if
       they are of the same tokenizer.
+    decoder: whether prompts bring their end token themselves.
   """
   # Tokens that were added are none that the run has learned.
   if kept is not None and _same(kept, tokenizer) and (
@@ -167,13 +168,14 @@ def write(folder: pathlib.Path, tokenizer: Tokenizer,
   if tokenizer.spiece is not None:
     (folder / SPIECE_FILE).write_bytes(tokenizer.spiece)
     name = "T5Tokenizer"
-    if not tokenizer_json.is_like_t5(tokenizer.spiece):
+    if decoder or not tokenizer_json.is_like_t5(tokenizer.spiece):
       # That class would make T5's kind of tokenizer of the pieces.
       name = "PreTrainedTokenizerFast"
+      found = tokenizer_json.of_spiece(tokenizer.spiece, tokenizer.extra_ids)
+      if decoder:
+        found["post_processor"] = None
       (folder / JSON_FILE).write_text(
-          json.dumps(tokenizer_json.of_spiece(
-              tokenizer.spiece, tokenizer.extra_ids), ensure_ascii=False),
-          encoding="utf-8")
+          json.dumps(found, ensure_ascii=False), encoding="utf-8")
   config = {
       "tokenizer_class": name, "pad_token": "<pad>", "eos_token": "</s>",
       "unk_token": "<unk>", "extra_ids": tokenizer.extra_ids,

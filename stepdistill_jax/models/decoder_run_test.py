@@ -25,6 +25,7 @@ from stepdistill_jax.interop.hf import (
   weights as hf_weights,
 )
 from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.runs import run_record
 from tests.support import decoder_fixtures as fixtures
 
 STEPS = 4
@@ -243,6 +244,14 @@ def test_adapters_alone_are_trained_kept_and_merged(imported, run, tmp_path):
                     .read_text())["tree_metadata"]
   names = [name for name in tree if "'target'" in name]
   assert names and all("lora_" in name for name in names)
+
+  # A run of before some bindings goes on.
+  now = json.loads((whole / "run.json").read_text())["config"]
+  before = {name: value for name, value in now.items() if not name.endswith((
+      "lora_base_dtype", "LORA_BASE_DTYPE", "save_adapters.base",
+      "LONG_PROMPT", "long_prompts.do"))}
+  assert len(now) - len(before) == 5
+  assert not run_record.differences(before, now)
 
   shutil.copytree(whole, part)
   shutil.rmtree(part / f"checkpoint_{STEPS}")

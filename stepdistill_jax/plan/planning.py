@@ -79,7 +79,7 @@ def make(
         compiled = programs.compile(name, request.quick)
       except programs_lib.OutOfMemory as error:
         plan["programs"][name] = figures.of_one_that_does_not_fit(
-            topology, error, name, state)
+            topology, error, name, state, figures.network_sizes(programs))
         continue
       plan["programs"][name] = figures.of_program(
           topology, programs, compiled, state, activations)

@@ -48,7 +48,7 @@ def test_names_and_changes_say_what_is_tried():
   assert candidate.name(64) == (
       "data 8 x model 8, fully sharded, 2 microbatches, remat full")
   assert "partitioning.PjitPartitioner.num_partitions = 8" in (
-      candidate.changes())
+      candidate.changes(_XXL))
 
 
 def _search(monkeypatch, outcome, **bounds):

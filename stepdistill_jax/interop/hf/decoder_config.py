@@ -19,8 +19,11 @@ RELATIVES = {
          "deepseek_v3", "llama4", "gpt_oss"),
         "its MLPs are mixtures of experts (MoE)"),
     **dict.fromkeys(
-        ("mistral", "gemma2", "gemma3", "gemma3_text", "cohere2"),
-        "its attention looks through sliding windows"),
+        ("mistral", "cohere2"), "its attention looks through sliding windows"),
+    **dict.fromkeys(
+        ("gemma2", "gemma3", "gemma3_text"),
+        "most of its layers look through sliding windows, and its norms and "
+        "embeddings are scaled in Gemma's way"),
     **dict.fromkeys(
         ("mllama", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava"),
         "it reads images"),
