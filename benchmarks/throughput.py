@@ -101,8 +101,8 @@ def main() -> None:
         "share of a plain jitted matmul; filled: share of token positions "
         "that hold one")
   worst = min(ratios.values())
-  print(f"throughput of {student}: {worst:.2f} to {max(ratios.values()):.2f} times the "
-        f"reference's pairs per second (goal {GOAL:g}: "
+  print(f"throughput of {student}: {worst:.2f} to "
+        f"{max(ratios.values()):.2f} times the reference's pairs per second (goal {GOAL:g}: "
         f"{'reached' if worst >= GOAL else 'not reached'})")
 
 

@@ -24,8 +24,7 @@ def special_token(config: Mapping[str, Any], name: str) -> str | None:
 @functools.cache
 def beside(file: str, name: str) -> Mapping[str, Any]:
   """A JSON file of a tokenizer's folder; empty if there is none."""
-  found = pathlib.Path(file).parent / name
-  return read_json(found) if found.is_file() else {}
+  return read_json(pathlib.Path(file).parent / name, may_lack=True)
 
 
 @functools.cache
@@ -48,12 +47,15 @@ def eos_id(file: str) -> int:
   return found
 
 
-def read_json(file: pathlib.Path | epath.Path) -> dict[str, Any]:
-  """The JSON object in a file.
+def read_json(
+    file: pathlib.Path | epath.Path, may_lack: bool = False) -> dict[str, Any]:
+  """The JSON object in a file; with `may_lack`, empty if there is no file.
 
   Raises:
     errors.UserError: it holds something else.
   """
+  if may_lack and not file.is_file():
+    return {}
   try:
     value = json.loads(file.read_text(encoding="utf-8"))
   except ValueError as error:

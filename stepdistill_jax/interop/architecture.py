@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 import re
 
+from stepdistill_jax.config import decoder_dimensions
 from stepdistill_jax.util import errors
 
 # Both are fixed in T5X's network and in all published checkpoints.
@@ -59,40 +60,10 @@ class Architecture:
             f"({', '.join(self.mlp_activations)})")
 
 
-@dataclasses.dataclass(frozen=True)
-class DecoderArchitecture:
-  """A decoder's dimensions, under the names of `models.llama`'s LlamaConfig.
-
-  Attributes:
-    vocab_size: rows of the embedding.
-    num_tokens: the last id that is a token; None is all but padding's 0.
-  """
-
-  vocab_size: int
-  emb_dim: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  mlp_dim: int
-  num_layers: int
-  mlp_activations: tuple[str, ...] = ("silu", "linear")
-  num_tokens: int | None = None
-  rms_norm_epsilon: float = 1e-5
-  rope_theta: float = 10000.0
-  rope_scaling: str = "none"
-  rope_factor: float = 1.0
-  rope_low_freq_factor: float = 1.0
-  rope_high_freq_factor: float = 4.0
-  rope_original_length: int = 8192
-  logits_via_embedding: bool = False
-  qkv_bias: bool = False
-  qk_norm: bool = False
+class DecoderArchitecture(decoder_dimensions.DecoderDimensions):
+  """A decoder's dimensions, with its names for people."""
 
   kind = "decoder"
-
-  @property
-  def last_token(self) -> int:
-    return self.num_tokens or self.vocab_size - 1
 
   def in_words(self) -> str:
     return (f"{self.num_layers} blocks, width {self.emb_dim}, "

@@ -13,6 +13,7 @@ import pytest
 from stepdistill_jax.interop.hf import (
   exporting as export_hf,
   importing as import_hf,
+  names as hf_names,
 )
 from tests.support import decoder_fixtures as fixtures, real_data
 
@@ -153,7 +154,7 @@ def test_a_folder_is_asked_as_the_run_is(pair):
       "decoder_loss_weights": (got > 0).astype(np.float32)})
   (order, found), = theirs.log_likelihoods(inputs, tokens)
   np.testing.assert_allclose(found, scores[np.array(order)], rtol=1e-4)
-  shapes = dict(hugging_face._as_t5x(name, tuple(p.shape))
+  shapes = dict(hf_names.t5x_kernel(name, tuple(p.shape))
                 for name, p in other.named_parameters())
   # Costs are counted alike; what has no such name is no matrix.
   for name, value in traverse_util.flatten_dict(params, sep="/").items():

@@ -50,13 +50,10 @@ class Tokenizer:
   file: epath.Path | pathlib.Path | None = None
 
 
-def _json(file: pathlib.Path) -> Mapping[str, Any]:
-  return tokenizer_files.read_json(file) if file.is_file() else {}
-
-
 def _extra_ids(folder: pathlib.Path, default: int) -> int:
   """How many sentinels the folder says that there are."""
-  value = _json(folder / CONFIG_FILE).get("extra_ids")
+  value = tokenizer_files.read_json(
+      folder / CONFIG_FILE, True).get("extra_ids")
   if value is None:
     return default
   if type(value) is not int or value < 0:
@@ -67,7 +64,8 @@ def _extra_ids(folder: pathlib.Path, default: int) -> int:
 
 
 def _is_bytes(folder: pathlib.Path, config: Mapping[str, Any]) -> bool:
-  named = _json(folder / CONFIG_FILE).get("tokenizer_class")
+  named = tokenizer_files.read_json(
+      folder / CONFIG_FILE, True).get("tokenizer_class")
   return (str(named).startswith("ByT5")
           or config.get("tokenizer_class") == "ByT5Tokenizer")
 
@@ -97,7 +95,7 @@ def find(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
                      _extra_ids(folder, default))
   if (folder / JSON_FILE).is_file():
     return Tokenizer(*tokenizer_json.to_spiece(
-        folder / JSON_FILE, _json(folder / JSON_FILE)))
+        folder / JSON_FILE, tokenizer_files.read_json(folder / JSON_FILE)))
   if config["vocab_size"] == 384:  # ByT5's folders may have no such file.
     return Tokenizer(None, 125)
   raise errors.UserError(
