@@ -102,8 +102,8 @@ def main() -> None:
         "that hold one")
   worst = min(ratios.values())
   print(f"throughput of {student}: {worst:.2f} to "
-        f"{max(ratios.values()):.2f} times the reference's pairs per second (goal {GOAL:g}: "
-        f"{'reached' if worst >= GOAL else 'not reached'})")
+        f"{max(ratios.values()):.2f} times the reference's pairs per second "
+        f"(goal {GOAL:g}: {'reached' if worst >= GOAL else 'not reached'})")
 
 
 if __name__ == "__main__":
