@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 import json
 import pathlib
@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from stepdistill_jax.records import records
 from stepdistill_jax.util import errors
 
 
@@ -75,6 +76,19 @@ def number_of_ids(file: str) -> int:
   tokenizer = open_tokenizer(pathlib.Path(file))
   return max(tokenizer.get_vocab(with_added_tokens=True).values(),
              default=-1) + 1
+
+
+def token_counter(
+    file: pathlib.Path) -> Callable[[list[str]], list[int]]:
+  """Counts the tokens of texts, with what is put before each of them."""
+  tokenizer = open_tokenizer(file)
+
+  def count(texts: list[str]) -> list[int]:
+    encoded = tokenizer.encode_batch(
+        [text.replace(records.EOS_TEXT, "\n") for text in texts])
+    return [len(one.ids) for one in encoded]
+
+  return count
 
 
 @functools.cache

@@ -138,6 +138,9 @@ def from_architecture(
   """
   family = family or ("qwen2" if arch.qkv_bias else
                       "qwen3" if arch.qk_norm else "llama")
+  if family not in MODEL_CLASSES:
+    raise errors.UserError(
+        f"--family={family}: a decoder is one of {', '.join(MODEL_CLASSES)}")
   if (arch.qkv_bias, arch.qk_norm) != (family == "qwen2", family == "qwen3"):
     raise errors.UserError(
         f"transformers has no {family} with qkv_bias = {arch.qkv_bias} and "

@@ -302,11 +302,16 @@ def _vocab_size(arch, context: run_context.Context,
                 tokenizer: tokenizers.Tokenizer, chosen: int | None) -> int:
   """Rows of the vocabulary that are exported."""
   origin = context.origin or {}
+  if tokenizer.file is not None:  # Without row 0, which is padding.
+    size = origin.get("vocab_size") or arch.last_token
+    if chosen not in (None, size):
+      raise errors.UserError(
+          f"--vocab_size={chosen}: a decoder keeps the {size} rows of its "
+          "tokenizer")
+    return size
   if chosen is None and origin.get("padded_vocab_size") == arch.vocab_size:
     chosen = origin["vocab_size"]
   size = arch.vocab_size if chosen is None else chosen
-  if tokenizer.file is not None:  # Without row 0, which is padding.
-    return origin.get("vocab_size") or arch.last_token
   needed = tokenizers.vocabulary_size(tokenizer)
   if not needed <= size <= arch.vocab_size:
     raise errors.UserError(
