@@ -186,7 +186,7 @@ def infer(
              for n in shapes):
         hint = " (its layers are stacked: a scalable T5, not supported)"
       elif not any(n.startswith("encoder/") for n in shapes):
-        hint = " (a decoder-only model?)"
+        hint = " (of a decoder alone? `t5x` restores it as it is)"
       raise errors.UserError(
           f"{where} is not a T5 of T5X's `network`: it has no {name}{hint}")
     return tuple(shapes[name])

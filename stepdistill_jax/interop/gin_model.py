@@ -16,6 +16,8 @@ from stepdistill_jax.util import errors
 
 MODEL_FILE = "model.gin"
 STUDENT_FILE = "student.gin"
+# T5X's file of a model whose dimensions are none of these.
+_ANY_SIZE = "t5x/examples/t5/t5_1_1/base.gin"
 # T5X's folders of sizes; their smallest are nobody's.
 _FAMILIES = ("t5_1_0", "t5_1_1", "mt5", "byt5")
 
@@ -127,39 +129,6 @@ _GO_ON = """
 utils.RestoreCheckpointConfig.assignment_map = None
 """
 
-_BODY = """
-# ---------------------------------------------------------------- loss
-Z_LOSS = 0.0001
-LABEL_SMOOTHING = 0.0
-LOSS_NORMALIZING_FACTOR = None
-DROPOUT_RATE = %gin.REQUIRED
-
-# ---------------------------------------------------------------- optimizer
-OPTIMIZER = @adafactor.Adafactor()
-adafactor.Adafactor:
-  decay_rate = 0.8
-  step_offset = 0
-  logical_factor_rules = @adafactor.standard_logical_factor_rules()
-
-# ---------------------------------------------------------------- model
-MODEL = @models.EncoderDecoderModel()
-models.EncoderDecoderModel:
-  module = @network.Transformer()
-  input_vocabulary = %VOCABULARY
-  output_vocabulary = %VOCABULARY
-  optimizer_def = %OPTIMIZER
-  z_loss = %Z_LOSS
-  label_smoothing = %LABEL_SMOOTHING
-  loss_normalizing_factor = %LOSS_NORMALIZING_FACTOR
-
-# ---------------------------------------------------------------- network
-network.Transformer.config = @network.T5Config()
-network.T5Config:
-  dtype = 'bfloat16'  # Of activations; parameters are float32.
-  dropout_rate = %DROPOUT_RATE
-"""
-
-
 _STUDENT = """\
 # {title}
 #
@@ -216,18 +185,18 @@ def model_text(
     vocabulary: gin lines that set VOCABULARY; empty for the known file's own.
     optimizer_state: whether the checkpoint has an optimizer's state.
   """
-  header = _HEADER.format(title=title, file=file, checkpoint=checkpoint)
-  imports = "\nfrom __gin__ import dynamic_registration\n\nimport seqio\n"
-  restore = "" if optimizer_state else RESTORE
   known = known_file(arch)
-  if known:
-    return (f"{header}{imports}from t5x import utils\n\ninclude '{known}'\n"
-            + vocabulary + restore)
-  modules = ("from t5x import adafactor\nfrom t5x import models\n"
-             "from t5x import utils\nfrom t5x.examples.t5 import network\n")
-  vocabulary = vocabulary or "\nVOCABULARY = %gin.REQUIRED\n"
-  return header + imports + modules + vocabulary + _BODY + dimensions(
-      arch) + restore
+  imports = ["import seqio", "from t5x import utils"]
+  if not known:
+    vocabulary = vocabulary or "\nVOCABULARY = %gin.REQUIRED\n"
+    imports.append("from t5x.examples.t5 import network")
+  return "".join([
+      _HEADER.format(title=title, file=file, checkpoint=checkpoint),
+      "\nfrom __gin__ import dynamic_registration\n\n",
+      *(f"{line}\n" for line in imports),
+      f"\ninclude '{known or _ANY_SIZE}'\n", vocabulary,
+      "" if known else f"\nnetwork.T5Config:\n{dimensions(arch)}",
+      "" if optimizer_state else RESTORE])
 
 
 def environment(spiece: pathlib.Path | None) -> str:
