@@ -288,7 +288,7 @@ class TorchDecoder(TorchStudent):
           input_ids=torch.from_numpy(self._theirs(ids)),
           attention_mask=torch.from_numpy((ids > 0).astype(np.int64))).logits
       never = self.model.generation_config.suppress_tokens
-      logits[..., never or []] = -torch.inf
+      logits[..., never or []] = -1e9  # Of padding too: 0 times it is 0.
       log_probs = torch.log_softmax(logits[:, :-1].float(), -1).gather(
           -1, torch.from_numpy(self._theirs(ids))[:, 1:, None])[..., 0].numpy()
     at = np.arange(1, ids.shape[1])[None]
