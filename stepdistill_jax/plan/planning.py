@@ -67,6 +67,7 @@ def make(
         "quick": request.quick,
         "chip": dataclasses.asdict(topology.chip),
         "mesh": mesh,
+        "decoder_alone": not figures.network_sizes(programs).encoder_layers,
         "batch": {k: list(x.shape) for k, x in programs.train_batch.items()},
         "batch_size": config.train_data.batch_size,
         "state_bytes": state,

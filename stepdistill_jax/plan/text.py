@@ -83,6 +83,8 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
   """The plan, a line each."""
   mesh = " x ".join(f"{name} {size}" for name, size in plan["mesh"].items())
   chip = plan["chip"]
+  inputs, targets = ("prompts", "targets after them") if (
+      plan["decoder_alone"]) else ("encoder rows", "decoder rows")
   lines = [
       f"plan of {', '.join(plan['gin_files'])} on {plan['topology']} "
       f"({plan['accelerator_type']}, {plan['chips']} chips)",
@@ -91,8 +93,8 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
       plan["caveat"] + (
           " Compiled quickly: a run's program may need a little more or less."
           if plan["quick"] else ""),
-      f"mesh: {mesh}; batch {plan['batch_size']}, encoder rows "
-      f"{plan['batch']['encoder_input_tokens']}, decoder rows "
+      f"mesh: {mesh}; batch {plan['batch_size']}, {inputs} "
+      f"{plan['batch']['encoder_input_tokens']}, {targets} "
       f"{plan['batch']['decoder_target_tokens']}"]
   for name, figures in plan["programs"].items():
     lines += _program(name, figures, chip["hbm_bytes"])
