@@ -6,12 +6,20 @@ import re
 import signal
 import tempfile
 
-# Before jax is imported, which reads it once. Tests compile the same tiny
-# models again and again; the folder stays between sessions, as a user's does.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(
-    pathlib.Path(tempfile.gettempdir()) / "stepdistill_jax_test_cache"))
-# Tests mean the CPU, whatever the machine has, unless told otherwise.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Before jax is imported, which reads it once; processes that tests start, too.
+for _name, _value in {
+    # Tests compile the same tiny models again and again, in many processes;
+    # the folder stays between sessions, as a user's does.
+    "JAX_COMPILATION_CACHE_DIR": str(
+        pathlib.Path(tempfile.gettempdir()) / "stepdistill_jax_test_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    # Most of a test's time is the compiler's: with less of LLVM's work it
+    # takes a third of it, and the arithmetic is the same. No test measures
+    # the speed of a program.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    # Tests mean the CPU, whatever the machine has, unless told otherwise.
+    "JAX_PLATFORMS": "cpu"}.items():
+  os.environ.setdefault(_name, _value)
 
 import pytest
 
@@ -69,7 +77,25 @@ _FAST = re.compile(
     r"importing|prompts))/")
 
 
+# Files of a minute or more, the longest first: one that began last would have
+# the other worker wait. (`make` has pytest-xdist keep this order.)
+_LONG = (
+    "tests/faults_test.py", "tests/several_processes_test.py",
+    "quickstart/quickstart_test.py", "models/decoder_run_test.py",
+    "tests/exactness_test.py", "tests/packaging_test.py",
+    "tests/notebook_test.py", "tests/object_store_test.py",
+    "tests/whole_runs_test.py", "embedded_t5x/train_test.py",
+    "ask/command_test.py", "tests/process_order_test.py")
+
+
+def _place(item) -> int:
+  path = item.path.as_posix()
+  return next((i for i, end in enumerate(_LONG) if path.endswith(end)),
+              len(_LONG))
+
+
 def pytest_collection_modifyitems(items):
+  items.sort(key=_place)
   for item in items:
     if _FAST.search(item.path.as_posix()):
       item.add_marker("fast")
