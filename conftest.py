@@ -6,20 +6,17 @@ import re
 import signal
 import tempfile
 
-# Before jax is imported, which reads it once; processes that tests start, too.
-for _name, _value in {
-    # Tests compile the same tiny models again and again, in many processes;
-    # the folder stays between sessions, as a user's does.
-    "JAX_COMPILATION_CACHE_DIR": str(
-        pathlib.Path(tempfile.gettempdir()) / "stepdistill_jax_test_cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    # Most of a test's time is the compiler's: with less of LLVM's work it
-    # takes a third of it, and the arithmetic is the same. No test measures
-    # the speed of a program.
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-    # Tests mean the CPU, whatever the machine has, unless told otherwise.
-    "JAX_PLATFORMS": "cpu"}.items():
-  os.environ.setdefault(_name, _value)
+# Before jax is imported, which reads it once; processes that tests start do.
+# Tests compile the same tiny models again and again, in many processes; the
+# folder stays between sessions, as a user's does.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(
+    pathlib.Path(tempfile.gettempdir()) / "stepdistill_jax_test_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Most of a test's time is the compiler's. Without LLVM's optimizations it is
+# half of that; the arithmetic is the same, and no test measures its speed.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+# Tests mean the CPU, whatever the machine has, unless told otherwise.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest
 
