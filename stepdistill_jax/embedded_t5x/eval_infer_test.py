@@ -14,6 +14,9 @@ from stepdistill_jax.util import errors
 
 MODEL = "t5x/configs/runs/testing_model.gin"
 TASK = "t5x_testing_reverse"
+# Less to compile.
+SMALL = ["t5.network.T5Config.num_encoder_layers = 1",
+         "t5.network.T5Config.num_decoder_layers = 1"]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def run_folder(tmp_path_factory):
   """A run folder with the checkpoints of steps 0, 1 and 2."""
   folder = tmp_path_factory.mktemp("run")
   t5x_command.run("train", ["t5x/configs/runs/testing.gin"], [
-      f"MODEL_DIR = {str(folder)!r}", "TRAIN_STEPS = 2",
+      *SMALL, f"MODEL_DIR = {str(folder)!r}", "TRAIN_STEPS = 2",
       "utils.SaveCheckpointConfig.period = 1",
       "train_script.train.train_eval_dataset_cfg = None",
       "train_script.train.infer_eval_dataset_cfg = None"], engine="embedded")
@@ -31,7 +34,7 @@ def run_folder(tmp_path_factory):
 def run_infer(run_folder, output, *bindings, gin_files=()):
   t5x_command.run(
       "infer", ["t5x/configs/runs/infer.gin", MODEL, *gin_files],
-      [f"CHECKPOINT_PATH = {str(run_folder / 'checkpoint_2')!r}",
+      [*SMALL, f"CHECKPOINT_PATH = {str(run_folder / 'checkpoint_2')!r}",
        f"INFER_OUTPUT_DIR = {str(output)!r}",
        "utils.RestoreCheckpointConfig.dtype = 'float32'",
        "utils.DatasetConfig.batch_size = 4", *bindings], engine="embedded")
@@ -44,7 +47,7 @@ def read_lines(path):
 def test_eval_of_all_checkpoints_skips_what_is_done(run_folder, tmp_path):
   def evaluate(mode, path):
     t5x_command.run("eval", ["t5x/configs/runs/eval.gin", MODEL], [
-        f"CHECKPOINT_PATH = {str(path)!r}",
+        *SMALL, f"CHECKPOINT_PATH = {str(path)!r}",
         f"EVAL_OUTPUT_DIR = {str(tmp_path)!r}",
         f"utils.RestoreCheckpointConfig.mode = {mode!r}"], engine="embedded")
 
