@@ -162,7 +162,7 @@ def parsed(
   gin_bindings = list(gin_bindings)
   names = [binding.split("=")[0].strip() for binding in gin_bindings]
   # What `train` requires of the user for its files may stay open.
-  for name, value in (("MODEL_DIR", "'none'"),
+  for name, value in (("MODEL_DIR", "'none'"), ("TOKENIZER", "'none'"),
                       ("INITIAL_CHECKPOINT_PATH", "None")):
     if name not in names:
       gin_bindings.append(f"{name} = {value}")
