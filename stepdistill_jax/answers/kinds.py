@@ -38,7 +38,8 @@ _JOINED = re.compile(r"\s*(?:and|or|/|&|\+|und|oder)\s*", re.IGNORECASE)
 # A label later in the same clause is denied, or doubted.
 _NEGATION = re.compile(
     r"(?:\b(?:not|neither|nor|never|no|nobody|none|cannot|hardly|barely|"
-    r"unlikely|without|half|far from|rather than|instead of|other than)\b|n't\b)"
+    r"unlikely|without|half|far from|rather than|instead of|other than)\b"
+    r"|n't\b)"
     r"(?!\s+(?:doubt|question|only|just)\b)"
     r"(?:(?!\b(?:but|so|hence|thus|therefore)\b)[^,;:.(])*\Z|"
     r"\b(?:anything|all) but (?:an? |the )?\Z", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""`stepdistill checkpoint verify`: are the files what was written, and whole?"""
+"""`stepdistill checkpoint verify`: are files what was written, and whole?"""
 
 from __future__ import annotations
 
