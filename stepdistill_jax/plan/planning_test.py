@@ -24,7 +24,9 @@ _SMALL = ["--gin.network.T5Config.num_encoder_layers=1",
 def _plan(*arguments, **environment):
   return subprocess.run(
       [*_COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True,
-      env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+      env={**os.environ, "PYTHONPATH": str(ROOT),
+           # A plan is of the program that a run compiles.
+           "JAX_DISABLE_MOST_OPTIMIZATIONS": "false", **environment})
 
 
 def _needs_libtpu(test):
