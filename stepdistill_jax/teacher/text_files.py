@@ -18,6 +18,7 @@ import codecs
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import functools
 import gzip
 import io
 import json
@@ -151,11 +152,6 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
   return value
 
 
-def open_or_empty(path: pathlib.Path) -> BinaryIO:
-  """Opens a file's uncompressed bytes; unlike `open_bytes`, also none."""
-  return open_bytes(path) if path.stat().st_size else path.open("rb")
-
-
 def read_entries(path: pathlib.Path) -> Iterator[Entry]:
   """Yields the values of a file in one of the forms of this module.
 
@@ -166,7 +162,7 @@ def read_entries(path: pathlib.Path) -> Iterator[Entry]:
   with undamaged(path) as file:
     start = file.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"["):
-      yield from _array(file, path)
+      yield from _values(file, path, "array", "]")
     elif start.startswith(b"{") and (form := _object_form(path)):
       yield from form(file, path)
     else:
@@ -273,15 +269,6 @@ class _ArrayText:
     return not self.ended
 
 
-def _array(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
-  return _values(file, path, "array", "]")
-
-
-def _rows_by_name(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
-  """The values of one object."""
-  return _values(file, path, "object", "}")
-
-
 def _objects(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
   """Objects one after another."""
   window = _window(file)
@@ -362,6 +349,10 @@ def _values(file: BinaryIO, path: pathlib.Path, kind: str, closing: str
     yield _element(window, path, number)
   if number == 0:
     raise errors.UserError(f"{path} is an empty {kind}; fetch it again")
+
+
+# The values of one object.
+_rows_by_name = functools.partial(_values, kind="object", closing="}")
 
 
 def _skip_name(

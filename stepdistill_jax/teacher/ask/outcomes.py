@@ -44,10 +44,9 @@ def caches_of_all_splits(folder: str) -> list[pathlib.Path]:
 
 def as_json(outcome: job.Outcome, imported) -> dict[str, Any]:
   """The outcome for programs."""
-  values = dataclasses.asdict(outcome)
-  values["success_ratio"] = outcome.success_ratio
-  values["records"] = imported and str(imported.folder)
-  return values
+  return {**dataclasses.asdict(outcome),
+          "success_ratio": outcome.success_ratio,
+          "records": imported and str(imported.folder)}
 
 
 def lines(outcome: job.Outcome, imported) -> list[str]:
