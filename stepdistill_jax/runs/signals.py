@@ -43,7 +43,7 @@ class SignalWatch:
     self._several_hosts = jax.process_count() > 1
 
   def __enter__(self):
-    # On several hosts JAX's own handler must stay: it tells the others.
+    # On several hosts JAX's own handler must stay: it informs the others.
     if not self._several_hosts and (
         threading.current_thread() is threading.main_thread()):
       for number in (signal.SIGTERM, signal.SIGINT):
