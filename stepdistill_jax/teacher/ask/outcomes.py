@@ -100,8 +100,14 @@ def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
         + f" ({progress.message}); {outcome.total - outcome.missing:,} of "
         f"{outcome.total:,} completions are kept in {outcome.folder}: {again}")
   if progress.stopped == retries.BUDGET:
+    if not outcome.usable:
+      raise errors.UserError(
+          f"{_STOPS[retries.BUDGET]}, with no completion that ended as it "
+          f"should: {outcome.missing:,} of {outcome.total:,} are missing; "
+          "raise it, or lower --max_tokens, and run the command again")
     print(f"note: {_STOPS[retries.BUDGET]}; {outcome.missing:,} completions "
-          "are missing")
+          "are missing, and no records were written: raise it, and run the "
+          "command again to go on")
     return 0
   if outcome.success_ratio is None:
     raise errors.UserError(
