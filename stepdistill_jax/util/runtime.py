@@ -177,10 +177,9 @@ def import_tensorflow() -> Any:
       "sklearn", "matplotlib", "pandas"):
     import tensorflow as tf
   for kind in ("GPU", "TPU"):
-    try:
+    # Already in use, by the caller's choice.
+    with contextlib.suppress(RuntimeError, ValueError):
       tf.config.set_visible_devices([], kind)
-    except (RuntimeError, ValueError):
-      pass  # Already in use, by the caller's choice.
   return tf
 
 
@@ -211,11 +210,9 @@ def import_transformers() -> Any:
     errors.UserError: see `load_triton`; or they are not installed.
   """
   load_triton()
-  try:
+  with errors.reported(
+      ModuleNotFoundError, "--hf needs transformers and torch; install them "
+      "with `pip install 'stepdistill_jax[hf]'`"):
     import torch  # noqa: F401
     import transformers
-  except ModuleNotFoundError as error:
-    raise errors.UserError(
-        "--hf needs transformers and torch; install them with "
-        "`pip install 'stepdistill_jax[hf]'`") from error
   return transformers
