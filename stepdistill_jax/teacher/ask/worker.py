@@ -1,4 +1,4 @@
-"""The process that holds the connections: `python -m …collect.worker`.
+"""The process that holds the connections: `python -m …ask.worker`.
 
 `stepdistill teacher collect` starts it, and watches it. They are two so that
 an answer which is on its way is not lost with the command: if that is killed,

@@ -12,7 +12,7 @@ from typing import Any
 from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.util import errors
 
-# How a completion is read (`reads`), see `teacher.answer_forms`.
+# How a completion is read (`reads`), see `answers.answer_forms`.
 
 ANY_DATASET = "*"
 _FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
