@@ -380,7 +380,6 @@ def _skip_separator(window: _ArrayText) -> bool:
 def _element(window: _ArrayText, path: pathlib.Path, number: int) -> Entry:
   """Reads the element that starts at the window's position."""
   while True:
-    problem = ""
     try:
       value, end = _DECODER.raw_decode(window.text, window.at)
       # A number at the window's end may go on in the next chunk.
@@ -399,11 +398,9 @@ def _element(window: _ArrayText, path: pathlib.Path, number: int) -> Entry:
       raise errors.UserError(
           f"{path} element {number} is cut or not JSON; fetch the file again")
   window.at = end
-  if isinstance(value, str) and not is_encodable(value):
-    value, problem = None, INVALID_UTF8
-  if isinstance(value, NotAValue):
-    value, problem = None, NOT_JSON
-  return Entry(value, problem, path, number, "element")
+  problem = NOT_JSON if isinstance(value, NotAValue) else INVALID_UTF8 if (
+      isinstance(value, str) and not is_encodable(value)) else ""
+  return Entry(None if problem else value, problem, path, number, "element")
 
 
 def _skip_long_element(
