@@ -12,6 +12,8 @@ import math
 import re
 from typing import Any
 
+from stepdistill_jax.evaluation import statistics
+
 # Parameters of teachers, by the beginning of their names in records.
 _TEACHER_PARAMETERS = (
     ("palm540b", 540e9), ("palm62b", 62e9), ("palm8b", 8e9),
@@ -84,8 +86,9 @@ def of_student(system, answers: Sequence[Any], label_timing,
     cost["note"] = (f"{len(answers) - label_timing.examples} answers are "
                     "those of an earlier, interrupted call")
   if mode == "generate":
-    cost["label_tokens_per_example"] = _mean([a.tokens for a in answers])
-    cost["rationale_tokens_per_example"] = _mean(
+    cost["label_tokens_per_example"] = statistics.mean(
+        [a.tokens for a in answers])
+    cost["rationale_tokens_per_example"] = statistics.mean(
         [a.rationale_tokens for a in answers])
     cost["rationale_examples_per_second"] = (
         rationale_timing.examples_per_second)
@@ -94,7 +97,7 @@ def of_student(system, answers: Sequence[Any], label_timing,
     cost["parameters"] = sum(map(math.prod, shapes.values()))
     if mode == "generate":
       cost["flops_per_example"] = flops_per_example(
-          shapes, _mean([a.input_tokens for a in answers]),
+          shapes, statistics.mean([a.input_tokens for a in answers]),
           cost["label_tokens_per_example"])
   return cost
 
@@ -119,8 +122,3 @@ def of_teacher(teacher: str, texts: Sequence[str]) -> dict[str, Any]:
       "note": "2 FLOPs a parameter and token; tokens from words, without "
               "the prompt's examples",
   }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-  known = [v for v in values if v is not None]
-  return sum(known) / len(known) if known else None

@@ -18,6 +18,12 @@ BOOTSTRAP_SAMPLES = 10_000
 _BOOTSTRAP_CELLS = 2_000_000  # Resampled outcomes held in memory at a time.
 
 
+def mean(values: Sequence[float | None]) -> float | None:
+  """The mean of the values that are known; None of none."""
+  known = [value for value in values if value is not None]
+  return sum(known) / len(known) if known else None
+
+
 def wilson_interval(
     correct: int, n: int, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
