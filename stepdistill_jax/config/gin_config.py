@@ -4,8 +4,6 @@ T5X's gin files are found by T5X's names on the embedded engine too: gin looks
 `t5x/configs/runs/finetune.gin` up as a resource of the package `t5x.configs`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import difflib

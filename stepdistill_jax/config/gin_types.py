@@ -6,8 +6,6 @@ The annotations of this package's functions decide, and in doubt a value
 passes; those of other packages are not always kept by their own authors.
 """
 
-from __future__ import annotations
-
 import collections.abc
 import dataclasses
 import inspect

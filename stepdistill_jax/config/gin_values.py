@@ -5,8 +5,6 @@ reported here in a line that names the macro; a few minutes later it would be
 XLA's message, or none at all.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Callable, Mapping
 import dataclasses

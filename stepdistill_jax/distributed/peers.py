@@ -8,8 +8,6 @@ so do all others. (A machine that loses its power closes nothing: that is
 left to the heartbeats.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import contextlib
 import selectors

@@ -7,8 +7,6 @@ exit: a lost process never leaves the others waiting for longer than
 LOST_SECONDS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses

@@ -4,8 +4,6 @@ The model is rebuilt from the run's own `config.gin`; the questions are encoded
 with its vocabulary, under the prefix that it was trained with.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import dataclasses
 import os

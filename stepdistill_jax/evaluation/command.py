@@ -11,8 +11,6 @@ A run that was interrupted goes on where it stopped when the same command is
 given again.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 import json

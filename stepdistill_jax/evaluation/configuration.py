@@ -1,7 +1,5 @@
 """Flags and gin files of `stepdistill-eval`, brought together."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 import dataclasses

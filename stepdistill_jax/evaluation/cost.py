@@ -5,8 +5,6 @@ multiplication), from the parameters' shapes: every kernel works once on each
 token that passes it, attention once on each pair of positions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import math
 import re

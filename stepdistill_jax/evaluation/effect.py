@@ -20,8 +20,6 @@ by seed and example: both methods share the examples, and a seed gives both the
 same initial parameters and the same order of the training data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import math

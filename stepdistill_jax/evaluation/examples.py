@@ -1,7 +1,5 @@
 """The examples of a benchmark: what is asked, and what is right."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Iterable, Sequence
 import dataclasses

@@ -1,7 +1,5 @@
 """How models are run by the eval binary."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from stepdistill_jax.config import setting_checks

@@ -1,7 +1,5 @@
 """From a run's folder to a model with parameters, on either engine."""
 
-from __future__ import annotations
-
 from jax import numpy as jnp
 from t5x import partitioning, utils
 

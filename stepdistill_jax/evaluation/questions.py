@@ -5,8 +5,6 @@ Three ways of asking, each with its own log of answers: `generate` the label,
 (decode a rationale, and the likelihood of the teacher's).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import gc

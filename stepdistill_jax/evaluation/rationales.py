@@ -1,7 +1,5 @@
 """How a student's rationales compare with its teacher's, question and label."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import math
 import re

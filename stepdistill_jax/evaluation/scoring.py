@@ -1,7 +1,5 @@
 """Scoring as a call: what `stepdistill-eval` does, in this process."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 import pathlib
 from typing import Any

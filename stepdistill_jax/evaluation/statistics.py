@@ -5,8 +5,6 @@ seeded, so that a report can be made again. All accuracies are shares in
 [0, 1]; all intervals are two-sided.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math

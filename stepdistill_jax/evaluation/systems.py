@@ -4,8 +4,6 @@ A system gives one `Answer` for each example it is asked, in order. Systems that
 run a model are in `checkpoints.py` and `hugging_face.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import json

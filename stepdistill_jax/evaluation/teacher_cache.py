@@ -1,7 +1,5 @@
 """A teacher's raw cache as a system: parsed by the rules of the call."""
 
-from __future__ import annotations
-
 import itertools
 import pathlib
 

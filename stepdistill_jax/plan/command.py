@@ -9,8 +9,6 @@ example:
       --topology=v5e-64 --price=1.2
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

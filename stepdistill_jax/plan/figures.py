@@ -1,7 +1,5 @@
 """What a compiled run needs of a slice, and how fast it could be at best."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import math
 from typing import Any

@@ -12,8 +12,6 @@ The TPU compiler cuts a collective over several slices into one inside of each
 slice and a transfer between them, over the data-center network.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Mapping
 import dataclasses

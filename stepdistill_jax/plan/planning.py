@@ -1,7 +1,5 @@
 """A plan: the programs of a gin file on a slice, as figures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any

@@ -5,8 +5,6 @@ partitioner and the shapes are those of the run. Records and vocabularies are
 not needed: only shapes matter.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib

@@ -5,8 +5,6 @@ policies are estimated by formulas; the best of them are compiled, in that
 order, until enough have been seen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import itertools

@@ -10,8 +10,6 @@ is done is skipped.
   stepdistill quickstart --budget=small    at most 5
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools

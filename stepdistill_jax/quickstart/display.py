@@ -1,7 +1,5 @@
 """The progress of the students: their bars, and a line each when it ends."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """What the quickstart trains: methods, shares of the stories, seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 import json

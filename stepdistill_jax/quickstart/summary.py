@@ -3,8 +3,6 @@
 Nothing is kept from training: a report can be made again from the folders.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import itertools

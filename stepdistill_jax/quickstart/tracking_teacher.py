@@ -10,8 +10,6 @@ as a teacher's mistakes are. An *unfinished* one stops before its answer, as
 generations do that run into their length limit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json

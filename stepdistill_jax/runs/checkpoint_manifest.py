@@ -8,8 +8,6 @@ before a checkpoint is restored, and by `stepdistill checkpoint verify`.
 A checkpoint without one is of Google's T5X.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib

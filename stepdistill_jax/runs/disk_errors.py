@@ -5,8 +5,6 @@ thread of clu's, SeqIO's loggers, this project. Each says it in its own kind
 of error, often hidden in another.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import contextlib
 import errno

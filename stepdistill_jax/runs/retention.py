@@ -1,7 +1,5 @@
 """Which checkpoints are deleted: by age, by multiples, by a metric."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import os
 

@@ -6,8 +6,6 @@ system that has no such locks, or in an object store, the file counts by its
 beats: it is stale when its holder has not rewritten it for a while.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import fcntl

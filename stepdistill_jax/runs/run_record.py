@@ -5,8 +5,6 @@ the data's fingerprint and every restart. A second run in the same folder must
 have the same configuration, but for what may change between restarts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import datetime

@@ -1,7 +1,5 @@
 """Saving by the clock."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import time
 

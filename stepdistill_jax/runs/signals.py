@@ -6,8 +6,6 @@ so that all hosts save at the same step, whichever of them got the signal;
 Ctrl-C ends them at once, as they do not end the same step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import contextlib
 import os

@@ -5,8 +5,6 @@ within a period: what was merged so far goes with the checkpoint, bit for bit,
 so that the resumed run writes the metrics that it would have written.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Says which phase of a run takes too long: the data, the step, the disk."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import threading
 import time

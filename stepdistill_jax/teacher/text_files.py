@@ -12,8 +12,6 @@ with a single value is an `Entry` with a named problem, so that later values
 keep their positions; what is wrong with the file as a whole is a `UserError`.
 """
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Callable, Iterator
 import contextlib

@@ -3,8 +3,6 @@
 Everything goes to the standard error, so that results can be piped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import time

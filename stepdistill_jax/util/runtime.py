@@ -5,8 +5,6 @@ the environment only then; later calls do what still can be done. A variable
 that the user has set is left as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import contextlib
 import ctypes

@@ -12,8 +12,6 @@ Your own data: a CSV or JSON Lines file with
 --columns=inputs=question,label=answer; see docs/own_data.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

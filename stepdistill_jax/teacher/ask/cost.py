@@ -1,7 +1,5 @@
 """Tokens and dollars, before and while they are spent."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """The lines of a cache's shards."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a collection came to, in words, and what is next."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib

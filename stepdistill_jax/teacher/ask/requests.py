@@ -1,7 +1,5 @@
 """A row, a prompt and sampling settings as one request to a teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib

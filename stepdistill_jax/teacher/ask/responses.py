@@ -4,8 +4,6 @@ Where a server deviates, its answer is understood or the deviation is named;
 what the answer has cost is known in either case.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """The rows to ask a teacher about, as a stream."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses

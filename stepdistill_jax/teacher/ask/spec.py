@@ -1,7 +1,5 @@
 """What a run of the collector is asked to do, and what cannot be asked."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

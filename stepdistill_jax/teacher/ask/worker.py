@@ -9,8 +9,6 @@ Standard input: one line of JSON, the job; then lines `drain` or `abort`.
 Standard output: one line of JSON an event, see `Event`.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 import dataclasses

@@ -6,8 +6,6 @@ sets of parsing rules, on the source's own splits), and the records themselves
 in bounded memory; `docs/audit.md` explains how to read it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 import heapq

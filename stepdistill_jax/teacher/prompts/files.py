@@ -1,7 +1,5 @@
 """Finding prompt files: this package's own, and a user's."""
 
-from __future__ import annotations
-
 import functools
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """A prompt: its text, its exemplars, and how a row is put into it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
