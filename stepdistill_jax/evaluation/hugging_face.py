@@ -72,9 +72,7 @@ class HuggingFaceStudent(questions_lib.Model):
   def _load(self) -> TorchStudent:
     model = _load_model(self._path)
     _check_vocabulary(self._path, model, self.vocabulary)
-    if model.config.is_encoder_decoder:
-      return TorchStudent(model, self._config.batch_size)
-    return TorchDecoder(model, self._config.batch_size, self.vocabulary)
+    return TorchStudent.of(model, self.vocabulary, self._config.batch_size)
 
   def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
     """Parameter name to shape, as T5X has them."""
@@ -119,6 +117,12 @@ class TorchStudent:
     self._batch_size = batch_size
     self._pad = model.config.pad_token_id or 0
     self._eos = model.config.eos_token_id
+
+  @classmethod
+  def of(cls, model, vocabulary, batch_size) -> TorchStudent:
+    if model.config.is_encoder_decoder:
+      return cls(model, batch_size)
+    return TorchDecoder(model, batch_size, vocabulary)
 
   def generate(
       self, inputs: Sequence[Sequence[int]], length: int, beam: int = 1,

@@ -136,9 +136,9 @@ def test_greedy_tokens_are_transformers(pair):
 def test_a_folder_is_asked_as_the_run_is(pair):
   """`stepdistill-eval --hf`: the same tokens and likelihoods by torch."""
   folder, vocabulary, model, params, other = pair
-  theirs = hugging_face.TorchDecoder(
-      other, 3, hugging_face_vocabulary.HuggingFaceVocabulary(
-          str(folder / "hf" / "tokenizer.json")))
+  theirs = hugging_face.TorchStudent.of(
+      other, hugging_face_vocabulary.HuggingFaceVocabulary(
+          str(folder / "hf" / "tokenizer.json")), batch_size=3)
   inputs = [vocabulary.encode_prompt(text) for text in fixtures.TEXTS]
   width = max(map(len, inputs))
   prompts = np.stack([np.pad(i, (0, width - len(i))) for i in inputs])
