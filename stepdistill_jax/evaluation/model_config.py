@@ -1,7 +1,5 @@
 """How models are run by the eval binary."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from stepdistill_jax.config import setting_checks
@@ -66,9 +64,7 @@ class ModelConfig:
 def _batch_size(value) -> int:
   """A flag's text or gin's number as rows."""
   if isinstance(value, str):
-    try:
+    with errors.reported(
+        ValueError, f"--batch_size must be a number or auto, got {value!r}"):
       value = int(value)
-    except ValueError:
-      raise errors.UserError(
-          f"--batch_size must be a number or auto, got {value!r}") from None
   return setting_checks.whole_number("--batch_size", value)

@@ -1,7 +1,5 @@
 """From answers to scores: one result for each system and benchmark."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import itertools

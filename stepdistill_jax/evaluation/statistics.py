@@ -5,8 +5,6 @@ seeded, so that a report can be made again. All accuracies are shares in
 [0, 1]; all intervals are two-sided.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
@@ -16,6 +14,12 @@ import numpy as np
 CONFIDENCE = 0.95
 BOOTSTRAP_SAMPLES = 10_000
 _BOOTSTRAP_CELLS = 2_000_000  # Resampled outcomes held in memory at a time.
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+  """The mean of the values that are known; None of none."""
+  known = [value for value in values if value is not None]
+  return sum(known) / len(known) if known else None
 
 
 def wilson_interval(
