@@ -94,9 +94,9 @@ def agree(table: pd.DataFrame, graders: Sequence[str] | None = None, *,
       alpha_items=len(some))
 
 
-def agree_in_pairs(table: pd.DataFrame) -> list[Agreement]:
+def agree_in_pairs(table: pd.DataFrame, *, seed: int = 0) -> list[Agreement]:
   """The agreement of each two graders who have an item in common."""
-  found = (agree(table, pair, alpha=False)
+  found = (agree(table, pair, alpha=False, seed=seed)
            for pair in itertools.combinations(table.columns, 2))
   return [agreement for agreement in found if agreement.items]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -26,6 +26,7 @@ GIVEN, SWAPPED = "given", "swapped"  # The order in which answers were shown.
 UNREADABLE = "verdict_unreadable"
 NOT_GRADED = "not_graded"
 UNKNOWN_ITEM = "item_not_among_the_pairs"
+UNKNOWN_GRADER = "grader_unknown"
 REPEATED = "graded_twice"
 
 
@@ -106,7 +107,7 @@ def shown_to_given(preference: float | None, order: str) -> float | None:
 
 
 def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
-              grader: str | None = None
+              grader: str | None = None, graders: Sequence[str] = ()
               ) -> tuple[list[Verdict], import_counts.Reasons]:
   """Reads verdicts of people or of models from a file.
 
@@ -127,6 +128,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
     path: the file.
     pairs: that were judged.
     grader: whose verdicts they are, where the file does not say.
+    graders: whose verdicts to take, others being counted; () for all.
 
   Returns:
     The verdicts, and what is none under named reasons.
@@ -148,6 +150,9 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
       reasons.add(UNKNOWN_ITEM, entry.where, str(item))
       continue
     for who, value, order in _graded(entry, grader):
+      if graders and who not in graders:
+        reasons.add(UNKNOWN_GRADER, entry.where, who)
+        continue
       if value is None or value == "":
         reasons.add(NOT_GRADED, entry.where)
         continue

@@ -29,13 +29,18 @@ _FROM_SERVER = "server"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   _add_data_arguments(parser.add_argument_group("rows, prompt, cache"))
-  _add_sampling_arguments(parser.add_argument_group("what is asked"))
   import_command.add_reading_arguments(parser)
-  _add_limit_arguments(parser.add_argument_group("how fast, how long"))
-  _add_cost_arguments(parser.add_argument_group("cost"))
+  add_server_arguments(parser)
   _add_mode_arguments(parser.add_argument_group("other ways to ask"))
   parser.add_argument(
       "--json", action="store_true", help="print the outcome as JSON")
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds what says which model is asked, how, how fast and at what cost."""
+  _add_sampling_arguments(parser.add_argument_group("what is asked"))
+  _add_limit_arguments(parser.add_argument_group("how fast, how long"))
+  _add_cost_arguments(parser.add_argument_group("cost"))
 
 
 def _add_data_arguments(group) -> None:
