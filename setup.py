@@ -44,6 +44,7 @@ EXTRAS = {
 EXTRAS["test-interop"] = [
     *(package for extra in ("test", "hf", "serve", "tpu", "amos")
       for package in EXTRAS[extra]),
+    "playwright>=1.49",  # With the Chromium of the machine.
     "accelerate", "fastapi", "uvicorn"]  # For `transformers serve`.
 
 
@@ -80,6 +81,7 @@ setuptools.setup(
         "jax>=0.10,<0.12",
         "jinja2>=3.1",
         "json-repair>=0.40",
+        "krippendorff>=0.8",
         "matplotlib>=3.9",
         "numpy>=1.26",
         "optax>=0.2.5",

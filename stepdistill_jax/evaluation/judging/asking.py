@@ -15,7 +15,7 @@ import math
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import answer_forms, arithmetic, rules
+from stepdistill_jax.answers import answer_forms, arithmetic, cleaning, rules
 from stepdistill_jax.evaluation.judging import (
   pairs as pairs_lib,
   verdicts as verdicts_lib,
@@ -28,6 +28,7 @@ from stepdistill_jax.util import durable_files, errors
 
 DATASET = "judge"
 NOT_ANSWERED = "judge_gave_no_answer"
+_GRADE_KEYS = ("score", "grade", "rating")  # Besides those of answers.
 CUT = "judgement_cut"  # Its completion ended by length.
 
 
@@ -132,12 +133,15 @@ def read_grade(text: str) -> tuple[float | None, str]:
   """Reads a grade; None where the text has none."""
   dataset = dataclasses.replace(
       datasets.own_dataset(DATASET), label_kind=datasets.NUMBER)
+  named = verdicts_lib.find_value(cleaning.clean(text).text, _GRADE_KEYS)
   parsed = rules.get_parser(dataset, form=answer_forms.JSON)(
-      text, datasets.Row("", ""))
-  value = arithmetic.value_or_none(parsed.label) if parsed.label else None
+      named[0] if named else text, datasets.Row("", ""))
+  # `8/10` is a grade of 8, not eight tenths.
+  label = parsed.label.partition("/")[0]
+  value = arithmetic.value_or_none(label) if label else None
   if value is None or not math.isfinite(value):
     return None, text.strip()
-  return float(value), parsed.rationale
+  return float(value), named[1] if named else parsed.rationale
 
 
 def _pairwise(pairs: pairs_lib.Pairs) -> Iterator[dict[str, str]]:

@@ -84,11 +84,12 @@ def run(args: argparse.Namespace) -> int | None:
         "--export_sheet=FILE")
   folder = pathlib.Path(args.output)
   folder.mkdir(parents=True, exist_ok=True)
-  verdicts, scores, not_read, warnings = [], [], {}, []
+  verdicts, scores, not_read, warnings, groups = [], [], {}, [], []
   prompt = None
   for given in args.verdicts:
     found, not_read[given] = _read_verdicts(args, given, pairs)
     verdicts += found
+    groups.append(list(dict.fromkeys(said.grader for said in found)))
   if args.model:
     from stepdistill_jax.evaluation.judging import asking, win_rates
 
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int | None:
         **dict.fromkeys(args.trained_by, "teacher")})
   results = report.make(
       pairs, verdicts, scores, warnings=warnings, not_read=not_read,
-      prompt=prompt, seed=args.shuffle_seed)
+      groups=groups, prompt=prompt, seed=args.shuffle_seed)
   page = report.write(folder, results, verdicts, scores)
   if args.json:
     print(json.dumps(results, ensure_ascii=False))

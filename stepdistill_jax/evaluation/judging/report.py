@@ -29,8 +29,9 @@ _TEMPLATE = pathlib.Path(__file__).parent / "templates" / "judging.html"
 
 def make(pairs: pairs_lib.Pairs, verdicts: Sequence[verdicts_lib.Verdict],
          scores: Sequence[asking.Score], *, warnings: Sequence[str] = (),
-         not_read: Mapping[str, Any], prompt: tuple[str, str] | None = None,
-         seed: int = 0) -> dict[str, Any]:
+         not_read: Mapping[str, Any], groups: Sequence[Sequence[str]] = (),
+         prompt: tuple[str, str] | None = None, seed: int = 0
+         ) -> dict[str, Any]:
   """Returns the contents of `judging.json`.
 
   Args:
@@ -39,14 +40,19 @@ def make(pairs: pairs_lib.Pairs, verdicts: Sequence[verdicts_lib.Verdict],
     scores: grades of single answers.
     warnings: for the head of the report.
     not_read: file -> what could not be read there, under named reasons.
+    groups: graders that belong together, such as the people of one file.
     prompt: the judge's, its id and hash.
     seed: of the bootstraps.
   """
-  table = agreement_lib.table_of(verdicts) if verdicts else None
-  together = [] if table is None or len(table.columns) < 2 else [
-      *([agreement_lib.agree(table, seed=seed)]
-        if len(table.columns) > 2 else []),
-      *agreement_lib.agree_in_pairs(table, seed=seed)]
+  together: list[agreement_lib.Agreement] = []
+  if verdicts:
+    table = agreement_lib.table_of(verdicts)
+    # Of each group, of all; those of two are among the pairs.
+    several = dict.fromkeys(
+        tuple(group) for group in (*groups, table.columns) if len(group) > 2)
+    together = [
+        *(agreement_lib.agree(table, group, seed=seed) for group in several),
+        *agreement_lib.agree_in_pairs(table, seed=seed)]
   return {
       "code_version": outputs.code_version(),
       "systems": list(pairs.names), "pairs": len(pairs.pairs),

@@ -9,7 +9,13 @@ import pathlib
 import re
 from typing import Any
 
-from stepdistill_jax.answers import answer_forms, cleaning, rules
+from stepdistill_jax.answers import (
+  answer_forms,
+  cleaning,
+  json_objects,
+  reading,
+  rules,
+)
 from stepdistill_jax.evaluation.judging import pairs as pairs_lib
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import text_files
@@ -58,6 +64,7 @@ _WORDS: Mapping[str, float] = {
                      "output_2"), SECOND),
     **dict.fromkeys(("0", "c", "tie", "equal", "same", "both", "neither",
                      "a=b"), TIE)}
+_KEYS = ("verdict", "winner", "preferred", "better")  # Besides answers' own.
 _BRACKETS = re.compile(r"\[\[\s*([ABC](?:\s*[<>=]{1,2}\s*[AB])?|tie)\s*\]\]",
                        re.IGNORECASE)
 
@@ -77,11 +84,24 @@ def read_text(text: str) -> tuple[float | None, str]:
   marks = {_word(found) for found in _BRACKETS.findall(cleaned)}
   if marks:
     return (marks.pop() if len(marks) == 1 else None), cleaned.strip()
+  if named := find_value(cleaned, _KEYS):
+    return _word(named[0]), named[1]
   parsed = _parser()(text, datasets.Row("", ""))
   if not parsed.label or (
       parsed.rule == "last sentence" and parsed.rationale):
     return None, cleaned.strip()
   return _word(parsed.label), parsed.rationale
+
+
+def find_value(text: str, keys: Sequence[str]) -> tuple[str, str] | None:
+  """What JSON in a text has under one of these keys, and its reason."""
+  found = json_objects.find_object(text, keys)
+  if not found:
+    return None
+  key = next(key for key in keys if key in found[0])
+  reasons = [str(found[0][name]) for name in reading.REASON_KEYS
+             if name in found[0]]
+  return str(found[0][key]), "\n".join(reasons)
 
 
 @functools.cache
