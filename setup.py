@@ -91,6 +91,7 @@ setuptools.setup(
         "psutil>=5.9",
         "rich>=13",
         "rouge-score>=0.1.2",
+        "sacrebleu>=2.5",
         "scikit-learn>=1.5",
         "scipy>=1.12",
         "sentencepiece>=0.2",
