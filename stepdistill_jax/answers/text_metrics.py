@@ -1,15 +1,15 @@
 """Metrics of summaries and conversations, of one answer each.
 
-| metric | what | by |
-|---|---|---|
-| `rouge1`, `rouge2`, `rougeL` | F1 of words and their order, stemmed | rouge-score |
-| `chrf` | F2 of character n-grams (Popović 2015) | sacrebleu |
-| `words` | length | |
-| `entity_density` | distinct entities a word (Adams et al. 2023) | spaCy, or a rule |
-| `repetition` | share of 4-grams of words that came before | |
-| `refusal` | 1 where the answer declines | a rule |
+| metric | what |
+|---|---|
+| `rouge1`, `rouge2`, `rougeL` | F1 of stemmed words, by rouge-score |
+| `chrf` | F2 of character n-grams (Popović 2015), by sacrebleu |
+| `words` | length |
+| `entity_density` | distinct entities a word (Adams et al. 2023), by spaCy |
+| `repetition` | share of 4-grams of words that came before |
+| `refusal` | 1 where the answer declines, by a rule |
 
-All but `words` are in [0, 1].
+All but `words` are in [0, 1]. Without a model of spaCy a rule finds entities.
 """
 
 from __future__ import annotations

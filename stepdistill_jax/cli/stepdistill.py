@@ -21,6 +21,7 @@ COMMANDS = {
     "checkpoint": "stepdistill_jax.interop.command",
     "predict": "stepdistill_jax.evaluation.predict",
     "judge": "stepdistill_jax.evaluation.judging.command",
+    "scorecard": "stepdistill_jax.evaluation.scorecard.command",
     "plan": "stepdistill_jax.plan.command",
     "report": "stepdistill_jax.evaluation.report.command",
 }

@@ -95,6 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
       "--beam", type=int, default=_LEAVE_TO_GIN,
       help="beam width; 1 (the default) is greedy")
   how.add_argument(
+      "--latency", type=int, metavar="N", default=_LEAVE_TO_GIN,
+      help="ask N questions once more, one at a time, and report the p50 and "
+      "p95 of their seconds (default: 0)")
+  how.add_argument(
       "--prefix", default=_LEAVE_TO_GIN,
       help="what stands before each question; auto (the default): what the "
       "run was trained with")

@@ -21,7 +21,6 @@ from stepdistill_jax.evaluation import (
   systems as systems_lib,
 )
 
-
 ACCURACY = "accuracy"
 
 
@@ -217,7 +216,8 @@ def compare_all(results: Sequence[Scored], *, seed: int = 0) -> list[dict]:
   Returns:
     One dict a pair, as in `results.json`.
   """
-  metrics = {result.key: result.summary.get("metric", ACCURACY) for result in results}
+  metrics = {result.key: result.summary.get("metric", ACCURACY)
+             for result in results}
   pairs = {
       (one.key, other.key): statistics.compare(
           one.values, other.values, seed=seed)

@@ -15,7 +15,6 @@ from stepdistill_jax.evaluation.judging import (
   agreement,
   asking,
   pairs as pairs_lib,
-  sheet,
   verdicts,
   win_rates,
 )
@@ -240,7 +239,8 @@ class Judge(http.server.BaseHTTPRequestHandler):
       letter = "A" if "Answer A:\ngood" in asked else "B"
       text = json.dumps({"reason": "good", "answer_choice": letter})
     else:
-      text = json.dumps({"reason": "r", "answer": 9 if "\ngood" in asked else 3})
+      grade = 9 if "\ngood" in asked else 3
+      text = json.dumps({"reason": "r", "answer": grade})
     data = json.dumps({"choices": [{
         "index": 0, "finish_reason": "stop",
         "message": {"role": "assistant", "content": text}}],

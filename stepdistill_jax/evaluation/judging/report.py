@@ -19,12 +19,9 @@ from stepdistill_jax.evaluation.judging import (
 from stepdistill_jax.evaluation.report import (
   outputs,
   tables as tables_lib,
-  text as text_report,
 )
 from stepdistill_jax.teacher.importing import counts as import_counts
-from stepdistill_jax.util import durable_files, pages
-
-_TEMPLATE = pathlib.Path(__file__).parent / "templates" / "judging.html"
+from stepdistill_jax.util import durable_files
 
 
 def make(pairs: pairs_lib.Pairs, verdicts: Sequence[verdicts_lib.Verdict],
@@ -98,7 +95,8 @@ def tables(results: Mapping[str, Any]) -> list[tables_lib.Table]:
       tables_lib.make(
           f"Wins of {second} over {first}", results["graders"], {
               "grader": "grader", "pairs": "pairs",
-              "win rate %": ("win_rate", tables_lib.percent), "95%": ("ci95", tables_lib.interval),
+              "win rate %": ("win_rate", tables_lib.percent),
+              "95%": ("ci95", tables_lib.interval),
               f"{first} better": "first", "ties": "ties",
               f"{second} better": "second", "flipped": "flipped",
               "unreadable": "unreadable"},
@@ -149,13 +147,12 @@ def write(folder: pathlib.Path, results: Mapping[str, Any],
   durable_files.replace(folder / "verdicts.jsonl", "".join(
       json.dumps(dataclasses.asdict(said), ensure_ascii=False) + "\n"
       for said in (*verdicts, *scores)))
-  found = tables(results)
-  durable_files.replace(folder / "report.md", text_report.markdown(
-      title, [f"**{text_report.escape(line)}**"
-              for line in results["warnings"]], found, {}))
-  page = folder / "report.html"
-  durable_files.replace(page, pages.render(
-      _TEMPLATE, title=title, tables=found, results=results))
+  meta = [f"{results['pairs']:,} pairs; by stepdistill_jax "
+          f"{results['code_version']}"]
+  if prompt := results["prompt"]:
+    meta.append(f"prompt {prompt['id']}, sha256 {prompt['sha256'][:12]}")
+  page = outputs.write_tables(
+      folder, title, meta, results["warnings"], tables(results))
   durable_files.replace(folder / "judging.json", json.dumps(
       results, indent=2, ensure_ascii=False) + "\n")
   return page
@@ -167,9 +164,10 @@ def lines(results: Mapping[str, Any]) -> list[str]:
   shown = [f"warning: {line}" for line in results["warnings"]]
   for row in results["graders"]:
     shown.append(
-        f"{row['grader']}: {second} over {first} {tables_lib.percent(row['win_rate'])}% "
-        f"({tables_lib.interval(row['ci95'])}) of {row['pairs']:,} pairs; {row['first']:,} "
-        f"lost, {row['ties']:,} ties ({row['flipped']:,} flipped with the "
+        f"{row['grader']}: {second} over {first} "
+        f"{tables_lib.percent(row['win_rate'])}% "
+        f"({tables_lib.interval(row['ci95'])}) of {row['pairs']:,} pairs; "
+        f"{row['first']:,} lost, {row['ties']:,} ties ({row['flipped']:,} flipped with the "
         f"order), {row['second']:,} won, {row['unreadable']:,} unreadable; "
         f"for the answer shown first {_share(row['shown_first'])}, for the "
         f"longer one {_share(row['longer'])}")

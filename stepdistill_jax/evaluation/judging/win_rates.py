@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import re
 
-import numpy as np
 import pandas as pd
 
 from stepdistill_jax.evaluation import statistics

@@ -255,6 +255,8 @@ def cost(results: Row) -> Table:
       **_SYSTEM, "parameters": get("parameters"),
       "FLOPs per example": get("flops_per_example", scientific),
       "examples/s": get("examples_per_second"),
+      "latency p50, p95 (s)": get("latency_s", lambda seconds: seconds and (
+          ", ".join(f"{value:.3f}" for value in seconds))),
       "label tokens": get("label_tokens_per_example"),
       "rationale tokens": get("rationale_tokens_per_example"),
       "note": lambda s: s["cost"].get("note", "")})
@@ -271,8 +273,8 @@ def warnings(results: Row) -> list[str]:
 def all_tables(results: Row) -> list[Table]:
   """The tables that have rows, in the order of a report."""
   tables = [
-      accuracy(results), *texts(results), variants(results), comparisons(results),
-      seeds(results), rationales(results), calibration(results),
+      accuracy(results), *texts(results), variants(results),
+      comparisons(results), seeds(results), rationales(results), calibration(results),
       cost(results), *classes(results), *ranges(results)]
   return [table for table in tables if table.rows]
 
