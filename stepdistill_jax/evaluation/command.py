@@ -73,6 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
   add = parser.add_argument_group("how models are run").add_argument
   add("--batch_size", help="examples at a time, or auto (the default)")
   add("--beam", type=int, help="beam width; 1 (the default) is greedy")
+  add("--latency", type=int, metavar="N",
+      help="ask N questions once more, one at a time, and report the p50 and "
+      "p95 of their seconds (default: 0)")
   add("--prefix", help="what stands before each question; auto (the default): "
       "what the run was trained with")
   add = parser.add_argument_group("output").add_argument

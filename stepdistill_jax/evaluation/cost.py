@@ -84,6 +84,7 @@ def of_student(system, answers: Sequence[Any], label_timing,
     cost["note"] = (f"{len(answers) - label_timing.examples} answers are "
                     "those of an earlier, interrupted call")
   if mode == "generate":
+    cost["input_tokens"] = statistics.mean([a.input_tokens for a in answers])
     cost["label_tokens_per_example"] = statistics.mean(
         [a.tokens for a in answers])
     cost["rationale_tokens_per_example"] = statistics.mean(

@@ -11,6 +11,8 @@ import gc
 import math
 from typing import Any
 
+import numpy as np
+
 from stepdistill_jax.evaluation import (
   cost as cost_lib,
   decoded as decoded_lib,
@@ -235,8 +237,28 @@ class _Asking:
         answers, mode=mode, settings=self._settings(), cut=cut,
         answer_after_rationale=self._system.answer_after_rationale,
         warnings=tuple(self._cut_warnings(cut)),
-        cost=cost_lib.of_student(
-            self._system, answers, label_timing, rationale_timing, mode))
+        cost={**cost_lib.of_student(
+            self._system, answers, label_timing, rationale_timing, mode),
+              **self._latency(mode)})
+
+  def _latency(self, mode: str) -> dict[str, Any]:
+    """Seconds of one answer at a time, without compiling; {} if not asked."""
+    q = self._questions
+    examples = q.example_set.examples
+    if not self._config.latency or mode != "generate":
+      return {}
+    chosen = np.unique(np.linspace(
+        0, len(examples) - 1, self._config.latency).astype(int))
+    seconds = []
+    for at in chosen:
+      timing = decoded_lib.Timing()
+      for _ in self._system.student.generate(
+          [q.encode(examples[at].inputs, q.prefix)], q.label_length,
+          self._config.beam, timing):
+        pass
+      seconds.append(timing.seconds)
+    return {"latency_s": np.quantile(seconds, [0.5, 0.95]).tolist(),
+            "latency_questions": len(seconds)}
 
   def _cut_warnings(self, cut) -> Iterator[str]:
     """Says how many answers have no end; inputs are asked whole."""

@@ -51,6 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--min_success_ratio", type=float, default=0.7, metavar="SHARE",
       help="fail if fewer completions end as they should (default: "
       "%(default)s)")
+  import_command.add_reading_arguments(parser)
+  add_server_arguments(parser)
+  add = parser.add_argument_group("other ways to ask").add_argument
+  add("--batch_write", metavar="FILE",
+      help="write the missing requests as OpenAI batch JSON Lines")
+  add("--batch_read", metavar="FILE", action="append", default=[],
+      help="take the completions from a batch's output")
+  add("--offline", choices=("vllm",),
+      help="run --model in this process by vLLM, without a server")
+  parser.add_argument(
+      "--json", action="store_true", help="print the outcome as JSON")
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds what says which model is asked, how, how fast and at what cost."""
   add = parser.add_argument_group("what is asked").add_argument
   add("--model", default="", help="the server's name of it")
   add("--base_url", metavar="URL",
@@ -83,7 +98,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--history", default="regenerated",
       help="what a conversation's later turns see of the earlier ones: "
       "regenerated or gold (default: %(default)s)")
-  import_command.add_reading_arguments(parser)
   add = parser.add_argument_group("how fast, how long").add_argument
   add("--concurrency", type=int, default=16, metavar="N",
       help="requests under way at once (default: %(default)s)")
@@ -111,15 +125,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--usd_per_million_completion", type=float, metavar="USD")
   add("--budget_usd", type=float, metavar="USD",
       help="stop before the cache has cost more")
-  add = parser.add_argument_group("other ways to ask").add_argument
-  add("--batch_write", metavar="FILE",
-      help="write the missing requests as OpenAI batch JSON Lines")
-  add("--batch_read", metavar="FILE", action="append", default=[],
-      help="take the completions from a batch's output")
-  add("--offline", choices=("vllm",),
-      help="run --model in this process by vLLM, without a server")
-  parser.add_argument(
-      "--json", action="store_true", help="print the outcome as JSON")
 
 
 def run(args: argparse.Namespace) -> int | None:
