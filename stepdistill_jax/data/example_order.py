@@ -18,6 +18,7 @@ import numpy as np
 
 # Packings of an epoch's records into rows repeat after so many epochs.
 _PACKINGS = 256
+_AT_ONCE = 2**17  # Examples that are worked on together.
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
@@ -36,11 +37,14 @@ def random_bits(seed: int, stream: int, positions: np.ndarray) -> np.ndarray:
   return _mix(key ^ _mix(positions.astype(np.uint64)))
 
 
-@functools.lru_cache(maxsize=8)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-  """The order of an epoch: int64 `[size]`, each number below `size` once."""
-  return np.argsort(
-      random_bits(seed, epoch, np.arange(size)), kind="stable")
+  """The order of an epoch: `[size]`, each number below `size` once."""
+  keys = np.empty(size, np.uint64)
+  for start in range(0, size, _AT_ONCE):  # Its steps take memory, too.
+    end = min(start + _AT_ONCE, size)
+    keys[start:end] = random_bits(seed, epoch, np.arange(start, end))
+  order = np.argsort(keys, kind="stable")
+  return order.astype(np.uint32) if size < 2**32 else order
 
 
 class ExampleOrder:
@@ -57,9 +61,10 @@ class ExampleOrder:
     self.size = size
     self._seed = seed
     self._shuffle = shuffle
+    self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
 
-  def epoch(self, number: int) -> np.ndarray:
-    """The examples of an epoch in their order, int64 `[size]`."""
+  def _epoch(self, number: int) -> np.ndarray:
+    """The examples of an epoch in their order, `[size]`."""
     if not self._shuffle:
       return np.arange(self.size)
     return permutation(self._seed, number, self.size)
@@ -131,7 +136,7 @@ class PackedOrder:
 
     Args:
       order: of the examples; it repeats after 256 epochs.
-      input_sizes: int64 `[examples]`, tokens of their inputs.
+      input_sizes: int `[examples]`, tokens of their inputs.
       target_sizes: the same of their targets.
       input_length: tokens that a row's inputs hold.
       target_length: tokens that a row's targets hold.
@@ -144,18 +149,23 @@ class PackedOrder:
   def _pack(self, epoch: int) -> np.ndarray:
     """Where each row of an epoch begins, in examples; and the end."""
     examples = self._order.epoch(epoch)
-    size = len(examples)
-    end = np.full(size, size)
-    for sizes, length in self._sizes:
-      total = np.concatenate([[0], np.cumsum(sizes[examples])])
-      reach = np.searchsorted(total, total[:-1] + length, side="right") - 1
-      end = np.minimum(end, reach)
-    following = np.maximum(end, np.arange(size) + 1).tolist()
     starts, at = [], 0
-    while at < size:
-      starts.append(at)
-      at = following[at]
-    return np.array([*starts, size], np.int64)
+    while at < len(examples):
+      end = np.full(len(examples[at:at + _AT_ONCE]), _AT_ONCE)
+      for sizes, length in self._sizes:
+        total = np.concatenate([[0], np.cumsum(
+            sizes[examples[at:at + _AT_ONCE]], dtype=np.int64)])
+        end = np.minimum(end, np.searchsorted(
+            total, total[:-1] + length, side="right") - 1)
+      following = np.maximum(end, np.arange(len(end)) + 1).tolist()
+      row, is_last = 0, at + len(end) == len(examples)
+      # A row that reaches the end of a piece may go on in the next one.
+      while row < len(end) and (
+          is_last or following[row] < len(end) or row == 0):
+        starts.append(at + row)
+        row = following[row]
+      at += row
+    return np.array([*starts, len(examples)], np.int64)
 
   def _find(self, row: int) -> tuple[int, int]:
     """(epoch, row of the epoch) of a row."""
