@@ -73,7 +73,8 @@ class Batches:
       inputs, targets, *row = self._row_lengths(self._store)
       self._row_sizes = (
           inputs.astype(np.int32), targets.astype(np.int32), *row)
-      return example_order.PackedOrder(orders[0], *self._row_sizes)
+      return example_order.PackedOrder(
+          orders[0], *self._row_sizes, self._store.folder)
     return orders[0] if len(orders) == 1 else (
         example_order.MixtureOrder(orders, self._rates, seed))
 

@@ -242,6 +242,25 @@ def test_step_100_000_of_svamps_size_is_found_at_once():
   assert time.perf_counter() - start < 2.0  # Seconds; it takes 0.1.
 
 
+def test_numbers_of_rows_are_kept(tmp_path, monkeypatch):
+  sizes = np.random.default_rng(1).integers(1, 9, (2, 500))
+  def late(folder=tmp_path, seed=2, length=30):
+    order = example_order.PackedOrder(example_order.ExampleOrder(
+        500, seed), *sizes, length, 40, folder=folder)
+    return [row.tolist() for row in order.rows(2000, 5)]
+  expected = late(None)
+  assert late() == expected
+  (kept,) = tmp_path.iterdir()
+  packed, pack = [], example_order.PackedOrder._pack
+  monkeypatch.setattr(example_order.PackedOrder, "_pack", lambda self, epoch: (
+      packed.append(epoch) or pack(self, epoch)))
+  assert late() == expected and len(packed) == 1
+  assert late(seed=3) != expected and late(length=29) != expected
+  assert len(list(tmp_path.iterdir())) == 3
+  kept.write_text('{"a": 1')
+  assert late() == expected
+
+
 def test_rows_do_not_depend_on_the_pieces_that_are_packed(monkeypatch):
   sizes = np.random.default_rng(1).integers(1, 9, (2, 500))
   def packed():

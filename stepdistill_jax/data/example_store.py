@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,11 @@ class Part:
   def count(self) -> int:
     files, rows, _ = self._chosen
     return files.count if rows is None else len(rows)
+
+  @property
+  def folder(self) -> pathlib.Path | None:
+    """Where the tokens are kept; None if they end with this process."""
+    return self._chosen[0].folder if self.fit is not None else None
 
   def _lost(self, files: token_files.TokenFiles,
             rows: np.ndarray | None) -> np.ndarray:
@@ -150,6 +156,11 @@ class ExampleStore:
   def counts(self) -> list[int]:
     """Number of examples of each task."""
     return [part.count for part in self._parts]
+
+  @property
+  def folder(self) -> pathlib.Path | None:
+    """Where the first task's tokens are kept, if they are."""
+    return self._parts[0].folder
 
   def sizes(self, key: str) -> np.ndarray:
     """The length of a feature in each example, int64 `[examples]`."""

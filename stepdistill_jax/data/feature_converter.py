@@ -204,8 +204,13 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
           _pad_records, input_length=max(i for i, _ in lengths),
           target_length=max(t for _, t in lengths),
           squeeze=len(prefixes) == 1)
-    return lambda examples: self._add_decoder_inputs(
-        place(_as_records(examples, prefixes, lengths)))
+    # Nothing branches on tensors; AutoGraph would rewrite it for seconds.
+    @tf.autograph.experimental.do_not_convert
+    def convert(examples: Mapping[str, Any]) -> packing.Tensors:
+      return self._add_decoder_inputs(
+          place(_as_records(examples, prefixes, lengths)))
+
+    return convert  # type: ignore[no-any-return]
 
   _convert_features = __call__  # SeqIO's name, for what its own call checks.
 

@@ -125,6 +125,7 @@ class TokenFiles:
   """Reads what `Writer` wrote, also after its folder was removed.
 
   Attributes:
+    folder: where they were opened.
     about: what the folder says of itself.
     names: of the features.
     count: number of examples.
@@ -135,7 +136,7 @@ class TokenFiles:
     self.about = read_about(folder)
     self.names = tuple(self.about["dtypes"])
     self.count: int = self.about["examples"]
-    self._folder = folder
+    self.folder = folder
     self._dtypes = [np.dtype(d) for d in self.about["dtypes"].values()]
     self._files = {name: open(folder / name, "rb", buffering=0)
                    for name in _FILES}
@@ -158,7 +159,7 @@ class TokenFiles:
         example.append(np.frombuffer(data[at:at + width], dtype))
         at += width
       if at != end - start or len(example) != len(self.names):
-        raise DamagedError(f"{self._folder}: example {row:,} is damaged; "
+        raise DamagedError(f"{self.folder}: example {row:,} is damaged; "
                            "remove the folder, it is made anew")
       found.append(example)
     return found
