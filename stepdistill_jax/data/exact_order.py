@@ -70,11 +70,11 @@ class Batches:
         example_order.ExampleOrder(count, seed + 1_000_003 * i, cfg.shuffle)
         for i, count in enumerate(self._store.counts)]
     if cfg.pack:  # Of one part: `get_dataset` leaves mixtures to SeqIO.
-      inputs, targets, *row = self._row_lengths(self._store)
-      self._row_sizes = (
-          inputs.astype(np.int32), targets.astype(np.int32), *row)
+      *sizes, inputs, targets = self._row_lengths(self._store)
+      sizes = [x.astype(np.int32) for x in sizes]
+      self._row_sizes = *sizes, inputs, targets
       return example_order.PackedOrder(
-          orders[0], *self._row_sizes, self._store.folder)
+          orders[0], sizes[0], sizes[1], inputs, targets, self._store.folder)
     return orders[0] if len(orders) == 1 else (
         example_order.MixtureOrder(orders, self._rates, seed))
 
