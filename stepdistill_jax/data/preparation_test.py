@@ -163,7 +163,8 @@ def test_a_damaged_row_is_named(folder):
 
 
 def test_tokens_of_other_records_are_removed(folder, tmp_path, said):
-  prepare()
+  files = prepare()
+  of_before = files.read(range(32))
   (before,) = made_folders(folder)
   kept = shutil.copytree(before, tmp_path / "kept" / before.name)
   write(tmp_path, rows=30)  # The records' folder, and the tokens in it.
@@ -171,6 +172,8 @@ def test_tokens_of_other_records_are_removed(folder, tmp_path, said):
   assert prepare().count == 24
   assert "have changed" in said[0] and str(before) in said[0]
   assert before not in made_folders(folder)
+  # A run that began before goes on with what it began with.
+  np.testing.assert_equal(files.read(range(32)), of_before)
 
 
 def test_another_vocabulary_has_tokens_of_its_own(folder, monkeypatch):
