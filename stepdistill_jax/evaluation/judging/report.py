@@ -16,10 +16,7 @@ from stepdistill_jax.evaluation.judging import (
   verdicts as verdicts_lib,
   win_rates,
 )
-from stepdistill_jax.evaluation.report import (
-  outputs,
-  tables as tables_lib,
-)
+from stepdistill_jax.evaluation.report import outputs, tables as tables_lib
 from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.util import durable_files
 
@@ -167,8 +164,8 @@ def lines(results: Mapping[str, Any]) -> list[str]:
         f"{row['grader']}: {second} over {first} "
         f"{tables_lib.percent(row['win_rate'])}% "
         f"({tables_lib.interval(row['ci95'])}) of {row['pairs']:,} pairs; "
-        f"{row['first']:,} lost, {row['ties']:,} ties ({row['flipped']:,} flipped with the "
-        f"order), {row['second']:,} won, {row['unreadable']:,} unreadable; "
+        f"{row['first']:,} lost, {row['ties']:,} ties ({row['flipped']:,} "
+        f"flipped with the order), {row['second']:,} won, {row['unreadable']:,} unreadable; "
         f"for the answer shown first {_share(row['shown_first'])}, for the "
         f"longer one {_share(row['longer'])}")
   for row in results["agreement"]:

@@ -274,8 +274,8 @@ def all_tables(results: Row) -> list[Table]:
   """The tables that have rows, in the order of a report."""
   tables = [
       accuracy(results), *texts(results), variants(results),
-      comparisons(results), seeds(results), rationales(results), calibration(results),
-      cost(results), *classes(results), *ranges(results)]
+      comparisons(results), seeds(results), rationales(results),
+      calibration(results), cost(results), *classes(results), *ranges(results)]
   return [table for table in tables if table.rows]
 
 
