@@ -165,7 +165,8 @@ def lines(results: Mapping[str, Any]) -> list[str]:
         f"{tables_lib.percent(row['win_rate'])}% "
         f"({tables_lib.interval(row['ci95'])}) of {row['pairs']:,} pairs; "
         f"{row['first']:,} lost, {row['ties']:,} ties ({row['flipped']:,} "
-        f"flipped with the order), {row['second']:,} won, {row['unreadable']:,} unreadable; "
+        f"flipped with the order), {row['second']:,} won, "
+        f"{row['unreadable']:,} unreadable; "
         f"for the answer shown first {_share(row['shown_first'])}, for the "
         f"longer one {_share(row['longer'])}")
   for row in results["agreement"]:
