@@ -34,6 +34,12 @@ _RUN_FILES = {
 }
 
 
+def main_names(mode: str) -> list[str]:
+  """What gin files of a mode find in `__main__`."""
+  _, function, others = ENTRY_POINTS[mode]
+  return [function, *others]
+
+
 def _mode_advice(mode: str, missing: str) -> str:
   """What to do where gin files are for another mode than the command's.
 
@@ -98,8 +104,13 @@ def launch(
         if _IS_FOLDER.search(name):
           remote_storage.require_reachable(value)
     configured = gin.get_configurable(entry)
+    if dry_run:
+      if mode == "train":
+        from stepdistill_jax.embedded_t5x import dry_run as dry_run_lib
+        dry_run_lib.describe(entry)
+      return None
     try:
-      return None if dry_run else configured()
+      return configured()
     except (errors.UserError, errors.Preempted, KeyboardInterrupt) as error:
       line = str(error).split(errors.GIN_CALL)[0]
       kind = next(kind for kind in (

@@ -21,7 +21,6 @@ from typing import Any
 
 from stepdistill_jax.util import durable_files, errors, runtime
 
-SUMMARY = "embedded benchmark: train three methods, score, report"
 _BUDGETS = ("full", "small")
 _STUDENTS = ("t5", "decoder")
 

@@ -29,7 +29,7 @@ def all_commands(parser: argparse.ArgumentParser):
   yield parser.prog
   for action in parser._actions:
     if isinstance(action, argparse._SubParsersAction):
-      for subparser in action.choices.values():
+      for subparser in argument_parser.subcommands(action):
         yield from all_commands(subparser)
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import pathlib
 
-SUMMARY = "tables, learning curves and size curves of many runs"
-
 
 def add_arguments(parser) -> None:
   parser.add_argument(
