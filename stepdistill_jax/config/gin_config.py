@@ -34,6 +34,10 @@ _LONG_LINE = 20_000
 # A macro that nothing uses and that looks this much like one that is used is a
 # misspelling; T5X lets others pass, as in commands shared by many gin files.
 _MISSPELT = 0.8
+# Macros that files which do not know them would ignore -> what to do.
+_MUST_BE_USED = dict.fromkeys(
+    ("LEARNING_RATE_SCHEDULE", "WARMUP_STEPS"),
+    "include gin/runs/paper.gin, or set the files' own schedule")
 _PARSING_ERRORS = (
     OSError, ValueError, SyntaxError, NameError, AttributeError, ImportError,
     TypeError, KeyError, RecursionError, tokenize.TokenError)
@@ -253,10 +257,15 @@ def _lookups_unheard() -> Iterator[None]:
 def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
   """Raises UserError for a macro on the command line that looks misspelt."""
   used = set(in_files)
-  for value in bindings().values():
-    used.update(re.findall(r"%(\w+)", value))
+  referred = {name for value in bindings().values()
+              for name in re.findall(r"%(\w+)", value)}
+  used |= referred
   for binding in gin_bindings:
     name = binding.partition("=")[0].strip()
+    if name in _MUST_BE_USED and name not in referred:
+      raise errors.UserError(
+          f"{name} is set, and nothing in these gin files uses it: it would "
+          f"change nothing; {_MUST_BE_USED[name]}")
     if re.fullmatch(r"\w+", name) and name not in used and (
         difflib.get_close_matches(name, used, cutoff=_MISSPELT)):
       raise errors.UserError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import importlib
 import re
+import shlex
 from typing import Any
 
 from stepdistill_jax.config import data_folder
@@ -59,6 +60,35 @@ def _mode_advice(mode: str, missing: str) -> str:
           "the model, data set and method, instead of a recipe")
 
 
+def _say_where(bindings: Mapping[str, str]) -> None:
+  """Says where a run's metrics are, unless another program shows them."""
+  from stepdistill_jax.util import progress
+
+  model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
+  if model_dir and not progress.is_watched():
+    progress.say("to follow it: tensorboard --logdir="
+                 f"{shlex.quote(model_dir)}")
+
+
+def _say_next(bindings: Mapping[str, str]) -> None:
+  """Says where a run's last checkpoint is, and what to do with it."""
+  from stepdistill_jax.runs import checkpoint_paths
+  from stepdistill_jax.util import progress
+
+  model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
+  step = checkpoint_paths.latest_step(model_dir) if model_dir else None
+  if step is None or progress.is_watched():
+    return
+  folder = shlex.quote(model_dir)
+  path = checkpoint_paths.get_checkpoint_dir(model_dir, step)
+  dataset = bindings.get("DATASET", "").strip("'\"")
+  score = "" if not dataset else (
+      f"`stepdistill-eval --checkpoint={folder} --benchmarks={dataset} "
+      f"--output={shlex.quote(model_dir.rstrip('/') + '_scores')}`, or ")
+  progress.say(f"checkpoint: {path}")
+  progress.say(f"next: {score}`stepdistill predict {folder} FILE`")
+
+
 def launch(
     mode: str, gin_files: Sequence[str] = (), gin_bindings: Sequence[str] = (),
     *, gin_search_paths: Sequence[str] = (), tfds_data_dir: str | None = None,
@@ -110,7 +140,12 @@ def launch(
         dry_run_lib.describe(entry)
       return None
     try:
-      return configured()
+      if mode == "train":
+        _say_where(gin_config.bindings())
+      result = configured()
+      if mode == "train":
+        _say_next(gin_config.bindings())
+      return result
     except (errors.UserError, errors.Preempted, KeyboardInterrupt) as error:
       line = str(error).split(errors.GIN_CALL)[0]
       kind = next(kind for kind in (
