@@ -342,7 +342,10 @@ def _is_somewhere(word: str) -> bool:
              if not file.name.endswith("_test.py"))
 
 
-def has_source(package: str) -> bool:
-  """Whether a top-level package could hold a gin file as its resource."""
-  return package != "t5x" and (
-      importlib.machinery.PathFinder.find_spec(package) is not None)
+def is_resource(name: str) -> bool:
+  """Whether a gin file's name is that of a file in an installed package."""
+  package, _, rest = name.partition("/")
+  spec = importlib.machinery.PathFinder.find_spec(package)
+  return spec is not None and any(
+      (pathlib.Path(folder) / rest).is_file()
+      for folder in spec.submodule_search_locations or ())

@@ -67,7 +67,7 @@ def test_a_mistake_in_a_file_has_its_line(tmp_path, text, expected):
   early, late = both(["MODEL_DIR = 'x'"], [RECIPE, str(path)])
   assert expected in early and late
   if "include" not in text:
-    assert str(path) in early and "line 3" in early
+    assert path.name in early and "line 3" in early
 
 
 @pytest.mark.parametrize("binding", [

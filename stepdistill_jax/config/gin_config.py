@@ -323,7 +323,7 @@ def _read_early(
            *filter(None, [_embedded_path(name)])]
   path = next(filter(os.path.isfile, found), None)
   if path is None or name in including:
-    if path is None and not early_names.has_source(name.partition("/")[0]):
+    if path is None and not early_names.is_resource(name):
       _check_file(name, folders)
     return False
   with open(path, encoding="utf-8") as file:
