@@ -49,10 +49,11 @@ test-interop: $(INTEROP_VENV)/.installed
 test-docs: $(INTEROP_VENV)/.installed
 	@$(INTEROP_VENV)/bin/python -m pytest tests/docs_test.py $(ARGS)
 
-# The site of docs/, in the folder site/; it opens without a server.
+# The site of docs/, in the folder site/; it needs no network to be read.
 docs: .venv-docs/.installed
 	@.venv-docs/bin/python -m mkdocs build --strict --quiet
-	@echo "wrote site/index.html"
+	@echo "wrote site/; to read it, search too:" \
+	  "python3 -m http.server --directory site 8000"
 
 # The newest versions that setup.py allows: `make test-newest PYTHON=python3.13`.
 test-newest:

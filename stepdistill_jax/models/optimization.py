@@ -31,10 +31,6 @@ def learning_rate(
   | `constant` | p |
   | `rsqrt` | p sqrt(max(W, 1) / max(s, 1)), T5's of pretraining |
 
-  >>> rate = learning_rate("linear", 1.0, total_steps=12, warmup_steps=2)
-  >>> [round(float(rate(s)), 2) for s in (0, 1, 2, 7, 12)]
-  [0.0, 0.5, 1.0, 0.5, 0.0]
-
   Args:
     schedule: one of SCHEDULES.
     peak: the largest rate.
@@ -43,6 +39,11 @@ def learning_rate(
 
   Raises:
     errors.UserError: an unknown name, or a warm-up that is no part of the run.
+
+  Examples:
+    >>> rate = learning_rate("linear", 1.0, total_steps=12, warmup_steps=2)
+    >>> [round(float(rate(s)), 2) for s in (0, 1, 2, 7, 12)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
   """
   if schedule not in SCHEDULES:
     raise errors.UserError(errors.unknown_name_message(
