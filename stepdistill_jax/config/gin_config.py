@@ -308,8 +308,8 @@ def check_early(
       name.selector.partition(".")[2] in main_names for name in text.names
       if name.statement and name.statement.module == "__main__"):
     return  # Of another mode: who parses them knows which.
-  for name in text.names:
-    if line := early_names.mistake(name, text, _T5X_MODULES):
+  for named in text.names:
+    if line := early_names.mistake(named, text, _T5X_MODULES):
       raise errors.UserError(line)
   if complete:
     _check_macros_early(text, of_files)
@@ -319,9 +319,9 @@ def _read_early(
     name: str, folders: Sequence[str], text: early_names.Text,
     including: Sequence[str] = ()) -> bool:
   """Reads a gin file and what it includes; False if one was not found."""
-  found = [*(os.path.join(folder, name) for folder in folders),
+  found = [*(pathlib.Path(folder, name) for folder in folders),
            *filter(None, [_embedded_path(name)])]
-  path = next(filter(os.path.isfile, found), None)
+  path = next((path for path in found if path.is_file()), None)
   if path is None or name in including:
     if path is None and not early_names.is_resource(name):
       _check_file(name, folders)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 from typing import Any
 
@@ -70,7 +70,8 @@ def _tasks(
   return {kind: names for kind, names in kinds.items() if names}
 
 
-def lines(entries: list[Mapping[str, Any]], records_dir: object) -> list[str]:
+def lines(
+    entries: Sequence[Mapping[str, Any]], records_dir: object) -> list[str]:
   """In words."""
   text = []
   for entry in entries:

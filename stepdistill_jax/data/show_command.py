@@ -125,9 +125,11 @@ def _lengths(provider: Any) -> dict[str, int]:
   from stepdistill_jax.data import truncation
 
   texts = truncation.texts_of(_parts(provider)[0])
+  if texts is None:
+    return {}
   bound = gin_config.bindings()
   lengths = {}
-  for name in texts.names if texts else ():
+  for name in texts.names:
     kind = ("inputs" if name.endswith("inputs") else
             "both" if name in texts.labels & texts.rationales else
             "label" if name in texts.labels else "rationale")
@@ -203,15 +205,15 @@ def print_examples(shown: Shown) -> None:
     for sequence in example.sequences:
       console.print(f"  {sequence.name}: {sequence.notes()}", markup=False)
       console.print(f"    {sequence.text}", markup=False)
-      line = rich.text.Text("    ")
+      shown_tokens = rich.text.Text("    ")
       for token in sequence.tokens:
         style = _COLOURS.get(min(token.task, 3), "dim")
         if token.task and not token.weight:
           style += " strike"
         elif token.task and (token.weight or 0) >= most:
           style += " bold"
-        line.append(token.piece, style).append(" ")
-      console.print(line)
+        shown_tokens.append(token.piece, style).append(" ")
+      console.print(shown_tokens)
       console.print("    " + " ".join(str(t.id) for t in sequence.tokens),
                     markup=False)
 

@@ -325,7 +325,7 @@ def figures(task: seqio.Task, cfg: Any, most: int = COUNTED) -> Figures:
           number - kept)
       number = kept
     try:
-      truncation.Judge.of(task, cfg, refuses=True, **options)(lost)
+      dataclasses.replace(judge, refuses=True)(lost)
     except errors.UserError as error:
       refused = str(error)
   selected = counted - number - sum(left_out.values())

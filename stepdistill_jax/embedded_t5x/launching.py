@@ -113,7 +113,8 @@ def launch(
   names = {name: getattr(module, name) for name in (function_name, *others)
            if hasattr(module, name)}
   seqio.add_global_cache_dirs(list(seqio_additional_cache_dirs))
-  with gin_config.main_module(**names), (
+  # What is imported after the run may register configurables again.
+  with gin.unlock_config(), gin_config.main_module(**names), (
       data_folder.tfds_data_dir(tfds_data_dir or None)):
     try:
       gin_config.parse(gin_files, gin_bindings, gin_search_paths)

@@ -54,17 +54,19 @@ def learning_rate(
         f"WARMUP_STEPS = {warmup_steps} must be at least 0 and less than "
         f"TRAIN_STEPS = {total_steps}")
   rest = total_steps - warmup_steps
-  after = {
+  schedules: dict[str, Callable[[], Any]] = {
       "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
       "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
       "constant": lambda: optax.constant_schedule(peak),
       "rsqrt": lambda: lambda step: peak * jnp.sqrt(
           max(warmup_steps, 1) / jnp.maximum(step + warmup_steps, 1)),
-  }[schedule]()
+  }
+  after: Callable[[Any], Any] = schedules[schedule]()
   if not warmup_steps:
     return after
-  return optax.join_schedules(
+  joined: Callable[[Any], Any] = optax.join_schedules(
       [optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+  return joined
 
 
 def optimizer(

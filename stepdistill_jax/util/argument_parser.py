@@ -126,7 +126,7 @@ class Parser(argparse.ArgumentParser):
       raise argparse.ArgumentError(action, message)
 
 
-class _LazyCommands(argparse._SubParsersAction):
+class _LazyCommands(argparse._SubParsersAction):  # type: ignore[type-arg]
   """Subcommands whose modules are imported when they are used."""
 
   def add_module(self, name: str, module: str, summary: str, run: str) -> None:
@@ -138,7 +138,7 @@ class _LazyCommands(argparse._SubParsersAction):
 
   def filled(self, name: str) -> argparse.ArgumentParser:
     """A subcommand's parser, with its arguments."""
-    parser = self.choices[name]
+    parser: argparse.ArgumentParser = self.choices[name]
     if name in self._open:
       module_name, run = self._open.pop(name)
       module = importlib.import_module(module_name)
@@ -176,5 +176,6 @@ def add_commands(
   commands = parser.add_subparsers(
       dest=dest, metavar="COMMAND", required=True, parser_class=type(parser),
       action=_LazyCommands)
+  assert isinstance(commands, _LazyCommands)
   for name, (module, summary) in modules.items():
     commands.add_module(name, module, summary, run)
