@@ -21,7 +21,7 @@ from stepdistill_jax.util import errors, locations
 
 _RESULTS = "results.json"
 _COLUMNS = ("path", "dataset", "method", "split", "step", "accuracy", "n",
-            "ci95", "source", "correct")
+            "ci95", "source", "correct", "run")
 
 
 def collect(
@@ -43,6 +43,7 @@ def collect(
       ci95: Wilson's interval over examples; None where n is unknown;
       source: the file that says so;
       correct: example id to whether it was answered right, or None;
+      run: the first path of the copies of a run;
     the teachers' scores (dataset, teacher, split, accuracy, n); the runs that
     have not ended, see `unfinished.read`; and a line for each thing that was
     skipped, with the reason.
@@ -70,6 +71,10 @@ def collect(
   still = {row["path"] for row in open_runs}
   runs += [row for path in folders if path not in scored
            for row in _from_training(path, skipped, path in still)]
+  first = run_folder.first_copies({
+      row["path"]: run_folder.identities_of(row["path"]) for row in runs})
+  runs = [{**row, "run": first[row["path"]]} for row in runs]
+  skipped += run_folder.copy_lines(first)
   if not runs and not open_runs:
     raise errors.UserError(
         "no scored run in " + ", ".join(map(str, paths))
@@ -83,8 +88,8 @@ def collect(
 
 def latest(runs: pd.DataFrame) -> pd.DataFrame:
   """Of each run and split the row of its last checkpoint."""
-  last = runs.sort_values("step", kind="stable").drop_duplicates(
-      ["path", "split"], keep="last")
+  last = runs.sort_values(
+      "step", kind="stable", ascending=False).drop_duplicates(["run", "split"])
   return last.sort_index()
 
 
