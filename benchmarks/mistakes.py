@@ -25,10 +25,10 @@ MISTAKES = {
     "a macro's name": _TRAIN + "--gin.BATCHSIZE=3",
     "an argument's name": _TRAIN + "--gin.students.StepDistillModel.zloss=1",
     "a configurable's name": _TRAIN + "--gin.ALPHA='@students.linaer()'",
-    "a value": _TRAIN + "--gin.TRAIN_STEPS=-1",
     "a text without quotes": _TRAIN + "--gin.TEACHER=palm540b",
     "a macro that is not set":
         "t5x train --gin_file=gin/recipes/svamp_step_by_step.gin",
+    "records that are not there": _TRAIN + "--records_dir=/nowhere",
     "a gin file": "t5x train --gin_file=gin/recipes/svamp_step.gin",
     "a checkpoint": "stepdistill-eval --checkpoint=/nowhere/run "
                     "--benchmarks=svamp",

@@ -47,22 +47,51 @@ class Name:
   where: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Macro:
+  """`%NAME` as a value."""
+
+  name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """`@scope/selector` as a value, or `@scope/selector()`."""
+
+  name: str
+  evaluated: bool
+
+
+REQUIRED = Macro("gin.REQUIRED")
+
+
 @dataclasses.dataclass
 class Text:
   """What gin files and bindings say.
 
   Attributes:
     names: selectors of files that register what they name.
-    macros: macro -> whether its last value is `%gin.REQUIRED`.
+    macros: macro -> its last value.
+    arguments: `scope/selector.argument` -> its last value.
     used: macros that values refer to.
     imports: of all files, the first of a name counts.
   """
 
   names: list[Name] = dataclasses.field(default_factory=list)
-  macros: dict[str, bool] = dataclasses.field(default_factory=dict)
+  macros: dict[str, Any] = dataclasses.field(default_factory=dict)
+  arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
   used: set[str] = dataclasses.field(default_factory=set)
   imports: dict[str, config_parser.ImportStatement] = dataclasses.field(
       default_factory=dict)
+
+  def value(self, name: str) -> Any:
+    """The value of a macro or argument, macros followed; None for none."""
+    value = self.arguments.get(name, self.macros.get(name))
+    for _ in range(8):
+      if not isinstance(value, Macro):
+        return value
+      value = self.macros.get(value.name)
+    return None
 
 
 class _Delegate(config_parser.ParserDelegate):
@@ -74,13 +103,12 @@ class _Delegate(config_parser.ParserDelegate):
 
   def configurable_reference(
       self, scoped_configurable_name: str, evaluate: bool) -> Any:
-    del evaluate
     self.references.append(scoped_configurable_name.rpartition("/")[2])
-    return self
+    return Reference(scoped_configurable_name, evaluate)
 
   def macro(self, macro_name: str) -> Any:
     self.macros.append(macro_name)
-    return macro_name
+    return Macro(macro_name)
 
 
 def read(source: str | TextIO, into: Text) -> Iterator[str]:
@@ -117,11 +145,13 @@ def read(source: str | TextIO, into: Text) -> Iterator[str]:
       named(statement.selector, "", statement.location)
     elif statement.arg_name:
       named(statement.selector, statement.arg_name, statement.location)
+      scope = f"{statement.scope}/" if statement.scope else ""
+      into.arguments[f"{scope}{statement.selector}.{statement.arg_name}"] = (
+          statement.value)
     else:
       macro = (f"{statement.scope}/{statement.selector}" if statement.scope
                else statement.selector)
-      into.macros[macro] = statement.value == "gin.REQUIRED" and (
-          delegate.macros[-1:] == ["gin.REQUIRED"])
+      into.macros[macro] = statement.value
     for reference in delegate.references:
       named(reference, "", statement.location)
     into.used.update(delegate.macros)

@@ -129,3 +129,26 @@ def test_arguments_are_those_that_python_has():
       assert not {m for m in missing if not re.match("_", m)}, (module, name)
       checked += 1
   assert checked > 40
+
+
+@pytest.mark.parametrize("bindings, missing", [
+    ([], "by teacher 'palm540b'"), (["TEACHER = 'other'"], "'other'"),
+    (["LABELS = 'teacher'"], "by teacher 'palm540b'"),
+    (["MIXTURE_OR_TASK_NAME = 'of_mine'"], ""),
+    (["TEACHER = 'there'"], "")])
+def test_records_that_are_not_there_are_named(tmp_path, bindings, missing):
+  from stepdistill_jax.data import early_records
+  from stepdistill_jax.records import record_writer, records
+  record_writer.write_records(tmp_path, "svamp", "there", {
+      "train": [records.Record(id="1", inputs="a", label="1")]})
+  text = gin_config.check_early(
+      [RECIPE], ["MODEL_DIR = 'x'", *bindings], (), ["train"])
+  if not missing:
+    early_records.require(text, str(tmp_path))
+    return
+  with pytest.raises(errors.UserError, match=missing):
+    early_records.require(text, str(tmp_path))
+  # Labels of the rows themselves serve, whoever explained them.
+  early_records.require(gin_config.check_early(
+      [RECIPE, "gin/methods/finetune.gin"], ["MODEL_DIR = 'x'"], (),
+      ["train"]), str(tmp_path))

@@ -275,7 +275,7 @@ def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
 def check_early(
     gin_files: Sequence[str], gin_bindings: Sequence[str],
     extra_search_paths: Sequence[str] = (),
-    main_names: Sequence[str] | None = None) -> None:
+    main_names: Sequence[str] | None = None) -> early_names.Text | None:
   """Checks what can be checked before anything large is imported.
 
   Args:
@@ -283,6 +283,9 @@ def check_early(
     gin_bindings: on the command line.
     extra_search_paths: looked at first.
     main_names: what `main_module` will have; None looks at no names.
+
+  Returns:
+    What the files and bindings say; None where they do not say all.
 
   Raises:
     errors.UserError: a file does not exist or is no gin, a name is misspelt,
@@ -295,7 +298,7 @@ def check_early(
   pairs = (binding.split("=", 1) for binding in gin_bindings if "=" in binding)
   gin_values.check({name.strip(): value.strip() for name, value in pairs})
   if main_names is None:
-    return
+    return None
   text = early_names.Text()
   try:
     # Not all of them: a file that is elsewhere may say anything.
@@ -307,12 +310,14 @@ def check_early(
   if not all(
       name.selector.partition(".")[2] in main_names for name in text.names
       if name.statement and name.statement.module == "__main__"):
-    return  # Of another mode: who parses them knows which.
+    return None  # Of another mode: who parses them knows which.
   for named in text.names:
     if line := early_names.mistake(named, text, _T5X_MODULES):
       raise errors.UserError(line)
-  if complete:
-    _check_macros_early(text, of_files)
+  if not complete:
+    return None
+  _check_macros_early(text, of_files)
+  return text
 
 
 def _read_early(
@@ -332,7 +337,7 @@ def _read_early(
 
 
 def _check_macros_early(
-    text: early_names.Text, of_files: Mapping[str, bool]) -> None:
+    text: early_names.Text, of_files: Mapping[str, Any]) -> None:
   """Raises UserError for macros that are misspelt or not set."""
   known = [name for name in of_files if re.fullmatch(r"\w+", name)]
   for name in text.macros:
@@ -341,7 +346,8 @@ def _check_macros_early(
             difflib.get_close_matches(name, known, cutoff=_MISSPELT)):
       raise errors.UserError(errors.unknown_name_message(
           "gin macro", name, {*known, *text.used}))
-  _require_set(sorted(name for name, open_ in text.macros.items() if open_))
+  _require_set(sorted(name for name, value in text.macros.items()
+                      if value == early_names.REQUIRED))
 
 
 def _require_set(missing: Sequence[str]) -> None:

@@ -141,8 +141,11 @@ def run(
     raise errors.UserError(errors.unknown_name_message("mode", mode, MODES))
   from stepdistill_jax.config import gin_config
   from stepdistill_jax.embedded_t5x import launching
-  gin_config.check_early(
+  text = gin_config.check_early(
       gin_files, gin_bindings, gin_search_paths, launching.main_names(mode))
+  if mode == "train" and text is not None and not dry_run:
+    from stepdistill_jax.data import early_records
+    early_records.require(text, tfds_data_dir)
   runtime.configure()
   # A second run in a process that has imported `t5x` keeps its engine.
   if engine is not None or "t5x" not in sys.modules:
