@@ -115,7 +115,7 @@ def test_a_decoders_tokens_are_its_tokenizers(folder, capsys, tmp_path):
 
 @pytest.mark.parametrize("arguments, said", [
     ([], "needs a task or a recipe"),
-    (["svamp_stp_gold_palm540b"], "did you mean 'svamp_step_gold_palm540b'"),
+    (["svamp_stp_gold_palm540b"], "did you mean: svamp_step_gold_palm540b"),
     (["svamp_step_gold_palm540b", "--split=test"], "test")])
 def test_mistakes_are_one_line(folder, capsys, arguments, said):
   assert cli.main(["data", "show", *arguments]) == 2
