@@ -66,7 +66,7 @@ def _say_where(bindings: Mapping[str, str]) -> None:
 
   model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
   if model_dir and not progress.is_watched():
-    progress.say("to follow it: tensorboard --logdir="
+    progress.say("t5x train: to follow it, tensorboard --logdir="
                  f"{shlex.quote(model_dir)}")
 
 
