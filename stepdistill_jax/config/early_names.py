@@ -259,15 +259,15 @@ def _arguments(node: Any, module: str) -> list[str] | None:
     args = node.args
     if args.kwarg is not None:
       return None
-    names = [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
-    return [name for name in names if name not in ("self", "cls")]
+    return [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
   if node.keywords:
     return None
   methods = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
   if "__new__" in methods:
     return None
   if "__init__" in methods:
-    return _arguments(methods["__init__"], module)
+    arguments = _arguments(methods["__init__"], module)
+    return arguments and arguments[1:]  # Without `self`.
   is_dataclass = _is_dataclass(node)
   inherited: list[str] = []
   for base in node.bases:
