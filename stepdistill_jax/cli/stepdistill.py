@@ -31,6 +31,12 @@ COMMANDS = {
     "predict": (
         "stepdistill_jax.evaluation.predict",
         "a trained student's answers to new texts"),
+    "judge": (
+        "stepdistill_jax.evaluation.judging.command",
+        "judge answers of two systems, by a model and by people"),
+    "scorecard": (
+        "stepdistill_jax.evaluation.scorecard.command",
+        "one page on quality, cost and pitfalls of a distillation"),
     "plan": (
         "stepdistill_jax.plan.command",
         "memory, FLOPs, speed bound and cost of a run on a TPU slice"),
