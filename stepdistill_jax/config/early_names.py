@@ -199,7 +199,8 @@ def _top_level(module: str) -> Mapping[str, Any] | None:
           of_module = _top_level(node.module or "")
           if of_module is None:
             return None
-          found |= {name: (node.module, name) for name in of_module}
+          found |= {name: (node.module, name) for name in of_module
+                    if not name.startswith("_")}
         else:
           found[alias.asname or alias.name] = (
               None if node.level else (node.module, alias.name))
