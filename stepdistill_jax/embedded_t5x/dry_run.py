@@ -88,15 +88,16 @@ def _model(found: Mapping[str, Any]) -> Iterator[str]:
   optimizer = jax.tree_util.tree_leaves(state.param_states)
   number = sum(math.prod(x.shape) for x in parameters)
   yield (f"model: {type(model).__name__}, {number:,} parameters; memory of all "
-         f"devices together: parameters {_gib(parameters)}, optimizer "
-         f"{_gib(optimizer)}, gradients {_gib(parameters)}; activations are "
+         f"devices together: parameters {_memory(parameters)}, optimizer "
+         f"{_memory(optimizer)}, gradients {_memory(parameters)}; activations are "
          "not estimated here: `stepdistill plan` with the same files and a "
          "--topology does")
 
 
-def _gib(arrays: list[Any]) -> str:
+def _memory(arrays: list[Any]) -> str:
   size = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
-  return f"{size / 2**30:.3f} GiB"
+  return (f"{size / 2**30:.2f} GiB" if size >= 2**30
+          else f"{size / 2**20:.2f} MiB")
 
 
 def _data(found: Mapping[str, Any]) -> Iterator[str]:

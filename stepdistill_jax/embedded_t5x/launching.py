@@ -138,7 +138,8 @@ def launch(
     if dry_run:
       if mode == "train":
         from stepdistill_jax.embedded_t5x import dry_run as dry_run_lib
-        dry_run_lib.describe(entry)
+        with gin.unlock_config():  # The data's modules register some.
+          dry_run_lib.describe(entry)
       return None
     try:
       if mode == "train":
