@@ -89,8 +89,8 @@ def _model(found: Mapping[str, Any]) -> Iterator[str]:
   number = sum(math.prod(x.shape) for x in parameters)
   yield (f"model: {type(model).__name__}, {number:,} parameters; memory of all "
          f"devices together: parameters {_memory(parameters)}, optimizer "
-         f"{_memory(optimizer)}, gradients {_memory(parameters)}; activations are "
-         "not estimated here: `stepdistill plan` with the same files and a "
+         f"{_memory(optimizer)}, gradients {_memory(parameters)}; activations "
+         "are not estimated here: `stepdistill plan` with the same files and a "
          "--topology does")
 
 
