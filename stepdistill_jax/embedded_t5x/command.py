@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
+import os
 import sys
 import time
 from typing import Any
@@ -72,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
       help="refuse to start where a checkpoint is bad, rather than to take the "
       "one before it")
   parser.add_argument(
-      "--dry_run", action="store_true", help="only parse the gin files")
+      "--dry_run", action="store_true",
+      help="parse the gin files and, of train, print what would be trained: "
+      "task, examples, lengths, batches, parameters, steps")
   several = parser.add_argument_group(
       "several processes (SLURM, Open MPI, GKE and TPU VMs are recognized)")
   several.add_argument(
@@ -123,7 +126,7 @@ def run(
     seqio_additional_cache_dirs: where cached SeqIO tasks are.
     allow_config_change: let a run folder's configuration change.
     strict: refuse a folder whose latest checkpoint is bad.
-    dry_run: only parse.
+    dry_run: only parse, and of `train` print what would be trained.
     cluster: the processes that this is one of; None if it is alone.
     command: what to record as the command; by default the call's arguments.
 
@@ -137,7 +140,12 @@ def run(
   if mode not in MODES:
     raise errors.UserError(errors.unknown_name_message("mode", mode, MODES))
   from stepdistill_jax.config import gin_config
-  gin_config.check_early(gin_files, gin_bindings, gin_search_paths)
+  from stepdistill_jax.embedded_t5x import launching
+  text = gin_config.check_early(
+      gin_files, gin_bindings, gin_search_paths, launching.main_names(mode))
+  if mode == "train" and text is not None and not dry_run:
+    from stepdistill_jax.data import early_records
+    early_records.require(text, tfds_data_dir)
   runtime.configure()
   # A second run in a process that has imported `t5x` keeps its engine.
   if engine is not None or "t5x" not in sys.modules:
@@ -149,7 +157,6 @@ def run(
     raise errors.UserError(
         "--strict: Google's T5X does not check its checkpoints; restore with "
         "--engine=embedded")
-  from stepdistill_jax.embedded_t5x import launching
   from stepdistill_jax.runs import run_record
   from stepdistill_jax.util import progress
   processes.join(cluster)
@@ -157,6 +164,8 @@ def run(
     runtime.START_TIME = time.time()
     command = ["t5x", mode, *(f"--gin_file={f}" for f in gin_files),
                *(f"--gin_bindings={b}" for b in gin_bindings)]
+  if dry_run:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # Uses no device.
   with processes.guard():
     where = "" if dry_run else f", {devices.description()}"
     runtime.import_tensorflow()
