@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INTEROP_VENV ?= .venv-interop
 BIN := $(VENV)/bin
-PYTEST := bin/python -m pytest -n 2 --dist loadfile
+PYTEST := bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup quickstart lint test test-fast test-interop test-docs test-newest clean
 

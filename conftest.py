@@ -6,10 +6,15 @@ import re
 import signal
 import tempfile
 
-# Before jax is imported, which reads it once. Tests compile the same tiny
-# models again and again; the folder stays between sessions, as a user's does.
+# Before jax is imported, which reads it once; processes that tests start do.
+# Tests compile the same tiny models again and again, in many processes; the
+# folder stays between sessions, as a user's does.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(
     pathlib.Path(tempfile.gettempdir()) / "stepdistill_jax_test_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Most of a test's time is the compiler's. Without LLVM's optimizations it is
+# half of that; the arithmetic is the same, and no test measures its speed.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 # Tests mean the CPU, whatever the machine has, unless told otherwise.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -69,7 +74,25 @@ _FAST = re.compile(
     r"importing|prompts))/")
 
 
+# Files of a minute or more, the longest first: one that began last would have
+# the other worker wait. (`make` has pytest-xdist keep this order.)
+_LONG = (
+    "tests/faults_test.py", "tests/several_processes_test.py",
+    "quickstart/quickstart_test.py", "models/decoder_run_test.py",
+    "tests/exactness_test.py", "tests/packaging_test.py",
+    "tests/notebook_test.py", "tests/object_store_test.py",
+    "tests/whole_runs_test.py", "embedded_t5x/train_test.py",
+    "ask/command_test.py", "tests/process_order_test.py")
+
+
+def _place(item) -> int:
+  path = item.path.as_posix()
+  return next((i for i, end in enumerate(_LONG) if path.endswith(end)),
+              len(_LONG))
+
+
 def pytest_collection_modifyitems(items):
+  items.sort(key=_place)
   for item in items:
     if _FAST.search(item.path.as_posix()):
       item.add_marker("fast")

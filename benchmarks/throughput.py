@@ -2,15 +2,17 @@
 
     python benchmarks/throughput.py                       # about 30 minutes
     python benchmarks/throughput.py --datasets=svamp --rounds=1 --steps=3
+    python benchmarks/throughput.py --student=decoder --datasets=svamp
 
-Both sides train T5 v1.1 small in float32 on the same records (label and
-rationale of each, PaLM's), with AdamW, from random parameters, on the CPU:
+Both sides train T5 v1.1 small, or a decoder of Llama's kind and of its size,
+in float32 on the same records (label and rationale of each, PaLM's), with
+AdamW, from random parameters, on the CPU:
 
-  ours       packed rows through the SeqIO pipeline, StepDistillModel and
-             StepDistillTrainer, one compiled step
-  reference  Hugging Face's T5ForConditionalGeneration as the papers' code
-             uses it: each batch padded to its longest, two forward passes, one
-             backward pass of α·loss + (1−α)·loss, AdamW
+  ours       packed rows through the SeqIO pipeline, StepDistillModel (or
+             StepDistillDecoder) and StepDistillTrainer, one compiled step
+  reference  Hugging Face's T5ForConditionalGeneration (or LlamaForCausalLM) as
+             the papers' code uses it: each batch padded to its longest, two
+             forward passes, one backward pass of α·loss + (1−α)·loss, AdamW
 
 Each round runs both in processes of their own, one after the other; the
 median of the rounds' ratios counts. Compilation and the first step are left
@@ -40,6 +42,7 @@ def measure(side: str, dataset: str, args) -> dict:
       sys.executable, "-m", f"benchmarks.training_speed.{side}",
       f"--dataset={dataset}", f"--teacher={args.teacher}",
       f"--pairs={args.pairs}", f"--steps={args.steps}",
+      f"--student={args.student}",
       f"--threads={args.threads}"]
   environment = {
       **os.environ, "JAX_PLATFORMS": "cpu",
@@ -58,6 +61,7 @@ def main() -> None:
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--datasets", default="svamp,cqa,anli1")
   parser.add_argument("--teacher", default="palm540b")
+  parser.add_argument("--student", choices=("t5", "decoder"), default="t5")
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--steps", type=int, default=8, help="timed steps")
   parser.add_argument(
@@ -65,7 +69,8 @@ def main() -> None:
   parser.add_argument("--threads", type=int, default=os.cpu_count())
   args = parser.parse_args()
 
-  print(f"T5 v1.1 small, float32, {args.threads} CPU threads, {args.pairs} "
+  student = "T5 v1.1 small" if args.student == "t5" else "a decoder"
+  print(f"{student}, float32, {args.threads} CPU threads, {args.pairs} "
         f"pairs a step, {args.steps} steps, {args.rounds} rounds")
   print(f"{'data':<8} {'reference':>10} {'ours':>10} {'ratio':>6}  "
         f"{'of peak: ref':>12} {'ours':>6}  {'filled: ref':>11} {'ours':>6}  "
@@ -96,9 +101,9 @@ def main() -> None:
         "share of a plain jitted matmul; filled: share of token positions "
         "that hold one")
   worst = min(ratios.values())
-  print(f"throughput: {worst:.2f} to {max(ratios.values()):.2f} times the "
-        f"reference's pairs per second (goal {GOAL:g}: "
-        f"{'reached' if worst >= GOAL else 'not reached'})")
+  print(f"throughput of {student}: {worst:.2f} to "
+        f"{max(ratios.values()):.2f} times the reference's pairs per second "
+        f"(goal {GOAL:g}: {'reached' if worst >= GOAL else 'not reached'})")
 
 
 if __name__ == "__main__":

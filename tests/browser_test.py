@@ -31,9 +31,7 @@ def test_an_evaluations_examples_are_listed(tmp_path):
   assert page.count('aria-label="wrong: (3 + 1)"') == 3
 
 
-def test_a_quickstarts_report_has_its_figures(tmp_path, monkeypatch):
-  # Of the workers, which compile three times as fast with it.
-  monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+def test_a_quickstarts_report_has_its_figures(tmp_path):
   plan = dataclasses.replace(
       plan_lib.BUDGETS["small"], budget="test", train_stories=16,
       validation_stories=8, test_stories=8, shares=(1.0,), seeds=(0,), steps=1,

@@ -31,9 +31,7 @@ def results():
       [sys.executable, "-m", exactness_cases.__name__], text=True,
       capture_output=True, env={
           **os.environ, "JAX_PLATFORMS": "cpu",
-          "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-          # Compiles three times as fast; the arithmetic is the same.
-          "--xla_backend_optimization_level=0"})
+          "XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
   assert process.returncode == 0, process.stderr[-3000:]
   lines = [json.loads(line) for line in process.stdout.splitlines()
            if line.startswith("{")]

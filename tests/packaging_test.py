@@ -84,8 +84,6 @@ def installed(wheel, tmp_path_factory):
   environment = {
       **{name: value for name, value in os.environ.items()
          if name != "PYTHONPATH" and not name.startswith("STEPDISTILL_")},
-      # Compiles three times as fast; what is learned does not matter.
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",
       "XDG_DATA_HOME": str(folder / "data"),
       "XDG_CACHE_HOME": str(folder / "cache")}
 

@@ -11,7 +11,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pytest
 from stepdistill_jax.distributed import processes
 from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.quickstart import benchmark_data, plan
+from tests.support import trial_processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = [sys.executable, str(ROOT / "launch" / "local" / "run.py")]
@@ -32,6 +32,13 @@ SMALL = {"t5.network.T5Config.num_encoder_layers": 1,
          "t5.network.T5Config.num_decoder_layers": 1}
 # Float32 sums over 2, 8 or 2 x 4 devices are added in other orders.
 LOSS_TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory):
+  """Starts `t5x` without its imports, which take 10 s."""
+  with trial_processes.Launcher(tmp_path_factory.mktemp("logs")) as launcher:
+    yield launcher
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +55,8 @@ def _arguments(model_dir, records_dir, **bindings):
   bindings = {"MODEL_DIR": f'"{model_dir}"', "TRAIN_STEPS": STEPS,
               "BATCH_SIZE": 16, "CHECKPOINT_PERIOD": SAVED,
               "EVAL_PERIOD": 33 * SAVED,
+              # Not tried here, and built anew in each process, for seconds.
+              "train_script.train.verify_matching_vocabs_fn": "None",
               "train_script.train.stats_period": 1, "CHECKPOINTS_KEPT": "None",
               **SMALL, **bindings}
   return ["train", "--gin_file=gin/recipes/tracking_step_by_step.gin",
@@ -115,18 +124,16 @@ def test_a_killed_process_is_told_and_all_go_on(two_processes):
 
 @pytest.mark.parametrize("num_devices", [8, 2])
 def test_one_process_goes_on_with_the_same_losses_and_predictions(
-    two_processes, records_dir, num_devices, tmp_path):
+    launcher, two_processes, records_dir, num_devices, tmp_path):
   model_dir = tmp_path / "run"
   model_dir.mkdir()
   for name in ("run.json", f"checkpoint_{SAVED}"):
     source = two_processes[0] / name
     (shutil.copytree if source.is_dir() else shutil.copy)(
         source, model_dir / name)
-  subprocess.run(
-      [sys.executable, "-m", "stepdistill_jax.cli.t5x",
-       *_arguments(model_dir, records_dir)], cwd=ROOT, check=True,
-      env=_environment(XLA_FLAGS="--xla_force_host_platform_device_count="
-                       f"{num_devices}"))
+  code, text = launcher.run(_arguments(model_dir, records_dir), {
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"})
+  assert code == 0, text
   expected, got = _losses(two_processes[0]), _losses(model_dir)
   assert sorted(got) == list(range(SAVED + 1, STEPS + 1))
   np.testing.assert_allclose(
@@ -135,17 +142,6 @@ def test_one_process_goes_on_with_the_same_losses_and_predictions(
   assert _predictions(model_dir) == _predictions(two_processes[0])
 
 
-# Several modes in one start of a process: its imports take 10 s.
-MODES = """
-import json, sys
-from stepdistill_jax.embedded_t5x import command as t5x_command
-from stepdistill_jax.distributed import processes
-runs, records_dir, *who = json.loads(sys.argv[1])
-cluster = processes.from_flags(*who)
-for mode, files, bindings in runs:
-  t5x_command.run(mode, files, bindings, tfds_data_dir=records_dir,
-                  cluster=cluster)
-"""
 STUDENT = ["gin/models/t5_1_1.gin", "gin/models/tracking_student.gin"]
 TASK = ["gin/datasets/tracking.gin", "gin/methods/step_by_step.gin"]
 
@@ -169,31 +165,33 @@ def _results(folder):
 
 
 def test_two_processes_evaluate_and_infer_as_one_does(
-    two_processes, records_dir, tmp_path):
+    launcher, two_processes, records_dir, tmp_path):
   checkpoint = two_processes[0] / f"checkpoint_{STEPS}"
   both = [("eval", "validation"), ("infer", "validation"), ("eval", "test")]
-  runs = lambda name: [
-      _run_of(mode, checkpoint, tmp_path / name / f"{mode}_{split}", split)
-      for mode, split in both]
-  mistake = ("train", ["gin/recipes/tracking_step_by_step.gin"],
-             [f'MODEL_DIR = "{tmp_path}/run"', "BATCH_SIZE = 3"])
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{probe.getsockname()[1]}"
-  pair = [subprocess.Popen(
-      [sys.executable, "-c", MODES, json.dumps(
-          [[*runs("two"), mistake], str(records_dir), address, 2, index])],
-      cwd=ROOT, env=_environment(), stderr=subprocess.PIPE, text=True)
-          for index in range(2)]
-  # The same in this process, meanwhile.
-  for mode, files, bindings in runs("one"):
+  run = lambda name, mode, split: _run_of(
+      mode, checkpoint, tmp_path / name / f"{mode}_{split}", split)
+
+  def start_two(mode, files, bindings):
+    return launcher.start_several(
+        [mode, *(f"--gin_file={file}" for file in files),
+         *(f"--gin_bindings={binding}" for binding in bindings),
+         f"--tfds_data_dir={records_dir}"], [{}, {}])
+
+  for what in both:
+    pair = start_two(*run("two", *what))
+    # The same in this process, meanwhile.
+    mode, files, bindings = run("one", *what)
     t5x_command.run(mode, files, bindings, tfds_data_dir=str(records_dir))
-  printed = [process.communicate(timeout=600)[1] for process in pair]
-  # The mistake ends both, by a line of each.
-  for index, (process, text) in enumerate(zip(pair, printed)):
-    assert process.returncode == 2, text
-    assert f"process {index} of 2: error: batch size 3" in text
-    assert "Traceback" not in text
+    for process in pair:
+      assert process.wait() == 0, process.text()
+  # A mistake ends both, by a line of each.
+  mistake = start_two(
+      "train", ["gin/recipes/tracking_step_by_step.gin"],
+      [f'MODEL_DIR = "{tmp_path}/run"', "BATCH_SIZE = 3"])
+  for index, process in enumerate(mistake):
+    assert process.wait() == 2, process.text()
+    assert f"process {index} of 2: error: batch size 3" in process.text()
+    assert "Traceback" not in process.text()
   for mode, split in both:
     one, two = (_results(tmp_path / name / f"{mode}_{split}")
                 for name in ("one", "two"))

@@ -20,6 +20,8 @@ BINDINGS = (
     f"TRAIN_STEPS = {STEPS}", "EVAL_PERIOD = 3",
     "train_script.train.stats_period = 1", "DROPOUT_RATE = 0.0",
     "utils.SaveCheckpointConfig.period = 3",
+    "t5.network.T5Config.num_encoder_layers = 1",  # Less to compile.
+    "t5.network.T5Config.num_decoder_layers = 1",
     "train_script.train.infer_eval_dataset_cfg = None")
 NO_EVALUATION = "train_script.train.train_eval_dataset_cfg = None"
 GIN = """\

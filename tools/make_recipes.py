@@ -164,6 +164,17 @@ def _comment(*paragraphs: str) -> str:
   return "\n".join(f"# {line}".rstrip() for line in lines[:-1]) + "\n"
 
 
+_SHARDING_IMPORT = """from __gin__ import dynamic_registration
+
+from t5x import partitioning
+
+"""
+_SHARDING = """
+# Parameters and optimizer state sharded over all chips.
+partitioning.standard_logical_axis_rules.parameter_partitioning_dims = 2
+"""
+
+
 def recipe(dataset: str, method: str, size: str) -> tuple[str, str]:
   """The name and the text of one row's file."""
   name = f"{dataset}_{method}_{size}"
@@ -194,18 +205,13 @@ def recipe(dataset: str, method: str, size: str) -> tuple[str, str]:
     f"{ASSUMED_UTILIZATION:.0%} of peak, not a measurement; `stepdistill "
     "plan` bounds it.",
     *t5x_habit)
-  sharding = "" if chips == 1 else (
-      "\n# Parameters and optimizer state sharded over all chips.\n"
-      "partitioning.standard_logical_axis_rules.parameter_partitioning_dims "
-      "= 2\n")
+  sharding = "" if chips == 1 else _SHARDING
   if size in MODEL_PARALLEL:
     sharding += (
         "# BATCH_SIZE is below the number of chips: groups of them share the "
         "layers.\npartitioning.PjitPartitioner.num_partitions = "
         f"{MODEL_PARALLEL[size]}\n")
-  imports = "" if not sharding else (
-      "from __gin__ import dynamic_registration\n\n"
-      "from t5x import partitioning\n\n")
+  imports = _SHARDING_IMPORT if sharding else ""
   body = f"""{imports}include 'gin/models/t5_1_1.gin'
 include 'gin/models/t5_1_1_{size}.gin'
 include 'gin/runs/{run}.gin'
@@ -278,8 +284,14 @@ DECODER_METHODS = {
     "step_by_step": "distilling step-by-step"}
 
 
+# Their parameters and optimizer state fill a chip or more.
+SHARDED_DECODERS = ("llama3_2_1b", "llama3_1_8b", "llama3_1_70b")
+
+
 def decoder_recipe(method: str, size: str) -> tuple[str, str]:
   """Name and text of a decoder's recipe."""
+  imports, sharding = (_SHARDING_IMPORT, _SHARDING) if (
+      size in SHARDED_DECODERS) else ("", "")
   name = f"gsm8k_{method}_{size}"
   file = f"gin/recipes/decoder/{name}.gin"
   return name, f"""# GSM8K, {DECODER_METHODS[method]}, {DECODERS[size]}.
@@ -297,12 +309,12 @@ def decoder_recipe(method: str, size: str) -> tuple[str, str]:
 #
 # Commonly overridden options: CHAT (prompts by the checkpoint's template),
 # LEARNING_RATE, EPOCHS, BATCH_SIZE, PACK.
-include 'gin/models/decoder.gin'
+{imports}include 'gin/models/decoder.gin'
 include 'gin/models/{size}.gin'
 include 'gin/runs/synthetic.gin'
 include 'gin/datasets/gsm8k.gin'
 include 'gin/methods/{method}.gin'
-"""
+{sharding}"""
 
 
 def all_files() -> dict[pathlib.Path, str]:

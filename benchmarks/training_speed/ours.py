@@ -30,6 +30,7 @@ def main() -> None:
     tasks,  # noqa: F401
   )
   from stepdistill_jax.data import lengths as lengths_lib, task_names
+  from stepdistill_jax.models.llama import network as llama
   from stepdistill_jax.records import records
   from stepdistill_jax.teacher.audit import audit
   from stepdistill_jax.util import locations
@@ -45,19 +46,26 @@ def main() -> None:
 
   task = task_names.task_name("step", args.dataset, "gold", args.teacher)
   vocabulary = task_names.vocabulary_of(task)
-  module = network.Transformer(config=network.T5Config(
+  sizes = dict(
       vocab_size=common.VOCABULARY, dtype="float32", emb_dim=common.EMBED,
-      num_heads=common.HEADS, num_encoder_layers=common.LAYERS,
-      num_decoder_layers=common.LAYERS, head_dim=common.HEAD,
-      mlp_dim=common.MLP, mlp_activations=("gelu", "linear"),
-      dropout_rate=0.0, logits_via_embedding=False))
-  model = models.StepDistillModel(
-      module=module, input_vocabulary=vocabulary,
-      output_vocabulary=vocabulary,
+      num_heads=common.HEADS, head_dim=common.HEAD, mlp_dim=common.MLP,
+      logits_via_embedding=False)
+  method = dict(
       optimizer_def=optimizers.chain([
           optax.clip_by_global_norm(1.0),
           optax.adamw(common.LEARNING_RATE, weight_decay=0.0)]),
       task_weights=models.label_and_rationale(alpha=common.ALPHA))
+  if args.student == "t5":
+    model = models.StepDistillModel(
+        module=network.Transformer(config=network.T5Config(
+            num_encoder_layers=common.LAYERS, num_decoder_layers=common.LAYERS,
+            mlp_activations=("gelu", "linear"), dropout_rate=0.0, **sizes)),
+        input_vocabulary=vocabulary, output_vocabulary=vocabulary, **method)
+  else:
+    model = models.StepDistillDecoder(
+        module=llama.Transformer(config=llama.LlamaConfig(
+            num_layers=common.LAYERS, num_kv_heads=common.KV_HEADS, **sizes)),
+        vocabulary=vocabulary, **method)
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
   dataset = utils.get_dataset(
       utils.DatasetConfig(
@@ -107,7 +115,7 @@ def main() -> None:
                                          ("decoder", row.targets))])
   filled /= np.mean([row.inputs, row.targets])
   flops = args.steps * common.matmul_flops(
-      (rows, row.inputs), (rows, row.targets))
+      args.student, rows, row.inputs, row.targets)
 
   # A plain matmul of the head's shape: the largest product of the step.
   a = jnp.ones((rows * row.targets, common.EMBED))

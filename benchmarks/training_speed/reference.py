@@ -1,7 +1,7 @@
 """The reference's side of `benchmarks/throughput.py`: prints one JSON line.
 
 The papers' training pattern, written afresh for current torch: Hugging Face's
-T5, dynamic padding, two forward passes a step, AdamW.
+T5 or Llama, dynamic padding, two forward passes a step, AdamW.
 """
 
 from __future__ import annotations
@@ -24,6 +24,27 @@ EOS, IGNORED = 1, -100
 def padded(sequences, value):
   longest = max(map(len, sequences))
   return torch.tensor([s + [value] * (longest - len(s)) for s in sequences])
+
+
+def t5():
+  model = transformers.T5ForConditionalGeneration(transformers.T5Config(
+      vocab_size=common.VOCABULARY, d_model=common.EMBED, d_kv=common.HEAD,
+      d_ff=common.MLP, num_layers=common.LAYERS, num_heads=common.HEADS,
+      feed_forward_proj="gated-gelu", dropout_rate=0.0,
+      decoder_start_token_id=0, use_cache=False))
+  # v1.1's head is not the embedding's transpose.
+  model.lm_head.weight = torch.nn.Parameter(
+      model.lm_head.weight.detach().clone())
+  model.config.scale_decoder_outputs = False
+  return model
+
+
+def decoder():
+  return transformers.LlamaForCausalLM(transformers.LlamaConfig(
+      vocab_size=common.VOCABULARY, hidden_size=common.EMBED,
+      intermediate_size=common.MLP, num_hidden_layers=common.LAYERS,
+      num_attention_heads=common.HEADS, num_key_value_heads=common.KV_HEADS,
+      head_dim=common.HEAD, tie_word_embeddings=False, use_cache=False))
 
 
 def main() -> None:
@@ -54,26 +75,26 @@ def main() -> None:
       for start in range(0, len(examples) - args.pairs + 1, args.pairs):
         yield examples[start:start + args.pairs]
 
-  model = transformers.T5ForConditionalGeneration(transformers.T5Config(
-      vocab_size=common.VOCABULARY, d_model=common.EMBED, d_kv=common.HEAD,
-      d_ff=common.MLP, num_layers=common.LAYERS, num_heads=common.HEADS,
-      feed_forward_proj="gated-gelu", dropout_rate=0.0,
-      decoder_start_token_id=0, use_cache=False))
-  # v1.1's head is not the embedding's transpose.
-  model.lm_head.weight = torch.nn.Parameter(
-      model.lm_head.weight.detach().clone())
-  model.config.scale_decoder_outputs = False
-  model.train()
+  model = (t5 if args.student == "t5" else decoder)().train()
   optimizer = torch.optim.AdamW(
       model.parameters(), lr=common.LEARNING_RATE, weight_decay=0.0)
   flops, real, held = [], [], []
 
   def loss_of(batch, task):
-    inputs = padded([e[task][0] for e in batch], 0)
-    labels = padded([e[task][1] for e in batch], IGNORED)
-    flops.append(common.matmul_flops(inputs.shape, labels.shape))
-    real.append(int((inputs != 0).sum() + (labels != IGNORED).sum()))
-    held.append(inputs.numel() + labels.numel())
+    if args.student == "t5":
+      inputs = padded([e[task][0] for e in batch], 0)
+      labels = padded([e[task][1] for e in batch], IGNORED)
+      flops.append(common.matmul_flops("t5", *inputs.shape, labels.shape[1]))
+      real.append(int((inputs != 0).sum() + (labels != IGNORED).sum()))
+      held.append(inputs.numel() + labels.numel())
+    else:  # One sequence; its logits are computed at all positions.
+      inputs = padded([e[task][0] + e[task][1] for e in batch], 0)
+      labels = padded([[IGNORED] * len(e[task][0]) + e[task][1]
+                       for e in batch], IGNORED)
+      flops.append(common.matmul_flops(
+          "decoder", inputs.shape[0], 0, inputs.shape[1]))
+      real.append(int((inputs != 0).sum()))
+      held.append(inputs.numel())
     return model(input_ids=inputs, attention_mask=(inputs != 0).long(),
                  labels=labels).loss
 

@@ -19,6 +19,12 @@ _MOST_TRIES = 30
 _OPENING = re.compile(r"\{\s*[\"'“”]?[A-Za-z_][\w\- ]{0,40}[\"'“”]?\s*:")
 _MOST_CHARS = 50_000
 _DECODER = json.JSONDecoder(strict=False)
+# A value that wants quotation marks, which a parser would cut: `3 + 4`, `1/2`.
+_BARE = re.compile(
+    r"""([{,]\s*["'“”]?[A-Za-z_][\w\- ]{0,40}["'“”]?\s*:\s*)"""
+    r"""(?!(?:true|false|null)\b)([^\s"'“\[{}](?:[^"'“”\n{}]|\{[^{}\n]*\})*?)"""
+    r"""(?=\s*(?:,?\s*(?://[^\n]*)?[}\n]|,\s*["'“]|,\s*[A-Za-z_]\w*\s*:|\Z))""",
+    re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|[A-Za-z]+|[\s\S]|\Z)")
 # Those that begin with the letter of an escape; after `\b` and `\f` any letter
 # is LaTeX, as a backspace or a form feed before a letter means nothing.
@@ -48,7 +54,10 @@ def find_object(
   """
   if "{" not in text:
     return None
-  text = _ESCAPE.sub(_escaped, text[-_MOST_CHARS:])
+  text = text[-_MOST_CHARS:]
+  if '{\\"' in text:
+    text = _inner_text(text)
+  text = _ESCAPE.sub(_escaped, text)
   found, end = None, 0
   for match in itertools.islice(_OPENING.finditer(text), _MOST_TRIES):
     if match.start() < end:
@@ -61,6 +70,15 @@ def find_object(
     if value := _folded(value, keys):
       found, end = (value, closed, match.start()), after
   return found
+
+
+def _inner_text(text: str) -> str:
+  """JSON that is a JSON string's text, without the string's escapes."""
+  start = text.rfind('"', 0, text.index('{\\"'))
+  try:
+    return str(_DECODER.raw_decode(text, max(start, 0))[0])
+  except (ValueError, RecursionError):
+    return text.replace('\\"', '"')
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -84,7 +102,9 @@ def _repaired(text: str, at: int) -> tuple[Any, int, bool]:
   if piece.count("{") > 200 or piece.count("[") > 200:
     return None, len(text), False
   try:
-    value = json_repair.loads(piece, skip_json_loads=True)
+    value = json_repair.loads(
+        _BARE.sub(lambda m: m[1] + json.dumps(m[2].strip()), piece),
+        skip_json_loads=True)
   except (ValueError, RecursionError, IndexError, TypeError):
     value = None
   ended = re.sub(r"[\s`}\],]+\Z", "", piece)

@@ -35,8 +35,16 @@ _LETTER_HEAD = re.compile(
 _LETTER_ANY = re.compile(r"\(([A-Za-z])\)")
 _CAPITAL = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
 _JOINED = re.compile(r"\s*(?:and|or|/|&|\+|und|oder)\s*", re.IGNORECASE)
+# A label later in the same clause is denied, or doubted.
 _NEGATION = re.compile(
-    r"(?:\b(?:not|neither|nor|never|no)|n't)\s+(?:an?\s+)?\Z", re.IGNORECASE)
+    r"(?:\b(?:not|neither|nor|never|no|nobody|none|cannot|hardly|barely|"
+    r"unlikely|without|half|far from|rather than|instead of|other than)\b|n't\b)"
+    r"(?!\s+(?:doubt|question|only|just)\b)"
+    r"(?:(?!\b(?:but|so|hence|thus|therefore)\b)[^,;:.(])*\Z|"
+    r"\b(?:anything|all) but (?:an? |the )?\Z", re.IGNORECASE)
+# Labels that are also words before others: `no one`, `a tie`, `I think`.
+_DETERMINERS = frozenset(("a", "an", "i", "no", "the"))
+_ALONE = r"(?=\s*(?:[^\w\s]|\Z)|\s+(?:because|as|since|for|is|was)\b)"
 _NOT_FIRST = re.compile(r"(?:not|neither|never)\b", re.IGNORECASE)
 _YES_NO = {"true": "yes", "false": "no", "correct": "yes", "incorrect": "no"}
 _UNIT = re.compile(r"\s*[A-Za-z°%][A-Za-z°%/² .'-]*\Z")
@@ -51,14 +59,51 @@ _MINUS = re.compile(
     r"\s+(?=[$€£]?\.?\d)", re.IGNORECASE)
 # A sentence of numbers alone, each of them `#`: `12, 13` or `(3, 4 and 5)`.
 _LIST = re.compile(
-    r"[^\w#]*#(?:\s*[,;&]\s*(?:(?:and|or)\b)?\s*#)+[^\w#]*(?:\w+[^\w#]*)?")
+    r"#(?:(?: \w+)?\s*[,;&]\s*(?:(?:and|or)\b)?\s*#)+[^\w#]*"
+    r"(?:\w+[^\w#]*)?")
+_MONTH = (r"(?:Jan(?:uary)?|Feb(?:ruary)?|March|Apr(?:il)?|May|June?|July?|"
+          r"Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|"
+          r"Dec(?:ember)?)\b\.?")
+_DATE = re.compile(
+    r"(?<![\d.])\d{1,4}([-/])\d{1,2}\1\d{1,4}(?![\d.]\d)|"
+    rf"\b{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}\b|"
+    r"\(\d{3}\)\s*\d{3}-\d{4}")  # Or a telephone number.
+_PARTS = r"(?:hal(?:f|ves)|third|quarter|fourth|fifth|sixth|eighth|tenth)s?"
+_NAMES = (r"(?:one|two|three|four|five|six|seven|eight|nine|ten|\w+teen|\w+ty|"
+          r"hundred|thousand|million|billion)")
+# What makes something else of a number beside it: `half of 12`, `not 5`,
+# `more than 5`, `March 5`, `two and 1/2`.
+_PART_BEFORE = re.compile(
+    rf"(?:\b(?:not|never|{_PARTS}|twice|double|triple|dozen|root|log|"
+    r"(?:(?<!no )(?<!not )(?:more|less|fewer|greater)\s+than)|over|under|above|"
+    rf"below)(?:\s+(?:of|the|an?))*\s*|n't\s+|[<>]\s*|\b{_MONTH}\s*|"
+    rf"\b{_NAMES}\s+and\s+)\Z")
+# `5 squared`, `5 and a half`, `5+`, `5th of March`.
+_PART_AFTER = re.compile(
+    rf"\s*(?:squared|cubed|factorial|(?:st|nd|rd|th)?\s*(?:of\s+)?{_MONTH}|"
+    rf"[\s-]*and[\s-]+(?:an?|{_NAMES})[\s-]+{_PARTS}|\+(?!\s*\d))")
+# `12 dozen` are 12 where the question is how many dozen.
+_COUNTED_IN = re.compile(rf"\s*(dozen|{_PARTS})", re.IGNORECASE)
+# Between two numbers of one value, which is not computed: `3 out of 4`.
+_OF = re.compile(
+    r"\s*(?:(?:[-+*/×÷·:~<>…±]|\.+|of|in|over|times|plus|minus|mod(?:ulo)?|choose|"
+    r"vs\.?|versus|(?:divided|multiplied|increased|decreased)\s+by|"
+    r"(?:raised\s+)?to\s+the\s+power(?:\s+of)?|per\s*cent\s+of|"
+    r"(?:\w+\s+)?\(?(?:out\s+of(?:\s+the)?|(?:in|for)\s+every|per|to\s+every))"
+    r"\s*)+", re.IGNORECASE)
+# Values of several variables: `x = 3 or x = -3`.
+_VALUES = re.compile(
+    r"\b[A-Za-z]\s*=[^=]*(?:[,;]|\b(?:or|and)\b)\s*[A-Za-z]\s*=")
+# Said beside a number that is the answer: `18 (20 - 2 = 18)`.
+_ASIDE = re.compile(
+    r"\A([^()=]*\d[^()=+*/-]*?)\s*\((?!(?:out\s+)?of\b|per\b)[^()]*\)\W*\Z")
 # What goes on with the number before: `3 hours 20 minutes`, `5'3"`.
 _COMPOUND = re.compile(
     r"\s*(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|"
     r"ft|pounds?|lbs?|dollars?|euros?|')\.?,?\s*\Z", re.IGNORECASE)
 _COMPOUND_UNIT = re.compile(
     r"\s*(?:(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|s|days?|weeks?|months?|"
-    r"inch(?:es)?|in|ounces?|oz|cents?)\b|\")", re.IGNORECASE)
+    r"inch(?:es)?|in|ounces?|oz|cents?)\b|\"|\W*\Z)", re.IGNORECASE)
 
 
 def read(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
@@ -148,9 +193,10 @@ def expression(text: str) -> tuple[str, str]:
 
 def _without_unit(side: str) -> str:
   side = side.strip().rstrip(".").strip()
-  if side.startswith("(") and not arithmetic.problem_of(
-      side[:side.rfind(")") + 1]):
-    return side[:side.rfind(")") + 1]  # `(3 + 4) apples`.
+  inner, _, after = side.rpartition(")")
+  if side.startswith("(") and not re.search(r"\d", after) and (
+      not arithmetic.problem_of(inner + ")")):
+    return inner + ")"  # `(3 + 4) apples`.
   unit = _UNIT.search(side)
   if unit and arithmetic.problem_of(side) and re.search(
       r"[\d)]\Z", side[:unit.start()]):
@@ -178,47 +224,65 @@ def number_in(sentence: str, rest: Sequence[str] = ()) -> tuple[str, str]:
     rest: texts that may show whether decimal commas are in use.
   """
   text = numerals.normalize(cleaning.plain(sentence))
-  text = _LEAD.sub("", _MINUS.sub("-", text))
+  text = _ASIDE.sub(r"\1", _LEAD.sub("", _MINUS.sub("-", text)))
+  if _VALUES.search(text):
+    return "", parsing.SEVERAL_ANSWERS
   *_, last = text.split("=")
   if last is not text and re.search(r"\d", last):
     text = _LEAD.sub("", last)
   found = numerals.find(text, numerals.uses_decimal_commas(*rest))
   if not found:
     # Words alone are not a number that could not be read.
-    has_digit = re.search(r"\d", text)
-    return "", expression(sentence)[1] if has_digit else parsing.NO_LABEL
-  if (len(found) > 1 or "(" in text) and not _RANGE.match(text):
+    return "", (numerals.UNCLEAR if re.search(r"\d", text)
+                else parsing.NO_LABEL)
+  dates = [match.span() for match in _DATE.finditer(text)]
+  if (len(found) > 1 or "(" in text) and not (dates or _RANGE.match(text)):
     computed, _ = expression(text)
     if computed:
-      return computed, ""
+      value = arithmetic.evaluate(computed)
+      if value < 0 and re.fullmatch(r"[\d.]+\s*-\s*[\d.]+", computed):
+        return "", numerals.UNCLEAR  # `5 - 6` is a range.
+      return numerals.number_text(value), ""
   chosen = found[0] if found[0].start == 0 else found[-1]
+  if any(start <= chosen.start < end for start, end in dates):
+    return "", numerals.UNCLEAR
   if len(found) > 1 and _is_several(text, found, chosen):
     return "", parsing.SEVERAL_ANSWERS
-  if chosen.value is None or len(found) > 1 and chosen is found[0] and (
-      re.fullmatch(r"\s*[-+*/×÷·]\s*", text[chosen.end:found[1].start])):
+  if chosen.value is None or _is_part(text, found, chosen, rest):
     return "", numerals.UNCLEAR
   problem = arithmetic.problem_of(chosen.text)
   return ("", problem) if problem else (chosen.text, "")
 
 
+def _is_part(text: str, found: Sequence[numerals.Number],
+             chosen: numerals.Number, rest: Sequence[str]) -> bool:
+  """Whether the words beside a number make another value of it."""
+  at = found.index(chosen)
+  before = text[found[at - 1].end if at else 0:chosen.start]
+  after = text[chosen.end:found[at + 1].start if chosen is not found[-1]
+               else len(text)]
+  if _PART_BEFORE.search(before) or _PART_AFTER.match(after) or (
+      at and _OF.fullmatch(before)) or (
+          chosen is not found[-1] and _OF.fullmatch(after)):
+    return True
+  counted = _COUNTED_IN.match(after)
+  return counted is not None and not any(
+      re.search(rf"\bhow many (?:\w+ ){{0,2}}{counted[1][:5]}", text,
+                re.IGNORECASE) for text in rest)
+
+
 def _is_several(text: str, found: Sequence[numerals.Number],
                 chosen: numerals.Number) -> bool:
   """Whether a sentence has a second number beside the chosen one."""
-  if chosen is not found[0]:
-    between = text[found[-2].end:chosen.start]
-    if re.fullmatch(r"\s*(?:or|and)\s*", between):
-      return True  # `between 5 and 7`.
-  else:
-    second = found[1]
-    between = text[chosen.end:second.start]
-    if re.search(r"\b(?:or|to|and)\W*\Z", between):
-      return True
-    if not between.strip() or (
-        _COMPOUND.match(between) and _COMPOUND_UNIT.match(text, second.end)):
-      return chosen.value != second.value
+  first, second = found[:2] if chosen is found[0] else found[-2:]
+  between = text[first.end:second.start]
+  if re.search(r"(?:\b(?:or|to|and)\W*|\A\s*)\Z", between):  # `5 and 7`.
+    return bool(between.strip()) or first.value != second.value
+  if _COMPOUND.match(between) and _COMPOUND_UNIT.match(text, second.end):
+    return True
   if chosen.value is None:
     return False
-  marked, at = "", 0
+  marked, at = "", found[0].start
   for number in found:
     marked, at = marked + text[at:number.start] + "#", number.end
   return bool(_LIST.fullmatch(marked + text[at:]))
@@ -237,9 +301,12 @@ def named(text: str, labels: Sequence[str]) -> list[tuple[int, int, str]]:
     name = fold(label)
     if not name or name not in text:
       continue
-    left = r"(?<!\w)(?<!\bnon-)" if (
-        name[0].isascii() and name[0].isalnum()) else ""
-    right = r"(?!\w)" if name[-1].isascii() and name[-1].isalnum() else ""
+    left = right = ""
+    if name[0].isascii() and name[0].isalnum():
+      left = r"(?<![\w.,:/-])" if name[0].isdigit() else r"(?<!\w)(?<!\bnon-)"
+    if name[-1].isascii() and name[-1].isalnum():
+      right = (_ALONE if name in _DETERMINERS else
+               r"(?!\w|[.,:/-]\d)" if name[-1].isdigit() else r"(?!\w)")
     found += [(*m.span(), label) for m in re.finditer(
         left + re.escape(name) + right, text)]
   return sorted(
@@ -273,8 +340,9 @@ def _class_label(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
   if not names:
     return "", missing if folded else parsing.NO_LABEL
   start, end, label = found[0]
-  if not start and re.match(r"\s*[,;:(—–-]", folded[end:]) and (
-      len(folded[end:].split()) > 2):
+  if not start and re.match(
+      r"\s*[,;:(—–-](?!\s*(?:or|and)\b)", folded[end:]) and (
+          len(folded[end:].split()) > 2):
     return label, ""  # `Yes, they have no wings`
   if len(names) > 1:
     return "", parsing.SEVERAL_ANSWERS
@@ -337,13 +405,15 @@ def _choice_text(text: str, row: Row) -> tuple[str, str]:
   if label := whole_label(first, choices):
     return label, ""
   label, problem = lettered_choice(first, choices)
+  placed = named(fold(first), choices)
+  names = {label for _, _, label in placed}
   if label and (match := _LETTER_ANY.search(first)):
     at = ord(match[1].lower()) - ord("a")
-    if at >= len(choices) or fold(choices[at]) != fold(label):
+    if at >= len(choices) or fold(choices[at]) != fold(label) or (
+        names and label not in names):
       return "", parsing.SEVERAL_ANSWERS  # `(b) river` where b is `lake`.
   if label or problem == parsing.SEVERAL_ANSWERS:
     return label, problem
-  names = {label for _, _, label in named(fold(first), choices)}
   letters = {letter for letter in _CAPITAL.findall(first)
              if ord(letter) - ord("A") < len(choices)}
   if len(letters) > 1:
@@ -358,7 +428,9 @@ def _choice_text(text: str, row: Row) -> tuple[str, str]:
     return label, "" if label else problem
   if len(names) > 1:
     return "", parsing.SEVERAL_ANSWERS
-  return "".join(names), "" if names else problem
+  if not names or _NEGATION.search(fold(first)[:placed[0][0]]):
+    return "", problem
+  return names.pop(), ""
 
 
 def parts(label: str) -> list[str]:

@@ -25,8 +25,9 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _TRANSLATION = {**_FULL_WIDTH, **_SIGNS, **_SPACES, ord("⁄"): "/",
                 ord("’"): "'"}
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9,
-           "trillion": 12}
+_SCALES = {"hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "crore": 7,
+           "billion": 9, "trillion": 12}
+_SCALE = rf"(?:{'|'.join(_SCALES)})s?"
 _NUMBER = re.compile(
     r"(?P<sign>[-+]\s?)?(?P<money>(?:US|A|C)?[$€£¥₹]\s?)?(?P<sign2>-)?"
     r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?"  # 1,234.5
@@ -37,15 +38,16 @@ _NUMBER = re.compile(
     r"(?P<comma>,\d+)?"
     r"(?:(?:[ ]|[ ]?and[ ])(?P<part>\d+\s?/\s?\d+)|\s?/\s?(?P<over>\d+)\b)?"
     r"(?P<power>[eE][-+]?\d+|\s?[×xX*·]\s?10\s?(?:\^|\*\*)\s?[{(]?-?\d+[})]?)?"
-    r"(?P<scale>\s+(?:hundred|thousand|million|billion|trillion)\b)?"
+    rf"(?P<scale>(?:\s+(?i:{_SCALE})\b)+)?"
     r"(?P<percent>\s?%)?", re.ASCII)
 # What stands right behind a number and makes it something else.
 _UNCLEAR_AFTER = re.compile(
-    r"[:/]\s?\d|-\s?\d|\.\d|,\d|\s?\^|\s?\*\*|[kKMB]\b|[xyznXYZN](?![A-Za-z])|"
+    r"[:/]\s?\d|-\s?\d|\.\d|,\d|\s?\^|\s?\*\*|[xyznXYZN](?![A-Za-z])|"
     r"[A-Za-z]+\d|\d|\s?-\s?\d+\s?(?:to|%)|\s?±|_\d|\s?[√π∛]|"
-    r"\s?[万萬億亿]")
+    r"\s?[十百千万萬億亿]|\s?(?:[kKMB]|mil|mio|mrd|ml?n|bn|tn|"
+    r"(?:mill|bill|quadr|quint)[io]\w+)\b")
 _UNCLEAR_BEFORE = re.compile(
-    r"(?:[\^:/]|\d[.,]?|\d[-+]|[√∛π]\s?[{(]?|\}\s?\{)\Z", re.ASCII)
+    r"(?:[\^:/±]|\+/-|\d[.,]?|\d[-+]|[√∛π]\s?[{(]?|\}\s?\{)\Z", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d+,\d{1,2}(?![\d,])", re.ASCII)
 _DECIMAL_POINT = re.compile(r"\d\.\d", re.ASCII)
 # One group alone is a thousand where commas are decimal points.
@@ -80,7 +82,9 @@ def normalize(text: str) -> str:
     return text
   result = []
   for character in text.translate(_TRANSLATION):
-    if not character.isascii() and unicodedata.category(character) == "No":
+    if character.isdecimal():  # Of any script.
+      character = str(unicodedata.decimal(character))
+    elif unicodedata.category(character) == "No":
       decomposed = unicodedata.normalize("NFKC", character)
       if "⁄" in decomposed:  # `1½` is one and a half.
         result.append(" " + decomposed.replace("⁄", "/"))
@@ -164,7 +168,9 @@ def _value(match: re.Match[str], sign: str | None, decimal_comma: bool
   if match["power"]:
     exponent = int(re.split(r"[^-+\d]+", match["power"].rstrip("})"))[-1][:4])
   if match["scale"]:
-    exponent += _SCALES[match["scale"].strip()]
+    exponent += sum(
+        _SCALES[word.removesuffix("s")]
+        for word in match["scale"].lower().split())
   if abs(exponent) > _MAX_EXPONENT:
     return None
   value *= Fraction(10) ** exponent

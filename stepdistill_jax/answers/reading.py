@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
+import json
 import re
 from typing import Any
 
@@ -230,7 +231,12 @@ def _candidates(dataset: Dataset, text: str, row: Row, form: str,
 def _in_json(value: dict[str, Any], closed: bool, start: int, text: str
              ) -> _Candidate | None:
   key = next(k for k in ANSWER_KEYS if k in value)
-  reasons = [as_text(value[k]) for k in REASON_KEYS if k in value]
+  if isinstance(answer := value[key], (str, dict)):
+    within = answer if isinstance(answer, str) else json.dumps(answer)
+    keys = (*ANSWER_KEYS, "value")
+    if inner := json_objects.find_object(within, keys):
+      value, key = value | inner[0], next(k for k in keys if k in inner[0])
+  reasons = [as_text(value[k], parts=True) for k in REASON_KEYS if k in value]
   before = text[:start]
   rationale = "\n".join(filter(None, reasons)) or (
       before if len(before.split()) > 4 else "")
@@ -244,15 +250,20 @@ def is_closed(text: str) -> bool:
   return bool(_CLOSED.search(text))
 
 
-def as_text(value: Any) -> str:
-  """A JSON value as a text: of a list its items, of an object nothing."""
+def as_text(value: Any, parts: bool = False) -> str:
+  """A JSON value as a text: of a list its items.
+
+  Of an object nothing, or all `parts`, as of steps of reasoning.
+  """
   if isinstance(value, bool):
     return "true" if value else "false"
   if isinstance(value, (int, float)):
     return str(value)
   if isinstance(value, list):
-    items = [as_text(item) for item in value]
+    items = [as_text(item, parts) for item in value]
     return ("\n" if any(" " in item for item in items) else ", ").join(items)
+  if isinstance(value, dict) and parts:
+    return " ".join(filter(None, (as_text(v, parts) for v in value.values())))
   return value.strip() if isinstance(value, str) else ""
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import json
 
 import hypothesis
 from hypothesis import strategies as st
@@ -100,15 +101,31 @@ NUMBERS = [
     (r"25\%", "25"), ("€18", "18"), ("18kg", "18"), ("**18**", "18"),
     (r"\text{18 apples}", "18"), ("that she has 18 dollars left.", "18"),
     ("about 18", "18"), ("x = 18", "18"), ("18.00", "18.00"),
-    ("(8 - 3)", "(8 - 3)"), ("72. He sold 3 boxes.", "72"),
+    ("(8 - 3)", "5"), ("3 + 4 apples", "7"), ("72. He sold 3 boxes.", "72"),
     ("minus 5", "-5"), ("that it is minus 5 degrees", "-5"),
     ("negative 5", "-5"), ("1 234,56 euros", "1234.56"), ("72, not 48", "72"),
     ("72 (48 + 24)", "72"), ("72, 24 more than 48", "72"),
+    ("18 (18/2 = 9 each)", "18"), ("1.5 Million dollars", "1500000"),
+    ("5 hundred thousand", "500000"), ("5 lakh", "500000"), ("٣", "3"),
+    ("60 miles per hour", "60"), ("5 of the 10 apples", "5"),
+    ("at least 5", "5"), ("no more than 5", "5"), ("the 3rd", "3"),
+    ("3 pm", "3"), ("5 m^2", "5"), ("10 mg/kg", "10"), ("3 miles", "3"),
+    ("5 times as many", "5"), ("$5 each", "5"), ("2 pairs", "2"),
+    ("5 * (3 + 1)", "20"),
 ]
 UNCLEAR = ["3,5 kilos.", "3-5 apples", "12:30", "5k", "1.2.3", "2^10", "3x",
            "1/0", "9" * 40, "1,2,3", r"\sqrt{16}", r"\boxed{3\sqrt{2}}",
            r"$\frac{\sqrt{3}}{2}$", r"25\pi", "2π", "5 √6", "1_000", "12万",
-           "1-1/2 cups", "36 + 4√63", "1 1/2 + 2", "2201_3", "1 234,567"]
+           "1-1/2 cups", "36 + 4√63", "1 1/2 + 2", "2201_3", "1 234,567",
+           "3 of 4", "3 out of 4 apples", "5 (out of 10)", "5 stars out of 10",
+           "page 5 of 10", "1/3 of 12", "25% of 80", "25 percent of 80",
+           "half of 12", "twice 5", "5 squared", "5 times 3", "10 choose 2",
+           "5 per 10", "60 miles per 2 hours", "3 : 4", "3 ~ 4", "3...4",
+           "12 dozen", "2 thirds", "12 and a half", "two and 1/2", "5 bn",
+           "1.5 M", "5 k", "3百", "not 5", "more than 5", "fewer than 10",
+           ">5", "5+", "±3", "5 - 9", "about 5-6", "3:30 pm", "12/25/2024",
+           "2024-12-25", "25 December 2024", "March 5, 2024", "555-1234",
+           "(555) 123-4567", "-1 + √5", "square root of 16"]
 
 
 @pytest.mark.parametrize("text, label", NUMBERS)
@@ -142,10 +159,33 @@ def test_a_decimal_comma_where_the_rest_has_one():
 @pytest.mark.parametrize("text", [
     "3 or 4", "3 and 4 apples", "3 to 4", "between 3 and 4", "3, 4", "(3, 4)",
     r"\boxed{3, 4}", "3, 4, and 5 apples", "[3; 4]", "3 hours 20 minutes",
-    "5 feet 3 inches", "5'3\"", "1 million 200 thousand", "3 6"])
+    "5 feet 3 inches", "5'3\"", "1 million 200 thousand", "3 6", "5 ft 3",
+    "from 3 to 4", "3 apples, 4 pears", "x = 5 or x = 3", "x = 5, y = 3"])
 def test_one_of_two_numbers(text):
   parsed = read(f"Hm. The answer is {text}.", "gsm8k")
   assert (parsed.label, parsed.status) == ("", parsing.SEVERAL_ANSWERS)
+
+
+def test_dozens_where_they_are_asked_for():
+  for asked, label in (("How many dozen eggs?", "12"), ("How many eggs?", "")):
+    assert read("Hm. The answer is 12 dozen.", "gsm8k", inputs=asked
+                ).label == label
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(
+    first=st.integers(2, 60), second=st.integers(2, 60),
+    between=st.sampled_from([
+        " of ", " out of ", " in every ", " per ", " over ", ":", " : ",
+        " versus ", " times ", " to ", " or ", " and ", " - minus ", "…", "^",
+        " divided by ", "% of ", " mod ", ", ", " hours ", " ± ", "√", "_"]),
+    lead=st.sampled_from([
+        "The answer is {}.", "So it is {}.", '{{"answer": {}}}',
+        "It comes to {}.", "#### {}"]))
+def test_neither_of_two_numbers(first, second, between, lead):
+  text = "Why not. " + lead.format(f"{first}{between}{second}")
+  parsed = read(text, "gsm8k")
+  assert (parsed.label, parsed.status) == ("", parsed.status) != ("", "ok")
 
 
 DECORATED = [
@@ -178,7 +218,20 @@ def test_decorated_labels(lead, text):
     ("not loans", "", parsing.LABEL_NOT_SEEN),
     ("loans or new books", "", parsing.SEVERAL_ANSWERS),
     ("loans and returns", "", parsing.LABEL_NOT_SEEN),
-    ("I'm sorry, but I can't help.", "", parsing.LABEL_NOT_SEEN)])
+    ("I'm sorry, but I can't help.", "", parsing.LABEL_NOT_SEEN),
+    ("no one knows", "", parsing.LABEL_NOT_SEEN),
+    ("there is no answer", "", parsing.LABEL_NOT_SEEN),
+    ("nobody", "", parsing.LABEL_NOT_SEEN), ("none", "", parsing.LABEL_NOT_SEEN),
+    ("no, they have wings", "no", "ok"), ("no because it flies", "no", "ok"),
+    ("a definite no", "no", "ok"), ("no doubt loans", "loans", "ok"),
+    ("not necessarily loans", "", parsing.LABEL_NOT_SEEN),
+    ("cannot be loans", "", parsing.LABEL_NOT_SEEN),
+    ("anything but loans", "", parsing.LABEL_NOT_SEEN),
+    ("far from loans", "", parsing.LABEL_NOT_SEEN),
+    ("not sure, but loans", "loans", "ok"),
+    ("it is unclear why, so loans", "loans", "ok"),
+    ("neither loans nor no", "", parsing.SEVERAL_ANSWERS),
+    ("loans, or no, depending", "", parsing.SEVERAL_ANSWERS)])
 def test_half_a_word_is_no_label(text, label, status):
   parsed = read(f"Hm. The answer is {text}")
   assert (parsed.label, parsed.status) == (label, status)
@@ -203,6 +256,17 @@ def test_where_the_answer_stands(text, rationale, rule):
       " loans", "")
 
 
+@pytest.mark.parametrize("labels, text, label", [
+    (("0", "1"), "label 1", "1"), (("0", "1"), "-1", ""),
+    (("0", "1"), "1.0", ""),
+    (("0", "1"), "10", ""), (("A", "B"), "B, since A is wrong", "B"),
+    (("A", "B"), "a tie", ""), (("A", "B"), "A", "A"),
+    (("A", "B"), "option A", "A")])
+def test_labels_that_are_parts_of_other_words(labels, text, label):
+  dataset = dataclasses.replace(DESK, labels=labels)
+  assert read(f"Hm. The answer is {text}.", dataset).label == label
+
+
 def test_markers_of_ones_own():
   options = reading.Options(markers=("Verdict -",))
   parsed = read("Books are lent. verdict - loans", options=options)
@@ -217,6 +281,8 @@ def test_markers_of_ones_own():
     ("D. new york", "new york", "ok"), ("the river bank", "river bank", "ok"),
     ("(b) river bank, as it is wet", "river bank", "ok"),
     ("(a) sea", "", parsing.SEVERAL_ANSWERS),
+    ("sea (b)", "", parsing.SEVERAL_ANSWERS), ("sea (c)", "sea", "ok"),
+    ("anything but sea", "", parsing.LABEL_NOT_A_CHOICE),
     ("(a) or (b)", "", parsing.SEVERAL_ANSWERS),
     ("bank or sea", "", parsing.SEVERAL_ANSWERS),
     ("(z)", "", parsing.LABEL_NOT_A_CHOICE),
@@ -258,6 +324,38 @@ def test_json(form, latex):
   parsed = read(form % latex)
   assert (parsed.label, parsed.rule) == ("loans", "json")
   assert parsed.rationale == f"R {latex}."
+
+
+@pytest.mark.parametrize("value, label", [
+    ("3 + 4", "7"), ("1/2", "1/2"), ("1,200", "1200"), ("$18", "18"),
+    ("18 apples", "18"), (".5", "0.5"), ("18 // dollars", "18"),
+    (r"\frac{1}{2}", "1/2"), (r"\boxed{7}", "7"), ("16 - 3 - 4 = 9", "9"),
+    ("3 × 10^2", "300"), ("−5", "-5"), ('{"value": 7}', "7"), ("null", ""),
+    ('{"answer": "7"}', "7"), ("12:30", ""), ("[3, 4]", ""), ("3 +", "")])
+def test_json_values_without_quotation_marks(value, label):
+  for form in ('{"reason": "Is it, a: 3 + 4?", "answer": %s}',
+               '{"answer": %s, "reason": "Is it, a: 3 + 4?"}',
+               '{reason: "Is it, a: 3 + 4?",\nanswer: %s\n}'):
+    if "//" in value:
+      form = form.replace("%s", "%s\n")
+    parsed = read(form % value, "gsm8k")
+    assert (parsed.label, parsed.rule, parsed.rationale) == (
+        label, "json", "Is it, a: 3 + 4?")
+  cut = parsing.cut_at_limit(read('{"reason": "a", "answer": 12', "gsm8k"))
+  assert (cut.label, cut.status) == ("", parsing.TRUNCATED)
+
+
+def test_json_within_json():
+  inner = json.dumps({"reason": 'Books "are" lent.', "answer": "loans"})
+  for text in (json.dumps(inner), f"Sure: {json.dumps(inner)}",
+               json.dumps({"answer": inner}), json.dumps({"response": inner}),
+               inner.replace('\\"', "'").replace('"', '\\"')):
+    parsed = read(text)
+    assert (parsed.label, parsed.rationale.replace("'", '"'), parsed.rule) == (
+        "loans", 'Books "are" lent.', "json")
+  steps = [{"explanation": "Lend.", "output": "books"}, {"output": "Done."}]
+  parsed = read(json.dumps({"steps": steps, "final_answer": "loans"}))
+  assert (parsed.label, parsed.rationale) == ("loans", "Lend. books\nDone.")
 
 
 @pytest.mark.parametrize("output, cut", [

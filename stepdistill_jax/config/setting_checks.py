@@ -28,9 +28,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
   """Returns `value` if it is one of `choices`, else raises UserError."""
-  if value not in choices:
-    raise errors.UserError(
-        errors.unknown_name_message(name, str(value), choices))
+  errors.require_known(name, str(value), choices)
   return str(value)
 
 

@@ -17,7 +17,7 @@ import jinja2
 import jinja2.ext
 import jinja2.sandbox
 
-from stepdistill_jax.data import tokenizer_files
+from stepdistill_jax.data import lengths, tokenizer_files
 from stepdistill_jax.util import errors
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -26,7 +26,6 @@ _CONFIG_FILE = "tokenizer_config.json"
 # today's would be asked other prompts than it was trained on.
 _DAY = datetime.datetime(2024, 7, 26)
 Message = Mapping[str, Any]
-
 
 
 class ChatTemplate:
@@ -94,22 +93,26 @@ def messages_of(text: str, system: str = "") -> list[dict[str, str]]:
   """The messages that a record's text is, as `stepdistill teacher` writes it.
 
   A conversation has a line `role: ` before each message, and ends with the
-  user's; any other text is one message of the user.
+  user's; any other text is one message of the user. A task's prefix goes to
+  the message that is to be answered, the last.
 
   >>> [m["content"] for m in messages_of(
-  ...     "user: Hi!\\nassistant: Hello.\\nuser: Who?", system="Be short.")]
-  ['Be short.', 'Hi!', 'Hello.', 'Who?']
+  ...     "predict: user: Hi!\\nassistant: Hello.\\nuser: Who?", "Be short.")]
+  ['Be short.', 'Hi!', 'Hello.', 'predict: Who?']
 
   Args:
-    text: the record's `inputs`.
+    text: the record's `inputs`, perhaps after a prefix.
     system: the system's message where the text has none; empty for none.
   """
-  turns = list(_TURN.finditer(text))
+  prefix = next((p for p in lengths.PREFIXES if text.startswith(p)), "")
+  asked = text.removeprefix(prefix)
+  turns = list(_TURN.finditer(asked))
   found = [{"role": "user", "content": text}]
   if turns and turns[0].start() == 0 and turns[-1][1] == "user":
-    ends = [turn.start() - 1 for turn in turns[1:]] + [len(text)]
-    found = [{"role": turn[1], "content": text[turn.end():end]}
+    ends = [turn.start() - 1 for turn in turns[1:]] + [len(asked)]
+    found = [{"role": turn[1], "content": asked[turn.end():end]}
              for turn, end in zip(turns, ends)]
+    found[-1]["content"] = prefix + found[-1]["content"]
   if system and found[0]["role"] != "system":
     found.insert(0, {"role": "system", "content": system})
   return found

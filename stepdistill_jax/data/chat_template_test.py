@@ -32,6 +32,18 @@ def test_llamas_format(tmp_path):
       "<|start_header_id|>assistant<|end_header_id|>\n\n")
 
 
+@pytest.mark.parametrize("prefix", ["", "predict: ", "explain: "])
+def test_a_prefix_goes_to_the_message_that_is_answered(prefix):
+  turns = "user: Hi!\nassistant: Hello.\nuser: Who?\nWe: 2"
+  messages = chat_template.messages_of(prefix + turns, "Be short.")
+  assert [(m["role"], m["content"]) for m in messages] == [
+      ("system", "Be short."), ("user", "Hi!"), ("assistant", "Hello."),
+      ("user", f"{prefix}Who?\nWe: 2")]
+  for text in (f"{prefix}Who? user: no", f"{prefix}user: Hi\nassistant: No"):
+    assert chat_template.messages_of(text) == [
+        {"role": "user", "content": text}]
+
+
 def test_a_file_of_its_own_counts_more_and_lists_have_a_default(tmp_path):
   write(tmp_path, "a")
   (tmp_path / "chat_template.jinja").write_text("b{{ messages | length }}")

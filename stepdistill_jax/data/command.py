@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   argument_parser.add_records_dir(lengths, "--records")
   lengths.add_argument(
       "--vocabulary", metavar="FILE",
-      help="SentencePiece model (default: the data set's own, else T5's)")
+      help="SentencePiece model, or a decoder's tokenizer.json (default: the "
+      "data set's own, else T5's)")
   lengths.add_argument("--json", action="store_true", help="print JSON")
   lengths.set_defaults(data_run=_lengths)
   cache = subparsers.add_parser(
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 def _lengths(args: argparse.Namespace) -> None:
   import json
 
-  from stepdistill_jax.data import lengths as lengths_lib
+  from stepdistill_jax.data import lengths as lengths_lib, tokenizer_files
   from stepdistill_jax.records import datasets, records
   from stepdistill_jax.teacher.audit import audit
   from stepdistill_jax.util import locations
@@ -78,7 +79,9 @@ def _lengths(args: argparse.Namespace) -> None:
   found = itertools.chain.from_iterable(
       records.read_records(folder, member, args.teacher, split)
       for member, split in splits)
-  count = audit.piece_counter(vocabulary)
+  count = (tokenizer_files.token_counter(pathlib.Path(vocabulary))
+           if str(vocabulary).endswith(".json")
+           else audit.piece_counter(vocabulary))
   lengths = lengths_lib.measure(found, count)
   # Rows are filled with train records alone, but must hold all of them.
   row = lengths_lib.best_row(lengths)

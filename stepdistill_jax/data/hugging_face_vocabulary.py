@@ -36,7 +36,7 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
 
   def __init__(
       self, tokenizer_file: str, chat: bool = False, system: str = "",
-      prompt_suffix: str = "\n"):
+      prompt_suffix: str = "\n", joint: str = "\n"):
     """Names the files; they are read at first use.
 
     Args:
@@ -45,10 +45,13 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
       chat: whether prompts are rendered by the chat template.
       system: with `chat`, the system's message; empty for none.
       prompt_suffix: without `chat`, what ends prompts.
+      joint: what stands between the parts of a question, such as premise and
+        hypothesis.
     """
     super().__init__()
     self.tokenizer_file = os.fspath(tokenizer_file)
     self._chat, self._system, self._suffix = chat, system, prompt_suffix
+    self._joint = joint
 
   def __eq__(self, other: object) -> bool:
     same = followed(other)
@@ -58,7 +61,8 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
     return hash(self._key())
 
   def _key(self) -> tuple[object, ...]:
-    return self.tokenizer_file, self._chat, self._system, self._suffix
+    return (self.tokenizer_file, self._chat, self._system, self._suffix,
+            self._joint)
 
   # ------------------------------------------------------------------ files
 
@@ -121,11 +125,10 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
 
   def prompt_text(self, text: str) -> str:
     """What a student reads of a question's text, without BOS."""
-    text = text.replace(records.EOS_TEXT, "\n")
     return self._rendered(self._messages(text))
 
   def _messages(self, text: str) -> list[dict[str, str]]:
-    text = text.replace(records.EOS_TEXT, "\n")
+    text = text.replace(records.EOS_TEXT, self._joint)
     if not self._chat:
       return [{"role": "user", "content": text}]
     return chat_template.messages_of(text, self._system)

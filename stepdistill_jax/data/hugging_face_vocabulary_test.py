@@ -7,8 +7,10 @@ from stepdistill_jax.data import (
   exact_order,
   feature_converter,
   hugging_face_vocabulary,
+  lengths,
   task_names,
   task_registry,
+  tokenizer_files,
   truncation,
 )
 from stepdistill_jax.embedded_t5x import utils
@@ -138,3 +140,18 @@ def test_unknown_choices_are_refused():
     with pytest.raises(errors.UserError, match="LONG_PROMPT"):
       truncation.long_prompts()
     gin.clear_config()
+
+
+def test_lengths_in_its_tokens_hold_all_that_a_run_reads(file):
+  vocabulary = hugging_face_vocabulary.HuggingFaceVocabulary(str(file))
+  texts = ["Wow!", QUESTION, f"Ann!{records.EOS_TEXT}Who?"]
+  measured = lengths.measure(
+      [records.Record(id=text, inputs=text, label="72!", rationale=text)
+       for text in texts], tokenizer_files.token_counter(file))
+  for text, inputs, rationale in zip(
+      texts, measured.inputs, measured.rationale):
+    longest = max(len(vocabulary.encode_prompt(prefix + text))
+                  for prefix in lengths.PREFIXES)
+    # BOS may count twice.
+    assert longest <= inputs <= longest + 2
+    assert len(vocabulary.encode(text)) + 1 <= rationale

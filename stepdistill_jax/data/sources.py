@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import functools
 import os
 
 import seqio
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from stepdistill_jax.data import vocabularies
 from stepdistill_jax.records import records
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import errors, progress
 
 
 class RecordsSource(seqio.DataSource):
@@ -27,7 +28,8 @@ class RecordsSource(seqio.DataSource):
     Args:
       dataset: such as `svamp`.
       teacher: such as `palm540b`; None where only the rows and their human
-        labels matter: then any teacher's records serve, all have all rows.
+        labels matter: then those of the first teacher of
+        `records.teachers_of`. Where others have other rows, a line says so.
     """
     super().__init__(splits=records.SPLITS, caching_permitted=True)
     self.dataset = dataset
@@ -61,6 +63,8 @@ class RecordsSource(seqio.DataSource):
     if split not in sizes:
       raise errors.UserError(errors.missing_split_message(
           split, records.SPLITS, sizes, f"records of {self.dataset}"))
+    if self.teacher is None:
+      _say_other_rows(*self.resolve(), self.dataset, split)
     dataset = self._tfds_source().get_dataset(
         split=split, shuffle=shuffle, seed=seed, shard_info=shard_info)
     if shard_info is None or shard_info.num_shards == 1:
@@ -99,3 +103,10 @@ class RecordsSource(seqio.DataSource):
       source.tfds_dataset.override_data_dir(data_dir)
       self._found = key, source
     return self._found[1]
+
+
+@functools.cache  # Said once.
+def _say_other_rows(
+    data_dir: str, teacher: str, dataset: str, split: str) -> None:
+  if line := records.other_rows(data_dir, dataset, teacher, split):
+    progress.say(f"note: {line}")

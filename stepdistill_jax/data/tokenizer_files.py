@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 import json
 import pathlib
@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from stepdistill_jax.records import records
 from stepdistill_jax.util import errors
 
 
@@ -24,8 +25,7 @@ def special_token(config: Mapping[str, Any], name: str) -> str | None:
 @functools.cache
 def beside(file: str, name: str) -> Mapping[str, Any]:
   """A JSON file of a tokenizer's folder; empty if there is none."""
-  found = pathlib.Path(file).parent / name
-  return read_json(found) if found.is_file() else {}
+  return read_json(pathlib.Path(file).parent / name, may_lack=True)
 
 
 @functools.cache
@@ -48,12 +48,15 @@ def eos_id(file: str) -> int:
   return found
 
 
-def read_json(file: pathlib.Path | epath.Path) -> dict[str, Any]:
-  """The JSON object in a file.
+def read_json(
+    file: pathlib.Path | epath.Path, may_lack: bool = False) -> dict[str, Any]:
+  """The JSON object in a file; with `may_lack`, empty if there is no file.
 
   Raises:
     errors.UserError: it holds something else.
   """
+  if may_lack and not file.is_file():
+    return {}
   try:
     value = json.loads(file.read_text(encoding="utf-8"))
   except ValueError as error:
@@ -73,6 +76,19 @@ def number_of_ids(file: str) -> int:
   tokenizer = open_tokenizer(pathlib.Path(file))
   return max(tokenizer.get_vocab(with_added_tokens=True).values(),
              default=-1) + 1
+
+
+def token_counter(
+    file: pathlib.Path) -> Callable[[list[str]], list[int]]:
+  """Counts the tokens of texts, with what is put before each of them."""
+  tokenizer = open_tokenizer(file)
+
+  def count(texts: list[str]) -> list[int]:
+    encoded = tokenizer.encode_batch(
+        [text.replace(records.EOS_TEXT, "\n") for text in texts])
+    return [len(one.ids) for one in encoded]
+
+  return count
 
 
 @functools.cache

@@ -206,14 +206,8 @@ def join(cluster: Cluster | None) -> None:
     where = cluster.coordinator or "the coordinator"
     raise errors.UserError(
         f"{cluster.kind}: cannot join {where} within {_CONNECT_SECONDS} s "
-        f"({first_line(error)}); are all processes started, and is the port "
-        "free and reachable?") from error
-
-
-def first_line(error: BaseException) -> str:
-  """An error's first line, cut to a readable length."""
-  text = str(error).strip().splitlines()
-  return (text[0] if text else type(error).__name__)[:200]
+        f"({errors.first_line(error)}); are all processes started, and is the "
+        "port free and reachable?") from error
 
 
 def is_lost_peer(error: BaseException) -> bool:
@@ -221,12 +215,6 @@ def is_lost_peer(error: BaseException) -> bool:
   kind = type(error).__name__
   return kind in ("JaxRuntimeError", "XlaRuntimeError") and bool(
       _LOST.search(str(error)))
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-  while error is not None:
-    yield error
-    error = error.__cause__ or error.__context__
 
 
 @contextlib.contextmanager
@@ -271,10 +259,10 @@ def guard(exit_now: Callable[[int], Any] = os._exit) -> Iterator[None]:
   except Exception as error:
     code = _exit_code(error)
     if code is None:
-      lost = next(e for e in _causes(error) if is_lost_peer(e))
+      lost = next(e for e in errors.chain(error) if is_lost_peer(e))
       text, code = (
-          f"{who}: another process is lost ({first_line(lost)}); start all of "
-          "them again: training goes on from the last checkpoint",
+          f"{who}: another process is lost ({errors.first_line(lost)}); start "
+          "all of them again: training goes on from the last checkpoint",
           EXIT_START_AGAIN)
     elif isinstance(error, errors.UserError):
       text = f"{who}: error: {error}"
@@ -289,7 +277,7 @@ def _exit_code(error: BaseException) -> int | None:
   """0 for an orderly end; None where another process is lost."""
   if isinstance(error, errors.Preempted) or not isinstance(error, Exception):
     return 0
-  if any(is_lost_peer(e) for e in _causes(error)):
+  if any(is_lost_peer(e) for e in errors.chain(error)):
     return None
   return (errors.USER_ERROR_EXIT_CODE if isinstance(error, errors.UserError)
           else 1)

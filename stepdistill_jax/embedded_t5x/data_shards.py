@@ -146,7 +146,7 @@ def check_first_batch(train_iter, layout) -> None:
                "than hosts; take fewer hosts, or more data")
   else:
     problem = (f"the training data cannot be read ({type(error).__name__}: "
-               f"{processes.first_line(error)})") if error else ""
+               f"{errors.first_line(error)})") if error else ""
   problems = [p for p in processes.exchange("first batch", problem) if p]
   if problems:
     raise errors.InvalidValue(problems[0]) from error

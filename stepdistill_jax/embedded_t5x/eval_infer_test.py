@@ -14,6 +14,9 @@ from stepdistill_jax.util import errors
 
 MODEL = "t5x/configs/runs/testing_model.gin"
 TASK = "t5x_testing_reverse"
+# Less to compile.
+SMALL = ["t5.network.T5Config.num_encoder_layers = 1",
+         "t5.network.T5Config.num_decoder_layers = 1"]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def run_folder(tmp_path_factory):
   """A run folder with the checkpoints of steps 0, 1 and 2."""
   folder = tmp_path_factory.mktemp("run")
   t5x_command.run("train", ["t5x/configs/runs/testing.gin"], [
-      f"MODEL_DIR = {str(folder)!r}", "TRAIN_STEPS = 2",
+      *SMALL, f"MODEL_DIR = {str(folder)!r}", "TRAIN_STEPS = 2",
       "utils.SaveCheckpointConfig.period = 1",
       "train_script.train.train_eval_dataset_cfg = None",
       "train_script.train.infer_eval_dataset_cfg = None"], engine="embedded")
@@ -31,7 +34,7 @@ def run_folder(tmp_path_factory):
 def run_infer(run_folder, output, *bindings, gin_files=()):
   t5x_command.run(
       "infer", ["t5x/configs/runs/infer.gin", MODEL, *gin_files],
-      [f"CHECKPOINT_PATH = {str(run_folder / 'checkpoint_2')!r}",
+      [*SMALL, f"CHECKPOINT_PATH = {str(run_folder / 'checkpoint_2')!r}",
        f"INFER_OUTPUT_DIR = {str(output)!r}",
        "utils.RestoreCheckpointConfig.dtype = 'float32'",
        "utils.DatasetConfig.batch_size = 4", *bindings], engine="embedded")
@@ -44,7 +47,7 @@ def read_lines(path):
 def test_eval_of_all_checkpoints_skips_what_is_done(run_folder, tmp_path):
   def evaluate(mode, path):
     t5x_command.run("eval", ["t5x/configs/runs/eval.gin", MODEL], [
-        f"CHECKPOINT_PATH = {str(path)!r}",
+        *SMALL, f"CHECKPOINT_PATH = {str(path)!r}",
         f"EVAL_OUTPUT_DIR = {str(tmp_path)!r}",
         f"utils.RestoreCheckpointConfig.mode = {mode!r}"], engine="embedded")
 
@@ -57,6 +60,26 @@ def test_eval_of_all_checkpoints_skips_what_is_done(run_folder, tmp_path):
       tmp_path / "inference_eval" / f"{TASK}-000002.jsonl")) == 10
   record = (tmp_path / f"eval.{TASK}.ckpt").read_text().split()
   assert record == [str(run_folder / f"checkpoint_{n}") for n in (0, 1, 2)]
+
+
+def test_inferences_of_another_call_are_not_mixed_in(
+    run_folder, tmp_path, capsys):
+  name = f"{TASK}-predict.jsonl-00000-of-00001"
+  run_infer(run_folder, tmp_path / "one")
+  whole = read_lines(tmp_path / "one" / name)
+  run_infer(run_folder, tmp_path / "one")  # Complete already.
+  with pytest.raises(errors.UserError, match="has the inferences of .*nt_2 in"):
+    run_infer(run_folder, tmp_path / "one",
+              f"CHECKPOINT_PATH = {str(run_folder / 'checkpoint_1')!r}")
+  # A call that was killed had finished one chunk of one batch.
+  folder = tmp_path / "two" / f"tmp-{TASK}-00000-of-00001"
+  folder.mkdir(parents=True)
+  (folder / f"{name}-chunk00000").write_text('{"prediction": "old"}\n')
+  (folder / f"{name}-chunk00000.COMPLETED").touch()
+  capsys.readouterr()
+  run_infer(run_folder, tmp_path / "two")
+  assert "has unfinished inferences of another call" in capsys.readouterr().err
+  assert read_lines(tmp_path / "two" / name) == whole
 
 
 def test_predictions_do_not_depend_on_chunks_or_shards(run_folder, tmp_path):

@@ -185,6 +185,18 @@ def merge_chunks_to_file(
         shutil.copyfileobj(file, merged)
 
 
+def _begin_chunks(folder: epath.Path, asked: str) -> None:
+  """Makes the folder of chunks; those of other inferences are removed."""
+  note = folder / "asked.txt"
+  if folder.exists() and (
+      not note.exists() or note.read_text() != asked):
+    progress.say(f"warning: {folder} has unfinished inferences of another "
+                 "call; they are removed")
+    folder.rmtree()
+  folder.mkdir(parents=True, exist_ok=True)
+  note.write_text(asked)
+
+
 def infer(
     *, mode: str, model, dataset_cfg: utils.DatasetConfig,
     restore_checkpoint_cfg: utils.RestoreCheckpointConfig, partitioner,
@@ -293,11 +305,18 @@ def infer(
     name = f"{task.name}-{mode}.{file_extension}-{shard}"
     completed = epath.Path(output_dir) / f"{name}.COMPLETED"
     if completed.exists():
+      # Empty where Google's T5X wrote it.
+      if (of := completed.read_text()) not in ("", os.fspath(path)):
+        raise errors.InvalidValue(
+            f"{output_dir} has the inferences of {of} in {name}; name another "
+            f"output_dir for those of {os.fspath(path)}")
       progress.say(f"{name} is complete already")
       continue
     folder = epath.Path(output_dir) / f"tmp-{task.name}-{shard}"
     if writes:
-      folder.mkdir(parents=True, exist_ok=True)
+      _begin_chunks(folder, f"{name} of {os.fspath(path)} in chunks of "
+                    f"{checkpoint_period * batch_size}")
+    utils.sync_global_devices(f"{task.name} begins")
     infer_chunks(task, name, folder)
     if writes and merge_chunked_results:
       merge_fn(output_dir, name, os.fspath(folder),
@@ -305,5 +324,5 @@ def infer(
       folder.rmtree()
       progress.say(f"wrote {os.path.join(output_dir, name)}")
     if writes:
-      completed.write_text("")
+      completed.write_text(os.fspath(path))
     utils.sync_global_devices(f"{task.name} complete")

@@ -17,7 +17,10 @@ from tests.support import real_data as testing
 GIN_FILE = "t5x/configs/runs/testing.gin"
 STEPS = 6
 BINDINGS = ("EVAL_PERIOD = 3", "train_script.train.stats_period = 1",
-            "utils.SaveCheckpointConfig.period = 3", "DROPOUT_RATE = 0.1")
+            "utils.SaveCheckpointConfig.period = 3", "DROPOUT_RATE = 0.1",
+            # Less to compile.
+            "t5.network.T5Config.num_encoder_layers = 1",
+            "t5.network.T5Config.num_decoder_layers = 1")
 NO_INFER_EVAL = "train_script.train.infer_eval_dataset_cfg = None"
 NO_EVAL = (NO_INFER_EVAL, "train_script.train.train_eval_dataset_cfg = None")
 

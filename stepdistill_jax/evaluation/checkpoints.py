@@ -169,7 +169,8 @@ class Checkpoint:
   def _method(self) -> dict[str, Any]:
     return {"name": self._task_name, "key": self.run.method_key(),
             "seed": self.run.seed(), "run": self.run.real_path(),
-            "step": self.run.step}
+            "step": self.run.step,
+            "identities": run_folder_lib.identities_of(self.run.path)}
 
   def _closed_labels(self, example_set) -> tuple[str, ...]:
     """Labels of the train split, where they are a small closed set."""

@@ -21,6 +21,7 @@ from stepdistill_jax.evaluation import (
   systems as systems_lib,
 )
 from stepdistill_jax.evaluation.report import averages, outputs
+from stepdistill_jax.interop import run_folder
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.util import errors, locations
 
@@ -89,6 +90,9 @@ def load_example_sets(
       sets.append(examples_lib.load(
           benchmark.name, config.split, teacher=teacher,
           records_dir=records_dir, limit=config.limit))
+      if config.records_teacher is None:
+        warnings += filter(None, [records.other_rows(
+            records_dir, benchmark.name, sets[-1].teacher, config.split)])
     except errors.UserError as error:
       if benchmark.name in named:
         raise
@@ -157,7 +161,8 @@ def evaluate(
       "systems": summaries,
       "comparisons": scored.compare_all(results, seed=config.seed),
       "seeds": averages.summarize(results),
-      "warnings": warnings,
+      "warnings": warnings + run_folder.copy_lines(
+          averages.first_copies(results)),
   }
   return document, [row for result in results for row in result.rows]
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 import gc
 import pathlib
-import re
 import time
 from typing import Any
 
@@ -131,8 +130,9 @@ class HuggingFaceStudent:
 
   def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
     """Parameter name to shape, as T5X has them."""
-    return dict(_as_t5x(name, tuple(parameter.shape)) for name, parameter in
-                self.student.model.named_parameters())
+    return dict(
+        hf_names.t5x_kernel(name, tuple(parameter.shape))
+        for name, parameter in self.student.model.named_parameters())
 
   def close(self) -> None:
     """Frees the parameters."""
@@ -287,6 +287,8 @@ class TorchDecoder(TorchStudent):
       logits = self.model(
           input_ids=torch.from_numpy(self._theirs(ids)),
           attention_mask=torch.from_numpy((ids > 0).astype(np.int64))).logits
+      never = self.model.generation_config.suppress_tokens
+      logits[..., never or []] = -1e9  # Of padding too: 0 times it is 0.
       log_probs = torch.log_softmax(logits[:, :-1].float(), -1).gather(
           -1, torch.from_numpy(self._theirs(ids))[:, 1:, None])[..., 0].numpy()
     at = np.arange(1, ids.shape[1])[None]
@@ -301,32 +303,6 @@ class TorchDecoder(TorchStudent):
 _TOKENIZER_FILES = (
     "tokenizer.json", "spiece.model", "sentencepiece.bpe.model",
     "tokenizer.model", "vocab.json", "vocab.txt")
-_KERNEL = re.compile(
-    r"(encoder|decoder)\.block\.(\d+)\.layer\.\d\.(\w+)\.(\w+)\.weight")
-_SUBLAYERS = {"SelfAttention": "self_attention", "DenseReluDense": "mlp",
-              "EncDecAttention": "encoder_decoder_attention"}
-_PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "out"}
-
-
-def _as_t5x(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-  """Name and shape of a matrix as `cost` reads them; others as they are."""
-  if name == "shared.weight":
-    return "token_embedder/embedding", shape
-  if name == hf_names.DECODER_EMBEDDING:
-    return "token_embedder/embedding", shape
-  decoders = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
-  if decoders and decoders[2] in hf_names.MODULES_OF_DECODER:
-    return (f"decoder/layers_{decoders[1]}/"
-            f"{hf_names.MODULES_OF_DECODER[decoders[2]]}/kernel", shape[::-1])
-  if name == "lm_head.weight":
-    return "decoder/logits_dense/kernel", shape[::-1]
-  match = _KERNEL.fullmatch(name)
-  if not match or match[3] not in _SUBLAYERS or (
-      match[4] == "relative_attention_bias"):
-    return name, shape
-  side, layer, sublayer, matrix = match.groups()
-  return (f"{side}/layers_{layer}/{_SUBLAYERS[sublayer]}/"
-          f"{_PROJECTIONS.get(matrix, matrix)}/kernel", shape[::-1])
 
 
 def _load_tokenizer(path: pathlib.Path):

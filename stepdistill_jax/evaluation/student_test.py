@@ -30,8 +30,8 @@ def _model():
 @pytest.fixture(name="params", scope="module")
 def _params(model):
   shapes = {"encoder_input_tokens": (8, 16), "decoder_input_tokens": (8, 16)}
-  params = model.get_initial_variables(
-      jax.random.PRNGKey(3), shapes)["params"]
+  params = jax.jit(lambda rng: model.get_initial_variables(
+      rng, shapes)["params"])(jax.random.PRNGKey(3))
   # Random outputs rarely end; a larger logit of EOS makes lengths differ.
   kernel = params["decoder"]["logits_dense"]["kernel"]
   kernel = kernel.at[:, 1].multiply(3.0)

@@ -226,7 +226,7 @@ class PredictionsFile:
     free_text: look for the answer inside the text.
 
   Raises:
-    errors.UserError: a line is another kind of value, or an id has two texts.
+    errors.UserError: a line is another kind of value, or an id has two answers.
   """
 
   kind = "predictions"
@@ -279,7 +279,7 @@ class PredictionsFile:
     if self._repeated:
       warnings.append(
           f"{self._repeated} predictions stand in the file more than once "
-          "with the same text; each counts once")
+          "with the same values; each counts once")
     answers = tuple(self._answers.get(i, Answer(i, None)) for i in asked)
     return [Answers(answers, tuple(warnings), free_text=self._free_text)]
 
@@ -303,11 +303,13 @@ def _read_predictions(path: pathlib.Path) -> tuple[dict[str, Answer], int]:
         if answer.id not in found:
           found[answer.id] = answer
           first_line[answer.id] = number
-        elif found[answer.id].text == answer.text:
+        elif found[answer.id] == answer:
           repeated += 1
         else:
+          differ = [name for name in ("text", "score", "rationale") if getattr(
+              answer, name) != getattr(found[answer.id], name)]
           raise errors.UserError(
-              f"{path}: id {answer.id!r} has different texts on lines "
+              f"{path}: id {answer.id!r} has different {differ[0]}s on lines "
               f"{first_line[answer.id]} and {number}; keep one")
   except UnicodeDecodeError as error:
     raise errors.UserError(

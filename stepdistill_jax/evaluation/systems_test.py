@@ -5,7 +5,7 @@ import json
 import pytest
 
 from stepdistill_jax.data import sources
-from stepdistill_jax.evaluation import examples, store, systems
+from stepdistill_jax.evaluation import evaluate, examples, store, systems
 from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.util import errors
 
@@ -93,6 +93,10 @@ def test_other_bad_files(tmp_path):
     systems.PredictionsFile(tmp_path / "latin.jsonl")
   with pytest.raises(errors.UserError, match="different texts on lines 1 and"):
     systems.PredictionsFile(_file(tmp_path, _row(1, "a"), _row(1, "b")))
+  for field, values in (("score", (0.5, 0.6)), ("rationale", ("r", "s"))):
+    rows = [{**_row(1, "a"), field: value} for value in values]
+    with pytest.raises(errors.UserError, match=f"different {field}s on lines"):
+      systems.PredictionsFile(_file(tmp_path, *rows))
   path = _file(tmp_path, {"id": "x", "text": "y"})
   with pytest.raises(errors.UserError, match="none of its 1 ids"):
     systems.PredictionsFile(path).answer(_set())
@@ -148,6 +152,24 @@ def test_no_local_data(tmp_path, monkeypatch):
       records.Record(id="c", inputs="s", label="3")]})
   assert examples.load("svamp", "train", records_dir=tmp_path).teacher == (
       sources.RecordsSource("svamp", None).resolve()[1]) == "palm540b"
+
+
+def test_a_source_says_where_teachers_have_other_rows(
+    tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path))
+  for teacher, inputs in (("a", "q"), ("b", "r")):
+    record_writer.write_records(tmp_path, "svamp", teacher, {"test": [
+        records.Record(id=inputs, inputs=inputs, label="1")]})
+  line = ("svamp, split test: as no teacher is named, the rows are the 1 of "
+          "a's records; b has 1 other ones")
+  for teacher in (None, None, "a"):
+    sources.RecordsSource("svamp", teacher).get_dataset("test", shuffle=False)
+  assert capsys.readouterr().err == f"note: {line}\n"
+  for named, warned in ((None, [line]), ("a", [])):
+    _, warnings = evaluate.load_example_sets(
+        evaluate.EvalConfig(benchmarks="svamp", records_teacher=named),
+        tmp_path)
+    assert warnings == warned
 
 
 def _stored(text):

@@ -49,8 +49,8 @@ class TeacherCache:
     if not any(m["dataset"] == example_set.benchmark for _, m in self._caches):
       return f"{self.source} has no completions of {example_set.benchmark}"
     found = self._completions(example_set, _dataset(example_set))
-    if any(cache_joining.parse(parser, item).label
-           for item, parser in itertools.chain(*found.values())):
+    if any(_parsed(item, parser).label for item, parser in itertools.chain(
+        *found.values())):
       return None
     return (f"{self.source} has no labels of {example_set.benchmark}, split "
             f"{example_set.split}: the teacher's accuracy was not measured")
@@ -72,14 +72,23 @@ class TeacherCache:
         missing += 1
         answers.append(systems_lib.Answer(example.id, None))
         continue
-      parsed = cache_joining.parse(parser, item)
+      parsed = _parsed(item, parser)
       texts.append(f"{example.inputs} {parsed.rationale} {parsed.label}")
       answers.append(systems_lib.Answer(
           example.id, parsed.label, rationale=parsed.rationale or None))
-    warnings = (f"{missing} of {len(answers)} examples have no completion in "
-                "the cache; they count as wrong",) if missing else ()
+    warnings = []
+    if missing:
+      warnings.append(
+          f"{missing} of {len(answers)} examples have no completion in the "
+          "cache; they count as wrong")
+    asked = {records.input_hash(e.inputs) for e in example_set.examples}
+    if more := sum(len(found.get(question, ())) for question in asked):
+      warnings.append(
+          f"{more} further completions in the cache are of questions that have "
+          "one; they are left out")
     return [systems_lib.Answers(
-        tuple(answers), warnings, cost_lib.of_teacher(self.teacher, texts))]
+        tuple(answers), tuple(warnings),
+        cost_lib.of_teacher(self.teacher, texts))]
 
   def _completions(
       self, example_set: examples_lib.ExampleSet, spec: datasets.Dataset,
@@ -91,8 +100,9 @@ class TeacherCache:
           manifest["split"], example_set.split):
         continue
       parser = self._parser(spec, manifest)
-      for position, entry in enumerate(completions.read_completions(path)):
-        item = cache_joining.line_item(spec, entry, position)
+      form = cache_joining.Form.of(
+          manifest, str(path / completions.MANIFEST))
+      for item in cache_joining.join(spec, path, form):
         if item.row is not None:  # Else no example can ask for it.
           found.setdefault(records.input_hash(item.row.inputs), []).append(
               (item, parser))
@@ -103,6 +113,11 @@ class TeacherCache:
     return rules_lib.get_parser(
         spec, self._rules,
         form=manifest.get("reads") or answer_forms.CHAIN_OF_THOUGHT)
+
+
+def _parsed(item: joining.Joined, parser: parsing.Parser) -> parsing.Parsed:
+  """Rationale and label; of several samples they are chosen already."""
+  return item.parsed or cache_joining.parse(parser, item)
 
 
 def _dataset(example_set: examples_lib.ExampleSet) -> datasets.Dataset:

@@ -125,6 +125,42 @@ def test_a_raw_cache_is_parsed_by_the_rules_of_the_call(
   assert "1 of 4 examples have no completion" in summary["warnings"][0]
 
 
+def test_samples_of_a_raw_cache_are_one_answer_as_in_its_records(tmp_path):
+  (tmp_path / "cache").mkdir()
+  (tmp_path / "cache" / "manifest.json").write_text(json.dumps({
+      "format_version": completions.FORMAT_VERSION, "teacher": "big",
+      "dataset": "svamp", "split": "test", "reads": "chain_of_thought",
+      "sampling": {"samples": 3}}))
+  samples = [(0, OUTPUTS[2]), (1, OUTPUTS[0]), (2, OUTPUTS[0])]
+  (tmp_path / "cache" / "shard-00000.jsonl").write_text("".join(
+      json.dumps({"id": "0", "position": 0, "sample": sample, "input": ROWS[0],
+                  "output": output, "finish_reason": "stop", "error": None})
+      + "\n" for sample, output in [*samples, samples[0]]))
+  importing.import_cache(tmp_path / "cache", output=tmp_path / "records")
+  example_set = examples.load(
+      "svamp", "test", records_dir=tmp_path / "records")
+  raw, = teacher_cache.TeacherCache(tmp_path / "cache").answer(example_set)
+  own, = systems.TeacherRecords("big", tmp_path / "records").answer(example_set)
+  assert [a.text for a in raw.answers] == [a.text for a in own.answers]
+  assert raw.answers[0].text == "(8 - 3)" and not raw.warnings
+
+
+def test_a_second_completion_of_a_question_is_named(tmp_path):
+  for name, number in (("cache", 2), ("once", 1)):
+    with completions.CacheWriter(
+        tmp_path / name, teacher="big", dataset="svamp",
+        split="test") as writer:
+      for i in range(number):
+        writer.write(completions.Completion(str(i), ROWS[0], OUTPUTS[2 * i]))
+  importing.import_cache(tmp_path / "once", output=tmp_path / "records")
+  example_set = examples.load(
+      "svamp", "test", records_dir=tmp_path / "records")
+  given, = teacher_cache.TeacherCache(tmp_path / "cache").answer(example_set)
+  assert given.warnings == (
+      "1 further completions in the cache are of questions that have one; they "
+      "are left out",)
+
+
 def test_a_teacher_without_labels_has_no_accuracy(tmp_path, capsys):
   for name, output in (("mute", "I do not know."), ("big", OUTPUTS[0])):
     with completions.CacheWriter(tmp_path / name, teacher=name, dataset="svamp",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 import re
 
+from stepdistill_jax.config import decoder_dimensions
 from stepdistill_jax.util import errors
 
 # Both are fixed in T5X's network and in all published checkpoints.
@@ -48,10 +49,6 @@ class Architecture:
 
   kind = "T5"
 
-  @property
-  def gated(self) -> bool:
-    return len(self.mlp_activations) > 1
-
   def in_words(self) -> str:
     return (f"{self.num_encoder_layers} encoder and {self.num_decoder_layers} "
             f"decoder blocks, width {self.emb_dim}, {self.num_heads} heads of "
@@ -59,40 +56,10 @@ class Architecture:
             f"({', '.join(self.mlp_activations)})")
 
 
-@dataclasses.dataclass(frozen=True)
-class DecoderArchitecture:
-  """A decoder's dimensions, under the names of `models.llama`'s LlamaConfig.
-
-  Attributes:
-    vocab_size: rows of the embedding.
-    num_tokens: the last id that is a token; None is all but padding's 0.
-  """
-
-  vocab_size: int
-  emb_dim: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  mlp_dim: int
-  num_layers: int
-  mlp_activations: tuple[str, ...] = ("silu", "linear")
-  num_tokens: int | None = None
-  rms_norm_epsilon: float = 1e-5
-  rope_theta: float = 10000.0
-  rope_scaling: str = "none"
-  rope_factor: float = 1.0
-  rope_low_freq_factor: float = 1.0
-  rope_high_freq_factor: float = 4.0
-  rope_original_length: int = 8192
-  logits_via_embedding: bool = False
-  qkv_bias: bool = False
-  qk_norm: bool = False
+class DecoderArchitecture(decoder_dimensions.DecoderDimensions):
+  """A decoder's dimensions, with its names for people."""
 
   kind = "decoder"
-
-  @property
-  def last_token(self) -> int:
-    return self.num_tokens or self.vocab_size - 1
 
   def in_words(self) -> str:
     return (f"{self.num_layers} blocks, width {self.emb_dim}, "
@@ -106,59 +73,36 @@ DECODER_FAMILIES = ("llama", "qwen2", "qwen3")
 AnyArchitecture = Architecture | DecoderArchitecture
 
 
-def _attention_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
-  inner = arch.num_heads * arch.head_dim
-  shapes = {f"{name}/kernel": (arch.emb_dim, inner)
-            for name in ("query", "key", "value")}
-  return {**shapes, "out/kernel": (inner, arch.emb_dim)}
+# Attentions of a block with the norms before them, in the order of
+# computation; a decoder alone has the first of a decoder's.
+_ATTENTIONS = {
+    "encoder": {"attention": "pre_attention_layer_norm"},
+    "decoder": {"self_attention": "pre_self_attention_layer_norm",
+                "encoder_decoder_attention": "pre_cross_attention_layer_norm"}}
 
 
-def _layer_shapes(
-    arch: Architecture, side: str) -> dict[str, tuple[int, ...]]:
+def _block_shapes(
+    arch: AnyArchitecture, side: str) -> dict[str, tuple[int, ...]]:
   """Shapes of one block, by name below `layers_N`."""
-  attentions = {"encoder": {"attention": "pre_attention_layer_norm"},
-                "decoder": {
-                    "self_attention": "pre_self_attention_layer_norm",
-                    "encoder_decoder_attention":
-                        "pre_cross_attention_layer_norm"}}[side]
-  shapes = {}
-  for attention, norm in attentions.items():
-    shapes[f"{norm}/scale"] = (arch.emb_dim,)
-    for name, shape in _attention_shapes(arch).items():
-      shapes[f"{attention}/{name}"] = shape
-  shapes["pre_mlp_layer_norm/scale"] = (arch.emb_dim,)
-  for name in ("wi_0", "wi_1") if arch.gated else ("wi",):
-    shapes[f"mlp/{name}/kernel"] = (arch.emb_dim, arch.mlp_dim)
-  shapes["mlp/wo/kernel"] = (arch.mlp_dim, arch.emb_dim)
-  return shapes
-
-
-def _decoder_shapes(arch: DecoderArchitecture) -> dict[str, tuple[int, ...]]:
   embed, inner = arch.emb_dim, arch.num_heads * arch.head_dim
-  kv = arch.num_kv_heads * arch.head_dim
-  layer: dict[str, tuple[int, ...]] = {
-      "pre_self_attention_layer_norm/scale": (embed,)}
-  for name, size in (("query", inner), ("key", kv), ("value", kv)):
-    layer[f"self_attention/{name}/kernel"] = (embed, size)
-    if arch.qkv_bias:
-      layer[f"self_attention/{name}/bias"] = (size,)
-  if arch.qk_norm:
-    for name in ("query_norm", "key_norm"):
-      layer[f"self_attention/{name}/scale"] = (arch.head_dim,)
-  layer |= {
-      "self_attention/out/kernel": (inner, embed),
-      "pre_mlp_layer_norm/scale": (embed,),
-      "mlp/wi_0/kernel": (embed, arch.mlp_dim),
-      "mlp/wi_1/kernel": (embed, arch.mlp_dim),
-      "mlp/wo/kernel": (arch.mlp_dim, embed)}
-  shapes = {"token_embedder/embedding": (arch.vocab_size, embed)}
-  for i in range(arch.num_layers):
-    shapes |= {f"decoder/layers_{i}/{name}": shape
-               for name, shape in layer.items()}
-  shapes["decoder/decoder_norm/scale"] = (embed,)
-  if not arch.logits_via_embedding:
-    shapes["decoder/logits_dense/kernel"] = (embed, arch.vocab_size)
-  return shapes
+  attentions, kv = list(_ATTENTIONS[side].items()), inner
+  if isinstance(arch, DecoderArchitecture):
+    attentions, kv = attentions[:1], arch.num_kv_heads * arch.head_dim
+  shapes: dict[str, tuple[int, ...]] = {}
+  for attention, norm in attentions:
+    shapes[f"{norm}/scale"] = (embed,)
+    for name, size in (("query", inner), ("key", kv), ("value", kv)):
+      shapes[f"{attention}/{name}/kernel"] = (embed, size)
+      if isinstance(arch, DecoderArchitecture) and arch.qkv_bias:
+        shapes[f"{attention}/{name}/bias"] = (size,)
+    if isinstance(arch, DecoderArchitecture) and arch.qk_norm:
+      for name in ("query_norm", "key_norm"):
+        shapes[f"{attention}/{name}/scale"] = (arch.head_dim,)
+    shapes[f"{attention}/out/kernel"] = (inner, embed)
+  shapes["pre_mlp_layer_norm/scale"] = (embed,)
+  for name in ("wi_0", "wi_1") if len(arch.mlp_activations) > 1 else ("wi",):
+    shapes[f"mlp/{name}/kernel"] = (embed, arch.mlp_dim)
+  return {**shapes, "mlp/wo/kernel": (arch.mlp_dim, embed)}
 
 
 def parameter_shapes(arch: AnyArchitecture) -> dict[str, tuple[int, ...]]:
@@ -171,15 +115,19 @@ def parameter_shapes(arch: AnyArchitecture) -> dict[str, tuple[int, ...]]:
   >>> parameter_shapes(arch)["encoder/layers_0/mlp/wi/kernel"]
   (8, 16)
   """
-  if isinstance(arch, DecoderArchitecture):
-    return _decoder_shapes(arch)
+  t5 = isinstance(arch, Architecture)
+  stacks = {"encoder": arch.num_encoder_layers,
+            "decoder": arch.num_decoder_layers} if t5 else {
+                "decoder": arch.num_layers}
   shapes = {"token_embedder/embedding": (arch.vocab_size, arch.emb_dim)}
-  for side, layers in (("encoder", arch.num_encoder_layers),
-                       ("decoder", arch.num_decoder_layers)):
-    shapes[f"{side}/relpos_bias/rel_embedding"] = (arch.num_heads, NUM_BUCKETS)
+  for side, layers in stacks.items():
+    if t5:
+      shapes[f"{side}/relpos_bias/rel_embedding"] = (
+          arch.num_heads, NUM_BUCKETS)
+    block = _block_shapes(arch, side)
     for layer in range(layers):
-      for name, shape in _layer_shapes(arch, side).items():
-        shapes[f"{side}/layers_{layer}/{name}"] = shape
+      shapes |= {f"{side}/layers_{layer}/{name}": shape
+                 for name, shape in block.items()}
     shapes[f"{side}/{side}_norm/scale"] = (arch.emb_dim,)
   if not arch.logits_via_embedding:
     shapes["decoder/logits_dense/kernel"] = (arch.emb_dim, arch.vocab_size)
@@ -215,7 +163,7 @@ def infer(
              for n in shapes):
         hint = " (its layers are stacked: a scalable T5, not supported)"
       elif not any(n.startswith("encoder/") for n in shapes):
-        hint = " (a decoder-only model?)"
+        hint = " (of a decoder alone? `t5x` restores it as it is)"
       raise errors.UserError(
           f"{where} is not a T5 of T5X's `network`: it has no {name}{hint}")
     return tuple(shapes[name])

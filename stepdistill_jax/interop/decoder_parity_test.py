@@ -13,16 +13,19 @@ import pytest
 from stepdistill_jax.interop.hf import (
   exporting as export_hf,
   importing as import_hf,
+  names as hf_names,
 )
-from tests.support import decoder_fixtures as fixtures
+from tests.support import decoder_fixtures as fixtures, real_data
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import flax
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import seqio
 from t5x import checkpoints
 
 from stepdistill_jax.data import (
@@ -31,8 +34,10 @@ from stepdistill_jax.data import (
   hugging_face_vocabulary,
 )
 from stepdistill_jax.evaluation import hugging_face
+from stepdistill_jax.interop.t5x import writer as t5x_writer
 from stepdistill_jax.models import decoder_model
 from stepdistill_jax.models.llama import network
+from stepdistill_jax.records import records
 
 ATOL = 1e-5
 STEPS = 12
@@ -149,7 +154,7 @@ def test_a_folder_is_asked_as_the_run_is(pair):
       "decoder_loss_weights": (got > 0).astype(np.float32)})
   (order, found), = theirs.log_likelihoods(inputs, tokens)
   np.testing.assert_allclose(found, scores[np.array(order)], rtol=1e-4)
-  shapes = dict(hugging_face._as_t5x(name, tuple(p.shape))
+  shapes = dict(hf_names.t5x_kernel(name, tuple(p.shape))
                 for name, p in other.named_parameters())
   # Costs are counted alike; what has no such name is no matrix.
   for name, value in traverse_util.flatten_dict(params, sep="/").items():
@@ -204,6 +209,70 @@ def test_exported_folder_is_what_was_imported(name, dtype, tmp_path):
     torch.testing.assert_close(
         load_torch(tmp_path / "back")(ids).logits,
         load_torch(tmp_path / "hf")(ids).logits, rtol=0, atol=0)
+
+
+def test_a_decoder_of_sentencepiece_pieces_is_asked_alike(tmp_path):
+  """As the embedded benchmark's: EOS ends prompts, 0 is never predicted."""
+  spiece = real_data.write_tiny_vocabulary(tmp_path / "spiece.model")
+  pieces = seqio.SentencePieceVocabulary(str(spiece), 0)
+  config = network.LlamaConfig(
+      vocab_size=pieces.vocab_size + 8, num_tokens=pieces.vocab_size - 1,
+      emb_dim=24, num_heads=4, num_kv_heads=2, num_layers=2, head_dim=8,
+      mlp_dim=40)
+  model = decoder_model.StepDistillDecoder(
+      network.Transformer(config), pieces, optimizer_def=None)
+  params = model.get_initial_variables(jax.random.PRNGKey(0), {})["params"]
+  head = params["decoder"]["logits_dense"]["kernel"]
+  params = flax.core.unfreeze(params)
+  # Tempting: what is no token, and now and then the end.
+  params["decoder"]["logits_dense"]["kernel"] = head.at[:, 0].mul(9).at[
+      :, pieces.vocab_size + 3].mul(9).at[:, 1].mul(3)
+  writer = t5x_writer.CheckpointWriter(tmp_path / "run", 0)
+  for name, value in traverse_util.flatten_dict(params, sep="/").items():
+    writer.declare(f"target/{name}", value.shape, value.dtype, value.shape)(
+        ).write(np.asarray(value)).result()
+  writer.finish()
+  (tmp_path / "run" / "config.gin").write_text(
+      "VOCABULARY = @seqio.SentencePieceVocabulary()\n"
+      f"SentencePieceVocabulary.sentencepiece_model_file = {str(spiece)!r}\n"
+      + "".join(f"LlamaConfig.{name} = {getattr(config, name)!r}\n"
+                for name in ("vocab_size", "num_tokens", "emb_dim", "num_heads",
+                             "num_kv_heads", "num_layers", "head_dim",
+                             "mlp_dim")))
+  done = export_hf.export_hf(
+      tmp_path / "run", tmp_path / "out", export_hf.Options(quiet=True))
+  prompt = json.loads((done.folder / "config.json").read_text())[
+      "task_specific_params"]["prompt"]
+  vocabulary = hugging_face_vocabulary.HuggingFaceVocabulary(
+      str(done.folder / "tokenizer.json"), **prompt)
+  texts = [f"predict: Is it {n}?{records.EOS_TEXT}two  words" for n in range(9)]
+  inputs = [[token for part in text.split(records.EOS_TEXT)
+             for token in [*pieces.encode(part), 1]] for text in texts]
+  assert [vocabulary.encode_prompt(text) for text in texts] == inputs
+  auto = transformers.AutoTokenizer.from_pretrained(done.folder)
+  assert [auto(text.replace(records.EOS_TEXT, "</s>") + "</s>")["input_ids"]
+          for text in texts] == inputs
+  theirs = hugging_face.TorchStudent.of(
+      load_torch(done.folder), vocabulary, batch_size=4)
+  tokens = theirs.generate_tokens(inputs, STEPS)
+  width = max(map(len, inputs))
+  prompts = np.stack([np.pad(i, (0, width - len(i))) for i in inputs])
+  got = np.asarray(jax.jit(model.predict_batch)(params, {
+      "encoder_input_tokens": prompts.astype(np.int32),
+      "decoder_target_tokens": np.zeros((9, STEPS), np.int32)}))
+  assert tokens == [[t for t in row if t] for row in got.tolist()]
+  assert {len(row) for row in tokens} > {STEPS}
+  assert [vocabulary.decode(row) for row in tokens] == [
+      pieces.decode(row) for row in tokens]
+  scores = jax.jit(model.score_batch)(params, {
+      "encoder_input_tokens": prompts.astype(np.int32),
+      "decoder_target_tokens": got,
+      "decoder_input_tokens": np.pad(got[:, :-1], ((0, 0), (1, 0))),
+      "decoder_loss_weights": (got > 0).astype(np.float32)})
+  found = {i: value for order, values in theirs.log_likelihoods(
+      inputs, tokens) for i, value in zip(order, values)}
+  np.testing.assert_allclose(
+      [found[i] for i in range(9)], scores, rtol=1e-4)
 
 
 def test_pipeline_answers_greedily(tmp_path):

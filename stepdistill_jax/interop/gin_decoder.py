@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import dataclasses
 import functools
 import math
 import pathlib
@@ -93,13 +92,6 @@ def _known_files() -> dict[tuple[Any, ...], str]:
   return found
 
 
-def dimensions(arch: architecture.DecoderArchitecture) -> str:
-  """Gin lines that set all of a network's dimensions."""
-  return "".join(
-      f"  {field.name} = {getattr(arch, field.name)!r}\n"
-      for field in dataclasses.fields(arch))
-
-
 def write(
     folder: pathlib.Path, arch: architecture.DecoderArchitecture, *,
     checkpoint: pathlib.Path, title: str,
@@ -110,7 +102,8 @@ def write(
   student.write_text(_STUDENT.format(
       title=title, file=student, recipe=recipe(arch),
       checkpoint=str(checkpoint.absolute()), tokenizer=str(tokenizer))
-                     + dimensions(arch) + gin_model.RESTORE, encoding="utf-8")
+                     + gin_model.dimensions(arch) + gin_model.RESTORE,
+                     encoding="utf-8")
   model.write_text(_MODEL.format(title=title, student=student),
                    encoding="utf-8")
   return model

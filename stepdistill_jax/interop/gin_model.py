@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
+import functools
 import math
 import pathlib
 import shlex
 from typing import Any
 
+from stepdistill_jax.embedded_t5x import examples
 from stepdistill_jax.interop import architecture, tokenizers
 from stepdistill_jax.util import errors
 
 MODEL_FILE = "model.gin"
 STUDENT_FILE = "student.gin"
-# File -> (vocab, emb, heads, kv, mlp, encoder and decoder layers): the
-# published sizes, for which T5X has a file.
-_KNOWN = {
-    "t5_1_0/small": (32128, 512, 8, 64, 2048, 6, 6),
-    "t5_1_0/base": (32128, 768, 12, 64, 3072, 12, 12),
-    "t5_1_0/large": (32128, 1024, 16, 64, 4096, 24, 24),
-    "t5_1_0/3B": (32128, 1024, 32, 128, 16384, 24, 24),
-    "t5_1_0/11B": (32128, 1024, 128, 128, 65536, 24, 24),
-    "t5_1_1/small": (32128, 512, 6, 64, 1024, 8, 8),
-    "t5_1_1/base": (32128, 768, 12, 64, 2048, 12, 12),
-    "t5_1_1/large": (32128, 1024, 16, 64, 2816, 24, 24),
-    "t5_1_1/xl": (32128, 2048, 32, 64, 5120, 24, 24),
-    "t5_1_1/xxl": (32128, 4096, 64, 64, 10240, 24, 24),
-    "mt5/small": (250112, 512, 6, 64, 1024, 8, 8),
-    "mt5/base": (250112, 768, 12, 64, 2048, 12, 12),
-    "mt5/large": (250112, 1024, 16, 64, 2816, 24, 24),
-    "mt5/xl": (250112, 2048, 32, 64, 5120, 24, 24),
-    "mt5/xxl": (250112, 4096, 64, 64, 10240, 24, 24),
-    "byt5/small": (384, 1472, 6, 64, 3584, 12, 4),
-    "byt5/base": (384, 1536, 12, 64, 3968, 18, 6),
-    "byt5/large": (384, 1536, 16, 64, 3840, 36, 12),
-    "byt5/xl": (384, 2560, 32, 64, 6720, 36, 12),
-    "byt5/xxl": (384, 4672, 64, 64, 12352, 36, 12),
-}
+# T5X's file of a model whose dimensions are none of these.
+_ANY_SIZE = "t5x/examples/t5/t5_1_1/base.gin"
+# T5X's folders of sizes; their smallest are nobody's.
+_FAMILIES = ("t5_1_0", "t5_1_1", "mt5", "byt5")
+
+
+@functools.cache
+def published_sizes() -> Mapping[str, architecture.Architecture]:
+  """The published sizes -> T5X's files for them, such as `t5_1_1/base`."""
+  names = [f.name for f in dataclasses.fields(architecture.Architecture)
+           if f.name != "dropout_rate"]
+  found = {}
+  for family in _FAMILIES:
+    folder = pathlib.Path(examples.__file__).parent / "t5" / family
+    for file in folder.glob("*.gin"):
+      literals = {**read_literals(folder / "base.gin"), **read_literals(file)}
+      if file.stem != "tiny":
+        found[f"{family}/{file.stem}"] = architecture.Architecture(
+            **{name: literals[f"T5Config.{name}"] for name in names})
+  return found
 
 
 def known_file(arch: architecture.Architecture) -> str | None:
@@ -46,13 +45,8 @@ def known_file(arch: architecture.Architecture) -> str | None:
   ...     32128, 768, 12, 64, 2048, 12, 12, ("gelu", "linear"), False))
   't5x/examples/t5/t5_1_1/base.gin'
   """
-  size = (arch.vocab_size, arch.emb_dim, arch.num_heads, arch.head_dim,
-          arch.mlp_dim, arch.num_encoder_layers, arch.num_decoder_layers)
-  for name, known in _KNOWN.items():
-    first = name.startswith("t5_1_0/")
-    mlp = ("relu",) if first else ("gelu", "linear")
-    if (size == known and arch.mlp_activations == mlp
-        and arch.logits_via_embedding == first):
+  for name, known in published_sizes().items():
+    if dataclasses.replace(known, dropout_rate=arch.dropout_rate) == arch:
       return f"t5x/examples/t5/{name}.gin"
   return None
 
@@ -64,15 +58,15 @@ def recipe_size(arch: architecture.Architecture) -> str:
   ...     250112, 768, 12, 64, 2048, 12, 12, ("gelu", "linear"), False))
   'base'
   """
-  def stacks(unused_vocab, embed, heads, head, mlp, encoder, decoder):
-    return embed * (4 * heads * head * (encoder + 2 * decoder)
-                    + 3 * mlp * (encoder + decoder))
+  def stacks(arch: architecture.Architecture) -> int:
+    return sum(math.prod(shape) for name, shape in
+               architecture.parameter_shapes(arch).items() if "layers_" in name)
 
-  size = stacks(0, arch.emb_dim, arch.num_heads, arch.head_dim, arch.mlp_dim,
-                arch.num_encoder_layers, arch.num_decoder_layers)
-  distance = {name.removeprefix("t5_1_1/"): abs(math.log(size / stacks(*known)))
-              for name, known in _KNOWN.items() if name.startswith("t5_1_1/")}
-  return min(distance, key=distance.get)
+  distance = {
+      name.removeprefix("t5_1_1/"): abs(math.log(stacks(arch) / stacks(known)))
+      for name, known in published_sizes().items()
+      if name.startswith("t5_1_1/")}
+  return min(distance, key=distance.__getitem__)
 
 
 def why_no_recipe(arch: architecture.Architecture, pieces: int | None) -> str:
@@ -135,39 +129,6 @@ _GO_ON = """
 utils.RestoreCheckpointConfig.assignment_map = None
 """
 
-_BODY = """
-# ---------------------------------------------------------------- loss
-Z_LOSS = 0.0001
-LABEL_SMOOTHING = 0.0
-LOSS_NORMALIZING_FACTOR = None
-DROPOUT_RATE = %gin.REQUIRED
-
-# ---------------------------------------------------------------- optimizer
-OPTIMIZER = @adafactor.Adafactor()
-adafactor.Adafactor:
-  decay_rate = 0.8
-  step_offset = 0
-  logical_factor_rules = @adafactor.standard_logical_factor_rules()
-
-# ---------------------------------------------------------------- model
-MODEL = @models.EncoderDecoderModel()
-models.EncoderDecoderModel:
-  module = @network.Transformer()
-  input_vocabulary = %VOCABULARY
-  output_vocabulary = %VOCABULARY
-  optimizer_def = %OPTIMIZER
-  z_loss = %Z_LOSS
-  label_smoothing = %LABEL_SMOOTHING
-  loss_normalizing_factor = %LOSS_NORMALIZING_FACTOR
-
-# ---------------------------------------------------------------- network
-network.Transformer.config = @network.T5Config()
-network.T5Config:
-  dtype = 'bfloat16'  # Of activations; parameters are float32.
-  dropout_rate = %DROPOUT_RATE
-"""
-
-
 _STUDENT = """\
 # {title}
 #
@@ -203,11 +164,11 @@ def byte_vocabulary(extra_ids: int) -> str:
           f"seqio.ByteVocabulary.extra_ids = {extra_ids}\n")
 
 
-def _dimensions(arch: architecture.Architecture) -> str:
-  return "".join(f"  {name} = {getattr(arch, name)!r}\n" for name in (
-      "vocab_size", "emb_dim", "num_heads", "num_encoder_layers",
-      "num_decoder_layers", "head_dim", "mlp_dim", "mlp_activations",
-      "logits_via_embedding"))
+def dimensions(arch: architecture.AnyArchitecture) -> str:
+  """Gin lines that set all of a network's dimensions."""
+  return "".join(f"  {field.name} = {getattr(arch, field.name)!r}\n"
+                 for field in dataclasses.fields(arch)
+                 if field.name != "dropout_rate")
 
 
 def model_text(
@@ -224,18 +185,18 @@ def model_text(
     vocabulary: gin lines that set VOCABULARY; empty for the known file's own.
     optimizer_state: whether the checkpoint has an optimizer's state.
   """
-  header = _HEADER.format(title=title, file=file, checkpoint=checkpoint)
-  imports = "\nfrom __gin__ import dynamic_registration\n\nimport seqio\n"
-  restore = "" if optimizer_state else RESTORE
   known = known_file(arch)
-  if known:
-    return (f"{header}{imports}from t5x import utils\n\ninclude '{known}'\n"
-            + vocabulary + restore)
-  modules = ("from t5x import adafactor\nfrom t5x import models\n"
-             "from t5x import utils\nfrom t5x.examples.t5 import network\n")
-  vocabulary = vocabulary or "\nVOCABULARY = %gin.REQUIRED\n"
-  return header + imports + modules + vocabulary + _BODY + _dimensions(
-      arch) + restore
+  imports = ["import seqio", "from t5x import utils"]
+  if not known:
+    vocabulary = vocabulary or "\nVOCABULARY = %gin.REQUIRED\n"
+    imports.append("from t5x.examples.t5 import network")
+  return "".join([
+      _HEADER.format(title=title, file=file, checkpoint=checkpoint),
+      "\nfrom __gin__ import dynamic_registration\n\n",
+      *(f"{line}\n" for line in imports),
+      f"\ninclude '{known or _ANY_SIZE}'\n", vocabulary,
+      "" if known else f"\nnetwork.T5Config:\n{dimensions(arch)}",
+      "" if optimizer_state else RESTORE])
 
 
 def environment(spiece: pathlib.Path | None) -> str:
@@ -251,7 +212,7 @@ def student_text(arch: architecture.Architecture, *, title: str, file: str,
   text = _STUDENT.format(title=title, file=file, checkpoint=checkpoint,
                          size=recipe_size(arch),
                          environment=environment(spiece))
-  return text + _dimensions(arch) + (
+  return text + dimensions(arch) + (
       _GO_ON if optimizer_state else RESTORE)
 
 

@@ -33,13 +33,17 @@ def assert_is(model, arch):
     assert getattr(config, name) == value, name
 
 
-@pytest.mark.parametrize("name", gin_model._KNOWN)
+def test_all_published_sizes_are_there():
+  assert sorted(gin_model.published_sizes()) == sorted([
+      *(f"t5_1_0/{s}" for s in ("small", "base", "large", "3B", "11B")),
+      *(f"{family}/{s}" for family in ("t5_1_1", "mt5", "byt5")
+        for s in ("small", "base", "large", "xl", "xxl"))])
+
+
+@pytest.mark.parametrize("name", gin_model.published_sizes())
 def test_published_sizes_are_t5xs_files(rebuilt, name):
-  first = name.startswith("t5_1_0/")
-  vocab, emb, heads, kv, mlp, encoder, decoder = gin_model._KNOWN[name]
-  arch = architecture.Architecture(
-      vocab, emb, heads, kv, mlp, encoder, decoder,
-      ("relu",) if first else ("gelu", "linear"), first, dropout_rate=0.25)
+  arch = dataclasses.replace(
+      gin_model.published_sizes()[name], dropout_rate=0.25)
   assert gin_model.known_file(arch) == f"t5x/examples/t5/{name}.gin"
   model = rebuilt(arch, byte_tokens=name.startswith("byt5/"))
   assert_is(model, arch)

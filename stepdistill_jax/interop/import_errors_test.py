@@ -8,6 +8,7 @@ import pytest
 import sentencepiece
 
 from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.interop import streaming
 from stepdistill_jax.interop.hf import (
   config as hf_config,
   exporting as export_hf,
@@ -410,3 +411,22 @@ def test_weights_that_are_not_finite(folder, name, where, value):
   change_tensors(folder, spoil)
   refused(folder, f"model.safetensors: the tensor {name} has 1 values that "
           "are not finite", "broken")
+
+
+def test_verify_finds_values_that_are_not_finite(
+    folder, tmp_path, monkeypatch, capsys):
+  def spoil(tensors):
+    tensors["shared.weight"] = tensors["shared.weight"].copy()
+    tensors["shared.weight"][3, 2] = np.nan
+
+  for change, exit_code, said in (
+      (lambda tensors: None, 0, ": good"),
+      (spoil, 1, "target/token_embedder/embedding has 1 values that are not "
+       "finite")):
+    change_tensors(folder, change)
+    out = tmp_path / f"out{exit_code}"
+    with monkeypatch.context() as patched:
+      patched.setattr(streaming, "require_finite", lambda *args: None)
+      import_hf.import_hf(folder, out, quiet=True)
+    assert cli.main(["checkpoint", "verify", str(out)]) == exit_code
+    assert said in capsys.readouterr().out

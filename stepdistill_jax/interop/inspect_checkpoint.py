@@ -54,7 +54,7 @@ def _model_of(checkpoint: t5x_reader.Checkpoint) -> dict[str, Any] | None:
             "lora_rank": adapters[0][-1] if adapters else 0}
   # A tree does not show these.
   del fields["dropout_rate"], fields["mlp_activations"]
-  return {**fields, "gated_mlp": arch.gated,
+  return {**fields, "gated_mlp": len(arch.mlp_activations) > 1,
           "gin_file": gin_model.known_file(arch)}
 
 

@@ -67,9 +67,8 @@ def test_a_vocabulary_that_no_recipe_has_is_said(
     ("t5_1_1/base", 32_000, ""),
     ("t5_1_1/base", 32_100, "--pad_vocabulary=256`")])
 def test_recipes_need_a_place_for_each_token(family, pieces, why):
-  dimensions = gin_model._KNOWN[family]
-  said = gin_model.why_no_recipe(gin_model.architecture.Architecture(
-      *dimensions, ("gelu", "linear"), False), pieces)
+  said = gin_model.why_no_recipe(
+      gin_model.published_sizes()[family], pieces)
   assert why in said and bool(said) == bool(why)
 
 
@@ -77,7 +76,5 @@ def test_recipes_need_a_place_for_each_token(family, pieces, why):
     ("t5_1_1/xl", "xl"), ("t5_1_0/base", "base"), ("mt5/large", "large"),
     ("byt5/small", "base"), ("t5_1_0/11B", "xxl")])
 def test_recipes_by_size(known, size):
-  dimensions = gin_model._KNOWN[known]
-  arch = gin_model.architecture.Architecture(
-      *dimensions, ("gelu", "linear"), False)
+  arch = gin_model.published_sizes()[known]
   assert gin_model.recipe_size(arch) == size

@@ -136,9 +136,9 @@ class Context:
     return self._hf_json("generation_config.json")
 
   def _hf_json(self, name: str) -> Mapping[str, Any]:
-    if self.hf_folder is None or not (self.hf_folder / name).is_file():
+    if self.hf_folder is None:
       return {}
-    return tokenizer_files.read_json(self.hf_folder / name)
+    return tokenizer_files.read_json(self.hf_folder / name, may_lack=True)
 
   def tokenizer(self, records_dir: pathlib.Path | None = None
                 ) -> tokenizers.Tokenizer:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Mapping
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import re
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -18,6 +20,7 @@ from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations
 
 CONFIG_FILE = "config.gin"
+_Run = TypeVar("_Run", bound=Hashable)
 # Task kinds of the registry that ask for the label with a prefix.
 _PREFIXED = ("step", "mix", "predict")
 _PREDICT, _EXPLAIN = "predict: ", "explain: "
@@ -131,11 +134,7 @@ class RunFolder:
 
   def method_key(self) -> str:
     """A hash of the configuration without seed, folders and imports."""
-    lines = self.config_path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in _joined(lines)
-            if line and not line.startswith(("#", "from ", "import "))
-            and not _RUN_SPECIFIC.search(line.partition("=")[0])]
-    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
+    return _method_key(self.path)
 
   def seed(self) -> int | None:
     """The run's seed, where its provenance or configuration names one."""
@@ -144,19 +143,70 @@ class RunFolder:
 
 def seed_of(run: epath.Path | pathlib.Path) -> int | None:
   """The seed of a run's folder, where its files name one."""
-  provenance = run / "run.json"
-  if provenance.is_file():
-    try:
-      seeds = json.loads(provenance.read_text(encoding="utf-8")).get("seeds")
-    except (ValueError, AttributeError):
-      seeds = None
-    if isinstance(seeds, dict):
-      seeds = next(iter(seeds.values()), None)
-    if isinstance(seeds, int):
-      return seeds
+  seeds = _record(run).get("seeds")
+  if isinstance(seeds, dict):
+    seeds = next(iter(seeds.values()), None)
+  if isinstance(seeds, int):
+    return seeds
   text = (run / CONFIG_FILE).read_text(encoding="utf-8")
-  match = re.search(r"(?im)^\S*(?:random_seed|SEED)\s*=\s*(\d+)\s*$", text)
-  return int(match.group(1)) if match else None
+  found = re.findall(
+      r"(?im)^\S*(?:random_seed|SEED)\s*=\s*(\d+)\s*$", text)
+  return int(found[-1]) if found else None  # Gin's last binding wins.
+
+
+def identities_of(run: epath.Path | pathlib.Path) -> list[str]:
+  """Returns texts of which a folder shares one with each copy of its run.
+
+  A copied folder has the same beginning in its record; a repeated run has the
+  same configuration, data and seed.
+  """
+  record, found = _record(run), []
+  starts = record.get("starts")
+  if isinstance(starts, list) and starts:
+    found.append(json.dumps(
+        [record.get("created"), record.get("seeds"), starts[0]]))
+  seed, data = seed_of(run), record.get("data")
+  if seed is not None:
+    files = data.get("files_sha256") if isinstance(data, dict) else None
+    found.append(json.dumps([_method_key(run), seed, files]))
+  return found
+
+
+def first_copies(
+    identities: Mapping[_Run, Iterable[str]]) -> dict[_Run, _Run]:
+  """Returns, for each run, the first that shares one of its identities."""
+  owners: dict[str, _Run] = {}
+  first: dict[_Run, _Run] = {}
+  for run, own in identities.items():
+    own = list(own)
+    first[run] = next((owners[i] for i in own if i in owners), run)
+    for identity in own:
+      owners.setdefault(identity, first[run])
+  return first
+
+
+def copy_lines(first: Mapping[_Run, _Run]) -> list[str]:
+  """Returns a line for each run that is not the first of its copies."""
+  return [f"{run} has the record, or configuration, data and seed, of "
+          f"{original}: they count as one run"
+          for run, original in first.items() if run != original]
+
+
+def _record(run: epath.Path | pathlib.Path) -> dict[str, Any]:
+  """The contents of `run.json`; empty where it is missing or damaged."""
+  try:
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return {}
+  return record if isinstance(record, dict) else {}
+
+
+def _method_key(run: epath.Path | pathlib.Path) -> str:
+  lines = (run / CONFIG_FILE).read_text(encoding="utf-8").splitlines()
+  kept = [line for line in _joined(lines)
+          if line and not line.startswith(("#", "from ", "import "))
+          and not _RUN_SPECIFIC.search(line.partition("=")[0])]
+  return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
 
 
 def _joined(lines: list[str]) -> list[str]:

@@ -7,12 +7,12 @@ not in its SentencePiece model, so a run would read it as unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-import json
+from collections.abc import Iterator
 import pathlib
 import re
 from typing import Any
 
+from stepdistill_jax.data import tokenizer_files
 from stepdistill_jax.util import errors
 
 _IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
@@ -32,7 +32,7 @@ def check(folder: pathlib.Path, spiece: bytes | None, extra_ids: int) -> None:
   """
   for name in _FILES:
     for key, expected in _IDS.items():
-      found = _json(folder / name).get(key)
+      found = tokenizer_files.read_json(folder / name, True).get(key)
       if found not in (None, expected, [expected]):
         raise errors.UserError(
             f"{folder / name}: {key} is {found!r}, but T5X and SeqIO have "
@@ -77,11 +77,14 @@ def added_tokens(folder: pathlib.Path, spiece: bytes | None, extra_ids: int
 
 def _listed(folder: pathlib.Path) -> Iterator[tuple[str, int]]:
   """(token, id) of each file that lists added tokens."""
-  yield from _numbered(_json(folder / "added_tokens.json").items())
-  listed = _json(folder / "tokenizer.json").get("added_tokens")
+  yield from _numbered(tokenizer_files.read_json(
+      folder / "added_tokens.json", True).items())
+  listed = tokenizer_files.read_json(
+      folder / "tokenizer.json", True).get("added_tokens")
   yield from _numbered((entry.get("content"), entry.get("id"))
                        for entry in listed or () if isinstance(entry, dict))
-  listed = _json(folder / "tokenizer_config.json").get("added_tokens_decoder")
+  listed = tokenizer_files.read_json(
+      folder / "tokenizer_config.json", True).get("added_tokens_decoder")
   yield from _numbered(
       (entry.get("content"), int(number))
       for number, entry in (listed or {}).items()
@@ -98,12 +101,3 @@ def _pieces(spiece: bytes) -> Any:
   import sentencepiece
 
   return sentencepiece.SentencePieceProcessor(model_proto=spiece)
-
-
-def _json(file: pathlib.Path) -> Mapping[str, Any]:
-  """A file's object; empty where there is none: others check the file."""
-  try:
-    value = json.loads(file.read_text(encoding="utf-8"))
-  except (OSError, ValueError):
-    return {}
-  return value if isinstance(value, dict) else {}

@@ -50,13 +50,10 @@ class Tokenizer:
   file: epath.Path | pathlib.Path | None = None
 
 
-def _json(file: pathlib.Path) -> Mapping[str, Any]:
-  return tokenizer_files.read_json(file) if file.is_file() else {}
-
-
 def _extra_ids(folder: pathlib.Path, default: int) -> int:
   """How many sentinels the folder says that there are."""
-  value = _json(folder / CONFIG_FILE).get("extra_ids")
+  value = tokenizer_files.read_json(
+      folder / CONFIG_FILE, True).get("extra_ids")
   if value is None:
     return default
   if type(value) is not int or value < 0:
@@ -67,7 +64,8 @@ def _extra_ids(folder: pathlib.Path, default: int) -> int:
 
 
 def _is_bytes(folder: pathlib.Path, config: Mapping[str, Any]) -> bool:
-  named = _json(folder / CONFIG_FILE).get("tokenizer_class")
+  named = tokenizer_files.read_json(
+      folder / CONFIG_FILE, True).get("tokenizer_class")
   return (str(named).startswith("ByT5")
           or config.get("tokenizer_class") == "ByT5Tokenizer")
 
@@ -97,7 +95,7 @@ def find(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
                      _extra_ids(folder, default))
   if (folder / JSON_FILE).is_file():
     return Tokenizer(*tokenizer_json.to_spiece(
-        folder / JSON_FILE, _json(folder / JSON_FILE)))
+        folder / JSON_FILE, tokenizer_files.read_json(folder / JSON_FILE)))
   if config["vocab_size"] == 384:  # ByT5's folders may have no such file.
     return Tokenizer(None, 125)
   raise errors.UserError(
@@ -142,7 +140,7 @@ def vocabulary_size(tokenizer: Tokenizer, where="the tokenizer") -> int:
 
 
 def write(folder: pathlib.Path, tokenizer: Tokenizer,
-          kept: pathlib.Path | None) -> None:
+          kept: epath.Path | None, decoder: bool = False) -> None:
   """Writes a tokenizer that `transformers.AutoTokenizer` loads.
 
   Args:
@@ -150,6 +148,7 @@ def write(folder: pathlib.Path, tokenizer: Tokenizer,
     tokenizer: the model's.
     kept: files that came with an imported checkpoint; taken as they are if
       they are of the same tokenizer.
+    decoder: whether prompts bring their end token themselves.
   """
   # Tokens that were added are none that the run has learned.
   if kept is not None and _same(kept, tokenizer) and (
@@ -167,13 +166,14 @@ def write(folder: pathlib.Path, tokenizer: Tokenizer,
   if tokenizer.spiece is not None:
     (folder / SPIECE_FILE).write_bytes(tokenizer.spiece)
     name = "T5Tokenizer"
-    if not tokenizer_json.is_like_t5(tokenizer.spiece):
+    if decoder or not tokenizer_json.is_like_t5(tokenizer.spiece):
       # That class would make T5's kind of tokenizer of the pieces.
       name = "PreTrainedTokenizerFast"
+      found = tokenizer_json.of_spiece(tokenizer.spiece, tokenizer.extra_ids)
+      if decoder:
+        found["post_processor"] = None
       (folder / JSON_FILE).write_text(
-          json.dumps(tokenizer_json.of_spiece(
-              tokenizer.spiece, tokenizer.extra_ids), ensure_ascii=False),
-          encoding="utf-8")
+          json.dumps(found, ensure_ascii=False), encoding="utf-8")
   config = {
       "tokenizer_class": name, "pad_token": "<pad>", "eos_token": "</s>",
       "unk_token": "<unk>", "extra_ids": tokenizer.extra_ids,

@@ -1,4 +1,4 @@
-"""`stepdistill checkpoint verify`: are the files what was written?"""
+"""`stepdistill checkpoint verify`: are the files what was written, and whole?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
   restore_choice,
 )
+from stepdistill_jax.interop import streaming
 from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations
 
@@ -27,18 +28,34 @@ def checkpoints_at(path: str) -> list[str]:
 
 
 def verify(path: str) -> dict[str, list[str] | None]:
-  """Checks checkpoints against their manifests.
+  """Checks checkpoints against their manifests, and that values are finite.
 
   Returns:
-    The checkpoint's folder -> what is wrong with its files, empty if nothing
-    is; None where there is no manifest to compare with.
+    The checkpoint's folder -> what is wrong with it, empty if nothing is; None
+    where there is no manifest to compare with and nothing else is wrong.
   """
   found: dict[str, list[str] | None] = {}
   for checkpoint in checkpoints_at(path):
     problems = restore_choice.problems_by_name(checkpoint)
-    found[checkpoint] = None if problems is None else [
-        f"{p.file}: {p.detail}" for p in problems]
+    bad = [f"{p.file}: {p.detail}" for p in problems or ()] or (
+        _not_finite(checkpoint))
+    found[checkpoint] = None if problems is None and not bad else bad
   return found
+
+
+def _not_finite(checkpoint: str) -> list[str]:
+  """The first tensor that has NaN or infinite values, or cannot be read."""
+  try:
+    for array in t5x_reader.open_checkpoint(checkpoint).arrays.values():
+      rows = array.shape[0] if array.shape else 1
+      for start, stop in streaming.row_ranges(
+          rows, streaming.rows_per_block(rows, array.nbytes // max(rows, 1))):
+        block = array.read(slice(start, stop) if array.shape else ...)
+        if block.dtype.kind not in "iub":
+          streaming.require_finite(block, array.name, start)
+  except errors.UserError as error:
+    return [str(error)]
+  return []
 
 
 def run(path: str, as_json: bool = False) -> int:

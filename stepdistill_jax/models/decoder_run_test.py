@@ -13,7 +13,6 @@ import pytest
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.embedded_t5x import (
   checkpoints,
-  command as t5x_command,
   train_test,
 )
 from stepdistill_jax.evaluation import scoring
@@ -21,46 +20,20 @@ from stepdistill_jax.evaluation import scoring
 # It registers a gin configurable, which gin refuses after a run.
 from stepdistill_jax.interop import rebuilding  # noqa: F401
 from stepdistill_jax.interop.hf import (
-  importing as import_hf,
   weights as hf_weights,
 )
 from stepdistill_jax.records import record_writer, records
-from tests.support import decoder_fixtures as fixtures
-
-STEPS = 4
-SMALL = [
-    "--gin.BATCH_SIZE=4", "--gin.LEARNING_RATE=1e-2",
-    "--gin.CHECKPOINT_PERIOD=2", "--gin.CHECKPOINTS_KEPT=None",
-    "--gin.EVAL_PERIOD=2", "--gin.EVAL_STEPS=1",
-    "--gin.train_script.train.stats_period=1", f"--gin.TRAIN_STEPS={STEPS}",
-    "--gin.train_script.train.infer_eval_dataset_cfg=None",
-    "--gin.MAX_INPUTS=24", "--gin.MAX_LABEL=8", "--gin.MAX_RATIONALE=24",
-    "--gin.MAX_SINGLE=32", "--gin.network.LlamaConfig.dtype='float32'",
-    "--gin.PACKED_FEATURE_LENGTHS={'inputs': 96, 'targets': 64}"]
+from stepdistill_jax.runs import run_record
+from tests.support.decoder_runs import STEPS, parameters, train, write_data
 
 
 @pytest.fixture(name="imported", scope="module")
 def _imported(tmp_path_factory):
   folder = tmp_path_factory.mktemp("decoder")
-  fixtures.write_folder(folder / "hf", "qwen2_5")
-  import_hf.import_hf(folder / "hf", folder / "t5x", quiet=True)
-  record_writer.write_records(folder / "records", "gsm8k", "human", {
-      split: [records.Record(
-          id=f"{split}/{i}", inputs=f"Stop! Who has {i}!!", label=f"!{i}",
-          teacher_label=f"!{i}", rationale=f"! {i} apples! !{i}")
-              for i in range(count)]
-      for split, count in (("train", 12), ("validation", 4), ("test", 3))})
+  write_data(folder)
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("STEPDISTILL_RECORDS", str(folder / "records"))
     yield folder
-
-
-def train(imported, model_dir, method="step_by_step", *more):
-  return t5x_command.main([
-      "train",
-      f"--gin_file=gin/recipes/decoder/gsm8k_{method}_qwen2_5_0_5b.gin",
-      f"--gin_file={imported / 't5x' / 'student.gin'}", *SMALL,
-      f'--gin.MODEL_DIR="{model_dir}"', *more])
 
 
 def losses(run, name="loss"):
@@ -81,12 +54,6 @@ def test_loss_falls_and_is_the_weighted_mean_of_the_tasks(run):
   for step, value in loss.items():
     np.testing.assert_allclose(
         value, 0.5 * label[step] + 0.5 * rationale[step], rtol=1e-5)
-
-
-def parameters(run, step=STEPS):
-  import jax
-  state = checkpoints.load_t5x_checkpoint(str(run), step=step)
-  return np.concatenate([x.ravel() for x in jax.tree.leaves(state["target"])])
 
 
 def test_interrupted_run_equals_the_whole_one(imported, run, tmp_path):
@@ -243,6 +210,14 @@ def test_adapters_alone_are_trained_kept_and_merged(imported, run, tmp_path):
                     .read_text())["tree_metadata"]
   names = [name for name in tree if "'target'" in name]
   assert names and all("lora_" in name for name in names)
+
+  # A run of before some bindings goes on.
+  now = json.loads((whole / "run.json").read_text())["config"]
+  before = {name: value for name, value in now.items() if not name.endswith((
+      "lora_base_dtype", "LORA_BASE_DTYPE", "save_adapters.base",
+      "LONG_PROMPT", "long_prompts.do"))}
+  assert len(now) - len(before) == 5
+  assert not run_record.differences(before, now)
 
   shutil.copytree(whole, part)
   shutil.rmtree(part / f"checkpoint_{STEPS}")

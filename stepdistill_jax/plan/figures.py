@@ -170,12 +170,19 @@ def of_program(
       "bound": bound(topology, done, traffic, sent)}
 
 
+def loop_layers(sizes: flops_lib.Sizes) -> str:
+  """The gin file or binding that has a network's layers run in a loop."""
+  return "gin/models/scanned.gin" if sizes.encoder_layers else (
+      "LOOP_LAYERS = True")
+
+
 def of_one_that_does_not_fit(
     topology: chips.Topology, error: programs_lib.OutOfMemory, name: str,
-    state: Mapping[str, float]) -> Mapping[str, Any]:
+    state: Mapping[str, float], sizes: flops_lib.Sizes) -> Mapping[str, Any]:
   """The figures of a program that XLA refused."""
   kinds = {kind: size for kind, size in state.items()
            if name == "train" or kind == "parameters"}
+  rules = "partitioning.standard_logical_axis_rules"
   if error.needed:
     kinds = {**kinds, "other": max(error.needed - sum(kinds.values()), 0.0),
              "total": error.needed}
@@ -183,7 +190,12 @@ def of_one_that_does_not_fit(
       "fits": False, "error": str(error), "hbm_bytes": kinds,
       "usable_bytes": error.usable or topology.chip.hbm_bytes,
       "missing_bytes": error.missing,
-      "compile_seconds": round(error.seconds, 1)}
+      "compile_seconds": round(error.seconds, 1),
+      "what_helps": [
+          f"{rules}.parameter_partitioning_dims = 2",
+          f"{rules}.activation_partitioning_dims = 2",
+          "partitioning.PjitPartitioner.num_partitions = N",
+          "trainer.Trainer.num_microbatches = N", loop_layers(sizes)]}
 
 
 def of_recipe(

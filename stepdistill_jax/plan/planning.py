@@ -67,6 +67,7 @@ def make(
         "quick": request.quick,
         "chip": dataclasses.asdict(topology.chip),
         "mesh": mesh,
+        "decoder_alone": not figures.network_sizes(programs).encoder_layers,
         "batch": {k: list(x.shape) for k, x in programs.train_batch.items()},
         "batch_size": config.train_data.batch_size,
         "state_bytes": state,
@@ -79,7 +80,7 @@ def make(
         compiled = programs.compile(name, request.quick)
       except programs_lib.OutOfMemory as error:
         plan["programs"][name] = figures.of_one_that_does_not_fit(
-            topology, error, name, state)
+            topology, error, name, state, figures.network_sizes(programs))
         continue
       plan["programs"][name] = figures.of_program(
           topology, programs, compiled, state, activations)

@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 
+import gin
 import pytest
 
+from stepdistill_jax.config import gin_config
 from stepdistill_jax.plan import figures, programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -67,6 +69,15 @@ def test_what_does_not_fit_is_told_and_the_code_is_1():
   assert re.search(
       r"does NOT fit: needs at least [\d.]+ GiB of 15.75 GiB usable a chip: "
       r"[\d.]+ GiB \([\d,]+ bytes\) too much", process.stdout)
+  helps = re.findall(r"^    (--gin\S+)$", process.stdout, re.MULTILINE)
+  assert "--gin_file=gin/models/scanned.gin" in helps
+  flags = [flag.replace("=N", "=2") for flag in helps]
+  gin_config.parse(
+      ["gin/recipes/tracking_step_by_step.gin", *(
+          f.removeprefix("--gin_file=") for f in flags if "gin_file" in f)],
+      [f.removeprefix("--gin.").replace("=", " = ") for f in flags
+       if "gin_file" not in f] + ["MODEL_DIR = 'none'"])
+  gin.clear_config()
   assert figures.CAVEAT in process.stdout
 
 

@@ -22,7 +22,6 @@ from stepdistill_jax.plan import (
 )
 from stepdistill_jax.util import errors
 
-_SCANNED = "gin/models/scanned.gin"
 REMAT_POLICIES = ("none", "minimal", "full")
 # Of XLA's own buffers, beside what the formulas know of.
 _SPARE = 0.9
@@ -52,11 +51,11 @@ class Candidate:
     return (f"data {num_chips // self.model} x model {self.model}{sharded}"
             f"{split}, {self.microbatches} microbatches, remat {self.remat}")
 
-  def changes(self) -> list[str]:
-    """Gin files and bindings that arrange a run so."""
+  def changes(self, sizes: flops_lib.Sizes) -> list[str]:
+    """Gin files and bindings that arrange a run of such a network so."""
     rules = "partitioning.standard_logical_axis_rules"
     return [
-        _SCANNED,
+        figures.loop_layers(sizes),
         f"partitioning.PjitPartitioner.num_partitions = {self.model}",
         f"{rules}.parameter_partitioning_dims = {self.parameter_dims}",
         f"{rules}.activation_partitioning_dims = {self.activation_dims}",
@@ -107,6 +106,10 @@ def estimate(
     optimizer_bytes: of the whole optimizer state.
   """
   chip, chips_ = topology.chip, topology.num_chips
+  again = {"full": 4 / 3, "minimal": 1.1, "none": 1.0}[candidate.remat]
+  compute = again * flops_lib.train(sizes, rows, inputs, targets) / (
+      chips_ * chip.flops)
+  logit_positions = targets
   data = chips_ // candidate.model
   state_parts = chips_ if candidate.parameter_dims == 2 else candidate.model
   local = rows / data / candidate.microbatches
@@ -114,6 +117,8 @@ def estimate(
   stream = sizes.embed / (
       candidate.model if candidate.activation_dims == 2 else 1)
   encoder, decoder = sizes.encoder_layers, sizes.decoder_layers
+  if not encoder:  # Its rows are inputs, then targets.
+    inputs, targets = 0, inputs + targets
   positions = encoder * inputs + decoder * targets
   scores = local * sizes.heads / candidate.model * 6  # bfloat16 and float32
   widest = scores * max(inputs * inputs, targets * inputs)
@@ -126,13 +131,10 @@ def estimate(
   if candidate.remat == "none":
     kept += products + scores * (encoder * inputs**2 + decoder * (
         targets**2 + targets * inputs))
-  logits = 3 * 4 * local * targets * sizes.vocab / candidate.model
+  logits = 3 * 4 * local * logit_positions * sizes.vocab / candidate.model
   memory = (
       (4 + 4 + 4) * num_parameters / state_parts + optimizer_bytes / state_parts
       + kept + 2 * widest + logits)
-  again = {"full": 4 / 3, "minimal": 1.1, "none": 1.0}[candidate.remat]
-  compute = again * flops_lib.train(sizes, rows, inputs, targets) / (
-      chips_ * chip.flops)
   sent = 0.0
   if candidate.parameter_dims == 2:  # Gathered twice, gradients scattered.
     sent += candidate.microbatches * 8 * num_parameters / candidate.model
@@ -168,9 +170,10 @@ def _facts(request: planning.Request) -> tuple[Any, ...]:
 
 def _try(
     request: planning.Request, candidate: Candidate,
-    estimated: tuple[float, float]) -> Mapping[str, Any]:
+    estimated: tuple[float, float],
+    sizes: flops_lib.Sizes) -> Mapping[str, Any]:
   """Compiles a candidate's train step, quickly."""
-  changes = candidate.changes()
+  changes = candidate.changes(sizes)
   found = {
       "name": candidate.name(request.topology.num_chips),
       **dataclasses.asdict(candidate), "changes": changes, "fits": False,
@@ -240,7 +243,7 @@ def search(
     if out_of_time:
       break
     say(f"{len(found) + 1}: {candidate.name(topology.num_chips)}")
-    found.append(_try(request, candidate, estimates[candidate]))
+    found.append(_try(request, candidate, estimates[candidate], facts[0]))
   # Of equal bounds the one that recomputes and sends less.
   found.sort(key=lambda c: (
       not c["fits"], -round(c["steps_per_second"] or 0, 6),

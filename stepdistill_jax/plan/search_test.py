@@ -48,7 +48,21 @@ def test_names_and_changes_say_what_is_tried():
   assert candidate.name(64) == (
       "data 8 x model 8, fully sharded, 2 microbatches, remat full")
   assert "partitioning.PjitPartitioner.num_partitions = 8" in (
-      candidate.changes())
+      candidate.changes(_XXL))
+
+
+def test_decoders_are_arranged_and_estimated_as_one_sequence():
+  sizes = flops.Sizes(128384, 4096, 32, 128, 14336, 2, 0, 32, kv_heads=8)
+  changes = _candidate(microbatches=2).changes(sizes)
+  assert changes[0] == "LOOP_LAYERS = True"
+  assert not any("scanned.gin" in change for change in changes)
+  run = dict(_RUN, sizes=sizes, num_parameters=8e9, optimizer_bytes=8 * 8e9)
+  memory, seconds = search.estimate(_candidate(), **run)
+  more_prompt = search.estimate(_candidate(), **{**run, "inputs": 2048})
+  more_target = search.estimate(
+      _candidate(), **{**run, "targets": 256 + 1024})
+  assert memory < more_prompt[0] < more_target[0]  # Which has logits.
+  assert seconds < more_prompt[1] < more_target[1]
 
 
 def _search(monkeypatch, outcome, **bounds):

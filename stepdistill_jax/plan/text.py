@@ -31,6 +31,12 @@ def _kinds(kinds: Mapping[str, float]) -> str:
       if kind != "total" and size)
 
 
+def _flag(change: str) -> str:
+  """A gin file or binding as an argument of commands."""
+  return (f"--gin_file={change}" if change.endswith(".gin")
+          else f"--gin.{change.replace(' = ', '=')}")
+
+
 def _too_large(name: str, figures: Mapping[str, Any]) -> list[str]:
   """Of a program that the compiler refused."""
   kinds, missing = figures["hbm_bytes"], figures["missing_bytes"]
@@ -41,9 +47,9 @@ def _too_large(name: str, figures: Mapping[str, Any]) -> list[str]:
   return [
       f"{name}: does NOT fit: {needs}; given up after "
       f"{figures['compile_seconds']:.0f} s", _kinds(kinds),
-      "  what helps: a larger slice, more num_partitions, "
-      "parameter_partitioning_dims = 2, num_microbatches, "
-      "gin/models/scanned.gin; --search tries them"]
+      "  what helps: a larger slice, or",
+      *(f"    {_flag(change)}" for change in figures["what_helps"]),
+      "  (--search tries them)"]
 
 
 def _program(name: str, figures: Mapping[str, Any], hbm: float) -> list[str]:
@@ -77,6 +83,8 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
   """The plan, a line each."""
   mesh = " x ".join(f"{name} {size}" for name, size in plan["mesh"].items())
   chip = plan["chip"]
+  inputs, targets = ("prompts", "targets after them") if (
+      plan["decoder_alone"]) else ("encoder rows", "decoder rows")
   lines = [
       f"plan of {', '.join(plan['gin_files'])} on {plan['topology']} "
       f"({plan['accelerator_type']}, {plan['chips']} chips)",
@@ -85,8 +93,8 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
       plan["caveat"] + (
           " Compiled quickly: a run's program may need a little more or less."
           if plan["quick"] else ""),
-      f"mesh: {mesh}; batch {plan['batch_size']}, encoder rows "
-      f"{plan['batch']['encoder_input_tokens']}, decoder rows "
+      f"mesh: {mesh}; batch {plan['batch_size']}, {inputs} "
+      f"{plan['batch']['encoder_input_tokens']}, {targets} "
       f"{plan['batch']['decoder_target_tokens']}"]
   for name, figures in plan["programs"].items():
     lines += _program(name, figures, chip["hbm_bytes"])
@@ -131,8 +139,7 @@ def search_lines(search: Mapping[str, Any]) -> list[str]:
         f" at most {candidate['steps_per_second']:.3g} steps/s "
         f"({candidate['limited_by']})")
     if rank == 0:
-      lines += [f"  --gin.{b.replace(' = ', '=')}" if not b.endswith(".gin")
-                else f"  --gin_file={b}" for b in candidate["changes"]]
+      lines += [f"  {_flag(change)}" for change in candidate["changes"]]
   for candidate in found:
     if candidate["error"]:
       lines.append(f"not possible: {candidate['name']}: {candidate['error']}")

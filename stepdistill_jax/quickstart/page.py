@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.evaluation.report import plots, tables
-from stepdistill_jax.quickstart import text
+from stepdistill_jax.quickstart import plan as plan_lib, text
 from stepdistill_jax.util import pages
 
 _TEMPLATE = pathlib.Path(__file__).parent / "templates" / "quickstart.html"
@@ -77,8 +77,9 @@ def _settings(report: dict[str, Any]) -> tables.Table:
   pairs = lambda mapping, form="{} {}": ", ".join(
       form.format(*pair) for pair in mapping.items())
   rows = {
-      "student": f"T5 v1.1, {report['parameters']:,} parameters, from random "
-      f"ones; {plan['steps']:,} steps",
+      "student": f"{plan_lib.STUDENTS[plan['student']]}, "
+      f"{report['parameters']:,} parameters, from random ones; "
+      f"{plan['steps']:,} steps",
       "stories": pairs(plan["difficulty"]),
       "teacher": f"simulated; wrong in {plan['teacher']['error_rate']:.0%} "
       "of its finished answers, in rationale and label alike; right in "

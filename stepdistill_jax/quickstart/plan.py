@@ -13,7 +13,7 @@ from stepdistill_jax.util import durable_files, errors
 
 # In the order of the report; the difference is the last minus the first.
 METHODS = ("finetune", "distill", "step_by_step")
-STUDENTS = ("t5", "decoder")
+STUDENTS = {"t5": "T5 v1.1", "decoder": "a decoder of Llama's kind"}
 _PLAN_FILE = "plan.json"
 # What plans of before did not write down.
 _EARLIER = {"student": "t5"}

@@ -194,6 +194,33 @@ def teachers_of(records_dir: StrPath, dataset: str) -> list[str]:
   return sorted(teachers, key=lambda t: (t != PUBLISHED_TEACHER, t))
 
 
+def other_rows(
+    records_dir: StrPath, dataset: str, teacher: str, split: str) -> str:
+  """Says how other teachers' rows of a split differ from a teacher's.
+
+  Returns:
+    A line for a person; empty where all teachers have the same rows.
+  """
+  size = split_sizes(records_dir, dataset, teacher).get(split, 0)
+  found: list[str] = []
+  ids: set[str] = set()
+  for other in teachers_of(records_dir, dataset):
+    others = split_sizes(records_dir, dataset, other).get(split, 0)
+    if other == teacher or not others:
+      continue
+    if others != size:
+      found.append(f"{other} has {others:,}")
+      continue
+    ids = ids or set(read_ids(records_dir, dataset, teacher, split))
+    new = sum(i not in ids for i in read_ids(
+        records_dir, dataset, other, split))
+    if new:
+      found.append(f"{other} has {new:,} other ones")
+  return (f"{dataset}, split {split}: as no teacher is named, the rows are the "
+          f"{size:,} of {teacher}'s records; " + ", ".join(found)
+          if found else "")
+
+
 def require_records(
     records_dir: StrPath, dataset: str, teacher: str
 ) -> pathlib.Path:

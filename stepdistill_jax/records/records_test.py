@@ -1,6 +1,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 
 import pytest
@@ -125,6 +126,20 @@ def test_records_that_are_not_whole_are_one_line(tmp_path, damage, told):
       tmp_path, "toy", "none", {"train": some_records(40)}))
   with pytest.raises(errors.UserError, match=told):
     list(records.read_records(tmp_path, "toy", "none", "train"))
+
+
+def test_other_rows_of_another_teacher_are_named(tmp_path):
+  rows = some_records(4)
+  for teacher, given in (("a", rows[:3]), ("b", rows[:3]), ("c", rows[1:]),
+                         ("d", rows[:2])):
+    record_writer.write_records(tmp_path, "toy", teacher, {"train": given})
+  line = ("toy, split train: as no teacher is named, the rows are the 3 of "
+          "a's records; c has 1 other ones, d has 2")
+  assert records.other_rows(tmp_path, "toy", "a", "train") == line
+  assert records.other_rows(tmp_path, "toy", "a", "test") == ""
+  for teacher in ("c", "d"):
+    shutil.rmtree(records.version_dir(tmp_path, "toy", teacher))
+  assert records.other_rows(tmp_path, "toy", "a", "train") == ""
 
 
 def test_ids_are_those_of_the_normalized_input():

@@ -53,6 +53,7 @@ _BOUND_LATER = {"LONG_RATIONALE": "'cut_tail'",
                 "long_rationales.do": "%LONG_RATIONALE",
                 "LORA_BASE_DTYPE": "'float32'",
                 "LlamaConfig.lora_base_dtype": "%LORA_BASE_DTYPE",
+                "save_adapters.base": "%INITIAL_CHECKPOINT_PATH",
                 "LONG_PROMPT": "'cut_tail'",
                 "long_prompts.do": "%LONG_PROMPT"}
 

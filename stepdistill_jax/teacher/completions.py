@@ -148,13 +148,15 @@ def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
 
 
 def write_shards(folder: pathlib.Path, lines: Iterator[str],
-                 shard_bytes: int = 64 * 2**20) -> list[dict[str, Any]]:
+                 shard_bytes: int = 64 * 2**20,
+                 shard_lines: int | None = None) -> list[dict[str, Any]]:
   """Puts shards in the place of those that are there.
 
   Args:
     folder: the cache's.
     lines: of ASCII alone, without their ends.
     shard_bytes: size at which the next shard is begun.
+    shard_lines: most lines of a shard.
 
   Returns:
     What the manifest has of each: name, count, sha256.
@@ -165,7 +167,8 @@ def write_shards(folder: pathlib.Path, lines: Iterator[str],
     name = f"shard-{len(shards):05d}.jsonl"
     digest, count = hashlib.sha256(), 0
     with (folder / f".{name}").open("wb") as file:
-      while line is not None and file.tell() < shard_bytes:
+      while line is not None and file.tell() < shard_bytes and (
+          count != shard_lines):
         data = line.encode("ascii") + b"\n"
         digest.update(data)
         file.write(data)

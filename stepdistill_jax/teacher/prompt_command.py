@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from stepdistill_jax.teacher import prompts
 from stepdistill_jax.util import errors
 
 SUMMARY = "list the prompts, show one with a row in it"
@@ -36,8 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-  from stepdistill_jax.teacher import prompts
-
   if args.list:
     _list(args)
     return None
@@ -62,8 +61,6 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _list(args: argparse.Namespace) -> None:
-  from stepdistill_jax.teacher import prompts
-
   found = [p for p in prompts.list_prompts()
            if not args.dataset or p.serves(args.dataset)]
   if args.json:

@@ -103,11 +103,9 @@ def open_bytes(path: pathlib.Path) -> BinaryIO:
 
   What has a byte-order mark of another encoding is read as UTF-8.
   """
-  try:
+  with errors.reported(
+      OSError, lambda error: f"cannot read {path}: {error.strerror}"):
     file = path.open("rb")
-  except OSError as error:
-    raise errors.UserError(
-        f"cannot read {path}: {error.strerror}") from error
   start = file.read(2)
   file.seek(0)
   if not start:
@@ -122,26 +120,20 @@ def open_bytes(path: pathlib.Path) -> BinaryIO:
                    if mark.startswith(mark_of)), None)
   if encoding is None:
     return file
-  with file:  # Spreadsheets write such files; they are never large.
-    try:
-      return io.BufferedReader(io.BytesIO(
-          file.read().decode(encoding).encode("utf-8")))
-    except UnicodeError as error:
-      raise errors.UserError(
-          f"{path} begins as {encoding} and is not ({error}); save it as "
-          "UTF-8") from error
+  # Spreadsheets write such files; they are never large.
+  with file, errors.reported(UnicodeError, lambda error: (
+      f"{path} begins as {encoding} and is not ({error}); save it as UTF-8")):
+    return io.BufferedReader(io.BytesIO(
+        file.read().decode(encoding).encode("utf-8")))
 
 
 @contextlib.contextmanager
 def undamaged(path: pathlib.Path) -> Iterator[BinaryIO]:
   """Opens a file as `open_bytes` does; a cut one is a user's error."""
-  with open_bytes(path) as file:
-    try:
-      yield file
-    except (EOFError, OSError, zlib.error) as error:
-      raise errors.UserError(
-          f"{path} is a damaged or cut gzip file ({error}); fetch it again"
-      ) from error
+  with open_bytes(path) as file, errors.reported(
+      (EOFError, OSError, zlib.error), lambda error: (
+          f"{path} is a damaged or cut gzip file ({error}); fetch it again")):
+    yield file
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
@@ -150,10 +142,9 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     errors.UserError: the file cannot be read, or holds something else.
   """
-  try:
+  with errors.reported(
+      OSError, lambda error: f"cannot read {path}: {error.strerror}"):
     value, problem = parse_json(path.read_bytes())
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
   if problem or not isinstance(value, dict):
     raise errors.UserError(
         f"{path} is damaged ({problem or 'not a JSON object'}); write it again")
@@ -217,13 +208,10 @@ def parse_json(text: str | bytes) -> tuple[Any, str]:
 
 def is_encodable(text: str) -> bool:
   """False if the text has lone surrogates, which UTF-8 cannot hold."""
-  if text.isascii():
-    return True
-  try:
-    text.encode("utf-8")
-  except UnicodeEncodeError:
-    return False
-  return True
+  return text.isascii() or not _SURROGATE.search(text)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class NotAValue:

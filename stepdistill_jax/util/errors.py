@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import difflib
+from typing import Any
 
 USER_ERROR_EXIT_CODE = 2
 # EX_TEMPFAIL: the same command goes on where this one stopped. What starts
@@ -92,6 +93,22 @@ def missing_split_message(
   return f"no split {split!r} in {where} (there: {', '.join(splits) or 'none'})"
 
 
+@contextlib.contextmanager
+def reported(kinds: type[BaseException] | tuple[type[BaseException], ...],
+             message: Callable[[Any], str] | str) -> Iterator[None]:
+  """Raises UserError in place of an error inside.
+
+  Args:
+    kinds: of errors.
+    message: the line, or what makes it of the error.
+  """
+  try:
+    yield
+  except kinds as error:
+    raise UserError(
+        message if isinstance(message, str) else message(error)) from error
+
+
 def chain(error: BaseException | None) -> Iterator[BaseException]:
   """An error and what it came from, the latest first."""
   seen = set()
@@ -99,6 +116,12 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
     seen.add(id(error))
     yield error
     error = error.__cause__ or error.__context__
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+  """An error's first line, cut to a readable length; else its kind."""
+  text = str(error).strip().splitlines()
+  return (text[0] if text else type(error).__name__)[:most]
 
 
 def one_line(text: str) -> str:

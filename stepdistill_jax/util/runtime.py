@@ -152,16 +152,16 @@ def _native_stderr_held_back() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _not_importable(name: str) -> Iterator[None]:
-  """Makes a package look absent, unless it has been imported already."""
-  if name in sys.modules:
-    yield
-    return
-  sys.modules[name] = None  # type: ignore[assignment]  # As Python documents.
+def _not_importable(*names: str) -> Iterator[None]:
+  """Makes packages look absent, unless they have been imported already."""
+  hidden = [name for name in names if name not in sys.modules]
+  for name in hidden:
+    sys.modules[name] = None  # type: ignore[assignment]  # As Python documents.
   try:
     yield
   finally:
-    del sys.modules[name]
+    for name in hidden:
+      del sys.modules[name]
 
 
 def import_tensorflow() -> Any:
@@ -170,10 +170,11 @@ def import_tensorflow() -> Any:
   After `devices.start` where the process computes: see there.
   It only reads data here and must not take JAX's memory. While it is
   imported it logs missing GPU drivers, whatever the environment says, and
-  Keras, which comes with it, would load scikit-learn for wrappers that nobody
-  here uses: seconds before the first step.
+  Keras, which comes with it, would load scikit-learn, Matplotlib and pandas
+  for what nobody here uses: seconds before the first step.
   """
-  with _native_stderr_held_back(), _not_importable("sklearn"):
+  with _native_stderr_held_back(), _not_importable(
+      "sklearn", "matplotlib", "pandas"):
     import tensorflow as tf
   for kind in ("GPU", "TPU"):
     try:

@@ -1,7 +1,7 @@
 """Runs the loss in every layout, microbatching and sharding; prints JSON lines.
 
   XLA_FLAGS=--xla_force_host_platform_device_count=8 \\
-    python -m tests.support.exactness_cases
+    python -m tests.support.exactness_cases [t5] [decoder]
 
 Each line is a case with its relative differences from the plain formula: of
 the loss, of each task's loss, and of the gradient (in norm). A process of its
@@ -10,7 +10,7 @@ own, as the number of virtual devices is fixed when JAX starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import json
 import sys
@@ -129,11 +129,17 @@ def make_step(model, case: Case, batch):
       out_axis_resources=None), state
 
 
-def run() -> Iterator[dict[str, Any]]:
-  """Yields each case with its differences from the plain formula."""
+def run(families: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+  """Yields each case with its differences from the plain formula.
+
+  Args:
+    families: whose cases; empty for all.
+  """
   examples = fixtures.random_pairs(0, PAIRS, LONGEST)
   expected = {}
   for case in CASES:
+    if families and case.family not in families:
+      continue
     network = case.family, case.scanned
     if network not in expected:
       model = make_student(case)
@@ -160,5 +166,5 @@ def run() -> Iterator[dict[str, Any]]:
 if __name__ == "__main__":
   if len(jax.devices()) != 8:
     sys.exit(f"needs 8 devices, has {len(jax.devices())}; see the docstring")
-  for line in run():
+  for line in run(sys.argv[1:]):
     print(json.dumps(line), flush=True)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from stepdistill_jax.evaluation import effect, scored
 from stepdistill_jax.evaluation.report import run_facts
+from stepdistill_jax.interop import run_folder
 
 BASELINE = "finetune"
 _ASKED = ["benchmark", "split", "mode"]
@@ -24,9 +25,10 @@ def summarize(results: Sequence[scored.Scored]) -> list[dict[str, Any]]:
   """Means over seeds, for runs with a `method` in common.
 
   A checkpoint's summary carries `method`: `{"name", "key", "seed", "run",
-  "step"}`, where the key is a hash of its configuration without seed and
-  folders. Several checkpoints of one run are points of a curve, not seeds:
-  there the runs are put together step by step.
+  "step", "identities"}`, where the key is a hash of its configuration without
+  seed and folders. Several checkpoints of one run are points of a curve, not
+  seeds: there the runs are put together step by step. A copy of a run, by its
+  identities, is that run.
 
   Args:
     results: of one call, on the same examples.
@@ -41,6 +43,7 @@ def summarize(results: Sequence[scored.Scored]) -> list[dict[str, Any]]:
   found: list[dict[str, Any]] = []
   if runs.empty:
     return found
+  runs["run"] = runs["run"].map(first_copies(results))
   runs = runs.drop_duplicates([*_ASKED, "key", "run", "step"], keep="last")
   for asked, here in runs.groupby(_ASKED, sort=False):
     sets = []
@@ -58,6 +61,13 @@ def summarize(results: Sequence[scored.Scored]) -> list[dict[str, Any]]:
         **dataclasses.asdict(estimate)}
               for seeds, estimate in zip(sets, estimates)]
   return found
+
+
+def first_copies(results: Sequence[scored.Scored]) -> dict[str, str]:
+  """Returns each checkpoint's run, and the run that it is a copy of."""
+  methods = [r.summary["method"] for r in results if r.summary.get("method")]
+  return run_folder.first_copies(
+      {m["run"]: m.get("identities", ()) for m in methods})
 
 
 def _full_names(runs: pd.DataFrame) -> pd.Series:

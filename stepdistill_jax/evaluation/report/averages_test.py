@@ -25,6 +25,15 @@ def test_checkpoints_of_one_run_are_not_seeds():
   assert not averages.summarize([scored_run("a", 100), scored_run("a", 100)])
 
 
+def test_a_copy_is_not_a_seed():
+  results = [scored_run("a", 100), scored_run("copy", 100)]
+  for result in results:
+    result.summary["method"]["identities"] = ["of a"]
+  assert not averages.summarize(results)
+  assert averages.first_copies(results) == {
+      "/runs/a": "/runs/a", "/runs/copy": "/runs/a"}
+
+
 def test_two_runs_are():
   results = [scored_run("a", 100), scored_run("b", 200, seed=1)]
   group, = averages.summarize(results)

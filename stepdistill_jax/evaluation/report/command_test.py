@@ -5,6 +5,7 @@ The runs' `config.gin` have the form that gin writes; no model is trained.
 
 import json
 import re
+import shutil
 
 from matplotlib.backends import backend_agg
 import numpy as np
@@ -323,6 +324,21 @@ def test_the_last_checkpoint_counts_and_all_are_listed(tmp_path):
   columns = [table.header.index(c) for c in ("run", "step", "accuracy %")]
   assert [[row[c] for c in columns] for row in table.rows] == [
       ["run", "100", "90.00"], ["run", "900", "50.00"]]
+
+
+def test_a_copied_run_counts_once(tmp_path):
+  run = write_run(tmp_path / "a", seed=0)
+  copy = shutil.copytree(run, tmp_path / "b")
+  other = write_run(tmp_path / "c", seed=1)
+  write_results(tmp_path / "scores", [
+      system(run, 0.5), system(copy, 0.5), system(other, 0.6)])
+  report = run_report.make([tmp_path])
+  group, = report.groups.itertuples()
+  assert group.accuracies == {0: 0.5, 1: 0.6}
+  assert len(report.runs) == 3
+  assert report.skipped == [
+      f"{copy} has the record, or configuration, data and seed, of {run}: they "
+      "count as one run"]
 
 
 def test_of_two_scores_of_one_checkpoint_the_larger_counts(tmp_path):

@@ -158,7 +158,7 @@ def as_json(report: RunReport, figures: Mapping[str, str]) -> dict[str, Any]:
                       for d in report.differences],
       "runs": report.runs.assign(
           path=report.runs["path"].map(str)).drop(
-              columns="correct").to_dict("records"),
+              columns=["correct", "run"]).to_dict("records"),
       "teachers": report.teachers.to_dict("records"),
       "figures": dict(figures), "skipped": list(report.skipped)}
 

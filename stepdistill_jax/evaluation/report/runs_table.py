@@ -43,6 +43,7 @@ def collect(
       ci95: Wilson's interval over examples; None where n is unknown;
       source: the file that says so;
       correct: example id to whether it was answered right, or None;
+      run: the first path of the copies of a run;
     the teachers' scores (dataset, teacher, split, accuracy, n); and a line
     for each thing that was skipped, with the reason.
 
@@ -66,6 +67,10 @@ def collect(
   scored = {row["path"] for row in runs}
   runs += [row for path in folders if path not in scored
            for row in _from_training(path, skipped)]
+  first = run_folder.first_copies({
+      row["path"]: run_folder.identities_of(row["path"]) for row in runs})
+  runs = [{**row, "run": first[row["path"]]} for row in runs]
+  skipped += run_folder.copy_lines(first)
   if not runs:
     raise errors.UserError(
         "no scored run in " + ", ".join(map(str, paths))
@@ -78,8 +83,8 @@ def collect(
 
 def latest(runs: pd.DataFrame) -> pd.DataFrame:
   """Of each run and split the row of its last checkpoint."""
-  last = runs.sort_values("step", kind="stable").drop_duplicates(
-      ["path", "split"], keep="last")
+  last = runs.sort_values(
+      "step", kind="stable", ascending=False).drop_duplicates(["run", "split"])
   return last.sort_index()
 
 

@@ -109,15 +109,6 @@ def _check_family(config: Mapping[str, Any], file: pathlib.Path) -> None:
         "checkpoint that it was made from")
 
 
-def _number(config, key: str, kind: type, file) -> Any:
-  value = config.get(key)
-  if isinstance(value, bool) or not isinstance(value, (kind, int)) or (
-      value <= 0 and kind is int):
-    raise errors.UserError(
-        f"{file}: `{key}` is {value!r}, expected a positive {kind.__name__}")
-  return value
-
-
 def _activations(config, file) -> tuple[str, ...]:
   """T5X's activations of `feed_forward_proj`."""
   projection = config.get("feed_forward_proj", "relu")
@@ -217,7 +208,7 @@ def to_architecture(
           f"{expected}")
 
   def integer(key: str) -> int:
-    return _number(config, key, int, file)
+    return decoder_config.number(config, key, int, file)
 
   for key in ("num_layers", "num_decoder_layers"):
     if config.get(key) is not None and integer(key) > _MOST_LAYERS:

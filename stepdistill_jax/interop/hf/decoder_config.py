@@ -19,8 +19,11 @@ RELATIVES = {
          "deepseek_v3", "llama4", "gpt_oss"),
         "its MLPs are mixtures of experts (MoE)"),
     **dict.fromkeys(
-        ("mistral", "gemma2", "gemma3", "gemma3_text", "cohere2"),
-        "its attention looks through sliding windows"),
+        ("mistral", "cohere2"), "its attention looks through sliding windows"),
+    **dict.fromkeys(
+        ("gemma2", "gemma3", "gemma3_text"),
+        "most of its layers look through sliding windows, and its norms and "
+        "embeddings are scaled in Gemma's way"),
     **dict.fromkeys(
         ("mllama", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava"),
         "it reads images"),
@@ -36,7 +39,10 @@ _WHY = {"use_sliding_window": ": its sliding window is in use"}
 _ROPE_TYPES = {"default": "none", "linear": "linear", "llama3": "llama3"}
 
 
-def _number(config, key: str, kind: type, file, default: Any = None) -> Any:
+def number(
+    config: Mapping[str, Any], key: str, kind: type, file,
+    default: Any = None) -> Any:
+  """A positive number of the file; raises UserError for another value."""
   value = config.get(key, default)
   if isinstance(value, bool) or not isinstance(value, (kind, int)) or (
       value <= 0):
@@ -58,17 +64,17 @@ def _rotary(config: Mapping[str, Any], file) -> dict[str, Any]:
         f"supported; expected {', '.join(_ROPE_TYPES)}")
   theta = given.get("rope_theta", config.get("rope_theta", 10000.0))
   values: dict[str, Any] = {
-      "rope_theta": float(_number({"rope_theta": theta}, "rope_theta", float,
+      "rope_theta": float(number({"rope_theta": theta}, "rope_theta", float,
                                   file)),
       "rope_scaling": _ROPE_TYPES[kind]}
   names = {} if kind == "default" else {"factor": "rope_factor"}
   if kind == "llama3":
     names |= {"low_freq_factor": "rope_low_freq_factor",
               "high_freq_factor": "rope_high_freq_factor"}
-    values["rope_original_length"] = _number(
+    values["rope_original_length"] = number(
         given, "original_max_position_embeddings", int, file)
   for key, name in names.items():
-    values[name] = float(_number(given, key, float, file))
+    values[name] = float(number(given, key, float, file))
   if given.get("partial_rotary_factor", 1.0) != 1.0:
     raise errors.UserError(
         f"{file}: `partial_rotary_factor` is {given['partial_rotary_factor']}, "
@@ -100,7 +106,7 @@ def to_architecture(
     raise errors.UserError(
         f"{file}: `attention_bias` is true, which is not supported for "
         f"{family}: its output projection has a bias too")
-  integer = lambda key, default=None: _number(config, key, int, file, default)
+  integer = lambda key, default=None: number(config, key, int, file, default)
   heads, width = integer("num_attention_heads"), integer("hidden_size")
   return architecture.DecoderArchitecture(
       vocab_size=integer("vocab_size"), emb_dim=width, num_heads=heads,
@@ -109,7 +115,7 @@ def to_architecture(
           width // heads)),
       mlp_dim=integer("intermediate_size"),
       num_layers=integer("num_hidden_layers"),
-      rms_norm_epsilon=float(_number(
+      rms_norm_epsilon=float(number(
           config, "rms_norm_eps", float, file, 1e-6)),
       logits_via_embedding=tied, qkv_bias=family == "qwen2",
       qk_norm=family == "qwen3", **_rotary(config, file))
@@ -132,6 +138,9 @@ def from_architecture(
   """
   family = family or ("qwen2" if arch.qkv_bias else
                       "qwen3" if arch.qk_norm else "llama")
+  if family not in MODEL_CLASSES:
+    raise errors.UserError(
+        f"--family={family}: a decoder is one of {', '.join(MODEL_CLASSES)}")
   if (arch.qkv_bias, arch.qk_norm) != (family == "qwen2", family == "qwen3"):
     raise errors.UserError(
         f"transformers has no {family} with qkv_bias = {arch.qkv_bias} and "

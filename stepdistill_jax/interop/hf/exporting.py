@@ -36,6 +36,10 @@ from stepdistill_jax.util import errors
 DTYPES = {"original": None, "float32": np.dtype(np.float32),
           "bfloat16": np.dtype(ml_dtypes.bfloat16),
           "float16": np.dtype(np.float16)}
+# How a decoder is asked whose tasks have SentencePiece's vocabulary: EOS ends
+# a prompt and the parts of it.
+_SENTENCEPIECE_PROMPT = {
+    "chat": False, "system": "", "prompt_suffix": "</s>", "joint": "</s>"}
 MAX_SHARD_BYTES = 5 * 10**9  # As the library of that name has it.
 
 
@@ -298,11 +302,16 @@ def _vocab_size(arch, context: run_context.Context,
                 tokenizer: tokenizers.Tokenizer, chosen: int | None) -> int:
   """Rows of the vocabulary that are exported."""
   origin = context.origin or {}
+  if tokenizer.file is not None:  # Without row 0, which is padding.
+    size = origin.get("vocab_size") or arch.last_token
+    if chosen not in (None, size):
+      raise errors.UserError(
+          f"--vocab_size={chosen}: a decoder keeps the {size} rows of its "
+          "tokenizer")
+    return size
   if chosen is None and origin.get("padded_vocab_size") == arch.vocab_size:
     chosen = origin["vocab_size"]
   size = arch.vocab_size if chosen is None else chosen
-  if tokenizer.file is not None:  # Without row 0, which is padding.
-    return origin.get("vocab_size") or arch.last_token
   needed = tokenizers.vocabulary_size(tokenizer)
   if not needed <= size <= arch.vocab_size:
     raise errors.UserError(
@@ -354,12 +363,8 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
   arch = architecture_of(source, context)
   tokenizer = _tokenizer(context, options)
   decoder = isinstance(arch, architecture.DecoderArchitecture)
-  if decoder and tokenizer.file is None:
-    raise errors.UserError(
-        f"{source.path} is a decoder with a SentencePiece or byte vocabulary, "
-        "with which transformers has no decoder; `stepdistill-eval "
-        "--checkpoint` scores it as it is, and one that is to be exported is "
-        "trained with gin/models/decoder.gin and a TOKENIZER")
+  if decoder:
+    _check_decoders_tokenizer(tokenizer, context, source.path)
   vocab_size = _vocab_size(arch, context, tokenizer, options.vocab_size)
   family = options.family or (context.origin or {}).get("family")
   zero_row = vocab_size if tokenizer.file is not None else 0
@@ -368,8 +373,7 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
       original_dtypes=(context.imported or {}).get("dtypes", {}),
       zero_row=zero_row, lora_factor=_lora_factor(context))
   arch = dataclasses.replace(arch, vocab_size=vocab_size)
-  eos = (None if tokenizer.file is None
-         else tokenizer_files.eos_id(tokenizer.file))
+  eos = 1 if tokenizer.file is None else tokenizer_files.eos_id(tokenizer.file)
   if isinstance(arch, architecture.DecoderArchitecture):
     config = decoder_config.from_architecture(
         arch, family, tensors[0].dtype.name, context.base_config, eos)
@@ -379,6 +383,8 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
   card = model_card.describe(
       source, context, options.results, options.name or output.name,
       options.records_dir)
+  if decoder and tokenizer.file is None:
+    card = dataclasses.replace(card, prompt=_SENTENCEPIECE_PROMPT)
   config["task_specific_params"] = card.task_specific_params()
 
   output = output.resolve()
@@ -391,9 +397,13 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
       "source": source.path, "step": source.step,
       "tensors": [[t.name, t.shape, t.dtype.name] for t in tensors],
       "max_shard_bytes": options.max_shard_bytes}, options.quiet)
-  tokenizers.write(partial, tokenizer, context.hf_folder)
-  _write_json(partial / "generation_config.json",
-              _generation_config(context, options.max_new_tokens, eos))
+  tokenizers.write(partial, tokenizer, context.hf_folder, decoder=decoder)
+  generation = _generation_config(
+      context, options.max_new_tokens, eos if decoder else None)
+  if decoder and tokenizer.file is None:  # What the network never predicts.
+    generation["suppress_tokens"] = [
+        0, *range(arch.last_token + 1, vocab_size)]
+  _write_json(partial / "generation_config.json", generation)
   _write_json(partial / hf_config.CONFIG_FILE, config)
   (partial / "README.md").write_text(
       card.text(arch, tensors[0].dtype.name), encoding="utf-8")
@@ -403,6 +413,22 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
   os.replace(partial, output)
   return Exported(output, arch, sum(math.prod(t.shape) for t in tensors),
                   sum(t.nbytes for t in tensors))
+
+
+def _check_decoders_tokenizer(
+    tokenizer: tokenizers.Tokenizer, context: run_context.Context,
+    where: str) -> None:
+  """Raises UserError for a tokenizer that a decoder has not."""
+  if tokenizer.file is not None:
+    return
+  if (context.origin or {}).get("family") in architecture.DECODER_FAMILIES:
+    raise errors.UserError(
+        f"{where} was imported with a tokenizer.json; expected that, or "
+        "another by --tokenizer=FOLDER, not a SentencePiece model")
+  if tokenizer.spiece is None:
+    raise errors.UserError(
+        f"{where} is a decoder of bytes, with which transformers has none; "
+        "`stepdistill-eval --checkpoint` scores it as it is")
 
 
 def architecture_of(

@@ -9,10 +9,12 @@ import os
 import pathlib
 from typing import Any
 
+import jinja2
+
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
   array_reader as t5x_reader,
 )
-from stepdistill_jax.interop import run_context, run_folder
+from stepdistill_jax.interop import architecture, run_context, run_folder
 from stepdistill_jax.util import errors, locations
 from stepdistill_jax.util.version import __version__
 
@@ -27,27 +29,7 @@ _METHODS = {
     "mix": "distilling step-by-step with an independently sampled mixture of "
            "the label and the rationale task",
 }
-
-
-# (class of transformers, lines of `ask`)
-_ASK = ("AutoModelForSeq2SeqLM", (
-    '  inputs = tokenizer(text, return_tensors="pt")',
-    "  return tokenizer.decode(model.generate(**inputs)[0], "
-    "skip_special_tokens=True)"))
-_CONTINUE = (
-    "  out = model.generate(**inputs)[0, inputs['input_ids'].shape[1]:]",
-    "  return tokenizer.decode(out, skip_special_tokens=True)")
-_ASK_CHAT = ("AutoModelForCausalLM", (
-    '  inputs = tokenizer.apply_chat_template([{"role": "user", "content": '
-    'text}],',
-    "      add_generation_prompt=True, return_dict=True, "
-    'return_tensors="pt")', *_CONTINUE))
-
-
-def _ask_decoder(suffix: str) -> tuple[str, tuple[str, ...]]:
-  return "AutoModelForCausalLM", (
-      f"  inputs = tokenizer(text + {suffix!r}, return_tensors=\"pt\")",
-      *_CONTINUE)
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,129 +88,28 @@ class Card:
       params["explain"] = {"prefix": self.explain_prefix}
     return params
 
-  def text(self, arch, dtype: str) -> str:
-    """The card, Markdown with a YAML header."""
-    parts = [self._header(), f"# {self.name}", self._made(arch, dtype),
-             self._scores(), self._usage(), self._duties()]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-  def _task(self) -> tuple[str, str]:
-    """What Hugging Face calls such a model: (task, family)."""
-    if self.prompt is None:
-      return "text2text-generation", "t5"
-    return "text-generation", "decoder"
-
-  def _header(self) -> str:
-    task, family = self._task()
-    lines = ["---", "library_name: transformers", f"pipeline_tag: {task}",
-             f"tags: [{family}, stepdistill_jax"
-             + (", distilling-step-by-step" if self.explain_prefix else "")
-             + "]"]
-    if self.scores:
-      results = [{
-          "task": {"type": task},
-          "dataset": {"name": s.benchmark, "type": s.benchmark,
-                      "split": s.split},
-          "metrics": [{"type": "accuracy", "value": round(s.accuracy, 6)}],
-      } for s in self.scores]
-      # JSON is YAML, and quotes whatever a name may hold.
-      lines.append("model-index: " + json.dumps(
-          [{"name": self.name, "results": results}]))
-    return "\n".join([*lines, "---"])
-
-  def _made(self, arch, dtype: str) -> str:
-    lines = ["## How it was made", ""]
-    if self.trained_on is None:
-      lines.append("Converted from a T5X checkpoint; nothing is recorded "
-                   "about its training.")
-    else:
-      method = _METHODS.get(self.trained_on.kind)
-      lines.append(f"- Method: {method or 'a T5X run'} "
-                   f"(task `{self.task_name}`)")
-      lines.append(f"- Data set: {self.trained_on.dataset}")
-      if self.trained_on.teacher:
-        lines.append(f"- Teacher: {self.trained_on.teacher}")
-    if self.origin:
-      lines.append(f"- Initial checkpoint: {self.origin}")
-    if self.step is not None:
-      lines.append(f"- Step: {self.step:,}")
-    lines += [
-        f"- Network: {arch.kind}, {arch.in_words()}",
-        f"- Weights: {dtype}",
-        f"- Exported by stepdistill_jax {__version__}"]
-    return "\n".join(lines)
-
-  def _duties(self) -> str:
-    """What licences of the models that it comes from may ask for."""
+  def makers(self) -> list[str]:
+    """The models whose licences may ask for something."""
     teacher = self.trained_on.teacher if self.trained_on else None
-    names = [n for n in (self.origin, teacher) if n and n != "human"]
-    if self.prompt is None or not names:
-      return ""
-    lines = [
-        "## Licences", "",
-        f"It comes from {' and '.join(names)}: their licences hold for it, "
-        "and what they ask of models made with them is yours to do."]
-    if any("llama" in name.lower() for name in names):
-      lines.append(
-          "Llama's community licence asks, of whoever distributes a model that "
-          "was made with Llama or its outputs, for a name that begins with "
-          '"Llama", for "Built with Llama" to be shown, and for a copy of the '
-          "licence to go with it.")
-    return "\n".join(lines)
+    return [n for n in (self.origin, teacher) if n and n != "human"]
 
-  def _scores(self) -> str:
-    if not self.scores:
-      return ""
-    lines = ["## Scores", "",
-             "| benchmark | split | examples | accuracy | 95% interval |",
-             "|---|---|---|---|---|"]
-    for s in self.scores:
-      interval = ("" if s.interval is None else
-                  f"{100 * s.interval[0]:.2f} to {100 * s.interval[1]:.2f}")
-      lines.append(f"| {s.benchmark} | {s.split} | {s.n:,} | "
-                   f"{100 * s.accuracy:.2f} | {interval} |")
-    return "\n".join(lines)
+  def model_index(self, task: str) -> list[dict[str, Any]]:
+    """The scores as Hugging Face's hub reads them."""
+    return [{"name": self.name, "results": [{
+        "task": {"type": task},
+        "dataset": {"name": s.benchmark, "type": s.benchmark, "split": s.split},
+        "metrics": [{"type": "accuracy", "value": round(s.accuracy, 6)}],
+    } for s in self.scores]}]
 
-  def _usage(self) -> str:
-    calls = [f'print(ask({self.prefix!r} + question))'
-             + ("  # the answer" if self.explain_prefix else "")]
-    notes = []
-    if self.trained_on is None:
-      notes.append("What stands before a question depends on how the model "
-                   "was trained, which is not recorded here.")
-    elif self.prefix:
-      notes.append(f"Put `{self.prefix}` (with the space) before the question.")
-    else:
-      notes.append("It was trained without a prefix: give it the question "
-                   "alone.")
-    if self.explain_prefix is not None:
-      calls.append(f'print(ask({self.explain_prefix!r} + question))'
-                   "  # the rationale")
-      notes.append(
-          f"With `{self.explain_prefix}` it writes a rationale. The two are "
-          "independent: the answer costs no rationale, and the rationale does "
-          "not determine the answer.")
-    if self.trained_on is not None and self.trained_on.answer_after_rationale:
-      notes.append("It writes a rationale first; the answer follows "
-                   "`The answer is`.")
-    model_class, ask = _ASK if self.prompt is None else (
-        _ASK_CHAT if self.prompt.get("chat") else _ask_decoder(
-            self.prompt.get("prompt_suffix", "\n")))
-    code = "\n".join([
-        "```python",
-        "import transformers",
-        "",
-        'folder = "."  # this folder',
-        "tokenizer = transformers.AutoTokenizer.from_pretrained(folder)",
-        f"model = transformers.{model_class}.from_pretrained(folder)",
-        "",
-        "def ask(text):",
-        *ask,
-        "",
-        'question = "..."',
-        *calls,
-        "```"])
-    return "\n\n".join(["## How to ask it", " ".join(notes), code])
+  def text(self, arch: architecture.AnyArchitecture, dtype: str) -> str:
+    """The card, Markdown with a YAML header."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), trim_blocks=True,
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters.update(repr=repr, tojson=json.dumps)
+    return environment.get_template("model_card.md").render(
+        card=self, arch=arch, dtype=dtype, version=__version__,
+        method=_METHODS.get(self.trained_on.kind) if self.trained_on else None)
 
 
 def _read_scores(results: pathlib.Path, checkpoint: str) -> list[Score]:

@@ -11,16 +11,8 @@
   `encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight` |
   transposed |
 | `decoder/logits_dense/kernel` | `lm_head.weight` | transposed |
-
-and of a decoder
-
-| T5X | Hugging Face | |
-|---|---|---|
-| `token_embedder/embedding` | `model.embed_tokens.weight` | as it is |
-| `decoder/layers_3/self_attention/query/kernel` |
+| `decoder/layers_3/self_attention/query/kernel` of a decoder alone |
   `model.layers.3.self_attn.q_proj.weight` | transposed |
-| `decoder/layers_3/mlp/wi_0/kernel` | `model.layers.3.mlp.gate_proj.weight` |
-  transposed |
 
 A kernel is `[in, out]` in T5X and `[out, in]` in torch; heads are laid out
 alike, so that transposing is all there is to it.
@@ -40,42 +32,57 @@ EMBEDDING_COPIES = ("encoder.embed_tokens.weight",
 UNUSED = (
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
-_PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "o"}
-# sublayer in T5X -> (index of the layer within a block, module's name)
-_SUBLAYERS = {
-    "encoder": {"attention": (0, "SelfAttention"),
-                "mlp": (1, "DenseReluDense")},
-    "decoder": {"self_attention": (0, "SelfAttention"),
-                "encoder_decoder_attention": (1, "EncDecAttention"),
-                "mlp": (2, "DenseReluDense")},
-}
-_NORMS = {
-    "encoder": {"pre_attention_layer_norm": 0, "pre_mlp_layer_norm": 1},
-    "decoder": {"pre_self_attention_layer_norm": 0,
-                "pre_cross_attention_layer_norm": 1, "pre_mlp_layer_norm": 2},
-}
-_IN_LAYER = re.compile(
-    r"(encoder|decoder)/layers_(\d+)/([a-z_]+)(?:/([a-z_0-9]+))?/"
-    r"(scale|kernel)")
 
-
-_IN_DECODER_LAYER = re.compile(r"decoder/layers_(\d+)/(.+)/([a-z]+)")
-_DECODER_MODULES = {
-    "pre_self_attention_layer_norm": "input_layernorm",
-    "self_attention/query": "self_attn.q_proj",
-    "self_attention/key": "self_attn.k_proj",
-    "self_attention/value": "self_attn.v_proj",
-    "self_attention/out": "self_attn.o_proj",
-    "self_attention/query_norm": "self_attn.q_norm",
-    "self_attention/key_norm": "self_attn.k_norm",
-    "pre_mlp_layer_norm": "post_attention_layernorm",
-    "mlp/wi_0": "mlp.gate_proj", "mlp/wi_1": "mlp.up_proj",
-    "mlp/wo": "mlp.down_proj",
-}
-# The other way around, for matrices alone.
-MODULES_OF_DECODER = {theirs: ours for ours, theirs in _DECODER_MODULES.items()
-                      if not ours.endswith("norm")}
 DECODER_EMBEDDING = "model.embed_tokens.weight"
+
+
+def _attention(ours: str, theirs: str, suffix: str = "") -> dict[str, str]:
+  return {f"{ours}/{name}": f"{theirs}.{name[0]}{suffix}"
+          for name in ("query", "key", "value", "out")}
+
+
+def _mlp(ours: str, theirs: str) -> dict[str, str]:
+  return {f"{ours}/{name}": f"{theirs}.{name}"
+          for name in ("wi", "wi_0", "wi_1", "wo")}
+
+
+_ENCODER, _DECODER = "encoder.block.*.layer", "decoder.block.*.layer"
+# Kind -> modules of ours -> of theirs; * is the number of a block.
+_MODULES = {
+    "T5": {
+        "token_embedder": "shared", "decoder/logits_dense": "lm_head",
+        **{f"{side}/relpos_bias": f"{side}.block.0.layer.0.SelfAttention."
+           "relative_attention_bias" for side in ("encoder", "decoder")},
+        **{f"{side}/{side}_norm": f"{side}.final_layer_norm"
+           for side in ("encoder", "decoder")},
+        "encoder/*/pre_attention_layer_norm": f"{_ENCODER}.0.layer_norm",
+        **_attention("encoder/*/attention", f"{_ENCODER}.0.SelfAttention"),
+        "encoder/*/pre_mlp_layer_norm": f"{_ENCODER}.1.layer_norm",
+        **_mlp("encoder/*/mlp", f"{_ENCODER}.1.DenseReluDense"),
+        "decoder/*/pre_self_attention_layer_norm": f"{_DECODER}.0.layer_norm",
+        **_attention("decoder/*/self_attention", f"{_DECODER}.0.SelfAttention"),
+        "decoder/*/pre_cross_attention_layer_norm": f"{_DECODER}.1.layer_norm",
+        **_attention("decoder/*/encoder_decoder_attention",
+                     f"{_DECODER}.1.EncDecAttention"),
+        "decoder/*/pre_mlp_layer_norm": f"{_DECODER}.2.layer_norm",
+        **_mlp("decoder/*/mlp", f"{_DECODER}.2.DenseReluDense")},
+    "decoder": {
+        "token_embedder": "model.embed_tokens",
+        "decoder/logits_dense": "lm_head", "decoder/decoder_norm": "model.norm",
+        **{f"decoder/*/{ours}": f"model.layers.*.{theirs}"
+           for ours, theirs in {
+               "pre_self_attention_layer_norm": "input_layernorm",
+               **_attention("self_attention", "self_attn", "_proj"),
+               "self_attention/query_norm": "self_attn.q_norm",
+               "self_attention/key_norm": "self_attn.k_norm",
+               "pre_mlp_layer_norm": "post_attention_layernorm",
+               "mlp/wi_0": "mlp.gate_proj", "mlp/wi_1": "mlp.up_proj",
+               "mlp/wo": "mlp.down_proj"}.items()}},
+}
+_BLOCK = re.compile(r"layers_(\d+)")
+_OURS = {theirs: ours for modules in _MODULES.values()
+         for ours, theirs in modules.items()}
+_THEIR_BLOCK = re.compile(r"(?<=\.block\.)\d+|(?<=\.layers\.)\d+")
 # What `models.lora` has beside a kernel, for whom transformers has no names.
 ADAPTERS = ("lora_a", "lora_b")
 # Frequencies of rotary positions, which old files keep.
@@ -112,42 +119,36 @@ def hf_tensor(t5x_name: str, kind: str = "T5") -> HfTensor:
     t5x_name: the parameter's.
     kind: of the architecture.
   """
-  if kind == "decoder":
-    return _of_decoder(t5x_name)
-  if t5x_name == "token_embedder/embedding":
-    return HfTensor(EMBEDDING, False)
-  if t5x_name == "decoder/logits_dense/kernel":
-    return HfTensor(HEAD, True)
-  side = t5x_name.split("/")[0]
-  if t5x_name == f"{side}/relpos_bias/rel_embedding":
-    return HfTensor(f"{side}.block.0.layer.0.SelfAttention."
-                    "relative_attention_bias.weight", True)
-  if t5x_name == f"{side}/{side}_norm/scale":
-    return HfTensor(f"{side}.final_layer_norm.weight", False)
-  match = _IN_LAYER.fullmatch(t5x_name)
-  if not match:
-    raise ValueError(f"{t5x_name!r} is no parameter of a T5")
-  _, layer, sublayer, module, kind = match.groups()
-  block = f"{side}.block.{layer}.layer"
-  if kind == "scale":
-    return HfTensor(
-        f"{block}.{_NORMS[side][sublayer]}.layer_norm.weight", False)
-  index, name = _SUBLAYERS[side][sublayer]
+  module, _, parameter = t5x_name.rpartition("/")
+  block = _BLOCK.search(module)
+  theirs = _MODULES[kind].get(_BLOCK.sub("*", module))
+  if not theirs:
+    raise ValueError(f"{t5x_name!r} is no parameter of a {kind}")
+  if block:
+    theirs = theirs.replace("*", block[1])
   return HfTensor(
-      f"{block}.{index}.{name}.{_PROJECTIONS.get(module, module)}.weight", True)
+      f"{theirs}.{'bias' if parameter == 'bias' else 'weight'}",
+      parameter in ("kernel", "rel_embedding"))
 
 
-def _of_decoder(t5x_name: str) -> HfTensor:
-  if t5x_name == "token_embedder/embedding":
-    return HfTensor(DECODER_EMBEDDING, False)
-  if t5x_name == "decoder/logits_dense/kernel":
-    return HfTensor(HEAD, True)
-  if t5x_name == "decoder/decoder_norm/scale":
-    return HfTensor("model.norm.weight", False)
-  match = _IN_DECODER_LAYER.fullmatch(t5x_name)
-  if not match or match[2] not in _DECODER_MODULES:
-    raise ValueError(f"{t5x_name!r} is no parameter of a decoder")
-  kind = "bias" if match[3] == "bias" else "weight"
-  return HfTensor(
-      f"model.layers.{match[1]}.{_DECODER_MODULES[match[2]]}.{kind}",
-      match[3] == "kernel")
+def t5x_kernel(
+    hf_name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+  """Name and shape in T5X of a matrix, also of the embedding.
+
+  >>> t5x_kernel("model.layers.3.mlp.down_proj.weight", (8, 16))
+  ('decoder/layers_3/mlp/wo/kernel', (16, 8))
+
+  Args:
+    hf_name: of a tensor of any model; if it is none that T5X's has, or no
+      matrix, it is returned as it is.
+    shape: the tensor's.
+  """
+  block = _THEIR_BLOCK.search(hf_name)
+  ours = _OURS.get(_THEIR_BLOCK.sub("*", hf_name).removesuffix(".weight"))
+  if ours is None or len(shape) != 2:
+    return hf_name, shape
+  if ours == "token_embedder":
+    return f"{ours}/embedding", shape
+  if block:
+    ours = ours.replace("*", f"layers_{block[0]}")
+  return f"{ours}/kernel", shape[::-1]

@@ -21,7 +21,7 @@ from flax.linen import spmd
 import jax.numpy as jnp
 import numpy as np
 
-from stepdistill_jax.config import setting_checks
+from stepdistill_jax.config import decoder_dimensions, setting_checks
 from stepdistill_jax.embedded_t5x.examples.t5 import (
   layers,
   network as t5_network,
@@ -37,21 +37,12 @@ LORA_TARGETS = ("query", "key", "value", "out", "wi_0", "wi_1", "wo")
 
 
 @struct.dataclass
-class LlamaConfig:
-  """Sizes and choices of a decoder.
+class LlamaConfig(  # type: ignore[misc]  # It is frozen by flax.
+    decoder_dimensions.DecoderDimensions):
+  """A decoder's dimensions, and how it is computed and trained.
 
   Attributes:
-    vocab_size: rows of the embedding.
-    num_tokens: the last id that is a token; None is all but id 0.
     dtype: of activations; parameters are float32.
-    num_kv_heads: key-value heads; each serves num_heads / num_kv_heads query
-      heads.
-    rope_theta: base of the rotary positions' frequencies.
-    rope_scaling: 'none', 'linear' or 'llama3', see `rotary.frequencies`, also
-      for the values of `rope_...` that belong to it.
-    logits_via_embedding: whether the embedding is the head too.
-    qkv_bias: biases of query, key and value, as in Qwen 2.5.
-    qk_norm: norms of queries and keys, as in Qwen 3.
     loop_layers: whether layers run in a compiled loop.
     remat_policy: of that loop, see `layer_loop.run_in_loop`.
     lora_rank: of adapters, which are then all that is trained; 0 for none.
@@ -60,26 +51,7 @@ class LlamaConfig:
     lora_base_dtype: of all other parameters, where there are adapters.
   """
 
-  vocab_size: int
-  num_tokens: int | None = None
   dtype: Any = jnp.float32
-  emb_dim: int = 512
-  num_heads: int = 8
-  num_kv_heads: int = 8
-  num_layers: int = 6
-  head_dim: int = 64
-  mlp_dim: int = 2048
-  mlp_activations: Sequence[str] = ("silu", "linear")
-  rms_norm_epsilon: float = 1e-5
-  rope_theta: float = 10000.0
-  rope_scaling: str = "none"
-  rope_factor: float = 1.0
-  rope_low_freq_factor: float = 1.0
-  rope_high_freq_factor: float = 4.0
-  rope_original_length: int = 8192
-  logits_via_embedding: bool = False
-  qkv_bias: bool = False
-  qk_norm: bool = False
   loop_layers: bool = False
   remat_policy: str | None = "minimal"
   lora_rank: int = 0
@@ -104,12 +76,6 @@ class LlamaConfig:
       raise errors.UserError(
           f"LlamaConfig.num_tokens = {self.num_tokens} must be from 1 to "
           f"vocab_size - 1 = {self.vocab_size - 1}, as id 0 is padding")
-
-  @property
-  def last_token(self) -> int:
-    if self.num_tokens is None:
-      return self.vocab_size - 1
-    return self.num_tokens
 
   def rotary_frequencies(self) -> np.ndarray:
     return rotary.frequencies(

@@ -26,12 +26,10 @@ def require_openai():
   Raises:
     errors.UserError: it is not installed.
   """
-  try:
+  with errors.reported(
+      ImportError, "collecting needs the package `openai`, which is not "
+      "installed; run `pip install 'stepdistill_jax[teacher]'`"):
     import openai  # Takes a second, so only here.
-  except ImportError as error:
-    raise errors.UserError(
-        "collecting needs the package `openai`, which is not installed; run "
-        "`pip install 'stepdistill_jax[teacher]'`") from error
   return openai
 
 

@@ -144,22 +144,17 @@ def _add_mode_arguments(group) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-  from stepdistill_jax.teacher.ask import (
-    batch,
-    dry_run,
-    offline,
-    supervisor as watch,
-  )
+  from stepdistill_jax.teacher.ask import batch, dry_run, offline, supervisor
 
   spec = spec_of(args)
   if args.dry_run:
     estimate = dry_run.estimate(spec)
-    print(json.dumps(dataclasses.asdict(estimate)) if args.json
+    print(json.dumps(estimate) if args.json
           else "\n".join(dry_run.lines(estimate)))
     return None
   if args.batch_write:
     written = batch.write(spec, args.batch_write)
-    print(json.dumps(dataclasses.asdict(written)) if args.json
+    print(json.dumps(written) if args.json
           else "\n".join(batch.lines(written)))
     return None
   if not (args.no_records or args.records_dir):
@@ -169,22 +164,22 @@ def run(args: argparse.Namespace) -> int | None:
   elif args.offline:
     outcome = offline.run(spec)
   else:
-    outcome = watch.run(spec, show=not args.json)
+    outcome = supervisor.run(spec, show=not args.json)
   return finish(args, outcome)
 
 
 def spec_of(args: argparse.Namespace):
-  """The run that the arguments describe; a `job.Spec`."""
-  from stepdistill_jax.teacher.ask import job
+  """The run that the arguments describe; a `spec.Spec`."""
+  from stepdistill_jax.teacher.ask import spec as spec_lib
 
-  names = {field.name for field in dataclasses.fields(job.Spec)}
+  names = {field.name for field in dataclasses.fields(spec_lib.Spec)}
   values = {name: value for name, value in vars(args).items()
             if name in names}
   values.update(
       stop=tuple(args.stop), extra_body=_json_object(args.extra_body),
       temperature=_number_or_server(args.temperature, "temperature"),
       top_p=_number_or_server(args.top_p, "top_p"))
-  return job.Spec(**values)
+  return spec_lib.Spec(**values)
 
 
 def finish(args: argparse.Namespace, outcome) -> int:
@@ -195,6 +190,7 @@ def finish(args: argparse.Namespace, outcome) -> int:
       can be used.
   """
   from stepdistill_jax.teacher.ask import outcomes
+  from stepdistill_jax.teacher.importing import formats
 
   imported = useless = None
   stopped = outcome.progress.stopped
@@ -202,8 +198,9 @@ def finish(args: argparse.Namespace, outcome) -> int:
             and outcome.success_ratio >= args.min_success_ratio)
   if enough and not stopped and not args.no_records:
     try:
-      imported = outcomes.write_records(
-          outcome, args.records_dir, args.reject_wrong,
+      imported = formats.import_cache(
+          outcomes.caches_of_all_splits(outcome.folder),
+          output=args.records_dir, reject_wrong=args.reject_wrong,
           **import_command.reading_options(args))
     except errors.UserError as error:
       useless = error

@@ -72,35 +72,25 @@ def load_tokenizer(name: str) -> CountTokens:
 
 
 def _hf_tokenizer(path: pathlib.Path) -> CountTokens:
-  try:
-    import tokenizers
-  except ImportError as error:
-    raise errors.UserError(
-        f"--tokenizer={path} needs the package `tokenizers`; run `pip install "
-        "'stepdistill_jax[hf]'`") from error
-  try:
+  import tokenizers
+
+  with errors.reported(Exception, lambda error: (  # It raises plain ones.
+      f"--tokenizer={path} is not a tokenizer file: {error}")):
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # It raises plain Exceptions.
-    raise errors.UserError(
-        f"--tokenizer={path} is not a tokenizer file: {error}") from error
   return lambda text: len(
       tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def _tiktoken(name: str) -> CountTokens:
-  try:
+  with errors.reported(
+      ImportError, f"--tokenizer={name} is not a file, and as an encoding it "
+      "needs the package `tiktoken`; run `pip install tiktoken`"):
     import tiktoken
-  except ImportError as error:
-    raise errors.UserError(
-        f"--tokenizer={name} is not a file, and as an encoding it needs the "
-        "package `tiktoken`; run `pip install tiktoken`") from error
-  try:
+  # Unknown, or its file cannot be fetched.
+  with errors.reported(Exception, lambda error: (
+      f"--tokenizer={name} is neither a file nor a tiktoken encoding that can "
+      f"be loaded: {errors.first_line(error)}")):
     encoding = tiktoken.get_encoding(name)
-  except Exception as error:  # Unknown, or its file cannot be fetched.
-    first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    raise errors.UserError(
-        f"--tokenizer={name} is neither a file nor a tiktoken encoding that "
-        f"can be loaded: {first_line}") from error
   return lambda text: len(encoding.encode(text, disallowed_special=()))
 
 

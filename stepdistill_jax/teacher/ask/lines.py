@@ -14,51 +14,37 @@ Line = dict[str, Any]
 def of_answer(item: plan.Item, key: str, answer: responses.Answer
               ) -> list[Line]:
   """A line for each choice; a request's tokens are paid once."""
-  made = []
-  for number, (sample, choice) in enumerate(
-      zip(item.samples, answer.choices)):
-    line = _line(item, sample, key)
-    line.update(
-        output=choice.output, finish_reason=choice.finish_reason,
-        usage=dict(answer.usage) if number == 0 else {}, error=None)
-    if choice.thinking:
-      line["thinking"] = choice.thinking
-    if number == 0 and answer.paid_in_vain:
-      line["paid_in_vain"] = dict(answer.paid_in_vain)
-    made.append(line)
+  made = [_line(item, sample, key, choice.thinking, output=choice.output,
+                finish_reason=choice.finish_reason, usage={}, error=None)
+          for sample, choice in zip(item.samples, answer.choices)]
+  made[0]["usage"] = dict(answer.usage)
+  if answer.paid_in_vain:
+    made[0]["paid_in_vain"] = dict(answer.paid_in_vain)
   return made
 
 
 def copies(item: plan.Item, known: Sequence[Line]) -> list[Line]:
   """Lines for a row whose request is identical to one that was answered."""
-  made = []
-  for sample, original in zip(item.samples, known):
-    line = _line(item, sample, original["request"])
-    line.update(output=original["output"],
-                finish_reason=original["finish_reason"])
-    if thinking := completions.thinking_of(original):
-      line["thinking"] = thinking
-    line.update(usage={}, error=None, copy_of=original["id"])
-    made.append(line)
-  return made
+  return [_line(item, sample, original["request"],
+                completions.thinking_of(original), output=original["output"],
+                finish_reason=original["finish_reason"], usage={}, error=None,
+                copy_of=original["id"])
+          for sample, original in zip(item.samples, known)]
 
 
 def of_failure(item: plan.Item, key: str, failure: failures.Failure
                ) -> list[Line]:
   """A line for each sample that there is no completion of."""
-  made = []
-  for number, sample in enumerate(item.samples):
-    line = _line(item, sample, key)
-    line.update(output=None, finish_reason=None,
-                usage=dict(failure.usage) if number == 0 else {},
+  made = [_line(item, sample, key, failure.thinking, output=None,
+                finish_reason=None, usage={},
                 error=f"{failure.reason}: {failure}")
-    if failure.thinking:
-      line["thinking"] = failure.thinking
-    made.append(line)
+          for sample in item.samples]
+  made[0]["usage"] = dict(failure.usage)
   return made
 
 
-def _line(item: plan.Item, sample: int, key: str) -> Line:
-  """What a line has, whatever came back."""
+def _line(item: plan.Item, sample: int, key: str, thinking: str,
+          **values: Any) -> Line:
   return {"id": item.id, "sample": sample, "position": item.position,
-          "input": item.input, "request": key}
+          "input": item.input, "request": key, **values,
+          **({"thinking": thinking} if thinking else {})}

@@ -17,25 +17,24 @@ from stepdistill_jax.teacher.ask import (
   job as job_lib,
   requests,
   responses,
+  spec as spec_lib,
 )
 from stepdistill_jax.util import errors
 
 _CHUNK = 512
 
 
-def run(spec: job_lib.Spec) -> job_lib.Outcome:
+def run(spec: spec_lib.Spec) -> job_lib.Outcome:
   """Collects with an engine in this process.
 
   Raises:
     errors.UserError: vLLM is not installed, or cannot load the model.
   """
-  try:
+  with errors.reported(
+      ImportError, "--offline=vllm needs the package `vllm`, which is not "
+      "installed; run `pip install vllm` on a machine with an accelerator, or "
+      "use a server with --base_url"):
     import vllm
-  except ImportError as error:
-    raise errors.UserError(
-        "--offline=vllm needs the package `vllm`, which is not installed; run "
-        "`pip install vllm` on a machine with an accelerator, or use a server "
-        "with --base_url") from error
   with job_lib.open_job(spec) as job:
     # By name, so that a test can pass an engine of its own.
     engine = vllm.LLM(model=spec.model, **spec.extra_body.get("engine", {}))

@@ -22,34 +22,16 @@ _STOPS = {
 }
 
 
-def write_records(outcome: job.Outcome, records_dir: str | None,
-                  reject_wrong: bool, **options: Any):
-  """Writes the records of the cache and of its other splits' caches.
-
-  Args:
-    outcome: whose cache is read.
-    records_dir: the folder of all records; None for the default.
-    reject_wrong: True to use no rationale that leads to a wrong label.
-    **options: fields of `record_importer.Options`.
-
-  Returns an `importing.ImportResult`.
-  """
-  from stepdistill_jax.teacher.importing import formats as importing
-
-  return importing.import_cache(
-      caches_of_all_splits(pathlib.Path(outcome.folder)), output=records_dir,
-      reject_wrong=reject_wrong, **options)
-
-
-def caches_of_all_splits(folder: pathlib.Path) -> list[pathlib.Path]:
+def caches_of_all_splits(folder: str) -> list[pathlib.Path]:
   """The cache, and those beside it of the same data set and teacher.
 
   Records of (data set, teacher) are written as a whole, so that a cache of
   another split has to come along: CACHES/train and CACHES/test.
   """
-  mine = completions.read_manifest(folder)
-  found = {mine["split"]: folder}
-  for path in sorted(folder.resolve().parent.glob(f"*/{completions.MANIFEST}")):
+  cache = pathlib.Path(folder)
+  mine = completions.read_manifest(cache)
+  found = {mine["split"]: cache}
+  for path in sorted(cache.resolve().parent.glob(f"*/{completions.MANIFEST}")):
     try:
       other = completions.read_manifest(path.parent)
     except errors.UserError:
@@ -119,8 +101,14 @@ def judge(outcome: job.Outcome, min_success_ratio: float) -> int:
         + f" ({progress.message}); {outcome.total - outcome.missing:,} of "
         f"{outcome.total:,} completions are kept in {outcome.folder}: {again}")
   if progress.stopped == retries.BUDGET:
+    if not outcome.usable:
+      raise errors.UserError(
+          f"{_STOPS[retries.BUDGET]}, with no completion that ended as it "
+          f"should: {outcome.missing:,} of {outcome.total:,} are missing; "
+          "raise it, or lower --max_tokens, and run the command again")
     print(f"note: {_STOPS[retries.BUDGET]}; {outcome.missing:,} completions "
-          "are missing")
+          "are missing, and no records were written: raise it, and run the "
+          "command again to go on")
     return 0
   if outcome.success_ratio is None:
     raise errors.UserError(

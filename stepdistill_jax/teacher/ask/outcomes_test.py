@@ -37,6 +37,18 @@ def test_a_collection_that_nobody_can_use_fails_and_is_kept(tmp_path, capsys):
       capsys.readouterr().out)
 
 
+def test_a_budget_that_left_nothing_usable_has_failed(tmp_path, capsys):
+  outcome = job.Outcome(
+      folder=str(tmp_path), total=3, usable=0, missing=2,
+      endings={"length": 1}, dropped={}, usd=1.0, usage={},
+      progress=retries.Progress(stopped=retries.BUDGET))
+  with pytest.raises(errors.UserError, match="--budget_usd.* 2 of 3 are miss"):
+    outcomes.judge(outcome, 0.7)
+  some = dataclasses.replace(outcome, usable=1, endings={"stop": 1})
+  assert outcomes.judge(some, 0.7) == 0
+  assert "2 completions are missing" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("endings, said, unsaid", [
     ({"error:malformed": 3}, ["a rerun asks for those that failed"],
      ["not asked again"]),

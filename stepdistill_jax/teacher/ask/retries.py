@@ -20,6 +20,7 @@ from stepdistill_jax.teacher.ask import (
   plan as plan_lib,
   requests,
   responses,
+  spec as spec_lib,
 )
 
 # How long a completion may wait for its sync: short enough for nobody to
@@ -40,8 +41,6 @@ INTERRUPTED = "interrupted"
 BUDGET = "budget"
 SERVER_DOWN = "server_down"
 FAILED = "failed"
-
-ASK, HOLD = "ask", "hold"
 
 
 class Asker(Protocol):
@@ -92,42 +91,22 @@ class Progress:
   notes: list[str] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-  """How fast and how long to ask.
-
-  Attributes:
-    concurrency: requests under way at once.
-    requests_per_minute: None: no limit; likewise tokens_per_minute.
-    tokens_per_minute: of prompts and completions, as the server counts.
-    backoff: waits between attempts.
-    breaker: shared by all requests.
-    budget: shared by all requests.
-    in_doubt: `ask` again what a killed collector had under way, or `hold` it.
-  """
-
-  concurrency: int = 16
-  requests_per_minute: float | None = None
-  tokens_per_minute: float | None = None
-  backoff: limits.Backoff = limits.Backoff()
-  breaker: limits.CircuitBreaker
-  budget: limits.Budget
-  in_doubt: str = ASK
-
-
 class Collector:
   """Asks for all that a plan misses."""
 
-  def __init__(self, plan: plan_lib.Plan, asker: Asker, bounds: Limits,
+  def __init__(self, plan: plan_lib.Plan, asker: Asker, spec: spec_lib.Spec,
                estimator: cost_lib.Estimator,
                report: Callable[[Progress], None] = lambda progress: None):
-    self._plan, self._asker = plan, asker
-    self._store = plan.store
-    self._bounds, self._estimator = bounds, estimator
-    self._report = report
+    self._plan, self._asker, self._spec = plan, asker, spec
+    self._store, self._estimator, self._report = plan.store, estimator, report
     self.progress = Progress()
-    self._request_rate = _bucket(bounds.requests_per_minute)
-    self._token_rate = _bucket(bounds.tokens_per_minute)
+    self._request_rate, self._token_rate = (
+        rate and limits.TokenBucket(rate)
+        for rate in (spec.requests_per_minute, spec.tokens_per_minute))
+    self._backoff = limits.Backoff(spec.attempts, spec.backoff_s)
+    self._breaker = limits.CircuitBreaker(give_up_s=spec.give_up_s)
+    self._budget = limits.Budget(
+        spec.budget_usd, estimator.prices.of_usage(plan.store.usage()))
     self._stopping = asyncio.Event()
     # Key -> ends when the request's completion is in the cache, or failed.
     self._asked: dict[str, asyncio.Future] = {}
@@ -151,7 +130,7 @@ class Collector:
     helpers = [asyncio.create_task(self._sync_often()),
                asyncio.create_task(self._report_often())]
     workers = [asyncio.create_task(self._work(items))
-               for _ in range(self._bounds.concurrency)]
+               for _ in range(self._spec.concurrency)]
     try:
       # All of them, also if one fails: what is under way is paid for.
       ended = await asyncio.gather(*workers, return_exceptions=True)
@@ -159,7 +138,9 @@ class Collector:
       for task in (*workers, *helpers):
         task.cancel()
       await asyncio.gather(*workers, *helpers, return_exceptions=True)
-      self._sync()
+      self._store.sync()
+      self.progress.durable += self._unsynced
+      self._unsynced = 0
       self._report(self.progress)
     for error in ended:
       if error is not None:
@@ -198,7 +179,7 @@ class Collector:
       self.progress.copied += len(copies)
       return self._next(item, len(known))
     if self._store.is_in_doubt(request.key):
-      if self._bounds.in_doubt == HOLD:
+      if self._spec.in_doubt == spec_lib.HOLD:
         self.progress.held += 1
         return None
       self.progress.asked_again += 1
@@ -229,15 +210,15 @@ class Collector:
     Raises:
       failures.Failure: another attempt would be of no use.
     """
-    estimator, backoff = self._estimator, self._bounds.backoff
-    budget = self._bounds.budget
-    most_usd = estimator.most_usd(request) if budget.is_limited else 0.0
+    budget, backoff = self._budget, self._backoff
+    most_usd = (self._estimator.most_usd(request) if budget.is_limited else 0.0)
     paid: collections.Counter[str] = collections.Counter()
     paid_attempts, dearest = 0, 0.0
     failure: failures.Failure | None = None
     for attempt in range(backoff.attempts):
       if failure is not None:
-        await self._pause(backoff.wait_s(attempt - 1, failure.retry_after))
+        await self._unless_stopping(asyncio.sleep(
+            backoff.wait_s(attempt - 1, failure.retry_after)))
       reserved, cost = max(most_usd, dearest), 0.0
       if not await self._reserve(reserved):
         break
@@ -273,13 +254,14 @@ class Collector:
 
   async def _reserve(self, most_usd: float) -> bool:
     """Waits until the budget has room; False if the run is stopping."""
-    budget = self._bounds.budget
+    budget = self._budget
     while not budget.reserve(most_usd):
       if not budget.reservations:
         self.stop(BUDGET)
       if self._stopping.is_set():
         return False
-      await self._pause(_BUDGET_WAIT_S)  # Others may cost less than reserved.
+      # Others may cost less than reserved.
+      await self._unless_stopping(asyncio.sleep(_BUDGET_WAIT_S))
     return True
 
   def _cost(self, usage: Mapping[str, int], most_usd: float) -> float:
@@ -288,10 +270,9 @@ class Collector:
 
   async def _may_send(self, request: requests.Request) -> bool:
     """Waits for breaker and rates; False if the run is stopping."""
-    breaker = self._bounds.breaker
     try:
-      if breaker.is_open:
-        await self._unless_stopping(breaker.ready())
+      if self._breaker.is_open:
+        await self._unless_stopping(self._breaker.ready())
     except limits.BreakerGaveUp as error:
       self.stop(SERVER_DOWN, f"{error}; the last: {self.progress.last_failure}")
     if self._request_rate is not None:
@@ -316,7 +297,7 @@ class Collector:
       raise
     finally:
       progress.under_way -= 1
-    self._bounds.breaker.succeeded()
+    self._breaker.succeeded()
     self._any_answer = True
     self._refused_in_a_row = 0
     self._count(request, answer.usage, paid=True)
@@ -324,7 +305,7 @@ class Collector:
 
   def _note_failure(self, failure: failures.Failure) -> None:
     """Counts a failure; stops the run where nothing else can be expected."""
-    progress, breaker = self.progress, self._bounds.breaker
+    progress, breaker = self.progress, self._breaker
     progress.last_failure = str(failure)
     progress.failures[failure.reason] = (
         progress.failures.get(failure.reason, 0) + 1)
@@ -366,13 +347,6 @@ class Collector:
       wait.cancel()
       stop.cancel()
 
-  async def _pause(self, seconds: float) -> None:
-    """Sleeps, but not longer than the run goes on."""
-    try:
-      await asyncio.wait_for(self._stopping.wait(), seconds)
-    except TimeoutError:
-      pass
-
   # --- Into the cache, onto the disk.
 
   def _append_failure(self, item: plan_lib.Item, request: requests.Request,
@@ -400,16 +374,7 @@ class Collector:
         raise
       self.progress.durable += count
 
-  def _sync(self) -> None:
-    self._store.sync()
-    self.progress.durable += self._unsynced
-    self._unsynced = 0
-
   async def _report_often(self) -> None:
     while True:
       self._report(self.progress)
       await asyncio.sleep(_REPORT_EVERY_S)
-
-
-def _bucket(per_minute: float | None) -> limits.TokenBucket | None:
-  return None if per_minute is None else limits.TokenBucket(per_minute)

@@ -15,6 +15,7 @@ from stepdistill_jax.teacher.ask import (
   outcomes,
   responses,
   retries,
+  spec as spec_lib,
 )
 from stepdistill_jax.util import errors
 from tests.support import asking as testing, fault_server
@@ -33,7 +34,7 @@ def spec_of(tmp_path, rows=20, **more):
       dataset="sums", rows=str(path), output=str(tmp_path / "cache"),
       model="loopback", prompt="zero_shot_cot", concurrency=8, backoff_s=0.01,
       columns="inputs=question,label=answer", timeout_s=5.0)
-  return job_lib.Spec(**values | more)
+  return spec_lib.Spec(**values | more)
 
 
 async def collect_async(spec, asker, watch=None, then=lambda collector: None):

@@ -88,12 +88,10 @@ class Store:
     self._path = self.folder / completions.GROWING
     self._manifest: dict[str, Any] = {}
     self._is_writing = self._is_kept = False
-    try:
+    with errors.reported(OSError, lambda error: (
+        f"cannot write the cache {self.folder}: {error.strerror}")):
       self.folder.mkdir(parents=True, exist_ok=True)
       self._lock = locking.lock(self.folder / _LOCK)
-    except OSError as error:
-      raise errors.UserError(
-          f"cannot write the cache {self.folder}: {error.strerror}") from error
     try:
       self._database = self._open_database()
       self._require_same_identity()
@@ -118,10 +116,9 @@ class Store:
 
   def lacks(self, row_id: str, sample: int) -> bool:
     """True if there is no completion of the sample."""
-    (reason,) = self._database.execute(
-        "SELECT MAX(reason) FROM samples WHERE id = ? AND sample = ?",
-        (row_id, sample)).fetchone()
-    return reason is None or reason.startswith(ERROR)
+    return not self._database.execute(
+        "SELECT 1 FROM samples WHERE id = ? AND sample = ? "
+        f"AND reason NOT LIKE '{ERROR}%'", (row_id, sample)).fetchone()
 
   def line(self, row_id: str, sample: int) -> dict[str, Any] | None:
     """The sample's line, or None."""
@@ -153,15 +150,16 @@ class Store:
 
   def sent(self, key: str) -> None:
     """Notes that a request is about to be sent."""
-    with self._transaction():
-      self._database.execute(
+    with self._transaction() as database:
+      database.execute(
           "INSERT OR IGNORE INTO under_way VALUES (?)", (_short(key),))
 
-  def answered(self, key: str) -> None:
-    """Notes that a request has ended: its lines are appended, or it failed."""
-    with self._transaction():
-      self._database.execute(
-          "DELETE FROM under_way WHERE key = ?", (_short(key),))
+  def answered(self, *keys: str) -> None:
+    """Notes that requests have ended: their lines are appended, or they failed.
+    """
+    with self._transaction() as database:
+      database.executemany("DELETE FROM under_way WHERE key = ?",
+                           {(_short(key),) for key in keys})
 
   def append(self, lines: Sequence[Line]) -> None:
     """Appends lines that belong together: all of them are there, or none.
@@ -174,9 +172,7 @@ class Store:
     with self._transaction():
       for line in lines:
         self._enter(line)
-      self._database.executemany(
-          "DELETE FROM under_way WHERE key = ?",
-          {(_short(line["request"]),) for line in lines})
+      self.answered(*(line["request"] for line in lines))
 
   def sync(self) -> None:
     """Returns when all that was appended is on the disk."""
@@ -206,15 +202,13 @@ class Store:
       complete: True if no sample is missing.
       **counted: what the run counted, for the manifest.
     """
-    try:
+    with errors.reported(OSError, self._cannot_write):
       lines = (line for (line,) in self._database.execute(
           "SELECT line FROM samples ORDER BY rowid"))
       shards = completions.write_shards(self.folder, lines, self._shard_bytes)
       self._write_manifest(
           complete, shards=shards, count=sum(s["count"] for s in shards),
           **counted)
-    except OSError as error:
-      raise self._cannot_write(error) from error
     # What is in doubt has no other place.
     (self._is_kept,) = self._database.execute(
         "SELECT COUNT(*) FROM under_way").fetchone()
@@ -237,7 +231,7 @@ class Store:
     """Opens the database; a new one gets the lines of the shards."""
     # Used by one thread at a time.
     self._database = database = sqlite3.connect(
-        self._path, check_same_thread=False, isolation_level=None)
+        self._path, check_same_thread=False)
     try:
       is_wal = database.execute(
           "PRAGMA journal_mode = WAL").fetchone() == ("wal",)
@@ -255,7 +249,7 @@ class Store:
         database.executemany("INSERT OR IGNORE INTO under_way VALUES (?)",
                              [(key,) for key in _old_journal(self.folder)])
         completions.mark_whole(database)
-        database.execute("COMMIT")
+        database.commit()
     except sqlite3.DatabaseError as error:
       self._is_kept = True  # Whatever is in it.
       raise errors.UserError(
@@ -264,21 +258,15 @@ class Store:
     return database
 
   @contextlib.contextmanager
-  def _transaction(self) -> Iterator[None]:
+  def _transaction(self) -> Iterator[sqlite3.Connection]:
     self._is_kept = True
-    try:
-      self._database.execute("BEGIN")
-      yield
-      self._database.execute("COMMIT")
-    except sqlite3.OperationalError as error:
-      if self._database.in_transaction:
-        self._database.execute("ROLLBACK")
-      raise self._cannot_write(error) from error
+    with errors.reported(
+        sqlite3.OperationalError, self._cannot_write), self._database:
+      yield self._database
 
-  def _cannot_write(self, error: Exception) -> errors.UserError:
-    return errors.UserError(
-        f"cannot write to {self.folder}: {error}; what was collected is safe, "
-        "make room and run the same command again")
+  def _cannot_write(self, error: Exception) -> str:
+    return (f"cannot write to {self.folder}: {error}; what was collected is "
+            "safe, make room and run the same command again")
 
   def _enter(self, line: Line, text: str = "") -> None:
     """Enters a line; a completion supersedes an error, nothing else does.
@@ -309,12 +297,10 @@ class Store:
       yield json.loads(line)
 
   def _begin_writing(self) -> None:
-    try:
+    with errors.reported(OSError, self._cannot_write):
       for name, content in self._files.items():
         durable_files.replace(self.folder / name, content)
       self._write_manifest(complete=False)
-    except OSError as error:
-      raise self._cannot_write(error) from error
     (self.folder / _OLD_JOURNAL).unlink(missing_ok=True)
     self._is_writing = True
 

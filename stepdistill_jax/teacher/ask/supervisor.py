@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import dataclasses
 import json
@@ -14,15 +14,19 @@ import sys
 import tempfile
 from typing import Any
 
-from stepdistill_jax.teacher import prompts
-from stepdistill_jax.teacher.ask import client, job, retries, rows, worker
-from stepdistill_jax.teacher.importing import table_files
+from stepdistill_jax.teacher.ask import (
+  client,
+  job,
+  retries,
+  spec as spec_lib,
+  worker,
+)
 from stepdistill_jax.util import errors, progress as progress_lib
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
-def run(spec: job.Spec, *, show: bool = True) -> job.Outcome:
+def run(spec: spec_lib.Spec, *, show: bool = True) -> job.Outcome:
   """Collects in a worker process; returns when it has ended.
 
   Ctrl-C (and SIGTERM) has the worker finish what is under way; a second one
@@ -44,8 +48,9 @@ def run(spec: job.Spec, *, show: bool = True) -> job.Outcome:
       with orders.signals(), progress_lib.Bars(
           "completions", quiet=not show) as bars:
         orders.write(json.dumps(dataclasses.asdict(spec)))
-        ended = _follow(process.stdout, _Display(
-            bars, progress_lib.say if show else lambda text: None), orders)
+        ended = _Display(
+            bars, progress_lib.say if show else lambda text: None,
+            orders).follow(process.stdout)
     if ended is None:
       log.seek(0)
       raise errors.UserError(
@@ -56,17 +61,14 @@ def run(spec: job.Spec, *, show: bool = True) -> job.Outcome:
   return job.Outcome(**ended)
 
 
-def check(spec: job.Spec) -> None:
+def check(spec: spec_lib.Spec) -> None:
   """Refuses mistakes before anything is started.
 
   Raises:
     errors.UserError: there is one.
   """
-  prompt = prompts.find(spec.prompt, spec.dataset)
-  job.make_settings(spec, prompt)
-  job.api_key(spec)
-  source = rows.find(spec.dataset, spec.rows, spec.split,
-                     table_files.parse_columns(spec.columns), spec.limit)
+  prompt, _, source = job.prepare(spec)
+  spec_lib.api_key(spec)
   next(source.read(prompt), None)
   _ = spec.teacher_name  # Refuses what cannot be one.
   client.require_openai()
@@ -78,26 +80,6 @@ def _environment() -> dict[str, str]:
   return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def _follow(events, display: _Display, orders: _Orders
-            ) -> dict[str, Any] | None:
-  """Shows events until the last; its fields, or None if there was none.
-
-  Raises:
-    errors.UserError: the worker met a user's mistake.
-  """
-  for line in events:
-    event = json.loads(line)
-    kind = event.pop("event")
-    if kind == worker.Event.ENDED:
-      return event
-    if kind == worker.Event.ERROR:
-      raise errors.UserError(event["message"])
-    if kind == worker.Event.CRASHED:
-      raise RuntimeError(f"the collector failed:\n{event['message']}")
-    display.show(kind, event, orders.given)
-  return None
-
-
 class _Orders:
   """Orders to the worker, given by signals to this process."""
 
@@ -106,11 +88,9 @@ class _Orders:
     self.given = 0
 
   def write(self, line: str) -> None:
-    try:
+    with contextlib.suppress(OSError):  # It has ended; its last event says why.
       self._input.write(line.encode("utf-8") + b"\n")
       self._input.flush()
-    except OSError:
-      pass  # It has ended; its last event tells why.
 
   @contextlib.contextmanager
   def signals(self) -> Iterator[None]:
@@ -134,42 +114,56 @@ class _Orders:
 class _Display:
   """Shows a worker's events."""
 
-  def __init__(self, bars: progress_lib.Bars, say: Callable[[str], None]):
-    self._bars, self._say = bars, say
+  def __init__(self, bars: progress_lib.Bars, say: Callable[[str], None],
+               orders: _Orders):
+    self._bars, self._say, self._given = bars, say, orders
     self._total = self._present = self._notes = self._orders = 0
 
-  def show(self, kind: str, event: Mapping[str, Any], orders: int) -> None:
-    """Shows an event.
+  def follow(self, events: Iterable[bytes]) -> dict[str, Any] | None:
+    """Shows events until the last; its fields, or None if there was none.
 
-    Args:
-      kind: of the event.
-      event: its fields.
-      orders: how often the run was asked to end.
+    Raises:
+      errors.UserError: the worker met a user's mistake.
     """
-    if kind == worker.Event.WAITING:
-      self._say(f"{event['message']}; waiting for it to end")
-    elif kind == worker.Event.STARTED:
-      self._total, self._present = event["total"], event["present"]
-      self._say(f"{self._present:,} of {self._total:,} completions are there")
-      if event["in_doubt"]:
-        self._say(
-            f"{event['in_doubt']:,} requests were under way when the last "
-            "collector was killed; a server that does not know the "
-            "Idempotency-Key header may charge them twice "
-            "(--in_doubt=hold leaves them out)")
-    elif kind == worker.Event.PROGRESS:
-      if orders > self._orders:
-        self._orders = orders
-        self._say(
-            f"finishing {event['under_way']} requests under way; Ctrl-C again "
-            "stops at once and may lose them" if orders == 1 else "stopping")
-      for note in event["notes"][self._notes:]:
-        self._say(note)
-      self._notes = len(event["notes"])
-      progress = retries.Progress(**event)
-      self._bars.update(
-          self._present + progress.durable - progress.failed, self._total,
-          first=self._present, more=progress_text(progress))
+    for line in events:
+      event = json.loads(line)
+      kind = event.pop("event")
+      if kind == worker.Event.ENDED:
+        return event
+      if kind == worker.Event.ERROR:
+        raise errors.UserError(event["message"])
+      if kind == worker.Event.CRASHED:
+        raise RuntimeError(f"the collector failed:\n{event['message']}")
+      if kind == worker.Event.WAITING:
+        self._say(f"{event['message']}; waiting for it to end")
+      elif kind == worker.Event.STARTED:
+        self._started(**event)
+      else:
+        self._progress(retries.Progress(**event))
+    return None
+
+  def _started(self, total: int, present: int, in_doubt: int) -> None:
+    self._total, self._present = total, present
+    self._say(f"{present:,} of {total:,} completions are there")
+    if in_doubt:
+      self._say(
+          f"{in_doubt:,} requests were under way when the last collector was "
+          "killed; a server that does not know the Idempotency-Key header may "
+          "charge them twice (--in_doubt=hold leaves them out)")
+
+  def _progress(self, progress: retries.Progress) -> None:
+    if self._given.given > self._orders:
+      self._orders = self._given.given
+      self._say(
+          f"finishing {progress.under_way} requests under way; Ctrl-C again "
+          "stops at once and may lose them" if self._orders == 1
+          else "stopping")
+    for note in progress.notes[self._notes:]:
+      self._say(note)
+    self._notes = len(progress.notes)
+    self._bars.update(
+        self._present + progress.durable - progress.failed, self._total,
+        first=self._present, more=progress_text(progress))
 
 
 def progress_text(progress: retries.Progress) -> str:

@@ -22,7 +22,11 @@ import threading
 import traceback
 from typing import Any
 
-from stepdistill_jax.teacher.ask import job as job_lib, retries
+from stepdistill_jax.teacher.ask import (
+  job as job_lib,
+  retries,
+  spec as spec_lib,
+)
 from stepdistill_jax.util import errors
 
 DRAIN, ABORT = "drain", "abort"
@@ -43,7 +47,7 @@ def main() -> int:
   # Ctrl-C reaches the whole terminal; only the command decides what it means.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   values = json.loads(sys.stdin.readline())
-  spec = job_lib.Spec(**dict(values, stop=tuple(values["stop"])))
+  spec = spec_lib.Spec(**dict(values, stop=tuple(values["stop"])))
   try:
     with job_lib.open_job(
         spec, waiting=lambda who: emit(Event.WAITING, message=who)) as job:

@@ -8,13 +8,16 @@ in bounded memory; `docs/audit.md` explains how to read it.
 
 from __future__ import annotations
 
-import collections
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-import dataclasses
 import heapq
+import itertools
+import operator
 import os
 from typing import Any
 import zlib
+
+import numpy as np
 
 from stepdistill_jax.answers import (
   consistency,
@@ -33,11 +36,9 @@ _EXAMPLES = 3
 # nothing.
 _MAX_LABELS = 1000
 _SHOWN_LABELS = 10
+_OTHER_LABELS = "(other labels)"
 _RATIONALES_CHECKED = 2000
 _BATCH = 2048  # Records counted at a time, for the tokenizer's sake.
-
-# Texts -> number of pieces of each.
-PieceCounter = Callable[[list[str]], list[int]]
 
 
 def count_words(texts: list[str]) -> list[int]:
@@ -45,7 +46,7 @@ def count_words(texts: list[str]) -> list[int]:
   return [len(text.split()) for text in texts]
 
 
-def piece_counter(vocabulary_path: str | os.PathLike) -> PieceCounter:
+def piece_counter(vocabulary_path: str | os.PathLike) -> filters.PieceCounter:
   """Counts the pieces of a SentencePiece model, without EOS.
 
   Raises:
@@ -68,57 +69,53 @@ def piece_counter(vocabulary_path: str | os.PathLike) -> PieceCounter:
   return count
 
 
-@dataclasses.dataclass
 class SplitAudit:
-  """The numbers of one split's records."""
+  """The numbers of one split's records.
 
-  dataset: datasets.Dataset
-  count_pieces: PieceCounter
-  own_labels: bool = False  # The teacher's labels are the human ones.
-  statuses: collections.Counter = dataclasses.field(
-      default_factory=collections.Counter)
-  # By the names of `_add`.
-  numbers: dict[str, float] = dataclasses.field(
-      default_factory=lambda: collections.defaultdict(int))
-  gold_labels: collections.Counter = dataclasses.field(
-      default_factory=collections.Counter)
-  teacher_labels: collections.Counter = dataclasses.field(
-      default_factory=collections.Counter)
-  lengths: dict[str, collections.Counter] = dataclasses.field(
-      default_factory=lambda: {
-          name: collections.Counter()
-          for name in ("inputs", "label", "teacher_label", "rationale")})
-  contradiction_examples: list[str] = dataclasses.field(default_factory=list)
-  # (sampling key, id, record); the records with the smallest keys.
-  samples: list = dataclasses.field(default_factory=list)
+  Attributes:
+    dataset: theirs.
+    own_labels: the teacher's labels are the human ones.
+    lengths: name of a text to the histogram of its lengths.
+    samples: of the records with the smallest keys (key, id, record): a fixed
+      choice that does not depend on the order of the shards.
+  """
+
+  def __init__(self, dataset: datasets.Dataset,
+               count_pieces: filters.PieceCounter, own_labels: bool = False):
+    self.dataset, self.own_labels = dataset, own_labels
+    self._count_pieces = count_pieces
+    self._statuses: Counter[str] = Counter()
+    self._numbers: Counter[str] = Counter()  # By the names of `_add`.
+    self._labels = {"human": Counter(), "teacher": Counter()}
+    self.lengths = {name: Counter() for name in (
+        "inputs", "label", "teacher_label", "rationale")}
+    self._contradictions: list[str] = []
+    self.samples: list[tuple[int, str, records.Record]] = []
 
   def add_all(self, split_records: Iterable[records.Record]) -> None:
-    batch = []
-    for record in split_records:
-      batch.append(record)
-      if len(batch) == _BATCH:
-        self._add_batch(batch)
-        batch = []
-    if batch:
-      self._add_batch(batch)
-
-  def _add_batch(self, batch: list[records.Record]) -> None:
-    for name, lengths in self.lengths.items():
-      texts = [text for record in batch if (text := getattr(record, name))]
-      lengths.update(self.count_pieces(texts))
-    for record in batch:
-      self._add(record)
+    remaining = iter(split_records)
+    while batch := list(itertools.islice(remaining, _BATCH)):
+      for name, lengths in self.lengths.items():
+        lengths.update(self._count_pieces(
+            [text for record in batch if (text := getattr(record, name))]))
+      for record in batch:
+        self._add(record)
+      keyed = ((zlib.crc32(record.id.encode("utf-8")), record.id, record)
+               for record in batch)
+      self.samples = heapq.nsmallest(
+          _SAMPLES, itertools.chain(self.samples, keyed),
+          key=lambda item: item[:2])
 
   def _add(self, record: records.Record) -> None:
-    found = self.numbers
+    found = self._numbers
     found["records"] += 1
-    self.statuses[record.status] += 1
+    self._statuses[record.status] += 1
     found["with_gold"] += bool(record.label)
     found["with_teacher_label"] += bool(record.teacher_label)
     found["with_rationale"] += bool(record.rationale)
     found["repeated_inputs"] += filters.is_repeated(record)
-    _count_label(self.gold_labels, record.label)
-    _count_label(self.teacher_labels, record.teacher_label)
+    _count_label(self._labels["human"], record.label)
+    _count_label(self._labels["teacher"], record.teacher_label)
     if record.label and record.teacher_label and not self.own_labels:
       found["compared"] += 1
       found["correct"] += labels_lib.is_correct(
@@ -135,66 +132,59 @@ class SplitAudit:
         contradicts = consistency.contradicts_label(self.dataset, record)
         found["contradictable"] += contradicts is not None
         found["contradictions"] += bool(contradicts)
-        if contradicts and len(self.contradiction_examples) < _EXAMPLES:
-          self.contradiction_examples.append(
+        if contradicts and len(self._contradictions) < _EXAMPLES:
+          self._contradictions.append(
               f"{record.origin}: label {record.teacher_label!r}, "
               f"{record.rationale[:300]!r}")
-    # A fixed choice that does not depend on the order of the shards.
-    key = zlib.crc32(record.id.encode("utf-8"))
-    item = (-key, record.id, record)
-    if len(self.samples) < _SAMPLES:
-      heapq.heappush(self.samples, item)
-    elif item[:2] > self.samples[0][:2]:
-      heapq.heapreplace(self.samples, item)
 
   @property
   def is_usable(self) -> bool:
     """Whether a task can be trained on, or scored with, these records."""
-    found = self.numbers
+    found = self._numbers
     if found["with_teacher_label"] or found["with_rationale"]:
       return True
-    return bool(found["with_gold"]) and set(self.statuses) <= {
+    return bool(found["with_gold"]) and set(self._statuses) <= {
         parsing.NO_COMPLETION}
 
   def as_json(self) -> dict[str, Any]:
     """The numbers; None for what could not be measured."""
-    found = self.numbers
+    found = self._numbers
+    compared = found["compared"]
     return {
         "records": found["records"],
-        "statuses": dict(self.statuses.most_common()),
+        "statuses": dict(self._statuses.most_common()),
         "with_human_label": found["with_gold"],
         "with_teacher_label": found["with_teacher_label"],
         "with_rationale": found["with_rationale"],
         "teacher_accuracy": {
-            "correct": found["correct"] if found["compared"] else None,
+            "correct": found["correct"] if compared else None,
             "of_all_with_human_label": found["with_gold"],
-            "of_both_labels": found["compared"],
+            "of_both_labels": compared,
             "accuracy": import_counts.share(
-                found["correct"], found["with_gold"])
-                        if found["compared"] else None,
+                found["correct"], found["with_gold"] if compared else 0),
             "why_not": import_counts.why_no_accuracy(
-                found["with_gold"], found["compared"], self.own_labels)},
+                found["with_gold"], compared, self.own_labels)},
         "label_balance": {
-            "human": _balance(self.gold_labels),
-            "teacher": _balance(self.teacher_labels)},
+            name: {"distinct": f"over {_MAX_LABELS}"
+                               if _OTHER_LABELS in labels else len(labels),
+                   "most_common": dict(labels.most_common(_SHOWN_LABELS))}
+            for name, labels in self._labels.items()},
         "lengths": {name: _percentiles(lengths)
                     for name, lengths in self.lengths.items()},
         "repeated_inputs": found["repeated_inputs"],
         "rationales_contradicting_their_label": {
-            "count": found["contradictions"]
-                     if found["contradictable"] else None,
-            "of": found["contradictable"],
-            "share": import_counts.share(
-                found["contradictions"], found["contradictable"]),
-            "examples": self.contradiction_examples},
-        "rationales_stating_the_answer": {
-            "count": found["states_answer"] if found["judged"] else None,
-            "of": found["judged"],
-            "share": import_counts.share(
-                found["states_answer"], found["judged"])},
+            **self._share("contradictions", "contradictable"),
+            "examples": self._contradictions},
+        "rationales_stating_the_answer": self._share(
+            "states_answer", "judged"),
         "mean_overlap_with_inputs": import_counts.share(
             found["overlap_sum"], found["overlap_count"]),
     }
+
+  def _share(self, part: str, whole: str) -> dict[str, Any]:
+    count, of = self._numbers[part], self._numbers[whole]
+    return {"count": count if of else None, "of": of,
+            "share": import_counts.share(count, of)}
 
 
 def audit(
@@ -257,38 +247,20 @@ def audit(
   }, splits
 
 
-def _count_label(counter: collections.Counter, label: str) -> None:
-  if not label:
-    return
+def _count_label(counter: Counter[str], label: str) -> None:
   if label not in counter and len(counter) >= _MAX_LABELS:
-    label = _OTHER_LABELS
-  counter[label] += 1
+    label = label and _OTHER_LABELS
+  counter.update([label] if label else [])
 
 
-_OTHER_LABELS = "(other labels)"
-
-
-def _balance(counter: collections.Counter) -> dict[str, Any]:
-  distinct = len(counter)
-  return {
-      "distinct": f"over {_MAX_LABELS}" if _OTHER_LABELS in counter
-                  else distinct,
-      "most_common": dict(counter.most_common(_SHOWN_LABELS)),
-  }
-
-
-def _percentiles(lengths: collections.Counter) -> dict[str, float]:
+def _percentiles(lengths: Counter[int]) -> dict[str, float]:
   """Mean and percentiles of a histogram; nearest rank, so 100 is the max."""
-  total = sum(lengths.values())
+  total = lengths.total()
   if not total:
     return {}
-  result = {"mean": sum(n * count for n, count in lengths.items()) / total}
-  ordered = sorted(lengths.items())
-  for percentile in PERCENTILES:
-    rank, seen = -(-percentile * total // 100), 0
-    for length, count in ordered:
-      seen += count
-      if seen >= rank:
-        result[f"p{percentile}"] = length
-        break
-  return result
+  values, counts = zip(*sorted(lengths.items()))
+  ranks = [-(-percentile * total // 100) for percentile in PERCENTILES]
+  places = np.searchsorted(np.cumsum(counts), ranks)
+  return {"mean": sum(map(operator.mul, values, counts)) / total,
+          **{f"p{percentile}": values[place]
+             for percentile, place in zip(PERCENTILES, places)}}

@@ -17,6 +17,8 @@ import os
 import pathlib
 import tempfile
 
+from stepdistill_jax.records import records, vocabulary_losses
+from stepdistill_jax.teacher import completions
 from stepdistill_jax.util import argument_parser, errors, locations
 
 SUMMARY = "count what is in records, and what is wrong with them"
@@ -38,8 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-  from stepdistill_jax.teacher import completions
-
   chosen = args.dir or args.records_dir
   folder = pathlib.Path(chosen or locations.records_dir())
   if not folder.is_dir():
@@ -65,8 +65,6 @@ def run(args: argparse.Namespace) -> int | None:
 def _choose(args: argparse.Namespace, folder: pathlib.Path
             ) -> tuple[pathlib.Path, list[tuple[str, str]]]:
   """Returns the records folder and the (dataset, teacher) pairs to audit."""
-  from stepdistill_jax.records import records
-
   # DIR may be the folder of all records, of a data set, or of a teacher.
   for records_dir in (folder, *list(folder.resolve().parents)[:3]):
     found = [
@@ -79,11 +77,10 @@ def _choose(args: argparse.Namespace, folder: pathlib.Path
     raise errors.UserError(
         f"no records in {folder}; write some with `stepdistill teacher "
         "import`, or name their folder with --records_dir")
-  for kind, position in (("dataset", 0), ("teacher", 1)):
-    wanted = getattr(args, kind)
-    if wanted:
-      errors.require_known(kind, wanted, {pair[position] for pair in found},
-                           f"(records in {records_dir})")
+  for kind, names in zip(("dataset", "teacher"), zip(*found)):
+    if wanted := getattr(args, kind):
+      errors.require_known(
+          kind, wanted, names, f"(records in {records_dir})")
   return records_dir, [
       pair for pair in found
       if args.dataset in (None, pair[0]) and args.teacher in (None, pair[1])]
@@ -92,41 +89,28 @@ def _choose(args: argparse.Namespace, folder: pathlib.Path
 def _audit(args: argparse.Namespace, records_dir: pathlib.Path, dataset: str,
            teacher: str, page: pathlib.Path | None = None) -> dict:
   """Audits one data set, prints it, writes its page; returns the JSON."""
-  from stepdistill_jax.records import records
   from stepdistill_jax.teacher.audit import audit, report as audit_report
   from stepdistill_jax.util import progress
 
+  vocabulary = args.vocabulary or vocabulary_losses.find_vocabulary(
+      records_dir, dataset)
+  if args.vocabulary and not os.path.isfile(vocabulary):
+    raise errors.UserError(f"there is no file --vocabulary={vocabulary}")
   with progress.Bars("records", quiet=args.json) as bars:
     report, splits = audit.audit(
         records_dir, dataset, teacher, progress=bars.update,
-        vocabulary=_vocabulary(args, records_dir, dataset))
-  if args.html:
-    page = pathlib.Path(args.html)
-  elif page is None:
-    page = records.version_dir(records_dir, dataset, teacher) / "audit.html"
+        vocabulary=vocabulary)
+  page = pathlib.Path(args.html or page or records.version_dir(
+      records_dir, dataset, teacher) / "audit.html")
   report["page"] = str(page)
-  try:
+  with errors.reported(OSError, lambda error: (
+      f"cannot write {page}: {error.strerror}; choose another place with "
+      "--html=PATH")):
     page.write_text(audit_report.html_page(report, splits), "utf-8")
-  except OSError as error:
-    raise errors.UserError(
-        f"cannot write {page}: {error.strerror}; choose another place with "
-        "--html=PATH") from error
   if not args.json:
     print("\n".join(audit_report.text_lines(report)))
     print(f"page: {page}")
   return report
-
-
-def _vocabulary(args: argparse.Namespace, records_dir: pathlib.Path,
-                dataset: str) -> str | os.PathLike | None:
-  from stepdistill_jax.records import vocabulary_losses
-
-  if args.vocabulary:
-    if not pathlib.Path(args.vocabulary).is_file():
-      raise errors.UserError(
-          f"there is no file --vocabulary={args.vocabulary}")
-    return args.vocabulary
-  return vocabulary_losses.find_vocabulary(records_dir, dataset)
 
 
 def _audit_cache(args: argparse.Namespace, folder: pathlib.Path) -> None:

@@ -62,7 +62,10 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
         f"{numbers['with_human_label']:,} with a human one",
         "  teacher accuracy " + _accuracy(accuracy),
         f"  {report['unit_of_lengths']} of rationales: "
-        + _percentile_text(numbers["lengths"]["rationale"]),
+        + (", ".join(
+            f"{name} {value:.1f}" if name == "mean" else f"{name} {value}"
+            for name, value in numbers["lengths"]["rationale"].items())
+           or "none"),
         f"  rationales that contradict their label {_count(against)}; that "
         f"state the answer {percent(states['share'])}",
         "  words of rationales found in their inputs "
@@ -113,12 +116,6 @@ def _short_example(examples: list[str]) -> str:
   example = f"  e.g. {file.rpartition('/')[2]}{colon}{text}"
   return example if len(example) <= _EXAMPLE_WIDTH else (
       example[:_EXAMPLE_WIDTH - 1] + "…")
-
-
-def _percentile_text(lengths: Mapping[str, float]) -> str:
-  return ", ".join(
-      f"{name} {value:.1f}" if name == "mean" else f"{name} {value}"
-      for name, value in lengths.items()) or "none"
 
 
 def html_page(report: Mapping[str, Any],

@@ -187,7 +187,7 @@ def _rows(folder: pathlib.Path, form: Form
     return
   database = temporary_database.create(
       "CREATE TABLE lines (position INTEGER, id TEXT, sample INTEGER, "
-      "number INTEGER, line TEXT, PRIMARY KEY (position, id, sample, number)"
+      "number INTEGER, line TEXT, PRIMARY KEY (position, id, sample)"
       ") WITHOUT ROWID")
   try:
     for entry in entries:
@@ -195,12 +195,14 @@ def _rows(folder: pathlib.Path, form: Form
       if key is None:  # Nobody knows of which row it is.
         yield -1, [entry]
         continue
-      database.execute(
+      added = database.execute(
           "INSERT OR IGNORE INTO lines VALUES (?, ?, ?, ?, ?)",
           (*key, entry.number, json.dumps([str(entry.path), entry.value])))
+      if not added.rowcount:
+        yield -1, [dataclasses.replace(entry, problem="repeated_completion")]
     ordered = database.execute(
         "SELECT position, id, number, line FROM lines "
-        "ORDER BY position, id, sample, number")
+        "ORDER BY position, id, sample")
     for (position, _), group in itertools.groupby(
         ordered, lambda found: found[:2]):
       yield position, [_entry(number, line) for _, _, number, line in group]

@@ -103,6 +103,17 @@ def test_wrong_rationales_are_rejected_and_counted(tmp_path):
   assert (strict["correct"], strict["with_gold"]) == (1, 2)
 
 
+def test_a_repeated_sample_is_counted_and_the_first_is_read(tmp_path):
+  lines = [line(0, answer("entailment")), line(1, answer("neutral")),
+           line(0, answer("neutral"))]
+  found, info = imported(tmp_path, write_cache(
+      tmp_path / "c", lines, shuffle=False))
+  assert [r.teacher_label for r in found] == ["entailment", "neutral"]
+  dropped = info["sources"]["train"]["dropped"]
+  assert {name: entry["count"] for name, entry in dropped.items()} == {
+      "repeated_completion": 1}
+
+
 @pytest.mark.parametrize("reads, output, rationale, label", [
     ("json", '{"reason": "Why.", "answer_choice": "neutral"}', "Why.",
      "neutral"),

@@ -61,17 +61,13 @@ def find(name: str, dataset: str) -> prompt_lib.Prompt:
     of_kind = [p for p in prompts if p.kind == name and p.serves(dataset)]
     # The data set's own before the one for any.
     of_kind.sort(key=lambda p: dataset not in p.datasets)
-    if name in by_id:
-      found = by_id[name]
-    elif of_kind:
-      found = of_kind[0]
-    else:
-      options = {p.id for p in prompts if p.serves(dataset)}
-      options |= {p.kind for p in prompts if p.serves(dataset)}
-      raise errors.UserError(errors.unknown_name_message(
-          "prompt", name, options,
+    if not (name in by_id or of_kind):
+      serving = [p for p in prompts if p.serves(dataset)]
+      errors.require_known(
+          "prompt", name, {text for p in serving for text in (p.id, p.kind)},
           f"(for data set {dataset!r}; `stepdistill teacher prompt --list` "
-          "shows all, and a path ending in .toml is a file of your own)"))
+          "shows all, and a path ending in .toml is a file of your own)")
+    found = by_id.get(name) or of_kind[0]
   if not found.serves(dataset):
     raise errors.UserError(
         f"prompt {found.id!r} is for {', '.join(found.datasets)}, not for "
@@ -85,20 +81,17 @@ def load_file(path: pathlib.Path) -> prompt_lib.Prompt:
   Raises:
     errors.UserError: it cannot be read, is not TOML, or not a prompt.
   """
-  try:
+  with errors.reported(OSError, lambda error: (
+      f"cannot read prompt file {path}: {error.strerror}")):
     data = path.read_bytes()
-  except OSError as error:
-    raise errors.UserError(
-        f"cannot read prompt file {path}: {error.strerror}") from error
   return _parse(path, data)
 
 
 @functools.lru_cache(maxsize=256)
 def _parse(path: pathlib.Path, data: bytes) -> prompt_lib.Prompt:
-  try:
+  with errors.reported(  # TOMLDecodeError and UnicodeDecodeError.
+      ValueError, lambda error: f"{path} is not TOML: {error}"):
     table = tomllib.loads(data.decode("utf-8"))
-  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-    raise errors.UserError(f"{path} is not TOML: {error}") from error
   return prompt_lib.from_table(
       table, prompt_id=path.stem, source=data, where=str(path))
 

@@ -109,10 +109,8 @@ class Prompt:
 
   def _row(self, fields: Mapping[str, Any]) -> str:
     """The template with the row's texts in it."""
-    def value(match: re.Match) -> str:
-      return self._as_lines(fields[match[1]])
-
-    return _FIELD.sub(value, self.input)
+    return _FIELD.sub(
+        lambda match: self._as_lines(fields[match[1]]), self.input)
 
   def _as_lines(self, value: Any) -> str:
     """A field's text; a list becomes lettered lines."""
@@ -199,10 +197,9 @@ _TYPES = (
 
 
 def _parse_schema(text: str, where: str) -> Mapping[str, Any]:
-  try:
+  with errors.reported(
+      ValueError, lambda error: f"{where}: schema is not JSON: {error}"):
     schema = json.loads(text)
-  except ValueError as error:
-    raise errors.UserError(f"{where}: schema is not JSON: {error}") from error
   if not isinstance(schema, dict):
     raise errors.UserError(f"{where}: schema is not a JSON object")
   return schema
