@@ -9,8 +9,9 @@ read to go on; it also shuffles each host's share for itself. This one
 * starts at any step at once,
 * gives the same global batches whatever the number of hosts.
 
-A task's preprocessing runs once, at the first batch, and its token ids stay in
-memory; a random preprocessor would give the same in every epoch.
+A task's preprocessing runs once, before the first batch, and its token ids are
+read from files (`preparation`); a random preprocessor would give the same in
+every epoch.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from stepdistill_jax.data import (
   example_store,
   feature_converter,
   pipelines,
+  preparation,
+  selection,
   truncation,
 )
 from stepdistill_jax.util import errors
@@ -41,9 +44,6 @@ from stepdistill_jax.util import errors
 # A mixture's rates are rounded to whole numbers of which the largest is at
 # most this times the smallest.
 _FINEST_RATE = 1000
-_PARALLEL_PIECES = 4
-_ADVICE = ("train in SeqIO's order: train_script.train.get_dataset_fn = "
-           "@utils.get_dataset")
 
 
 class Batches:
@@ -70,8 +70,11 @@ class Batches:
         example_order.ExampleOrder(count, seed + 1_000_003 * i, cfg.shuffle)
         for i, count in enumerate(self._store.counts)]
     if cfg.pack:  # Of one part: `get_dataset` leaves mixtures to SeqIO.
-      self._row_sizes = self._row_lengths(self._store)
-      return example_order.PackedOrder(orders[0], *self._row_sizes)
+      *sizes, inputs, targets = self._row_lengths(self._store)
+      sizes = [x.astype(np.int32) for x in sizes]
+      self._row_sizes = *sizes, inputs, targets
+      return example_order.PackedOrder(
+          orders[0], sizes[0], sizes[1], inputs, targets, self._store.folder)
     return orders[0] if len(orders) == 1 else (
         example_order.MixtureOrder(orders, self._rates, seed))
 
@@ -150,13 +153,36 @@ def _examples(cfg: utils.DatasetConfig, provider: Any
   """(all examples, rates of the parts) of a task or mixture."""
   tasks = [task for task in seqio.get_subtasks(provider)
            if cfg.split in task.splits]
-  example_store.check_size(tasks, cfg.split, _ADVICE)
-  # The store keeps them.
-  datasets = [truncation.read(task, cfg) for task in tasks]
   rates = [1] if len(tasks) == 1 else _integer_rates(
       [provider.get_rate(task) for task in tasks])
-  judges = [truncation.Judge.of(task, cfg) for task in tasks]
-  return example_store.ExampleStore(datasets, provider.name, judges), rates
+  datasets = [truncation.read(task, cfg) for task in tasks]
+  shared = set.intersection(*(set(ds.element_spec) for ds in datasets))
+  spec = {
+      key: spec for key, spec in datasets[0].element_spec.items()
+      if key in shared and spec.dtype != tf.string
+      and spec.shape.rank == 1 and key != truncation.TOKENS_CUT}
+  return example_store.ExampleStore(
+      [_part(task, cfg, dataset, list(spec))
+       for task, dataset in zip(tasks, datasets)], spec), rates
+
+
+def _part(task: seqio.Task, cfg: utils.DatasetConfig, dataset: tf.data.Dataset,
+          keys: list[str]) -> example_store.Part:
+  """The examples of a task: of prepared tokens, or as SeqIO reads them."""
+  judge = truncation.Judge.of(task, cfg)
+  texts = truncation.texts_of(task)
+  if texts and not cfg.use_cached and preparation.first_step_of(task):
+    with truncation.in_rows(cfg.pack):
+      fit = texts.fit(task.output_features, cfg.task_feature_lengths)
+    return example_store.Part(
+        lambda: preparation.prepared(task, cfg.split), fit, judge,
+        lambda: selection.left_out_of(task.source))
+  if judge is not None:
+    keys = [*keys, truncation.TOKENS_CUT]
+  return example_store.Part(
+      lambda: preparation.streamed(
+          task.name, dataset, keys, task.source.num_input_examples(cfg.split)),
+      judge=judge)
 
 
 @gin.configurable(module="stepdistill_jax.data.exact_order")
@@ -210,12 +236,7 @@ def get_dataset(
         store.element_spec, store.sizes, cfg.task_feature_lengths)
 
   batches = Batches(cfg, store, rates, row_lengths, shard_id, num_shards)
-
-  def convert(examples: tf.data.Dataset) -> tf.data.Dataset:
-    examples = examples.map(lambda example: {
-        name: tf.ensure_shape(example[name], spec.shape)
-        for name, spec in store.element_spec.items()})
-    return converter(examples, cfg.task_feature_lengths)
+  share = cfg.batch_size // num_shards
 
   def starting_at(step: int) -> tf.data.Dataset:
     if not start.is_taken:
@@ -227,15 +248,15 @@ def get_dataset(
     shares = tf.data.Dataset.from_generator(
         lambda: batches.from_step(start.take()),
         output_signature=store.batches_spec())
-    if cfg.pack:
-      rows = shares.interleave(
-          lambda examples: convert(
-              tf.data.Dataset.from_tensor_slices(examples)),
-          cycle_length=_PARALLEL_PIECES, block_length=cfg.batch_size,
-          num_parallel_calls=_PARALLEL_PIECES, deterministic=True)
-    else:
-      rows = convert(shares.unbatch())
-    return rows.batch(cfg.batch_size // num_shards, drop_remainder=True)
+    if not hasattr(converter, "of_many"):  # SeqIO's, for a task of its own.
+      return converter(shares.unbatch().map(lambda example: {
+          name: tf.ensure_shape(example[name], spec.shape)
+          for name, spec in store.element_spec.items()
+      }), cfg.task_feature_lengths).batch(share, drop_remainder=True)
+    rows = shares.map(
+        converter.of_many(store.element_spec, cfg.task_feature_lengths),
+        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return rows.unbatch().batch(share, drop_remainder=True)
 
   start = _Start(0)
   dataset = pipelines.build(lambda: batches_from(start))

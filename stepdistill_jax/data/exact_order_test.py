@@ -178,7 +178,7 @@ def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
   assert first + 50 <= 700 and epoch == 7142
   assert {row.tobytes() for row in late["encoder_input_tokens"][:, 0]} < set(
       inputs[:700])
-  # The store holds the tokens; the task's pipeline keeps no second copy.
+  # Files hold the tokens; the task's pipeline keeps no second copy.
   with truncation.read_once():
     kept = _kinds(_task_examples(cfg)).count("CacheDataset")
   assert _kinds(_task_examples(cfg)).count("CacheDataset") == kept + 1
@@ -240,3 +240,33 @@ def test_step_100_000_of_svamps_size_is_found_at_once():
   packed = example_order.PackedOrder(plain, 2 * sizes, sizes, 1024, 608)
   packed.rows(100_000 * 32, 32)
   assert time.perf_counter() - start < 2.0  # Seconds; it takes 0.1.
+
+
+def test_numbers_of_rows_are_kept(tmp_path, monkeypatch):
+  sizes = np.random.default_rng(1).integers(1, 9, (2, 500))
+  def late(folder=tmp_path, seed=2, length=30):
+    order = example_order.PackedOrder(example_order.ExampleOrder(
+        500, seed), *sizes, length, 40, folder=folder)
+    return [row.tolist() for row in order.rows(2000, 5)]
+  expected = late(None)
+  assert late() == expected
+  (kept,) = tmp_path.iterdir()
+  packed, pack = [], example_order.PackedOrder._pack
+  monkeypatch.setattr(example_order.PackedOrder, "_pack", lambda self, epoch: (
+      packed.append(epoch) or pack(self, epoch)))
+  assert late() == expected and len(packed) == 1
+  assert late(seed=3) != expected and late(length=29) != expected
+  assert len(list(tmp_path.iterdir())) == 3
+  kept.write_text('{"a": 1')
+  assert late() == expected
+
+
+def test_rows_do_not_depend_on_the_pieces_that_are_packed(monkeypatch):
+  sizes = np.random.default_rng(1).integers(1, 9, (2, 500))
+  def packed():
+    order = example_order.ExampleOrder(500, seed=2)
+    return [row.tolist() for row in example_order.PackedOrder(
+        order, *sizes, 30, 40).rows(0, 300)]
+  expected = packed()
+  monkeypatch.setattr(example_order, "_AT_ONCE", 41)
+  assert packed() == expected

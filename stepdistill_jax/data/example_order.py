@@ -12,12 +12,19 @@ every version of NumPy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import contextlib
 import functools
+import hashlib
+import json
+import pathlib
 
 import numpy as np
 
+from stepdistill_jax.util import durable_files
+
 # Packings of an epoch's records into rows repeat after so many epochs.
 _PACKINGS = 256
+_AT_ONCE = 2**17  # Examples that are worked on together.
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
@@ -36,11 +43,14 @@ def random_bits(seed: int, stream: int, positions: np.ndarray) -> np.ndarray:
   return _mix(key ^ _mix(positions.astype(np.uint64)))
 
 
-@functools.lru_cache(maxsize=8)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-  """The order of an epoch: int64 `[size]`, each number below `size` once."""
-  return np.argsort(
-      random_bits(seed, epoch, np.arange(size)), kind="stable")
+  """The order of an epoch: `[size]`, each number below `size` once."""
+  keys = np.empty(size, np.uint64)
+  for start in range(0, size, _AT_ONCE):  # Its steps take memory, too.
+    end = min(start + _AT_ONCE, size)
+    keys[start:end] = random_bits(seed, epoch, np.arange(start, end))
+  order = np.argsort(keys, kind="stable")
+  return order.astype(np.uint32) if size < 2**32 else order
 
 
 class ExampleOrder:
@@ -57,9 +67,11 @@ class ExampleOrder:
     self.size = size
     self._seed = seed
     self._shuffle = shuffle
+    self.key = f"{size} {seed} {shuffle} "
+    self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
 
-  def epoch(self, number: int) -> np.ndarray:
-    """The examples of an epoch in their order, int64 `[size]`."""
+  def _epoch(self, number: int) -> np.ndarray:
+    """The examples of an epoch in their order, `[size]`."""
     if not self._shuffle:
       return np.arange(self.size)
     return permutation(self._seed, number, self.size)
@@ -126,42 +138,72 @@ class PackedOrder:
 
   def __init__(
       self, order: ExampleOrder, input_sizes: np.ndarray,
-      target_sizes: np.ndarray, input_length: int, target_length: int):
+      target_sizes: np.ndarray, input_length: int, target_length: int,
+      folder: pathlib.Path | None = None):
     """Initializes.
 
     Args:
       order: of the examples; it repeats after 256 epochs.
-      input_sizes: int64 `[examples]`, tokens of their inputs.
+      input_sizes: int `[examples]`, tokens of their inputs.
       target_sizes: the same of their targets.
       input_length: tokens that a row's inputs hold.
       target_length: tokens that a row's targets hold.
+      folder: where to keep how many rows epochs have: a late step is found by
+        the numbers of all epochs before, some tenths of a second of each for a
+        million examples.
     """
     self._order = order
     self._sizes = ((input_sizes, input_length), (target_sizes, target_length))
-    self._rows_before = [0]  # Of each epoch.
+    self._file = folder and folder / f"rows-{self._digest()}.json"
+    self._rows_before = self._kept()  # Of each epoch.
     self._row_starts = functools.lru_cache(maxsize=4)(self._pack)
+
+  def _digest(self) -> str:
+    """Of all that the numbers of rows follow from."""
+    digest = hashlib.sha256(self._order.key.encode())
+    for sizes, length in self._sizes:
+      digest.update(f"{length}".encode() + sizes.astype("<i4").tobytes())
+    return digest.hexdigest()[:16]
+
+  def _kept(self) -> list[int]:
+    """The numbers of rows before each epoch, as far as they are in the file."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      kept = json.loads(self._file.read_text())  # type: ignore[union-attr]
+      if np.array(kept).dtype == np.int64 and kept[:1] == [0] and (
+          np.diff(kept) > 0).all():
+        return list(kept)
+    return [0]
 
   def _pack(self, epoch: int) -> np.ndarray:
     """Where each row of an epoch begins, in examples; and the end."""
     examples = self._order.epoch(epoch)
-    size = len(examples)
-    end = np.full(size, size)
-    for sizes, length in self._sizes:
-      total = np.concatenate([[0], np.cumsum(sizes[examples])])
-      reach = np.searchsorted(total, total[:-1] + length, side="right") - 1
-      end = np.minimum(end, reach)
-    following = np.maximum(end, np.arange(size) + 1).tolist()
     starts, at = [], 0
-    while at < size:
-      starts.append(at)
-      at = following[at]
-    return np.array([*starts, size], np.int64)
+    while at < len(examples):
+      end = np.full(len(examples[at:at + _AT_ONCE]), _AT_ONCE)
+      for sizes, length in self._sizes:
+        total = np.concatenate([[0], np.cumsum(
+            sizes[examples[at:at + _AT_ONCE]], dtype=np.int64)])
+        end = np.minimum(end, np.searchsorted(
+            total, total[:-1] + length, side="right") - 1)
+      following = np.maximum(end, np.arange(len(end)) + 1).tolist()
+      row, is_last = 0, at + len(end) == len(examples)
+      # A row that reaches the end of a piece may go on in the next one.
+      while row < len(end) and (
+          is_last or following[row] < len(end) or row == 0):
+        starts.append(at + row)
+        row = following[row]
+      at += row
+    return np.array([*starts, len(examples)], np.int64)
 
   def _find(self, row: int) -> tuple[int, int]:
     """(epoch, row of the epoch) of a row."""
     before = self._rows_before
+    known = len(before)
     while before[-1] <= row and len(before) <= _PACKINGS:
       before.append(before[-1] + len(self._row_starts(len(before) - 1)) - 1)
+    if len(before) > known and self._file is not None:
+      with contextlib.suppress(OSError):  # A folder of others, a full disk.
+        durable_files.replace(self._file, json.dumps(before))
     if len(before) > _PACKINGS:
       row %= before[-1]
     epoch = int(np.searchsorted(before, row, side="right")) - 1

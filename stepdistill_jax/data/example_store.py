@@ -1,141 +1,191 @@
-"""The tokenized examples of a task, in memory, each found by its number."""
+"""The tokenized examples of one or several tasks, each found by its number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import numpy as np
-import seqio
 import tensorflow as tf
 
-from stepdistill_jax.data import truncation
-from stepdistill_jax.util import errors
+from stepdistill_jax.data import token_files, truncation
 
-# Tokens of so many examples take a few gigabytes.
-MOST_EXAMPLES = 4_000_000
-_READ_AT_ONCE = 512
+_AT_ONCE = 4096  # Examples.
 
 
-class _Column:
-  """One feature of all examples: their values one after the other."""
+@dataclasses.dataclass
+class Part:
+  """The examples of one task.
 
-  def __init__(self, values: np.ndarray, sizes: np.ndarray):
-    self._values = values
-    self.sizes = sizes
-    self._starts = np.concatenate([[0], np.cumsum(sizes)])
+  Attributes:
+    open: opens their files, when they are first needed.
+    fit: cuts them; None for examples that are fitted already.
+    judge: says what they have lost, and which are left out, if known.
+    left_out: gives sorted hashes of ids that are not used.
+  """
 
-  def take(self, examples: np.ndarray) -> tf.RaggedTensor:
-    """`[examples, (length)]`."""
-    parts = [self._values[self._starts[i]:self._starts[i + 1]]
-             for i in examples]
-    return tf.RaggedTensor.from_row_lengths(
-        np.concatenate(parts), self.sizes[examples], validate=False)
+  open: Callable[[], token_files.TokenFiles]
+  fit: truncation.Fit | None = None
+  judge: truncation.Judge | None = None
+  left_out: Callable[[], np.ndarray] = lambda: np.zeros([0], np.int64)
+
+  @functools.cached_property
+  def _chosen(self) -> tuple[token_files.TokenFiles, np.ndarray | None, Any]:
+    """(files, the rows that are used or None for all, what was lost)."""
+    files, left_out = self.open(), self.left_out()
+    rows = None
+    if left_out.size:
+      ids = np.concatenate(list(files.ids()))
+      at = np.minimum(np.searchsorted(left_out, ids), left_out.size - 1)
+      rows = np.flatnonzero(left_out[at] != ids)
+    if self.judge is None:
+      return files, rows, None
+    keep, record = self.judge(self._lost(files, rows))
+    if not keep.all():
+      rows = np.flatnonzero(keep) if rows is None else rows[keep]
+    return files, rows, record
+
+  @property
+  def cut(self) -> Any:
+    """What the examples have lost, see `truncation.Judge`."""
+    return self._chosen[2]
+
+  @property
+  def count(self) -> int:
+    files, rows, _ = self._chosen
+    return files.count if rows is None else len(rows)
+
+  @property
+  def folder(self) -> pathlib.Path | None:
+    """Where the tokens are kept; None if they end with this process."""
+    return self._chosen[0].folder if self.fit is not None else None
+
+  def _lost(self, files: token_files.TokenFiles,
+            rows: np.ndarray | None) -> np.ndarray:
+    """Tokens that examples lose, int32 `[examples, texts]`."""
+    if self.fit is None:
+      at = files.names.index(truncation.TOKENS_CUT)
+      return np.concatenate([
+          np.stack([example[at] for example in files.read(
+              range(first, min(first + _AT_ONCE, files.count)))])
+          for first in range(0, files.count, _AT_ONCE)])
+    names = self.fit.texts.names
+    lost = np.empty([files.count if rows is None else len(rows), len(names)],
+                    np.int32)
+    first = 0
+    for places in self._places(self.fit, files, rows):
+      for i, name in enumerate(names):
+        lost[first:first + len(places[name].lost), i] = places[name].lost
+      first += len(places[names[0]].lost)
+    return lost
+
+  def _places(self, fit: truncation.Fit, files: token_files.TokenFiles,
+              rows: np.ndarray | None) -> Iterator[dict[str, truncation.Place]]:
+    """What is left of the features of examples, many at once."""
+    first = 0
+    for sizes in files.sizes():
+      if rows is not None:
+        a, b = np.searchsorted(rows, [first, first + len(sizes)])
+        first, sizes = first + len(sizes), sizes[rows[a:b] - first]
+      yield fit.places(dict(zip(files.names, sizes.T.astype(np.int64))))
+
+  def sizes(self, key: str) -> np.ndarray:
+    """The length of a feature in each example, int64 `[examples]`."""
+    files, rows, _ = self._chosen
+    if self.fit is None or key not in self.fit.texts.names:
+      at = files.names.index(key)
+      found = np.concatenate([sizes[:, at] for sizes in files.sizes()])
+      return (found if rows is None else found[rows]).astype(np.int64)
+    places = list(place[key] for place in self._places(self.fit, files, rows))
+    found = np.concatenate([place.kept + place.end for place in places])
+    if key in self.fit.prompts:  # As they are cut is known by cutting alone.
+      lost = np.flatnonzero(np.concatenate([p.lost for p in places]) > 0)
+      found[lost] = [len(example[key]) for example in self.take(lost, [key])]
+    return found
+
+  def take(self, examples: np.ndarray, keys: Sequence[str]
+           ) -> list[dict[str, np.ndarray]]:
+    """Features of examples by their numbers."""
+    files, rows, _ = self._chosen
+    found = [dict(zip(files.names, example)) for example in files.read(
+        (examples if rows is None else rows[examples]).tolist())]
+    if self.fit is None:
+      return found
+    places = self.fit.places({
+        name: np.array([len(example[name]) for example in found])
+        for name in self.fit.texts.names})
+    for name, place in places.items():
+      if name not in keys:
+        continue
+      prompt, limit = self.fit.prompts.get(name), self.fit.limits[name]
+      end = np.array([self.fit.eos_ids.get(name, 0)], np.int32)
+      for example, start, kept, ends, lost in zip(
+          found, *(values.tolist() for values in place)):
+        if prompt is not None and lost > 0:
+          example[name] = np.array(prompt.encode_prompt(
+              example[f"{name}_pretokenized"].tobytes().decode("utf-8"), limit,
+              self.fit.prompts_keep_end), np.int32)
+        else:
+          value = example[name][start:start + kept]
+          example[name] = np.concatenate([value, end[:ends]])
+    return found
 
 
 class ExampleStore:
-  """Examples of one or several tasks, read when first asked for.
+  """Examples of one or several tasks, found when first asked for.
 
   Attributes:
     element_spec: name -> `tf.TensorSpec` of rank 1, of the numeric features
       that all the tasks have.
   """
 
-  def __init__(
-      self, datasets: Sequence[tf.data.Dataset], name: str,
-      judges: Sequence[truncation.Judge | None] | None = None):
-    """Initializes.
-
-    Args:
-      datasets: finite ones, of examples with features of rank 1.
-      name: of the task, for messages.
-      judges: of each data set, say what its examples have lost, and which of
-        them are left out.
-    """
-    shared = set.intersection(*(set(ds.element_spec) for ds in datasets))
-    self.element_spec = {
-        key: spec for key, spec in datasets[0].element_spec.items()
-        if key in shared and spec.dtype != tf.string
-        and spec.shape.rank == 1}
-    self.element_spec.pop(truncation.TOKENS_CUT, None)
-    self._datasets = datasets
-    self._judges = judges or [None] * len(datasets)
-    self._name = name
-
-  @functools.cached_property
-  def _read(self) -> tuple[Mapping[str, _Column], list[int], list[Any]]:
-    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
-        key: [] for key in self.element_spec}
-    counts, found = [], []
-    for dataset, judge in zip(self._datasets, self._judges):
-      columns = _read_columns(dataset, [
-          *self.element_spec, *([truncation.TOKENS_CUT] if judge else [])])
-      if not columns:
-        raise errors.UserError(f"task {self._name}: no example is left of its "
-                               "records; `stepdistill teacher audit` says why")
-      count = len(columns[next(iter(columns))][1])
-      keep, record = np.ones(count, bool), None
-      if judge is not None:
-        lost, _ = columns.pop(truncation.TOKENS_CUT)
-        keep, record = judge(lost.reshape(count, -1))
-      for key, (values, sizes) in columns.items():
-        parts[key].append((values[np.repeat(keep, sizes)], sizes[keep]))
-      counts.append(int(keep.sum()))
-      found.append(record)
-    self._datasets = ()  # Nothing of theirs is kept.
-    return {
-        key: _Column(*(np.concatenate(x) for x in zip(*values)))
-        for key, values in parts.items()}, counts, found
+  def __init__(self, parts: Sequence[Part],
+               element_spec: Mapping[str, tf.TensorSpec]):
+    self.element_spec = element_spec
+    self._parts = parts
 
   @property
   def cut(self) -> list[Mapping[str, Any] | None]:
-    """What the examples of each data set have lost, see `truncation.Judge`."""
-    return self._read[2]
+    """What the examples of each task have lost, see `truncation.Judge`."""
+    return [part.cut for part in self._parts]
 
   @property
   def counts(self) -> list[int]:
-    """Number of examples of each data set."""
-    return self._read[1]
+    """Number of examples of each task."""
+    return [part.count for part in self._parts]
+
+  @property
+  def folder(self) -> pathlib.Path | None:
+    """Where the first task's tokens are kept, if they are."""
+    return self._parts[0].folder
 
   def sizes(self, key: str) -> np.ndarray:
     """The length of a feature in each example, int64 `[examples]`."""
-    return self._read[0][key].sizes
+    return np.concatenate([part.sizes(key) for part in self._parts])
 
   def take(self, examples: np.ndarray) -> Mapping[str, tf.RaggedTensor]:
     """Examples by their numbers: name -> `[examples, (length)]`."""
-    return {key: column.take(examples)
-            for key, column in self._read[0].items()}
+    ends = np.cumsum(self.counts)
+    of_part = np.searchsorted(ends, examples, side="right")
+    found: list[Any] = [None] * len(examples)
+    for i, part in enumerate(self._parts):
+      at = np.flatnonzero(of_part == i)
+      taken = part.take(
+          examples[at] - (ends[i] - part.count), list(self.element_spec))
+      for place, example in zip(at.tolist(), taken):
+        found[place] = example
+    return {
+        key: tf.RaggedTensor.from_row_lengths(
+            np.concatenate([example[key] for example in found]).astype(
+                spec.dtype.as_numpy_dtype, copy=False),
+            np.array([len(example[key]) for example in found]),
+            validate=False)
+        for key, spec in self.element_spec.items()}
 
   def batches_spec(self) -> Mapping[str, tf.RaggedTensorSpec]:
     """The spec of what `take` returns."""
     return {key: tf.RaggedTensorSpec([None, None], spec.dtype, ragged_rank=1)
             for key, spec in self.element_spec.items()}
-
-
-def _read_columns(
-    dataset: tf.data.Dataset, keys: Sequence[str]) -> dict[str, Any]:
-  """Feature -> (all values, the length of each example's); {} if empty."""
-  batches = dataset.map(
-      lambda example: {key: example[key] for key in keys},
-      num_parallel_calls=tf.data.AUTOTUNE).ragged_batch(_READ_AT_ONCE)
-  parts = [{key: _values_and_sizes(value) for key, value in batch.items()}
-           for batch in batches.prefetch(tf.data.AUTOTUNE)]
-  return {key: tuple(map(np.concatenate, zip(*(part[key] for part in parts))))
-          for key in keys} if parts else {}
-
-
-def _values_and_sizes(value: Any) -> tuple[np.ndarray, np.ndarray]:
-  """The values of a batch, flat, and the length of each row."""
-  if isinstance(value, tf.RaggedTensor):
-    return value.flat_values.numpy(), value.row_lengths().numpy()
-  value = value.numpy()
-  return value.reshape(-1), np.full(len(value), value.shape[1], np.int64)
-
-
-def check_size(tasks: Iterable[seqio.Task], split: str, advice: str) -> None:
-  """Raises UserError if the tasks have more examples than memory should."""
-  total = sum(task.source.num_input_examples(split) or 0 for task in tasks)
-  if total > MOST_EXAMPLES:
-    raise errors.UserError(
-        f"{total:,} examples are too many to hold in memory; {advice}")

@@ -9,6 +9,7 @@ are formed after the shuffle: they are never separated before they get here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ _TOKENS = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
 # Optional features that tasks may give beside the tokens.
 TASK_IDS = "task_ids"  # int32 [1]: the task of a mixture's component.
 RECORD_WEIGHTS = "record_weights"  # float32 [1] or [K]: weight in the loss.
+_AT_ONCE = 64  # Examples.
 
 
 @inherited_bindings.followed_by_class
@@ -160,30 +162,55 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
     Raises:
       ValueError: a feature or length is missing or of the wrong type.
     """
-    prefixes = self._prefixes_of(ds.element_spec)
+    convert = self.of_many(ds.element_spec, task_feature_lengths)
+    # Packs as large blocks as SeqIO's: their last row may stay half empty.
+    at_once = max(task_feature_lengths["inputs"],
+                  task_feature_lengths["targets"]) if self.pack else _AT_ONCE
+    names = [name for name, spec in ds.element_spec.items()
+             if spec.dtype != tf.string and spec.shape.rank == 1]
+    return ds.map(lambda example: {
+        name: example[name] for name in names}).ragged_batch(at_once).map(
+            convert, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+
+  def of_many(
+      self, element_spec: Mapping[str, tf.TensorSpec],
+      task_feature_lengths: Mapping[str, int]
+  ) -> Callable[[Mapping[str, Any]], packing.Tensors]:
+    """What converts many examples at once.
+
+    Args:
+      element_spec: of one example.
+      task_feature_lengths: as in `__call__`.
+
+    Returns:
+      A function of name -> `[examples, (length)]`, to name -> `[rows, ...]`;
+      each example has a row of its own, unless the converter packs.
+
+    Raises:
+      ValueError: as `__call__` does.
+    """
+    prefixes = self._prefixes_of(element_spec)
     lengths = _lengths_of(prefixes, task_feature_lengths)
-    ds = ds.map(
-        lambda ex: _as_record(ex, prefixes, lengths),
-        num_parallel_calls=tf.data.AUTOTUNE)
-    if self.pack:
-      # A row of records: the lengths of `inputs` and `targets` are the row's.
-      ds = packing.pack(
-          ds, input_length=task_feature_lengths["inputs"],
+    if self.pack:  # The lengths of `inputs` and `targets` are the row's.
+      place = functools.partial(
+          packing.pack_block, input_length=task_feature_lengths["inputs"],
           target_length=task_feature_lengths["targets"])
     elif self._join_pairs and len(prefixes) > 1:
-      ds = packing.pack(
-          ds, input_length=sum(inputs for inputs, _ in lengths),
-          target_length=sum(targets for _, targets in lengths),
-          max_records_per_row=1)
+      place = functools.partial(
+          packing.pack_block, input_length=sum(i for i, _ in lengths),
+          target_length=sum(t for _, t in lengths), max_records_per_row=1)
     else:
-      input_length = max(inputs for inputs, _ in lengths)
-      target_length = max(targets for _, targets in lengths)
-      ds = ds.map(
-          lambda record: _pad_record(
-              record, input_length, target_length,
-              squeeze=len(prefixes) == 1),
-          num_parallel_calls=tf.data.AUTOTUNE)
-    return ds.map(self._add_decoder_inputs, num_parallel_calls=tf.data.AUTOTUNE)
+      place = functools.partial(
+          _pad_records, input_length=max(i for i, _ in lengths),
+          target_length=max(t for _, t in lengths),
+          squeeze=len(prefixes) == 1)
+    # Nothing branches on tensors; AutoGraph would rewrite it for seconds.
+    @tf.autograph.experimental.do_not_convert
+    def convert(examples: Mapping[str, Any]) -> packing.Tensors:
+      return self._add_decoder_inputs(
+          place(_as_records(examples, prefixes, lengths)))
+
+    return convert  # type: ignore[no-any-return]
 
   _convert_features = __call__  # SeqIO's name, for what its own call checks.
 
@@ -267,58 +294,69 @@ def _lengths_of(
       for prefix in prefixes]
 
 
-def _stack(sequences: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-  """Stacks K sequences, padded with 0 to the longest: `[K, any]` and sizes."""
-  sizes = tf.stack([tf.size(s) for s in sequences])
-  width = tf.reduce_max(sizes)
-  return tf.stack(
-      [tf.pad(s, [[0, width - tf.size(s)]]) for s in sequences]), sizes
+def _stack(sequences: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor]:
+  """Stacks K features, padded with 0: `[examples, K, any]`, and their sizes."""
+  sizes = tf.stack([tf.cast(s.row_lengths(), tf.int32) for s in sequences], 1)
+  shape = tf.stack([-1, tf.reduce_max(sizes)])
+  return tf.stack([s.to_tensor(shape=shape) for s in sequences], 1), sizes
 
 
-def _as_record(
-    example: packing.Tensors, prefixes: Sequence[str],
+def _as_records(
+    examples: Mapping[str, Any], prefixes: Sequence[str],
     lengths: Sequence[tuple[int, int]]) -> packing.Tensors:
-  """One example of a task as `packing.pack` wants it: K targets stacked."""
-  num_targets = len(prefixes)
+  """Examples of a task as `packing.pack_block` wants them: targets stacked."""
+  def tokens(name: str, length: int) -> Any:
+    value = examples[name]  # All examples of a feature may be of one length.
+    if not isinstance(value, tf.RaggedTensor):
+      value = tf.RaggedTensor.from_tensor(value)
+    return value[:, :length]
+
   inputs, input_sizes = _stack([
-      example[prefix + "inputs"][:length]
+      tokens(prefix + "inputs", length)
       for prefix, (length, _) in zip(prefixes, lengths)])
   targets, target_sizes = _stack([
-      example[prefix + "targets"][:length]
+      tokens(prefix + "targets", length)
       for prefix, (_, length) in zip(prefixes, lengths)])
-  if num_targets == 1 and TASK_IDS in example:
-    task_ids = tf.reshape(example[TASK_IDS], [1])
+  shape = tf.shape(input_sizes)
+
+  def numbers(name: str) -> tf.Tensor:
+    value = examples[name]  # As many of each example.
+    return tf.reshape(getattr(value, "flat_values", value), [shape[0], -1])
+
+  if len(prefixes) == 1 and TASK_IDS in examples:
+    task_ids = numbers(TASK_IDS)
   else:
-    task_ids = tf.range(1, num_targets + 1)
-  weights = tf.ones([num_targets])
-  if RECORD_WEIGHTS in example:
-    weights *= tf.cast(tf.reshape(example[RECORD_WEIGHTS], [-1]), tf.float32)
+    task_ids = tf.broadcast_to(tf.range(1, len(prefixes) + 1), shape)
+  weights = tf.ones(shape)
+  if RECORD_WEIGHTS in examples:
+    weights *= tf.cast(numbers(RECORD_WEIGHTS), tf.float32)
   return {
       "inputs": inputs, "input_sizes": input_sizes,
       "targets": targets, "target_sizes": target_sizes,
-      "task_ids": tf.ensure_shape(task_ids, [num_targets]),
-      "weights": tf.ensure_shape(weights, [num_targets])}
+      "task_ids": tf.ensure_shape(task_ids, [None, len(prefixes)]),
+      "weights": tf.ensure_shape(weights, [None, len(prefixes)])}
 
 
-def _pad_record(
-    record: packing.Tensors, input_length: int, target_length: int,
+def _pad_records(
+    records: packing.Tensors, input_length: int, target_length: int,
     squeeze: bool) -> packing.Tensors:
-  """Pads a record's sequences to `[K, length]`, or `[length]` if squeezed."""
-  num_targets = record["task_ids"].shape[0]
+  """Pads records to `[examples, K, length]`, without K if squeezed."""
+  num_targets = records["task_ids"].shape[1]
 
   def pad(tokens: tf.Tensor, length: int) -> tf.Tensor:
-    tokens = tf.pad(tokens, [[0, 0], [0, length - tf.shape(tokens)[1]]])
-    return tf.ensure_shape(tokens, [num_targets, length])
+    tokens = tf.pad(
+        tokens, [[0, 0], [0, 0], [0, length - tf.shape(tokens)[2]]])
+    return tf.ensure_shape(tokens, [None, num_targets, length])
 
-  targets = pad(record["targets"], target_length)
-  real = tf.sequence_mask(record["target_sizes"], target_length)
+  real = tf.sequence_mask(records["target_sizes"], target_length)
   features = {
-      "encoder_input_tokens": pad(record["inputs"], input_length),
-      "decoder_target_tokens": targets,
+      "encoder_input_tokens": pad(records["inputs"], input_length),
+      "decoder_target_tokens": pad(records["targets"], target_length),
       "decoder_loss_weights": (
-          tf.cast(real, tf.float32) * record["weights"][:, None]),
-      "decoder_task_ids": tf.cast(real, tf.int32) * record["task_ids"][:, None],
+          tf.cast(real, tf.float32) * records["weights"][..., None]),
+      "decoder_task_ids": (
+          tf.cast(real, tf.int32) * records["task_ids"][..., None]),
   }
   if squeeze:
-    features = {name: value[0] for name, value in features.items()}
+    features = {name: value[:, 0] for name, value in features.items()}
   return features

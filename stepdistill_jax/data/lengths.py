@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from stepdistill_jax.util import errors
 PREFIXES = ("predict: ", "explain: ")
 SEPARATOR = " The answer is "  # Of a target with rationale and label.
 PERCENTILES = (50, 95, 99, 100)
+_AT_ONCE = 4096  # Records.
 _MULTIPLE = 8  # Of a length: what a TPU's vector unit takes at once.
 _ROW_MULTIPLE = 32
 _ROW_INPUTS = (256, 512, 1024)
@@ -80,20 +82,27 @@ def measure(
   Raises:
     errors.UserError: no record has a label.
   """
-  kept = [r for r in all_records if r.label or r.teacher_label]
-  if not kept:
-    raise errors.UserError("no record has a label: there is nothing to train")
-  def label_of(record: records.Record) -> str:
-    return max(record.label, record.teacher_label, key=len)
+  kept = (r for r in all_records if r.label or r.teacher_label)
   prefix = max(count_pieces(list(PREFIXES)))
-  inputs = np.array(count_pieces([r.inputs for r in kept])) + prefix + 1
-  label = np.array(count_pieces([label_of(r) for r in kept])) + 1
-  rationale = np.array(count_pieces([r.rationale for r in kept]))
+  parts = []
+  while batch := list(itertools.islice(kept, _AT_ONCE)):
+    parts.append(_measure(batch, count_pieces, prefix))
+  if not parts:
+    raise errors.UserError("no record has a label: there is nothing to train")
+  return Lengths(*map(np.concatenate, zip(*parts)))
+
+
+def _measure(batch: Sequence[records.Record], count_pieces: PieceCounter,
+             prefix: int) -> tuple[np.ndarray, ...]:
+  """The arrays of `Lengths` of some records, all with a label."""
+  labels = [max(r.label, r.teacher_label, key=len) for r in batch]
+  inputs = np.array(count_pieces([r.inputs for r in batch])) + prefix + 1
+  label = np.array(count_pieces(labels)) + 1
+  rationale = np.array(count_pieces([r.rationale for r in batch]))
   rationale = np.where(rationale > 0, rationale + 1, 0)
-  single = np.array(count_pieces(
-      [r.rationale + SEPARATOR + label_of(r) for r in kept])) + 1
-  single = np.where(rationale > 0, single, 0)
-  return Lengths(inputs, label, rationale, single)
+  single = np.array(count_pieces([
+      r.rationale + SEPARATOR + label for r, label in zip(batch, labels)])) + 1
+  return inputs, label, rationale, np.where(rationale > 0, single, 0)
 
 
 def best_row(

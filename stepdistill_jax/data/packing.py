@@ -44,6 +44,9 @@ def place_records(
   Returns:
     The placement of each record.
   """
+  if max_records_per_row == 1:
+    zeros = tf.zeros_like(input_sizes)
+    return Placement(tf.range(tf.size(zeros)), zeros, zeros, zeros)
   limit = max_records_per_row or tf.int32.max
 
   def place(last: Any, sizes: Any) -> tuple[tf.Tensor, ...]:
@@ -101,10 +104,27 @@ def _sequence_starts(record_start: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
   return tf.reshape(record_start[:, None] + before, [-1])
 
 
-def _pack_block(
+def pack_block(
     block: Tensors, *, input_length: int, target_length: int,
-    max_records_per_row: int | None) -> Tensors:
-  """Packs a block of records, `[records, K, ...]`, into rows."""
+    max_records_per_row: int | None = None) -> Tensors:
+  """Packs a block of records into rows.
+
+  Args:
+    block: `inputs` `[records, K, any]`, `targets` `[records, K, any]` int32,
+      `input_sizes`, `target_sizes` and `task_ids` `[records, K]` int32 and
+      `weights` `[records, K]` float32, the weight of each target's tokens.
+    input_length: tokens of a row's inputs.
+    target_length: tokens of a row's targets.
+    max_records_per_row: 1 gives each record a row of its own; None fills rows.
+
+  Returns:
+    `encoder_{input_tokens,segment_ids,positions}` `[rows, input_length]`
+    int32, `decoder_{target_tokens,segment_ids,positions,task_ids}` `[rows,
+    target_length]` int32, `decoder_loss_weights` float32.
+
+  Raises:
+    tf.errors.InvalidArgumentError: when a record that fits in no row is read.
+  """
   input_sizes, target_sizes = block["input_sizes"], block["target_sizes"]
   input_totals = tf.reduce_sum(input_sizes, axis=1)  # [records]
   target_totals = tf.reduce_sum(target_sizes, axis=1)
@@ -157,34 +177,3 @@ def _pack_block(
       "decoder_loss_weights": decoder["weights"],
       "decoder_task_ids": decoder["task_ids"],
   }
-
-
-def pack(
-    ds: tf.data.Dataset, *, input_length: int, target_length: int,
-    max_records_per_row: int | None = None) -> tf.data.Dataset:
-  """Packs a data set of records into rows.
-
-  Args:
-    ds: elements with `inputs` `[K, any]`, `targets` `[K, any]` int32,
-      `input_sizes`, `target_sizes` and `task_ids` `[K]` int32 and `weights`
-      `[K]` float32, the loss weight of each target's tokens.
-    input_length: tokens of a row's inputs.
-    target_length: tokens of a row's targets.
-    max_records_per_row: 1 gives each record a row of its own; None fills rows.
-
-  Returns:
-    A data set of rows: `encoder_{input_tokens,segment_ids,positions}`
-    `[input_length]` int32, `decoder_{target_tokens,segment_ids,positions,
-    task_ids}` `[target_length]` int32, `decoder_loss_weights` float32.
-
-  Raises:
-    tf.errors.InvalidArgumentError: when a record that fits in no row is read.
-  """
-  # As large a block as SeqIO's: its last row alone may stay half empty.
-  ds = ds.padded_batch(max(input_length, target_length))
-  ds = ds.map(
-      lambda block: _pack_block(
-          block, input_length=input_length, target_length=target_length,
-          max_records_per_row=max_records_per_row),
-      num_parallel_calls=tf.data.AUTOTUNE)
-  return ds.unbatch()

@@ -107,117 +107,136 @@ def _label_weight(example: _Example, label_source: str) -> tf.Tensor:
   return record_weight(example)
 
 
+def _first_step(texts: Callable[..., dict[str, tf.Tensor]]) -> FirstStep:
+  """Makes a SeqIO preprocessor of what gives the texts of records.
+
+  Args:
+    texts: takes records, their texts of any shape, and options. It leaves
+      `targets` empty of those that have nothing for the task. It is kept as
+      the preprocessor's `texts`, which takes many records at once.
+  """
+  @functools.wraps(texts)
+  def first_step(dataset: tf.data.Dataset, **options: Any) -> tf.data.Dataset:
+    return _map(dataset, lambda example: texts(example, **options)).filter(
+        lambda example: example["targets"] != "")
+
+  first_step.texts = texts  # type: ignore[attr-defined]
+  return first_step
+
+
+def _as_features(example: _Example, *values: Any) -> tf.Tensor:
+  """Values of records, scalars or as many as there are, as `[..., values]`."""
+  shape = tf.shape(example["id"])
+  return tf.stack([tf.broadcast_to(x, shape) for x in values], axis=-1)
+
+
+@_first_step
 def label_example(
-    dataset: tf.data.Dataset, *, label_source: str, prefix: str
-) -> tf.data.Dataset:
+    example: _Example, *, label_source: str, prefix: str
+) -> dict[str, tf.Tensor]:
   """Records -> texts of the label task; records without label are left out."""
-
-  def texts(example: _Example) -> dict[str, tf.Tensor]:
-    return {
-        "id": example["id"],
-        "inputs": prefix + example["inputs"],
-        "targets": label_text(example, label_source),
-        **_labeled_by(example, label_source),
-        "task_ids": tf.constant([LABEL_TASK_ID], tf.int32),
-        RECORD_WEIGHTS: _label_weight(example, label_source)[None],
-    }
-
-  return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
+  return {
+      "id": example["id"],
+      "inputs": prefix + example["inputs"],
+      "targets": label_text(example, label_source),
+      **_labeled_by(example, label_source),
+      "task_ids": _as_features(example, LABEL_TASK_ID),
+      RECORD_WEIGHTS: _as_features(
+          example, _label_weight(example, label_source)),
+  }
 
 
+@_first_step
 def rationale_example(
-    dataset: tf.data.Dataset, *, prefix: str = EXPLAIN_PREFIX
-) -> tf.data.Dataset:
+    example: _Example, *, prefix: str = EXPLAIN_PREFIX
+) -> dict[str, tf.Tensor]:
   """Records -> texts of the rationale task, where there is a rationale."""
-
-  def texts(example: _Example) -> dict[str, tf.Tensor]:
-    return {
-        "id": example["id"],
-        "inputs": prefix + example["inputs"],
-        "targets": example["rationale"],
-        "task_ids": tf.constant([RATIONALE_TASK_ID], tf.int32),
-        RECORD_WEIGHTS: record_weight(example)[None],
-    }
-
-  return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
+  return {
+      "id": example["id"],
+      "inputs": prefix + example["inputs"],
+      "targets": example["rationale"],
+      "task_ids": _as_features(example, RATIONALE_TASK_ID),
+      RECORD_WEIGHTS: _as_features(example, record_weight(example)),
+  }
 
 
+@_first_step
 def single_example(
-    dataset: tf.data.Dataset, *, label_source: str) -> tf.data.Dataset:
+    example: _Example, *, label_source: str) -> dict[str, tf.Tensor]:
   """Records -> rationale and label in one target, where there are both.
 
   In the validation and test splits a record without rationale stays, with its
   label alone: all methods are scored on the same rows.
   """
-  separator = single_target_separator()
-
-  def texts(example: _Example) -> dict[str, tf.Tensor]:
-    label, rationale = label_text(example, label_source), example["rationale"]
-    target = tf.strings.strip(rationale + separator + label)
-    missing = (label == "") | (
-        (rationale == "") & (example["split"] == "train"))
-    return {
-        "id": example["id"],
-        "inputs": example["inputs"],
-        "targets": tf.where(missing, "", target),
-        **_labeled_by(example, label_source),
-        "task_ids": tf.constant([LABEL_TASK_ID], tf.int32),
-        RECORD_WEIGHTS: record_weight(example)[None],
-    }
-
-  return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
+  label, rationale = label_text(example, label_source), example["rationale"]
+  target = tf.strings.strip(rationale + single_target_separator() + label)
+  missing = (label == "") | (
+      (rationale == "") & (example["split"] == "train"))
+  return {
+      "id": example["id"],
+      "inputs": example["inputs"],
+      "targets": tf.where(missing, "", target),
+      **_labeled_by(example, label_source),
+      "task_ids": _as_features(example, LABEL_TASK_ID),
+      RECORD_WEIGHTS: _as_features(example, record_weight(example)),
+  }
 
 
+@_first_step
 def paired_example(
-    dataset: tf.data.Dataset, *, label_source: str) -> tf.data.Dataset:
+    example: _Example, *, label_source: str) -> dict[str, tf.Tensor]:
   """Records -> texts of the label task and of the rationale task together.
 
   A record without rationale keeps its label; its `rationale_targets` are
   empty and weigh nothing. So step-by-step sees the labels that fine-tuning
   sees, and differs in the rationales alone.
   """
-
-  def texts(example: _Example) -> dict[str, tf.Tensor]:
-    return {
-        "id": example["id"],
-        "inputs": PREDICT_PREFIX + example["inputs"],
-        "targets": label_text(example, label_source),
-        **_labeled_by(example, label_source),
-        "rationale_inputs": EXPLAIN_PREFIX + example["inputs"],
-        "rationale_targets": example["rationale"],
-        RECORD_WEIGHTS: tf.stack([
-            _label_weight(example, label_source), record_weight(example)]),
-    }
-
-  return _map(dataset, texts).filter(lambda ex: ex["targets"] != "")
+  return {
+      "id": example["id"],
+      "inputs": PREDICT_PREFIX + example["inputs"],
+      "targets": label_text(example, label_source),
+      **_labeled_by(example, label_source),
+      "rationale_inputs": EXPLAIN_PREFIX + example["inputs"],
+      "rationale_targets": example["rationale"],
+      RECORD_WEIGHTS: _as_features(
+          example, _label_weight(example, label_source),
+          record_weight(example)),
+  }
 
 
-def tokenize(
-    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
-) -> tf.data.Dataset:
-  """Texts -> token ids int32 [length], the text kept as `*_pretokenized`.
+def encode(name: str, texts: tf.Tensor, vocabulary: seqio.Vocabulary
+           ) -> tf.RaggedTensor:
+  """The token ids of a feature's texts: `[texts]` -> `[texts, (length)]`.
 
   The letters `</s>` in a text become the EOS id: its parts are encoded apart,
   as SentencePiece would take the letters for text. A decoder's inputs are
   prompts, see `HuggingFaceVocabulary`.
   """
+  decoders = hugging_face_vocabulary.followed(vocabulary)
+  if decoders is not None:
+    is_prompt = name.endswith("inputs")
+    return tf.map_fn(
+        lambda text: decoders.encode_text_tf(text, prompt=is_prompt), texts,
+        fn_output_signature=tf.RaggedTensorSpec([None], tf.int32, 0))
+  parts = tf.strings.split(texts, records.EOS_TEXT)  # [texts, (parts)]
+  tokens = vocabulary.encode_tf(parts.flat_values)  # [parts, (length)]
+  ends = tf.fill([tokens.nrows(), 1], vocabulary.eos_id)
+  ended = parts.with_values(tf.concat([tokens, ends], axis=1))
+  return ended.merge_dims(1, 2)[:, :-1]
 
-  def encode(
-      name: str, text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
-    decoders = hugging_face_vocabulary.followed(vocabulary)
-    if decoders is not None:
-      return decoders.encode_text_tf(text, prompt=name.endswith("inputs"))
-    parts = tf.strings.split(text, records.EOS_TEXT)  # [parts]
-    tokens = vocabulary.encode_tf(parts)  # [parts, (length)] ragged
-    ends = tf.fill([tokens.nrows(), 1], vocabulary.eos_id)
-    return tf.concat([tokens, ends], axis=1).flat_values[:-1]
+
+def tokenize(
+    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+  """Texts -> token ids int32 [length], the text kept as `*_pretokenized`."""
 
   def tokenize_example(example: _Example) -> dict[str, tf.Tensor]:
     tokenized = {}
     for name, value in example.items():
       if name in output_features and value.dtype == tf.string:
         tokenized[f"{name}_pretokenized"] = value
-        value = encode(name, value, output_features[name].vocabulary)
+        value = encode(
+            name, value[None], output_features[name].vocabulary).flat_values
       tokenized[name] = value
     return tokenized
 
@@ -234,17 +253,8 @@ def append_eos(
   A text that is too long is cut first, so that it ends with EOS all the same,
   or its record is left out: see `cuts`.
   """
-  prompts = {}
-  for name in texts.names:
-    tokenizer = hugging_face_vocabulary.followed(
-        output_features[name].vocabulary)
-    if name.endswith("inputs") and tokenizer is not None:
-      prompts[name] = tokenizer
-  eos_ids = {name: output_features[name].vocabulary.eos_id
-             for name in texts.names
-             if output_features[name].add_eos and name not in prompts}
-  dataset = _map(dataset, lambda example: texts.fit(
-      example, eos_ids, sequence_length, prompts))
+  fit = texts.fit(output_features, sequence_length)
+  dataset = _map(dataset, fit.example)
   if truncation.long_rationales() != "drop" or truncation.is_read_once() or (
       not sequence_length):
     return dataset

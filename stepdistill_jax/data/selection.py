@@ -68,18 +68,12 @@ def keep_selected(
     source: whose train split is chosen from, as a whole: `dataset` may be one
       host's part of it, or come from SeqIO's cache.
   """
-  share, seed = choose_train_share()
-  filters = filter_train_records()
-  if source.teacher is None:
-    filters = filters_lib.Filters(dedupe=filters.dedupe)
-  if share == 1 and not filters.any_on:
-    return dataset
-  left_out = tf.constant(_left_out(source, share, seed, filters))
+  left_out = tf.constant(left_out_of(source))
   if not left_out.shape[0]:
     return dataset
 
   def is_kept(example: dict[str, tf.Tensor]) -> tf.Tensor:
-    fingerprint = _fingerprints(example["id"])
+    fingerprint = fingerprints(example["id"])
     at = tf.searchsorted(left_out, fingerprint[None])[0]
     # One past the end where all are smaller.
     return left_out[tf.minimum(at, left_out.shape[0] - 1)] != fingerprint
@@ -87,14 +81,19 @@ def keep_selected(
   return dataset.filter(is_kept)
 
 
-def _fingerprints(ids: tf.Tensor) -> tf.Tensor:
+def fingerprints(ids: tf.Tensor) -> tf.Tensor:
+  """Hashes of records' ids, int64, of any shape."""
   return tf.strings.to_hash_bucket_fast(ids, _FINGERPRINTS)
 
 
-def _left_out(
-    source: sources.RecordsSource, share: float, seed: int,
-    filters: filters_lib.Filters) -> np.ndarray:
-  """Sorted fingerprints of the train records that are not used, int64 [n]."""
+def left_out_of(source: sources.RecordsSource) -> np.ndarray:
+  """Sorted hashes of the train records that are not used, int64 [n]."""
+  share, seed = choose_train_share()
+  filters = filter_train_records()
+  if source.teacher is None:
+    filters = filters_lib.Filters(dedupe=filters.dedupe)
+  if share == 1 and not filters.any_on:
+    return np.zeros([0], np.int64)
   data_dir, teacher = source.resolve()
   if "train" not in source.split_sizes():
     return np.zeros([0], np.int64)
@@ -133,4 +132,4 @@ def _select(
         "(filter_train_records) or a larger share (choose_train_share)")
   if not selection.left_out:
     return np.zeros([0], np.int64)
-  return np.sort(_fingerprints(tf.constant(selection.left_out)).numpy())
+  return np.sort(fingerprints(tf.constant(selection.left_out)).numpy())

@@ -13,6 +13,9 @@ from stepdistill_jax.data import vocabularies
 from stepdistill_jax.records import records
 from stepdistill_jax.util import errors, progress
 
+# How TFDS interleaves the shards of a split.
+_READ_BY_TFDS = {"cycle_length": 16, "block_length": 16}
+
 
 class RecordsSource(seqio.DataSource):
   """The records of a data set by a teacher, read through TFDS.
@@ -72,6 +75,16 @@ class RecordsSource(seqio.DataSource):
       dataset = dataset.apply(
           tf.data.experimental.assert_cardinality(sizes[split]))
     return dataset
+
+  def serialized(self, split: str) -> tf.data.Dataset:
+    """A split's records as TFRecord files have them, in `get_dataset`'s order.
+
+    To parse many at once takes a tenth of the time.
+    """
+    return tf.data.Dataset.from_tensor_slices(
+        list(self.list_shards(split))).interleave(
+            tf.data.TFRecordDataset, num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True, **_READ_BY_TFDS)
 
   def resolve(self) -> tuple[str, str]:
     """Returns (records folder, teacher) of the records that are read.

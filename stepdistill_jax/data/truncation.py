@@ -19,7 +19,7 @@ import contextvars
 import dataclasses
 import functools
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gin
 import numpy as np
@@ -131,55 +131,29 @@ class Texts:
             (x for x in (limits[name], share) if x is not None), default=None)
     return limits
 
-  # Nothing branches on tensors, and AutoGraph takes methods for others.
-  @tf.autograph.experimental.do_not_convert
-  def fit(
-      self, example: Mapping[str, tf.Tensor], eos_ids: Mapping[str, int],
-      sequence_length: Mapping[str, int] | None,
-      prompts: Mapping[str, hugging_face_vocabulary.HuggingFaceVocabulary]
-  ) -> dict[str, tf.Tensor]:
-    """Cuts features to their lengths, ends them with EOS, says what was cut.
-
-    A feature that is empty stands for a target that a record does not have,
-    and stays so.
+  def fit(self, output_features: Mapping[str, seqio.Feature],
+          sequence_length: Mapping[str, int] | None) -> Fit:
+    """How examples are cut, as gin and `in_rows` say now.
 
     Args:
-      example: token ids by feature, without EOS.
-      eos_ids: of the features that want one.
+      output_features: of the task.
       sequence_length: in tokens.
-      prompts: vocabularies of features that are a decoder's prompts.
     """
-    limits, fitted = self.limits(sequence_length), dict(example)
-    shares_row = _in_rows.get() and len(self.names) > 2
-    used, lost = 0, []
+    limits, eos_ids, prompts = self.limits(sequence_length), {}, {}
     for name in self.names:
-      value, limit = example[name], limits[name]
-      if limit is None and name in prompts:  # As the feature converter has it.
-        limit = limits["inputs"]
-      end = tf.fill(  # One id or none, without a branch: those are slow.
-          [tf.minimum(tf.size(value), 1) if name in eos_ids else 0],
-          tf.cast(eos_ids.get(name, 0), value.dtype))
-      size = tf.size(value) + tf.size(end)
-      if limit is None:
-        lost.append(0)
-      else:
-        if shares_row and not name.endswith("inputs"):
-          left = (sequence_length or {})["targets"] - used
-          limit = tf.minimum(limit, tf.maximum(left, 0))
-        cut = tf.maximum(size - limit, 0)
-        lost.append(tf.where(tf.size(value) > 0, cut, _ABSENT))
-        if name in prompts:
-          fitted[name] = prompts[name].fit_prompt_tf(
-              value, example[f"{name}_pretokenized"], limit,
-              keeps_end=long_prompts() == "cut_head")
-          continue
-        kept = tf.maximum(tf.size(value) - cut, 0)
-        start = tf.size(value) - kept if self.keeps_end(name) else 0
-        value, end = value[start:start + kept], end[:limit]
-      fitted[name] = tf.concat([value, end], axis=0)
-      if not name.endswith("inputs"):
-        used += tf.size(fitted[name])
-    return {**fitted, TOKENS_CUT: tf.stack(lost)}
+      vocabulary = output_features[name].vocabulary
+      tokenizer = hugging_face_vocabulary.followed(vocabulary)
+      if name.endswith("inputs") and tokenizer is not None:
+        prompts[name] = tokenizer
+        if limits[name] is None:  # As the feature converter has it.
+          limits[name] = limits["inputs"]
+      elif output_features[name].add_eos:
+        eos_ids[name] = vocabulary.eos_id
+    is_shared = _in_rows.get() and len(self.names) > 2
+    return Fit(self, limits, eos_ids, prompts,
+               (sequence_length or {})["targets"] if is_shared else None,
+               frozenset(filter(self.keeps_end, self.names)),
+               long_prompts() == "cut_head" if prompts else False)
 
   def keeps_end(self, name: str) -> bool:
     """Whether a feature that is too long loses its beginning."""
@@ -194,6 +168,95 @@ class Texts:
     at = [self.names.index(name) for name in sorted(self.rationales)]
     return functools.reduce(
         operator.or_, (lost[..., i] > 0 for i in at), lost[..., 0] < _ABSENT)
+
+
+class Place(NamedTuple):
+  """What is left of features; all int `[...]`."""
+
+  start: Any  # The first token that is kept.
+  kept: Any  # Number of tokens, without EOS.
+  end: Any  # 1 if EOS follows, else 0.
+  lost: Any  # Number of tokens, or `_ABSENT`.
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+  """Cuts features to their lengths, ends them with EOS, says what was cut.
+
+  A feature that is empty stands for a target that a record does not have, and
+  stays so.
+
+  Attributes:
+    texts: the features.
+    limits: the most tokens of each, EOS included; None for no limit.
+    eos_ids: of the features that want one.
+    prompts: vocabularies of features that are a decoder's prompts.
+    row: tokens that the targets of an example share; None if they do not.
+    keep_end: features that lose their beginning.
+    prompts_keep_end: whether prompts do.
+  """
+
+  texts: Texts
+  limits: Mapping[str, int | None]
+  eos_ids: Mapping[str, int]
+  prompts: Mapping[str, hugging_face_vocabulary.HuggingFaceVocabulary]
+  row: int | None
+  keep_end: frozenset[str]
+  prompts_keep_end: bool
+
+  # Nothing branches on tensors, and AutoGraph takes methods for others.
+  @tf.autograph.experimental.do_not_convert
+  def places(self, sizes: Mapping[str, Any], ops: Any = np
+             ) -> dict[str, Place]:
+    """What is left of features by their sizes alone.
+
+    Args:
+      sizes: name -> number of tokens without EOS, int `[...]`.
+      ops: `tf` for tensors.
+
+    Returns:
+      name -> place; of prompts that lose tokens the vocabulary has the rest.
+    """
+    found: dict[str, Place] = {}
+    used: Any = 0
+    for name in self.texts.names:
+      limit: Any
+      size, limit = sizes[name], self.limits[name]
+      end = ops.minimum(size, 1 if name in self.eos_ids else 0)
+      is_input = name.endswith("inputs")
+      if limit is None:
+        found[name] = Place(0 * size, size, end, 0 * size)
+      else:
+        if self.row is not None and not is_input:
+          limit = ops.minimum(limit, ops.maximum(self.row - used, 0))
+        cut = ops.maximum(size + end - limit, 0)
+        kept = ops.maximum(size - cut, 0)
+        found[name] = Place(
+            size - kept if name in self.keep_end else 0 * size, kept,
+            ops.minimum(end, limit), ops.where(size > 0, cut, _ABSENT))
+      if not is_input:
+        used += found[name].kept + found[name].end
+    return found
+
+  @tf.autograph.experimental.do_not_convert
+  def example(self, example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """An example of token ids by feature without EOS, fitted."""
+    places = self.places(
+        {name: tf.size(example[name]) for name in self.texts.names}, tf)
+    fitted = dict(example)
+    for name, place in places.items():
+      value, limit = example[name], self.limits[name]
+      if name in self.prompts and limit is not None:
+        fitted[name] = self.prompts[name].fit_prompt_tf(
+            value, example[f"{name}_pretokenized"], limit,
+            keeps_end=self.prompts_keep_end)
+        continue
+      end = tf.fill([place.end], tf.cast(
+          self.eos_ids.get(name, 0), value.dtype))
+      fitted[name] = tf.concat(
+          [value[place.start:place.start + place.kept], end], axis=0)
+    return {**fitted, TOKENS_CUT: tf.stack(
+        [place.lost for place in places.values()])}
 
 
 def texts_of(task: seqio.Task) -> Texts | None:

@@ -1,0 +1,339 @@
+"""Tokens of a task's examples, made once and kept beside its records.
+
+    RECORDS_DIR/stepdistill_svamp/palm540b/1.0.0/tokens/
+      svamp_step_gold_palm540b-train-0123456789ab/    see `token_files`
+
+The name has a fingerprint of all that the tokens are made from: records,
+vocabulary, the task's first step. The choice of records, cuts, EOS, batches
+and rows are made when examples are read, so that none of them needs tokens of
+its own. The processes of a host share a folder; one makes it, the others wait.
+Where the records' folder cannot be written to, it is in the user's cache.
+
+Another's task, or one that is read from SeqIO's cache, is tokenized at each
+start: nothing says what its examples are made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from stepdistill_jax.config import gin_config
+from stepdistill_jax.data import (
+  fingerprints,
+  hugging_face_vocabulary,
+  pipelines,
+  preprocessors,
+  selection,
+  sources,
+  token_files,
+  word_pieces,
+)
+from stepdistill_jax.records import records
+from stepdistill_jax.util import errors, locations, progress
+
+_AT_ONCE = 4096  # Examples.
+_FOLDER = "tokens"
+_MANY = 50_000  # Examples of another's task: more take a while to tokenize.
+# What gin binds of the steps before the tokens.
+_BOUND = ("record_weight.", "single_target_separator.")
+Columns = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def first_step_of(task: seqio.Task) -> functools.partial[Any] | None:
+  """What makes the texts of records; None for a task that is not ours."""
+  steps = [(getattr(step, "func", step), getattr(step, "keywords", {}))
+           for step in task.preprocessors]
+  if not isinstance(task.source, sources.RecordsSource) or len(steps) != 4 or (
+      [steps[0][0], steps[2][0], steps[3][0]] != [
+          preprocessors.tokenized_records, selection.keep_selected,
+          preprocessors.append_eos]):
+    return None
+  step = steps[0][1]["first_step"]
+  texts = getattr(getattr(step, "func", step), "texts", None)
+  return texts and functools.partial(texts, **getattr(step, "keywords", {}))
+
+
+def prepared(task: seqio.Task, split: str) -> token_files.TokenFiles:
+  """The tokens of a task of ours, without EOS and not cut.
+
+  Raises:
+    errors.UserError: the records are damaged or change meanwhile, or nothing
+      can be written.
+  """
+  about = _made_from(task, split)
+  digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+  beside = pathlib.Path(about["folder"]) / _FOLDER
+  elsewhere = locations.cache_home() / _FOLDER
+  name = f"{task.name}-{split}-{digest}"
+  for place in (beside, elsewhere):
+    if (found := _open(place / name)) is not None:
+      return found
+  place = _writable(beside, elsewhere)
+  with _lock(place, name):
+    if (found := _open(place / name)) is not None:  # Another one made it.
+      return found
+    _remove_stale(place, task, split, about)
+    _make(place / name, task, split, about)
+  return token_files.TokenFiles(place / name)
+
+
+def streamed(name: str, dataset: tf.data.Dataset, keys: list[str],
+             total: int | None) -> token_files.TokenFiles:
+  """The examples of any data set, in files that end with this process.
+
+  Args:
+    name: of the task, for messages.
+    dataset: of examples, finite.
+    keys: their features to keep, numbers of rank 1.
+    total: about how many there are, if known.
+  """
+  spec = dataset.element_spec
+  if (total or 0) > _MANY:
+    progress.say(
+        f"{name}: its {total:,} examples are tokenized at every start, as "
+        "only tasks of this package's preprocessors keep their tokens")
+  batches = dataset.map(
+      lambda example: {key: example[key] for key in keys},
+      num_parallel_calls=tf.data.AUTOTUNE).ragged_batch(_AT_ONCE)
+  folder = pathlib.Path(tempfile.mkdtemp(prefix="stepdistill-tokens-"))
+  try:
+    _write(folder / name, (
+        ({key: _flat(batch[key]) for key in keys},
+         np.zeros(len(_flat(batch[keys[0]])[1]), np.int64))
+        for batch in batches.prefetch(tf.data.AUTOTUNE)),
+           {key: spec[key].dtype.as_numpy_dtype().dtype.str for key in keys},
+           name, total, {})
+    return token_files.TokenFiles(folder / name)
+  finally:  # Open files stay readable.
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_from(task: seqio.Task, split: str) -> dict[str, Any]:
+  """All that a task's tokens depend on."""
+  texts = first_step_of(task)
+  assert texts is not None
+  folder = records.version_dir(
+      task.source.resolve()[0], task.source.dataset, task.source.resolve()[1])
+  return {
+      "format": token_files.FORMAT, "task": task.name, "split": split,
+      "folder": str(folder.absolute()), "records": _files(task, split),
+      "vocabularies": fingerprints.vocabularies_of(task),
+      "first_step": [texts.func.__name__, sorted(texts.keywords.items())],
+      "bindings": sorted(
+          (key, value) for key, value in gin_config.bindings().items()
+          if any(name in key for name in _BOUND))}
+
+
+def _files(task: seqio.Task, split: str) -> list[list[Any]]:
+  """Names, sizes and times of a split's files: fast for any number."""
+  try:
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns]
+            for file in map(pathlib.Path, sorted(
+                task.source.list_shards(split)))]
+  except OSError as error:
+    raise errors.UserError(
+        f"{error.filename} cannot be read ({error.strerror}); import these "
+        "records anew") from error
+
+
+def _open(folder: pathlib.Path) -> token_files.TokenFiles | None:
+  """Opens a folder of tokens; says it where that is damaged."""
+  if not folder.is_dir():
+    return None
+  try:
+    return token_files.TokenFiles(folder)
+  except token_files.DamagedError as error:
+    progress.say(f"{folder} is damaged ({error}): it is made anew")
+    return None
+
+
+def _writable(*places: pathlib.Path) -> pathlib.Path:
+  for place in places:
+    with contextlib.suppress(OSError):
+      place.mkdir(parents=True, exist_ok=True)
+      if os.access(place, os.W_OK):
+        return place
+  raise errors.UserError(
+      f"tokens can be written neither to {' nor to '.join(map(str, places))}; "
+      "set XDG_CACHE_HOME to a folder that can be written to")
+
+
+@contextlib.contextmanager
+def _lock(place: pathlib.Path, name: str) -> Iterator[None]:
+  """Held by the one process of a host that makes a folder of tokens.
+
+  Where locks do not reach (another host), two make it, each under a name of
+  its own, and the first that is whole serves both.
+  """
+  with open(place / f".{name}.lock", "wb") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      progress.say(f"waiting for another process that tokenizes {name}")
+      fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # A file system without locks.
+      pass
+    yield
+
+
+def _remove_stale(place: pathlib.Path, task: seqio.Task, split: str,
+                  about: Mapping[str, Any]) -> None:
+  """Removes tokens of records that are no more; says so."""
+  for folder in place.glob(f"{task.name}-{split}-*"):
+    try:
+      of = token_files.read_about(folder)["made_from"]
+    except (token_files.DamagedError, KeyError):
+      of = {"folder": about["folder"]}  # It was said.
+    if of["folder"] == about["folder"] and of.get("records") != (
+        about["records"]):
+      if "records" in of:
+        progress.say(f"the records of {task.name} have changed since they "
+                     f"were tokenized: {folder} is removed, and made anew")
+      shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make(folder: pathlib.Path, task: seqio.Task, split: str,
+          about: Mapping[str, Any]) -> None:
+  total = task.source.num_input_examples(split)
+  counts: list[int] = []
+
+  by_words = {name: words for name, feature in task.output_features.items()
+              if (words := _words(feature.vocabulary)) is not None}
+  dataset = pipelines.build(lambda: _tokenized(task, split, by_words))
+
+  def batches() -> Iterator[tuple[Columns, np.ndarray]]:
+    for batch in dataset:
+      counts.append(int(batch.pop("records")))
+      ids = batch.pop("id").numpy()
+      yield {
+          key: by_words[key].encode(**{k: v.numpy() for k, v in value.items()})
+          if isinstance(value, dict) else _flat(value)
+          for key, value in batch.items()}, ids
+      if sum(counts) == total and _files(task, split) != about["records"]:
+        raise errors.UserError(
+            f"the records in {about['folder']} changed while they were "
+            "tokenized; start again when their import is done")
+    if sum(counts) != total:
+      raise errors.UserError(
+          f"{about['folder']} has {sum(counts):,} records of {split}, not the "
+          f"{total:,} that were written; import these records anew")
+
+  def dtype(key: str, spec: Any) -> str:
+    if key not in task.output_features or isinstance(
+        spec, tf.TensorSpec) and not spec.dtype.is_integer:
+      return str(spec.dtype.as_numpy_dtype().dtype.newbyteorder("<").str)
+    size = task.output_features[key].vocabulary.vocab_size
+    return "<u2" if size <= 2**16 else "<i4"
+
+  dtypes = {key: dtype(key, spec) for key, spec in dataset.element_spec.items()
+            if key not in ("id", "records")}
+  try:
+    _write(folder, batches(), dtypes, task.name, total, {"made_from": about})
+  except tf.errors.OpError as error:
+    raise errors.UserError(
+        f"the records in {about['folder']} cannot be read "
+        f"({errors.one_line(error.message)}); import these records anew"
+    ) from error
+
+
+def _words(vocabulary: seqio.Vocabulary) -> word_pieces.WordPieces | None:
+  if hugging_face_vocabulary.followed(vocabulary) is not None:
+    return None
+  return word_pieces.WordPieces.of(vocabulary)
+
+
+def _tokenized(task: seqio.Task, split: str,
+               by_words: Mapping[str, Any]) -> tf.data.Dataset:
+  """Batches of a task's examples: tokens [any, (length)], numbers [any, n].
+
+  Those of features in `by_words` are split into words.
+  """
+  texts = first_step_of(task)
+  assert texts is not None
+  fields = {name: tf.io.FixedLenFeature([], tf.string, "")
+            for name in records.FIELDS}
+  features = task.output_features
+
+  def tokenize(serialized: tf.Tensor) -> dict[str, Any]:
+    example = texts(tf.io.parse_example(serialized, fields))
+    keep = example["targets"] != ""
+    made = {"records": tf.size(keep)}
+    for name, value in example.items():
+      if name == "id":
+        made[name] = selection.fingerprints(tf.boolean_mask(value, keep))
+      elif value.dtype != tf.string:
+        made[name] = tf.boolean_mask(value, keep)
+      elif name in features:
+        value = tf.boolean_mask(value, keep)
+        if name in by_words:
+          made[name] = by_words[name].split(value)
+          continue
+        vocabulary = features[name].vocabulary
+        made[name] = preprocessors.encode(name, value, vocabulary)
+        if hugging_face_vocabulary.followed(vocabulary) is not None:
+          made[f"{name}_pretokenized"] = tf.RaggedTensor.from_row_lengths(
+              tf.io.decode_raw(tf.strings.reduce_join(value), tf.uint8),
+              tf.strings.length(value))
+    return made
+
+  return task.source.serialized(split).batch(_AT_ONCE).map(
+      tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  ).prefetch(tf.data.AUTOTUNE)
+
+
+def _flat(value: Any) -> tuple[np.ndarray, np.ndarray]:
+  """The values of a batch, flat, and the number of each example's."""
+  if isinstance(value, tf.RaggedTensor):
+    return value.flat_values.numpy(), value.row_lengths().numpy()
+  value = value.numpy()
+  return value.reshape(-1), np.full(len(value), value.shape[1], np.int64)
+
+
+def _write(folder: pathlib.Path, batches: Iterable[tuple[Columns, np.ndarray]],
+           dtypes: Mapping[str, str], name: str, total: int | None,
+           about: Mapping[str, Any]) -> None:
+  """Writes a folder of tokens, which is whole when it has its name."""
+  temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+  what = f"tokens of {name}"
+  try:
+    with progress.Bars("examples") as bars, token_files.Writer(
+        temporary, dtypes) as writer:
+      for columns, ids in batches:
+        writer.add(columns, ids)
+        bars.update(writer.count, total, what)
+      if not writer.count:
+        raise errors.UserError(f"task {name}: no example is left of its "
+                               "records; `stepdistill teacher audit` says why")
+      writer.finish(about)
+    if folder.exists():  # Damaged, or another host was faster.
+      if about and _is_whole(folder):
+        return
+      shutil.rmtree(folder, ignore_errors=True)
+    os.rename(temporary, folder)
+  except OSError as error:
+    raise errors.UserError(
+        f"cannot write the {what} to {folder.parent}: {error.strerror}; it "
+        "takes about a third of the records' bytes") from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+  try:
+    return bool(token_files.read_about(folder))
+  except token_files.DamagedError:
+    return False
