@@ -216,7 +216,8 @@ def _candidates(dataset: Dataset, text: str, row: Row, form: str,
     return
   marked = _find_markers(text, options.markers or dataset.markers)
   found = json_objects.find_object(text, ANSWER_KEYS)
-  if found and (candidate := _in_json(*found, text)):
+  if found and (candidate := _in_json(
+      *found, text, parts=dataset.label_kind not in datasets.FREE_TEXTS)):
     yield candidate
     if dataset.label_kind in datasets.FREE_TEXTS or candidate.closed:
       return
@@ -238,8 +239,8 @@ def _candidates(dataset: Dataset, text: str, row: Row, form: str,
     yield from _without_marker(dataset, text, row)
 
 
-def _in_json(value: dict[str, Any], closed: bool, start: int, text: str
-             ) -> _Candidate | None:
+def _in_json(value: dict[str, Any], closed: bool, start: int, text: str,
+             parts: bool) -> _Candidate | None:
   key = next(k for k in ANSWER_KEYS if k in value)
   if isinstance(answer := value[key], (str, dict)):
     within = answer if isinstance(answer, str) else json.dumps(answer)
@@ -251,8 +252,9 @@ def _in_json(value: dict[str, Any], closed: bool, start: int, text: str
   rationale = "\n".join(filter(None, reasons)) or (
       before if len(before.split()) > 4 else "")
   # A value that was cut has no quotation mark behind it.
-  return _Candidate("json", as_text(value[key]), rationale, is_value=True,
-                    closed=closed or key != list(value)[-1])
+  return _Candidate(
+      "json", as_text(value[key], parts), rationale, is_value=True,
+      closed=closed or key != list(value)[-1])
 
 
 def is_closed(text: str) -> bool:

@@ -333,7 +333,8 @@ def test_json(form, latex):
     ("18 apples", "18"), (".5", "0.5"), ("18 // dollars", "18"),
     (r"\frac{1}{2}", "1/2"), (r"\boxed{7}", "7"), ("16 - 3 - 4 = 9", "9"),
     ("3 × 10^2", "300"), ("−5", "-5"), ('{"value": 7}', "7"), ("null", ""),
-    ('{"answer": "7"}', "7"), ("12:30", ""), ("[3, 4]", ""), ("3 +", "")])
+    ('{"answer": "7"}', "7"), ("12:30", ""), ("[3, 4]", ""), ("3 +", ""),
+    ('{"amount": 7, "unit": "kg"}', "7"), ('{"red": 3, "blue": 4}', "")])
 def test_json_values_without_quotation_marks(value, label):
   for form in ('{"reason": "Is it, a: 3 + 4?", "answer": %s}',
                '{"answer": %s, "reason": "Is it, a: 3 + 4?"}',
@@ -345,6 +346,11 @@ def test_json_values_without_quotation_marks(value, label):
         label, "json", "Is it, a: 3 + 4?")
   cut = parsing.cut_at_limit(read('{"reason": "a", "answer": 12', "gsm8k"))
   assert (cut.label, cut.status) == ("", parsing.TRUNCATED)
+
+
+def test_json_of_several_answers():
+  parsed = read('{"answer": {"red": 3, "blue": 4}}', "gsm8k")
+  assert (parsed.label, parsed.status) == ("", parsing.SEVERAL_ANSWERS)
 
 
 def test_json_within_json():

@@ -26,6 +26,8 @@ import math
 
 import numpy as np
 
+from stepdistill_jax.evaluation import statistics
+
 CONFIDENCE = 0.95
 HOW = (
     "Mean over seeds; 95% interval: mean ± t·√(s²/seeds + u²/examples), where "
@@ -43,7 +45,8 @@ class Estimate:
     mean: in [-1, 1].
     standard_error: of the mean, √v.
     ci95: its interval; None, as the standard error, where one seed says
-      nothing of others.
+      nothing of others, or where all answers are the same (but for shares of 0
+      and 1, which have Wilson's interval over the examples).
     by_seed: the mean of each seed.
     examples: how many.
   """
@@ -100,7 +103,13 @@ def estimate(
            float(by_example.var(ddof=1)) / n_examples)
   variance = sum(terms)
   if variance == 0:
-    return Estimate(mean, 0.0, (mean, mean), by_seed, n_examples)
+    # All answers are the same: how much they scatter was not seen. Of shares
+    # of 0 or 1, Wilson's interval over the examples still says something.
+    known = least == 0 and mean in (0.0, 1.0)
+    return Estimate(
+        mean, None, statistics.wilson_interval(
+            round(mean * n_examples), n_examples) if known else None,
+        by_seed, n_examples)
   freedom = variance ** 2 / (
       terms[0] ** 2 / seed_freedom + terms[1] ** 2 / (n_examples - 1))
   reach = float(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stepdistill_jax.evaluation import effect
+from stepdistill_jax.evaluation import effect, statistics
 
 
 def test_pooled_variance_is_the_mean_of_equal_groups():
@@ -44,12 +44,6 @@ def test_one_seed_has_no_interval():
   assert effect.estimate(values, variance, freedom).ci95 is None
 
 
-def test_all_alike_is_a_point():
-  values = np.ones((2, 10))
-  found = effect.estimate(values, *effect.pooled_seed_variance([values]))
-  assert found.mean == 1 and found.ci95 == (1, 1)
-
-
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
   """Draws seeds and stories anew 600 times, as the model of `effect` says."""
   rng = np.random.default_rng(2)
@@ -80,3 +74,14 @@ def test_an_interval_of_accuracies_stays_within_what_they_can_be():
   low, high = effect.estimate(1 - rare, *pooled).ci95
   assert 0 < low < high == 1
   assert effect.estimate(rare, *pooled, least=-1.0).ci95[0] < 0
+
+
+def test_answers_that_are_all_the_same_have_no_interval_of_no_width():
+  none_right = effect.estimate_all([np.zeros((2, 200))])[0]
+  assert none_right.mean == 0 and none_right.standard_error is None
+  assert none_right.ci95 == statistics.wilson_interval(0, 200)
+  assert none_right.ci95[1] > 0.015
+  all_right = effect.estimate_all([np.ones((2, 10))])[0]
+  assert all_right.ci95 == statistics.wilson_interval(10, 10)
+  no_difference = effect.estimate_all([np.zeros((2, 200))], least=-1.0)[0]
+  assert no_difference.ci95 is None
