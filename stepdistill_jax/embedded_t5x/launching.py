@@ -25,6 +25,8 @@ ENTRY_POINTS = {
     "export": ("export_lib", "save", ()),
 }
 
+# What ends a command without a traceback.
+_FOR_THE_USER = (errors.UserError, errors.Preempted, KeyboardInterrupt)
 # mode -> a run file for it: ours, or T5X's own where we have none.
 _RUN_FILES = {
     "train": "gin/runs/train.gin",
@@ -148,12 +150,9 @@ def launch(
       if mode == "train":
         _say_next(gin_config.bindings())
       return result
-    except (errors.UserError, errors.Preempted, KeyboardInterrupt) as error:
-      line = str(error).split(errors.GIN_CALL)[0]
-      kind = next(kind for kind in (
-          errors.UserError, errors.Preempted, KeyboardInterrupt)
-                  if isinstance(error, kind))
-      raise kind(line) from error
+    except _FOR_THE_USER as error:
+      kind = next(kind for kind in _FOR_THE_USER if isinstance(error, kind))
+      raise kind(str(error).split(errors.GIN_CALL)[0]) from error
     except (AttributeError, TypeError, ValueError) as error:
       message, *calls = str(error).split(errors.GIN_CALL)
       name = re.match(r" '([\w.]+)'", calls[0])[1] if calls else function_name
