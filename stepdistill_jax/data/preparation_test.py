@@ -184,6 +184,16 @@ def test_another_vocabulary_has_tokens_of_its_own(folder, monkeypatch):
   assert len(made_folders(folder)) == 2
 
 
+def test_what_a_killed_process_left_is_removed(folder):
+  prepare()
+  (made,) = made_folders(folder)
+  left = made.with_name(f".{made.name}-{preparation.socket.gethostname()}-1")
+  made.rename(left)
+  (left / "about.json").unlink()
+  assert prepare().count == 32
+  assert made_folders(folder) == [made]
+
+
 def test_a_full_disk_is_named_and_leaves_nothing(folder, monkeypatch):
   def fails(*unused):
     raise OSError(errno.ENOSPC, "No space left on device")
