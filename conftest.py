@@ -6,7 +6,7 @@ import re
 import signal
 import tempfile
 
-# Before jax is imported, which reads it once; processes that tests start do.
+# For this process, before jax reads it, and for all that tests start.
 # Tests compile the same tiny models again and again, in many processes; the
 # folder stays between sessions, as a user's does.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(

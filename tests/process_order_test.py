@@ -103,12 +103,11 @@ TRAIN = ("stepdistill_jax.cli.t5x", "train",
          "--gin_file=t5x/configs/runs/testing.gin")
 NOTEBOOK = "import stepdistill_jax; from t5x import interactive_model"
 WORKER = """
-import multiprocessing, pathlib, sys
+import multiprocessing, sys
 from stepdistill_jax.quickstart import workers
 if __name__ == "__main__":
   context = multiprocessing.get_context("spawn")
-  worker = context.Process(target=workers._work, args=(
-      context.Pipe()[1], pathlib.Path("."), None, True))
+  worker = context.Process(target=workers._prepare, args=(True,))
   worker.start()
   worker.join()
   sys.exit(worker.exitcode)

@@ -139,10 +139,7 @@ def _all_examples(records_dir: pathlib.Path, dataset: str) -> list[str]:
 
   from stepdistill_jax import tasks  # noqa: F401
   from stepdistill_jax.config import data_folder
-  from stepdistill_jax.data import (
-    feature_converter,
-    task_names,
-  )
+  from stepdistill_jax.data import feature_converter, task_names
   from tests.support import trial_data
   split, labels = DATASETS[dataset]
   text = (locations.resource_root() / "gin" / "datasets"

@@ -178,8 +178,8 @@ _SCORE_RULES = {
     CLASS: "exact label", CHOICE: "text of the choice",
     datasets.CHOICES: "all of the choices and no other",
     EQUATION: "value of the equation", NUMBER: "final number",
-    TEXT: "exact text", datasets.SUMMARY: "exact text",
-    datasets.CONVERSATION: "exact text"}
+    TEXT: "exact text", datasets.SUMMARY: "ROUGE-L",
+    datasets.CONVERSATION: "chrF"}
 
 
 def _declared(name: str, table: dict[str, Any]) -> Benchmark:

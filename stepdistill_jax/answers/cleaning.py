@@ -9,6 +9,7 @@ of that, and `output` in a teacher's cache stays as it came.
 from __future__ import annotations
 
 import dataclasses
+import html
 import re
 
 # With a prefix of the model (`seed:think`, `longcat_think`), too.
@@ -72,6 +73,10 @@ _DELIMITERS = re.compile(r"\\[()\[\]]|\$\$")
 _PAIRS = (("$", "$"), ('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"),
           ("‘", "’"), ("«", "»"), ("„", "“"), ("*", "*"), ("_", "_"),
           ("「", "」"), ("[", "]"), ("{", "}"))
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+_LONG = 200  # Characters; a text of more may be about HTML.
+_HTML = re.compile(
+    r"</?(?:b|i|u|em|strong|mark|span|p|br|code)\s*/?>", re.IGNORECASE)
 _STOPS = ".。!！,;、"
 _LIST_MARK = re.compile(r"\A(?:[#>*•=→]+\s+|-\s+(?=\D))+")
 
@@ -198,6 +203,10 @@ def plain(text: str, stops: str = _STOPS) -> str:
   >>> [plain(t) for t in ("**loans**.", r"\\boxed{loans}.", "`loans`", "3.")]
   ['loans', 'loans', 'loans', '3']
   """
+  if not text.isascii():
+    text = text.translate(_INVISIBLE)
+  if ("&" in text or "<" in text) and len(text) < _LONG:
+    text = _HTML.sub("", html.unescape(text))
   text = without_latex(text).replace("**", "").replace("`", "").strip()
   text = _LIST_MARK.sub("", text)
   before = None

@@ -26,6 +26,7 @@ _BARE = re.compile(
     r"""(?=\s*(?:,?\s*(?://[^\n]*)?[}\n]|,\s*["'“]|,\s*[A-Za-z_]\w*\s*:|\Z))""",
     re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|[A-Za-z]+|[\s\S]|\Z)")
+_WORDS = re.compile(r"[\s\-]+|(?<=[a-z])(?=[A-Z])")  # Between words of keys.
 # Those that begin with the letter of an escape; after `\b` and `\f` any letter
 # is LaTeX, as a backspace or a form feed before a letter means nothing.
 _LATEX = frozenset(
@@ -134,7 +135,7 @@ def _folded(value: Any, keys: Collection[str]) -> dict[str, Any] | None:
   """The object with folded keys; None without one of those asked for."""
   if not isinstance(value, dict):
     return None
-  folded = {re.sub(r"[\s\-]+", "_", str(key).strip().lower()): item
+  folded = {_WORDS.sub("_", str(key).strip()).lower(): item
             for key, item in value.items()}
   if any(key in folded for key in keys):
     return folded

@@ -38,7 +38,8 @@ _JOINED = re.compile(r"\s*(?:and|or|/|&|\+|und|oder)\s*", re.IGNORECASE)
 # A label later in the same clause is denied, or doubted.
 _NEGATION = re.compile(
     r"(?:\b(?:not|neither|nor|never|no|nobody|none|cannot|hardly|barely|"
-    r"unlikely|without|half|far from|rather than|instead of|other than)\b|n't\b)"
+    r"unlikely|without|half|far from|rather than|instead of|other than)\b|"
+    r"n't\b)"
     r"(?!\s+(?:doubt|question|only|just)\b)"
     r"(?:(?!\b(?:but|so|hence|thus|therefore)\b)[^,;:.(])*\Z|"
     r"\b(?:anything|all) but (?:an? |the )?\Z", re.IGNORECASE)
@@ -97,6 +98,7 @@ _VALUES = re.compile(
 # Said beside a number that is the answer: `18 (20 - 2 = 18)`.
 _ASIDE = re.compile(
     r"\A([^()=]*\d[^()=+*/-]*?)\s*\((?!(?:out\s+)?of\b|per\b)[^()]*\)\W*\Z")
+_ITEM = re.compile(r"\A\(?\d{1,2}\)\s+(?=.*\d)")  # Of a list: `2) So 7`.
 # What goes on with the number before: `3 hours 20 minutes`, `5'3"`.
 _COMPOUND = re.compile(
     r"\s*(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|"
@@ -224,6 +226,7 @@ def number_in(sentence: str, rest: Sequence[str] = ()) -> tuple[str, str]:
     rest: texts that may show whether decimal commas are in use.
   """
   text = numerals.normalize(cleaning.plain(sentence))
+  text = _ITEM.sub("", text)
   text = _ASIDE.sub(r"\1", _LEAD.sub("", _MINUS.sub("-", text)))
   if _VALUES.search(text):
     return "", parsing.SEVERAL_ANSWERS

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from stepdistill_jax.answers import benchmarks
+from stepdistill_jax.answers import benchmarks, text_metrics
 from stepdistill_jax.records import datasets
 
 MetricFn = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
@@ -35,8 +35,14 @@ def label_metric_fns(
     judged = [
         benchmark.judge(prediction, target, rules=rules, free_text=free_text)
         for target, prediction in zip(targets, predictions, strict=True)]
-    return {} if not judged else {  # Of nothing there is no mean.
+    if not judged:
+      return {}  # Of nothing there is no mean.
+    texts = () if benchmark.kind not in text_metrics.OF_KIND else (
+        text_metrics.score(benchmark.kind, target, prediction)
+        for target, prediction in zip(targets, predictions, strict=True))
+    return {
         "accuracy": sum(j.correct for j in judged) / len(judged),
-        "unparsable": sum(j.parsed is None for j in judged) / len(judged)}
+        "unparsable": sum(j.parsed is None for j in judged) / len(judged),
+        **text_metrics.means(texts)}
 
   return [label_accuracy]

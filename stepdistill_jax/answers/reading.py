@@ -38,7 +38,9 @@ from stepdistill_jax.util import errors
 # Whether thinking serves as the rationale.
 THINKING = ("missing", "always", "never")
 ANSWER_KEYS = ("answer_choice", "final_answer", "answer", "label", "prediction",
-               "choice", "solution", "result", "summary")
+               "choice", "solution", "result", "summary", "correct_answer",
+               "category", "class", "classification", "verdict", "decision",
+               "output", "response")
 REASON_KEYS = ("reason", "reasoning", "rationale", "explanation", "thought",
                "thoughts", "thinking", "chain_of_thought", "justification",
                "analysis", "step_by_step", "steps")
@@ -85,6 +87,10 @@ _REASON_TAG = re.compile(
 _ROUGH_END = re.compile(
     r"[\s,]*(?:[*_#$]|(?<![\w/|])>|\\[(\[]|[-–—](?=\s*\Z))*[\s,]*\Z")
 _ROUGH = tuple("*_#$>([,-–—")
+# What chat models add below an answer.
+_NOTE = re.compile(
+    r"\n\s*(?:---+\s*)?[*_(\[]*(?:note|p\.?\s?s|disclaimer|confidence|source)s?"
+    r"\s*:[^\n]*\Z", re.IGNORECASE)
 _FINISHED = re.compile(r"[.!?。！？)\]}\"'”*`$%]\s*\Z|\d\s*\Z")
 _CLOSED = re.compile(r"(?:(?<!\d)\.|[!?。！)\]}\"”*`$>])\s*\Z")
 
@@ -188,6 +194,10 @@ def _label(dataset: Dataset, candidate: _Candidate, row: Row, form: str
                 else parsing.NO_LABEL)
   if form == "published" and dataset.label_kind == datasets.CHOICE:
     return kinds.lettered_choice(candidate.answer, row.choices)
+  if form == "published" and dataset.label_kind == datasets.EQUATION:
+    # What follows the parentheses is not looked at, as in the papers' lines.
+    return kinds.expression(re.sub(
+        r"\A(\s*\(.*\)).*\Z", r"\1", kinds.head(candidate.answer)[0]))
   if candidate.is_value and dataset.label_kind in datasets.FREE_TEXTS:
     label = cleaning.plain(candidate.answer, stops="")
     return label, "" if label else parsing.NO_LABEL
@@ -322,6 +332,7 @@ def _without_marker(dataset: Dataset, text: str, row: Row
   first, rest = kinds.head(text)
   if rest and _is_label(dataset, first, row):
     yield _Candidate("answer first", first, rest, closed=True)
+  text = _NOTE.sub("", text.strip())
   line = text.strip().rpartition("\n")[2]
   last = (kinds.sentences(line) or [""])[-1]
   if dataset.label_kind == datasets.NUMBER and not _FINISHED.search(text) and (

@@ -192,6 +192,7 @@ DECORATED = [
     "**loans**.", "*loans*", "`loans`", '"loans".', "“loans”",
     r"\boxed{loans}.", r"$\boxed{\text{loans}}$", r"\text{Loans}", "LOANS",
     "[loans]",
+    "lo\u00adans\u200b", "<b>loans</b>.", "&quot;loans&quot;",
     "loans. Let me know if you need more!", "loans.<|im_end|>", "loans.</s>",
     "loans<|eot_id|>", "\n\nloans\n\nI hope that helps.", ": loans",
     "_loans_", "loans, because books are lent"]
@@ -221,7 +222,8 @@ def test_decorated_labels(lead, text):
     ("I'm sorry, but I can't help.", "", parsing.LABEL_NOT_SEEN),
     ("no one knows", "", parsing.LABEL_NOT_SEEN),
     ("there is no answer", "", parsing.LABEL_NOT_SEEN),
-    ("nobody", "", parsing.LABEL_NOT_SEEN), ("none", "", parsing.LABEL_NOT_SEEN),
+    ("nobody", "", parsing.LABEL_NOT_SEEN),
+    ("none", "", parsing.LABEL_NOT_SEEN),
     ("no, they have wings", "no", "ok"), ("no because it flies", "no", "ok"),
     ("a definite no", "no", "ok"), ("no doubt loans", "loans", "ok"),
     ("not necessarily loans", "", parsing.LABEL_NOT_SEEN),
@@ -428,6 +430,12 @@ def test_a_negated_label_is_another_word():
   assert (parsed.label, parsed.status) == ("", parsing.LABEL_NOT_SEEN)
 
 
+def test_an_answer_under_other_keys():
+  for key in ("category", "finalAnswer", "Class", "output", "correct answer"):
+    parsed = read(json.dumps({"reason": "Lent.", key: "loans"}))
+    assert (parsed.label, parsed.rationale) == ("loans", "Lent.")
+
+
 def test_reasons_under_other_keys():
   for key in ("thinking", "justification", "step by step"):
     text = f'{{"{key}": "Books are lent.", "answer": "loans"}}'
@@ -436,6 +444,9 @@ def test_reasons_under_other_keys():
 
 @pytest.mark.parametrize("text, label", [
     ("1.5 million", "1500000"), ("18 apples", "18"),
+    ("So the total is 18 apples.\n\n---\n*Note: 3 are red.*", "18"),
+    ("1) 11 + 7 = 18\n2) So 18 apples.", "18"), ("&#49;8", "18"),
+    ("15 red fish and 3 blue fish.", ""), ("So he has 18 (11 + 7).", "18"),
     ("So 11 + 7 = 18 apples", "18"), ("She has 11 and buys 7 more, so", "")])
 def test_an_answer_alone_needs_no_stop(text, label):
   assert read(text, "gsm8k").label == label

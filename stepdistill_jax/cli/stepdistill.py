@@ -20,6 +20,8 @@ COMMANDS = {
     "data": "stepdistill_jax.data.command",
     "checkpoint": "stepdistill_jax.interop.command",
     "predict": "stepdistill_jax.evaluation.predict",
+    "judge": "stepdistill_jax.evaluation.judging.command",
+    "scorecard": "stepdistill_jax.evaluation.scorecard.command",
     "plan": "stepdistill_jax.plan.command",
     "report": "stepdistill_jax.evaluation.report.command",
 }

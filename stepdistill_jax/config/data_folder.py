@@ -1,7 +1,5 @@
 """SeqIO's folder of TFDS data sets, for as long as a block runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import contextlib
 import os

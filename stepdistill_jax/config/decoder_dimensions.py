@@ -1,7 +1,5 @@
 """The dimensions of a decoder, as network, gin files and imports state them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 

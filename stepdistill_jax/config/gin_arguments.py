@@ -1,7 +1,5 @@
 """The arguments of commands that read gin files; imports no gin."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

@@ -1,10 +1,8 @@
-"""Gin files for T5X runs: found, parsed, and their mistakes told in a line.
+"""Gin files for T5X runs: found, parsed, and their mistakes reported.
 
 T5X's gin files are found by T5X's names on the embedded engine too: gin looks
 `t5x/configs/runs/finetune.gin` up as a resource of the package `t5x.configs`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
@@ -142,7 +140,7 @@ def _explain_name(message: str) -> str:
 
 
 def _explain_value(message: str, bindings: Sequence[str]) -> str:
-  """What is wrong with a value that is no literal of Python."""
+  """What is wrong with a value that is not a Python literal."""
   token = re.search(r"Failed to parse token '(.*?)' \((.*?)\)", message)
   if token is not None:  # What gin says of it has an address in memory.
     where = "" if token[2].startswith("line ") else f" ({token[2]})"
@@ -230,13 +228,13 @@ def _register_named(bindings: Sequence[str]) -> None:
       context = gin.config.ParseContext()
       context._enable_dynamic_registration()
       context.process_import(statement)
-      # What the module does not have is told when the binding is read.
+      # What the module does not have is reported when the binding is read.
       with contextlib.suppress(AttributeError):
         context.get_configurable(selector)
 
 
 @contextlib.contextmanager
-def _lookups_unheard() -> Iterator[None]:
+def _without_lookup_errors() -> Iterator[None]:
   """Gin logs an error for each folder that a file is not in, before it is."""
   before = logging.root.manager.disable
   logging.disable(logging.ERROR)
@@ -290,7 +288,7 @@ def parse(
 
   Raises:
     errors.UserError: a file does not exist, a macro is not set or misspelt,
-      or the text is no valid gin.
+      or the text is not valid gin.
   """
   folders = search_paths(extra_search_paths)
   for name in gin_files:
@@ -300,7 +298,7 @@ def parse(
   # Gin only appends to its search path; a second run has its own.
   gin.config._LOCATION_PREFIXES[:] = ["", *folders]
   try:
-    with _lookups_unheard():
+    with _without_lookup_errors():
       gin.parse_config_files_and_bindings(
           list(gin_files), [], finalize_config=False,
           skip_unknown=skip_unknown)

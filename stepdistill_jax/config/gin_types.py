@@ -1,12 +1,10 @@
 """Values in gin files against what the functions that get them expect.
 
-A literal of the wrong kind, such as `num_partitions = "2"`, is told by its
+A literal of the wrong kind, such as `num_partitions = "2"`, is reported by its
 name; a minute later it would be an error of Python or XLA without one.
 The annotations of this package's functions decide, and in doubt a value
 passes; those of other packages are not always kept by their own authors.
 """
-
-from __future__ import annotations
 
 import collections.abc
 import dataclasses
@@ -29,7 +27,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "True or False",
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-  """The alternatives of a union; what is none is its only one."""
+  """The alternatives of a union; any other hint is its own only one."""
   if typing.get_origin(hint) in (typing.Union, types.UnionType):
     return tuple(m for arg in typing.get_args(hint) for m in _members(arg))
   return (hint,)

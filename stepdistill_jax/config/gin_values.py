@@ -1,11 +1,9 @@
 """Values of the macros that users set, checked before anything else.
 
 T5X's gin files name the same macros everywhere. A value that cannot work is
-told here in a line that names the macro; a few minutes later it would be
+reported here in a line that names the macro; a few minutes later it would be
 XLA's message, or none at all.
 """
-
-from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping

@@ -5,8 +5,6 @@ of the run, also when a subclass of it runs. Gin itself would leave the
 subclass alone, and the user would not notice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 import copy
 import functools

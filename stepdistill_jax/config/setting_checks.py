@@ -1,7 +1,5 @@
 """Checks of values that come from flags and gin files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 

@@ -7,8 +7,6 @@ gives the same module objects, so that nothing is registered twice, unless the
 path has another `tasks`: that one is its owner's, and stays.
 """
 
-from __future__ import annotations
-
 import importlib.abc
 import importlib.machinery
 import importlib.util

@@ -8,8 +8,6 @@ so do all others. (A machine that loses its power closes nothing: that is
 left to the heartbeats.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import contextlib
 import selectors
@@ -101,8 +99,8 @@ def watched(
     index: of this process.
     count: of processes.
     host: where process 0 is.
-    publish: process 0 tells its port with it.
-    look_up: the others wait for that port.
+    publish: takes the port of process 0.
+    look_up: gives the others that port.
     on_lost: see above.
     code_of: an error that ends the block to this process's exit code: what
       others are given; 0 for an orderly end, None to leave without a word.

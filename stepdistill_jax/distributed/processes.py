@@ -7,8 +7,6 @@ exit: a lost process never leaves the others waiting for longer than
 LOST_SECONDS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
@@ -99,7 +97,7 @@ def from_flags(
 
 
 def tpu_vm_workers() -> int:
-  """Number of workers of the TPU VM's slice; 1 where this is none."""
+  """Number of workers of the TPU VM's slice; 1 elsewhere."""
   if "tpu" not in devices.present():
     return 1
   request = urllib.request.Request(
@@ -211,7 +209,7 @@ def join(cluster: Cluster | None) -> None:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-  """Whether an error tells that another process has gone."""
+  """Whether an error means that another process has gone."""
   kind = type(error).__name__
   return kind in ("JaxRuntimeError", "XlaRuntimeError") and bool(
       _LOST.search(str(error)))

@@ -4,10 +4,7 @@ import types
 
 import numpy as np
 import pytest
-from t5x import (
-  testing_tasks,
-  utils,
-)
+from t5x import testing_tasks, utils
 import tensorflow as tf
 
 from stepdistill_jax.embedded_t5x import data_shards

@@ -125,7 +125,7 @@ def train(
     # ------------------------------------------------------------------------
     # Checks: a user's mistake must not wait for a compilation
     # ------------------------------------------------------------------------
-    stack.enter_context(disk_errors.told(model_dir))
+    stack.enter_context(disk_errors.reported(model_dir))
     signals = stack.enter_context(signals_lib.SignalWatch())
     config = gin_config.bindings()
     eval_cfgs = [c for c in (train_eval_dataset_cfg, infer_eval_dataset_cfg)

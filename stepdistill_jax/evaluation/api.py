@@ -24,6 +24,7 @@ from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation import (
   examples as examples_lib,
   model_config as model_config_lib,
+  questions as questions_lib,
   systems as systems_lib,
 )
 from stepdistill_jax.records import records
@@ -51,7 +52,7 @@ class Student:
     max_input_tokens: longer texts are refused.
   """
 
-  def __init__(self, system: systems_lib.Model,
+  def __init__(self, system: questions_lib.Model,
                max_input_tokens: int = MAX_INPUT_TOKENS):
     self._system = system
     self.name = system.name
@@ -99,8 +100,6 @@ class Student:
     Raises:
       errors.UserError: see `predict`; or there is not one answer for each text.
     """
-    from stepdistill_jax.evaluation import questions as questions_lib
-
     if len(texts) != len(answers):
       raise errors.UserError(
           f"score has {len(texts)} texts and {len(answers)} answers; pass one "

@@ -11,12 +11,7 @@ import pytest
 
 import stepdistill_jax as sd
 from stepdistill_jax.cli import stepdistill
-from stepdistill_jax.evaluation import (
-  api,
-  checkpoints,
-  examples,
-  model_config,
-)
+from stepdistill_jax.evaluation import api, checkpoints, examples, model_config
 from stepdistill_jax.util import errors
 from tests.support import students as testing
 

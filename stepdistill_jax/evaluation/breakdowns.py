@@ -1,7 +1,5 @@
 """Where a system is right and wrong: by class, length, steps and score."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import re
 

@@ -4,11 +4,8 @@ The model is rebuilt from the run's own `config.gin`; the questions are encoded
 with its vocabulary, under the prefix that it was trained with.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import dataclasses
-import gc
 import os
 import pathlib
 from typing import Any
@@ -34,7 +31,7 @@ _CUTS = {"cut_tail": "they were cut at the end",
          "drop": "their records were left out"}
 
 
-class Checkpoint:
+class Checkpoint(questions_lib.Model):
   """A checkpoint as a system; its parameters are loaded at the first question.
 
   Args:
@@ -59,19 +56,20 @@ class Checkpoint:
       name: str | None = None, records_dir: pathlib.Path | None = None,
       progress=None, strict: bool = False,
   ):
-    self.run = run_folder_lib.find(path, strict=strict)
-    self.name = name or f"{self.run.path.name} step {self.run.step}"
-    self.source = str(self.run.checkpoint)
-    self._config = config
-    self._records_dir = pathlib.Path(records_dir or locations.records_dir())
-    self._progress = progress
     from stepdistill_jax.interop import rebuilding
 
+    self.run = run_folder_lib.find(path, strict=strict)
+    super().__init__(name or f"{self.run.path.name} step {self.run.step}",
+                     str(self.run.checkpoint), config, progress)
+    self._records_dir = pathlib.Path(records_dir or locations.records_dir())
     self._model, self._task_name = rebuilding.rebuild_model(
         self.run.config_path, self._records_dir)
+    self.vocabulary = self._model.input_vocabulary
+    self._shapes: dict[str, tuple[int, ...]] | None = None
     self._task = run_folder_lib.parse_task_name(self._task_name)
-    self._student = None
-    self._shapes = None
+    self.prefix = self._task.prefix
+    self.explain_prefix = self._task.explain_prefix
+    self.answer_after_rationale = self._task.answer_after_rationale
 
   @property
   def trained_on(self) -> tuple[str, str | None]:
@@ -90,46 +88,12 @@ class Checkpoint:
             answers, warnings=(*answers.warnings, *more),
             method=self._method(),
             cost={**answers.cost, "step": self.run.step})
-        for answers in self.ask(self.questions(example_set), store)]
+        for answers in super().answer(example_set, store)]
 
-  def questions(
-      self, example_set: examples_lib.ExampleSet,
-      rationales: str | None = None) -> questions_lib.Questions:
-    """An example set as this student reads it; see `systems.Model`."""
-    return questions_lib.Questions(
-        example_set, self._model.input_vocabulary, prefix=self._prefix(),
-        explain_prefix=self._explain_prefix(
-            rationales or self._config.rationales),
-        labels=self._closed_labels(example_set),
-        label_length=self._label_length(example_set))
+  def _load(self) -> Any:
+    from stepdistill_jax.evaluation import model_loading
 
-  def ask(
-      self, asked: questions_lib.Questions,
-      store: store_lib.AnswerStore | None = None,
-  ) -> list[systems_lib.Answers]:
-    """Asks the student; see `systems.Model`."""
-    return [
-        dataclasses.replace(
-            answers, answer_after_rationale=self._task.answer_after_rationale)
-        for answers in questions_lib.ask(
-            self, asked, self._config, store or store_lib.AnswerStore(),
-            self.identity(), self._progress)]
-
-  @property
-  def explains(self) -> bool:
-    """Whether the run was trained on rationales."""
-    return (self._task.explain_prefix is not None
-            or self._task.answer_after_rationale)
-
-  @property
-  def student(self):
-    """The model with its parameters on the devices."""
-    if self._student is None:
-      from stepdistill_jax.evaluation import model_loading
-
-      self._student = model_loading.load_student(
-          self._model, self.run, self._config)
-    return self._student
+    return model_loading.load_student(self._model, self.run, self._config)
 
   def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
     """Parameter name to shape."""
@@ -139,31 +103,8 @@ class Checkpoint:
       self._shapes = rebuilding.parameter_shapes(self._model)
     return self._shapes
 
-  def close(self) -> None:
-    """Frees the parameters."""
-    self._student = None
-    gc.collect()
-
-  def _prefix(self) -> str:
-    if self._config.prefix != model_config_lib.AUTO:
-      return self._config.prefix
-    return self._task.prefix
-
-  def _explain_prefix(self, rationales: str) -> str | None:
-    if rationales == "no":
-      return None
-    if rationales == "yes":
-      return self._task.explain_prefix or "explain: "
-    return self._task.explain_prefix
-
-  def _label_length(self, example_set: examples_lib.ExampleSet) -> int:
-    length = self._config.label_length or example_set.spec.decode_length
-    if self._task.answer_after_rationale:
-      length += self._config.rationale_length
-    return length
-
   def identity(self) -> dict[str, Any]:
-    """What tells this student from others, for stored answers."""
+    """What distinguishes this student from others, for stored answers."""
     return {"checkpoint": self.run.fingerprint(), "kind": self.kind}
 
   def _method(self) -> dict[str, Any]:
@@ -172,7 +113,7 @@ class Checkpoint:
             "step": self.run.step,
             "identities": run_folder_lib.identities_of(self.run.path)}
 
-  def _closed_labels(self, example_set) -> tuple[str, ...]:
+  def closed_labels(self, example_set) -> tuple[str, ...]:
     """Labels of the train split, where they are a small closed set."""
     if "score" not in self._config.modes or (
         example_set.spec.kind != benchmarks_lib.TEXT):

@@ -11,8 +11,6 @@ A run that was interrupted goes on where it stopped when the same command is
 given again.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 import json
@@ -28,8 +26,6 @@ from stepdistill_jax.util import (
   locations,
 )
 
-_LEAVE_TO_GIN = None  # A flag that was not given leaves gin's value.
-
 
 def build_parser() -> argparse.ArgumentParser:
   """Returns the parser of `stepdistill-eval`."""
@@ -40,84 +36,64 @@ def build_parser() -> argparse.ArgumentParser:
       epilog=__doc__.partition("\n\n")[2],
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False)
-  systems = parser.add_argument_group(
-      "systems (any number, each may be given as NAME=PATH)")
-  systems.add_argument(
-      "--checkpoint", action="append", default=[], metavar="DIR",
+  add = parser.add_argument_group(
+      "systems (any number, each may be given as NAME=PATH)").add_argument
+  several = {"action": "append", "default": []}
+  add("--checkpoint", **several, metavar="DIR",
       type=argument_parser.local_or_remote,
       help="a run's folder (its latest checkpoint) or one checkpoint_STEP; "
       "local or gs://")
-  systems.add_argument(
-      "--strict", action="store_true",
+  add("--strict", action="store_true",
       help="refuse a run whose newest checkpoint is not what was written, "
       "instead of scoring the one before it")
-  systems.add_argument(
-      "--hf", action="append", default=[], metavar="DIR",
+  add("--hf", **several, metavar="DIR",
       help="a folder in the Hugging Face format")
-  systems.add_argument(
-      "--predictions", action="append", default=[], metavar="FILE",
+  add("--predictions", **several, metavar="FILE",
       help="JSON Lines of `id` and `text` (see --export_inputs)")
-  systems.add_argument(
-      "--teacher", action="append", default=[], metavar="NAME|DIR",
+  add("--teacher", **several, metavar="NAME|DIR",
       help="a teacher of the records, or the folder of a teacher cache")
+  # A flag that was not given is None, and leaves gin's value.
   what = parser.add_argument_group("what to score")
-  what.add_argument(
-      "--benchmarks", default=_LEAVE_TO_GIN,
-      help="names with commas between, or `all` (the default)")
-  what.add_argument(
-      "--split", default=_LEAVE_TO_GIN,
-      help="train, validation or test (the default)")
-  what.add_argument(
-      "--limit", type=argument_parser.positive, default=_LEAVE_TO_GIN,
+  add = what.add_argument
+  add("--benchmarks", help="names with commas between, or `all` (the default)")
+  add("--split", help="train, validation or test (the default)")
+  add("--limit", type=argument_parser.positive,
       help="only the first so many examples of each benchmark")
-  what.add_argument(
-      "--rules", default=_LEAVE_TO_GIN,
+  add("--rules",
       help="strict (the default) or reference: the papers' rule exactly")
-  what.add_argument(
-      "--mode", default=_LEAVE_TO_GIN,
-      help="generate (the default), score (likelihood over the choices), "
-      "or both")
-  what.add_argument(
-      "--rationales", choices=("auto", "yes", "no"), default=_LEAVE_TO_GIN,
+  add("--mode", help="generate (the default), score (likelihood over the "
+      "choices), or both")
+  add("--rationales", choices=("auto", "yes", "no"),
       help="also ask models to explain; auto: where they were trained to")
-  what.add_argument(
-      "--free_text", action="store_true",
+  add("--free_text", action="store_true",
       help="look for the answers of prediction files inside longer texts")
   argument_parser.add_records_dir(what, type=argument_parser.existing)
-  what.add_argument(
-      "--records_teacher", metavar="NAME", default=_LEAVE_TO_GIN,
+  add("--records_teacher", metavar="NAME",
       help="whose records give the questions")
-  how = parser.add_argument_group("how models are run")
-  how.add_argument(
-      "--batch_size", default=_LEAVE_TO_GIN,
-      help="examples at a time, or auto (the default)")
-  how.add_argument(
-      "--beam", type=int, default=_LEAVE_TO_GIN,
-      help="beam width; 1 (the default) is greedy")
-  how.add_argument(
-      "--prefix", default=_LEAVE_TO_GIN,
-      help="what stands before each question; auto (the default): what the "
-      "run was trained with")
-  out = parser.add_argument_group("output")
-  out.add_argument("--output", metavar="DIR", default=None,
-                   help="folder of results.json, examples.jsonl, report.html")
-  out.add_argument("--json", action="store_true",
-                   help="print results.json instead of tables")
-  out.add_argument("--csv", action="store_true", help="also results.csv")
-  out.add_argument("--tensorboard", action="store_true",
-                   help="also TensorBoard summaries")
-  out.add_argument("--overwrite", action="store_true",
-                   help="forget the answers that an earlier call stored")
-  out.add_argument("--export_inputs", metavar="FILE", default=None,
-                   help="write ids and questions for other systems, and end")
-  gin_group = parser.add_argument_group("gin")
-  gin_group.add_argument(
-      "--gin_file", action="append", default=[], metavar="FILE",
-      type=argument_parser.local_or_remote,
+  add = parser.add_argument_group("how models are run").add_argument
+  add("--batch_size", help="examples at a time, or auto (the default)")
+  add("--beam", type=int, help="beam width; 1 (the default) is greedy")
+  add("--latency", type=int, metavar="N",
+      help="ask N questions once more, one at a time, and report the p50 and "
+      "p95 of their seconds (default: 0)")
+  add("--prefix", help="what stands before each question; auto (the default): "
+      "what the run was trained with")
+  add = parser.add_argument_group("output").add_argument
+  add("--output", metavar="DIR",
+      help="folder of results.json, examples.jsonl, report.html")
+  add("--json", action="store_true",
+      help="print results.json instead of tables")
+  add("--csv", action="store_true", help="also results.csv")
+  add("--tensorboard", action="store_true", help="also TensorBoard summaries")
+  add("--overwrite", action="store_true",
+      help="forget the answers that an earlier call stored")
+  add("--export_inputs", metavar="FILE",
+      help="write ids and questions for other systems, and end")
+  add = parser.add_argument_group("gin").add_argument
+  several["type"] = argument_parser.local_or_remote
+  add("--gin_file", **several, metavar="FILE",
       help="bindings of EvalConfig and ModelConfig; flags win over them")
-  gin_group.add_argument(
-      "--gin_bindings", action="append", default=[], metavar="BINDING",
-      type=argument_parser.local_or_remote,
+  add("--gin_bindings", **several, metavar="BINDING",
       help="one binding; also written --gin.NAME=VALUE")
   return parser
 
@@ -128,14 +104,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   return build_parser().parse_args(gin_arguments.rewrite(argv))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Entry point of the `stepdistill-eval` console script."""
-  return _main(argv)
-
-
 @entry_points.ending_process
 @entry_points.command
-def _main(argv: Sequence[str] | None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+  """Entry point of the `stepdistill-eval` console script."""
   args = parse_args(argv)
   if args.export_inputs is None and not (
       args.checkpoint or args.hf or args.predictions or args.teacher):
@@ -170,17 +142,24 @@ def _run(args: argparse.Namespace) -> int:
   records_dir = pathlib.Path(args.records_dir or locations.records_dir())
   if args.export_inputs:
     return _export_inputs(args.export_inputs, config, records_dir)
-  results, rows, output = _score(args, config, model_config, records_dir)
-  if args.json:
-    from stepdistill_jax.evaluation.report import outputs
+  from stepdistill_jax.evaluation import scoring
+  from stepdistill_jax.evaluation.report import outputs, text as text_report
+  from stepdistill_jax.util import progress
 
+  if args.output:
+    outputs.prepare(pathlib.Path(args.output))
+  with progress.Bars("answers") as bars:
+    results, rows = scoring.score_systems(
+        configuration.make_systems(
+            args, model_config, records_dir, config.rules, bars.update),
+        config, records_dir, args.output, overwrite=args.overwrite,
+        as_csv=args.csv, as_tensorboard=args.tensorboard)
+  if args.json:
     sys.stdout.write(outputs.dump_json(results))
     return 0
-  from stepdistill_jax.evaluation.report import text as text_report
-
   text_report.print_tables(results)
-  print(f"report: {output / 'report.html'} ({len(rows)} answers in "
-        "examples.jsonl)")
+  print(f"report: {pathlib.Path(args.output, 'report.html')} ({len(rows)} "
+        "answers in examples.jsonl)")
   return 0
 
 
@@ -196,34 +175,6 @@ def _require_folders(args: argparse.Namespace) -> None:
       run_folder.require_folder(argument_parser.split_name(value)[1])
 
 
-def _score(args, config, model_config, records_dir: pathlib.Path):
-  """Returns results, rows of examples.jsonl, and the output folder if any."""
-  from stepdistill_jax.evaluation import (
-    configuration,
-    evaluate,
-    store as store_lib,
-  )
-  from stepdistill_jax.evaluation.report import outputs
-  from stepdistill_jax.util import progress
-
-  output = outputs.prepare(pathlib.Path(args.output)) if args.output else None
-  store = store_lib.AnswerStore(output / "answers" if output else None)
-  if args.overwrite:
-    store.clear()
-  with progress.Bars("answers") as bars:
-    systems = configuration.make_systems(
-        args, model_config, records_dir, config.rules, bars.update)
-    example_sets, warnings = evaluate.load_example_sets(
-        config, records_dir, evaluate.preferred_teacher(systems))
-    results, rows = evaluate.evaluate(
-        systems, example_sets, config, store=store, records_dir=records_dir,
-        warnings=warnings)
-  if output:
-    outputs.write(output, results, rows, as_csv=args.csv,
-                  as_tensorboard=args.tensorboard)
-  return results, rows, output
-
-
 def _export_inputs(path: str, config, records_dir: pathlib.Path) -> int:
   from stepdistill_jax.evaluation import evaluate
 
@@ -235,7 +186,3 @@ def _export_inputs(path: str, config, records_dir: pathlib.Path) -> int:
   durable_files.replace(path, "".join(lines))
   print(f"wrote {len(lines)} questions to {path}")
   return 0
-
-
-if __name__ == "__main__":
-  sys.exit(main())

@@ -1,7 +1,5 @@
 """Flags and gin files of `stepdistill-eval`, brought together."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 import dataclasses
@@ -38,7 +36,7 @@ def from_flags(
             _ModelConfig(**_given(args, model_config_lib.ModelConfig)))
   except (TypeError, ValueError, errors.UserError) as error:
     # Gin adds lines that name its configurable.
-    raise errors.UserError(str(error).strip().splitlines()[0]) from error
+    raise errors.UserError(errors.first_line(error)) from error
   finally:
     gin.clear_config()
 
@@ -60,34 +58,30 @@ def make_systems(
   model is built.
   """
   systems: list[systems_lib.System] = []
-  for value in args.checkpoint:
+  split = argument_parser.split_name
+  for name, path in map(split, args.checkpoint):
     from stepdistill_jax.evaluation import checkpoints
 
-    name, path = argument_parser.split_name(value)
     systems.append(checkpoints.Checkpoint(
         path, model_config, name=name, records_dir=records_dir,
         progress=progress, strict=args.strict))
-  for value in args.hf:
+  for name, path in map(split, args.hf):
     from stepdistill_jax.evaluation import hugging_face
 
-    name, path = argument_parser.split_name(value)
     systems.append(hugging_face.HuggingFaceStudent(
         path, model_config, name=name, progress=progress))
-  for value in args.predictions:
-    name, path = argument_parser.split_name(value)
+  for name, path in map(split, args.predictions):
     systems.append(systems_lib.PredictionsFile(
         path, name=name, free_text=args.free_text))
-  for value in args.teacher:
-    name, teacher = argument_parser.split_name(value)
+  for name, teacher in map(split, args.teacher):
     if "/" in teacher or pathlib.Path(teacher).is_dir():
       from stepdistill_jax.evaluation import teacher_cache
 
       systems.append(teacher_cache.TeacherCache(teacher, rules, name=name))
       continue
-    known = {t for _, t in records.list_records(records_dir)}
-    if teacher not in known:
-      raise errors.UserError(errors.unknown_name_message(
-          "teacher", teacher, known, f"(records under {records_dir})"))
+    errors.require_known(
+        "teacher", teacher, {t for _, t in records.list_records(records_dir)},
+        f"(records under {records_dir})")
     systems.append(systems_lib.TeacherRecords(
         teacher, records_dir, name=name, rules=rules))
   return systems

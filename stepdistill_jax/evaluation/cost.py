@@ -5,12 +5,12 @@ multiplication), from the parameters' shapes: every kernel works once on each
 token that passes it, attention once on each pair of positions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import math
 import re
 from typing import Any
+
+from stepdistill_jax.evaluation import statistics
 
 # Parameters of teachers, by the beginning of their names in records.
 _TEACHER_PARAMETERS = (
@@ -84,8 +84,10 @@ def of_student(system, answers: Sequence[Any], label_timing,
     cost["note"] = (f"{len(answers) - label_timing.examples} answers are "
                     "those of an earlier, interrupted call")
   if mode == "generate":
-    cost["label_tokens_per_example"] = _mean([a.tokens for a in answers])
-    cost["rationale_tokens_per_example"] = _mean(
+    cost["input_tokens"] = statistics.mean([a.input_tokens for a in answers])
+    cost["label_tokens_per_example"] = statistics.mean(
+        [a.tokens for a in answers])
+    cost["rationale_tokens_per_example"] = statistics.mean(
         [a.rationale_tokens for a in answers])
     cost["rationale_examples_per_second"] = (
         rationale_timing.examples_per_second)
@@ -94,7 +96,7 @@ def of_student(system, answers: Sequence[Any], label_timing,
     cost["parameters"] = sum(map(math.prod, shapes.values()))
     if mode == "generate":
       cost["flops_per_example"] = flops_per_example(
-          shapes, _mean([a.input_tokens for a in answers]),
+          shapes, statistics.mean([a.input_tokens for a in answers]),
           cost["label_tokens_per_example"])
   return cost
 
@@ -119,8 +121,3 @@ def of_teacher(teacher: str, texts: Sequence[str]) -> dict[str, Any]:
       "note": "2 FLOPs a parameter and token; tokens from words, without "
               "the prompt's examples",
   }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-  known = [v for v in values if v is not None]
-  return sum(known) / len(known) if known else None

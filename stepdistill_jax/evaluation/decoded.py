@@ -1,7 +1,5 @@
 """What models give back, and how long it took; needs neither JAX nor torch."""
 
-from __future__ import annotations
-
 import dataclasses
 
 

@@ -20,8 +20,6 @@ by seed and example: both methods share the examples, and a seed gives both the
 same initial parameters and the same order of the training data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import math
@@ -76,48 +74,22 @@ def pooled_seed_variance(
 
 
 def estimate(
-    values: np.ndarray, seed_variance: float, seed_freedom: int,
-    least: float = 0.0) -> Estimate:
-  """The mean of one group of runs with its interval.
+    values: np.ndarray | Sequence[np.ndarray], seed_variance: float,
+    seed_freedom: int, least: float = 0.0) -> Estimate:
+  """The mean of one group of runs, or over several, with its interval.
 
   Args:
-    values: float `[seeds, examples]`: 1 where correct, or a difference.
-    seed_variance: of one seed's mean, see `pooled_seed_variance`.
+    values: float `[seeds, examples]`: 1 where correct, or a difference; or
+      `[groups, seeds, examples]` for the mean over groups of runs with the
+      same seeds and examples, such as sizes.
+    seed_variance: of one seed's mean in a group, see `pooled_seed_variance`.
     seed_freedom: its degrees of freedom.
     least: the least value that a mean can have: -1 for differences.
   """
-  return _estimate([values], seed_variance, seed_freedom, least)
-
-
-def estimate_all(
-    groups: Sequence[np.ndarray], least: float = 0.0) -> list[Estimate]:
-  """Each group's mean, with the seeds' variance pooled over all of them.
-
-  Args:
-    groups: each float `[seeds, examples]`.
-    least: the least value that a mean can have: -1 for differences.
-  """
-  pooled = pooled_seed_variance(groups)
-  return [estimate(group, *pooled, least) for group in groups]
-
-
-def difference_over_groups(
-    groups: Sequence[np.ndarray], seed_variance: float, seed_freedom: int
-) -> Estimate:
-  """The mean difference over groups of runs on the same examples, as sizes.
-
-  Args:
-    groups: each float `[seeds, examples]`, the same seeds and examples.
-    seed_variance: of one seed's mean in one group.
-    seed_freedom: its degrees of freedom.
-  """
-  return _estimate(groups, seed_variance, seed_freedom, -1.0)
-
-
-def _estimate(groups, seed_variance, seed_freedom, least) -> Estimate:
   from scipy import stats
 
-  values = np.stack([np.asarray(g, np.float64) for g in groups])
+  values = np.asarray(values, np.float64)
+  values = values.reshape(-1, *values.shape[-2:])
   n_groups, n_seeds, n_examples = values.shape
   mean = float(values.mean())
   by_seed = tuple(float(m) for m in values.mean(axis=(0, 2)))
@@ -136,3 +108,15 @@ def _estimate(groups, seed_variance, seed_freedom, least) -> Estimate:
   return Estimate(mean, math.sqrt(variance),
                   (max(least, mean - reach), min(1.0, mean + reach)),
                   by_seed, n_examples)
+
+
+def estimate_all(
+    groups: Sequence[np.ndarray], least: float = 0.0) -> list[Estimate]:
+  """Each group's mean, with the seeds' variance pooled over all of them.
+
+  Args:
+    groups: each float `[seeds, examples]`.
+    least: the least value that a mean can have: -1 for differences.
+  """
+  pooled = pooled_seed_variance(groups)
+  return [estimate(group, *pooled, least) for group in groups]

@@ -63,7 +63,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     pooled = effect.pooled_seed_variance(groups)
     low, high = effect.estimate(groups[0], *pooled, least=-1.0).ci95
     covered += low <= truth <= high
-    low, high = effect.difference_over_groups(groups, *pooled).ci95
+    low, high = effect.estimate(groups, *pooled, least=-1.0).ci95
     covered_over_sizes += low <= truth <= high
   # 95% of 600 with four standard errors below; above it may be anything, as
   # the intervals are meant to be wide.

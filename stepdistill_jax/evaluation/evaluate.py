@@ -1,7 +1,5 @@
 """One call of the eval binary: every system on every benchmark."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 import dataclasses
 import datetime

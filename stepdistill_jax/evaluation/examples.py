@@ -1,7 +1,6 @@
 """The examples of a benchmark: what is asked, and what is right."""
 
-from __future__ import annotations
-
+import collections
 from collections.abc import Iterable, Sequence
 import dataclasses
 import hashlib
@@ -14,25 +13,9 @@ from stepdistill_jax.util import errors, locations
 SPLITS = records.SPLITS
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-  """One question of a benchmark, from the distillation records.
-
-  Attributes:
-    id: stable over imports.
-    inputs: the text of the question, without prefix.
-    label: the human label; empty where there is none.
-    teacher_label: the cached teacher's, empty where it did not parse.
-    rationale: the teacher's, likewise.
-    status: `ok`, or why the teacher's completion is not.
-  """
-
-  id: str
-  inputs: str
-  label: str
-  teacher_label: str = ""
-  rationale: str = ""
-  status: str = "ok"
+# One question of a benchmark. Its `label` is empty where there is no human
+# one; `teacher_label` and `rationale` are the cached teacher's.
+Example = records.Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +66,12 @@ def make_example_set(
     errors.UserError: an id occurs twice, or no row has a gold label.
   """
   rows = list(rows)
-  seen: set[str] = set()
-  for row in rows:
-    if row.id in seen:
+  seen = collections.Counter(row.id for row in rows)
+  for name, count in seen.most_common(1):
+    if count > 1:
       raise errors.UserError(
-          f"records of {benchmark}/{teacher}, split {split}: id {row.id!r} "
+          f"records of {benchmark}/{teacher}, split {split}: id {name!r} "
           "occurs twice; import them again with `stepdistill teacher import`")
-    seen.add(row.id)
   labelled = [row for row in rows if row.label]
   if not labelled:
     raise errors.UserError(
@@ -99,7 +81,7 @@ def make_example_set(
   kept = labelled if limit is None else labelled[:limit]
   return ExampleSet(
       benchmark, split, teacher, tuple(kept), len(rows) - len(labelled),
-      frozenset(seen - {row.id for row in kept}))
+      frozenset(set(seen) - {row.id for row in kept}))
 
 
 def available_datasets(records_dir: pathlib.Path) -> list[str]:
@@ -134,10 +116,8 @@ def choose_teacher(
     return next(
         (teacher for teacher in teachers if split in records.split_sizes(
             records_dir, dataset, teacher)), teachers[0])
-  if wanted not in teachers:
-    raise errors.UserError(errors.unknown_name_message(
-        f"teacher of {dataset}", wanted, teachers,
-        f"(records under {records_dir})"))
+  errors.require_known(f"teacher of {dataset}", wanted, teachers,
+                       f"(records under {records_dir})")
   return wanted
 
 
@@ -162,10 +142,7 @@ def read_rows(
     records_dir: pathlib.Path, dataset: str, teacher: str, split: str
 ) -> list[Example]:
   """Reads a split's rows, in the records' order."""
-  names = [field.name for field in dataclasses.fields(Example)]
-  return [
-      Example(**{name: getattr(record, name) for name in names})
-      for record in records.read_records(records_dir, dataset, teacher, split)]
+  return list(records.read_records(records_dir, dataset, teacher, split))
 
 
 def overlap(test: Sequence[Example], train: Sequence[Example]) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-import dataclasses
-import gc
 import pathlib
 import time
 from typing import Any
@@ -14,11 +12,8 @@ import numpy as np
 from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation import (
   decoded as decoded_lib,
-  examples as examples_lib,
   model_config as model_config_lib,
   questions as questions_lib,
-  store as store_lib,
-  systems as systems_lib,
 )
 from stepdistill_jax.interop.hf import names as hf_names
 from stepdistill_jax.util import errors, runtime
@@ -39,12 +34,13 @@ def require_folder(path: str | pathlib.Path) -> pathlib.Path:
   return folder
 
 
-class HuggingFaceStudent:
+class HuggingFaceStudent(questions_lib.Model):
   """A folder that transformers' Auto classes load, T5 or decoder, as a system.
 
   The prefixes are `--prefix`, else those that its `config.json` names under
   `task_specific_params` (`predict` and `explain`, each with a `prefix`), else
-  none.
+  none. Under `predict` it also says whether the label ends the text, as that
+  of an exported single-task student.
 
   Args:
     path: the folder.
@@ -62,71 +58,21 @@ class HuggingFaceStudent:
                config: model_config_lib.ModelConfig, *,
                name: str | None = None, progress=None):
     self._path = require_folder(path)
-    self.name = name or self._path.resolve().name
-    self.source = str(path)
-    self._config = config
-    self._progress = progress
-    self._student: TorchStudent | None = None
+    super().__init__(
+        name or self._path.resolve().name, str(path), config, progress)
     hf_config, self.vocabulary = _load_tokenizer(self._path)
-    self._answer_after_rationale = _answer_after_rationale(hf_config)
-    self._prefixes = {
-        task: settings["prefix"]
-        for task, settings in (
-            getattr(hf_config, "task_specific_params", None) or {}).items()
-        if isinstance(settings, dict) and "prefix" in settings}
+    tasks = {task: settings for task, settings in (
+        getattr(hf_config, "task_specific_params", None) or {}).items()
+             if isinstance(settings, dict)}
+    predict = tasks.get("predict", {})
+    self.prefix = predict.get("prefix", "")
+    self.explain_prefix = tasks.get("explain", {}).get("prefix")
+    self.answer_after_rationale = bool(predict.get("answer_after_rationale"))
 
-  def answer(
-      self, example_set: examples_lib.ExampleSet,
-      store: store_lib.AnswerStore | None = None,
-  ) -> list[systems_lib.Answers]:
-    """Asks the student; see `systems.System`."""
-    return self.ask(self.questions(example_set), store)
-
-  def questions(
-      self, example_set: examples_lib.ExampleSet,
-      rationales: str | None = None) -> questions_lib.Questions:
-    """An example set as this student reads it; see `systems.Model`."""
-    rationales = rationales or self._config.rationales
-    explain = self._prefixes.get("explain")
-    if rationales == "no":
-      explain = None
-    elif rationales == "yes":
-      explain = explain or "explain: "
-    prefix = self._config.prefix
-    if prefix == model_config_lib.AUTO:
-      prefix = self._prefixes.get("predict", "")
-    length = self._config.label_length or example_set.spec.decode_length
-    if self._answer_after_rationale:
-      length += self._config.rationale_length
-    return questions_lib.Questions(
-        example_set, self.vocabulary, prefix=prefix, explain_prefix=explain,
-        label_length=length)
-
-  def ask(
-      self, asked: questions_lib.Questions,
-      store: store_lib.AnswerStore | None = None,
-  ) -> list[systems_lib.Answers]:
-    """Asks the student; see `systems.Model`."""
-    return [
-        dataclasses.replace(
-            answers, answer_after_rationale=self._answer_after_rationale)
-        for answers in questions_lib.ask(
-            self, asked, self._config, store or store_lib.AnswerStore(),
-            self.identity(), self._progress)]
-
-  @property
-  def explains(self) -> bool:
-    """Whether the folder says how a rationale is asked for."""
-    return "explain" in self._prefixes or self._answer_after_rationale
-
-  @property
-  def student(self) -> TorchStudent:
-    if self._student is None:
-      model = _load_model(self._path)
-      _check_vocabulary(self._path, model, self.vocabulary)
-      self._student = TorchStudent.of(
-          model, self.vocabulary, self._config.batch_size)
-    return self._student
+  def _load(self) -> TorchStudent:
+    model = _load_model(self._path)
+    _check_vocabulary(self._path, model, self.vocabulary)
+    return TorchStudent.of(model, self.vocabulary, self._config.batch_size)
 
   def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
     """Parameter name to shape, as T5X has them."""
@@ -134,24 +80,11 @@ class HuggingFaceStudent:
         hf_names.t5x_kernel(name, tuple(parameter.shape))
         for name, parameter in self.student.model.named_parameters())
 
-  def close(self) -> None:
-    """Frees the parameters."""
-    self._student = None
-    gc.collect()
-
   def identity(self) -> dict[str, Any]:
-    """What tells this student from others, for stored answers."""
+    """What distinguishes this student from others, for stored answers."""
     files = sorted(p for p in self._path.iterdir() if p.is_file())
     return {"kind": self.kind, "files": [
         [p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]}
-
-
-def _answer_after_rationale(hf_config) -> bool:
-  """True of an exported single-task student: the label ends its text."""
-  params = getattr(hf_config, "task_specific_params", None) or {}
-  predict = params.get("predict")
-  return isinstance(predict, dict) and bool(
-      predict.get("answer_after_rationale"))
 
 
 class _Vocabulary:
@@ -196,14 +129,14 @@ class TorchStudent:
       timing=None,
   ) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
     """As `student.Student.generate`."""
+    timing = timing or decoded_lib.Timing()
     for batch in self._plan(inputs):
       chosen = [inputs[i] for i in batch.indices]
       start = time.perf_counter()
       tokens = self.generate_tokens(chosen, length, beam)
-      if timing is not None:
-        timing.seconds += time.perf_counter() - start
-        timing.examples += len(chosen)
-        timing.tokens += sum(map(len, tokens))
+      timing.seconds += time.perf_counter() - start
+      timing.examples += len(chosen)
+      timing.tokens += sum(map(len, tokens))
       scores = self._log_likelihoods(chosen, tokens)
       yield batch.indices, [
           decoded_lib.Decoded(tuple(t), s) for t, s in zip(tokens, scores)]
@@ -226,13 +159,13 @@ class TorchStudent:
       timing=None,
   ) -> Iterator[tuple[tuple[int, ...], list[float]]]:
     """As `student.Student.log_likelihoods`."""
+    timing = timing or decoded_lib.Timing()
     for batch in self._plan(inputs):
       start = time.perf_counter()
       scores = self._log_likelihoods([inputs[i] for i in batch.indices],
                                      [targets[i] for i in batch.indices])
-      if timing is not None:
-        timing.seconds += time.perf_counter() - start
-        timing.examples += len(scores)
+      timing.seconds += time.perf_counter() - start
+      timing.examples += len(scores)
       yield batch.indices, scores
 
   def _log_likelihoods(self, inputs, targets) -> list[float]:
@@ -313,15 +246,13 @@ def _load_tokenizer(path: pathlib.Path):
     raise errors.UserError(
         f"{path} has no tokenizer: none of {', '.join(_TOKENIZER_FILES)} is "
         "there; copy it from where the model was made")
-  try:
+  with errors.reported((OSError, ValueError, KeyError, TypeError),
+                       lambda error: f"{path}: {errors.first_line(error)}"):
     config = transformers.AutoConfig.from_pretrained(path)
     if not config.is_encoder_decoder:
       return config, _decoders_vocabulary(path, config)
     return (config,
             _Vocabulary(transformers.AutoTokenizer.from_pretrained(path)))
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise errors.UserError(
-        f"{path}: {str(error).strip().splitlines()[0]}") from error
 
 
 def _decoders_vocabulary(path: pathlib.Path, config):
@@ -337,15 +268,14 @@ def _load_model(path: pathlib.Path):
   import transformers
 
   transformers.utils.logging.disable_progress_bar()
-  try:
+  # Its readers raise errors of several packages.
+  with errors.reported(
+      Exception, lambda error: f"{path}: {errors.first_line(error)}"):
     config = transformers.AutoConfig.from_pretrained(path)
     loader = (transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder
               else transformers.AutoModelForCausalLM)
     model, found = loader.from_pretrained(
         path, dtype=torch.float32, output_loading_info=True)
-  except Exception as error:  # Its readers raise errors of several packages.
-    raise errors.UserError(
-        f"{path}: {str(error).strip().splitlines()[0]}") from error
   # They would be random numbers.
   missing = sorted(map(str, found.get("missing_keys") or ()))
   if missing:

@@ -1,7 +1,5 @@
 """How models are run by the eval binary."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from stepdistill_jax.config import setting_checks
@@ -30,6 +28,8 @@ class ModelConfig:
     compute_dtype: of activations; in float32 answers do not depend on the
       batch size.
     parameter_dtype: that parameters are restored to.
+    latency: so many questions are asked once more, one at a time, to measure
+      how long one answer takes; 0 for none.
   """
 
   batch_size: int | str = AUTO
@@ -42,6 +42,7 @@ class ModelConfig:
   num_partitions: int = 1
   compute_dtype: str = "float32"
   parameter_dtype: str = "float32"
+  latency: int = 0
 
   def __post_init__(self):
     setting_checks.one_of("mode", self.mode, MODES)
@@ -55,6 +56,7 @@ class ModelConfig:
       value = getattr(self, name)
       if value is not None or name != "label_length":
         setting_checks.whole_number(f"ModelConfig.{name}", value)
+    setting_checks.whole_number("--latency", self.latency, least=0)
     for name in ("compute_dtype", "parameter_dtype"):
       setting_checks.one_of(name, getattr(self, name), DTYPES)
 
@@ -66,9 +68,7 @@ class ModelConfig:
 def _batch_size(value) -> int:
   """A flag's text or gin's number as rows."""
   if isinstance(value, str):
-    try:
+    with errors.reported(
+        ValueError, f"--batch_size must be a number or auto, got {value!r}"):
       value = int(value)
-    except ValueError:
-      raise errors.UserError(
-          f"--batch_size must be a number or auto, got {value!r}") from None
   return setting_checks.whole_number("--batch_size", value)

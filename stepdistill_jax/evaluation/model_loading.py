@@ -1,13 +1,9 @@
 """From a run's folder to a model with parameters, on either engine."""
 
-from __future__ import annotations
-
 from jax import numpy as jnp
 from t5x import partitioning, utils
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader,
-)
+from stepdistill_jax.embedded_t5x.checkpoint_files import array_reader
 from stepdistill_jax.evaluation import (
   model_config as model_config_lib,
   student as student_lib,
@@ -41,15 +37,13 @@ def load_student(
   restore = utils.RestoreCheckpointConfig(
       path=str(run.checkpoint), mode="specific", dtype=config.parameter_dtype,
       strict=False)
-  try:
+  with errors.reported(
+      (ValueError, KeyError, TypeError, FileNotFoundError), lambda error: (
+          f"{run.checkpoint} does not hold the parameters of the model in "
+          f"{run.config_path}: {errors.first_line(error)}")):
     state, _ = utils.create_checkpoint_manager_and_restore(
         initializer, partitioner, restore, str(run.checkpoint), None,
         use_orbax=True)
-  except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-    first = str(error).strip().splitlines()[0]
-    raise errors.UserError(
-        f"{run.checkpoint} does not hold the parameters of the model in "
-        f"{run.config_path}: {first[:300]}") from error
   _check_vocabulary(model, state.params, run)
   return student_lib.Student(
       model, state.params, initializer.train_state_axes.params, partitioner,
@@ -61,12 +55,10 @@ def _check_shapes(model, run: run_folder_lib.RunFolder) -> None:
 
   An array of another shape would be cut or filled up without a word.
   """
-  try:
+  with errors.reported(
+      (ValueError, KeyError, FileNotFoundError), lambda error: (
+          f"{run.checkpoint} cannot be read: {errors.first_line(error)}")):
     stored = array_reader.open_checkpoint(run.checkpoint).parameters
-  except (ValueError, KeyError, FileNotFoundError) as error:
-    first = str(error).strip().splitlines()[0]
-    raise errors.UserError(
-        f"{run.checkpoint} cannot be read: {first[:300]}") from error
   found = {name: array.shape for name, array in stored.items()}
   wanted = rebuilding.parameter_shapes(model)
   missing = sorted(set(wanted) - set(found))

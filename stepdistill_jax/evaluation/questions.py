@@ -5,12 +5,13 @@ Three ways of asking, each with its own log of answers: `generate` the label,
 (decode a rationale, and the likelihood of the teacher's).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import gc
 import math
-from typing import Any, Protocol
+from typing import Any
+
+import numpy as np
 
 from stepdistill_jax.evaluation import (
   cost as cost_lib,
@@ -24,19 +25,6 @@ from stepdistill_jax.records import records
 from stepdistill_jax.util import errors
 
 Progress = Callable[[int, int, str], None]
-
-
-class Asked(Protocol):
-  """What `ask` needs of a system with a model."""
-
-  name: str
-
-  @property
-  def student(self) -> Any:
-    """The model with its parameters: `student.Student` or the like."""
-
-  def parameter_shapes(self) -> Mapping[str, Sequence[int]]:
-    """Parameter name to shape."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,40 +75,123 @@ def encode(vocabulary, text: str) -> list[int]:
   return tokens
 
 
-def ask(
-    system: Asked, questions: Questions,
-    config: model_config_lib.ModelConfig, store: store_lib.AnswerStore,
-    identity: Mapping[str, Any], progress: Progress | None = None,
-) -> list[systems_lib.Answers]:
-  """Asks in each of the config's modes.
+class Model:
+  """A system that runs a student, which can be asked anything.
 
-  Args:
-    system: whose student is asked; it is loaded only if a question is open.
-    questions: what is asked.
-    config: how.
-    store: takes up answers.
-    identity: of the model, for the store.
-    progress: called as answers come.
-
-  Returns:
-    Answers in the order of the examples, once for each mode.
-
-  Raises:
-    errors.UserError: nothing but `score` is wanted, and there are no choices.
+  Attributes:
+    name: for tables.
+    source: its folder.
+    vocabulary: a seqio vocabulary, the student's.
+    prefix: before a question, as it was trained.
+    explain_prefix: before a question for a rationale; None where the student
+      was not trained on such.
+    answer_after_rationale: the label follows a rationale in the text.
   """
-  asking = _Asking(system, questions, config, store, identity, progress)
-  modes, warnings = list(config.modes), ()
-  if "score" in modes and not all(
-      questions.choices(e) for e in questions.example_set.examples):
-    reason = (f"{questions.name} has no closed set of answers that "
-              "--mode=score could weigh")
-    if modes == ["score"]:
-      raise errors.UserError(f"{reason}; use --mode=generate")
-    modes.remove("score")
-    warnings = (reason,)
-  return [
-      dataclasses.replace(answers, warnings=(*warnings, *answers.warnings))
-      for answers in map(asking.answers, modes)]
+
+  kind: str
+  vocabulary: Any
+  prefix: str = ""
+  explain_prefix: str | None = None
+  answer_after_rationale: bool = False
+
+  def __init__(
+      self, name: str, source: str, config: model_config_lib.ModelConfig,
+      progress: Progress | None):
+    self.name, self.source = name, source
+    self._config = config
+    self._progress = progress or (lambda done, total, what: None)
+    self._student: Any = None
+
+  @property
+  def explains(self) -> bool:
+    """Whether it was trained to give rationales."""
+    return self.explain_prefix is not None or self.answer_after_rationale
+
+  @property
+  def student(self) -> Any:
+    """The model with its parameters: `student.Student` or the like."""
+    if self._student is None:
+      self._student = self._load()
+    return self._student
+
+  def _load(self) -> Any:
+    raise NotImplementedError
+
+  def parameter_shapes(self) -> Mapping[str, Sequence[int]]:
+    """Parameter name to shape, as T5X has them."""
+    raise NotImplementedError
+
+  def identity(self) -> dict[str, Any]:
+    """What distinguishes this student from others, for stored answers."""
+    raise NotImplementedError
+
+  def close(self) -> None:
+    """Frees the parameters."""
+    self._student = None
+    gc.collect()
+
+  def closed_labels(
+      self, example_set: examples_lib.ExampleSet) -> tuple[str, ...]:
+    """A closed set of answers, for benchmarks without one of their own."""
+    return ()
+
+  def questions(self, example_set: examples_lib.ExampleSet,
+                rationales: str | None = None) -> Questions:
+    """An example set as this student reads it.
+
+    Args:
+      example_set: the questions; they need no labels.
+      rationales: as in `ModelConfig`, whose value it has by default.
+    """
+    config = self._config
+    rationales = rationales or config.rationales
+    explain = self.explain_prefix
+    if rationales != model_config_lib.AUTO:
+      explain = None if rationales == "no" else explain or "explain: "
+    length = config.label_length or example_set.spec.decode_length
+    return Questions(
+        example_set, self.vocabulary,
+        prefix=(self.prefix if config.prefix == model_config_lib.AUTO
+                else config.prefix),
+        explain_prefix=explain, labels=self.closed_labels(example_set),
+        label_length=length + (
+            config.rationale_length if self.answer_after_rationale else 0))
+
+  def answer(
+      self, example_set: examples_lib.ExampleSet,
+      store: store_lib.AnswerStore | None = None,
+  ) -> list[systems_lib.Answers]:
+    """Asks the student; see `systems.System`."""
+    return self.ask(self.questions(example_set), store)
+
+  def ask(
+      self, asked: Questions, store: store_lib.AnswerStore | None = None,
+  ) -> list[systems_lib.Answers]:
+    """Asks in each of the config's modes.
+
+    Args:
+      asked: the questions.
+      store: takes up answers, and gives those that it has.
+
+    Returns:
+      Answers in the order of the examples, once for each mode.
+
+    Raises:
+      errors.UserError: nothing but `score` is wanted, and there are no choices.
+    """
+    asking = _Asking(self, asked, store or store_lib.AnswerStore())
+    modes, warnings = list(self._config.modes), ()
+    if "score" in modes and not all(
+        asked.choices(e) for e in asked.example_set.examples):
+      reason = (f"{asked.name} has no closed set of answers that "
+                "--mode=score could weigh")
+      if modes == ["score"]:
+        raise errors.UserError(f"{reason}; use --mode=generate")
+      modes.remove("score")
+      warnings = (reason,)
+    return [
+        dataclasses.replace(answers, warnings=(*warnings, *answers.warnings))
+        for answers in map(asking.answers, modes)]
 
 
 def _count_cut(rows: Sequence[Mapping[str, Any]], mode: str) -> int | None:
@@ -135,13 +206,11 @@ def _count_cut(rows: Sequence[Mapping[str, Any]], mode: str) -> int | None:
 class _Asking:
   """One system's answers to one set of questions."""
 
-  def __init__(self, system, questions, config, store, identity, progress):
-    self._system = system
-    self._questions = questions
-    self._config = config
-    self._store = store
-    self._identity = dict(identity)
-    self._progress = progress or (lambda done, total, what: None)
+  def __init__(self, system: Model, questions: Questions,
+               store: store_lib.AnswerStore):
+    self._system, self._questions, self._store = system, questions, store
+    self._config, self._progress = system._config, system._progress
+    self._identity = system.identity()
 
   def answers(self, mode: str) -> systems_lib.Answers:
     """Labels, and rationales where the questions ask for them."""
@@ -166,9 +235,30 @@ class _Asking:
       cut["rationales"] = _count_cut(explained, mode)
     return systems_lib.Answers(
         answers, mode=mode, settings=self._settings(), cut=cut,
+        answer_after_rationale=self._system.answer_after_rationale,
         warnings=tuple(self._cut_warnings(cut)),
-        cost=cost_lib.of_student(
-            self._system, answers, label_timing, rationale_timing, mode))
+        cost={**cost_lib.of_student(
+            self._system, answers, label_timing, rationale_timing, mode),
+              **self._latency(mode)})
+
+  def _latency(self, mode: str) -> dict[str, Any]:
+    """Seconds of one answer at a time, without compiling; {} if not asked."""
+    q = self._questions
+    examples = q.example_set.examples
+    if not self._config.latency or mode != "generate":
+      return {}
+    chosen = np.unique(np.linspace(
+        0, len(examples) - 1, self._config.latency).astype(int))
+    seconds = []
+    for at in chosen:
+      timing = decoded_lib.Timing()
+      for _ in self._system.student.generate(
+          [q.encode(examples[at].inputs, q.prefix)], q.label_length,
+          self._config.beam, timing):
+        pass
+      seconds.append(timing.seconds)
+    return {"latency_s": np.quantile(seconds, [0.5, 0.95]).tolist(),
+            "latency_questions": len(seconds)}
 
   def _cut_warnings(self, cut) -> Iterator[str]:
     """Says how many answers have no end; inputs are asked whole."""
@@ -193,8 +283,11 @@ class _Asking:
     return self._store.open(
         f"{self._system.name} {self._questions.name} {what}", identity)
 
-  def _open_examples(self, log, what) -> list[examples_lib.Example]:
-    examples = self._questions.example_set.examples
+  def _open_examples(self, log, what, examples=None
+                     ) -> list[examples_lib.Example]:
+    """The examples, by default all, that the log has no row of."""
+    if examples is None:
+      examples = self._questions.example_set.examples
     self._total, self._what = len(examples), what
     found = [e for e in examples if log.get(e) is None]
     self._done = len(examples) - len(found)
@@ -212,19 +305,18 @@ class _Asking:
 
   def generate(self, timing) -> list[dict[str, Any]]:
     """Decodes a label for each example."""
-    q, config = self._questions, self._config
-    length = q.label_length
-    log = self._log("label", prefix=q.prefix, length=length, beam=config.beam)
-    open_examples = self._open_examples(log, "labels")
-    if open_examples:
-      self._decode(log, open_examples, q.prefix, length, timing)
-    return self._rows(log)
-
-  def _decode(self, log, examples, prefix, length, timing) -> None:
     q = self._questions
+    return self._decode("label", q.prefix, q.label_length, timing)
+
+  def _decode(self, what, prefix, length, timing) -> list[dict[str, Any]]:
+    q, beam = self._questions, self._config.beam
+    log = self._log(what, prefix=prefix, length=length, beam=beam)
+    examples = self._open_examples(log, f"{what}s")
+    if not examples:
+      return self._rows(log)
     inputs = [q.encode(e.inputs, prefix) for e in examples]
     for indices, decoded in self._system.student.generate(
-        inputs, length, self._config.beam, timing):
+        inputs, length, beam, timing):
       log.append(
           [{"text": q.vocabulary.decode(list(d.tokens)),
             "score": math.exp(min(0.0, d.log_prob)), "tokens": len(d.tokens),
@@ -233,6 +325,7 @@ class _Asking:
            for i, d in zip(indices, decoded)],
           [examples[i] for i in indices])
       self._report(len(indices))
+    return self._rows(log)
 
   def score(self, timing) -> list[dict[str, Any]]:
     """Takes the likeliest of the choices of each example.
@@ -241,15 +334,11 @@ class _Asking:
     """
     q = self._questions
     log = self._log("choices", prefix=q.prefix, labels=q.labels)
-    open_examples = self._open_examples(log, "choices")
-    pairs = [(i, choice) for i, e in enumerate(open_examples)
+    examples = self._open_examples(log, "choices")
+    pairs = [(i, choice) for i, e in enumerate(examples)
              for choice in q.choices(e)]
-    if pairs:
-      self._score_pairs(log, open_examples, pairs, timing)
-    return self._rows(log)
-
-  def _score_pairs(self, log, examples, pairs, timing) -> None:
-    q = self._questions
+    if not pairs:
+      return self._rows(log)
     inputs = [q.encode(e.inputs, q.prefix) for e in examples]
     waiting: dict[int, dict[str, float]] = {i: {} for i, _ in pairs}
     for indices, scores in self._system.student.log_likelihoods(
@@ -266,28 +355,23 @@ class _Asking:
           [examples[i] for i in whole])
       self._report(len(whole))
     timing.examples = len(examples)
+    return self._rows(log)
 
   def explain(self, timing) -> list[dict[str, Any]]:
     """Decodes a rationale, and weighs the teacher's."""
-    q, config = self._questions, self._config
-    prefix = q.explain_prefix
-    log = self._log("rationale", prefix=prefix, beam=config.beam,
-                    length=config.rationale_length)
-    open_examples = self._open_examples(log, "rationales")
-    if open_examples:
-      self._decode(log, open_examples, prefix, config.rationale_length, timing)
-    likelihoods = self._teacher_likelihoods(prefix)
+    q = self._questions
+    rows = self._decode("rationale", q.explain_prefix,
+                        self._config.rationale_length, timing)
+    likelihoods = self._teacher_likelihoods(q.explain_prefix)
     return [{**row, "log_prob": None, **likelihoods.get(e.id, {})}
-            for e, row in zip(q.example_set.examples, self._rows(log))]
+            for e, row in zip(q.example_set.examples, rows)]
 
   def _teacher_likelihoods(self, prefix) -> dict[str, dict[str, Any]]:
     q = self._questions
     taught = [e for e in q.example_set.examples if e.rationale]
     log = self._log("teacher rationale", prefix=prefix, fingerprint=(
         store_lib.text_key("\0".join(sorted(e.rationale for e in taught)))))
-    self._total, self._what, self._done = len(taught), "perplexity", 0
-    open_examples = [e for e in taught if log.get(e) is None]
-    self._report(len(taught) - len(open_examples))
+    open_examples = self._open_examples(log, "perplexity", taught)
     if open_examples:
       targets = [encode(q.vocabulary, e.rationale) for e in open_examples]
       for indices, scores in self._system.student.log_likelihoods(

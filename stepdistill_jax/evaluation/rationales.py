@@ -1,7 +1,5 @@
 """How a student's rationales compare with its teacher's, question and label."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import math
 import re
@@ -14,6 +12,7 @@ from stepdistill_jax.answers import (
 )
 from stepdistill_jax.evaluation import (
   examples as examples_lib,
+  statistics,
   systems as systems_lib,
 )
 
@@ -81,17 +80,18 @@ def summarize(
   return {
       "n": len(with_rationale),
       "n_teacher": len(taught),
-      "rouge_l": _mean([
+      "rouge_l": statistics.mean([
           text_overlap.rouge_l(r.rationale, a.rationale) for r, a in taught]),
-      "overlap_with_teacher": _mean(
+      "overlap_with_teacher": statistics.mean(
           [text_overlap.share_found(a.rationale, r.rationale)
            for r, a in taught]),
-      "input_overlap": _mean(
+      "input_overlap": statistics.mean(
           [text_overlap.share_found(a.rationale, r.inputs)
            for r, a, _ in with_rationale]),
-      "words": _mean([len(a.rationale.split()) for _, a, _ in with_rationale]),
+      "words": statistics.mean(
+          [len(a.rationale.split()) for _, a, _ in with_rationale]),
       "n_stated": len(stated),
-      "agreement": _mean([
+      "agreement": statistics.mean([
           j.parsed is not None and _same(benchmark, text, j.parsed)
           for text, j in stated]),
       "perplexity": perplexity,
@@ -112,9 +112,3 @@ def _perplexity(given: Sequence[systems_lib.Answer]) -> float | None:
     return None
   tokens = sum(a.rationale_target_tokens for a in scored)
   return math.exp(-sum(a.rationale_log_prob for a in scored) / tokens)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-  """The mean of what there is."""
-  values = [value for value in values if value is not None]
-  return sum(values) / len(values) if values else None

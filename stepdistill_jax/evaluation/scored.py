@@ -1,7 +1,5 @@
 """From answers to scores: one result for each system and benchmark."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import itertools
@@ -11,6 +9,7 @@ from stepdistill_jax.answers import (
   answer_matching as answers_lib,
   benchmarks as benchmarks_lib,
   rules as rules_lib,
+  text_metrics,
 )
 from stepdistill_jax.evaluation import (
   breakdowns,
@@ -19,6 +18,8 @@ from stepdistill_jax.evaluation import (
   statistics,
   systems as systems_lib,
 )
+
+ACCURACY = "accuracy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,14 @@ class Scored:
   @property
   def correct(self) -> list[bool]:
     return [row["correct"] for row in self.rows]
+
+  @property
+  def values(self) -> list[float]:
+    """What systems are compared by: right or wrong, or the main metric."""
+    metric = self.summary.get("metric", ACCURACY)
+    if metric == ACCURACY:
+      return [float(right) for right in self.correct]
+    return [row["metrics"].get(metric, 0.0) for row in self.rows]
 
 
 def score(
@@ -69,11 +78,15 @@ def score(
       _judge(benchmark, row, answer, rules, given)
       for row, answer in zip(rows, given.answers)]
   correct = [j.correct for j in judged]
+  metrics = _text_metrics(benchmark, rows, given.answers)
   summary = {
       "name": system.name, "kind": system.kind, "source": system.source,
       "benchmark": benchmark.name, "split": example_set.split,
       "mode": given.mode, "rules": rules, "score_rule": benchmark.score_rule,
       **_accuracy(correct, seed),
+      "metric": text_metrics.OF_KIND[benchmark.kind][0] if metrics
+      else ACCURACY,
+      "text_metrics": _means(metrics, seed),
       "unparsable": sum(j.parsed is None for j in judged),
       "missing": sum(a.text is None for a in given.answers),
       "empty": sum(a.text is not None and not a.text.strip()
@@ -93,8 +106,9 @@ def score(
         f"{example_set.without_label} rows of the split have no gold label "
         "and cannot be scored")
   return Scored(summary, tuple(
-      _example_row(benchmark, system, example_set, given.mode, row, a, j)
-      for row, a, j in zip(rows, given.answers, judged)))
+      {**_example_row(benchmark, system, example_set, given.mode, row, a, j),
+       **({"metrics": metrics[i]} if metrics else {})}
+      for i, (row, a, j) in enumerate(zip(rows, given.answers, judged))))
 
 
 def _judge(benchmark, row, answer, rules, given):
@@ -106,6 +120,32 @@ def _judge(benchmark, row, answer, rules, given):
     return benchmarks_lib.Judgement(None, False)
   return benchmark.judge(text, row.label, inputs=row.inputs, rules=rules,
                          free_text=given.free_text)
+
+
+def _text_metrics(benchmark, rows, given) -> list[dict[str, float]]:
+  """The metrics of each answer; [] for kinds that are right or wrong.
+
+  An answer that is missing has the metrics of an empty one.
+  """
+  if benchmark.kind not in text_metrics.OF_KIND:
+    return []
+  return [text_metrics.score(benchmark.kind, row.label, answer.text or "")
+          for row, answer in zip(rows, given)]
+
+
+def _means(metrics: Sequence[dict[str, float]], seed: int
+           ) -> dict[str, Any] | None:
+  """Each metric's mean over the answers that have it, with its interval."""
+  if not metrics:
+    return None
+  columns = {name: [m[name] for m in metrics if name in m]
+             for name in dict.fromkeys(itertools.chain(*metrics))}
+  return {
+      "entities_by": text_metrics.entity_method(),
+      "values": {name: {
+          "n": len(values), "mean": sum(values) / len(values),
+          "ci95": list(statistics.bootstrap_interval(values, seed=seed))}
+                 for name, values in columns.items()}}
 
 
 def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:
@@ -174,14 +214,16 @@ def compare_all(results: Sequence[Scored], *, seed: int = 0) -> list[dict]:
   Returns:
     One dict a pair, as in `results.json`.
   """
+  metrics = {result.key: result.summary.get("metric", ACCURACY)
+             for result in results}
   pairs = {
       (one.key, other.key): statistics.compare(
-          one.correct, other.correct, seed=seed)
+          one.values, other.values, seed=seed)
       for one, other in itertools.combinations(results, 2)
       if one.key[:3] == other.key[:3]}
   return [
       {"benchmark": one[0], "split": one[1], "mode": one[2],
-       "first": one[3], "second": other[3],
+       "first": one[3], "second": other[3], "metric": metrics[one],
        **dataclasses.asdict(comparison)}
       for (one, other), comparison in
       statistics.correct_for_many(pairs).items()]

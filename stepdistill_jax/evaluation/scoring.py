@@ -1,8 +1,6 @@
 """Scoring as a call: what `stepdistill-eval` does, in this process."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import pathlib
 from typing import Any
 
@@ -61,13 +59,37 @@ def score_system(
     records_dir: pathlib.Path, output: str | pathlib.Path | None = None,
 ) -> dict[str, Any]:
   """Scores one system; see `score_checkpoint`."""
+  results, rows = score_systems([system], config, records_dir, output)
+  return {**results, "examples": rows}
+
+
+def score_systems(
+    systems: Sequence[systems_lib.System], config: evaluate.EvalConfig,
+    records_dir: pathlib.Path, output: str | pathlib.Path | None = None, *,
+    overwrite: bool = False, **written: bool,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+  """Scores systems together.
+
+  Args:
+    systems: what is scored.
+    config: of the call.
+    records_dir: of distillation records.
+    output: folder of `results.json` and the reports; None writes nothing.
+    overwrite: forget the answers that an earlier call left there.
+    **written: see `outputs.write`.
+
+  Returns:
+    The contents of `results.json`, and the rows of `examples.jsonl`.
+  """
   folder = outputs.prepare(pathlib.Path(output)) if output else None
+  store = store_lib.AnswerStore(folder / "answers" if folder else None)
+  if overwrite:
+    store.clear()
   example_sets, warnings = evaluate.load_example_sets(
-      config, records_dir, evaluate.preferred_teacher([system]))
+      config, records_dir, evaluate.preferred_teacher(systems))
   results, rows = evaluate.evaluate(
-      [system], example_sets, config, records_dir=records_dir,
-      store=store_lib.AnswerStore(folder / "answers" if folder else None),
+      systems, example_sets, config, records_dir=records_dir, store=store,
       warnings=warnings)
   if folder:
-    outputs.write(folder, results, rows)
-  return {**results, "examples": rows}
+    outputs.write(folder, results, rows, **written)
+  return results, rows

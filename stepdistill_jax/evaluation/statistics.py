@@ -5,8 +5,6 @@ seeded, so that a report can be made again. All accuracies are shares in
 [0, 1]; all intervals are two-sided.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
@@ -16,6 +14,12 @@ import numpy as np
 CONFIDENCE = 0.95
 BOOTSTRAP_SAMPLES = 10_000
 _BOOTSTRAP_CELLS = 2_000_000  # Resampled outcomes held in memory at a time.
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+  """The mean of the values that are known; None of none."""
+  known = [value for value in values if value is not None]
+  return sum(known) / len(known) if known else None
 
 
 def wilson_interval(
@@ -82,11 +86,13 @@ class Comparison:
 
   Attributes:
     n: examples that both answered.
-    difference: accuracy of the first minus that of the second.
+    difference: mean of the first minus that of the second.
     ci95: paired bootstrap interval of the difference.
-    only_first: examples that only the first got right.
-    only_second: examples that only the second got right.
-    mcnemar_p: exact two-sided McNemar test.
+    only_first: examples that only the first got right; of a metric with more
+      values than right and wrong, those on which the first is better.
+    only_second: likewise of the second.
+    mcnemar_p: exact two-sided McNemar test, which is the sign test of these
+      two counts.
     bootstrap_p: two-sided p of the paired bootstrap.
     holm_p: `mcnemar_p` after Holm's correction over the table's tests.
     significant: `holm_p` < 0.05; if not, the difference is within noise.
@@ -115,18 +121,25 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
 
 def compare(
-    first: Sequence[bool], second: Sequence[bool], *, seed: int = 0,
+    first: Sequence[float], second: Sequence[float], *, seed: int = 0,
     samples: int = BOOTSTRAP_SAMPLES,
 ) -> Comparison:
-  """Compares two systems' outcomes on the same examples in the same order."""
-  first = np.asarray(first, dtype=bool)
-  second = np.asarray(second, dtype=bool)
+  """Compares two systems' outcomes on the same examples in the same order.
+
+  Args:
+    first: whether each answer is right, or its value of a metric.
+    second: likewise.
+    seed: of the resampling.
+    samples: number of resamples.
+  """
+  first = np.asarray(first, dtype=np.float64)
+  second = np.asarray(second, dtype=np.float64)
   if first.shape != second.shape:
     raise ValueError(
         f"paired outcomes of different lengths: {first.size}, {second.size}")
-  differences = first.astype(np.float64) - second
-  only_first = int((first & ~second).sum())
-  only_second = int((second & ~first).sum())
+  differences = first - second
+  only_first = int((differences > 0).sum())
+  only_second = int((differences < 0).sum())
   if first.size == 0:
     return Comparison(0, math.nan, (math.nan, math.nan), 0, 0, 1.0, 1.0)
   means = _resampled_means(differences, seed, samples)

@@ -5,8 +5,6 @@ asking. Its name holds a hash of all that decides an answer (checkpoint,
 decoding, rules of input), so that answers of another model are never taken up.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 import dataclasses
 import hashlib

@@ -3,8 +3,6 @@
 Written against T5X's interface, so it runs on either engine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 import copy
 import dataclasses

@@ -4,14 +4,12 @@ A system gives one `Answer` for each example it is asked, in order. Systems that
 run a model are in `checkpoints.py` and `hugging_face.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import json
 import math
 import pathlib
-from typing import Any, Protocol
+from typing import Protocol
 
 from stepdistill_jax.evaluation import (
   cost as cost_lib,
@@ -100,41 +98,6 @@ class System(Protocol):
       example_set: the questions.
       store: takes up answers as they come, and gives those it has.
     """
-
-
-class Model(System, Protocol):
-  """A system that runs a student, which can be asked anything.
-
-  Attributes:
-    explains: whether it was trained to give rationales.
-  """
-
-  @property
-  def explains(self) -> bool:
-    ...
-
-  @property
-  def student(self) -> Any:
-    """The model with its parameters: `student.Student` or the like."""
-
-  def questions(self, example_set: examples_lib.ExampleSet,
-                rationales: str | None = None) -> Any:
-    """An example set as `questions.Questions`.
-
-    Args:
-      example_set: the questions; they need no labels.
-      rationales: as in `ModelConfig`, whose value it has by default.
-    """
-
-  def ask(self, asked: Any,
-          store: store_lib.AnswerStore | None = None) -> list[Answers]:
-    """As `answer`, without what a report says of run and benchmark."""
-
-  def identity(self) -> dict[str, Any]:
-    """What tells this student from others, for stored answers."""
-
-  def close(self) -> None:
-    """Frees the parameters."""
 
 
 class TeacherRecords:

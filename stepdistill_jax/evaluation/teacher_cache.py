@@ -1,7 +1,5 @@
 """A teacher's raw cache as a system: parsed by the rules of the call."""
 
-from __future__ import annotations
-
 import itertools
 import pathlib
 
@@ -96,10 +94,15 @@ class TeacherCache:
     """Hash of the inputs to its completions."""
     found: dict[str, list[_Completion]] = {}
     for path, manifest in self._caches:
-      if manifest["dataset"] != example_set.benchmark or not _may_hold(
-          manifest["split"], example_set.split):
+      # Validation rows may have been held out from train.
+      may_hold = {example_set.split, *(
+          ["train"] if example_set.split == "validation" else [])}
+      if manifest["dataset"] != example_set.benchmark or (
+          manifest["split"] not in may_hold):
         continue
-      parser = self._parser(spec, manifest)
+      parser = rules_lib.get_parser(
+          spec, self._rules,
+          form=manifest.get("reads") or answer_forms.CHAIN_OF_THOUGHT)
       form = cache_joining.Form.of(
           manifest, str(path / completions.MANIFEST))
       for item in cache_joining.join(spec, path, form):
@@ -107,12 +110,6 @@ class TeacherCache:
           found.setdefault(records.input_hash(item.row.inputs), []).append(
               (item, parser))
     return found
-
-  def _parser(self, spec, manifest) -> parsing.Parser:
-    """Of the form that the cache's prompt asked for."""
-    return rules_lib.get_parser(
-        spec, self._rules,
-        form=manifest.get("reads") or answer_forms.CHAIN_OF_THOUGHT)
 
 
 def _parsed(item: joining.Joined, parser: parsing.Parser) -> parsing.Parsed:
@@ -122,9 +119,3 @@ def _parsed(item: joining.Joined, parser: parsing.Parser) -> parsing.Parsed:
 
 def _dataset(example_set: examples_lib.ExampleSet) -> datasets.Dataset:
   return example_set.dataset or datasets.get(example_set.benchmark)
-
-
-def _may_hold(cache_split: str, split: str) -> bool:
-  """Validation rows may have been held out from train."""
-  return cache_split == split or (
-      split == "validation" and cache_split == "train")

@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  restore_choice,
-)
+from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
 from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations
 

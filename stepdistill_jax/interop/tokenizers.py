@@ -17,11 +17,7 @@ from typing import Any
 from etils import epath
 
 from stepdistill_jax.data import tokenizer_files
-from stepdistill_jax.interop import (
-  architecture,
-  special_tokens,
-  tokenizer_json,
-)
+from stepdistill_jax.interop import architecture, special_tokens, tokenizer_json
 from stepdistill_jax.util import errors
 
 SPIECE_FILE = "spiece.model"

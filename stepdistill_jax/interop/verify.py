@@ -1,4 +1,4 @@
-"""`stepdistill checkpoint verify`: are the files what was written, and whole?"""
+"""`stepdistill checkpoint verify`: what was written, with finite values?"""
 
 from __future__ import annotations
 

@@ -5,9 +5,7 @@ Gin files say `from stepdistill_jax import models as students` and bind
 """
 
 from stepdistill_jax.models.data_check import verify_data  # noqa: F401
-from stepdistill_jax.models.decoder_model import (
-    StepDistillDecoder,  # noqa: F401
-)
+from stepdistill_jax.models.decoder_model import StepDistillDecoder  # noqa: F401
 from stepdistill_jax.models.lora import (
     save_adapters,  # noqa: F401
     train_adapters,  # noqa: F401

@@ -11,17 +11,12 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.embedded_t5x import (
-  checkpoints,
-  train_test,
-)
+from stepdistill_jax.embedded_t5x import checkpoints, train_test
 from stepdistill_jax.evaluation import scoring
 
 # It registers a gin configurable, which gin refuses after a run.
 from stepdistill_jax.interop import rebuilding  # noqa: F401
-from stepdistill_jax.interop.hf import (
-  weights as hf_weights,
-)
+from stepdistill_jax.interop.hf import weights as hf_weights
 from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.runs import run_record
 from tests.support.decoder_runs import STEPS, parameters, train, write_data

@@ -1,7 +1,5 @@
 """TPU chips and slices: published peaks, and names as people write them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import math

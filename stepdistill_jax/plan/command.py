@@ -9,8 +9,6 @@ example:
       --topology=v5e-64 --price=1.2
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -25,31 +23,24 @@ SUMMARY = "memory, FLOPs, speed bound and cost of a run on a TPU slice"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments of `stepdistill plan`."""
   gin_arguments.add(parser)
-  parser.add_argument(
-      "--topology", required=True, metavar="NAME",
+  add = parser.add_argument
+  add("--topology", required=True, metavar="NAME",
       help="slice: v5e-16, v5litepod-16, v5e:4x4, v4-32, v5p-8, v6e-8")
-  parser.add_argument(
-      "--num_slices", type=int, default=1, metavar="N",
+  add("--num_slices", type=int, default=1, metavar="N",
       help="so many of them, joined by the data-center network (1)")
-  parser.add_argument(
-      "--programs", default="train,eval,decode", metavar="NAME,...",
+  add("--programs", default="train,eval,decode", metavar="NAME,...",
       help="which to compile (train,eval,decode)")
-  parser.add_argument(
-      "--quick", action="store_true",
+  add("--quick", action="store_true",
       help="compile in a fraction of the time; memory may differ a little")
-  parser.add_argument(
-      "--price", type=float, metavar="X",
+  add("--price", type=float, metavar="X",
       help="of a chip for an hour, for the cost")
-  parser.add_argument(
-      "--search", action="store_true",
+  add("--search", action="store_true",
       help="try shardings, microbatches and remat policies, and recommend")
-  parser.add_argument(
-      "--search_limit", type=int, default=6, metavar="N",
+  add("--search_limit", type=int, default=6, metavar="N",
       help="how many to compile at most (6)")
-  parser.add_argument(
-      "--search_minutes", type=float, default=30, metavar="M",
+  add("--search_minutes", type=float, default=30, metavar="M",
       help="begin no other compilation after so long (30)")
-  parser.add_argument("--json", action="store_true", help="print JSON")
+  add("--json", action="store_true", help="print JSON")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -68,25 +59,17 @@ def _check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Prints the plan; 0 if all fits, else 1."""
-  from stepdistill_jax.plan import (
-    chips,
-    planning,
-    programs,
-  )
+  from stepdistill_jax.plan import chips, planning, programs
+
   _check(args)
   topology = dataclasses.replace(
       chips.parse(args.topology), slices=args.num_slices)
   names = [name for name in args.programs.split(",") if name]
   planning.check_programs(names)
   programs.prepare_process()
-  from stepdistill_jax.plan import (
-    search,
-    text as plan_text,
-  )
-  from stepdistill_jax.util import (
-    runtime,
-    t5x_finder,
-  )
+  from stepdistill_jax.plan import search, text as plan_text
+  from stepdistill_jax.util import runtime, t5x_finder
+
   runtime.configure()
   if "t5x" not in sys.modules:
     t5x_finder.install("embedded")

@@ -1,7 +1,5 @@
 """What a compiled run needs of a slice, and how fast it could be at best."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import math
 from typing import Any
@@ -41,7 +39,7 @@ def state_bytes(programs: programs_lib.Programs) -> Mapping[str, float]:
 
 
 def network_sizes(programs: programs_lib.Programs) -> flops_lib.Sizes:
-  return flops_lib.Sizes.of(programs.config.model.module.config)
+  return flops_lib.Sizes.of(programs.arguments["model"].module.config)
 
 
 def _rows(batch: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -59,7 +57,7 @@ def kept_activations(programs: programs_lib.Programs) -> float:
   layers over `model`: an estimate, XLA may keep other values.
   """
   import jax
-  model, mesh = programs.config.model, programs.partitioner.mesh
+  model, mesh = programs.arguments["model"], programs.partitioner.mesh
   microbatches = getattr(programs.trainer, "_num_microbatches", None) or 1
   batch = {k: jax.ShapeDtypeStruct((x.shape[0] // microbatches, *x.shape[1:]),
                                    x.dtype)

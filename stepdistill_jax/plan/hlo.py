@@ -12,8 +12,6 @@ The TPU compiler cuts a collective over several slices into one inside of each
 slice and a transfer between them, over the data-center network.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Mapping
 import dataclasses
@@ -61,18 +59,10 @@ class Collectives:
     return self.bytes.get(BETWEEN_SLICES, 0.0)
 
 
-def _bytes_of(shape: str) -> float:
-  """Bytes of the largest array in a shape or tuple of shapes."""
-  sizes = [
-      _BITS[dtype] / 8 * math.prod(map(int, dims.split(",")) if dims else [1])
-      for dtype, dims in _SHAPE.findall(shape) if dtype in _BITS]
-  return max(sizes, default=0.0)
-
-
-def _sum_bytes(shape: str) -> float:
-  return sum(
-      _BITS[dtype] / 8 * math.prod(map(int, dims.split(",")) if dims else [1])
-      for dtype, dims in _SHAPE.findall(shape) if dtype in _BITS)
+def _sizes(shape: str) -> list[float]:
+  """Bytes of each array in a shape or tuple of shapes; at least one number."""
+  return [_BITS[dtype] / 8 * math.prod(map(int, filter(None, dims.split(","))))
+          for dtype, dims in _SHAPE.findall(shape) if dtype in _BITS] or [0.0]
 
 
 def _group_size(line: str, num_devices: int) -> int:
@@ -145,7 +135,7 @@ def collectives(
       if operation == "send" and "xla_megascale_runtime" in line:
         # A sum passes each slice twice; anything else goes to all others.
         reduced = "_xla_megascale_reduce_operation" in line
-        sent[BETWEEN_SLICES] += times * _bytes_of(shape) * (
+        sent[BETWEEN_SLICES] += times * max(_sizes(shape)) * (
             2 * (num_slices - 1) / num_slices if reduced else num_slices - 1)
         count[BETWEEN_SLICES] += times
       if operation == "while":
@@ -166,7 +156,7 @@ def collectives(
       return
     # What an asynchronous one gives holds its operand too.
     started = f"{kind}-start(" in line and shape[0] == "("
-    size = _bytes_of(shape) if started else _sum_bytes(shape)
+    size = max(_sizes(shape)) if started else sum(_sizes(shape))
     if kind == "reduce-scatter" and not started:
       size *= group  # The text has the smaller side's shape.
     share = (group - 1) / group

@@ -1,7 +1,5 @@
 """A plan: the programs of a gin file on a slice, as figures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -52,8 +50,8 @@ def make(
   devices = programs_lib.devices_of(topology)
   with programs_lib.parsed(
       request.gin_files, request.gin_bindings, devices,
-      request.search_paths) as config:
-    programs = programs_lib.build(config)
+      request.search_paths) as arguments:
+    programs = programs_lib.build(arguments)
     mesh = dict(programs.partitioner.mesh.shape)
     state = figures.state_bytes(programs)
     plan = {
@@ -69,7 +67,7 @@ def make(
         "mesh": mesh,
         "decoder_alone": not figures.network_sizes(programs).encoder_layers,
         "batch": {k: list(x.shape) for k, x in programs.train_batch.items()},
-        "batch_size": config.train_data.batch_size,
+        "batch_size": arguments["train_dataset_cfg"].batch_size,
         "state_bytes": state,
         "programs": {}}
     activations = (figures.kept_activations(programs)
@@ -84,8 +82,7 @@ def make(
         continue
       plan["programs"][name] = figures.of_program(
           topology, programs, compiled, state, activations)
-    steps = config.arguments.get("relative_steps") or config.arguments.get(
-        "total_steps")
+    steps = arguments.get("relative_steps") or arguments.get("total_steps")
   train = plan["programs"].get("train", {})
   if "bound" in train and steps:
     plan["recipe"] = figures.of_recipe(
@@ -100,6 +97,4 @@ def check_programs(names: Sequence[str]) -> None:
   if not names:
     raise errors.UserError(f"--programs is empty; known: {', '.join(PROGRAMS)}")
   for name in names:
-    if name not in PROGRAMS:
-      raise errors.UserError(errors.unknown_name_message(
-          "program", name, PROGRAMS))
+    errors.require_known("program", name, PROGRAMS)

@@ -5,8 +5,6 @@ partitioner and the shapes are those of the run. Records and vocabularies are
 not needed: only shapes matter.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -96,25 +94,6 @@ def devices_of(topology: chips.Topology) -> Sequence[Any]:
       signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-@dataclasses.dataclass
-class Config:
-  """What a gin file gives to `train`, as far as a plan needs it.
-
-  Attributes:
-    arguments: of `train`, made by gin.
-  """
-
-  arguments: Mapping[str, Any]
-
-  @property
-  def model(self):
-    return self.arguments["model"]
-
-  @property
-  def train_data(self):
-    return self.arguments["train_dataset_cfg"]
-
-
 def _capture(**kwargs) -> Mapping[str, Any]:
   """Stands in for T5X's `train`: gives back what gin binds."""
   return kwargs
@@ -139,8 +118,10 @@ def _without_records(vocabulary: Any) -> Iterator[None]:
 def parsed(
     gin_files: Sequence[str], gin_bindings: Sequence[str],
     devices: Sequence[Any], search_paths: Sequence[str] = ()
-) -> Iterator[Config]:
+) -> Iterator[Mapping[str, Any]]:
   """Parses a run's gin files with a slice's devices in place of this host's.
+
+  Gives the arguments of `train`, made by gin.
 
   Args:
     gin_files: as for `t5x train`.
@@ -162,7 +143,7 @@ def parsed(
   gin_bindings = list(gin_bindings)
   names = [binding.split("=")[0].strip() for binding in gin_bindings]
   # What `train` requires of the user for its files may stay open.
-  for name, value in (("MODEL_DIR", "'none'"),
+  for name, value in (("MODEL_DIR", "'none'"), ("TOKENIZER", "'none'"),
                       ("INITIAL_CHECKPOINT_PATH", "None")):
     if name not in names:
       gin_bindings.append(f"{name} = {value}")
@@ -188,21 +169,16 @@ def parsed(
     for name in ("_input_vocabulary", "_output_vocabulary"):
       if hasattr(model, name):
         setattr(model, name, vocabulary)
-    yield Config(arguments)
-
-
-def _is_paired(config: Config, cfg) -> bool:
-  tasks = getattr(config.model, "task_names", ("label",))
-  return len(tasks) > 1 and "_mix_" not in str(cfg.mixture_or_task_name)
+    yield arguments
 
 
 def batch_spec(
-    config: Config, cfg, paired: bool,
+    model, cfg, paired: bool,
     lengths: Mapping[str, int] | None = None) -> Mapping[str, Any]:
   """Shapes of a global batch, from the run's own feature converter.
 
   Args:
-    config: of the run.
+    model: of the run.
     cfg: a `DatasetConfig`.
     paired: whether the task has two targets a record.
     lengths: of features in tokens, where `cfg` leaves them to the data.
@@ -224,7 +200,7 @@ def batch_spec(
             for side in ("inputs", "targets")}
   ds = tf.data.Dataset.from_tensors(
       {k: tf.constant(v, tf.int32) for k, v in record.items()})
-  converter = config.model.FEATURE_CONVERTER_CLS(pack=cfg.pack)
+  converter = model.FEATURE_CONVERTER_CLS(pack=cfg.pack)
   names = set(converter.TASK_FEATURES) | set(record)
   ds = converter(ds, {k: v for k, v in lengths.items() if k in names})
   row = next(iter(ds.as_numpy_iterator()))
@@ -258,20 +234,20 @@ class Programs:
   """A run's programs for a slice, to be compiled one by one.
 
   Attributes:
-    config: what the gin file says.
+    arguments: of `train`, as the gin file has them.
     initializer: has the train state's shapes and shardings.
     trainer: has the steps.
     train_batch: of the global batch.
   """
 
-  config: Config
+  arguments: Mapping[str, Any]
   initializer: Any
   trainer: Any
   train_batch: Mapping[str, Any]
 
   @property
   def partitioner(self):
-    return self.config.arguments["partitioner"]
+    return self.arguments["partitioner"]
 
   def compile(self, name: str, quick: bool = False) -> Compiled:
     """Compiles `train`, `eval` or `decode`.
@@ -293,13 +269,13 @@ class Programs:
       step, arguments = self.trainer._partitioned_eval_step, (state, batch)
     else:
       from stepdistill_jax.embedded_t5x import inference
-      cfg = self.config.arguments["infer_eval_dataset_cfg"]
+      model = self.arguments["model"]
       batch = batch_spec(
-          self.config, cfg, paired=False,
-          lengths=self.config.train_data.task_feature_lengths)
+          model, self.arguments["infer_eval_dataset_cfg"], paired=False,
+          lengths=self.arguments["train_dataset_cfg"].task_feature_lengths)
       axes = self.initializer.train_state_axes
       step = self.partitioner.partition(
-          inference._as_uniform_step(self.config.model.predict_batch),
+          inference._as_uniform_step(model.predict_batch),
           in_axis_resources=(
               axes.params, self.partitioner.data_partition_spec, None,
               axes.flax_mutables),
@@ -346,7 +322,7 @@ class OutOfMemory(Exception):
     self.seconds = seconds
 
 
-def build(config: Config) -> Programs:
+def build(arguments: Mapping[str, Any]) -> Programs:
   """Makes the run's programs, nothing compiled yet.
 
   Raises:
@@ -354,18 +330,20 @@ def build(config: Config) -> Programs:
   """
   import jax
   from t5x import utils
-  arguments = config.arguments
-  cfg, partitioner = config.train_data, arguments["partitioner"]
-  partitioner.get_data_layout(cfg.batch_size)  # Tells of a mistake.
-  batch = batch_spec(config, cfg, _is_paired(config, cfg))
+  model, cfg, partitioner = (arguments[name] for name in (
+      "model", "train_dataset_cfg", "partitioner"))
+  partitioner.get_data_layout(cfg.batch_size)  # Raises UserError.
+  paired = len(getattr(model, "task_names", ("label",))) > 1 and (
+      "_mix_" not in str(cfg.mixture_or_task_name))
+  batch = batch_spec(model, cfg, paired)
   initializer = utils.TrainStateInitializer(
-      config.model.optimizer_def, config.model.get_initial_variables,
+      model.optimizer_def, model.get_initial_variables,
       {k: x.shape for k, x in batch.items()}, partitioner,
       {k: x.dtype for k, x in batch.items()})
   trainer = arguments["trainer_cls"](
-      model=config.model, train_state=initializer.global_train_state_shape,
+      model=model, train_state=initializer.global_train_state_shape,
       partitioner=partitioner, train_state_axes=initializer.train_state_axes,
       eval_names=(), summary_dir=None, rng=jax.random.PRNGKey(0))
   if hasattr(trainer, "check_batch_size"):  # Google's T5X has none.
     trainer.check_batch_size(cfg.batch_size)
-  return Programs(config, initializer, trainer, batch)
+  return Programs(arguments, initializer, trainer, batch)

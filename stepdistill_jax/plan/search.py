@@ -5,8 +5,6 @@ policies are estimated by formulas; the best of them are compiled, in that
 order, until enough have been seen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import itertools
@@ -156,16 +154,17 @@ def _facts(request: planning.Request) -> tuple[Any, ...]:
       [*request.gin_bindings,
        "partitioning.PjitPartitioner.num_partitions = "
        f"{request.topology.num_chips // request.topology.slices}"],
-      devices, request.search_paths) as config:
+      devices, request.search_paths) as arguments:
     import jax
-    programs = programs_lib.build(config)
+    programs = programs_lib.build(arguments)
     rows, inputs, targets = figures._rows(programs.train_batch)
     state = programs.initializer.global_train_state_shape
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     everything = sum(
         x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     return (figures.network_sizes(programs), rows, inputs, targets, parameters,
-            everything - 4 * parameters, config.train_data.batch_size)
+            everything - 4 * parameters,
+            arguments["train_dataset_cfg"].batch_size)
 
 
 def _try(

@@ -5,8 +5,6 @@
     OUTPUT/teacher_audit.html                       what they are worth
 """
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 import shutil

@@ -10,47 +10,39 @@ is done is skipped.
   stepdistill quickstart --budget=small    at most 5
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import time
 from typing import Any
 
+from stepdistill_jax.quickstart import plan as plan_lib
 from stepdistill_jax.util import durable_files, errors, runtime
 
 SUMMARY = "embedded benchmark: train three methods, score, report"
-_BUDGETS = ("full", "small")
-_STUDENTS = ("t5", "decoder")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-      "--budget", choices=_BUDGETS, default="full",
+  add = parser.add_argument
+  add("--budget", choices=plan_lib.BUDGETS, default="full",
       help="small: fewer stories and steps (default: %(default)s)")
-  parser.add_argument(
-      "--student", choices=_STUDENTS, default="t5",
+  add("--student", choices=plan_lib.STUDENTS, default="t5",
       help="a small T5, or a decoder of the Llama family (default: "
       "%(default)s)")
-  parser.add_argument(
-      "--output_dir", metavar="DIR", default=None,
+  add("--output_dir", metavar="DIR",
       help="folder of everything it writes (default: quickstart_output, "
       "quickstart_output_small, quickstart_output_decoder, ...)")
-  parser.add_argument(
-      "--workers", type=int, metavar="N", default=None,
+  add("--workers", type=int, metavar="N",
       help="students that train beside each other, each on one processor "
       "(default: 2; 1 with one processor, or where JAX_PLATFORMS names an "
       "accelerator)")
-  parser.add_argument(
-      "--json", action="store_true",
+  add("--json", action="store_true",
       help="print report.json instead of tables")
 
 
 def run(args: argparse.Namespace) -> int | None:
-  from stepdistill_jax.quickstart import plan as plan_lib
-
   if args.workers is not None and args.workers < 1:
     raise errors.UserError(f"--workers={args.workers}: must be at least 1")
   plan = dataclasses.replace(
@@ -66,13 +58,13 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def run_plan(
-    output_dir: pathlib.Path, plan, *, quiet: bool = False,
+    output_dir: pathlib.Path, plan: plan_lib.Plan, *, quiet: bool = False,
     workers: int | None = None) -> dict[str, Any]:
   """Does a plan, or what is left of it, and writes its report.
 
   Args:
     output_dir: the quickstart's folder.
-    plan: a `plan.Plan`.
+    plan: what to train.
     quiet: print nothing.
     workers: how many processes train; None chooses.
 
@@ -84,31 +76,27 @@ def run_plan(
   """
   import rich.console
 
-  from stepdistill_jax.quickstart import plan as plan_lib
-
-  start = time.monotonic()
   console = rich.console.Console(quiet=quiet, highlight=False)
   output_dir = output_dir.absolute()
-  try:
+  with errors.reported(OSError, lambda error: (
+      f"cannot write to {output_dir}: {error.strerror}; choose another folder "
+      "with --output_dir=DIR")):
     plan_lib.claim_folder(output_dir, plan)
-  except OSError as error:
-    raise errors.UserError(
-        f"cannot write to {output_dir}: {error.strerror}; choose another "
-        "folder with --output_dir=DIR") from error
   try:
-    return _run_stages(output_dir, plan, console, start, workers)
+    return _run_stages(output_dir, plan, console, workers)
   except KeyboardInterrupt:
     console.print(
         "stopped; the same command goes on from here", style="yellow")
     raise
 
 
-def _run_stages(
-    output_dir, plan, console, start, num_workers) -> dict[str, Any]:
+def _run_stages(output_dir, plan, console, num_workers) -> dict[str, Any]:
+  start = time.monotonic()
   from stepdistill_jax.quickstart import display, workers as workers_lib
+  from stepdistill_jax.util import progress
 
-  console.print(f"quickstart ({plan.budget}) -> {output_dir}", markup=False,
-                soft_wrap=True)
+  say = functools.partial(console.print, markup=False, soft_wrap=True)
+  say(f"quickstart ({plan.budget}) -> {output_dir}")
   runtime.configure()
   num_workers = num_workers or workers_lib.default_number()
   with workers_lib.Workers(output_dir, plan, num_workers) as workers:
@@ -116,24 +104,20 @@ def _run_stages(
     from stepdistill_jax.quickstart import benchmark_data, summary, text
 
     data = benchmark_data.prepare(output_dir, plan)
-    console.print(_data_line(plan, data), markup=False, soft_wrap=True)
+    say(_data_line(plan, data))
     kind = "decoders " if plan.student == "decoder" else ""
-    console.print(
-        f"students: {len(list(plan.runs()))} {kind}of {plan.steps:,} steps "
+    say(f"students: {len(list(plan.runs()))} {kind}of {plan.steps:,} steps "
         f"each on {workers_lib.where(num_workers)}; "
-        f"accuracy on {plan.test_stories:,} unseen stories [95% interval]",
-        markup=False, soft_wrap=True)
+        f"accuracy on {plan.test_stories:,} unseen stories [95% interval]")
     with display.Display(plan, console) as watcher:
       workers.train_and_score(data.records_dir, watcher)
   report = summary.summarize(
       output_dir, plan, data, seconds=time.monotonic() - start)
   write_report(output_dir, report)
   text.print_report(report, console)
-  console.print(
-      f"\nreport: {output_dir / 'report.html'} (this took "
-      f"{_duration(report['seconds'])}; checkpoints are in "
-      f"{output_dir / 'runs'}, the teacher's audit is {data.audit_page})",
-      markup=False, soft_wrap=True)
+  say(f"\nreport: {output_dir / 'report.html'} (this took "
+      f"{progress.duration(report['seconds'])}; checkpoints are in "
+      f"{output_dir / 'runs'}, the teacher's audit is {data.audit_page})")
   return report
 
 
@@ -147,12 +131,6 @@ def _data_line(plan, data) -> str:
       f"of the teacher's {train['completions']:,} train completions "
       f"{counts['correct']:,} are right and {unusable:,} unusable"
       + ("" if data.made else " (made earlier)"))
-
-
-def _duration(seconds: float) -> str:
-  from stepdistill_jax.util import progress
-
-  return progress.duration(seconds)
 
 
 def write_report(output_dir: pathlib.Path, report: dict[str, Any]) -> None:

@@ -1,7 +1,5 @@
 """The progress of the students: their bars, and a line each when it ends."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import time
 from typing import Any
@@ -14,55 +12,47 @@ from stepdistill_jax.util import progress
 _MAX_FRACTION = 0.999  # Of a run, before its scores are there.
 
 
-class Display:
+class Display(progress.Bars):
   """Follows `workers.Workers`; a context manager."""
 
   def __init__(
       self, plan: plan_lib.Plan, console: rich.console.Console,
       clock: Callable[[], float] = time.monotonic):
-    self._plan, self._console, self._clock = plan, console, clock
+    super().__init__(
+        "steps", console=console, quiet=console.quiet, clock=clock)
+    self._plan = plan
     self._runs = list(plan.runs())
     self._begun: dict[plan_lib.Run, str] = {}
     self._fractions: dict[plan_lib.Run, float] = {}  # Of those under way.
     self._ended: list[plan_lib.Run] = []
     self._work_skipped = 0.0
-    self._start = clock()
-    self._bars = progress.Bars(
-        "steps", console=console, quiet=console.quiet, clock=clock)
-
-  def __enter__(self) -> Display:
-    self._bars.__enter__()
-    return self
-
-  def __exit__(self, *unused_exception) -> None:
-    self._bars.__exit__()
 
   def begin_run(self, run: plan_lib.Run) -> None:
     name = (f"{len(self._begun) + 1}/{len(self._runs)} {run.method}, "
             f"{run.share:.0%} of the stories, seed {run.seed}")
     self._begun[run] = name
     self._fractions[run] = 0.0
-    self._bars.update(0, self._plan.steps, name, note="preparing")
+    self.update(0, self._plan.steps, name, note="preparing")
 
   def at_step(self, run: plan_lib.Run, step: int) -> None:
     if not self._fractions[run]:
       # The first step's time is that of reading and compiling.
-      self._bars.remove(self._begun[run])
+      self.remove(self._begun[run])
     self._fractions[run] = min(
         max(step, 1) / self._plan.steps, _MAX_FRACTION)
-    self._bars.update(step, self._plan.steps, self._begun[run])
+    self.update(step, self._plan.steps, self._begun[run])
     self._show_all()
 
   def scoring(self, run: plan_lib.Run, done: int, total: int) -> None:
     self._fractions[run] = _MAX_FRACTION
-    self._bars.update(
+    self.update(
         self._plan.steps, self._plan.steps, self._begun[run],
         note=f"scoring: {done:,}/{total:,} answers")
 
   def end_run(self, run: plan_lib.Run, results: dict[str, Any],
               seconds: float | None) -> None:
     del self._fractions[run]
-    self._bars.remove(self._begun[run])
+    self.remove(self._begun[run])
     self._ended.append(run)
     if seconds is None:
       self._work_skipped += self._plan.work(run)
@@ -84,5 +74,5 @@ class Display:
     total, fresh = sum(map(work, self._runs)), done - self._work_skipped
     if fresh:
       seconds = (self._clock() - self._start) / fresh * (total - done)
-      self._bars.update(int(done), total, "all students",
+      self.update(int(done), total, "all students",
                         note=f"{progress.duration(seconds)} left")

@@ -1,7 +1,5 @@
 """The learning curve, and `report.html` with its tables."""
 
-from __future__ import annotations
-
 import pathlib
 from typing import Any
 

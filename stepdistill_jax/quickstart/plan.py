@@ -1,7 +1,5 @@
 """What the quickstart trains: methods, shares of the stories, seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 import json
@@ -124,11 +122,9 @@ def claim_folder(folder: pathlib.Path, plan: Plan) -> None:
     durable_files.replace(
         path, json.dumps(plan.as_json(), indent=2) + "\n")
     return
-  try:
+  with errors.reported((ValueError, TypeError), lambda error: (
+      f"{path} is damaged ({error}); remove {folder}")):
     before = {**_EARLIER, **json.loads(path.read_text("utf-8"))}
-  except (ValueError, TypeError) as error:
-    raise errors.UserError(f"{path} is damaged ({error}); remove {folder}"
-                           ) from error
   changed = [f"{key} was {before.get(key)!r}, now {value!r}"
              for key, value in plan.as_json().items()
              if before.get(key) != value]

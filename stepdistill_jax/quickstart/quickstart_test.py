@@ -69,7 +69,7 @@ class _Watcher:
 def test_a_killed_process_is_told_and_ends_the_others(tmp_path):
   plan_lib.claim_folder(tmp_path, PLAN)
   with workers_lib.Workers(tmp_path, PLAN, 2) as workers:
-    processes = [w.process for w in workers._workers]
+    processes = workers.processes
     processes[0].kill()
     with pytest.raises(errors.UserError, match=r"exit code -9.*goes on"):
       workers.train_and_score(tmp_path / "records", _Watcher())
@@ -84,7 +84,7 @@ def test_an_interruption_ends_all_processes(tmp_path):
 
   with pytest.raises(KeyboardInterrupt):
     with workers_lib.Workers(tmp_path, PLAN, 2) as workers:
-      processes = [w.process for w in workers._workers]
+      processes = workers.processes
       workers.train_and_score(tmp_path / "records", _Watcher(interrupt))
   assert not any(process.is_alive() for process in processes)
 
@@ -94,7 +94,7 @@ import pathlib, sys
 from stepdistill_jax.quickstart import quickstart_test, workers
 if __name__ == "__main__":
   folder = workers.Workers(pathlib.Path(sys.argv[1]), quickstart_test.PLAN, 2)
-  print(*(w.process.pid for w in folder._workers), flush=True)
+  print(*(process.pid for process in folder.processes), flush=True)
   sys.stdin.read()
 """
 
@@ -135,7 +135,7 @@ def test_runs_that_overlap_have_a_bar_each():
     for step in range(3):
       now[0] += 1
       watcher.at_step(first, step)
-    watcher._bars._bars.refresh()
+    watcher._bars.refresh()
     watcher.scoring(first, 3, 12)
     watcher.end_run(first, results, 3.0)
     watcher.end_run(second, results, None)

@@ -3,11 +3,9 @@
 Nothing is kept from training: a report can be made again from the folders.
 """
 
-from __future__ import annotations
-
-import collections
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import pathlib
@@ -81,43 +79,36 @@ def _read_answers(
 def _correct_by_group(plan, answers) -> dict[tuple[str, float], np.ndarray]:
   """(method, share) -> float64 `[seeds, stories]`, stories in one order."""
   ids = list(next(iter(answers.values())))
-  groups = collections.defaultdict(list)
-  for seed in plan.seeds:
-    for method in plan.methods:
-      for share in plan.shares:
-        rows = answers[plan_lib.Run(method, share, seed)]
-        groups[method, share].append(
-            [float(rows[story]["correct"]) for story in ids])
-  return {key: np.array(rows) for key, rows in groups.items()}
+  return {
+      (method, share): np.array([
+          [float(answers[plan_lib.Run(method, share, seed)][story]["correct"])
+           for story in ids] for seed in plan.seeds])
+      for method, share in itertools.product(plan.methods, plan.shares)}
 
 
 def _methods(plan, correct, sizes) -> list[dict[str, Any]]:
   """Mean accuracy of each method at each size."""
-  pooled = effect.pooled_seed_variance(list(correct.values()))
+  groups = list(itertools.product(plan.methods, plan.shares))
   return [
       {"method": method, "share": share, "train_stories": sizes[share],
-       **dataclasses.asdict(effect.estimate(correct[method, share], *pooled))}
-      for method in plan.methods for share in plan.shares]
+       **dataclasses.asdict(estimate)}
+      for (method, share), estimate in zip(
+          groups, effect.estimate_all([correct[group] for group in groups]))]
 
 
 def _differences(plan, correct, sizes) -> list[dict[str, Any]]:
   """step_by_step − finetune at each size, and over all sizes."""
   if not {_FIRST, _SECOND} <= set(plan.methods):
     return []
-  differences = {
-      share: correct[_FIRST, share] - correct[_SECOND, share]
-      for share in plan.shares}
-  pooled = effect.pooled_seed_variance(list(differences.values()))
-  names = {"first": _FIRST, "second": _SECOND}
-  found = [
-      {**names, "share": share, "train_stories": sizes[share],
+  differences = [correct[_FIRST, share] - correct[_SECOND, share]
+                 for share in plan.shares]
+  pooled = effect.pooled_seed_variance(differences)
+  return [
+      {"first": _FIRST, "second": _SECOND, "share": share,
+       "train_stories": sizes.get(share),
        **dataclasses.asdict(effect.estimate(values, *pooled, least=-1.0))}
-      for share, values in differences.items()]
-  found.append({
-      **names, "share": None, "train_stories": None,
-      **dataclasses.asdict(effect.difference_over_groups(
-          list(differences.values()), *pooled))})
-  return found
+      for share, values in zip(
+          (*plan.shares, None), (*differences, differences))]
 
 
 def _teacher(import_info, results) -> dict[str, Any]:
@@ -140,9 +131,8 @@ def _run(output_dir, run, sizes, results) -> dict[str, Any]:
   return {
       "method": run.method, "share": run.share, "seed": run.seed,
       "train_stories": sizes[run.share], "name": run.name,
-      "n": scores["n"], "correct": scores["correct"],
-      "accuracy": scores["accuracy"], "ci95": scores["ci95"],
-      "unparsable": scores["unparsable"],
+      **{name: scores[name] for name in (
+          "n", "correct", "accuracy", "ci95", "unparsable")},
       "rationales": scores.get("rationales"),
       "restarts": max(0, len(record.get("starts", ())) - 1),
       "model_dir": str(runs_lib.run_dir(output_dir, run)),

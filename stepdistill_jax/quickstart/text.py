@@ -1,7 +1,5 @@
 """What the quickstart prints at its end: a table, the effect, three answers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -18,8 +18,6 @@ Everything follows from a seed through `random.Random`, which gives the same
 stories on every platform and in every Python version that we support.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import random

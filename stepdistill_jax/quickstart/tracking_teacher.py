@@ -10,10 +10,9 @@ as a teacher's mistakes are. An *unfinished* one stops before its answer, as
 generations do that run into their length limit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 import pathlib
 import random
 
@@ -93,13 +92,9 @@ def write_caches(
     with completions.CacheWriter(
         folders[-1], teacher=TEACHER, dataset=tracking.DATASET, split=split,
         prompt_id="none: simulated",
-        sampling={**dataclasses.asdict(teacher), "stories_seed": seed,
-                  "difficulty": _as_json(difficulty)}) as writer:
+        sampling=json.loads(json.dumps({
+            **dataclasses.asdict(teacher), "stories_seed": seed,
+            "difficulty": dataclasses.asdict(difficulty)}))) as writer:
       for story in stories:
         writer.write(teacher.complete(story))
   return folders
-
-
-def _as_json(difficulty: tracking.Difficulty) -> dict[str, int | list[int]]:
-  return {**dataclasses.asdict(difficulty),
-          "sentences": list(difficulty.sentences)}

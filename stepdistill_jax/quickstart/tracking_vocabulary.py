@@ -8,8 +8,6 @@ The phrases that every sentence has in common (`went to the`) are one piece
 each: half as many tokens per story, half the time per training step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 import io
 import pathlib

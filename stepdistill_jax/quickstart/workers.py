@@ -8,42 +8,30 @@ others read from JAX's compilation cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import concurrent.futures
+from concurrent.futures import process as process_lib
+import functools
+import itertools
 import multiprocessing
-from multiprocessing import connection as connection_lib
 import os
 import pathlib
 import signal
-import sys
 import threading
 import time
-import traceback
-from typing import Any, Protocol
+from typing import Any
 
-from stepdistill_jax.quickstart import plan as plan_lib, runs as runs_lib
-from stepdistill_jax.util import devices, errors
+from stepdistill_jax.quickstart import (
+  display,
+  plan as plan_lib,
+  runs as runs_lib,
+)
+from stepdistill_jax.util import devices, errors, runtime
 
 # Spawned, as a fork of a process with TensorFlow's threads may hang.
 _context = multiprocessing.get_context("spawn")
 _SECONDS_TO_END = 10.0
 _SECONDS_BETWEEN_NEWS = 0.2  # A person reads no faster.
-
-
-class Watcher(Protocol):
-  """Follows all runs; see `display`."""
-
-  def begin_run(self, run: plan_lib.Run) -> None:
-    """Called before a run's training."""
-
-  def at_step(self, run: plan_lib.Run, step: int) -> None:
-    """Called some times a second while a run trains."""
-
-  def scoring(self, run: plan_lib.Run, done: int, total: int) -> None:
-    """Called as answers to the test stories come."""
-
-  def end_run(self, run: plan_lib.Run, results: dict[str, Any],
-              seconds: float | None) -> None:
-    """Called with a run's scores; seconds is None where all was skipped."""
+_news: Any = None  # In a worker: the queue of its progress.
 
 
 def platforms() -> str:
@@ -81,122 +69,61 @@ def default_number() -> int:
 class _News:
   """Sends a run's progress to the parent; a `runs.Watcher`."""
 
-  def __init__(self, tell: Callable[..., None]):
-    self._tell, self._last = tell, 0.0
+  def __init__(self, run: plan_lib.Run):
+    self._run, self._last = run, 0.0
 
   def say(self, text: str) -> None:
     """Lines of `t5x train` stay in its logs."""
 
   def at_step(self, step: int) -> None:
-    self._tell_seldom("at_step", step)
+    self._send("at_step", step)
 
   def scoring(self, done: int, total: int) -> None:
-    self._tell_seldom("scoring", done, total)
+    self._send("scoring", done, total)
 
-  def _tell_seldom(self, *news) -> None:
+  def _send(self, kind: str, *values: int) -> None:
     now = time.monotonic()
     if now - self._last >= _SECONDS_BETWEEN_NEWS:
       self._last = now
-      self._tell(*news)
+      _news.put((kind, self._run, *values))
 
 
-def _end_with_parent() -> None:
-  """Ends this process when the parent does, however that ends.
+def _begin(news: Any) -> None:
+  """Begins a worker, which ends when the parent does, however that ends.
 
   As if killed: the next call goes on from the last checkpoint.
   """
-  sentinel = multiprocessing.parent_process().sentinel
-
-  def wait() -> None:
-    connection_lib.wait([sentinel])
-    os._exit(1)
-
-  threading.Thread(target=wait, daemon=True).start()
-
-
-def _work(connection, output_dir: pathlib.Path, plan: plan_lib.Plan,
-          alone: bool) -> None:
-  """A worker's main function: does the runs that come until None does."""
+  global _news
+  _news = news
   # The parent decides what Ctrl-C means; it reaches all of a terminal.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  _end_with_parent()
+
+  def end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@functools.cache
+def _prepare(alone: bool) -> None:
+  """Imports what a worker needs, once."""
   if not alone:
     os.environ["NPROC"] = "1"  # Of XLA's threads on a CPU.
   os.environ["JAX_PLATFORMS"] = platforms()
-  from stepdistill_jax.util import runtime
-
   runtime.configure()
-  try:
-    devices.start()
-  except errors.UserError as error:
-    connection.send(("user_error", str(error)))
-    return
+  devices.start()
   tensorflow = runtime.import_tensorflow()
   if not alone:
     tensorflow.config.threading.set_inter_op_parallelism_threads(1)
     tensorflow.config.threading.set_intra_op_parallelism_threads(1)
-  try:
-    while (job := connection.recv()) is not None:
-      records_dir, run = job
-      runs_lib.train_and_score(
-          output_dir, plan, records_dir, run,
-          _News(lambda *news: connection.send(news)))
-      connection.send(("done",))
-  except errors.UserError as error:
-    connection.send(("user_error", str(error)))
-  except (EOFError, BrokenPipeError, errors.Preempted):
-    pass  # The parent is gone, or has ended this worker.
-  except Exception:  #  # Raised by the parent.
-    connection.send(("failed", traceback.format_exc()))
 
 
-class _Worker:
-  """The parent's end of a worker."""
-
-  def __init__(self, output_dir, plan, alone):
-    self.connection, theirs = _context.Pipe()
-    self.process = _context.Process(
-        target=_work, args=(theirs, output_dir, plan, alone), daemon=True)
-    self.process.start()
-    theirs.close()
-    self.run: plan_lib.Run | None = None
-    self.since = 0.0
-
-  def start(self, records_dir: pathlib.Path, run: plan_lib.Run) -> None:
-    self.run, self.since = run, time.monotonic()
-    self._send((records_dir, run))
-
-  def dismiss(self) -> None:
-    self.run = None
-    self._send(None)
-
-  def _send(self, job) -> None:
-    try:
-      self.connection.send(job)
-    except BrokenPipeError:
-      pass  # `news` raises what ended it.
-
-  def news(self) -> tuple[Any, ...]:
-    """What the worker reports.
-
-    Raises:
-      errors.UserError: a user's mistake, or the process was killed.
-      RuntimeError: a defect.
-    """
-    try:
-      kind, *values = self.connection.recv()
-    except (EOFError, ConnectionResetError):
-      self.process.join()
-      name = "no student" if self.run is None else self.run.name
-      raise errors.UserError(
-          f"the process that trained {name} was ended from outside (exit "
-          f"code {self.process.exitcode}; -9 is mostly for want of memory: "
-          "take --workers=1); the same command goes on from here") from None
-    if kind == "user_error":
-      raise errors.UserError(*values)
-    if kind == "failed":
-      raise RuntimeError(f"in the process of {self.run.name}:\n{values[0]}")
-    return kind, *values
+def _train_and_score(
+    output_dir: pathlib.Path, plan: plan_lib.Plan, records_dir: pathlib.Path,
+    run: plan_lib.Run, alone: bool) -> None:
+  _prepare(alone)
+  runs_lib.train_and_score(output_dir, plan, records_dir, run, _News(run))
 
 
 class Workers:
@@ -214,29 +141,35 @@ class Workers:
       plan: what to run.
       number: of processes; fewer if fewer runs are left.
     """
-    self._output_dir = output_dir
+    self._output_dir, self._plan = output_dir, plan
     self._todo, self._done = [], []
     for run in plan.runs():
       done = runs_lib.is_done(output_dir, plan, run)
       (self._done if done else self._todo).append(run)
-    number = min(number, len(self._todo))
-    sys.stdout.flush()
-    self._workers = [_Worker(output_dir, plan, alone=number == 1)
-                     for _ in range(number)]
+    self._number = min(number, len(self._todo))
+    self._news = _context.SimpleQueue()
+    self._pool = concurrent.futures.ProcessPoolExecutor(
+        self._number or 1, _context, _begin, (self._news,))
+    others = multiprocessing.active_children()
+    for _ in range(self._number):
+      self._pool.submit(_prepare, self._number == 1)
+    self.processes = [process for process in multiprocessing.active_children()
+                      if process not in others]
 
   def __enter__(self) -> Workers:
     return self
 
   def __exit__(self, *unused_exception) -> None:
-    for worker in self._workers:
-      worker.process.terminate()
+    self._pool.shutdown(wait=False, cancel_futures=True)
+    for process in self.processes:
+      process.terminate()
     deadline = time.monotonic() + _SECONDS_TO_END
-    for worker in self._workers:
-      worker.process.join(max(0.0, deadline - time.monotonic()))
-      worker.process.kill()
+    for process in self.processes:
+      process.join(max(0.0, deadline - time.monotonic()))
+      process.kill()
 
   def train_and_score(
-      self, records_dir: pathlib.Path, watcher: Watcher) -> None:
+      self, records_dir: pathlib.Path, watcher: display.Display) -> None:
     """Does all runs that are not done yet.
 
     Args:
@@ -244,34 +177,42 @@ class Workers:
       watcher: shows progress.
 
     Raises:
-      errors.UserError: of any worker.
+      errors.UserError: of any worker; or one was killed.
     """
+    try:
+      self._run_all(records_dir, watcher)
+    except process_lib.BrokenProcessPool as error:
+      # The pool has ended the others by SIGTERM.
+      code = next((p.exitcode for p in self.processes if p.exitcode not in (
+          None, -signal.SIGTERM)), "unknown")
+      raise errors.UserError(
+          "a process that trains students was ended from outside (exit code "
+          f"{code}; -9 is mostly for want of memory: take --workers=1); the "
+          "same command goes on from here") from error
+
+  def _run_all(
+      self, records_dir: pathlib.Path, watcher: display.Display) -> None:
+    results = functools.partial(runs_lib.read_results, self._output_dir)
     for run in self._done:
       watcher.begin_run(run)
-      watcher.end_run(run, runs_lib.read_results(self._output_dir, run), None)
+      watcher.end_run(run, results(run), None)
     todo = iter(self._todo)
-    for worker in self._workers:
-      self._next(worker, todo, records_dir, watcher)
-    while busy := [w for w in self._workers if w.run is not None]:
-      ready = connection_lib.wait([w.connection for w in busy])
-      for worker in busy:
-        if worker.connection in ready:
-          self._hear(worker, todo, records_dir, watcher)
-
-  def _next(self, worker, todo, records_dir, watcher) -> None:
-    run = next(todo, None)
-    if run is None:
-      worker.dismiss()
-      return
-    watcher.begin_run(run)
-    worker.start(records_dir, run)
-
-  def _hear(self, worker, todo, records_dir, watcher) -> None:
-    kind, *values = worker.news()
-    if kind != "done":
-      getattr(watcher, kind)(worker.run, *values)
-      return
-    watcher.end_run(
-        worker.run, runs_lib.read_results(self._output_dir, worker.run),
-        time.monotonic() - worker.since)
-    self._next(worker, todo, records_dir, watcher)
+    under_way: dict[concurrent.futures.Future, tuple[plan_lib.Run, float]] = {}
+    while True:
+      for run in itertools.islice(todo, self._number - len(under_way)):
+        watcher.begin_run(run)
+        future = self._pool.submit(
+            _train_and_score, self._output_dir, self._plan, records_dir, run,
+            self._number == 1)
+        under_way[future] = run, time.monotonic()
+      if not under_way:
+        return
+      ended, _ = concurrent.futures.wait(
+          under_way, _SECONDS_BETWEEN_NEWS, concurrent.futures.FIRST_COMPLETED)
+      while not self._news.empty():
+        kind, run, *values = self._news.get()
+        getattr(watcher, kind)(run, *values)
+      for future in ended:
+        run, since = under_way.pop(future)
+        future.result()
+        watcher.end_run(run, results(run), time.monotonic() - since)

@@ -8,7 +8,7 @@ rows have the columns `inputs` and `label`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import re
@@ -201,10 +201,10 @@ def _inputs(fields: Mapping[str, Any], *names: str) -> str:
 
 
 def _read_plain(
-    fields: Mapping[str, Any], inputs: tuple[str, ...] = ("inputs",),
-    label: str = "label", rationale: str = "rationale") -> Row:
+    fields: Mapping[str, Any], inputs: Sequence[str] = ("inputs",),
+    label: Sequence[str] = ("label",), rationale: str = "rationale") -> Row:
   return Row(inputs="\n".join(_inputs(fields, name) for name in inputs),
-             label=_optional(fields, label),
+             label=_optional(fields, *label),
              rationale=_optional(fields, rationale))
 
 
@@ -242,7 +242,21 @@ def _read_cqa(fields: Mapping[str, Any]) -> Row:
   question = _inputs({"question": question}, "question")
   return Row(
       inputs=cqa_inputs(question, choices), label=label, choices=choices,
-      rationale=_optional(fields, "abstractive_explanation"))
+      rationale=_optional(fields, "abstractive_explanation", "fact1"))
+
+
+def _read_aqua(fields: Mapping[str, Any]) -> Row:
+  options = _get(fields, "options")
+  if not isinstance(options, list):
+    raise BadRow("choices_not_texts")
+  # `A)32400`: the letter is the choice's place.
+  return _read_cqa({
+      "question": _get(fields, "question"),
+      "choices": [re.sub(r"^[A-Z]\)\s*", "", option)
+                  if isinstance(option, str) else option
+                  for option in options],
+      "answerKey": _optional(fields, "correct"),
+      "abstractive_explanation": _optional(fields, "rationale")})
 
 
 # How files write the NLI labels: numbers, ANLI's letters, words.
@@ -287,7 +301,7 @@ def _read_gsm8k(fields: Mapping[str, Any]) -> Row:
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], Row]] = {
     "svamp": _read_svamp, "choices": _read_cqa, "nli": _read_nli,
-    "asdiv": _read_asdiv, "gsm8k": _read_gsm8k}
+    "aqua": _read_aqua, "asdiv": _read_asdiv, "gsm8k": _read_gsm8k}
 
 
 def _declared(name: str, rows: dict[str, Any]) -> Dataset:
@@ -300,8 +314,9 @@ def _declared(name: str, rows: dict[str, Any]) -> Dataset:
           f"{what} in tasks/{name}.toml", given, known))
   columns = {key: rows.pop(key) for key in ("inputs", "label", "rationale")
              if key in rows}
-  if isinstance(columns.get("inputs"), str):
-    columns["inputs"] = [columns["inputs"]]
+  for key in ("inputs", "label"):
+    if isinstance(columns.get(key), str):
+      columns[key] = [columns[key]]
   read = _READERS[reader] if reader else functools.partial(
       _read_plain, **columns)
   return Dataset(

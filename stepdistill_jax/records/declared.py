@@ -6,7 +6,8 @@ with or without records), and
 * `[rows]`: how a source's rows are read. `kind` of the labels; `files`, the
   names of row files by split, the first found wins; `held_out`, `labels`,
   `file_mark`, `undivided_test_rows` as in `datasets.Dataset`; and the columns:
-  `inputs` (several are joined by newlines), `label` and `rationale`, or a
+  `inputs` (several are joined by newlines), `label` (of several the first that
+  a row has) and `rationale`, or a
   `reader` of `datasets` for rows of a form of their own;
 * `[benchmark]`: how answers are scored. `kind`, if it is not that of the rows;
   `score_rule`, one line for reports; `labels`; `decode_length`;

@@ -8,8 +8,6 @@ before a checkpoint is restored, and by `stepdistill checkpoint verify`.
 A checkpoint without one is of Google's T5X.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
@@ -29,7 +27,7 @@ _SCHEMA_VERSION = 2
 _OWN_CHECKSUM = "checksum_of_this"
 _BLOCK_BYTES = 2**20
 _THREADS = 4
-_MOST_FILES_TOLD = 3
+_MOST_FILES_SHOWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +55,8 @@ def files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
     name = prefix + path.name
     if path.is_dir():
       yield from files(path, name + "/")
-    # A manifest that was cut off while it was written is none. File systems
-    # and desktops add .nfs…, .DS_Store; zarr's names begin with .z.
+    # A manifest that was cut off while it was written does not count. File
+    # systems and desktops add .nfs…, .DS_Store; zarr's names begin with .z.
     elif not name.startswith(MANIFEST_FILE) and (
         path.name[:1] != "." or path.name[:2] == ".z"):
       yield name
@@ -186,7 +184,7 @@ def verify(checkpoint: str | os.PathLike[str]) -> list[Problem]:
 
 def describe(checkpoint: str, found: Sequence[Problem]) -> str:
   """A line about a bad checkpoint: path, with the step, and its files."""
-  files = "; ".join(f"{p.file}: {p.detail}" for p in found[:_MOST_FILES_TOLD])
-  more = len(found) - _MOST_FILES_TOLD
+  files = "; ".join(f"{p.file}: {p.detail}" for p in found[:_MOST_FILES_SHOWN])
+  more = len(found) - _MOST_FILES_SHOWN
   return (f"the checkpoint {checkpoint} is not what was written: {files}"
           + (f"; and {more} more" if more > 0 else ""))

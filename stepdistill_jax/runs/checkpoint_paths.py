@@ -1,7 +1,5 @@
 """Names of checkpoints, `MODEL_DIR/checkpoint_STEP`, and their layouts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import os
 import re

@@ -1,11 +1,9 @@
-"""A full disk, a folder that is gone: told in a line, whoever notices first.
+"""A full disk or a lost folder, reported in a line, whoever notices first.
 
 A run's files are written by many: orbax, TensorFlow's event writer in a
 thread of clu's, SeqIO's loggers, this project. Each says it in its own kind
 of error, often hidden in another.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -65,16 +63,17 @@ def advice(folder: str) -> str:
 
 
 @contextlib.contextmanager
-def told(model_dir: str) -> Iterator[None]:
+def reported(model_dir: str) -> Iterator[None]:
   """Makes a UserError of a disk's error inside; leaves others as they are.
 
   A UserError that was on its way when writers failed while they were closed
   is the one that counts. Clu's writers also log what they raise later on, and
-  orbax's writes of other arrays find nobody to tell: that is not shown.
+  orbax's writes of other arrays raise where nobody catches it; neither is
+  shown.
   """
   logger, unraisable = logging.getLogger("absl"), sys.unraisablehook
   logger.addFilter(_is_not_of_clu)
-  sys.unraisablehook = functools.partial(_tell_unraisable, unraisable)
+  sys.unraisablehook = functools.partial(_show_unraisable, unraisable)
   try:
     yield
   except (errors.UserError, errors.Preempted):
@@ -97,6 +96,6 @@ def _is_not_of_clu(record: logging.LogRecord) -> bool:
   return f"{os.sep}clu{os.sep}" not in record.pathname
 
 
-def _tell_unraisable(tell: Callable[[Any], None], unraisable: Any) -> None:
+def _show_unraisable(show: Callable[[Any], None], unraisable: Any) -> None:
   if "Event loop is closed" not in str(unraisable.exc_value):
-    tell(unraisable)
+    show(unraisable)

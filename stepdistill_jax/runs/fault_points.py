@@ -10,8 +10,6 @@ folder gets its name), `checkpoint_named` (before old ones are deleted),
 `evaluation`.
 """
 
-from __future__ import annotations
-
 import collections
 import os
 import signal

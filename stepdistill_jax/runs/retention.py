@@ -1,7 +1,5 @@
 """Which checkpoints are deleted: by age, by multiples, by a metric."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import os
 
@@ -9,7 +7,7 @@ from etils import epath
 
 from stepdistill_jax.util import errors
 
-# A folder of this ending is none of the checkpoints: what is being deleted
+# A folder with this ending is not a checkpoint: what is being deleted
 # never looks like one, even if deleting is cut off.
 DELETED_SUFFIX = ".deleted"
 PINNED_FILE = "PINNED"

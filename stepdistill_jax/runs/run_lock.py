@@ -1,12 +1,10 @@
 """One run at a time in a run folder: `run.lock`, with host and process.
 
 The lock is the kernel's (`flock`): it ends with its process, whatever ends
-that, so that a left-over file is no lock. Where the folder is on a file system
-that has no such locks, or in an object store, the file counts by its beats:
-it is stale when its holder has not rewritten it for a while.
+that, so that a left-over file does not lock. Where the folder is on a file
+system that has no such locks, or in an object store, the file counts by its
+beats: it is stale when its holder has not rewritten it for a while.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib

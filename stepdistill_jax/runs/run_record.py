@@ -5,8 +5,6 @@ the data's fingerprint and every restart. A second run in the same folder must
 have the same configuration, but for what may change between restarts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import datetime
@@ -32,7 +30,7 @@ _FINGERPRINTS = {"files_sha256": "files", "vocabularies_sha256": "vocabularies"}
 _PARTS = {"config": dict, "data": dict, "seeds": dict, "starts": list}
 _PACKAGES = ("stepdistill_jax", "jax", "jaxlib", "flax", "optax",
              "orbax-checkpoint", "seqio", "tensorflow")
-# What a restart may change: it tells how long, how often and where, not what
+# What a restart may change: how long, how often and where it trains, not what
 # is learnt from what.
 _MAY_CHANGE = re.compile(
     r"(MODEL_DIR|TRAIN_STEPS|TRAIN_STEPS_RELATIVE|EVAL_STEPS|EVAL_PERIOD|"
@@ -103,10 +101,10 @@ def read(model_dir) -> dict[str, Any] | None:
   try:
     record = json.loads(path.read_text())
     if not isinstance(record, dict):
-      raise ValueError("it is no dict")
+      raise ValueError("not a dict")
     for name, kind in _PARTS.items():
       if not isinstance(record.setdefault(name, kind()), kind):
-        raise ValueError(f"{name!r} is no {kind.__name__}")
+        raise ValueError(f"{name!r} is not a {kind.__name__}")
     if not all(isinstance(s["step"], int) for s in record["starts"]):
       raise ValueError("a start has no step")
     return record
@@ -132,17 +130,17 @@ def check_vocabulary(model_dir, file) -> None:
         "decoder's tokenizer.json back")
 
 
-def _write(model_dir, record: Mapping[str, Any]) -> None:
-  """Replaces the file at once, so that no reader sees half of it."""
+def _write(model_dir, value: Mapping[str, Any], name: str = FILE_NAME) -> None:
+  """Replaces a file at once, so that no reader sees half of it."""
   folder = epath.Path(model_dir)
   folder.mkdir(parents=True, exist_ok=True)
-  partial = folder / (FILE_NAME + ".partial")
+  partial = folder / f"{name}.partial"
   with partial.open("w") as stream:
-    stream.write(json.dumps(record, indent=2, default=str) + "\n")
+    stream.write(json.dumps(value, indent=2, default=str) + "\n")
     if "://" not in str(partial):
       stream.flush()
       os.fsync(stream.fileno())
-  partial.replace(folder / FILE_NAME)
+  partial.replace(folder / name)
 
 
 def _changes(
@@ -163,9 +161,9 @@ def differences(
           if not _MAY_CHANGE.fullmatch(name)]
 
 
-def _tell_what_follows(
+def _report_dependents(
     old: Mapping[str, str], new: Mapping[str, str]) -> None:
-  """Tells of schedules that depend on what may change, such as TRAIN_STEPS."""
+  """Reports schedules that depend on what may change, such as TRAIN_STEPS."""
   for changed, line in _changes(old, new).items():
     follow = [name for name, value in new.items()
               if re.search(rf"%{re.escape(changed)}\b", value)
@@ -222,10 +220,7 @@ def finish(model_dir, step: int) -> None:
 
 def evaluated(model_dir, step: int) -> None:
   """Notes that the evaluations of a step are written."""
-  folder = epath.Path(model_dir)
-  partial = folder / (_EVALUATED_FILE + ".partial")
-  partial.write_text(json.dumps({"step": step}) + "\n")
-  partial.replace(folder / _EVALUATED_FILE)
+  _write(model_dir, {"step": step}, _EVALUATED_FILE)
 
 
 def last_evaluation(model_dir) -> int:
@@ -266,4 +261,4 @@ def check_same_run(
         f"{model_dir} belongs to a run with another config: "
         f"{'; '.join(changed[:3])}{more}; take another MODEL_DIR, or pass "
         "--allow_config_change to go on with the new one")
-  _tell_what_follows(record["config"], config)
+  _report_dependents(record["config"], config)

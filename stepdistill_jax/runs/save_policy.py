@@ -1,7 +1,5 @@
 """Saving by the clock."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import time
 
@@ -32,7 +30,7 @@ class TimedSaving:
     self._last = now()
 
   def is_due(self, last: bool = False) -> bool:
-    """Whether to save; all hosts hear what host 0's clock says.
+    """Whether to save; by host 0's clock on all hosts.
 
     Args:
       last: it is the last step, which is saved whatever the clock says.

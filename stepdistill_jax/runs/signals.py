@@ -6,8 +6,6 @@ so that all hosts save at the same step, whichever of them got the signal;
 Ctrl-C ends them at once, as they do not end the same step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import contextlib
 import os
@@ -43,7 +41,7 @@ class SignalWatch:
     self._several_hosts = jax.process_count() > 1
 
   def __enter__(self):
-    # On several hosts JAX's own handler must stay: it tells the others.
+    # On several hosts JAX's own handler must stay: it informs the others.
     if not self._several_hosts and (
         threading.current_thread() is threading.main_thread()):
       for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,11 +1,9 @@
 """Metrics of a period that a save cuts in two, in a checkpoint.
 
-Metrics are merged over the steps of a period. A run that is told to end saves
+Metrics are merged over the steps of a period. A run that is asked to end saves
 within a period: what was merged so far goes with the checkpoint, bit for bit,
 so that the resumed run writes the metrics that it would have written.
 """
-
-from __future__ import annotations
 
 import base64
 from collections.abc import Mapping

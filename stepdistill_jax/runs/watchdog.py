@@ -1,7 +1,5 @@
 """Says which phase of a run takes too long: the data, the step, the disk."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import threading
 import time
@@ -42,14 +40,13 @@ class Watchdog:
       say: takes the line.
     """
     self._limits = {
-        "waiting for a batch of data": batch_seconds,
-        "running a training step": step_seconds,
-        "saving a checkpoint": checkpoint_seconds,
-        "evaluating": evaluation_seconds}
+        self.BATCH: batch_seconds, self.STEP: step_seconds,
+        self.CHECKPOINT: checkpoint_seconds,
+        self.EVALUATION: evaluation_seconds}
     self._now = now
     self._say = say
     self._current: tuple[str | None, float, int] = (None, now(), 0)
-    self._told_at = 0.0
+    self._reported_at = 0.0
     self._done = threading.Event()
     self._thread = threading.Thread(target=self._look_often, daemon=True)
 
@@ -78,9 +75,9 @@ class Watchdog:
       return
     waited = self._now() - since
     if waited < limit:
-      self._told_at = 0.0
-    elif waited >= 2 * self._told_at:
-      self._told_at = waited
+      self._reported_at = 0.0
+    elif waited >= 2 * self._reported_at:
+      self._reported_at = waited
       self._say(
           f"warning: {phase} (after step {step}) takes {waited:.0f} s so far, "
           f"longer than the {limit:g} s that the watchdog allows")

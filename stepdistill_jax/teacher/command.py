@@ -5,8 +5,6 @@
   stepdistill teacher audit --dataset=svamp --teacher=palm540b
 """
 
-from __future__ import annotations
-
 import argparse
 
 from stepdistill_jax.util import argument_parser

@@ -280,11 +280,14 @@ def _manifest_shards(
           f"{folder / MANIFEST} names a shard {shard['name']!r}; shards are "
           "files of the cache's folder, named shard-NNNNN.jsonl")
     path = text_files.find_file(folder, shard["name"].removesuffix(".gz"))
-    if shard.get("sha256") and _sha256(path) != shard["sha256"]:
-      raise errors.UserError(
-          f"{path} is not what {MANIFEST} says (its sha256 differs); it was "
-          "edited or is damaged: restore it, or collect it again")
-    if path.stat().st_size:
+    size = path.stat().st_size
+    with text_files.open_bytes(path) if size else path.open("rb") as file:
+      if shard.get("sha256") and shard["sha256"] != hashlib.file_digest(
+          file, "sha256").hexdigest():
+        raise errors.UserError(
+            f"{path} is not what {MANIFEST} says (its sha256 differs); it was "
+            "edited or is damaged: restore it, or collect it again")
+    if size:
       paths.append(path)
   return paths
 
@@ -292,8 +295,3 @@ def _manifest_shards(
 def shard_paths(folder: pathlib.Path) -> list[pathlib.Path]:
   """The shards of a cache, in their order."""
   return sorted(p for p in folder.iterdir() if _SHARD.fullmatch(p.name))
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with text_files.open_or_empty(path) as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()

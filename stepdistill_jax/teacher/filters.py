@@ -4,8 +4,6 @@ Gin binds them, see `stepdistill_jax.data.selection`; what is dropped is
 counted under the name of the first filter that drops it.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Iterable
 import dataclasses

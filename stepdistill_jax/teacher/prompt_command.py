@@ -6,8 +6,6 @@ r"""Show the prompts, and how one looks with a row in it.
       --rows=mine.csv --columns=inputs=question,label=answer --row=3
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 

@@ -12,12 +12,11 @@ with a single value is an `Entry` with a named problem, so that later values
 keep their positions; what is wrong with the file as a whole is a `UserError`.
 """
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import functools
 import gzip
 import io
 import json
@@ -42,6 +41,9 @@ NOT_JSON = "not_json"  # Not JSON, or NaN or Infinity, which JSON has not.
 TOO_LONG = "too_long"  # More than MAX_ENTRY_BYTES.
 TOO_NESTED = "too_nested"
 INVALID_UTF8 = "invalid_utf8"
+# What to do about it.
+TO_UTF8 = ("save the file as UTF-8, as does `iconv -f WINDOWS-1252 -t UTF-8` "
+           "(or from the encoding that it has)")
 
 
 @dataclasses.dataclass(slots=True)
@@ -54,6 +56,7 @@ class Entry:
     path: the file.
     number: the line of JSON Lines, the element of an array; from 1.
     unit: "line" or "element".
+    column: name of the column that a problem is in; empty if not known.
   """
 
   value: Any
@@ -61,10 +64,12 @@ class Entry:
   path: pathlib.Path
   number: int
   unit: str
+  column: str = ""
 
   @property
   def where(self) -> str:
-    return f"{self.path} {self.unit} {self.number}"
+    return f"{self.path} {self.unit} {self.number}" + (
+        f", column {self.column!r}" if self.column else "")
 
 
 def find_file(folder: str | os.PathLike, name: str) -> pathlib.Path:
@@ -151,11 +156,6 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
   return value
 
 
-def open_or_empty(path: pathlib.Path) -> BinaryIO:
-  """Opens a file's uncompressed bytes; unlike `open_bytes`, also none."""
-  return open_bytes(path) if path.stat().st_size else path.open("rb")
-
-
 def read_entries(path: pathlib.Path) -> Iterator[Entry]:
   """Yields the values of a file in one of the forms of this module.
 
@@ -166,7 +166,7 @@ def read_entries(path: pathlib.Path) -> Iterator[Entry]:
   with undamaged(path) as file:
     start = file.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"["):
-      yield from _array(file, path)
+      yield from _values(file, path, "array", "]")
     elif start.startswith(b"{") and (form := _object_form(path)):
       yield from form(file, path)
     else:
@@ -273,15 +273,6 @@ class _ArrayText:
     return not self.ended
 
 
-def _array(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
-  return _values(file, path, "array", "]")
-
-
-def _rows_by_name(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
-  """The values of one object."""
-  return _values(file, path, "object", "}")
-
-
 def _objects(file: BinaryIO, path: pathlib.Path) -> Iterator[Entry]:
   """Objects one after another."""
   window = _window(file)
@@ -364,6 +355,10 @@ def _values(file: BinaryIO, path: pathlib.Path, kind: str, closing: str
     raise errors.UserError(f"{path} is an empty {kind}; fetch it again")
 
 
+# The values of one object.
+_rows_by_name = functools.partial(_values, kind="object", closing="}")
+
+
 def _skip_name(
     window: _ArrayText, path: pathlib.Path, number: int) -> None:
   """Moves past the name and the colon before an object's value."""
@@ -389,7 +384,6 @@ def _skip_separator(window: _ArrayText) -> bool:
 def _element(window: _ArrayText, path: pathlib.Path, number: int) -> Entry:
   """Reads the element that starts at the window's position."""
   while True:
-    problem = ""
     try:
       value, end = _DECODER.raw_decode(window.text, window.at)
       # A number at the window's end may go on in the next chunk.
@@ -408,11 +402,9 @@ def _element(window: _ArrayText, path: pathlib.Path, number: int) -> Entry:
       raise errors.UserError(
           f"{path} element {number} is cut or not JSON; fetch the file again")
   window.at = end
-  if isinstance(value, str) and not is_encodable(value):
-    value, problem = None, INVALID_UTF8
-  if isinstance(value, NotAValue):
-    value, problem = None, NOT_JSON
-  return Entry(value, problem, path, number, "element")
+  problem = NOT_JSON if isinstance(value, NotAValue) else INVALID_UTF8 if (
+      isinstance(value, str) and not is_encodable(value)) else ""
+  return Entry(None if problem else value, problem, path, number, "element")
 
 
 def _skip_long_element(

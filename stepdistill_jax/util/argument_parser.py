@@ -1,7 +1,5 @@
 """Argparse as the commands use it: mistakes in one line, with near names."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterator, Mapping
 import importlib

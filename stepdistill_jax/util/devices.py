@@ -6,8 +6,6 @@ first, the plugin finds those, gives up, and JAX goes on with the CPU. So every
 command that computes calls `start` before `runtime.import_tensorflow`.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Iterable, Iterator
 import contextlib

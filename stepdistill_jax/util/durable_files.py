@@ -1,7 +1,5 @@
 """Files that are whole whenever they are there, and on the disk at once."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 

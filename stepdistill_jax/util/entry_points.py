@@ -1,7 +1,5 @@
 """Entry points: what a command's failures print, and its exit codes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import contextlib
 import functools

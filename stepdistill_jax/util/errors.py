@@ -1,7 +1,5 @@
 """Users' mistakes, reported in one line, with exit code 2."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import difflib

@@ -11,8 +11,6 @@ DATA_HOME is `$XDG_DATA_HOME/stepdistill_jax`, by default
 `~/.local/share/stepdistill_jax`.
 """
 
-from __future__ import annotations
-
 import os
 import pathlib
 

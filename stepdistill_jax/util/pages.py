@@ -4,8 +4,6 @@ A page is one file that loads nothing from elsewhere. Its template extends
 `layout.html`; `parts.html` has tables and figures.
 """
 
-from __future__ import annotations
-
 import functools
 import pathlib
 from typing import Any

@@ -3,8 +3,6 @@
 Everything goes to the standard error, so that results can be piped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import time
@@ -204,7 +202,7 @@ class Bars:
       del self._shown[what]
 
 
-class Progress:
+class Progress(Bars):
   """Shows how far training is. Use as a context manager."""
 
   def __init__(
@@ -217,22 +215,16 @@ class Progress:
       first_step: the step at which it begins.
       now: the clock, in seconds.
     """
+    super().__init__("steps", quiet=_watcher is not None, clock=now)
     self._total = total_steps
     self._first = self._step = first_step
-    self._now = now
-    self._start = now()
     self._line = ""
-    self._bars = Bars("steps", quiet=_watcher is not None, clock=now)
 
   def __enter__(self) -> Self:
-    self._start = self._now()
-    self._bars.__enter__()
+    super().__enter__()
     if _watcher is not None:
       _watcher.at_step(self._first)
     return self
-
-  def __exit__(self, *unused_exception: object) -> None:
-    self._bars.__exit__()
 
   def at_step(self, step: int) -> None:
     """Called after every step."""
@@ -242,7 +234,7 @@ class Progress:
     self._step = step
     if _watcher is not None:
       _watcher.at_step(step)
-    self._bars.update(step, self._total, first=self._first, more=self._line)
+    self.update(step, self._total, first=self._first, more=self._line)
 
   def report(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Called with the merged metrics of some steps, name -> float."""
@@ -250,8 +242,8 @@ class Progress:
     if _console.is_terminal and _watcher is None:
       return
     rate = metrics.get("timing/steps_per_second") or (
-        step - self._first) / max(self._now() - self._start, 1e-9)
+        step - self._first) / max(self._clock() - self._start, 1e-9)
     left = (self._total - step) / rate if rate else 0.0
     say(f"step {step}/{self._total}  {self._line}  {rate:.3g} steps/s  "
         f"{duration(left)} left")
-    self._bars.next_line_at = self._now() + _SECONDS_SILENT
+    self.next_line_at = self._clock() + _SECONDS_SILENT

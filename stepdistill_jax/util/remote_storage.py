@@ -6,8 +6,6 @@ cannot begin must not wait for that: `require_reachable` asks once, at the
 start. What fails later becomes one line by `explain`.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import re

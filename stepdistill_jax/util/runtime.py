@@ -5,8 +5,6 @@ the environment only then; later calls do what still can be done. A variable
 that the user has set is left as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import contextlib
 import ctypes
@@ -177,10 +175,9 @@ def import_tensorflow() -> Any:
       "sklearn", "matplotlib", "pandas"):
     import tensorflow as tf
   for kind in ("GPU", "TPU"):
-    try:
+    # Already in use, by the caller's choice.
+    with contextlib.suppress(RuntimeError, ValueError):
       tf.config.set_visible_devices([], kind)
-    except (RuntimeError, ValueError):
-      pass  # Already in use, by the caller's choice.
   return tf
 
 
@@ -211,11 +208,9 @@ def import_transformers() -> Any:
     errors.UserError: see `load_triton`; or they are not installed.
   """
   load_triton()
-  try:
+  with errors.reported(
+      ModuleNotFoundError, "--hf needs transformers and torch; install them "
+      "with `pip install 'stepdistill_jax[hf]'`"):
     import torch  # noqa: F401
     import transformers
-  except ModuleNotFoundError as error:
-    raise errors.UserError(
-        "--hf needs transformers and torch; install them with "
-        "`pip install 'stepdistill_jax[hf]'`") from error
   return transformers

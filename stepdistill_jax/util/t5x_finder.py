@@ -10,8 +10,6 @@ files a second time; it imports the embedded module and enters it in
 This file is the only place that knows which engine is in use.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.abc
 import importlib.machinery

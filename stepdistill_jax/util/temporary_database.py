@@ -1,7 +1,5 @@
 """SQLite databases that end with the process and need no clean-up."""
 
-from __future__ import annotations
-
 import sqlite3
 
 

@@ -53,6 +53,15 @@ def write_tiny_vocabulary(path: pathlib.Path) -> pathlib.Path:
   return path
 
 
+def find_browser() -> str:
+  """Chromium's path; skips the calling test where there is none."""
+  programs = ("chromium", "chromium-browser", "google-chrome", "chrome")
+  program = next(filter(None, map(shutil.which, programs)), None)
+  if program is None:
+    pytest.skip(f"none of {', '.join(programs)} is on PATH")
+  return program
+
+
 def open_in_browser(page: pathlib.Path) -> tuple[str, list[str]]:
   """Opens a page in Chromium, without a window; skips where there is none.
 
@@ -60,10 +69,7 @@ def open_in_browser(page: pathlib.Path) -> tuple[str, list[str]]:
     The document after its scripts have run, and what the console shows:
     messages of scripts, their errors, and what the page's policy refused.
   """
-  programs = ("chromium", "chromium-browser", "google-chrome", "chrome")
-  program = next(filter(None, map(shutil.which, programs)), None)
-  if program is None:
-    pytest.skip(f"none of {', '.join(programs)} is on PATH")
+  program = find_browser()
   with tempfile.TemporaryDirectory() as profile:
     process = subprocess.run(
         [program, "--headless", "--no-sandbox", "--disable-gpu",

@@ -40,10 +40,7 @@ def write_records(output_dir: pathlib.Path, stories: int = 50) -> pathlib.Path:
   """Makes records of the embedded benchmark; returns their folder."""
   import dataclasses
 
-  from stepdistill_jax.quickstart import (
-    benchmark_data,
-    plan as plan_lib,
-  )
+  from stepdistill_jax.quickstart import benchmark_data, plan as plan_lib
   plan = dataclasses.replace(
       plan_lib.BUDGETS["small"], train_stories=stories, validation_stories=8,
       test_stories=8)

@@ -16,9 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from stepdistill_jax.embedded_t5x import lazy_arrays, state_utils
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader,
-)
+from stepdistill_jax.embedded_t5x.checkpoint_files import array_reader
 from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations
 

@@ -37,7 +37,7 @@ def summarize(results: Sequence[scored.Scored]) -> list[dict[str, Any]]:
     One dict a group of two runs or more, as in `results.json`.
   """
   runs = pd.DataFrame([
-      {"system": r.summary["name"], "correct": r.correct,
+      {"system": r.summary["name"], "values": r.values,
        **r.summary["method"], **{name: r.summary[name] for name in _ASKED}}
       for r in results if r.summary.get("method")])
   found: list[dict[str, Any]] = []
@@ -53,7 +53,7 @@ def summarize(results: Sequence[scored.Scored]) -> list[dict[str, Any]]:
           members["step"] if is_curve else np.zeros(len(members)))
                if len(seeds) > 1]
     estimates = effect.estimate_all(
-        [np.array(list(s["correct"]), np.float64) for s in sets])
+        [np.array(list(s["values"]), np.float64) for s in sets])
     found += [{
         **dict(zip(_ASKED, asked)), "method": seeds["name"].iloc[0],
         "steps": sorted(set(seeds["step"].tolist())),

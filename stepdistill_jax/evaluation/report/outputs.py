@@ -29,6 +29,26 @@ MOST_EXAMPLES = 6_000
 MOST_CHARACTERS = 20_000
 
 
+def write_tables(
+    folder: pathlib.Path, title: str, meta: Sequence[str],
+    warnings: Sequence[str], tables: Sequence[tables_lib.Table]
+) -> pathlib.Path:
+  """Writes `report.md` and `report.html` of nothing but tables.
+
+  Returns:
+    The page.
+  """
+  durable_files.replace(folder / "report.md", text_report.markdown(
+      title, [*map(text_report.escape, meta),
+              *(f"**{text_report.escape(line)}**" for line in warnings)],
+      tables, {}))
+  page = folder / "report.html"
+  durable_files.replace(page, pages.render(
+      _TEMPLATE.with_name("tables.html"), title=title, meta=meta,
+      warnings=warnings, tables=tables))
+  return page
+
+
 @functools.cache
 def code_version() -> str:
   """The package's version, and the commit where it runs from a checkout."""

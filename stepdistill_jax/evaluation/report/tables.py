@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
+import itertools
 from typing import Any
 
 from stepdistill_jax.evaluation import effect
@@ -110,13 +112,50 @@ _SCORES: Mapping[str, Column] = {
 
 def accuracy(results: Row) -> Table:
   """The main table: a row for each system and benchmark."""
-  return make("Label accuracy", _in_order(results["systems"]), {
+  rows = [s for s in _in_order(results["systems"])
+          if not s.get("text_metrics")]
+  return make("Label accuracy", rows, {
       **_SYSTEM, "n": "n", "correct": "correct",
       "accuracy %": ("accuracy", percent), "95% (Wilson)": ("ci95", interval),
       "95% (bootstrap)": ("bootstrap_ci95", interval),
       "unparsable": "unparsable", "missing": "missing"},
       f"rules: {results['config']['rules']}; unparsable and missing answers "
       "count as wrong")
+
+
+def texts(results: Row, *, intervals: bool = True) -> Iterator[Table]:
+  """Metrics of free texts: one table a benchmark.
+
+  Args:
+    results: of a call.
+    intervals: leave them out where there is no room.
+  """
+  for benchmark, rows in itertools.groupby(
+      (s for s in _in_order(results["systems"]) if s.get("text_metrics")),
+      key=lambda s: s["benchmark"]):
+    rows = list(rows)
+    names = list(dict.fromkeys(itertools.chain.from_iterable(
+        s["text_metrics"]["values"] for s in rows)))
+    by = rows[0]["text_metrics"]["entities_by"]
+    yield make(f"Texts: {benchmark}", rows, {
+        "system": "name", "n": "n",
+        **{name.replace("entity_", ""): functools.partial(
+            _metric, name, intervals) for name in names},
+        "missing": "missing"},
+        f"means{' with bootstrap intervals' if intervals else ''}, in percent "
+        "but for words; ROUGE and chrF against the label; "
+        f"{rows[0]['metric']} is what systems are compared by"
+        + (f"; entities by {by}" if "entity_density" in names else ""))
+
+
+def _metric(name: str, intervals: bool, summary: Row) -> str | None:
+  value = summary["text_metrics"]["values"].get(name)
+  if value is None:
+    return None
+  scale = 1 if name == "words" else 100
+  low, high = value["ci95"]
+  return f"{scale * value['mean']:.1f}" + (
+      f" ({scale * low:.1f} to {scale * high:.1f})" if intervals else "")
 
 
 def variants(results: Row) -> Table:
@@ -133,6 +172,7 @@ def comparisons(results: Row) -> Table:
   """Paired tests between systems."""
   return make("Pairs of systems on the same examples", results["comparisons"], {
       "benchmark": "benchmark", "mode": "mode",
+      "metric": lambda c: c.get("metric", "accuracy"),
       "difference of": lambda c: f"{c['first']} − {c['second']}",
       "points": lambda c: f"{100 * c['difference']:+.2f}",
       "95% (paired)": ("ci95", points),
@@ -215,6 +255,8 @@ def cost(results: Row) -> Table:
       **_SYSTEM, "parameters": get("parameters"),
       "FLOPs per example": get("flops_per_example", scientific),
       "examples/s": get("examples_per_second"),
+      "latency p50, p95 (s)": get("latency_s", lambda seconds: seconds and (
+          ", ".join(f"{value:.3f}" for value in seconds))),
       "label tokens": get("label_tokens_per_example"),
       "rationale tokens": get("rationale_tokens_per_example"),
       "note": lambda s: s["cost"].get("note", "")})
@@ -231,9 +273,9 @@ def warnings(results: Row) -> list[str]:
 def all_tables(results: Row) -> list[Table]:
   """The tables that have rows, in the order of a report."""
   tables = [
-      accuracy(results), variants(results), comparisons(results),
-      seeds(results), rationales(results), calibration(results),
-      cost(results), *classes(results), *ranges(results)]
+      accuracy(results), *texts(results), variants(results),
+      comparisons(results), seeds(results), rationales(results),
+      calibration(results), cost(results), *classes(results), *ranges(results)]
   return [table for table in tables if table.rows]
 
 

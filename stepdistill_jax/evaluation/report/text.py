@@ -47,7 +47,7 @@ def escape(text: str) -> str:
 # A terminal has 80 columns: names may be folded, and these are left out.
 _FOLDED = ("system", "difference of", "method")
 _LEFT_OUT = ("correct", "95% (bootstrap)", "missing", "runs", "McNemar p",
-             "bootstrap p", "only first / only second")
+             "bootstrap p", "only first / only second", "rouge1", "rouge2")
 
 
 def print_tables(results: dict[str, Any], console=None) -> None:
@@ -56,11 +56,16 @@ def print_tables(results: dict[str, Any], console=None) -> None:
   import rich.console
 
   console = console or rich.console.Console()
-  for table in (tables_lib.accuracy(results), tables_lib.comparisons(results),
+  for table in (tables_lib.accuracy(results),
+                *tables_lib.texts(results, intervals=False),
+                tables_lib.comparisons(results),
                 tables_lib.seeds(results)):
     modes = {cell for row in table.rows
              for name, cell in zip(table.header, row) if name == "mode"}
-    left_out = (*_LEFT_OUT, *(("mode",) if modes <= {"generate"} else ()))
+    metrics = {cell for row in table.rows
+               for name, cell in zip(table.header, row) if name == "metric"}
+    left_out = (*_LEFT_OUT, *(("mode",) if modes <= {"generate"} else ()),
+                *(("metric",) if metrics <= {"accuracy"} else ()))
     if table.rows:
       print_table(without(table, left_out), console)
   for line in tables_lib.warnings(results):

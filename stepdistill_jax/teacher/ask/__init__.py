@@ -1,5 +1,6 @@
 """Asking a live teacher, so that nothing is paid twice and nothing lost.
 
+    spec.py        what a run is asked to do
     rows.py        the rows to ask about, as a stream
     requests.py    a row, a prompt and sampling settings as one request
     store.py       the teacher cache while it grows

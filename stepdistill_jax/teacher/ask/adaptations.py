@@ -1,7 +1,5 @@
 """What a server refuses about a request's form, and the form it takes."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 

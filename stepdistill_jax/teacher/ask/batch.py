@@ -10,8 +10,6 @@ writes only what is missing still. Of a conversation each batch has the next
 turn.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import json
 import os

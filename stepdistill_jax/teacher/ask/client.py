@@ -67,17 +67,15 @@ class Client:
     self._timeout_s = timeout_s
     self._api_key = api_key or ""
     self.notes: list[str] = []
+    transport = None  # The package's default.
+    # Needs `openai[aiohttp]`; twice as many requests a second as httpx.
+    with contextlib.suppress(AttributeError, RuntimeError, ImportError):
+      transport = self._openai.DefaultAioHttpClient()
     # Only a request's time as a whole is limited, in `ask`: reading byte by
     # byte ("slow drip") would never run into a limit for each read.
     self._client = self._openai.AsyncOpenAI(
         base_url=base_url, api_key=api_key or _NO_KEY, max_retries=0,
-        timeout=None, http_client=self._http_client())
-
-  def _http_client(self):
-    """The faster of the package's two transports; None for its default."""
-    # Needs `openai[aiohttp]`; twice as many requests a second as httpx.
-    with contextlib.suppress(AttributeError, RuntimeError, ImportError):
-      return self._openai.DefaultAioHttpClient()
+        timeout=None, http_client=transport)
 
   async def __aenter__(self) -> Client:
     return self
@@ -112,7 +110,11 @@ class Client:
         request.path, cast_to=str, body=body,
         options={"headers": {"Idempotency-Key": request.key}}))
     try:
-      for seconds in (self._timeout_s, _grace_s(self._timeout_s)):
+      # More time for an answer that came while this process was not running: on
+      # a busy machine the loop may wake up late, to find both the answer and
+      # the end of its time; what was paid for must not be thrown away then.
+      grace_s = min(1.0, self._timeout_s / 10)
+      for seconds in (self._timeout_s, grace_s):
         await asyncio.wait({posted}, timeout=seconds)
       if not posted.done():
         raise failures.Failure(
@@ -143,12 +145,3 @@ class Client:
     return failures.Failure(
         responses.status_reason(error.status_code, text), message,
         responses.retry_after_s(error.response.headers))
-
-
-def _grace_s(timeout_s: float) -> float:
-  """More time for an answer that came while this process was not running.
-
-  On a busy machine the loop may wake up late, to find both the answer and the
-  end of its time; what has been paid for must not be thrown away then.
-  """
-  return min(1.0, timeout_s / 10)

@@ -12,8 +12,6 @@ Your own data: a CSV or JSON Lines file with
 --columns=inputs=question,label=answer; see docs/own_data.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -28,18 +26,8 @@ _FROM_SERVER = "server"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  _add_data_arguments(parser.add_argument_group("rows, prompt, cache"))
-  _add_sampling_arguments(parser.add_argument_group("what is asked"))
-  import_command.add_reading_arguments(parser)
-  _add_limit_arguments(parser.add_argument_group("how fast, how long"))
-  _add_cost_arguments(parser.add_argument_group("cost"))
-  _add_mode_arguments(parser.add_argument_group("other ways to ask"))
-  parser.add_argument(
-      "--json", action="store_true", help="print the outcome as JSON")
-
-
-def _add_data_arguments(group) -> None:
-  add = group.add_argument
+  data = parser.add_argument_group("rows, prompt, cache")
+  add = data.add_argument
   add("--dataset", required=True,
       help="svamp, cqa, anli1, esnli, asdiv, gsm8k, or a name of your own")
   add("--rows", required=True, metavar="PATH",
@@ -54,7 +42,7 @@ def _add_data_arguments(group) -> None:
   add("--output", required=True, metavar="CACHE", help="the cache's folder")
   add("--teacher", default="",
       help="its name in task names (default: made from --model)")
-  argument_parser.add_records_dir(group, "--records")
+  argument_parser.add_records_dir(data, "--records")
   add("--no_records", action="store_true",
       help="only collect; `stepdistill teacher import --format=cache` later")
   add("--reject_wrong", action="store_true",
@@ -63,10 +51,22 @@ def _add_data_arguments(group) -> None:
   add("--min_success_ratio", type=float, default=0.7, metavar="SHARE",
       help="fail if fewer completions end as they should (default: "
       "%(default)s)")
+  import_command.add_reading_arguments(parser)
+  add_server_arguments(parser)
+  add = parser.add_argument_group("other ways to ask").add_argument
+  add("--batch_write", metavar="FILE",
+      help="write the missing requests as OpenAI batch JSON Lines")
+  add("--batch_read", metavar="FILE", action="append", default=[],
+      help="take the completions from a batch's output")
+  add("--offline", choices=("vllm",),
+      help="run --model in this process by vLLM, without a server")
+  parser.add_argument(
+      "--json", action="store_true", help="print the outcome as JSON")
 
 
-def _add_sampling_arguments(group) -> None:
-  add = group.add_argument
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds what says which model is asked, how, how fast and at what cost."""
+  add = parser.add_argument_group("what is asked").add_argument
   add("--model", default="", help="the server's name of it")
   add("--base_url", metavar="URL",
       help="such as http://localhost:8000/v1 (default: OpenAI's)")
@@ -98,10 +98,7 @@ def _add_sampling_arguments(group) -> None:
   add("--history", default="regenerated",
       help="what a conversation's later turns see of the earlier ones: "
       "regenerated or gold (default: %(default)s)")
-
-
-def _add_limit_arguments(group) -> None:
-  add = group.add_argument
+  add = parser.add_argument_group("how fast, how long").add_argument
   add("--concurrency", type=int, default=16, metavar="N",
       help="requests under way at once (default: %(default)s)")
   add("--requests_per_minute", type=float, metavar="N")
@@ -119,10 +116,7 @@ def _add_limit_arguments(group) -> None:
   add("--in_doubt", default="ask", choices=("ask", "hold"),
       help="what a killed collector had under way may have been paid for: ask "
       "again, or leave it out (default: %(default)s)")
-
-
-def _add_cost_arguments(group) -> None:
-  add = group.add_argument
+  add = parser.add_argument_group("cost").add_argument
   add("--dry-run", "--dry_run", dest="dry_run", action="store_true",
       help="ask nothing; estimate tokens and cost")
   add("--tokenizer", metavar="PATH|NAME",
@@ -131,16 +125,6 @@ def _add_cost_arguments(group) -> None:
   add("--usd_per_million_completion", type=float, metavar="USD")
   add("--budget_usd", type=float, metavar="USD",
       help="stop before the cache has cost more")
-
-
-def _add_mode_arguments(group) -> None:
-  add = group.add_argument
-  add("--batch_write", metavar="FILE",
-      help="write the missing requests as OpenAI batch JSON Lines")
-  add("--batch_read", metavar="FILE", action="append", default=[],
-      help="take the completions from a batch's output")
-  add("--offline", choices=("vllm",),
-      help="run --model in this process by vLLM, without a server")
 
 
 def run(args: argparse.Namespace) -> int | None:

@@ -1,7 +1,5 @@
 """Tokens and dollars, before and while they are spent."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
@@ -36,11 +34,6 @@ class Prices:
     """Dollars for what a server says it used."""
     return self.cost(
         usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
-
-
-def guess_tokens(text: str) -> int:
-  """A rough number of tokens, where no tokenizer is named."""
-  return -(-len(text) // _CHARACTERS_A_TOKEN)
 
 
 def most_tokens(text: str) -> int:
@@ -102,16 +95,14 @@ class Estimator:
 
   def __init__(self, prices: Prices, count: CountTokens | None):
     self.prices = prices
-    self._likely = functools.lru_cache(maxsize=1024)(count or guess_tokens)
+    # Likely number of a text's tokens.
+    self.text_tokens = functools.lru_cache(maxsize=1024)(count or (
+        lambda text: -(-len(text) // _CHARACTERS_A_TOKEN)))
     self._most = functools.lru_cache(maxsize=1024)(count or most_tokens)
-
-  def text_tokens(self, text: str) -> int:
-    """Likely number of a text's tokens."""
-    return self._likely(text)
 
   def prompt_tokens(self, request: requests.Request) -> int:
     """Likely number of the prompt's tokens."""
-    return _count(request, self._likely)
+    return _count(request, self.text_tokens)
 
   def most_tokens(self, request: requests.Request) -> int:
     """The most tokens that the request can take, prompt and completions."""

@@ -1,7 +1,5 @@
 """What a collection would cost, without asking anything."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

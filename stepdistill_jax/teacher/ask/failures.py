@@ -1,7 +1,5 @@
 """Why a request has no usable completion: the named reasons."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import re
 

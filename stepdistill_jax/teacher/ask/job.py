@@ -1,7 +1,5 @@
 """A run of the collector, from its plain description to its outcome."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 import contextlib

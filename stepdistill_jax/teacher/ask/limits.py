@@ -3,8 +3,6 @@
 Time is passed in (`clock`, `sleep`), so tests need no waiting.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable
 import dataclasses

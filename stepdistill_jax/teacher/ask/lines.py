@@ -1,7 +1,5 @@
 """The lines of a cache's shards."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +32,7 @@ def copies(item: plan.Item, known: Sequence[Line]) -> list[Line]:
 
 def of_failure(item: plan.Item, key: str, failure: failures.Failure
                ) -> list[Line]:
-  """A line for each sample that there is no completion of."""
+  """A line for each sample without a completion."""
   made = [_line(item, sample, key, failure.thinking, output=None,
                 finish_reason=None, usage={},
                 error=f"{failure.reason}: {failure}")

@@ -1,7 +1,5 @@
 """One writer of a cache at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import fcntl
 import os

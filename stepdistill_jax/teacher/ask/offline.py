@@ -5,8 +5,6 @@ completions are durable before the next begins: what a killed process loses is
 at most one chunk of computing, and no money.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 import itertools

@@ -1,7 +1,5 @@
 """What a collection came to, in words, and what is next."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib
@@ -44,10 +42,9 @@ def caches_of_all_splits(folder: str) -> list[pathlib.Path]:
 
 def as_json(outcome: job.Outcome, imported) -> dict[str, Any]:
   """The outcome for programs."""
-  values = dataclasses.asdict(outcome)
-  values["success_ratio"] = outcome.success_ratio
-  values["records"] = imported and str(imported.folder)
-  return values
+  return {**dataclasses.asdict(outcome),
+          "success_ratio": outcome.success_ratio,
+          "records": imported and str(imported.folder)}
 
 
 def lines(outcome: job.Outcome, imported) -> list[str]:

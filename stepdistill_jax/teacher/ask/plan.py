@@ -5,8 +5,6 @@ several at once). A conversation gives one item for each assistant's turn, and
 a turn's item can only be made when the turns before it are there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any

@@ -1,7 +1,5 @@
 """A row, a prompt and sampling settings as one request to a teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
@@ -119,10 +117,7 @@ def build(settings: Settings, prompt: prompts.Prompt,
     }
   body.update(settings.extra_body)
   path = PATHS[settings.endpoint]
-  return Request(_key(path, body, samples), path, body, tuple(samples))
-
-
-def _key(path: str, body: Mapping[str, Any], samples: Sequence[int]) -> str:
   identity = json.dumps(
       [path, body, list(samples)], sort_keys=True, separators=(",", ":"))
-  return hashlib.sha256(identity.encode("utf-8")).hexdigest()
+  key = hashlib.sha256(identity.encode("utf-8")).hexdigest()
+  return Request(key, path, body, tuple(samples))

@@ -4,9 +4,8 @@ Where a server deviates, its answer is understood or the deviation is named;
 what the answer has cost is known in either case.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import email.utils
 import json
@@ -15,6 +14,7 @@ from typing import Any
 
 from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.ask import failures, requests
+from stepdistill_jax.util import errors
 
 _SHOWN = 120  # Characters of what should have been a completion.
 # Where servers put what a model thought before it answered.
@@ -104,11 +104,9 @@ def parse(content: str, request: requests.Request, secret: str = "") -> Answer:
     raise
   except (ValueError, TypeError, KeyError, AttributeError,
           RecursionError) as error:
-    found = str(error) or type(error).__name__
-    if isinstance(error, KeyError):
-      found = f"no {found}"
-    elif isinstance(error, json.JSONDecodeError):
-      found = "not JSON"
+    found = ("not JSON" if isinstance(error, json.JSONDecodeError)
+             else f"no {error}" if isinstance(error, KeyError)
+             else errors.first_line(error))
     raise failures.Failure(
         failures.MALFORMED, failures.redact(
             f"the answer is not a completion ({found}) but "
@@ -258,16 +256,10 @@ def retry_after_s(headers: Mapping[str, str],
   2.0
   """
   for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-    value = headers.get(name)
-    if not value:
-      continue
-    try:
+    value = headers.get(name, "")
+    with contextlib.suppress(ValueError):
       return max(0.0, float(value) * unit)
-    except ValueError:
-      pass
-    try:
+    with contextlib.suppress(ValueError):
       moment = email.utils.parsedate_to_datetime(value).timestamp()
-    except ValueError:
-      continue
-    return max(0.0, moment - (time.time() if now is None else now))
+      return max(0.0, moment - (time.time() if now is None else now))
   return None

@@ -4,8 +4,6 @@ Reads top to bottom in the order in which a completion goes: from the missing
 items, past the limits, to the server, into the cache, onto the disk.
 """
 
-from __future__ import annotations
-
 import asyncio
 import collections
 from collections.abc import Callable, Coroutine, Iterator, Mapping

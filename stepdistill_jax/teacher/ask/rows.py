@@ -1,9 +1,9 @@
 """The rows to ask a teacher about, as a stream."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -65,8 +65,7 @@ class Source:
 
   def count(self) -> int:
     """Number of entries that `read` goes through."""
-    count = sum(1 for _ in self._entries())
-    return count if self.limit is None else min(count, self.limit)
+    return sum(1 for _ in itertools.islice(self._entries(), self.limit))
 
   def read(self, prompt: prompts.Prompt,
            dropped: import_counts.Reasons | None = None
@@ -80,18 +79,14 @@ class Source:
     Raises:
       errors.UserError: the file cannot be read, or lacks a column.
     """
-    seen = seen_inputs.SeenInputs()
-    try:
-      for position, entry in enumerate(self._entries()):
-        if position == self.limit:
-          break
+    with contextlib.closing(seen_inputs.SeenInputs()) as seen:
+      for position, entry in enumerate(
+          itertools.islice(self._entries(), self.limit)):
         row, problem = self._row(entry, position, prompt, seen)
         if row is not None:
           yield row
         elif dropped is not None:
           dropped.add(problem, entry.where)
-    finally:
-      seen.close()
 
   def _entries(self) -> Iterator[text_files.Entry]:
     for path in self.files:
@@ -117,7 +112,11 @@ class Source:
       fields["inputs"], _ = row_inputs.prompt_and_answer(turns)
       asked, _ = row_inputs.prompt_and_answer(turns, row_inputs.FULL)
     if position == 0 and self.dataset.name not in datasets.DATASETS:
-      _require_inputs(fields, entry.where)
+      if "inputs" not in fields:
+        raise errors.UserError(
+            f"{entry.where} has no column `inputs` but {', '.join(fields)}; "
+            "say which column is what, as in "
+            "--columns=inputs=question,label=answer")
       for name, column in self.columns.items():
         if name != "messages":
           table_files.require_text(entry, name, column)
@@ -129,7 +128,11 @@ class Source:
              "inputs": asked or row.inputs.replace(records.EOS_TEXT, "\n")}
     if "label" in prompt.fields and not row.label:
       return None, NO_LABEL
-    _require_fields(prompt, shown, entry.where)
+    for name in prompt.fields:
+      if name not in shown:
+        raise errors.UserError(
+            f"{entry.where}: prompt {prompt.id!r} shows a field {name!r}; the "
+            f"row has {', '.join(shown)}")
     # A renamed column is kept once.
     kept = {name: value for name, value in fields.items()
             if name in self.columns or name not in self.columns.values()}
@@ -189,19 +192,3 @@ def is_conversation(messages: Any) -> bool:
               and text_files.is_encodable(m["content"]) for m in messages)
       and any(m["role"] == "assistant" for m in messages)
       and messages[0]["role"] != "assistant")
-
-
-def _require_inputs(fields: Mapping[str, Any], where: str) -> None:
-  if "inputs" not in fields:
-    raise errors.UserError(
-        f"{where} has no column `inputs` but {', '.join(fields)}; say which "
-        "column is what, as in --columns=inputs=question,label=answer")
-
-
-def _require_fields(prompt: prompts.Prompt, fields: Mapping[str, Any],
-                    where: str) -> None:
-  for name in prompt.fields:
-    if name not in fields:
-      raise errors.UserError(
-          f"{where}: prompt {prompt.id!r} shows a field {name!r}; the row has "
-          f"{', '.join(fields)}")

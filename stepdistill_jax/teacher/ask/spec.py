@@ -1,7 +1,5 @@
 """What a run of the collector is asked to do, and what cannot be asked."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re
@@ -109,24 +107,23 @@ def _check(spec: Spec, prompt: prompts.Prompt) -> None:
       raise errors.UserError(f"--{name}={value}; it must be more than 0")
   errors.require_known("endpoint", spec.endpoint, requests.ENDPOINTS)
   errors.require_known("history", spec.history, plan.HISTORIES)
-  if spec.json_schema and prompt.schema is None:
-    raise errors.UserError(
-        f"--json_schema: prompt {prompt.id!r} has no schema; choose a prompt "
-        "of kind json_cot")
-  if spec.samples > 1 and prompt.reads == answer_forms.TURNS:
-    raise errors.UserError(
-        "--samples: a conversation has one continuation; leave it at 1")
-  if spec.samples > 1 and spec.temperature == 0:
-    raise errors.UserError(
-        f"--samples={spec.samples} at temperature 0 are all the same; raise "
-        "--temperature (0.7 is usual for self-consistency)")
-  if prompt.reads == answer_forms.TURNS and spec.endpoint != requests.CHAT:
-    raise errors.UserError(
-        f"prompt {prompt.id!r} is of conversations; use --endpoint=chat")
-  if spec.budget_usd is not None and not (
-      spec.usd_per_million_prompt and spec.usd_per_million_completion):
-    raise errors.UserError(
-        "--budget_usd needs the server's prices: --usd_per_million_prompt and "
-        "--usd_per_million_completion")
+  has_turns = prompt.reads == answer_forms.TURNS
+  for is_wrong, message in (
+      (spec.json_schema and prompt.schema is None,
+       f"--json_schema: prompt {prompt.id!r} has no schema; choose a prompt of "
+       "kind json_cot"),
+      (spec.samples > 1 and has_turns,
+       "--samples: a conversation has one continuation; leave it at 1"),
+      (spec.samples > 1 and spec.temperature == 0,
+       f"--samples={spec.samples} at temperature 0 are all the same; raise "
+       "--temperature (0.7 is usual for self-consistency)"),
+      (has_turns and spec.endpoint != requests.CHAT,
+       f"prompt {prompt.id!r} is of conversations; use --endpoint=chat"),
+      (spec.budget_usd is not None and not (
+          spec.usd_per_million_prompt and spec.usd_per_million_completion),
+       "--budget_usd needs the server's prices: --usd_per_million_prompt and "
+       "--usd_per_million_completion")):
+    if is_wrong:
+      raise errors.UserError(message)
   if spec.base_url is not None:
     client.check_base_url(spec.base_url)

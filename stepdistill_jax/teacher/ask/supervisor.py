@@ -1,7 +1,5 @@
 """Starting a worker, and showing what it does until it ends."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""The process that holds the connections: `python -m …collect.worker`.
+"""The process that holds the connections: `python -m …ask.worker`.
 
 `stepdistill teacher collect` starts it, and watches it. They are two so that
 an answer which is on its way is not lost with the command: if that is killed,
@@ -8,8 +8,6 @@ asks for nothing new, and ends. The next run waits for that.
 Standard input: one line of JSON, the job; then lines `drain` or `abort`.
 Standard output: one line of JSON an event, see `Event`.
 """
-
-from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable

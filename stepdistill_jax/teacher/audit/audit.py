@@ -6,8 +6,6 @@ sets of parsing rules, on the source's own splits), and the records themselves
 in bounded memory; `docs/audit.md` explains how to read it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 import heapq
@@ -32,8 +30,8 @@ from stepdistill_jax.teacher.importing import counts as import_counts
 PERCENTILES = (50, 90, 95, 99, 100)
 _SAMPLES = 20
 _EXAMPLES = 3
-# Labels told apart; a data set of more has free labels, and its balance says
-# nothing.
+# Labels that are counted apart; a data set with more has free labels, whose
+# balance says nothing.
 _MAX_LABELS = 1000
 _SHOWN_LABELS = 10
 _OTHER_LABELS = "(other labels)"

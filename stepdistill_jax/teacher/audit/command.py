@@ -9,8 +9,6 @@ twenty records of each split to read. DIR is a folder of records (default: all
 records), or a teacher cache, which is parsed for the audit and not imported.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """An audit as text for a terminal, and as one HTML page without scripts."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Mapping
 import pathlib

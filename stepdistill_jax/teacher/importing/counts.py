@@ -13,6 +13,7 @@ from stepdistill_jax.answers import (
   rules as rules_lib,
 )
 from stepdistill_jax.records import datasets
+from stepdistill_jax.teacher import text_files
 
 # Of the form of these counts in `import.json`.
 VERSION = 3
@@ -61,7 +62,9 @@ def in_words(entries: Entries, example: bool = False) -> list[str]:
 def with_places(title: str, entries: Entries) -> list[str]:
   """A line for each reason: its count, and where it came first."""
   return [f"{title}{entry['count']:,} {reason}, first at "
-          f"{entry['examples'][0]}" for reason, entry in entries.items()]
+          f"{entry['examples'][0]}"
+          + f"; {text_files.TO_UTF8}" * (reason == text_files.INVALID_UTF8)
+          for reason, entry in entries.items()]
 
 
 def excerpt(text: str) -> str:

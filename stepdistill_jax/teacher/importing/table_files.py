@@ -135,10 +135,13 @@ def read_entries(path: pathlib.Path) -> Iterator[text_files.Entry]:
       continue  # An empty line.
     if not problem and len(values) != len(names):
       problem = COLUMNS_DIFFER
+    column = ""
     if not all(map(text_files.is_encodable, values)):
       problem = text_files.INVALID_UTF8
+      column = next((name for name, value in zip(names, values)
+                     if not text_files.is_encodable(value)), "")
     value = None if problem else {names[i]: values[i] for i in kept}
-    yield text_files.Entry(value, problem, path, number, "line")
+    yield text_files.Entry(value, problem, path, number, "line", column)
 
 
 def _header(path: pathlib.Path) -> tuple[list[str], str]:
@@ -147,7 +150,7 @@ def _header(path: pathlib.Path) -> tuple[list[str], str]:
     line = file.readline(text_files.MAX_ENTRY_BYTES)
   if not text_files.is_encodable(line):
     raise errors.UserError(
-        f"{path} line 1 is not UTF-8; save the file as UTF-8")
+        f"{path} line 1 is not UTF-8; {text_files.TO_UTF8}")
   delimiter = DELIMITERS[suffix_of(path)]
   if delimiter not in line:  # Spreadsheets have others, where `,` is decimal.
     delimiter = next((d for d in ";\t," if d in line), delimiter)
@@ -172,15 +175,40 @@ def _open_text(path: pathlib.Path, newline: str = "") -> Iterator[TextIO]:
 def _csv_rows(path: pathlib.Path, delimiter: str) -> Iterator[_Values]:
   csv.field_size_limit(text_files.MAX_ENTRY_BYTES)
   with _open_text(path) as file:
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    lines: list[str] = []  # Of one row.
+    reader = csv.reader(
+        (lines.append(line) or line for line in file),
+        delimiter=delimiter, strict=True)
+    columns = 0
     try:
       for values in reader:
+        columns = columns or len(values)
+        if len(lines) > 1 and columns > 1 and all(
+            line.count(delimiter) == columns - 1 for line in lines) and (
+                not _quotes_delimiters(path, delimiter, columns)):
+          raise errors.UserError(
+              f"{path} lines {reader.line_num - len(lines) + 1} to "
+              f"{reader.line_num}: one quotation mark opens a field and one "
+              "closes it in another line, and each line is a whole row by "
+              "itself; double the marks (\"\"), or save the file as .jsonl")
+        lines.clear()
         yield reader.line_num, values, ""
     except csv.Error as error:
       raise errors.UserError(
           f"{path} line {reader.line_num} is not CSV: {error}; double the "
           "quotation marks inside a field, or save the file as .jsonl"
       ) from error
+
+
+def _quotes_delimiters(
+    path: pathlib.Path, delimiter: str, columns: int) -> bool:
+  """Whether a file's writer quoted fields, as some line shows by itself."""
+  with _open_text(path) as file:
+    return any(
+        '"' in line and line.count(delimiter) != columns - 1
+        and len(_unquoted(line, delimiter)) == columns
+        or number == 0 and line.startswith('"')
+        for number, line in enumerate(file))
 
 
 # ---- Tab-separated: a quotation mark may be no more than that ---------------
@@ -250,11 +278,11 @@ def _is_closed(value: str) -> bool:
           and '"' not in value[1:-1].replace('""', ""))
 
 
-def _unquoted(text: str) -> list[str]:
+def _unquoted(text: str, delimiter: str = "\t") -> list[str]:
   """The values of one quoted row; [] if it is not one."""
   try:
     rows = list(csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t", strict=True))
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
   except csv.Error:
     return []
   return rows[0] if len(rows) == 1 else []

@@ -105,8 +105,11 @@ def test_encodings(tmp_path):
   for encoding in ("utf-8", "utf-8-sig", "utf-16"):
     assert rows(tmp_path, text.encode(encoding), "r.csv") == [
         ("Ça va?", "oui")]
-  assert rows(tmp_path, text.encode("cp1252"), "r.csv") == ["invalid_utf8"]
-  with pytest.raises(errors.UserError, match="line 1 is not UTF-8; save"):
+  (entry,) = read(tmp_path, text.encode("cp1252"), "r.csv")
+  assert (entry.problem, entry.column) == ("invalid_utf8", "question")
+  assert entry.where.endswith("r.csv line 2, column 'question'")
+  with pytest.raises(errors.UserError, match=(
+      "line 1 is not UTF-8; save .*iconv")):
     read(tmp_path, "à,b\n1,2\n".encode("cp1252"), "r.csv")
 
 
@@ -116,6 +119,47 @@ def test_csv_that_is_none_is_refused_in_one_line(tmp_path):
     read(tmp_path, 'a,b\n1,2\n"Stop!" he said.,no\n', "rows.csv")
   with pytest.raises(errors.UserError, match="must have the columns' names"):
     read(tmp_path, "\n1,2\n", "rows.csv")
+
+
+def test_two_csv_rows_never_become_one(tmp_path):
+  merged = 'a,b\n1,2\n"Hello he said,yes\n5 pipes of 3",no\n3,4\n'
+  with pytest.raises(errors.UserError, match=(
+      "rows.csv lines 3 to 4: one quotation mark .* a whole row by itself")):
+    read(tmp_path, merged, "rows.csv")
+  quoting = merged + '"of two, in fact",5\n'  # The writer quotes what has one.
+  assert rows(tmp_path, quoting, "rows.csv")[1] == (
+      "Hello he said,yes\n5 pipes of 3", "no")
+
+
+@hypothesis.given(
+    st.lists(st.tuples(*[st.text(st.sampled_from('ab "é'), max_size=5)] * 3),
+             min_size=1, max_size=6))
+@hypothesis.settings(deadline=None, max_examples=150)
+def test_a_csv_file_without_quoting_keeps_its_rows(tmp_path_factory, table):
+  text = "x,y,z\n" + "".join(",".join(row) + "\n" for row in table)
+  try:
+    found = read(tmp_path_factory.getbasetemp(), text, "plain.csv")
+  except errors.UserError:
+    return
+  assert len(found) == len(table)
+
+
+@hypothesis.given(
+    st.lists(st.tuples(*[st.text(st.sampled_from('ab "\n,é'), max_size=6)] * 3),
+             min_size=1, max_size=5), st.booleans())
+@hypothesis.settings(deadline=None, max_examples=150)
+def test_a_quoted_csv_file_is_read_back_or_refused(
+    tmp_path_factory, table, all_quoted):
+  file = io.StringIO(newline="")
+  csv.writer(file, lineterminator="\n",
+             quoting=csv.QUOTE_ALL if all_quoted else csv.QUOTE_MINIMAL
+             ).writerows([("x", "y", "z"), *table])
+  try:
+    found = rows(tmp_path_factory.getbasetemp(), file.getvalue(), "q.csv")
+  except errors.UserError as error:
+    assert "by itself" in str(error) and not all_quoted
+  else:
+    assert found == table
 
 
 @pytest.mark.parametrize("value, name, text", [

@@ -150,6 +150,8 @@ def import_rows(
   else:
     files = (containers.files_by_split(path, spec.file_mark)
              if path.is_dir() else {})
+    # By their names where these tell no split.
+    files = files or (_named_files(spec, path) if path.is_dir() else {})
     undivided = ([path] if path.is_file() else sorted(path.glob("SVAMP.json*"))
                  + sorted(path.glob("ASDiv.xml*")))
     if not files and undivided:
@@ -167,6 +169,13 @@ def import_rows(
   return record_importer.import_sources(
       spec, teacher, sources, options=record_importer.Options(**options),
       format_name="rows")
+
+
+def _named_files(spec: datasets.Dataset, folder: pathlib.Path
+                 ) -> dict[str, list[pathlib.Path]]:
+  found = {split: row_files.find_row_file(spec, folder, split)
+           for split in records.SPLITS}
+  return {split: [path] for split, path in found.items() if path}
 
 
 def _read_all(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
@@ -189,7 +198,7 @@ def _require_columns(read: _Reader, paths: list[pathlib.Path],
       return
   if unread and unread.problem == text_files.INVALID_UTF8:
     raise errors.UserError(
-        f"{unread.where} is not UTF-8, nor is any row; save the file as UTF-8")
+        f"{unread.where} is not UTF-8, nor is any row; {text_files.TO_UTF8}")
   raise errors.UserError(f"{paths[0]} has no rows" + (
       f" that can be read: {unread.where} is {unread.problem}"
       if unread and unread.problem else ""))

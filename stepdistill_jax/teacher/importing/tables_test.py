@@ -399,7 +399,8 @@ def test_rows_that_are_not_there(tmp_path):
 def test_a_file_of_which_no_row_is_read_says_why(tmp_path):
   path = tmp_path / "rows.csv"
   path.write_bytes("question,answer,why\né,a,b\nü,a,b\n".encode("latin-1"))
-  with pytest.raises(errors.UserError, match="line 2 is not UTF-8"):
+  with pytest.raises(errors.UserError, match=(
+      "line 2, column 'question' is not UTF-8, .* `iconv -f")):
     import_columns(tmp_path, path)
   path = tmp_path / "rows.jsonl"
   path.write_text('{"question"\n{"question"\n')

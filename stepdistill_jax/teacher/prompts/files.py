@@ -1,8 +1,5 @@
 """Finding prompt files: this package's own, and a user's."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 import functools
 import os
 import pathlib
@@ -34,11 +31,10 @@ def folders() -> list[pathlib.Path]:
 
 def list_prompts() -> list[prompt_lib.Prompt]:
   """All prompts by id; a user's file hides ours of the same name."""
-  prompts: dict[str, prompt_lib.Prompt] = {}
-  for path in _paths():
-    if path.stem not in prompts:
-      prompts[path.stem] = load_file(path)
-  return [prompts[name] for name in sorted(prompts)]
+  paths: dict[str, pathlib.Path] = {}
+  for folder in reversed(folders()):
+    paths.update((path.stem, path) for path in folder.glob("*.toml"))
+  return [load_file(paths[name]) for name in sorted(paths)]
 
 
 def find(name: str, dataset: str) -> prompt_lib.Prompt:
@@ -94,8 +90,3 @@ def _parse(path: pathlib.Path, data: bytes) -> prompt_lib.Prompt:
     table = tomllib.loads(data.decode("utf-8"))
   return prompt_lib.from_table(
       table, prompt_id=path.stem, source=data, where=str(path))
-
-
-def _paths() -> Iterator[pathlib.Path]:
-  for folder in folders():
-    yield from sorted(folder.glob("*.toml"))

@@ -1,7 +1,5 @@
 """A prompt: its text, its exemplars, and how a row is put into it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
@@ -12,7 +10,7 @@ from typing import Any
 from stepdistill_jax.answers import answer_forms
 from stepdistill_jax.util import errors
 
-# How a completion is read (`reads`), see `teacher.answer_forms`.
+# How a completion is read (`reads`), see `answers.answer_forms`.
 
 ANY_DATASET = "*"
 _FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
@@ -207,21 +205,20 @@ def _parse_schema(text: str, where: str) -> Mapping[str, Any]:
 
 def _check(prompt: Prompt, where: str) -> None:
   """Refuses what would be found out only after the first paid request."""
-  if not prompt.datasets:
-    raise errors.UserError(
-        f'{where}: datasets is empty; name some, or write ["*"] for any')
-  if not prompt.fields and prompt.reads != answer_forms.TURNS:
-    raise errors.UserError(
-        f"{where}: input shows no field of the row; write {{inputs}} or "
-        "another field's name in it")
-  if "label" in prompt.fields and not prompt.gold_given:
-    raise errors.UserError(
-        f"{where} shows the row's label to the teacher; if this is meant, "
-        "add gold_given = true, so that it is not counted as the teacher's")
-  if prompt.gold_given and prompt.reads != answer_forms.RATIONALE:
-    raise errors.UserError(
-        f"{where}: with gold_given the completion is a rationale alone; "
-        f'write reads = "{answer_forms.RATIONALE}"')
+  for is_wrong, message in (
+      (not prompt.datasets,
+       ': datasets is empty; name some, or write ["*"] for any'),
+      (not prompt.fields and prompt.reads != answer_forms.TURNS,
+       ": input shows no field of the row; write {inputs} or another field's "
+       "name in it"),
+      ("label" in prompt.fields and not prompt.gold_given,
+       " shows the row's label to the teacher; if this is meant, add "
+       "gold_given = true, so that it is not counted as the teacher's"),
+      (prompt.gold_given and prompt.reads != answer_forms.RATIONALE,
+       ": with gold_given the completion is a rationale alone; write "
+       f'reads = "{answer_forms.RATIONALE}"')):
+    if is_wrong:
+      raise errors.UserError(where + message)
   for number, exemplar in enumerate(prompt.exemplars, start=1):
     lacking = [f for f in (*prompt.fields, "output") if f not in exemplar]
     if lacking:

@@ -1,0 +1,189 @@
+"""Metrics of summaries and conversations, of one answer each.
+
+| metric | what |
+|---|---|
+| `rouge1`, `rouge2`, `rougeL` | F1 of stemmed words, by rouge-score |
+| `chrf` | F2 of character n-grams (Popović 2015), by sacrebleu |
+| `words` | length |
+| `entity_density` | distinct entities a word (Adams et al. 2023), by spaCy |
+| `repetition` | share of 4-grams of words that came before |
+| `refusal` | 1 where the answer declines, by a rule |
+
+All but `words` are in [0, 1]. Without a model of spaCy a rule finds entities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+import re
+from typing import Any
+
+from stepdistill_jax.records import datasets
+
+# Kind of labels -> its metrics, the one that systems are compared by first.
+OF_KIND: Mapping[str, tuple[str, ...]] = {
+    datasets.SUMMARY: ("rougeL", "rouge1", "rouge2", "chrf", "words",
+                       "entity_density", "repetition"),
+    datasets.CONVERSATION: ("chrf", "rougeL", "words", "repetition",
+                            "refusal")}
+# Metrics that say how well an answer agrees with the label; the others say
+# something of it alone.
+AGAINST_LABEL = ("rougeL", "rouge1", "rouge2", "chrf")
+
+_WORD = re.compile(r"\w+(?:['’]\w+)?")
+_NGRAM = 4
+
+
+def score(kind: str, label: str, text: str) -> dict[str, float]:
+  """The metrics of one answer.
+
+  Args:
+    kind: one of `OF_KIND`.
+    label: the right answer; empty where there is none.
+    text: the answer.
+
+  Returns:
+    Metric -> value; without a label those of the answer alone.
+  """
+  found: dict[str, float] = {}
+  for name in OF_KIND[kind]:
+    if name not in AGAINST_LABEL:
+      found[name] = _OF_TEXT[name](text)
+    elif label and name == "chrf":
+      found[name] = chrf(label, text)
+    elif label:
+      found[name] = rouge(label, text)[name]
+  return found
+
+
+@functools.cache
+def _rouge_scorer() -> Any:
+  from rouge_score import rouge_scorer
+
+  return rouge_scorer.RougeScorer(
+      ["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+
+
+@functools.lru_cache(maxsize=1)  # Three metrics of one answer.
+def rouge(label: str, text: str) -> Mapping[str, float]:
+  """ROUGE-1, -2 and -L, as F1 with Porter's stemmer."""
+  return {name: float(value.fmeasure)
+          for name, value in _rouge_scorer().score(label, text).items()}
+
+
+def chrf(label: str, text: str) -> float:
+  """chrF2 of one answer, in [0, 1]."""
+  import sacrebleu
+
+  return sacrebleu.sentence_chrf(text, [label]).score / 100
+
+
+def words(text: str) -> float:
+  return float(len(_WORD.findall(text)))
+
+
+def repetition(text: str) -> float:
+  """Share of a text's 4-grams of words that stood in it before."""
+  tokens = [word.lower() for word in _WORD.findall(text)]
+  grams = list(zip(*(tokens[i:] for i in range(_NGRAM)), strict=False))
+  return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+_REFUSAL = re.compile(
+    r"\bI(?:['’]m| am) (?:sorry|unable|not able)\b"
+    r"|\bI (?:can(?:not|['’]t)|won['’]t|will not|do not|don['’]t) "
+    r"(?:provide|help|assist|answer|discuss|support|comply|generate|create|"
+    r"engage|fulfill|give|offer|share|write)\b"
+    r"|\bas an AI\b", re.IGNORECASE)
+_OPENING = 200  # Characters in which an answer that declines says so.
+
+
+def refusal(text: str) -> float:
+  """1.0 where an answer's opening declines."""
+  return float(_REFUSAL.search(text[:_OPENING]) is not None)
+
+
+def entity_density(text: str) -> float:
+  """Distinct entities a word; 0 of an empty text."""
+  return len(_find_entities()(text)) / words(text) if words(text) else 0.0
+
+
+def entity_method() -> str:
+  """By what entities are found: a model of spaCy, or `rule`."""
+  models = _spacy_models()
+  return f"spaCy {models[0]}" if models else "rule"
+
+
+def _spacy_models() -> Sequence[str]:
+  try:
+    import spacy
+  except ImportError:
+    return ()
+  return sorted(spacy.util.get_installed_models())
+
+
+@functools.cache
+def _find_entities() -> Callable[[str], set[str]]:
+  models = _spacy_models()
+  if not models:
+    return entities_by_rule
+  import spacy
+
+  model = spacy.load(models[0])
+  return lambda text: {found.text.lower() for found in model(text).ents}
+
+
+_NUMBER_WORDS = ("two three four five six seven eight nine ten eleven twelve "
+                 "twenty thirty forty fifty hundred thousand million billion")
+# Words that are capitalized because a sentence begins with them.
+_OPENERS = frozenset((
+    "a about after all also although an and another any anyone are as at "
+    "because before both but by can could do does during each even every "
+    "everyone finally first for from given he her here his how however i if in "
+    "instead into is it its it's later let many maybe meanwhile mom more "
+    "most my neither no nobody none nor not now of on once one only or other "
+    "others our over people perhaps please she should since so some someone "
+    "soon still such that the their then there these they this those though "
+    "to today tomorrow under until up was we what when where which while who "
+    "whose why will with without would yes yesterday yet you your").split())
+_SPAN = re.compile(
+    r"#?(?:[A-Z][\w'’-]*\d*#?|\$?\d[\d,.:]*\d%?|\$?\d%?)"
+    r"(?:(?:\.? (?:of )?|-)(?:[A-Z][\w'’-]*|\d[\d,.]*))*"
+    rf"|\b(?:{'|'.join(_NUMBER_WORDS.split())})\b")
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!Mr\.|Ms\.|Dr\.|St\.)(?<!Mrs\.)\s+")
+
+
+def entities_by_rule(text: str) -> set[str]:
+  """Spans of capitalized words, numbers and dates, in lower case.
+
+  A word that begins a sentence counts unless it is one of the common openers.
+  """
+  found: set[str] = set()
+  for sentence in _SENTENCE.split(text):
+    for match in _SPAN.finditer(sentence):
+      span = match[0]
+      first, space, rest = span.partition(" ")
+      if _bare(first) in _OPENERS:
+        span = rest if space else ""
+      if span and span != "I":
+        found.add(_bare(span))
+  return found
+
+
+def _bare(span: str) -> str:
+  return re.sub(r"['’](?:s|ll|d|re|ve)?$", "", span.lower()).rstrip(".,:")
+
+
+_OF_TEXT: Mapping[str, Callable[[str], float]] = {
+    "words": words, "repetition": repetition, "refusal": refusal,
+    "entity_density": entity_density}
+
+
+def means(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
+  """The mean of each metric over the answers that have it."""
+  found: dict[str, list[float]] = {}
+  for values in scores:
+    for name, value in values.items():
+      found.setdefault(name, []).append(value)
+  return {name: sum(values) / len(values) for name, values in found.items()}

@@ -1,0 +1,1 @@
+"""Judging answers by models and by people, and how well judges agree."""

@@ -1,0 +1,148 @@
+r"""Judge the answers of two systems, by a model and by people.
+
+  stepdistill judge --first=finetune.jsonl --second=step_by_step.jsonl \
+      --questions=questions.jsonl --output=judged \
+      --base_url=http://localhost:8000/v1 --model=Qwen/Qwen3-32B
+  stepdistill judge pairs.jsonl --output=judged --export_sheet=sheet.html
+  stepdistill judge pairs.jsonl --output=judged --verdicts=verdicts_ann.csv \
+      --verdicts=verdicts_bob.csv
+
+A model sees every pair in both orders. People grade a page that says nothing
+of who answered. What is in --output is judged once; run the same command again
+to go on, or with more --verdicts to compare graders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from stepdistill_jax.teacher.ask import command as ask_command
+from stepdistill_jax.util import argument_parser, errors
+
+if TYPE_CHECKING:
+  from stepdistill_jax.evaluation.judging import pairs as pairs_lib
+
+SUMMARY = "judge answers of two systems, by a model and by people"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add("pairs", nargs="?", metavar="PAIRS", type=argument_parser.existing,
+      help="a file with a question and two answers a row")
+  for name in ("first", "second"):
+    add(f"--{name}", metavar="FILE", type=argument_parser.existing,
+        help=f"instead: the {name} system's answers, rows of id and text")
+  add("--questions", metavar="FILE", type=argument_parser.existing,
+      help="rows of id and question, where the answers' files have none")
+  add("--names", metavar="FIRST,SECOND", help="of the two systems")
+  add("--output", metavar="DIR", required=True,
+      help="folder of verdicts.jsonl, judging.json, report.html")
+  add("--prompt", default="pairwise",
+      help="pairwise, score, either with _with_reference, or a .toml file "
+      "(default: %(default)s)")
+  add("--judge", default="", metavar="NAME",
+      help="its name in tables (default: made from --model)")
+  add("--trained_by", action="append", default=[], metavar="MODEL",
+      help="a teacher of the systems, for warnings of self-preference")
+  add("--min_success_ratio", type=float, default=0.7, metavar="SHARE",
+      help="fail if fewer of the judge's completions end as they should "
+      "(default: %(default)s)")
+  people = parser.add_argument_group("people, and judgements from elsewhere")
+  people.add_argument(
+      "--export_sheet", metavar="FILE",
+      help="write a page for people (HTML, and CSV beside it), and end")
+  people.add_argument(
+      "--verdicts", action="append", default=[], metavar="[NAME=]FILE",
+      help="a filled sheet, or judgements of another form")
+  people.add_argument(
+      "--graders", metavar="NAME,...",
+      help="only these graders of --verdicts; others are counted")
+  add("--shuffle_seed", type=int, default=0, metavar="N",
+      help="of the sheet's order and of bootstraps (default: 0)")
+  ask_command.add_server_arguments(parser)
+  parser.set_defaults(temperature="0", top_p="1")
+  add("--json", action="store_true", help="print judging.json")
+
+
+def run(args: argparse.Namespace) -> int | None:
+  from stepdistill_jax.evaluation.judging import report, sheet
+
+  pairs = _pairs(args)
+  if args.export_sheet:
+    table = sheet.write(pairs, pathlib.Path(args.export_sheet),
+                        seed=args.shuffle_seed)
+    print(f"{len(pairs.pairs):,} pairs -> {args.export_sheet} and {table}; "
+          "give the filled table back with --verdicts=FILE")
+    return None
+  if not args.model and not args.verdicts:
+    raise errors.UserError(
+        "nobody judges: name a --model (with --base_url for a server of your "
+        "own), give --verdicts=FILE, or write a page for people with "
+        "--export_sheet=FILE")
+  folder = pathlib.Path(args.output)
+  folder.mkdir(parents=True, exist_ok=True)
+  verdicts, scores, not_read, warnings, groups = [], [], {}, [], []
+  prompt = None
+  for given in args.verdicts:
+    found, not_read[given] = _read_verdicts(args, given, pairs)
+    verdicts += found
+    groups.append(list(dict.fromkeys(said.grader for said in found)))
+  if args.model:
+    from stepdistill_jax.evaluation.judging import asking, win_rates
+
+    judged = asking.ask(args, pairs, folder)
+    verdicts += judged.verdicts
+    scores, prompt = judged.scores, judged.prompt
+    not_read[args.judge or args.model] = judged.reasons.as_json()
+    warnings = win_rates.self_preference(args.model, {
+        **dict.fromkeys(pairs.names, "system"),
+        **dict.fromkeys(args.trained_by, "teacher")})
+  results = report.make(
+      pairs, verdicts, scores, warnings=warnings, not_read=not_read,
+      groups=groups, prompt=prompt, seed=args.shuffle_seed)
+  page = report.write(folder, results, verdicts, scores)
+  if args.json:
+    print(json.dumps(results, ensure_ascii=False))
+  else:
+    print("\n".join([*report.lines(results), f"page: {page}"]))
+  return None
+
+
+def _pairs(args: argparse.Namespace) -> pairs_lib.Pairs:
+  from stepdistill_jax.evaluation.judging import pairs as pairs_lib
+
+  names = None
+  if args.names:
+    given = [name.strip() for name in args.names.split(",")]
+    if len(given) != 2 or not all(given) or given[0] == given[1]:
+      raise errors.UserError(
+          f"--names={args.names}; expected two names with a comma between")
+    names = given[0], given[1]
+  if args.pairs and (args.first or args.second):
+    raise errors.UserError(
+        "give either PAIRS, or --first=FILE and --second=FILE")
+  if args.pairs:
+    return pairs_lib.read_pairs(pathlib.Path(args.pairs), names)
+  if not (args.first and args.second):
+    raise errors.UserError(
+        "there is nothing to judge: give a file PAIRS, or --first=FILE and "
+        "--second=FILE")
+  return pairs_lib.join_predictions(
+      pathlib.Path(args.first), pathlib.Path(args.second),
+      pathlib.Path(args.questions) if args.questions else None, names)
+
+
+def _read_verdicts(args: argparse.Namespace, given: str,
+                   pairs: pairs_lib.Pairs) -> tuple[list[Any], dict[str, Any]]:
+  from stepdistill_jax.evaluation.judging import verdicts
+
+  name, path = argument_parser.split_name(given)
+  if not pathlib.Path(path).is_file():
+    raise errors.UserError(f"there is no file --verdicts={path}")
+  found, reasons = verdicts.read_file(
+      pathlib.Path(path), pairs, grader=name,
+      graders=tuple(filter(None, (args.graders or "").split(","))))
+  return found, reasons.as_json()

@@ -1,0 +1,1 @@
+"""One page on a distillation: quality, cost, and what to doubt."""

@@ -1,0 +1,96 @@
+r"""One page on a distillation: quality, cost, and what to doubt.
+
+  stepdistill-eval --teacher=palm540b --checkpoint=untrained=runs/start \
+      --checkpoint=runs/svamp --benchmarks=svamp --latency=20 --output=scores
+  stepdistill judge ... --output=judged
+  stepdistill scorecard --scores=scores --judged=judged --output=card \
+      --price=svamp=0.05,0.10
+
+It measures nothing itself: what a row lacks was not measured by those calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import pathlib
+from typing import TYPE_CHECKING
+
+from stepdistill_jax.util import argument_parser, errors
+
+if TYPE_CHECKING:
+  from stepdistill_jax.evaluation.scorecard import card
+
+SUMMARY = "one page on quality, cost and pitfalls of a distillation"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add("--scores", metavar="DIR", action="append", required=True,
+      type=argument_parser.existing, help="an --output of stepdistill-eval")
+  add("--judged", metavar="DIR", action="append", default=[],
+      type=argument_parser.existing, help="an --output of stepdistill judge")
+  add("--teacher", metavar="NAME",
+      help="the system that quality is a share of (default: the one teacher)")
+  add("--price", metavar="NAME=IN,OUT", action="append", default=[],
+      help="a system's dollars per million prompt and completion tokens")
+  add("--output", metavar="DIR", required=True,
+      help="folder of scorecard.json, report.html, report.md")
+  add("--json", action="store_true", help="print scorecard.json")
+
+
+def run(args: argparse.Namespace) -> int | None:
+  from stepdistill_jax.evaluation.report import outputs, tables, text
+  from stepdistill_jax.evaluation.scorecard import card, pitfalls
+  from stepdistill_jax.util import durable_files
+
+  scores = [card.read(pathlib.Path(path), "results.json")
+            for path in args.scores]
+  judged = [card.read(pathlib.Path(path), "judging.json")
+            for path in args.judged]
+  rows = card.rows_of(scores, args.teacher, dict(map(_price, args.price)))
+  found = card.tables(rows)
+  wins = tables.make(
+      "Judged", [(r, g) for r in judged for g in r["graders"]], {
+          "grader": lambda pair: pair[1]["grader"],
+          "of": lambda pair: " over ".join(reversed(pair[0]["systems"])),
+          "win rate %": lambda pair: tables.percent(pair[1]["win_rate"]),
+          "95%": lambda pair: tables.interval(pair[1]["ci95"]),
+          "pairs": lambda pair: pair[1]["pairs"]})
+  doubts = pitfalls.find(scores, judged)
+  found += [table for table in (wins, tables.make(
+      "What to doubt", doubts, {"pitfall": lambda line: line})) if table.rows]
+  folder = pathlib.Path(args.output)
+  folder.mkdir(parents=True, exist_ok=True)
+  values = {"code_version": outputs.code_version(),
+            "rows": [dataclasses.asdict(row) for row in rows],
+            "pitfalls": doubts}
+  page = outputs.write_tables(
+      folder, "Scorecard", [f"By stepdistill_jax {outputs.code_version()}"],
+      [] if doubts else ["No pitfall was found by the rules."], found)
+  durable_files.replace(folder / "scorecard.json",
+                        json.dumps(values, indent=2) + "\n")
+  if args.json:
+    print(json.dumps(values))
+    return None
+  for table in found:
+    text.print_table(table)
+  print(f"page: {page}")
+  return None
+
+
+def _price(given: str) -> tuple[str, card.Price]:
+  from stepdistill_jax.evaluation.scorecard import card
+
+  name, _, prices = given.rpartition("=")
+  try:
+    prompt, completion = map(float, prices.split(","))
+  except ValueError:
+    prompt = completion = math.nan
+  if not name or not (prompt >= 0 and completion >= 0):
+    raise errors.UserError(
+        f"--price={given}: expected NAME=IN,OUT, dollars per million prompt "
+        "and completion tokens, such as svamp=0.05,0.10")
+  return name, card.Price(prompt, completion)

@@ -1,0 +1,96 @@
+"""What to doubt in a scorecard, found in its numbers.
+
+The second paper (Shirgaonkar et al. 2024) names such pitfalls of evaluation;
+here each is a rule over what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+import math
+from typing import Any
+
+from stepdistill_jax.evaluation.report import tables as tables_lib
+
+_UNREADABLE = 0.05  # Share of answers above which a score says little.
+_SURE = 1.96  # Standard errors of a 95% interval.
+
+
+def find(scores: Sequence[Mapping[str, Any]],
+         judged: Sequence[Mapping[str, Any]]) -> list[str]:
+  """A line for each pitfall that applies.
+
+  Args:
+    scores: contents of `results.json` files.
+    judged: contents of `judging.json` files.
+  """
+  lines: list[str] = []
+  for results in scores:
+    for s in results["systems"]:
+      where = f"{s['benchmark']}, {tables_lib.label_of(s)}"
+      lines += [f"{where}: {line}" for line in _of_system(s)]
+    lines += _of_pairs(results)
+  for results in judged:
+    lines += _of_judges(results, scores)
+  return list(dict.fromkeys(lines))
+
+
+def _of_system(s: Mapping[str, Any]) -> Iterator[str]:
+  n = s["n"]
+  for what in ("unparsable", "missing"):
+    if n and s[what] / n > _UNREADABLE:
+      yield (f"{s[what]:,} of {n:,} answers are {what}: the score measures the "
+             "form of answers, too; look at them before comparing")
+  table = s.get("by_class")
+  if table:
+    said = [sum(column) for column in zip(*table["confusion"])]
+    for label, count in zip(table["labels"], said):
+      if not count and not label.startswith("("):
+        yield f"the label {label!r} is never the answer"
+  yield from (line for line in s["warnings"] if "train split" in line)
+
+
+def _of_pairs(results: Mapping[str, Any]) -> Iterator[str]:
+  """Differences for which the test set is too small."""
+  for pair in results["comparisons"]:
+    if pair["significant"] or not pair["difference"]:
+      continue
+    low, high = pair["ci95"]
+    half = (high - low) / 2
+    if not math.isfinite(half) or half <= abs(pair["difference"]):
+      continue
+    needed = math.ceil(pair["n"] * (half / abs(pair["difference"])) ** 2)
+    yield (f"{pair['benchmark']}: {pair['first']} and {pair['second']} differ "
+           f"by {100 * pair['difference']:+.2f} points, within "
+           f"{100 * half:.2f} of noise; some {needed:,} examples instead of "
+           f"{pair['n']:,} would tell so small a difference")
+
+
+def _of_judges(results: Mapping[str, Any],
+               scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  first, second = results["systems"]
+  yield from results["warnings"]
+  for grader in results["graders"]:
+    name = grader["grader"]
+    whole = grader["pairs"] + grader["unreadable"]
+    if whole and grader["unreadable"] / whole > _UNREADABLE:
+      yield (f"grader {name}: {grader['unreadable']:,} of {whole:,} verdicts "
+             "are unreadable")
+    for share, what in (("shown_first", "the answer shown first"),
+                        ("longer", "the longer answer")):
+      interval = grader[share]["ci95"]
+      if interval and interval[0] > 0.5:
+        yield (f"grader {name} prefers {what}: "
+               f"{tables_lib.percent(grader[share]['share'])}% of "
+               f"{grader[share]['n']:,}")
+    for pair in (p for r in scores for p in r["comparisons"]):
+      if {pair["first"], pair["second"]} != {first, second} or (
+          not pair["significant"] or grader["ci95"] is None):
+        continue
+      better = pair["difference"] if pair["first"] == second else (
+          -pair["difference"])
+      low, high = grader["ci95"]
+      if (better > 0 and high < 0.5) or (better < 0 and low > 0.5):
+        yield (f"{pair['benchmark']}: by {pair.get('metric', 'accuracy')} "
+               f"{second if better > 0 else first} is better, grader {name} "
+               "prefers the other")

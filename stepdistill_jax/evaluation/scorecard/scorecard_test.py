@@ -1,0 +1,109 @@
+"""The scorecard, from results of evaluations and judges."""
+
+import copy
+import json
+
+import pytest
+
+from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.evaluation.scorecard import card, pitfalls
+from stepdistill_jax.util import errors
+
+
+def system(name, kind, accuracy, **more):
+  return {"name": name, "kind": kind, "benchmark": "svamp", "mode": "generate",
+          "n": 200, "accuracy": accuracy, "ci95": [accuracy - .05,
+                                                   accuracy + .05],
+          "unparsable": 0, "missing": 0, "warnings": [], "cost": None,
+          "by_class": None, **more}
+
+
+RESULTS = {
+    "systems": [
+        system("palm", "teacher", 0.8),
+        system("student", "checkpoint", 0.6, unparsable=30, cost={
+            "parameters": 220_000_000, "input_tokens": 40.0,
+            "label_tokens_per_example": 10.0,
+            "rationale_tokens_per_example": None,
+            "latency_s": [0.02, 0.05]},
+               warnings=["3 of 200 questions are also in the train split of "
+                         "svamp, which the run was trained on"])],
+    "comparisons": [{
+        "benchmark": "svamp", "mode": "generate", "first": "palm",
+        "second": "student", "difference": 0.02, "ci95": [-0.04, 0.08],
+        "n": 200, "holm_p": 0.4, "significant": False}]}
+JUDGING = {
+    "systems": ["palm", "student"], "warnings": [], "graders": [{
+        "grader": "ann", "win_rate": 0.3, "ci95": [0.2, 0.4], "pairs": 50,
+        "unreadable": 10, "shown_first": {"share": 0.7, "ci95": [0.6, 0.8],
+                                          "n": 50},
+        "longer": {"share": None, "ci95": None, "n": 0}}]}
+
+
+def test_rows_have_what_was_measured_and_nothing_else():
+  teacher, student = card.rows_of(
+      [RESULTS], None, {"student": card.Price(1.0, 4.0)})
+  assert (teacher.kept, teacher.tokens, teacher.usd) == (None, None, None)
+  assert student.kept == pytest.approx(0.75)
+  assert student.p_teacher == 0.4
+  assert student.latency_s == [0.02, 0.05]
+  # 1,000 answers of 40 prompt and 10 completion tokens.
+  assert student.usd == pytest.approx((1.0 * 40 + 4.0 * 10) * 1000 / 1e6)
+  (table,) = card.tables([teacher, student])
+  assert "not measured" in table.rows[0]
+
+
+def test_pitfalls_are_found():
+  found = pitfalls.find([RESULTS], [JUDGING])
+  for part in (
+      "30 of 200 answers are unparsable", "also in the train split",
+      # Nine times the examples would make the interval three times as small.
+      "differ by +2.00 points, within 6.00 of noise; some 1,800 examples",
+      "grader ann prefers the answer shown first", "10 of 60 verdicts"):
+    assert any(part in line for line in found), part
+  assert len(found) == 5
+
+
+def test_metric_and_judge_that_disagree_are_named():
+  results = copy.deepcopy(RESULTS)
+  results["comparisons"][0].update(
+      significant=True, difference=-0.1, ci95=[-0.15, -0.05])
+  found = pitfalls.find([results], [JUDGING])
+  assert any("by accuracy student is better, grader ann prefers the other"
+             in line for line in found)
+
+
+def test_a_label_that_is_never_said_is_named():
+  results = copy.deepcopy(RESULTS)
+  results["systems"][1]["by_class"] = {
+      "labels": ["yes", "no", "(unparsable)"],
+      "confusion": [[3, 0, 0], [2, 0, 0]]}
+  assert "svamp, student: the label 'no' is never the answer" in (
+      pitfalls.find([results], []))
+
+
+def test_the_command_writes_one_page(tmp_path, capsys):
+  for name, value in (("results", RESULTS), ("judging", JUDGING)):
+    (tmp_path / f"{name}.json").write_text(json.dumps(value))
+  arguments = ["scorecard", f"--scores={tmp_path}", f"--judged={tmp_path}",
+               f"--output={tmp_path / 'card'}"]
+  assert cli.main([*arguments, "--price=student=0.1,0.2"]) == 0
+  capsys.readouterr()
+  page = (tmp_path / "card/report.html").read_text("utf-8")
+  assert "0.020, 0.050" in page and "What to doubt" in page
+  values = json.loads((tmp_path / "card/scorecard.json").read_text("utf-8"))
+  assert [row["system"] for row in values["rows"]] == ["palm", "student"]
+  for more, message in (
+      ("--price=studen=0.1,0.2", "did you mean: student"),
+      ("--price=student=cheap", "expected NAME=IN,OUT"),
+      ("--teacher=plam", "did you mean: palm")):
+    assert cli.main([*arguments, more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_no_result_is_refused(tmp_path):
+  (tmp_path / "results.json").write_text("[]")
+  with pytest.raises(errors.UserError, match="is no results.json"):
+    card.read(tmp_path, "results.json")
+  with pytest.raises(errors.UserError, match="in two of the --scores"):
+    card.rows_of([RESULTS, RESULTS], None, {})
