@@ -135,7 +135,7 @@ def run(
       gin_files, gin_bindings, gin_search_paths, launching.main_names(mode))
   if mode == "train" and text is not None and not dry_run:
     from stepdistill_jax.data import early_records
-    early_records.require(text, tfds_data_dir)
+    early_records.require(text, data_folders.get("tfds_data_dir"))
   runtime.configure()
   # A second run in a process that has imported `t5x` keeps its engine.
   if engine is not None or "t5x" not in sys.modules:

@@ -5,7 +5,8 @@ with or without records), and
 
 * `[rows]`: how a source's rows are read. `kind` of the labels; `files`, the
   names of row files by split, the first found wins; `held_out`, `labels`,
-  `file_mark`, `undivided_test_rows`, `expressions` as in `datasets.Dataset`; and the columns:
+  `file_mark`, `undivided_test_rows`, `expressions` as in `datasets.Dataset`;
+  and the columns:
   `inputs` (several are joined by newlines), `label` (of several the first that
   a row has) and `rationale`, or a
   `reader` of `datasets` for rows of a form of their own;
