@@ -100,7 +100,8 @@ def run(*args, **kwargs):
 
 
 TRAIN = ("stepdistill_jax.cli.t5x", "train",
-         "--gin_file=t5x/configs/runs/testing.gin")
+         "--gin_file=t5x/configs/runs/testing.gin", "--gin.MODEL_DIR='new'",
+         "--gin.TRAIN_STEPS=1")
 NOTEBOOK = "import stepdistill_jax; from t5x import interactive_model"
 WORKER = """
 import multiprocessing, sys
@@ -116,7 +117,7 @@ EVALUATE = "stepdistill_jax.cli.stepdistill_eval"
 
 
 @pytest.mark.parametrize("command", [
-    *((TRAIN[0], mode, TRAIN[2])
+    *((TRAIN[0], mode, *TRAIN[2:])
       for mode in ("train", "eval", "infer", "precompile", "export")),
     (EVALUATE, "--checkpoint=run", "--output=scores"), (NOTEBOOK,)])
 def test_devices_start_before_tensorflow(folder, command):

@@ -17,13 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stepdistill_jax.teacher.ask import command as ask_command
 from stepdistill_jax.util import argument_parser, errors
-
-if TYPE_CHECKING:
-  from stepdistill_jax.evaluation.judging import pairs as pairs_lib
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +106,8 @@ def run(args: argparse.Namespace) -> int | None:
   return None
 
 
-def _pairs(args: argparse.Namespace) -> pairs_lib.Pairs:
+def _pairs(args: argparse.Namespace) -> Any:
+  """The `pairs.Pairs` to judge."""
   from stepdistill_jax.evaluation.judging import pairs as pairs_lib
 
   names = None
@@ -133,8 +131,8 @@ def _pairs(args: argparse.Namespace) -> pairs_lib.Pairs:
       pathlib.Path(args.questions) if args.questions else None, names)
 
 
-def _read_verdicts(args: argparse.Namespace, given: str,
-                   pairs: pairs_lib.Pairs) -> tuple[list[Any], dict[str, Any]]:
+def _read_verdicts(args: argparse.Namespace, given: str, pairs: Any
+                   ) -> tuple[list[Any], dict[str, Any]]:
   from stepdistill_jax.evaluation.judging import verdicts
 
   name, path = argument_parser.split_name(given)

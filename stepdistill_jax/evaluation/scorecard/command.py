@@ -16,12 +16,9 @@ import dataclasses
 import json
 import math
 import pathlib
-from typing import TYPE_CHECKING
+from typing import Any
 
 from stepdistill_jax.util import argument_parser, errors
-
-if TYPE_CHECKING:
-  from stepdistill_jax.evaluation.scorecard import card
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +76,8 @@ def run(args: argparse.Namespace) -> int | None:
   return None
 
 
-def _price(given: str) -> tuple[str, card.Price]:
+def _price(given: str) -> tuple[str, Any]:
+  """A system's name and its `card.Price`."""
   from stepdistill_jax.evaluation.scorecard import card
 
   name, _, prices = given.rpartition("=")
