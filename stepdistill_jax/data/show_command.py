@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -57,11 +58,6 @@ def _paths(args: argparse.Namespace) -> list[str]:
   return [p for p in args.gin_search_paths.split(",") if p]
 
 
-def _stand_in(**arguments: Any) -> None:
-  """Stands in for T5X's `train`, whose arguments gin files bind."""
-  del arguments
-
-
 @contextlib.contextmanager
 def _configured(
     args: argparse.Namespace) -> Iterator[tuple[Any, str, list[float]]]:
@@ -88,12 +84,14 @@ def _configured(
         split=args.split or "train", task_feature_lengths=_lengths(task)),
            args.task, [])
     return
-  with gin_config.main_module(train=_stand_in):
+  # T5X's own, as a stand-in would take its name in gin's registry.
+  train = importlib.import_module("t5x.train").train
+  with gin_config.main_module(train=train):
     gin_config.parse(files, bindings, _paths(args))
     import gin
 
     found = gin_config.arguments_of(
-        gin.get_configurable(_stand_in), ["model", "train_dataset_cfg"])
+        gin.get_configurable(train), ["model", "train_dataset_cfg"])
     if "train_dataset_cfg" not in found:
       raise errors.UserError(
           f"{', '.join(files)}: no training run (train_script.train has no "
