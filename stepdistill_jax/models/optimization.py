@@ -103,10 +103,12 @@ def by_name(definition: Any) -> Any:
   if not isinstance(definition, str):
     return definition
   try:
-    configured = gin.get_configurable(optimizer)
-  except ValueError as error:
+    bound = gin.get_bindings(optimizer, resolve_references=False)
+  except ValueError:  # No file imports it.
+    bound = {}
+  if "learning_rate" not in bound:
     raise errors.UserError(
         f"OPTIMIZER = {definition!r}: optimizers have names in files that "
         "include gin/runs/paper.gin; here bind T5X's, such as "
-        "@adafactor.Adafactor()") from error
-  return configured(definition)
+        "@adafactor.Adafactor()")
+  return gin.get_configurable(optimizer)(definition)

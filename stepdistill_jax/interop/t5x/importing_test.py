@@ -196,7 +196,7 @@ def test_a_lost_chunk_is_not_taken_for_zeros(
     (lambda a: a.update({"target/extra/kernel": np.zeros(3, np.float32)}),
      "parameters that a T5 has not: extra/kernel"),
     (lambda a: [a.pop(n) for n in list(a) if n.startswith("target/encoder")],
-     "a decoder-only model")])
+     "of a decoder alone")])
 def test_another_architecture(sources, tmp_path, change, expected):
   arrays = parameters(sources)
   change(arrays)
