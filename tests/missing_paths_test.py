@@ -57,6 +57,20 @@ READ = {
     **{f"checkpoint export-hf --{option}": "stepdistill checkpoint export-hf a "
        f"--output={{tmp}}/o --{option}={{x}}"
        for option in ("results", "tokenizer", "records_dir")},
+    "data list --records_dir": "stepdistill data list --records_dir={x}",
+    "data show --gin_file": "stepdistill data show --gin_file={x}",
+    "data show --records_dir": "stepdistill data show svamp_label_gold "
+    "--records_dir={x}",
+    "data show --tokenizer": "stepdistill data show svamp_label_gold "
+    "--records_dir={records} --tokenizer={x}",
+    **{f"judge --{option}": f"stepdistill judge --output={{tmp}}/j --{option}="
+       "{x}" for option in ("first", "second", "questions")},
+    "judge --verdicts": "stepdistill judge {pairs} --output={tmp}/j "
+    "--verdicts={x}",
+    "scorecard --scores": "stepdistill scorecard --output={tmp}/c "
+    "--scores={x}",
+    "scorecard --judged": "stepdistill scorecard --output={tmp}/c "
+    "--scores={tmp} --judged={x}",
     "predict --records_dir": "stepdistill predict a b --records_dir={x}",
     "checkpoint import-t5x CHECKPOINT": "stepdistill checkpoint import-t5x {x} "
     "--output={tmp}/o",
@@ -99,7 +113,9 @@ OTHERS = {
     "data cache --output", "data lengths --records",
     "data cache --records", "checkpoint import-hf --output",
     "checkpoint export-hf --output", "checkpoint import-t5x --output",
-    "predict --output", "report --output",
+    "predict --output", "report --output", "data show --html",
+    "data show --gin_search_paths", "judge --output", "judge --export_sheet",
+    "judge --tokenizer", "scorecard --output",
     "quickstart --output_dir", "stepdistill-eval --output",
     "stepdistill-eval --export_inputs", "plan --gin_file",
     "plan --gin_search_paths", "t5x --gin_search_paths", "t5x --records_dir",
@@ -133,7 +149,10 @@ def folders(tmp_path_factory):
   rows = tmp / "rows.jsonl"
   rows.write_text('{"Body": "Two pears.", "Question": "How many?", '
                   '"Equation": "( 1.0 + 1.0 )", "Answer": 2.0, "ID": "1"}\n')
-  return {"x": NOWHERE, "tmp": tmp, "records": records, "rows": rows}
+  pairs = tmp / "pairs.jsonl"
+  pairs.write_text('{"question": "q", "first": "a", "second": "b"}\n')
+  return {"x": NOWHERE, "pairs": pairs, "tmp": tmp, "records": records,
+          "rows": rows}
 
 
 @pytest.fixture(autouse=True)

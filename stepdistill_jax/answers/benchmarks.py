@@ -130,7 +130,7 @@ class Benchmark:
     row = datasets.Row(inputs, label="", choices=self.choices(inputs))
     found = rules_lib.get_parser(self.dataset)(text[-_MAX_ANSWER_CHARS:], row)
     if found.rule in ("json", "answer tag", "boxed", "####") or (
-        "\\boxed" in text):
+        "\\boxed" in text) or not free_text_rules.serves(self.dataset):
       return found.label
     return free_text_rules.get_parser(self.dataset)(text, row).label
 

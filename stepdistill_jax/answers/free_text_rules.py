@@ -17,7 +17,7 @@ SVAMP label in such texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 import re
 
@@ -37,16 +37,14 @@ _CLASS_LETTER = re.compile(r"\(([a-c])\)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?", re.ASCII)
 
 
+def serves(dataset: datasets.Dataset) -> bool:
+  """Whether these rules are for labels of the data set's kind."""
+  return dataset.label_kind in _LABELS
+
+
 def get_parser(dataset: datasets.Dataset) -> parsing.Parser:
   """Returns the parser of a data set's free-text generations."""
-  find_label = {
-      datasets.CHOICE: _choice,
-      datasets.CLASS: _class_label,
-      datasets.EQUATION: _number,
-      datasets.NUMBER: _number,
-      datasets.TEXT: _rest_of_line,
-  }[dataset.label_kind]
-  return functools.partial(_parse, find_label, dataset)
+  return functools.partial(_parse, _LABELS[dataset.label_kind], dataset)
 
 
 def _parse(find_label: Callable[..., tuple[str, str]],
@@ -142,3 +140,9 @@ def names_a_label(output: str, row: datasets.Row, dataset: datasets.Dataset
     return bool(_CLASS_LETTER.search(lowered)) or any(
         label in lowered for label in dataset.labels)
   return bool(_NUMBER.search(lowered))
+
+
+_LABELS: Mapping[str, Callable[..., tuple[str, str]]] = {
+    datasets.CHOICE: _choice, datasets.CLASS: _class_label,
+    datasets.EQUATION: _number, datasets.NUMBER: _number,
+    datasets.TEXT: _rest_of_line}

@@ -45,7 +45,7 @@ def get_parser(
     errors.UserError: unknown rules.
   """
   check_rules(rules)
-  if writer == FREE_TEXT:
+  if writer == FREE_TEXT and free_text_rules.serves(dataset):
     return free_text_rules.get_parser(dataset)
   if form == answer_forms.CHAIN_OF_THOUGHT:
     if rules == "reference" and reference_rules.serves(dataset):

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       dest="data_command", metavar="COMMAND", required=True)
   listed = subparsers.add_parser(
       "list", help="data sets, teachers and tasks that there are")
-  argument_parser.add_records_dir(listed)
+  argument_parser.add_records_dir(listed, type=argument_parser.existing)
   listed.add_argument("--json", action="store_true", help="print JSON")
   listed.set_defaults(data_run=_list)
   _add_show(subparsers.add_parser(

@@ -168,9 +168,14 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
                   task_feature_lengths["targets"]) if self.pack else _AT_ONCE
     names = [name for name, spec in ds.element_spec.items()
              if spec.dtype != tf.string and spec.shape.rank == 1]
-    return ds.map(lambda example: {
+    rows = ds.map(lambda example: {
         name: example[name] for name in names}).ragged_batch(at_once).map(
             convert, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    size = ds.cardinality()
+    if self.pack or size == tf.data.UNKNOWN_CARDINALITY:
+      return rows
+    # A row an example: evaluation on several hosts asks how many there are.
+    return rows.apply(tf.data.experimental.assert_cardinality(size))
 
   def of_many(
       self, element_spec: Mapping[str, tf.TensorSpec],

@@ -185,3 +185,13 @@ def test_place_records_is_next_fit():
   np.testing.assert_array_equal(placement.index_in_row, [0, 1, 0, 1])
   np.testing.assert_array_equal(placement.input_start, [0, 3, 0, 3])
   np.testing.assert_array_equal(placement.target_start, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_a_row_an_example_is_known_to_be_so(join):
+  known = dataset(PAIRS).apply(tf.data.experimental.assert_cardinality(2))
+  lengths = {"inputs": 8, "targets": 8}
+  rows = Converter(pack=False, join_pairs=join)(known, lengths)
+  assert len(rows) == len(list(rows)) == 2
+  packed = Converter(pack=True)(known, lengths)
+  assert packed.cardinality() == tf.data.UNKNOWN_CARDINALITY
