@@ -7,12 +7,13 @@ INTEROP_VENV ?= .venv-interop
 BIN := $(VENV)/bin
 PYTEST := bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup quickstart lint test test-fast test-interop test-docs test-newest clean
+.PHONY: setup quickstart lint test test-fast test-interop test-docs test-newest docs clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: EXTRA := test
 $(INTEROP_VENV)/.installed: EXTRA := test-interop
+.venv-docs/.installed: EXTRA := docs
 
 # Installed anew only when what is to be installed has changed.
 %/.installed: setup.py constraints.txt
@@ -48,6 +49,12 @@ test-interop: $(INTEROP_VENV)/.installed
 test-docs: $(INTEROP_VENV)/.installed
 	@$(INTEROP_VENV)/bin/python -m pytest tests/docs_test.py $(ARGS)
 
+# The site of docs/, in the folder site/; it needs no network to be read.
+docs: .venv-docs/.installed
+	@.venv-docs/bin/python -m mkdocs build --strict --quiet
+	@echo "wrote site/; to read it, search too:" \
+	  "python3 -m http.server --directory site 8000"
+
 # The newest versions that setup.py allows: `make test-newest PYTHON=python3.13`.
 test-newest:
 	@test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
@@ -58,4 +65,4 @@ test-newest:
 	@.venv-newest/$(PYTEST) -m 'not interop and not pages' $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(INTEROP_VENV) .venv-newest build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP_VENV) .venv-newest .venv-docs site build dist *.egg-info

@@ -31,6 +31,7 @@ EXTRAS = {
     "serve": ["ctranslate2>=4.5"],
     "teacher": ["openai[aiohttp]>=2"],
     "amos": ["jestimator>=0.3.3"],
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
     "t5x": [
         "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
     "test": [
@@ -42,10 +43,11 @@ EXTRAS = {
 }
 # Heavy, and so in an environment of their own: see `make test-interop`.
 EXTRAS["test-interop"] = [
-    *(package for extra in ("test", "hf", "serve", "tpu", "amos")
+    *(package for extra in ("test", "hf", "serve", "tpu", "amos", "docs")
       for package in EXTRAS[extra]),
     "playwright>=1.49",  # With the Chromium of the machine.
-    "accelerate", "fastapi", "uvicorn"]  # For `transformers serve`.
+    "accelerate", "fastapi", "uvicorn",  # For `transformers serve`.
+    "axe-playwright-python"]  # Has axe-core, for the pages.
 
 
 def data_files(folder: pathlib.Path) -> list[str]:

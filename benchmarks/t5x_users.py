@@ -7,11 +7,13 @@ Both run on both engines where Google's T5X is importable, else on ours alone.
 FOLDER has a checkout of each repository below, by its name; those that are not
 there are left out and named. T5X's unit tests are copied and run; those that
 Google's own code passes (or, without it, all) are the ones that count. Tests
-that patch or call private names (`_x`) of T5X are listed apart.
+that patch or call private names (`_x`) of T5X are listed apart. T5X's tests
+import chex, airio, fiddle and portpicker; the package t5 is stubbed.
 
-T5X is at commit cc342d419ec3e3e9c4bf1df33c82330cafdc1e16; the others at their
-main branches of November 2026. Third-party packages that a module imports and
-that are not installed are stubbed, on both engines alike.
+T5X is at commit cc342d419ec3e3e9c4bf1df33c82330cafdc1e16, magenta-realtime at
+1a2815e (the last with the modules below), the others at their main branches of
+November 2026. Third-party packages that a module imports and that are not
+installed are stubbed, on both engines alike.
 
 The last line is the headline; the exit status is 1 if a module does not import
 on ours that does on Google's.
@@ -108,6 +110,18 @@ def stubbed(name):
       return f"{type(error).__name__}: {error}"
 print("RESULT" + json.dumps({m: stubbed(m) for m in sys.argv[1:]}))
 """
+# Before T5X's tests: what JAX has no more and no test looks into.
+_CONFTEST = """
+import sys, types
+import jax.experimental.pjit
+import stepdistill_jax
+jax.experimental.pjit.pjit = jax.jit
+for name in ("t5", "t5.data", "t5.data.preprocessors", "t5.data.tasks"):
+  module = types.ModuleType(name)
+  module.__path__ = []
+  module.__getattr__ = lambda n: type(n, (), {})
+  sys.modules.setdefault(name, module)
+"""
 # Of T5X's tests: private names of its modules, patched or called.
 _PRIVATE = re.compile(
     r"""(?:\b(?:\w+_lib|checkpoints|utils|models|decoding|trainer|losses|"""
@@ -129,32 +143,46 @@ def imports(engine: str, checkouts: pathlib.Path) -> dict[str, str | None]:
     folder = checkouts / repository.split("/")[1] / inner
     if not folder.is_dir():
       continue
-    # A process a module: they name modules alike (`utils`, `models`).
-    for module in modules.split():
-      done = subprocess.run(
-          [sys.executable, "-c", _IMPORT, module], check=False,
-          env=_environment(engine, str(folder)), cwd=tempfile.gettempdir(),
-          capture_output=True, text=True)
-      found = re.search(r"^RESULT(.*)$", done.stdout, re.M)
-      results[f"{repository}: {module}"] = json.loads(
-          found[1])[module] if found else done.stderr[-300:]
+    # A process a repository: they name modules alike (`utils`, `models`).
+    found = _imported(engine, folder, *modules.split())
+    for module, why in found.items():
+      if why:  # Again alone: scripts define the same flags.
+        why = _imported(engine, folder, module)[module]
+      results[f"{repository}: {module}"] = why
   return results
 
 
+def _imported(
+    engine: str, folder: pathlib.Path, *modules: str) -> dict[str, str | None]:
+  done = subprocess.run(
+      [sys.executable, "-c", _IMPORT, *modules], check=False,
+      env=_environment(engine, str(folder)), cwd=tempfile.gettempdir(),
+      capture_output=True, text=True)
+  found = re.search(r"^RESULT(.*)$", done.stdout, re.M)
+  if found:
+    return json.loads(found[1])
+  return dict.fromkeys(modules, done.stderr[-300:])
+
+
 def run_tests(
-    engine: str, checkout: pathlib.Path, timeout: float
+    engine: str, checkout: pathlib.Path, timeout: float, only: str = ""
 ) -> dict[str, str]:
-  """Test of T5X's -> `passed`, `failed: why` or `skipped`."""
+  """Test of T5X's -> `passed`, `failed: why` or `skipped`.
+
+  Args:
+    only: files of tests, such as `models,trainer`; empty for all.
+  """
   with tempfile.TemporaryDirectory() as folder:
     for file in (checkout / "t5x").rglob("*_test.py"):
       name = file.relative_to(checkout / "t5x")
-      if name.parts[0] == "contrib":
+      if name.parts[0] == "contrib" or only and (
+          name.stem.removesuffix("_test") not in only.split(",")):
         continue
       # Outside of the package, or its folder would be imported as `t5x`.
       target = pathlib.Path(folder, *name.parts)
       target.parent.mkdir(parents=True, exist_ok=True)
       shutil.copy(file, target)
-    pathlib.Path(folder, "conftest.py").write_text("import stepdistill_jax\n")
+    pathlib.Path(folder, "conftest.py").write_text(_CONFTEST)
     report = pathlib.Path(folder, "report.xml")
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib",
@@ -205,6 +233,9 @@ def main() -> int:
                       help="of the repositories, by their names")
   parser.add_argument("--t5x", type=pathlib.Path, metavar="FOLDER",
                       help="a checkout of T5X, for its unit tests")
+  parser.add_argument("--only", default="", metavar="FILE,...",
+                      help="of T5X's tests: models,trainer for models_test.py "
+                      "and trainer_test.py")
   parser.add_argument("--timeout", type=float, default=7200, metavar="S",
                       help="of a run of T5X's tests, in seconds")
   args = parser.parse_args()
@@ -227,7 +258,7 @@ def main() -> int:
     bad = len(failed)
     headline.append(f"{len(counted) - bad} of {len(counted)} modules import")
   if args.t5x:
-    ran = {e: run_tests(e, args.t5x, args.timeout) for e in engines}
+    ran = {e: run_tests(e, args.t5x, args.timeout, args.only) for e in engines}
     expected = [t for t, outcome in ran[engines[-1]].items()
                 if outcome == "passed" or len(engines) == 1]
     totals: dict[bool, collections.Counter] = {

@@ -5,12 +5,14 @@ import json
 
 import pytest
 
+from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.evaluation import command as main
 from stepdistill_jax.evaluation.judging import (
   pairs as pairs_lib,
   sheet,
   verdicts,
 )
+from stepdistill_jax.evaluation.report import command_test
 from stepdistill_jax.quickstart import command, plan as plan_lib
 from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.teacher.importing import counts as import_counts
@@ -32,6 +34,7 @@ def test_an_evaluations_examples_are_listed(tmp_path):
       f"--output={tmp_path / 'scores'}"]) == 0
   page, messages = testing.open_in_browser(tmp_path / "scores/report.html")
   assert messages == []
+  assert not testing.accessibility_problems(tmp_path / "scores/report.html")
   # Written by its script, which shows the wrong ones first.
   assert "3 of 8 examples, page 1 of 1" in page
   assert page.count('aria-label="wrong: (3 + 1)"') == 3
@@ -48,6 +51,35 @@ def test_a_quickstarts_report_has_its_figures(tmp_path):
   accuracy = report["runs"][0]["accuracy"]
   assert f"{100 * accuracy:.1f}" in page
   assert "data:image/svg+xml;base64," in page
+  assert not testing.accessibility_problems(tmp_path / "out/report.html")
+
+
+def test_the_other_pages_are_for_everyone(tmp_path, monkeypatch):
+  monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path / "records"))
+  monkeypatch.setenv("STEPDISTILL_VOCAB", str(
+      testing.write_tiny_vocabulary(tmp_path / "spiece.model")))
+  record_writer.write_records(tmp_path / "records", "svamp", "palm540b", {
+      split: [records.Record(
+          id=f"svamp/{split}/{i}", inputs=f"{i} pears, and one?",
+          label=f"{i + 1}", teacher_label=f"{i}", rationale="One more.")
+              for i in range(4)] for split in ("train", "test")})
+  systems = [command_test.system(command_test.write_run(
+      tmp_path / f"{method}_{share}_{seed}", method, share=share, seed=seed),
+                                 .5 + .1 * share)
+             for method in ("finetune", "step_by_step")
+             for share in (.5, 1.0) for seed in (0, 1)]
+  command_test.write_results(tmp_path / "scores", systems)
+  for arguments, page in (
+      (["data", "show", "svamp_step_gold_palm540b",
+        f"--html={tmp_path / 'show.html'}"], "show.html"),
+      (["teacher", "audit", "--dataset=svamp", "--teacher=palm540b",
+        f"--html={tmp_path / 'audit.html'}"], "audit.html"),
+      (["report", str(tmp_path), f"--output={tmp_path / 'report'}"],
+       "report/report.html")):
+    assert cli.main(arguments) == 0
+    _, messages = testing.open_in_browser(tmp_path / page)
+    assert messages == []
+    assert not testing.accessibility_problems(tmp_path / page), page
 
 
 def test_a_sheet_is_graded_by_keyboard(tmp_path):

@@ -113,7 +113,7 @@ def path_options(parser: argparse.ArgumentParser):
   command = parser.prog.removeprefix("stepdistill ")
   for action in parser._actions:
     if isinstance(action, argparse._SubParsersAction):
-      for subparser in action.choices.values():
+      for subparser in argument_parser.subcommands(action):
         yield from path_options(subparser)
     elif _PATHS.search(str(action.metavar)):
       name = (action.option_strings or [action.metavar])[-1]

@@ -15,10 +15,11 @@ def _judge(name, prediction, label, **kwargs):
 @pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
 @pytest.mark.parametrize("rules", ["strict", "reference"])
 def test_gold_is_correct_and_empty_is_unparsable(name, rules):
-  label = {"svamp": "( 8.0 - 3.0 )", "asdiv": "9", "gsm8k": "#### 1,234",
-           "cqa": "away", "anli1": "neutral", "esnli": "contradiction",
-           "tracking": "kitchen"}[name]
-  inputs = CQA if name == "cqa" else "question"
+  kind = benchmarks.get(name).kind
+  label = {"equation": "( 8.0 - 3.0 )", "number": "#### 1,234",
+           "choice": "away", "class": "contradiction", "text": "kitchen",
+           "summary": "A man left."}[kind]
+  inputs = CQA if kind == "choice" else "question"
   assert _judge(name, label, label, inputs=inputs, rules=rules).correct
   for nothing in ("", " ", "\n"):
     judged = _judge(name, nothing, label, inputs=inputs, rules=rules)

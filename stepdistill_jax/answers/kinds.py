@@ -212,10 +212,11 @@ def _equation(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
 
 def _number(text: str, row: Row, dataset: Dataset) -> tuple[str, str]:
   """The number that an answer is, or that its sentence comes to."""
-  return number_in(head(text)[0], (row.inputs,))
+  return number_in(head(text)[0], (row.inputs,), dataset.expressions)
 
 
-def number_in(sentence: str, rest: Sequence[str] = ()) -> tuple[str, str]:
+def number_in(sentence: str, rest: Sequence[str] = (),
+              expressions: bool = False) -> tuple[str, str]:
   """Reads a sentence's number; see `numerals`.
 
   The result of an equation, else the number that the sentence begins with,
@@ -224,6 +225,7 @@ def number_in(sentence: str, rest: Sequence[str] = ()) -> tuple[str, str]:
   Args:
     sentence: one sentence.
     rest: texts that may show whether decimal commas are in use.
+    expressions: leave an expression as it is, instead of computing it.
   """
   text = numerals.normalize(cleaning.plain(sentence))
   text = _ITEM.sub("", text)
@@ -245,7 +247,7 @@ def number_in(sentence: str, rest: Sequence[str] = ()) -> tuple[str, str]:
       value = arithmetic.evaluate(computed)
       if value < 0 and re.fullmatch(r"[\d.]+\s*-\s*[\d.]+", computed):
         return "", numerals.UNCLEAR  # `5 - 6` is a range.
-      return numerals.number_text(value), ""
+      return (computed if expressions else numerals.number_text(value)), ""
   chosen = found[0] if found[0].start == 0 else found[-1]
   if any(start <= chosen.start < end for start, end in dates):
     return "", numerals.UNCLEAR

@@ -1,8 +1,8 @@
 """The `stepdistill` command: a table of subcommands, imported when asked for.
 
-A subcommand's module defines `SUMMARY`, `add_arguments(parser)` and
-`run(args) -> int | None`. Help must stay instant, so a module imports jax,
-tensorflow and the like inside `run`.
+A subcommand's module defines `add_arguments(parser)` and
+`run(args) -> int | None`. Help must stay instant, so a module is imported when
+its command is given, and imports jax, tensorflow and the like inside `run`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,36 @@ import sys
 from stepdistill_jax.config import gin_arguments
 from stepdistill_jax.util import argument_parser, entry_points
 
-# name -> module; the order is the order of `stepdistill --help`.
+# name -> (module, summary); the order is the order of `stepdistill --help`.
 COMMANDS = {
-    "quickstart": "stepdistill_jax.quickstart.command",
-    "teacher": "stepdistill_jax.teacher.command",
-    "data": "stepdistill_jax.data.command",
-    "checkpoint": "stepdistill_jax.interop.command",
-    "predict": "stepdistill_jax.evaluation.predict",
-    "judge": "stepdistill_jax.evaluation.judging.command",
-    "scorecard": "stepdistill_jax.evaluation.scorecard.command",
-    "plan": "stepdistill_jax.plan.command",
-    "report": "stepdistill_jax.evaluation.report.command",
+    "quickstart": (
+        "stepdistill_jax.quickstart.command",
+        "embedded benchmark: train three methods, score, report"),
+    "teacher": (
+        "stepdistill_jax.teacher.command",
+        "import, collect and audit teacher outputs"),
+    "data": (
+        "stepdistill_jax.data.command",
+        "which data sets, teachers and tasks there are; a task's examples "
+        "and lengths; tasks tokenized beforehand"),
+    "checkpoint": (
+        "stepdistill_jax.interop.command",
+        "checkpoints: import-hf, export-hf, import-t5x, inspect, verify"),
+    "predict": (
+        "stepdistill_jax.evaluation.predict",
+        "a trained student's answers to new texts"),
+    "judge": (
+        "stepdistill_jax.evaluation.judging.command",
+        "judge answers of two systems, by a model and by people"),
+    "scorecard": (
+        "stepdistill_jax.evaluation.scorecard.command",
+        "one page on quality, cost and pitfalls of a distillation"),
+    "plan": (
+        "stepdistill_jax.plan.command",
+        "memory, FLOPs, speed bound and cost of a run on a TPU slice"),
+    "report": (
+        "stepdistill_jax.evaluation.report.command",
+        "tables, learning curves and size curves of many runs"),
 }
 
 

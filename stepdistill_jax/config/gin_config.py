@@ -4,8 +4,9 @@ T5X's gin files are found by T5X's names on the embedded engine too: gin looks
 `t5x/configs/runs/finetune.gin` up as a resource of the package `t5x.configs`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -22,7 +23,7 @@ from typing import Any
 import gin
 from gin import config_parser
 
-from stepdistill_jax.config import gin_types, gin_values
+from stepdistill_jax.config import early_names, gin_types, gin_values
 from stepdistill_jax.util import errors, locations
 
 _EMBEDDED_ROOT = pathlib.Path(__file__).resolve().parents[1] / "embedded_t5x"
@@ -31,6 +32,13 @@ _LONG_LINE = 20_000
 # A macro that nothing uses and that looks this much like one that is used is a
 # misspelling; T5X lets others pass, as in commands shared by many gin files.
 _MISSPELT = 0.8
+# Macros that files which do not know them would ignore -> what to do.
+_MUST_BE_USED = dict.fromkeys(
+    ("LEARNING_RATE_SCHEDULE", "WARMUP_STEPS"),
+    "include gin/runs/paper.gin, or set the files' own schedule")
+_PARSING_ERRORS = (
+    OSError, ValueError, SyntaxError, NameError, AttributeError, ImportError,
+    TypeError, KeyError, RecursionError, tokenize.TokenError)
 # Modules that T5X's gin files name otherwise than `from t5x import NAME`.
 _T5X_MODULES = {"network": "t5x.examples.t5.network", "seqio": "seqio"}
 # Macros and arguments that name what a run reads its parameters from, or
@@ -247,10 +255,15 @@ def _without_lookup_errors() -> Iterator[None]:
 def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
   """Raises UserError for a macro on the command line that looks misspelt."""
   used = set(in_files)
-  for value in bindings().values():
-    used.update(re.findall(r"%(\w+)", value))
+  referred = {name for value in bindings().values()
+              for name in re.findall(r"%(\w+)", value)}
+  used |= referred
   for binding in gin_bindings:
     name = binding.partition("=")[0].strip()
+    if name in _MUST_BE_USED and name not in referred:
+      raise errors.UserError(
+          f"{name} is set, and nothing in these gin files uses it: it would "
+          f"change nothing; {_MUST_BE_USED[name]}")
     if re.fullmatch(r"\w+", name) and name not in used and (
         difflib.get_close_matches(name, used, cutoff=_MISSPELT)):
       raise errors.UserError(
@@ -259,18 +272,88 @@ def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
 
 def check_early(
     gin_files: Sequence[str], gin_bindings: Sequence[str],
-    extra_search_paths: Sequence[str] = ()) -> None:
+    extra_search_paths: Sequence[str] = (),
+    main_names: Sequence[str] | None = None) -> early_names.Text | None:
   """Checks what can be checked before anything large is imported.
 
+  Args:
+    gin_files: as in `parse`, also what follows.
+    gin_bindings: on the command line.
+    extra_search_paths: looked at first.
+    main_names: what `main_module` will have; None looks at no names.
+
+  Returns:
+    What the files and bindings say; None where they do not say all.
+
   Raises:
-    errors.UserError: a file does not exist, or a macro on the command line has
-      a value that cannot work.
+    errors.UserError: a file does not exist or is no gin, a name is misspelt,
+      a macro is not set, or one on the command line has a value that cannot
+      work.
   """
   folders = search_paths(extra_search_paths)
   for name in gin_files:
     _check_file(name, folders)
   pairs = (binding.split("=", 1) for binding in gin_bindings if "=" in binding)
   gin_values.check({name.strip(): value.strip() for name, value in pairs})
+  if main_names is None:
+    return None
+  text = early_names.Text()
+  try:
+    # Not all of them: a file that is elsewhere may say anything.
+    complete = all([_read_early(name, folders, text) for name in gin_files])
+    of_files = dict(text.macros)
+    list(early_names.read("\n".join(gin_bindings), text))
+  except _PARSING_ERRORS as error:
+    raise errors.UserError(_explain(error, gin_bindings)) from error
+  if not all(
+      name.selector.partition(".")[2] in main_names for name in text.names
+      if name.statement and name.statement.module == "__main__"):
+    return None  # Of another mode: who parses them knows which.
+  for named in text.names:
+    if line := early_names.mistake(named, text, _T5X_MODULES):
+      raise errors.UserError(line)
+  if not complete:
+    return None
+  _check_macros_early(text, of_files)
+  return text
+
+
+def _read_early(
+    name: str, folders: Sequence[str], text: early_names.Text,
+    including: Sequence[str] = ()) -> bool:
+  """Reads a gin file and what it includes; False if one was not found."""
+  found = [*(pathlib.Path(folder, name) for folder in folders),
+           *filter(None, [_embedded_path(name)])]
+  path = next((path for path in found if path.is_file()), None)
+  if path is None or name in including:
+    if path is None and not early_names.is_resource(name):
+      _check_file(name, folders)
+    return False
+  with open(path, encoding="utf-8") as file:
+    return all([_read_early(included, folders, text, (*including, name))
+                for included in early_names.read(file, text)])
+
+
+def _check_macros_early(
+    text: early_names.Text, of_files: Mapping[str, Any]) -> None:
+  """Raises UserError for macros that are misspelt or not set."""
+  known = [name for name in of_files if re.fullmatch(r"\w+", name)]
+  for name in text.macros:
+    if name not in text.used and name not in of_files and (
+        re.fullmatch(r"\w+", name)) and (
+            difflib.get_close_matches(name, known, cutoff=_MISSPELT)):
+      raise errors.UserError(errors.unknown_name_message(
+          "gin macro", name, {*known, *text.used}))
+  _require_set(sorted(name for name, value in text.macros.items()
+                      if value == early_names.REQUIRED))
+
+
+def _require_set(missing: Sequence[str]) -> None:
+  if missing:
+    raise errors.UserError(
+        f"gin macro{'s' if len(missing) > 1 else ''} not set: "
+        f"{', '.join(missing)}; pass for instance --gin.{missing[0]}=VALUE "
+        "(a string needs quotes: '\"...\"')")
 
 
 def parse(
@@ -305,17 +388,10 @@ def parse(
       in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
       _register_named(gin_bindings)
       gin.parse_config(list(gin_bindings), skip_unknown)
-  except (OSError, ValueError, SyntaxError, NameError, AttributeError,
-          ImportError, TypeError, KeyError, RecursionError,
-          tokenize.TokenError) as error:
+  except _PARSING_ERRORS as error:
     raise errors.UserError(_explain(error, gin_bindings)) from error
   _check_macros(gin_bindings, in_files)
-  missing = unset_macros()
-  if missing:
-    raise errors.UserError(
-        f"gin macro{'s' if len(missing) > 1 else ''} not set: "
-        f"{', '.join(missing)}; pass for instance --gin.{missing[0]}=VALUE "
-        "(a string needs quotes: '\"...\"')")
+  _require_set(unset_macros())
   gin_values.check(bindings())
   gin_types.check()
   try:
@@ -330,6 +406,19 @@ def bindings() -> Mapping[str, str]:
   pairs = (line.split(" = ", 1) for line in lines
            if " = " in line and not line.startswith("#"))
   return {name.strip(): value.strip() for name, value in pairs}
+
+
+def arguments_of(
+    configurable: Callable[..., Any], names: Iterable[str]) -> dict[str, Any]:
+  """What gin gives a function for some of its arguments, and makes no other.
+
+  Args:
+    configurable: registered with gin.
+    names: of arguments; what is not bound is left out.
+  """
+  bound = gin.get_bindings(configurable, resolve_references=False)
+  # References are resolved by being copied.
+  return {name: copy.deepcopy(bound[name]) for name in names if name in bound}
 
 
 def make_folders_absolute() -> None:

@@ -1,6 +1,8 @@
 """What a data set's records look like to training.
 
 examples:
+  stepdistill data list
+  stepdistill data show svamp_step_gold_palm540b --examples=2
   stepdistill data lengths --dataset=svamp --teacher=palm540b
   stepdistill data cache --tasks=svamp_step_gold_palm540b --output=/data/cached
 """
@@ -13,14 +15,25 @@ import itertools
 import pathlib
 import shlex
 
+from stepdistill_jax.config import gin_arguments
 from stepdistill_jax.util import argument_parser
-
-SUMMARY = "lengths of a data set's sequences; tasks tokenized beforehand"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   subparsers = parser.add_subparsers(
       dest="data_command", metavar="COMMAND", required=True)
+  listed = subparsers.add_parser(
+      "list", help="data sets, teachers and tasks that there are")
+  argument_parser.add_records_dir(listed)
+  listed.add_argument("--json", action="store_true", help="print JSON")
+  listed.set_defaults(data_run=_list)
+  _add_show(subparsers.add_parser(
+      "show", help="a task's examples: texts, tokens, weights, what is cut",
+      description="Shows a task's first examples as training has them, and "
+      "counts what it leaves out and cuts. Lengths are those of "
+      "gin/datasets/DATASET.gin if there is one, else of the gin files that "
+      "are given; a recipe also has the task, the student's tokenizer, "
+      "filters, and the tasks' weights."))
   lengths = subparsers.add_parser(
       "lengths", help="lengths in pieces, with lines for a gin file")
   lengths.add_argument(
@@ -57,8 +70,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   cache.set_defaults(data_run=_cache)
 
 
+def _add_show(show: argparse.ArgumentParser) -> None:
+  show.add_argument(
+      "task", nargs="?", metavar="TASK",
+      help="task or mixture (default: the recipe's)")
+  show.add_argument(
+      "--split", default="", help="default: the recipe's, else train")
+  show.add_argument(
+      "--examples", type=argument_parser.positive, default=3, metavar="N",
+      help="how many are shown (default: %(default)s)")
+  gin_arguments.add(show)
+  show.add_argument(
+      "--tokenizer", metavar="FILE", type=argument_parser.existing,
+      help="a decoder's tokenizer.json")
+  show.add_argument(
+      "--chat", action="store_true",
+      help="with --tokenizer, prompts by its chat template")
+  argument_parser.add_records_dir(show)
+  show.add_argument("--html", metavar="FILE", help="write a page, too")
+  show.add_argument("--json", action="store_true", help="print JSON")
+  show.set_defaults(data_run=_show)
+
+
 def run(args: argparse.Namespace) -> None:
   args.data_run(args)
+
+
+def _list(args: argparse.Namespace) -> None:
+  import json
+
+  from stepdistill_jax.data import listing
+  from stepdistill_jax.util import locations
+
+  folder = args.records_dir or locations.records_dir()
+  entries = listing.found(folder)
+  if args.json:
+    print(json.dumps(entries, indent=1))
+    return
+  print("\n".join(listing.lines(entries, folder)))
+
+
+def _show(args: argparse.Namespace) -> None:
+  from stepdistill_jax.data import show_command
+
+  show_command.run(args)
 
 
 def _lengths(args: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import tempfile
 from typing import Any
 
@@ -307,7 +308,10 @@ def _write(folder: pathlib.Path, batches: Iterable[tuple[Columns, np.ndarray]],
            dtypes: Mapping[str, str], name: str, total: int | None,
            about: Mapping[str, Any]) -> None:
   """Writes a folder of tokens, which is whole when it has its name."""
-  temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+  ours = f".{folder.name}-{socket.gethostname()}-"
+  for leftover in folder.parent.glob(f"{ours}*"):  # Of a killed process.
+    shutil.rmtree(leftover, ignore_errors=True)
+  temporary = folder.with_name(f"{ours}{os.getpid()}")
   what = f"tokens of {name}"
   try:
     with progress.Bars("examples") as bars, token_files.Writer(

@@ -88,7 +88,9 @@ def made_folders(folder):
     "svamp_label_palm540b", "svamp_explain_palm540b",
     "svamp_mix_palm540b_palm540b.label", "svamp_mix_gold_palm540b.rationale"])
 def test_examples_are_those_of_the_tasks_own_pipeline(name):
-  task, cfg = seqio.TaskRegistry.get(name), config(name)
+  lengths = {**LENGTHS, "targets": 99} if "single" in name else LENGTHS
+  task, cfg = seqio.TaskRegistry.get(name), config(
+      name, task_feature_lengths=lengths)
   expected = list(pipelines.build(
       lambda: truncation.read(task, cfg)).as_numpy_iterator())
   store = batches_of(cfg)._store
@@ -182,6 +184,16 @@ def test_another_vocabulary_has_tokens_of_its_own(folder, monkeypatch):
                       lambda *unused: ["another"])
   prepare()
   assert len(made_folders(folder)) == 2
+
+
+def test_what_a_killed_process_left_is_removed(folder):
+  prepare()
+  (made,) = made_folders(folder)
+  left = made.with_name(f".{made.name}-{preparation.socket.gethostname()}-1")
+  made.rename(left)
+  (left / "about.json").unlink()
+  assert prepare().count == 32
+  assert made_folders(folder) == [made]
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(folder, monkeypatch):

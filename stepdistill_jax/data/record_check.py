@@ -14,7 +14,7 @@ _LABELS_CHECKED = 10_000  # Records; all of e-SNLI's would take a minute.
 _FEW = 0.01
 _NEEDS_RATIONALE = r"_(step|mix|single|explain|rationale)_"
 _ONLY_RATIONALE = r"_(explain|rationale)(_|$)"
-_NEEDS_GOLD = r"_(label|predict|step|mix|single)_gold\b|_gold_"
+NEEDS_GOLD = r"_(label|predict|step|mix|single)_gold\b|_gold_"
 
 
 def check_records(task: object, name: str, split: str) -> None:
@@ -40,7 +40,7 @@ def check_records(task: object, name: str, split: str) -> None:
 
   of_records = f"records of {source.dataset} by {teacher} in {data_dir}"
   if not re.search(_ONLY_RATIONALE, name):
-    human = re.search(_NEEDS_GOLD, name)
+    human = re.search(NEEDS_GOLD, name)
     wanted = ["label"] if human else ["teacher_label"]
     if not human and not is_training:
       wanted.append("label")  # Human ones, where there are.
@@ -57,7 +57,7 @@ def check_records(task: object, name: str, split: str) -> None:
               data_dir, source.dataset, teacher, split))
   if is_training and not re.search(_ONLY_RATIONALE, name):
     _check_vocabulary(
-        task, name, "label" if re.search(_NEEDS_GOLD, name)
+        task, name, "label" if re.search(NEEDS_GOLD, name)
         else "teacher_label", records.read_records(
             data_dir, source.dataset, teacher, split))
   if is_training and re.search(_NEEDS_RATIONALE, name) and not any_has(

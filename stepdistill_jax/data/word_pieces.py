@@ -18,6 +18,7 @@ from sentencepiece import sentencepiece_model_pb2
 import seqio
 import tensorflow as tf
 
+from stepdistill_jax.data import preprocessors
 from stepdistill_jax.records import records
 
 _SPACE = "\u2581"
@@ -107,8 +108,6 @@ class WordPieces:
                whole: np.ndarray, texts: Sequence[bytes]
                ) -> tuple[np.ndarray, np.ndarray]:
     """Puts the tokens of some texts, encoded as a whole, in their places."""
-    from stepdistill_jax.data import preprocessors
-
     encoded = preprocessors.encode("", tf.constant(
         [text.replace(b" " + _EOS + b" ", _EOS) for text in texts]),
                                    self._vocabulary)

@@ -32,6 +32,7 @@ from stepdistill_jax.util import errors
 Array = Any
 PyTree = Any
 OptimizerState = optimizers.OptimizerState
+_flat, _unflat = optimizers.flatten, optimizers.nest_like
 
 
 class FactorDim(enum.Enum):
@@ -387,17 +388,8 @@ class Adafactor(optimizers.OptimizerDef):
         target=param_logical_axes)
 
 
+_AdafactorHyperParams = Adafactor  # T5X's name, which its users' tests take.
+
+
 def _root_mean_square(x: Array, axes: tuple[int, ...]) -> Array:
   return jnp.sqrt(jnp.mean(x * x, axis=axes, keepdims=True))
-
-
-def _flat(tree: PyTree) -> dict[tuple[str, ...], Any]:
-  return traverse_util.flatten_dict(frozen_dict.unfreeze(tree))
-
-
-def _unflat(tree: PyTree, flat: dict) -> PyTree:
-  """`flat` as nested dicts, frozen if `tree` is."""
-  nested = traverse_util.unflatten_dict(flat)
-  if isinstance(tree, frozen_dict.FrozenDict):
-    return frozen_dict.freeze(nested)
-  return nested

@@ -106,7 +106,7 @@ def beam_search(
     `[batch, num_decodes]`, the best last.
   """
   del decode_rng
-  beams = num_decodes
+  inputs, beams = jnp.asarray(inputs), num_decodes
   batch, length = inputs.shape
   limit = (max_decode_len or length) + 1  # The start token comes first.
   forced = inputs

@@ -69,22 +69,41 @@ _NORMS = {
     "transformer": ("pre_self_attention", "pre_mlp")}
 
 
-def _rule(pattern: str) -> Callable[[Callable[..., str]], Any]:
-  """Decorates a function of a variable's groups that gives its new name."""
-  def register(name_of):
-    @t5_importer.add(pattern + r"(_slot_\w+)?")
-    def translate(unused_options, unused_name, value, *groups):
-      *groups, slot = groups
-      name = name_of(*groups)
-      if slot:
-        return f"state/param_states/{name}/{_SLOTS[slot]}", value
-      return f"target/{name}", value
-    return translate
-  return register
-
-
 def _stack(name: str) -> str:
   return "encoder" if name == "encoder" else "decoder"
+
+
+def _in_layer(stack: str, block: str, name: str) -> str:
+  return f"{_stack(stack)}/layers_{int(block)}/{name}"
+
+
+def _attention(stack: str, block: str, _, kind: str, matrix: str) -> str:
+  kind = ("attention" if stack == "encoder" else
+          "self_attention" if kind == "SelfAttention" else
+          "encoder_decoder_attention")
+  matrix = {"q": "query", "k": "key", "v": "value", "o": "out"}[matrix]
+  return _in_layer(stack, block, f"{kind}/{matrix}/kernel")
+
+
+# Pattern of a variable -> the parameter's name, of the pattern's groups.
+_NAMES: Mapping[str, Callable[..., str]] = {
+    "shared/embedding": lambda: "token_embedder/embedding",
+    _STACK + "/embedding":
+        lambda stack: f"{_stack(stack)}/token_embedder/embedding",
+    _LAYER + "/SelfAttention/relative_attention_bias":
+        lambda stack, block, _: _in_layer(
+            stack, block, "relpos_bias/rel_embedding"),
+    _LAYER + "/(SelfAttention|EncDecAttention)/([qkvo])": _attention,
+    _LAYER + r"/DenseReluDense/(w[io](?:_\d+)?)/kernel":
+        lambda stack, block, _, matrix: _in_layer(
+            stack, block, f"mlp/{matrix}/kernel"),
+    _LAYER + "/(?:layer|rms)_norm/scale":
+        lambda stack, block, layer: _in_layer(
+            stack, block, f"{_NORMS[stack][int(layer)]}_layer_norm/scale"),
+    _STACK + "/(?:final_layer|rms)_norm/scale":
+        lambda stack: f"{_stack(stack)}/{_stack(stack)}_norm/scale",
+    "(?:decoder|transformer)/logits/kernel":
+        lambda: "decoder/logits_dense/kernel"}
 
 
 @t5_importer.add("global_step")
@@ -94,49 +113,17 @@ def _(unused_options, unused_name, value):
   return "state/step", value
 
 
-@_rule("shared/embedding")
-def _():
-  return "token_embedder/embedding"
+def _add(pattern: str, name_of: Callable[..., str]) -> None:
+  @t5_importer.add(pattern + r"(_slot_\w+)?")
+  def _(unused_options, unused_name, value, *groups):
+    *groups, slot = groups
+    if slot:
+      return (f"state/param_states/{name_of(*groups)}/{_SLOTS[slot]}", value)
+    return f"target/{name_of(*groups)}", value
 
 
-@_rule(_STACK + "/embedding")
-def _(stack):
-  return f"{_stack(stack)}/token_embedder/embedding"
-
-
-@_rule(_LAYER + "/SelfAttention/relative_attention_bias")
-def _(stack, block, unused_layer):
-  return f"{_stack(stack)}/layers_{int(block)}/relpos_bias/rel_embedding"
-
-
-@_rule(_LAYER + "/(SelfAttention|EncDecAttention)/([qkvo])")
-def _(stack, block, unused_layer, kind, matrix):
-  kind = ("attention" if stack == "encoder" else
-          "self_attention" if kind == "SelfAttention" else
-          "encoder_decoder_attention")
-  matrix = {"q": "query", "k": "key", "v": "value", "o": "out"}[matrix]
-  return f"{_stack(stack)}/layers_{int(block)}/{kind}/{matrix}/kernel"
-
-
-@_rule(_LAYER + r"/DenseReluDense/(w[io](?:_\d+)?)/kernel")
-def _(stack, block, unused_layer, matrix):
-  return f"{_stack(stack)}/layers_{int(block)}/mlp/{matrix}/kernel"
-
-
-@_rule(_LAYER + "/(?:layer|rms)_norm/scale")
-def _(stack, block, layer):
-  norm = _NORMS[stack][int(layer)]
-  return f"{_stack(stack)}/layers_{int(block)}/{norm}_layer_norm/scale"
-
-
-@_rule(_STACK + "/(?:final_layer|rms)_norm/scale")
-def _(stack):
-  return f"{_stack(stack)}/{_stack(stack)}_norm/scale"
-
-
-@_rule("(?:decoder|transformer)/logits/kernel")
-def _():
-  return "decoder/logits_dense/kernel"
+for _item in _NAMES.items():
+  _add(*_item)
 
 
 def load_tf_ckpt(path: str) -> dict[str, LazyThreadPoolArray]:

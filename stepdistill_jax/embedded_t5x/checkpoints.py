@@ -88,8 +88,8 @@ def load_t5x_checkpoint(
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
-class Checkpointer:
-  """T5X's older interface to the same checkpoints; see the manager.
+class Checkpointer(OrbaxCheckpointManagerInterface):  # noqa: F405
+  """T5X's older interface to the same checkpoints; it waits for each.
 
   Attributes:
     manager_options: what it adds to the manager's arguments, where a
@@ -105,17 +105,10 @@ class Checkpointer:
     self.checkpoints_dir = checkpoints_dir
     self.keep, self.restore_dtype = keep, restore_dtype
     self.keep_dataset_checkpoints = keep_dataset_checkpoints
-    self._partitioner = partitioner
-    self._manager = OrbaxCheckpointManagerInterface(  # noqa: F405
+    super().__init__(
         checkpoints_dir, train_state, partitioner, dataset_iterator,
         save_dtype=save_dtype, restore_dtype=restore_dtype, keep=keep,
         keep_dataset_checkpoints=keep_dataset_checkpoints, **manager_options)
-
-  def all_steps(self) -> Sequence[int]:
-    return self._manager.all_steps()
-
-  def latest_step(self) -> int | None:
-    return self._manager.latest_step()
 
   def all_dataset_checkpoint_steps(self) -> Sequence[int]:
     """Steps whose checkpoints hold a position in the data."""
@@ -125,8 +118,8 @@ class Checkpointer:
            concurrent_gb: int = 128) -> None:
     """Writes a checkpoint and waits until it is there."""
     del concurrent_gb  # Orbax limits its memory by itself.
-    self._manager.save(train_state, state_transformation_fns)
-    self._manager.wait_until_finished()
+    super().save(train_state, state_transformation_fns)
+    self.wait_until_finished()
 
   def restore(self, step=None, path=None, state_transformation_fns=(),
               fallback_state=None, lazy_parameters=False):
@@ -140,15 +133,8 @@ class Checkpointer:
       raise errors.InvalidValue(
           "lazy parameters are not on devices: give the partitioner "
           "params_on_devices=False")
-    if step is None and path is None and (step := self.latest_step()) is None:
-      raise errors.InvalidValue(f"no checkpoint in {self.checkpoints_dir}")
-    return self._manager.restore(
+    return super().restore(
         step, path, fallback_state, state_transformation_fns, lazy_parameters)
-
-  def restore_from_tf_checkpoint(self, path_or_dir, strict=True,
-                                 translator=None):
-    return self._manager.restore_from_tf_checkpoint(
-        path_or_dir, strict, translator)
 
   def convert_from_tf_checkpoint(
       self, path_or_dir: str, *, state_transformation_fns=(),

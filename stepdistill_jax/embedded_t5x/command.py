@@ -17,8 +17,9 @@ this project (gin/...) and to T5X (t5x/...).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import contextlib
+import os
 import sys
 import time
 from typing import Any
@@ -72,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
       help="refuse to start where a checkpoint is bad, rather than to take the "
       "one before it")
   parser.add_argument(
-      "--dry_run", action="store_true", help="only parse the gin files")
+      "--dry_run", action="store_true",
+      help="parse the gin files and, of train, print what would be trained: "
+      "task, examples, lengths, batches, parameters, steps")
   several = parser.add_argument_group(
       "several processes (SLURM, Open MPI, GKE and TPU VMs are recognized)")
   several.add_argument(
@@ -95,19 +98,11 @@ def _true_or_false(text: str) -> bool:
 
 
 def run(
-    mode: str,
-    gin_files: Sequence[str] = (),
-    gin_bindings: Sequence[str] = (),
-    *,
-    engine: str | None = None,
-    gin_search_paths: Sequence[str] = (),
-    tfds_data_dir: str | None = None,
-    seqio_additional_cache_dirs: Sequence[str] = (),
-    allow_config_change: bool = False,
-    strict: bool = False,
-    dry_run: bool = False,
-    cluster: processes.Cluster | None = None,
-    command: Sequence[str] | None = None) -> Any:
+    mode: str, gin_files: Sequence[str] = (), gin_bindings: Sequence[str] = (),
+    *, engine: str | None = None, gin_search_paths: Sequence[str] = (),
+    allow_config_change: bool = False, strict: bool = False,
+    dry_run: bool = False, cluster: processes.Cluster | None = None,
+    command: Sequence[str] | None = None, **data_folders: Any) -> Any:
   """Runs a mode in this process.
 
   Gin's configuration is global: it is replaced, and only one run at a time
@@ -119,13 +114,12 @@ def run(
     gin_bindings: such as `MODEL_DIR = "/tmp/x"`; override the files.
     engine: `auto`, `google` or `embedded`; None asks $STEPDISTILL_ENGINE.
     gin_search_paths: where gin files are looked for first.
-    tfds_data_dir: data folder of all TFDS tasks.
-    seqio_additional_cache_dirs: where cached SeqIO tasks are.
     allow_config_change: let a run folder's configuration change.
     strict: refuse a folder whose latest checkpoint is bad.
-    dry_run: only parse.
+    dry_run: only parse, and of `train` print what would be trained.
     cluster: the processes that this is one of; None if it is alone.
     command: what to record as the command; by default the call's arguments.
+    **data_folders: see `launching.launch`.
 
   Returns:
     What T5X's function returns; for `train`, (last step, train state).
@@ -134,10 +128,14 @@ def run(
     errors.UserError: a mistake in the configuration, data or folders.
     errors.Preempted: a training saved and ended on SIGTERM.
   """
-  if mode not in MODES:
-    raise errors.UserError(errors.unknown_name_message("mode", mode, MODES))
+  errors.require_known("mode", mode, MODES)
   from stepdistill_jax.config import gin_config
-  gin_config.check_early(gin_files, gin_bindings, gin_search_paths)
+  from stepdistill_jax.embedded_t5x import launching
+  text = gin_config.check_early(
+      gin_files, gin_bindings, gin_search_paths, launching.main_names(mode))
+  if mode == "train" and text is not None and not dry_run:
+    from stepdistill_jax.data import early_records
+    early_records.require(text, data_folders.get("tfds_data_dir"))
   runtime.configure()
   # A second run in a process that has imported `t5x` keeps its engine.
   if engine is not None or "t5x" not in sys.modules:
@@ -149,7 +147,6 @@ def run(
     raise errors.UserError(
         "--strict: Google's T5X does not check its checkpoints; restore with "
         "--engine=embedded")
-  from stepdistill_jax.embedded_t5x import launching
   from stepdistill_jax.runs import run_record
   from stepdistill_jax.util import progress
   processes.join(cluster)
@@ -157,19 +154,24 @@ def run(
     runtime.START_TIME = time.time()
     command = ["t5x", mode, *(f"--gin_file={f}" for f in gin_files),
                *(f"--gin_bindings={b}" for b in gin_bindings)]
+  if dry_run:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # Uses no device.
   with processes.guard():
     where = "" if dry_run else f", {devices.description()}"
     runtime.import_tensorflow()
     # Together again: the devices of CPUs wait for each other for 30 s only.
     processes.exchange("imported", "")
-    with (_one_tells(progress),
+    # Of several processes only the first tells of the run's progress. Asking
+    # for the index of a process alone would start JAX's devices.
+    import jax
+    silent = jax.distributed.is_initialized() and jax.process_index() > 0
+    with (progress.watched_by(_Silent()) if silent
+          else contextlib.nullcontext(),
           run_record.launched(command, allow_config_change, strict)):
       progress.say(_first_line(mode, cluster) + where)
       return launching.launch(
           mode, gin_files, gin_bindings, gin_search_paths=gin_search_paths,
-          tfds_data_dir=tfds_data_dir,
-          seqio_additional_cache_dirs=seqio_additional_cache_dirs,
-          dry_run=dry_run)
+          dry_run=dry_run, **data_folders)
 
 
 class _Silent:
@@ -181,18 +183,6 @@ class _Silent:
 
   def at_step(self, step: int) -> None:
     pass
-
-
-@contextlib.contextmanager
-def _one_tells(progress) -> Iterator[None]:
-  """Of several processes only the first tells of the run's progress."""
-  import jax
-  # Asking for the index of a process alone would start JAX's devices.
-  if not jax.distributed.is_initialized() or jax.process_index() == 0:
-    yield
-    return
-  with progress.watched_by(_Silent()):
-    yield
 
 
 def _first_line(mode: str, cluster: processes.Cluster | None) -> str:

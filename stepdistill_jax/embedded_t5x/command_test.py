@@ -44,8 +44,10 @@ def test_missing_macros_are_all_named(capsys):
   assert "--gin.MODEL_DIR=VALUE" in line
 
 
-def test_the_first_line_names_engine_and_devices(capsys):
-  assert t5x_command.main(TRAIN) == errors.USER_ERROR_EXIT_CODE
+def test_the_first_line_names_engine_and_devices(capsys, tmp_path):
+  assert t5x_command.main([
+      *TRAIN, f"--gin.MODEL_DIR='{tmp_path / 'run'}'", "--gin.TRAIN_STEPS=2",
+      "--gin.MIXTURE_OR_TASK_NAME='nowhere'"]) == errors.USER_ERROR_EXIT_CODE
   first = capsys.readouterr().err.splitlines()[0]
   assert first == (
       "t5x train: engine embedded (stepdistill_jax's embedded T5X), "

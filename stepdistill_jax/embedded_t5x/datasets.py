@@ -82,13 +82,12 @@ def find_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
   name = cfg.mixture_or_task_name
   if isinstance(name, seqio.DatasetProviderBase):
     return name
-  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
-  if name not in known:
-    raise errors.InvalidValue(errors.unknown_name_message(
-        "SeqIO task or mixture", name, known,
-        "(set MIXTURE_OR_TASK_NAME; the gin file must import the module that "
-        "registers it, and tasks of a data set and teacher come with their "
-        "records: `stepdistill teacher import`)" + tasks_finder.collision()))
+  errors.require_known(
+      "SeqIO task or mixture", name,
+      {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()},
+      "(set MIXTURE_OR_TASK_NAME; the gin file must import the module that "
+      "registers it, and tasks of a data set and teacher come with their "
+      "records: `stepdistill teacher import`)" + tasks_finder.collision())
   return seqio.get_mixture_or_task(name)
 
 

@@ -170,8 +170,22 @@ def test_max_decode_steps_count_from_the_prompt():
       [3, 3, 4, 4, 0, 0, 0], [3, 4, 4, 0, 0, 0, 0]]
   assert sample(max_decode_steps=5, max_decode_steps_hard_limit=1) == [
       [3, 3, 4, 0, 0, 0, 0], [3, 4, 0, 0, 0, 0, 0]]
+  # Also where the cache holds a part of the prompt alone.
+  assert sample(max_decode_steps=2, initial_index=jnp.array([0, 1])) == [
+      [3, 3, 4, 4, 0, 0, 0], [3, 4, 4, 0, 0, 0, 0]]
   with pytest.raises(ValueError, match="max_decode_steps=9"):
     sample(max_decode_steps=9)
+
+
+def test_beam_search_takes_numpy_arrays():
+  table = _bigram()
+  inputs = np.array([[0, 3, 0, 0], [0, 2, 4, 0]], np.int32)
+  search = lambda inputs: decoding.beam_search(
+      inputs, {"cache_index": np.zeros(2, np.int32)},
+      _tokens_to_logits(table, 2), EOS, num_decodes=2,
+      initial_index=np.array([1, 2]))
+  np.testing.assert_array_equal(search(inputs)[0],
+                                search(jnp.asarray(inputs))[0])
 
 
 def test_topk_and_topp_exclude_each_other():

@@ -72,15 +72,9 @@ def save(
             "decoder_target_tokens": blank}
 
   spec = jax.eval_shape(as_batch, jnp.zeros(shapes["inputs"], jnp.int32))
-  cfg, paths = utils.get_first_valid_restore_config_and_paths(
-      [restore_checkpoint_cfg])
-  if len(paths) != 1:
-    raise errors.UserError(
-        f"export needs one checkpoint; {restore_checkpoint_cfg.path} has "
-        f"{len(paths)}")
-  state = train_state_initializer_cls(
-      None, model.get_initial_variables, {k: s.shape for k, s in spec.items()},
-      partitioner, {k: s.dtype for k, s in spec.items()}).restore(cfg, paths[0])
+  cfg, path = utils.find_one(restore_checkpoint_cfg, "export")
+  state = utils.initializer_for(
+      train_state_initializer_cls, model, partitioner, spec).restore(cfg, path)
   params = traverse_util.flatten_dict(
       flax.core.unfreeze(state.params), sep="/")
   params = {k: np.asarray(v, np.float32) for k, v in params.items()}
@@ -105,7 +99,7 @@ def save(
         (folder / "spiece.model").open("wb") as target):
     shutil.copyfileobj(source, target)
   (folder / "export.json").write_text(json.dumps({
-      "checkpoint": paths[0], "step": int(jax.device_get(state.step)),
+      "checkpoint": path, "step": int(jax.device_get(state.step)),
       "batch_size": batch_size, "inputs_length": shapes["inputs"][1],
       "targets_length": shapes["targets"][1], "platforms": PLATFORMS,
       "eos_id": vocabulary.eos_id, "jax": jax.__version__}, indent=2) + "\n")

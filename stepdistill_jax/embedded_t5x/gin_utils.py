@@ -35,9 +35,7 @@ def parse_gin_flags(
     gin.config._set_config_is_locked(False)
 
 
-def rewrite_gin_args(args: Sequence[str]) -> Sequence[str]:
-  """Rewrites `--gin.NAME=VALUE` to `--gin_bindings=NAME = VALUE`."""
-  return gin_arguments.rewrite(args)
+rewrite_gin_args = gin_arguments.rewrite
 
 
 def run(main: Callable[[Sequence[str]], Any]) -> None:

@@ -223,9 +223,7 @@ def infer(
     fallback_init_rng: seed for what the checkpoint lacks.
   """
   del checkpoint_ds_iter, use_orbax
-  if mode not in STEPS:
-    raise errors.InvalidValue(errors.unknown_name_message(
-        "infer mode", mode, STEPS))
+  errors.require_known("infer mode", mode, STEPS)
   setting_checks.whole_number("infer.checkpoint_period", checkpoint_period)
   setting_checks.whole_number("infer.num_shards", num_shards)
   if shard_id not in range(num_shards):
@@ -257,18 +255,13 @@ def infer(
       return converter(examples(provider), task_feature_lengths=lengths)
 
   provider = datasets.find_task(dataset_cfg)
-  if output_vocab_feature_name not in provider.output_features:
-    raise errors.InvalidValue(errors.unknown_name_message(
-        "feature", output_vocab_feature_name, provider.output_features,
-        "(infer.output_vocab_feature_name)"))
-  spec = features(provider).element_spec
-  initializer = train_state_initializer_cls(
-      optimizer_def=None,  # Only parameters are restored.
-      init_fn=model.get_initial_variables,
-      input_shapes={k: (batch_size, *s.shape) for k, s in spec.items()},
-      input_types={k: jnp.dtype(s.dtype.as_numpy_dtype)
-                   for k, s in spec.items()},
-      partitioner=partitioner)
+  errors.require_known(
+      "feature", output_vocab_feature_name, provider.output_features,
+      "(infer.output_vocab_feature_name)")
+  initializer = utils.initializer_for(
+      train_state_initializer_cls, model, partitioner,
+      utils.get_zeros_batch_like_dataset(
+          features(provider).batch(batch_size, drop_remainder=True)))
   if shard_id == 0:
     utils.log_model_info(
         os.path.join(output_dir, "model-info.txt"),

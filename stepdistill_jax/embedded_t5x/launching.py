@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import importlib
 import re
+import shlex
 from typing import Any
 
 from stepdistill_jax.config import data_folder
@@ -24,6 +25,8 @@ ENTRY_POINTS = {
     "export": ("export_lib", "save", ()),
 }
 
+# What ends a command without a traceback.
+_FOR_THE_USER = (errors.UserError, errors.Preempted, KeyboardInterrupt)
 # mode -> a run file for it: ours, or T5X's own where we have none.
 _RUN_FILES = {
     "train": "gin/runs/train.gin",
@@ -32,6 +35,12 @@ _RUN_FILES = {
     "precompile": "t5x/configs/runs/precompile.gin",
     "export": "t5x/configs/runs/export.gin",
 }
+
+
+def main_names(mode: str) -> list[str]:
+  """What gin files of a mode find in `__main__`."""
+  _, function, others = ENTRY_POINTS[mode]
+  return [function, *others]
 
 
 def _mode_advice(mode: str, missing: str) -> str:
@@ -51,6 +60,35 @@ def _mode_advice(mode: str, missing: str) -> str:
   return (f"these gin files are for `t5x {meant}`, not for `t5x {mode}`; "
           f"include a run file for {mode}, such as {_RUN_FILES[mode]}, and "
           "the model, data set and method, instead of a recipe")
+
+
+def _say_where(bindings: Mapping[str, str]) -> None:
+  """Says where a run's metrics are, unless another program shows them."""
+  from stepdistill_jax.util import progress
+
+  model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
+  if model_dir and not progress.is_watched():
+    progress.say("t5x train: to follow it, tensorboard --logdir="
+                 f"{shlex.quote(model_dir)}")
+
+
+def _say_next(bindings: Mapping[str, str]) -> None:
+  """Says where a run's last checkpoint is, and what to do with it."""
+  from stepdistill_jax.runs import checkpoint_paths
+  from stepdistill_jax.util import progress
+
+  model_dir = bindings.get("MODEL_DIR", "").strip("'\"")
+  step = checkpoint_paths.latest_step(model_dir) if model_dir else None
+  if step is None or progress.is_watched():
+    return
+  folder = shlex.quote(model_dir)
+  path = checkpoint_paths.get_checkpoint_dir(model_dir, step)
+  dataset = bindings.get("DATASET", "").strip("'\"")
+  score = "" if not dataset else (
+      f"`stepdistill-eval --checkpoint={folder} --benchmarks={dataset} "
+      f"--output={shlex.quote(model_dir.rstrip('/') + '_scores')}`, or ")
+  progress.say(f"checkpoint: {path}")
+  progress.say(f"next: {score}`stepdistill predict {folder} FILE`")
 
 
 def launch(
@@ -77,7 +115,8 @@ def launch(
   names = {name: getattr(module, name) for name in (function_name, *others)
            if hasattr(module, name)}
   seqio.add_global_cache_dirs(list(seqio_additional_cache_dirs))
-  with gin_config.main_module(**names), (
+  # What is imported after the run may register configurables again.
+  with gin.unlock_config(), gin_config.main_module(**names), (
       data_folder.tfds_data_dir(tfds_data_dir or None)):
     try:
       gin_config.parse(gin_files, gin_bindings, gin_search_paths)
@@ -98,14 +137,22 @@ def launch(
         if _IS_FOLDER.search(name):
           remote_storage.require_reachable(value)
     configured = gin.get_configurable(entry)
+    if dry_run:
+      if mode == "train":
+        from stepdistill_jax.embedded_t5x import dry_run as dry_run_lib
+        with gin.unlock_config():  # The data's modules register some.
+          dry_run_lib.describe(entry)
+      return None
     try:
-      return None if dry_run else configured()
-    except (errors.UserError, errors.Preempted, KeyboardInterrupt) as error:
-      line = str(error).split(errors.GIN_CALL)[0]
-      kind = next(kind for kind in (
-          errors.UserError, errors.Preempted, KeyboardInterrupt)
-                  if isinstance(error, kind))
-      raise kind(line) from error
+      if mode == "train":
+        _say_where(gin_config.bindings())
+      result = configured()
+      if mode == "train":
+        _say_next(gin_config.bindings())
+      return result
+    except _FOR_THE_USER as error:
+      kind = next(kind for kind in _FOR_THE_USER if isinstance(error, kind))
+      raise kind(str(error).split(errors.GIN_CALL)[0]) from error
     except (AttributeError, TypeError, ValueError) as error:
       message, *calls = str(error).split(errors.GIN_CALL)
       name = re.match(r" '([\w.]+)'", calls[0])[1] if calls else function_name

@@ -17,25 +17,17 @@ class LazyArray(abc.ABC):
 
   def __init__(
       self, shape: Sequence[int], dtype: Any, get_fn: Callable[[], Any]):
-    self._shape = None if shape is None else tuple(shape)
-    self._dtype = None if dtype is None else np.dtype(dtype)
+    self.shape = None if shape is None else tuple(shape)
+    self.dtype = None if dtype is None else np.dtype(dtype)
     self._get_fn = get_fn
 
   @property
-  def shape(self) -> tuple[int, ...]:
-    return self._shape
-
-  @property
-  def dtype(self) -> np.dtype:
-    return self._dtype
-
-  @property
   def nbytes(self) -> int:
-    return math.prod(self._shape) * self._dtype.itemsize
+    return math.prod(self.shape) * self.dtype.itemsize
 
   def astype(self, dtype: Any) -> LazyArray:
     """Returns the same array, to be cast when it is fetched."""
-    return type(self)(self._shape, dtype, self._get_fn)
+    return type(self)(self.shape, dtype, self._get_fn)
 
   def _cast(self, array):
     return array if array.dtype == self.dtype else array.astype(self.dtype)

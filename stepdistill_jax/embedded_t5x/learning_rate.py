@@ -54,9 +54,7 @@ def create_learning_rate_scheduler(
   }
   names = [name.strip() for name in factors.split("*")]
   for name in names:
-    if name not in table:
-      raise errors.InvalidValue(errors.unknown_name_message(
-          "learning-rate factor", name, table))
+    errors.require_known("learning-rate factor", name, table)
 
   def learning_rate(step: jax.Array) -> jax.Array:
     step = jnp.maximum(0, step - step_offset)

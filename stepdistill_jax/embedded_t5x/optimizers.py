@@ -162,8 +162,8 @@ class OptaxWrapper(OptimizerDef):
     whose shape it has (moments); all others (counts, factors) are replicated,
     which is None.
     """
-    axes = _flat(param_logical_axes)
-    shapes = {k: v.shape for k, v in _flat(optimizer.target).items()}
+    axes = flatten(param_logical_axes)
+    shapes = {k: v.shape for k, v in flatten(optimizer.target).items()}
 
     def axes_of(key_path, leaf):
       keys = tuple(str(getattr(key, "key", getattr(key, "name", key)))
@@ -213,21 +213,11 @@ def _amos(*args, **kwargs) -> optax.GradientTransformation:
 
 
 chain = wrap_optax_optimizer(_chain)
-adabelief = wrap_optax_optimizer(optax.adabelief)
-adagrad = wrap_optax_optimizer(optax.adagrad)
-adam = wrap_optax_optimizer(optax.adam)
-adamw = wrap_optax_optimizer(optax.adamw)
 amos = wrap_optax_optimizer(_amos)
-fromage = wrap_optax_optimizer(optax.fromage)
-lars = wrap_optax_optimizer(optax.lars)
-lamb = wrap_optax_optimizer(optax.lamb)
-lion = wrap_optax_optimizer(optax.lion)
-noisy_sgd = wrap_optax_optimizer(optax.noisy_sgd)
-radam = wrap_optax_optimizer(optax.radam)
-rmsprop = wrap_optax_optimizer(optax.rmsprop)
-sgd = wrap_optax_optimizer(optax.sgd)
-yogi = wrap_optax_optimizer(optax.yogi)
 dpsgd = wrap_optax_optimizer(optax.contrib.dpsgd)
+globals().update({name: wrap_optax_optimizer(getattr(optax, name)) for name in (
+    "adabelief", "adagrad", "adam", "adamw", "fromage", "lars", "lamb", "lion",
+    "noisy_sgd", "radam", "rmsprop", "sgd", "yogi")})
 
 
 class MultiOptimizer(OptimizerDef):
@@ -256,21 +246,21 @@ class MultiOptimizer(OptimizerDef):
   def init_state(self, params):
     states = {}
     for paths, optimizer in self._parts(params):
-      states |= _flat(
+      states |= flatten(
           optimizer.init_state(_subtree(params, paths)).param_states)
-    return OptimizerState(jnp.asarray(0, jnp.int32), _like(params, states))
+    return OptimizerState(jnp.asarray(0, jnp.int32), nest_like(params, states))
 
   def apply_gradient(self, hyper_params, params, state, grads):
-    new_params, new_states = _flat(params), {}
+    new_params, new_states = flatten(params), {}
     for (paths, optimizer), hyper in zip(self._parts(params), hyper_params):
       sub_state = OptimizerState(
           state.step, _subtree(state.param_states, paths))
       sub_params, sub_state = optimizer.apply_gradient(
           hyper, _subtree(params, paths), sub_state, _subtree(grads, paths))
-      new_params |= _flat(sub_params)
-      new_states |= _flat(sub_state.param_states)
-    return _like(params, new_params), OptimizerState(
-        state.step + 1, _like(params, new_states))
+      new_params |= flatten(sub_params)
+      new_states |= flatten(sub_state.param_states)
+    return nest_like(params, new_params), OptimizerState(
+        state.step + 1, nest_like(params, new_states))
 
   def update_hyper_params(self, **hyper_param_overrides):
     """As the base's, applied to each optimizer's hyper parameters."""
@@ -291,14 +281,14 @@ class MultiOptimizer(OptimizerDef):
       part = sub.derive_logical_axes(
           Optimizer(sub, state, _subtree(optimizer.target, paths)),
           _subtree(param_logical_axes, paths))
-      states |= _flat(part.state.param_states)
+      states |= flatten(part.state.param_states)
     return optimizer.replace(
-        state=OptimizerState(None, _like(param_logical_axes, states)),
+        state=OptimizerState(None, nest_like(param_logical_axes, states)),
         target=param_logical_axes)
 
   def _parts(self, tree: PyTree) -> list[tuple[list[Path], OptimizerDef]]:
     """The paths that each traversal selects, with its optimizer."""
-    paths = traverse_util.unflatten_dict({path: path for path in _flat(tree)})
+    paths = traverse_util.unflatten_dict({path: path for path in flatten(tree)})
     parts, owner = [], {}
     for i, traversal in enumerate(self.traversals):
       selected = list(traversal.iterate(paths))
@@ -311,19 +301,20 @@ class MultiOptimizer(OptimizerDef):
     return parts
 
 
-def _flat(tree: PyTree) -> dict[Path, Any]:
+def flatten(tree: PyTree) -> dict[Path, Any]:
+  """Path -> leaf, of nested dicts."""
   return traverse_util.flatten_dict(frozen_dict.unfreeze(tree))
 
 
 def _subtree(tree: PyTree, paths: Sequence[Path]) -> PyTree:
-  flat = _flat(tree)
+  flat = flatten(tree)
   return traverse_util.unflatten_dict({path: flat[path] for path in paths})
 
 
-def _like(tree: PyTree, flat: Mapping[Path, Any]) -> PyTree:
+def nest_like(tree: PyTree, flat: Mapping[Path, Any]) -> PyTree:
   """`flat` in the structure of `tree`, None for what it lacks."""
   nested = traverse_util.unflatten_dict(
-      {path: flat.get(path) for path in _flat(tree)})
+      {path: flat.get(path) for path in flatten(tree)})
   if isinstance(tree, frozen_dict.FrozenDict):
     return frozen_dict.freeze(nested)
   return nested

@@ -21,16 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from stepdistill_jax.embedded_t5x import device_mesh, local_chunks
-from stepdistill_jax.embedded_t5x.device_mesh import (
-  DataLayout,
-  HardwareMesh,
-  bounds_from_last_device as bounds_from_last_device,
-  get_coords as get_coords,
-)
-from stepdistill_jax.embedded_t5x.local_chunks import (
-  LocalChunker as LocalChunker,
-  LocalChunkInfo as LocalChunkInfo,
-)
+from stepdistill_jax.embedded_t5x.device_mesh import *  # noqa: F403
+from stepdistill_jax.embedded_t5x.local_chunks import *  # noqa: F403
 from stepdistill_jax.util import errors
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
@@ -136,10 +128,10 @@ class PjitPartitioner:
 
   def __init__(
       self, num_partitions: int | None = None,
-      model_parallel_submesh: HardwareMesh | None = None,
+      model_parallel_submesh: device_mesh.HardwareMesh | None = None,
       params_on_devices: bool = True, backend: str | None = None,
-      ici_mesh_shape: HardwareMesh | None = None,
-      dcn_mesh_shape: HardwareMesh | None = None,
+      ici_mesh_shape: device_mesh.HardwareMesh | None = None,
+      dcn_mesh_shape: device_mesh.HardwareMesh | None = None,
       logical_axis_rules: LogicalAxisRules | None = None):
     """Initializes; see `device_mesh.make_mesh`.
 
@@ -186,7 +178,7 @@ class PjitPartitioner:
     return math.prod(self.mesh.shape[axis] for axis in self._data_axes)
 
   def get_data_layout(self, batch_size: int | None = None,
-                      host_index: int | None = None) -> DataLayout:
+                      host_index: int | None = None) -> device_mesh.DataLayout:
     """This host's share of a global batch of `batch_size` examples."""
     if host_index is None:
       host_index = jax.process_index()

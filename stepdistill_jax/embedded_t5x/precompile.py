@@ -48,10 +48,9 @@ def precompile(
   batch = {
       k: jax.ShapeDtypeStruct((layout.batch_size, *x.shape[1:]), x.dtype)
       for k, x in utils.get_zeros_batch_like_dataset(ds).items()}
-  initializer = utils.TrainStateInitializer(
-      model.optimizer_def, model.get_initial_variables,
-      {k: x.shape for k, x in batch.items()}, partitioner,
-      {k: x.dtype for k, x in batch.items()})
+  initializer = utils.initializer_for(
+      utils.TrainStateInitializer, model, partitioner, batch,
+      model.optimizer_def)
   state = initializer.global_train_state_shape
   with trainer_cls(
       model=model, train_state=state, partitioner=partitioner, eval_names=(),

@@ -165,8 +165,7 @@ def _sampling_loop(
   if max_decode_steps is None:
     last = length
   else:
-    prompt_length = (jnp.sum(inputs[:, 1:] != 0, axis=1)
-                     if initial_index is None else initial_index)
+    prompt_length = jnp.maximum(index, jnp.sum(inputs[:, 1:] != 0, axis=1))
     last = jnp.minimum(length, prompt_length + max_decode_steps)
   state = SamplingLoopState(
       step=jnp.zeros((), jnp.int32), cur_index=index, sequences=sequences,

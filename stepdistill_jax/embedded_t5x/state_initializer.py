@@ -74,11 +74,10 @@ class TrainStateInitializer:
     """Restores one checkpoint as the config says."""
     fallback_state = get_fallback_state(
         restore_cfg, lambda rng: self.from_scratch(rng).state_dict(), init_rng)
-    manager = restore_cfg.checkpoint_manager_cls(
-        os.path.dirname(path.rstrip("/")), self.global_train_state_shape,
-        self._partitioner,
-        dataset_iterator=ds_iter if restore_cfg.restore_dataset else None,
-        restore_dtype=restore_cfg.dtype)
+    manager = create_orbax_checkpoint_manager(
+        restore_cfg=restore_cfg, train_state=self.global_train_state_shape,
+        partitioner=self._partitioner, ds_iter=ds_iter,
+        model_dir=os.path.dirname(path.rstrip("/")))
     return manager.restore(
         path=path, fallback_state=fallback_state,
         state_transformation_fns=restore_cfg.state_transformation_fns)
@@ -106,6 +105,22 @@ class TrainStateInitializer:
       self, ckpt_cfgs, *, init_rng: jax.Array, ds_iter=None):
     state = self.from_checkpoint(ckpt_cfgs, ds_iter=ds_iter, init_rng=init_rng)
     return self.from_scratch(init_rng) if state is None else state
+
+
+def initializer_for(
+    initializer_cls: Callable[..., TrainStateInitializer], model, partitioner,
+    batch: Mapping[str, Any], optimizer_def=None) -> TrainStateInitializer:
+  """Makes the initializer of a model for batches like one.
+
+  Args:
+    batch: feature -> array of a global batch, or its shape and dtype.
+    optimizer_def: None restores parameters only.
+  """
+  return initializer_cls(
+      optimizer_def=optimizer_def, init_fn=model.get_initial_variables,
+      input_shapes={name: x.shape for name, x in batch.items()},
+      input_types={name: x.dtype for name, x in batch.items()},
+      partitioner=partitioner)
 
 
 def cast_like(shapes, train_state, path: str | None):

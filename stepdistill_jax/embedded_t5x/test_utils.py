@@ -248,13 +248,8 @@ def save(checkpointer_or_manager, train_state, force=False):
 
 def create_checkpointer_or_manager(
     train_state_shapes, partitioner, directory, dataset_iterator=None,
-    save_dtype=None, restore_dtype=None, best=False, keep=None, period=1,
-    checkpoint_steps=None, keep_checkpoints_without_metrics=True):
+    best=False, **options):
   """A manager; with `best` it keeps those of the best `train/accuracy`."""
   return checkpoints.OrbaxCheckpointManagerInterface(
-      directory, train_state_shapes, partitioner,
-      dataset_iterator=dataset_iterator, save_dtype=save_dtype,
-      restore_dtype=restore_dtype, keep=keep, period=period,
-      checkpoint_steps=checkpoint_steps,
-      metric_name_to_monitor="train/accuracy" if best else None,
-      keep_checkpoints_without_metrics=keep_checkpoints_without_metrics)
+      directory, train_state_shapes, partitioner, dataset_iterator,
+      metric_name_to_monitor="train/accuracy" if best else None, **options)

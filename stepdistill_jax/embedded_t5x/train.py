@@ -70,9 +70,7 @@ def _by_mode(actions: Mapping[str, Sequence[trainer_lib.BaseAction]] | None
   """Actions by mode; raises UserError where a mode's name is unknown."""
   modes = trainer_lib.ActionMode.__members__
   for name in actions or {}:
-    if name not in modes:
-      raise errors.InvalidValue(errors.unknown_name_message(
-          "action mode", name, modes))
+    errors.require_known("action mode", name, modes)
   return {modes[name]: what for name, what in (actions or {}).items()}
 
 
@@ -191,12 +189,9 @@ def train(
     # ------------------------------------------------------------------------
     # Trainer: its step compiles in the background from here on
     # ------------------------------------------------------------------------
-    initializer = train_state_initializer_cls(
-        optimizer_def=model.optimizer_def,
-        init_fn=model.get_initial_variables,
-        input_shapes={k: s.shape for k, s in batch_spec.items()},
-        input_types={k: s.dtype for k, s in batch_spec.items()},
-        partitioner=partitioner)
+    initializer = state_initializer.initializer_for(
+        train_state_initializer_cls, model, partitioner, batch_spec,
+        model.optimizer_def)
     state_shape = initializer.global_train_state_shape
     trainer = stack.enter_context(trainer_cls(
         model=model, train_state=state_shape, partitioner=partitioner,

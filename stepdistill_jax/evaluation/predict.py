@@ -26,7 +26,6 @@ from typing import Any
 
 from stepdistill_jax.util import argument_parser
 
-SUMMARY = "a trained student's answers to new texts"
 _CHUNK = 256  # Texts that are asked, and then written, together.
 
 Row = dict[str, Any]

@@ -253,7 +253,7 @@ def _read_predictions(path: pathlib.Path) -> tuple[dict[str, Answer], int]:
     problem = "is a folder" if path.is_dir() else "was not found"
     raise errors.UserError(
         f"predictions file {path} {problem}; it is JSON Lines of "
-        '{"id": …, "text": …}')
+        '{"id": …, "text": …}, or what `stepdistill predict` writes')
   found: dict[str, Answer] = {}
   first_line: dict[str, int] = {}
   repeated = 0
@@ -263,6 +263,8 @@ def _read_predictions(path: pathlib.Path) -> tuple[dict[str, Answer], int]:
         if not line.strip():
           continue
         answer = _read_prediction(line, f"{path}, line {number}")
+        if answer is None:
+          continue
         if answer.id not in found:
           found[answer.id] = answer
           first_line[answer.id] = number
@@ -283,7 +285,8 @@ def _read_predictions(path: pathlib.Path) -> tuple[dict[str, Answer], int]:
   return found, repeated
 
 
-def _read_prediction(line: str, where: str) -> Answer:
+def _read_prediction(line: str, where: str) -> Answer | None:
+  """The answer of a line; None for a text that `predict` could not ask."""
   try:
     row = json.loads(line)
   except (ValueError, RecursionError) as error:
@@ -292,6 +295,10 @@ def _read_prediction(line: str, where: str) -> Answer:
     raise errors.UserError(
         f"{where}: expected an object with `id` and `text`, got "
         f"{type(row).__name__}")
+  if "text" not in row and "answer" in row:  # As `stepdistill predict` writes.
+    if row["answer"] is None:
+      return None
+    row["text"] = row["answer"]
   for field in ("id", "text"):
     if not isinstance(row.get(field), str):
       raise errors.UserError(

@@ -42,6 +42,18 @@ def test_missing_extra_and_repeated_ids_are_counted(tmp_path):
   assert "1 predictions stand in the file more than once" in joined
 
 
+def test_what_predict_writes_are_predictions(tmp_path):
+  path = _file(
+      tmp_path, {"id": "svamp/test/1", "input": "q", "answer": "1", "score": .5,
+                 "rationale": "why", "student": "s"},
+      {"id": "svamp/test/2", "input": "", "answer": None, "problem": "empty",
+       "student": "s"})
+  (given,) = systems.PredictionsFile(path).answer(_set())
+  assert [(a.text, a.rationale) for a in given.answers] == [
+      (None, None), ("1", "why"), (None, None), (None, None)]
+  assert "3 of 4 examples have no prediction" in given.warnings[0]
+
+
 def test_rows_after_the_limit_are_not_extra(tmp_path):
   path = _file(tmp_path, *[_row(i) for i in range(4)])
   (given,) = systems.PredictionsFile(path).answer(_set(limit=2))

@@ -24,8 +24,6 @@ from stepdistill_jax.util import argument_parser, locations, remote_storage
 
 # Help must not wait for what a command needs.
 
-SUMMARY = "checkpoints: import-hf, export-hf, import-t5x, inspect, verify"
-
 
 def _path(text: str) -> pathlib.Path:
   return pathlib.Path(locations.absolute(text))

@@ -10,6 +10,10 @@ from stepdistill_jax.models.lora import (
     save_adapters,  # noqa: F401
     train_adapters,  # noqa: F401
 )
+from stepdistill_jax.models.optimization import (
+    learning_rate,  # noqa: F401
+    optimizer,  # noqa: F401
+)
 from stepdistill_jax.models.schedules import (
     constant,  # noqa: F401
     cosine,  # noqa: F401

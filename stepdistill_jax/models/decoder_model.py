@@ -16,6 +16,7 @@ from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.models import (
   batches,
   lora,
+  optimization,
   schedules,
   task_loss,
   weights as weights_lib,
@@ -52,7 +53,8 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
     Args:
       module: the flax module, e.g. `models.llama.network.Transformer`.
       vocabulary: of prompts and targets; id 0 is padding.
-      optimizer_def: T5X's optimizer definition.
+      optimizer_def: T5X's optimizer definition, or a name of
+        `optimization.OPTIMIZERS`.
       decode_fn: T5X's decoding function.
       feature_converter_cls: another feature converter than the class's.
       z_loss: see `losses.token_loss`.
@@ -62,7 +64,8 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
       mutual_information: β.
     """
     super().__init__(
-        module=module, vocabulary=vocabulary, optimizer_def=optimizer_def,
+        module=module, vocabulary=vocabulary,
+        optimizer_def=optimization.by_name(optimizer_def),
         decode_fn=decode_fn, feature_converter_cls=feature_converter_cls,
         z_loss=z_loss, loss_normalizing_factor=loss_normalizing_factor)
     self._set_loss(

@@ -12,6 +12,7 @@ from t5x import decoding, models as t5x_models
 from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.models import (
   batches,
+  optimization,
   schedules,
   task_loss,
   weights as weights_lib,
@@ -44,7 +45,8 @@ class StepDistillModel(task_loss.TaskLoss, t5x_models.EncoderDecoderModel):
       module: the flax module, e.g. `t5x.examples.t5.network.Transformer`.
       input_vocabulary: of the encoder's tokens.
       output_vocabulary: of the decoder's tokens.
-      optimizer_def: T5X's optimizer definition.
+      optimizer_def: T5X's optimizer definition, or a name of
+        `optimization.OPTIMIZERS`.
       decode_fn: T5X's decoding function.
       feature_converter_cls: another feature converter than the class's.
       label_smoothing: see `losses.token_loss`.
@@ -57,7 +59,8 @@ class StepDistillModel(task_loss.TaskLoss, t5x_models.EncoderDecoderModel):
     """
     super().__init__(
         module=module, input_vocabulary=input_vocabulary,
-        output_vocabulary=output_vocabulary, optimizer_def=optimizer_def,
+        output_vocabulary=output_vocabulary,
+        optimizer_def=optimization.by_name(optimizer_def),
         decode_fn=decode_fn, feature_converter_cls=feature_converter_cls,
         label_smoothing=label_smoothing, z_loss=z_loss,
         loss_normalizing_factor=loss_normalizing_factor,

@@ -17,8 +17,6 @@ import sys
 from stepdistill_jax.config import gin_arguments
 from stepdistill_jax.util import errors
 
-SUMMARY = "memory, FLOPs, speed bound and cost of a run on a TPU slice"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments of `stepdistill plan`."""
@@ -66,6 +64,11 @@ def run(args: argparse.Namespace) -> int:
       chips.parse(args.topology), slices=args.num_slices)
   names = [name for name in args.programs.split(",") if name]
   planning.check_programs(names)
+  search_paths = [p for p in args.gin_search_paths.split(",") if p]
+  from stepdistill_jax.config import gin_config
+  gin_config.check_early(
+      args.gin_file, [*programs.STAYS_OPEN, *args.gin_bindings], search_paths,
+      ["train"])
   programs.prepare_process()
   from stepdistill_jax.plan import search, text as plan_text
   from stepdistill_jax.util import runtime, t5x_finder
@@ -75,9 +78,8 @@ def run(args: argparse.Namespace) -> int:
     t5x_finder.install("embedded")
   runtime.import_tensorflow()
   request = planning.Request(
-      topology, args.gin_file, args.gin_bindings,
-      [p for p in args.gin_search_paths.split(",") if p], names, args.price,
-      args.quick)
+      topology, args.gin_file, args.gin_bindings, search_paths, names,
+      args.price, args.quick)
   say = lambda text: print(text, file=sys.stderr, flush=True)
   if args.search:
     found = search.search(

@@ -32,6 +32,9 @@ _LIBTPU_ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0", "TPU_MIN_LOG_LEVEL": "3",
 }
+# What `train` requires of the user for its files, and a plan does not.
+STAYS_OPEN = ("MODEL_DIR = 'none'", "TOKENIZER = 'none'",
+              "INITIAL_CHECKPOINT_PATH = None")
 # XLA's effort to make the program fast, from -1 to 1.
 _QUICK = {"exec_time_optimization_effort": -1.0}
 
@@ -140,13 +143,7 @@ def parsed(
 
   # Only the ids of EOS and padding reach a program.
   vocabulary = seqio.PassThroughVocabulary(32128, eos_id=1)
-  gin_bindings = list(gin_bindings)
-  names = [binding.split("=")[0].strip() for binding in gin_bindings]
-  # What `train` requires of the user for its files may stay open.
-  for name, value in (("MODEL_DIR", "'none'"), ("TOKENIZER", "'none'"),
-                      ("INITIAL_CHECKPOINT_PATH", "None")):
-    if name not in names:
-      gin_bindings.append(f"{name} = {value}")
+  gin_bindings = [*STAYS_OPEN, *gin_bindings]
   with (gin_config.main_module(train=_capture), _without_records(vocabulary),
         device_mesh.fake_devices(devices)):
     no_training = errors.UserError(

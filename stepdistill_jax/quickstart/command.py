@@ -21,8 +21,6 @@ from typing import Any
 from stepdistill_jax.quickstart import plan as plan_lib
 from stepdistill_jax.util import durable_files, errors, runtime
 
-SUMMARY = "embedded benchmark: train three methods, score, report"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument

@@ -69,6 +69,8 @@ class Dataset:
       source has no validation split of its own.
     labels: all labels, of kind CLASS.
     labels_guessed: True if these are only those that rows were seen to have.
+    expressions: of kind NUMBER, True if an answer such as `(16 + 11)` stays as
+      it is, for students that learn to write equations.
     markers: a user's own texts behind which answers stand.
     file_mark: what the names of this data set's files contain where several
       data sets share a folder.
@@ -84,6 +86,7 @@ class Dataset:
   held_out: float = 0.0
   labels: tuple[str, ...] = ()
   labels_guessed: bool = False
+  expressions: bool = False
   markers: tuple[str, ...] = ()
   file_mark: str = ""
   undivided_test_rows: int = 0

@@ -5,7 +5,8 @@ with or without records), and
 
 * `[rows]`: how a source's rows are read. `kind` of the labels; `files`, the
   names of row files by split, the first found wins; `held_out`, `labels`,
-  `file_mark`, `undivided_test_rows` as in `datasets.Dataset`; and the columns:
+  `file_mark`, `undivided_test_rows`, `expressions` as in `datasets.Dataset`;
+  and the columns:
   `inputs` (several are joined by newlines), `label` (of several the first that
   a row has) and `rationale`, or a
   `reader` of `datasets` for rows of a form of their own;
@@ -26,7 +27,8 @@ from stepdistill_jax.util import errors, locations
 _KEYS = {
     "": ("title", "teachers", "members", "rows", "benchmark"),
     "rows": ("kind", "reader", "inputs", "label", "rationale", "files",
-             "held_out", "labels", "file_mark", "undivided_test_rows"),
+             "held_out", "labels", "file_mark", "undivided_test_rows",
+             "expressions"),
     "benchmark": ("kind", "score_rule", "labels", "decode_length"),
 }
 

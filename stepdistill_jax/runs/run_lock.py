@@ -83,6 +83,19 @@ def _beats(path: epath.Path, holder: Mapping[str, Any],
   return False
 
 
+def is_beating(model_dir: str) -> bool:
+  """Whether a run works in a folder, on whichever machine.
+
+  A run empties its lock at its end, and rewrites it meanwhile.
+  """
+  path = epath.Path(model_dir) / FILE_NAME
+  try:
+    return bool(_read(path)) and (
+        time.time() - path.stat().mtime < _STALE_BEATS * _BEAT_SECONDS)
+  except OSError:
+    return False
+
+
 @contextlib.contextmanager
 def held(
     model_dir: str, sleep: Callable[[float], None] = time.sleep

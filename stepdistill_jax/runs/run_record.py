@@ -148,10 +148,50 @@ def _changes(
   """Name -> `NAME was A, now B`, of what differs."""
   later = {name: value for name in new for end, value in _BOUND_LATER.items()
            if f".{name}".endswith(f".{end}")}
+  old, new = _same_schedule(old, new)
   old = {**later, **old}
   return {name: f"{name} was {old.get(name, 'unset')}, "
                 f"now {new.get(name, 'unset')}"
           for name in sorted({*old, *new}) if old.get(name) != new.get(name)}
+
+
+def _bound(config: Mapping[str, str], end: str) -> str:
+  """The value of a binding by the end of its name."""
+  return next((value for name, value in config.items()
+               if f".{name}".endswith(f".{end}")), "")
+
+
+def _same_schedule(
+    old: Mapping[str, str], new: Mapping[str, str]
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+  """Learning rates of gin files before in the words of today's, and these.
+
+  Before they had names, gin/runs/paper.gin bound optax's linear schedule and
+  gin/runs/adafactor.gin T5X's constant one: the same numbers.
+  """
+  before = _bound(old, "Trainer.learning_rate_fn")
+  now = _bound(new, "Trainer.learning_rate_fn")
+  if now == before or not now.endswith(".learning_rate()"):
+    return old, new
+  if before.endswith(".linear_schedule()") and (
+      _bound(old, "linear_schedule.end_value") == "0.0"
+      and _bound(old, "linear_schedule.init_value") == "%LEARNING_RATE"):
+    schedule = "'linear'"
+  elif before.endswith("create_learning_rate_scheduler()") and (
+      _bound(old, "create_learning_rate_scheduler.factors") == "'constant'"
+      and _bound(old, "create_learning_rate_scheduler.base_learning_rate")
+      == "%LEARNING_RATE"):
+    schedule = "'constant'"
+  else:
+    return old, new
+  ours = re.compile(
+      r"(.*\.)?((linear_schedule|create_learning_rate_scheduler|"
+      r"learning_rate)\.\w+|adamw\.learning_rate|Trainer\.learning_rate_fn|"
+      r"optimizer\.learning_rate)")
+  without = lambda config: {
+      name: value for name, value in config.items() if not ours.fullmatch(name)}
+  return ({**without(old), "LEARNING_RATE_SCHEDULE": schedule,
+           "WARMUP_STEPS": "0"}, without(new))
 
 
 def differences(

@@ -9,14 +9,20 @@ import argparse
 
 from stepdistill_jax.util import argument_parser
 
-SUMMARY = "import, collect and audit teacher outputs"
-
-# name -> module with SUMMARY, add_arguments(parser) and run(args).
+# name -> (module with add_arguments(parser) and run(args), summary).
 _SUBCOMMANDS = {
-    "import": "stepdistill_jax.teacher.importing.command",
-    "prompt": "stepdistill_jax.teacher.prompt_command",
-    "collect": "stepdistill_jax.teacher.ask.command",
-    "audit": "stepdistill_jax.teacher.audit.command",
+    "import": (
+        "stepdistill_jax.teacher.importing.command",
+        "join teacher outputs with rows into distillation records"),
+    "prompt": (
+        "stepdistill_jax.teacher.prompt_command",
+        "list the prompts, show one with a row in it"),
+    "collect": (
+        "stepdistill_jax.teacher.ask.command",
+        "ask a live teacher, into a cache"),
+    "audit": (
+        "stepdistill_jax.teacher.audit.command",
+        "count what is in records, and what is wrong with them"),
 }
 
 

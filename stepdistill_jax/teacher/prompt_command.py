@@ -12,8 +12,6 @@ import json
 from stepdistill_jax.teacher import prompts
 from stepdistill_jax.util import errors
 
-SUMMARY = "list the prompts, show one with a row in it"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   what = parser.add_mutually_exclusive_group()

@@ -1,7 +1,7 @@
 """Argparse as the commands use it: mistakes in one line, with near names."""
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import importlib
 import os
 from typing import Any, NoReturn
@@ -112,7 +112,9 @@ class Parser(argparse.ArgumentParser):
     # Argparse lists all choices, near ones only from Python 3.14 on.
     if action.choices is not None and value not in action.choices:
       options = [str(choice) for choice in action.choices]
-      for found in _subcommands(action):
+      for found in (nested for parser in subcommands(action)
+                    for inner in parser._actions
+                    for nested in subcommands(inner)):
         if found.prog.split()[-1] == value:
           raise argparse.ArgumentError(
               action, f"unknown choice {value!r}; did you mean `{found.prog}`?")
@@ -122,31 +124,56 @@ class Parser(argparse.ArgumentParser):
       raise argparse.ArgumentError(action, message)
 
 
-def _subcommands(action: argparse.Action) -> Iterator[argparse.ArgumentParser]:
-  """The parsers of all commands one level below those of an action."""
+class _LazyCommands(argparse._SubParsersAction):  # type: ignore[type-arg]
+  """Subcommands whose modules are imported when they are used."""
+
+  def add_module(self, name: str, module: str, summary: str, run: str) -> None:
+    """Adds a subcommand; for the arguments see `add_commands`."""
+    self.add_parser(
+        name, help=summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    self._open = {**getattr(self, "_open", {}), name: (module, run)}
+
+  def filled(self, name: str) -> argparse.ArgumentParser:
+    """A subcommand's parser, with its arguments."""
+    parser: argparse.ArgumentParser = self.choices[name]
+    if name in self._open:
+      module_name, run = self._open.pop(name)
+      module = importlib.import_module(module_name)
+      parser.description = module.__doc__
+      module.add_arguments(parser)
+      parser.set_defaults(**{run: module.run})
+    return parser
+
+  def __call__(self, parser: Any, namespace: Any, values: Any,
+               option_string: str | None = None) -> None:
+    self.filled(values[0])
+    super().__call__(parser, namespace, values, option_string)
+
+
+def subcommands(action: argparse.Action) -> list[argparse.ArgumentParser]:
+  """The parsers of an action's commands, with their arguments."""
+  if isinstance(action, _LazyCommands):
+    return [action.filled(name) for name in action.choices]
   if isinstance(action, argparse._SubParsersAction):
-    for parser in action.choices.values():
-      for nested in parser._actions:
-        if isinstance(nested, argparse._SubParsersAction):
-          yield from nested.choices.values()
+    return list(action.choices.values())
+  return []
 
 
-def add_commands(parser: argparse.ArgumentParser, modules: Mapping[str, str],
-                 dest: str, run: str) -> None:
-  """Adds subcommands, one a module.
+def add_commands(
+    parser: argparse.ArgumentParser, modules: Mapping[str, tuple[str, str]],
+    dest: str, run: str) -> None:
+  """Adds subcommands, one a module, which is imported when it is used.
 
   Args:
     parser: of the command above them.
-    modules: name -> module with `SUMMARY`, `add_arguments(parser)` and `run`.
+    modules: name -> (module with `add_arguments(parser)` and `run`, summary).
     dest: the attribute of parsed arguments for the name.
     run: the attribute for the module's `run`.
   """
   commands = parser.add_subparsers(
-      dest=dest, metavar="COMMAND", required=True, parser_class=type(parser))
-  for name, module_name in modules.items():
-    module = importlib.import_module(module_name)
-    command = commands.add_parser(
-        name, help=module.SUMMARY, description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    module.add_arguments(command)
-    command.set_defaults(**{run: module.run})
+      dest=dest, metavar="COMMAND", required=True, parser_class=type(parser),
+      action=_LazyCommands)
+  assert isinstance(commands, _LazyCommands)
+  for name, (module, summary) in modules.items():
+    commands.add_module(name, module, summary, run)

@@ -10,6 +10,7 @@ import stepdistill_jax
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.evaluation import command as eval_main
+from stepdistill_jax.util import argument_parser
 
 MAINS = {"stepdistill": cli.main, "t5x": t5x_command.main,
          "stepdistill-eval": eval_main.main}
@@ -29,7 +30,7 @@ def all_commands(parser: argparse.ArgumentParser):
   yield parser.prog
   for action in parser._actions:
     if isinstance(action, argparse._SubParsersAction):
-      for subparser in action.choices.values():
+      for subparser in argument_parser.subcommands(action):
         yield from all_commands(subparser)
 
 

@@ -56,7 +56,7 @@ def unknown_name_message(
 
 def require_known(kind: str, name: str, options: Iterable[str],
                   advice: str = "", *, where: str = "") -> None:
-  """Raises UserError, with near names, unless a name is one of the options.
+  """Raises InvalidValue, with near names, unless a name is an option.
 
   Args:
     kind: what the name is of, as in `unknown_name_message`.
@@ -67,8 +67,8 @@ def require_known(kind: str, name: str, options: Iterable[str],
   """
   options = list(options)
   if name not in options:
-    raise UserError((where and f"{where}: ")
-                    + unknown_name_message(kind, name, options, advice))
+    raise InvalidValue((where and f"{where}: ")
+                       + unknown_name_message(kind, name, options, advice))
 
 
 def missing_split_message(

@@ -10,8 +10,6 @@ import functools
 import os
 import re
 import threading
-import urllib.error
-import urllib.request
 
 from stepdistill_jax.util import errors
 
@@ -62,6 +60,9 @@ def _why_not_reachable() -> str | None:
 
   In a thread: a name that has many addresses is tried at each of them.
   """
+  import urllib.error  # Slow to import, for the help of a command.
+  import urllib.request
+
   found = [f"{_HOST} did not answer within {_SECONDS} s"]
 
   def ask() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -62,8 +63,13 @@ def find_browser() -> str:
   return program
 
 
-def open_in_browser(page: pathlib.Path) -> tuple[str, list[str]]:
+def open_in_browser(
+    page: pathlib.Path, *options: str) -> tuple[str, list[str]]:
   """Opens a page in Chromium, without a window; skips where there is none.
+
+  Args:
+    page: an HTML file.
+    *options: further ones of Chromium.
 
   Returns:
     The document after its scripts have run, and what the console shows:
@@ -76,10 +82,61 @@ def open_in_browser(page: pathlib.Path) -> tuple[str, list[str]]:
          "--disable-quic", "--no-first-run", "--disable-component-update",
          "--disable-background-networking", "--disable-sync",
          f"--user-data-dir={profile}", "--enable-logging=stderr",
-         "--virtual-time-budget=3000", "--dump-dom", page.as_uri()],
+         "--virtual-time-budget=8000", *options, "--dump-dom", page.as_uri()],
         capture_output=True, text=True, timeout=120, check=True)
   return process.stdout, [
       line for line in process.stderr.splitlines() if ":CONSOLE" in line]
+
+
+# Chromium's options for a page as it is seen.
+LOOKS = {
+    "light": ("--blink-settings=preferredColorScheme=1",),
+    "dark": ("--blink-settings=preferredColorScheme=0",),
+    "narrow": ("--window-size=500,900",)}
+_ASK_AXE = """
+axe.run(document, {resultTypes: ["violations"]}).then(found => {
+  const pre = document.createElement("pre");
+  pre.id = "axe-found";
+  pre.textContent = JSON.stringify({
+    dark: matchMedia("(prefers-color-scheme: dark)").matches,
+    wide: document.documentElement.scrollWidth - window.innerWidth,
+    violations: found.violations.map(v => v.id + ": " + v.help + ": " +
+      v.nodes.map(n => n.target + " " + n.failureSummary).join("; "))});
+  document.body.append(pre);
+});
+"""
+
+
+def accessibility_problems(page: pathlib.Path) -> list[str]:
+  """What axe-core finds wrong with a page, light, dark and narrow.
+
+  Also a page that is wider than its window.
+  """
+  import html
+  import importlib.util
+  import json
+
+  spec = importlib.util.find_spec("axe_playwright_python")
+  if spec is None or spec.origin is None:
+    pytest.skip("axe-playwright-python, which has axe-core, is not installed")
+  axe = pathlib.Path(spec.origin).with_name("axe.min.js").read_text("utf-8")
+  text = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "",
+                page.read_text("utf-8"))
+  found = []
+  with tempfile.TemporaryDirectory() as folder:
+    copy = pathlib.Path(folder) / "page.html"
+    copy.write_text(text.replace("</body>", (
+        f"<script>{axe}</script><script>{_ASK_AXE}</script></body>")), "utf-8")
+    for look, options in LOOKS.items():
+      shown, _ = open_in_browser(copy, *options)
+      answer = re.search(r'<pre id="axe-found">(.*?)</pre>', shown, re.DOTALL)
+      assert answer, f"axe-core did not end on {page}"
+      result = json.loads(html.unescape(answer[1]))
+      assert result["dark"] == (look == "dark")
+      found += [f"{look}: {line}" for line in result["violations"]]
+      if result["wide"] > 0:
+        found.append(f"{look}: wider than the window by {result['wide']} px")
+  return found
 
 
 @contextlib.contextmanager

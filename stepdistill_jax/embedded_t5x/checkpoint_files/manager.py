@@ -1,7 +1,7 @@
 """Writing T5X's orbax checkpoints, asynchronously, checked and kept by policy.
 
 Orbax writes a checkpoint under another name. When it is done, the manifest of
-its files is written and synced, in the background, and the folder renamed. So
+its files is written and synced, in orbax's thread, and the folder renamed. So
 what has a checkpoint's name is whole, and can be compared with what was
 written. Object stores have no renaming: there the manifest comes last.
 """
@@ -9,14 +9,11 @@ written. Object stores have no renaming: there the manifest comes last.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import logging
 import os
-import threading
-import time
 from typing import Any
 
 from etils import epath
@@ -44,7 +41,6 @@ DATASET_ITEM = "dataset"
 RUN_STATE_ITEM = "run_state"
 _UNCHECKED = ".unchecked"
 _TEMPORARY = ".orbax-checkpoint-tmp"
-_COMMITTED = "commit_success.txt"
 
 
 class DatasetCheckpointHandler(ocp.CheckpointHandler):
@@ -135,11 +131,6 @@ class OrbaxCheckpointManagerInterface:
         mode=metric_mode, keep_without_metric=keep_checkpoints_without_metrics)
     self.before_commit: Callable[[], None] = lambda: None
     self._lazy_checkpointer: ocp.AsyncCheckpointer | None = None
-    self._finisher = concurrent.futures.ThreadPoolExecutor(1)
-    self._finishing: concurrent.futures.Future | None = None
-    self._orbax_wrote = threading.Event()
-    self._orbax_ended = False
-    self._newest: int | None = None
 
   @property
   def _checkpointer(self) -> ocp.AsyncCheckpointer:
@@ -154,8 +145,7 @@ class OrbaxCheckpointManagerInterface:
               checkpoint_paths.STATE_ITEM: ocp.PyTreeCheckpointHandler(),
               RUN_STATE_ITEM: ocp.JsonCheckpointHandler(),
               DATASET_ITEM: self._dataset_handler}),
-          async_options=ocp.options.AsyncOptions(
-              post_finalization_callback=self._orbax_wrote.set))
+          temporary_path_class=_path_class(self.directory, self._finish))
     return self._lazy_checkpointer
 
   def _remove_unfinished(self) -> None:
@@ -182,49 +172,27 @@ class OrbaxCheckpointManagerInterface:
 
   def wait_until_finished(self) -> None:
     """Waits for what is being written; raises UserError if that failed."""
-    self._take_errors(wait=True)
+    if self._lazy_checkpointer is not None:
+      with _told_to_user(self.directory):
+        self._lazy_checkpointer.wait_until_finished()
 
   def check_for_errors(self) -> None:
     """Raises UserError if what is being written has failed; does not wait."""
-    self._take_errors(wait=False)
-
-  def _take_errors(self, wait: bool) -> None:
-    if self._lazy_checkpointer is None:
-      return
-    with _told_to_user(self.directory):
-      try:
-        if wait:
-          self._lazy_checkpointer.wait_until_finished()
-          self._orbax_ended = True
-        else:
-          self._lazy_checkpointer.check_for_errors()
-      except BaseException:
-        self._orbax_ended, self._finishing = True, None
-        raise
-      if self._finishing is not None and (wait or self._finishing.done()):
-        finishing, self._finishing = self._finishing, None
-        finishing.result()
+    if self._lazy_checkpointer is not None:
+      with _told_to_user(self.directory):
+        self._lazy_checkpointer.check_for_errors()
 
   def close(self) -> None:
-    if self._lazy_checkpointer is None:
-      return
     try:
       self.wait_until_finished()
     finally:
       checkpointer, self._lazy_checkpointer = self._lazy_checkpointer, None
-      checkpointer.close()
-      self._finisher.shutdown()
+      if checkpointer is not None:
+        checkpointer.close()
 
-  def _finish(self, written: epath.Path, final: epath.Path) -> None:
-    """Makes a checkpoint of what orbax writes; runs in the background."""
-    # Orbax tells shortly before it gives the folder its name or, in an object
-    # store, writes its last file.
-    last = written / _COMMITTED if written == final else written
-    while not (self._orbax_wrote.wait(0.02) and last.exists()):
-      if self._orbax_ended and not last.exists():
-        # It failed, or what it wrote is gone: there is nothing to wait for.
-        raise FileNotFoundError(f"{last} is not there")
-      time.sleep(0.005)
+  def _finish(self, written: epath.Path) -> None:
+    """Makes a checkpoint of what orbax wrote; runs on host 0, in its thread."""
+    final = written.with_name(written.name.removesuffix(_UNCHECKED))
     fault_points.reach("checkpoint_written")
     self.before_commit()
     checkpoint_manifest.write(written)
@@ -274,7 +242,8 @@ class OrbaxCheckpointManagerInterface:
     step = train_state.step
     step = int(jax.device_get(
         step.get() if isinstance(step, lazy_arrays.LazyArray) else step))
-    if step in (self._newest, *self.all_steps()) or (
+    self.wait_until_finished()  # Raises the last one's error, if it had one.
+    if step in self.all_steps() or (
         not force and not self.should_save(step)):
       return False
     state_dict = train_state.state_dict()
@@ -296,20 +265,13 @@ class OrbaxCheckpointManagerInterface:
           self._dataset_iterator if self._writes_dataset else None)
     if run_state:
       args[RUN_STATE_ITEM] = ocp.args.JsonSave(dict(run_state))
+    final = epath.Path(checkpoint_paths.get_checkpoint_dir(
+        os.fspath(self.directory), step))
     with _told_to_user(self.directory):
-      self.wait_until_finished()  # Raises the last one's error, if it had one.
-      final = epath.Path(checkpoint_paths.get_checkpoint_dir(
-          os.fspath(self.directory), step))
-      written = final if "://" in os.fspath(final) else (
-          final.with_name(final.name + _UNCHECKED))
-      self._orbax_wrote.clear()
-      self._orbax_ended = False
-      self._newest = step
       self._checkpointer.save(
-          written, args=ocp.args.Composite(**args),
-          custom_metadata=restore_choice.MARK)
-      if jax.process_index() == 0:
-        self._finishing = self._finisher.submit(self._finish, written, final)
+          final if "://" in os.fspath(final)
+          else final.with_name(final.name + _UNCHECKED),
+          args=ocp.args.Composite(**args), custom_metadata=restore_choice.MARK)
     fault_points.reach("save_started")
     return True
 
@@ -377,6 +339,20 @@ def read_run_state(path: str) -> Mapping[str, Any]:
     return {}
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
     return checkpointer.restore(folder)
+
+
+def _path_class(
+    folder: epath.Path, finish: Callable[[epath.Path], None]
+) -> type[ocp.path.atomicity_types.TemporaryPath]:
+  """Orbax's class for what it writes in a folder, with an end of ours."""
+  defaults = ocp.path.atomicity_defaults
+
+  class Path(defaults.get_default_temporary_path_class(folder)):
+    async def finalize(self) -> None:
+      await super().finalize()
+      finish(self.get_final())  # Nothing else is in this thread.
+
+  return Path
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

@@ -53,8 +53,24 @@ def problems(
   Raises:
     errors.Unreadable: a file that is there cannot be read.
   """
+  folder = epath.Path(checkpoint)
   try:
-    return _problems(checkpoint)
+    if (folder / checkpoint_manifest.MANIFEST_FILE).exists():
+      return checkpoint_manifest.verify(folder)
+    if _is_marked(folder):
+      return [checkpoint_manifest.Problem(
+          checkpoint_manifest.MANIFEST_FILE, "missing", "is missing")]
+    # Object stores do not rename: orbax says there when all is written.
+    if "://" in checkpoint and not any(
+        (folder / name).exists() for name in (_COMMITTED_FILE, "checkpoint")):
+      return [checkpoint_manifest.Problem(
+          _COMMITTED_FILE, "missing", "is missing: it was not written whole")]
+    t5x_reader.open_checkpoint(checkpoint)
+  except errors.Unreadable:
+    raise
+  except errors.UserError as error:
+    return [checkpoint_manifest.Problem(
+        t5x_reader.STATE_ITEM, "unreadable", str(error))]
   except (FileNotFoundError, NotADirectoryError) as error:
     return [checkpoint_manifest.Problem(
         os.path.relpath(error.filename or checkpoint, checkpoint),
@@ -64,30 +80,7 @@ def problems(
         f"the checkpoint {checkpoint} cannot be read: "
         f"{error.filename or checkpoint}: {error.strerror or error}"
     ) from error
-
-
-def _problems(
-    checkpoint: str) -> Sequence[checkpoint_manifest.Problem] | None:
-  folder = epath.Path(checkpoint)
-  manifest = folder / checkpoint_manifest.MANIFEST_FILE
-  if not manifest.exists():
-    if _is_marked(folder):
-      return [checkpoint_manifest.Problem(
-          checkpoint_manifest.MANIFEST_FILE, "missing", "is missing")]
-    # Object stores do not rename: orbax says there when all is written.
-    if "://" in checkpoint and not any(
-        (folder / name).exists() for name in (_COMMITTED_FILE, "checkpoint")):
-      return [checkpoint_manifest.Problem(
-          _COMMITTED_FILE, "missing", "is missing: it was not written whole")]
-    try:
-      t5x_reader.open_checkpoint(checkpoint)
-    except errors.Unreadable:
-      raise
-    except errors.UserError as error:
-      return [checkpoint_manifest.Problem(
-          t5x_reader.STATE_ITEM, "unreadable", str(error))]
-    return None
-  return checkpoint_manifest.verify(folder)
+  return None
 
 
 def problems_by_name(
@@ -130,12 +123,6 @@ def _on_first_host(decide) -> int:
   return choice
 
 
-def _say_unchecked(checkpoint: str) -> None:
-  progress.say(
-      f"{checkpoint} has no {checkpoint_manifest.MANIFEST_FILE} (Google's T5X "
-      "writes none): it is read without a check of its files")
-
-
 def require_good(checkpoint: str, *, if_not_just_checked: bool = False) -> None:
   """Raises UserError if a checkpoint's files are not what was written.
 
@@ -161,7 +148,9 @@ def require_good(checkpoint: str, *, if_not_just_checked: bool = False) -> None:
 
 def _found_good(checkpoint: str, found) -> None:
   if found is None:
-    _say_unchecked(checkpoint)
+    progress.say(
+        f"{checkpoint} has no {checkpoint_manifest.MANIFEST_FILE} (Google's "
+        "T5X writes none): it is read without a check of its files")
   _just_checked.add(checkpoint)
 
 

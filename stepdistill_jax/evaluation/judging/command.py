@@ -25,8 +25,6 @@ from stepdistill_jax.util import argument_parser, errors
 if TYPE_CHECKING:
   from stepdistill_jax.evaluation.judging import pairs as pairs_lib
 
-SUMMARY = "judge answers of two systems, by a model and by people"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument

@@ -2,7 +2,8 @@
 
 Reads run folders (MODEL_DIR), outputs of stepdistill-eval, or folders that
 hold them. Test accuracies come from stepdistill-eval; a run without them is
-shown with its own last validation accuracy.
+shown with its own last validation accuracy. Runs that have not ended are listed
+too, with their state, step and best score.
 
 example:
   stepdistill-eval --checkpoint=runs/svamp_a --checkpoint=runs/svamp_b \\
@@ -13,8 +14,6 @@ example:
 from __future__ import annotations
 
 import pathlib
-
-SUMMARY = "tables, learning curves and size curves of many runs"
 
 
 def add_arguments(parser) -> None:

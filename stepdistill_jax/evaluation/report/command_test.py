@@ -109,6 +109,31 @@ def runs(tmp_path):
   return tmp_path
 
 
+def test_runs_that_have_not_ended_are_listed(tmp_path, capsys):
+  run = write_run(tmp_path / "a", "finetune", "small")
+  (run / "run.json").write_text(json.dumps({
+      "starts": [{"step": 0}], "config": {"TRAIN_STEPS": "400"}}))
+  (run / "checkpoint_200").mkdir()
+  (run / "checkpoint_200" / "checkpoint").write_text("")
+  (run / "inference_eval").mkdir()
+  (run / "inference_eval" / "svamp-metrics.jsonl").write_text("".join(
+      json.dumps({"step": step, "accuracy": accuracy}) + "\n"
+      for step, accuracy in ((100, 62.5), (200, 50.0))))
+  arguments = ["report", str(tmp_path), f"--output={tmp_path / 'out'}"]
+  assert cli.main([*arguments, "--json"]) == 0
+  found, = json.loads(capsys.readouterr().out)["unfinished"]
+  assert found == {"path": str(run), "state": "stopped", "step": 200,
+                   "of": 400, "best": .625, "best_step": 100}
+  (run / "run.lock").write_text('{"pid": 1, "beat": 3}')
+  assert cli.main(arguments) == 0
+  assert "running" in capsys.readouterr().out
+  # Without a score too, and with nothing else to report.
+  (run / "inference_eval" / "svamp-metrics.jsonl").unlink()
+  assert cli.main([*arguments, "--json"]) == 0
+  report = json.loads(capsys.readouterr().out)
+  assert report["unfinished"][0]["best"] is None and report["runs"] == []
+
+
 def test_facts_are_read_from_the_configuration(tmp_path):
   facts = run_facts.read(write_run(
       tmp_path / "a", "distill", "base", share=0.125, seed=4,

@@ -34,6 +34,7 @@ class RunReport:
     groups: runs over seeds, each by its last checkpoint; see `averages.group`.
     differences: of each method from fine-tuning; see `averages.differences`.
     teachers: their accuracies, see `runs_table.collect`.
+    unfinished: runs that have not ended, see `unfinished.read`.
     skipped: what was found and not counted, with the reason.
   """
 
@@ -41,21 +42,25 @@ class RunReport:
   groups: pd.DataFrame
   differences: list[dict[str, Any]]
   teachers: pd.DataFrame
+  unfinished: list[dict[str, Any]]
   skipped: list[str]
 
 
 def make(paths: Sequence[str | pathlib.Path]) -> RunReport:
   """Reads runs; see `runs_table.collect`."""
-  runs, teachers, skipped = runs_table.collect(paths)
-  groups = averages.group(runs_table.latest(runs))
-  return RunReport(
-      runs, groups, averages.differences(groups), teachers, skipped)
+  runs, teachers, unfinished, skipped = runs_table.collect(paths)
+  if runs.empty:
+    groups, differences = runs, []
+  else:
+    groups = averages.group(runs_table.latest(runs))
+    differences = averages.differences(groups)
+  return RunReport(runs, groups, differences, teachers, unfinished, skipped)
 
 
 def tables(report: RunReport) -> list[tables_lib.Table]:
   """The tables that have rows."""
   found = [_accuracies(report), _differences(report), _teachers(report),
-           _runs(report)]
+           _runs(report), _unfinished(report)]
   return [table for table in found if table.rows]
 
 
@@ -137,6 +142,15 @@ def _runs(report: RunReport) -> tables_lib.Table:
       "95%": ("ci95", tables_lib.interval)}, "95%: over examples, by Wilson")
 
 
+def _unfinished(report: RunReport) -> tables_lib.Table:
+  return tables_lib.make("Runs that have not ended", report.unfinished, {
+      "run": ("path", lambda path: path.name), "state": "state",
+      "step": "step", "of": "of",
+      "best %": ("best", tables_lib.percent), "at step": "best_step"},
+      "step: of the last checkpoint; best: its best validation accuracy. The "
+      "command of a stopped run goes on with it.")
+
+
 def as_json(report: RunReport, figures: Mapping[str, str]) -> dict[str, Any]:
   """The contents of `report.json`."""
   group = lambda g: {
@@ -160,6 +174,8 @@ def as_json(report: RunReport, figures: Mapping[str, str]) -> dict[str, Any]:
           path=report.runs["path"].map(str)).drop(
               columns=["correct", "run"]).to_dict("records"),
       "teachers": report.teachers.to_dict("records"),
+      "unfinished": [{**row, "path": str(row["path"])}
+                     for row in report.unfinished],
       "figures": dict(figures), "skipped": list(report.skipped)}
 
 

@@ -15,18 +15,18 @@ from typing import Any
 
 import pandas as pd
 
-from stepdistill_jax.evaluation.report import run_facts
+from stepdistill_jax.evaluation.report import run_facts, unfinished
 from stepdistill_jax.interop import run_folder
 from stepdistill_jax.util import errors, locations
 
 _RESULTS = "results.json"
-_ACCURACY_KEYS = ("accuracy", "label_accuracy", "equation_accuracy",
-                  "sequence_accuracy")
+_COLUMNS = ("path", "dataset", "method", "split", "step", "accuracy", "n",
+            "ci95", "source", "correct", "run")
 
 
 def collect(
     paths: Sequence[str | pathlib.Path],
-) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]], list[str]]:
   """Finds all runs and results below some folders.
 
   Args:
@@ -44,11 +44,13 @@ def collect(
       source: the file that says so;
       correct: example id to whether it was answered right, or None;
       run: the first path of the copies of a run;
-    the teachers' scores (dataset, teacher, split, accuracy, n); and a line
-    for each thing that was skipped, with the reason.
+    the teachers' scores (dataset, teacher, split, accuracy, n); the runs that
+    have not ended, see `unfinished.read`; and a line for each thing that was
+    skipped, with the reason.
 
   Raises:
-    errors.UserError: a path that does not exist, or no score at all.
+    errors.UserError: a path that does not exist, or neither a score nor a run
+      that has not ended.
   """
   files, folders = [], {}
   for path in map(pathlib.Path, paths):
@@ -65,20 +67,23 @@ def collect(
   for file in files:
     _read_results(file, runs, teachers, skipped)
   scored = {row["path"] for row in runs}
+  open_runs = [row for path in folders if (row := unfinished.read(path))]
+  still = {row["path"] for row in open_runs}
   runs += [row for path in folders if path not in scored
-           for row in _from_training(path, skipped)]
+           for row in _from_training(path, skipped, path in still)]
   first = run_folder.first_copies({
       row["path"]: run_folder.identities_of(row["path"]) for row in runs})
   runs = [{**row, "run": first[row["path"]]} for row in runs]
   skipped += run_folder.copy_lines(first)
-  if not runs:
+  if not runs and not open_runs:
     raise errors.UserError(
         "no scored run in " + ", ".join(map(str, paths))
         + "".join(f"; {line}" for line in skipped[:3])
         + "; score one with `stepdistill-eval --checkpoint=MODEL_DIR "
         "--benchmarks=... --output=DIR` and pass DIR too")
   return (_largest(runs, ["path", "split", "step"]),
-          _largest(teachers, ["dataset", "teacher", "split"]), skipped)
+          _largest(teachers, ["dataset", "teacher", "split"]), open_runs,
+          skipped)
 
 
 def latest(runs: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +105,7 @@ def _largest(rows: list[dict[str, Any]], key: list[str]) -> pd.DataFrame:
   """Of rows with an equal key, the first of those on most examples."""
   table = pd.DataFrame(rows, dtype=object)
   if table.empty:
-    return table
+    return pd.DataFrame(columns=_COLUMNS, dtype=object)
   by_size = table.assign(n=[n or 0 for n in table["n"]]).sort_values(
       "n", ascending=False, kind="stable")
   kept = by_size.drop_duplicates(key).index
@@ -168,24 +173,24 @@ def _of_checkpoint(
 
 
 def _from_training(
-    path: pathlib.Path, skipped: list[str]) -> Iterable[dict[str, Any]]:
+    path: pathlib.Path, skipped: list[str], is_open: bool
+) -> Iterable[dict[str, Any]]:
   """The last validation accuracy that a run itself wrote."""
   try:
     facts = run_facts.read(path)
   except errors.UserError as error:
     skipped.append(str(error))
     return
-  for file in sorted((path / "inference_eval").glob("*-metrics.jsonl")):
-    lines = [json.loads(line) for line in
-             file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    for entry in reversed(lines):
-      key = next((k for k in _ACCURACY_KEYS if k in entry), None)
-      if key is not None:
-        yield {  # SeqIO's metrics are percentages.
-            **facts, "split": "validation", "step": int(entry["step"]),
-            "n": None, "accuracy": float(entry[key]) / 100, "ci95": None,
-            "source": str(file), "correct": None}
-        return
+  found = unfinished.scores(path)
+  if found:
+    step, accuracy, file = found[-1]
+    yield {
+        **facts, "split": "validation", "step": step, "n": None,
+        "accuracy": accuracy, "ci95": None, "source": str(file),
+        "correct": None}
+    return
+  if is_open:
+    return  # It may have one yet.
   skipped.append(
       f"{path} has no score: neither in a results.json nor in its "
       "inference_eval")

@@ -23,8 +23,6 @@ from stepdistill_jax.util import argument_parser, errors
 if TYPE_CHECKING:
   from stepdistill_jax.evaluation.scorecard import card
 
-SUMMARY = "one page on quality, cost and pitfalls of a distillation"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument

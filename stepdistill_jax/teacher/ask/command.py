@@ -20,8 +20,6 @@ from typing import Any
 from stepdistill_jax.teacher.importing import command as import_command
 from stepdistill_jax.util import argument_parser, errors, locations
 
-SUMMARY = "ask a live teacher, into a cache"
-
 _FROM_SERVER = "server"
 
 

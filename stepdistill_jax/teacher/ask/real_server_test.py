@@ -5,25 +5,18 @@ noise. Slow to start (some 20 s), so one server serves all tests.
 """
 
 import json
-import os
 import pathlib
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
 import pytest
 
 from stepdistill_jax.teacher import completions
-from tests.support import asking as testing
+from tests.support import asking as testing, serving
 
 _TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: "
     "{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}")
-_START_S = 300
 
 pytestmark = pytest.mark.interop
 
@@ -62,41 +55,9 @@ def make_llama(folder: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-  for package in ("openai", "torch", "transformers", "accelerate", "fastapi",
-                  "uvicorn"):
-    pytest.importorskip(package, reason=f"needs {package} for the server")
   folder = tmp_path_factory.mktemp("llama")
-  make_llama(folder)
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-  program = "from transformers.cli.transformers import main; main()"
-  log = (folder / "log").open("w")
-  with log, subprocess.Popen(
-      [sys.executable, "-c", program, "serve", str(folder), "--host",
-       "127.0.0.1", "--port", str(port), "--device", "cpu"],
-      env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-      stdout=log, stderr=log) as process:
-    try:
-      _wait_until_ready(process, port, folder / "log")
-      yield testing.Server(f"http://127.0.0.1:{port}/v1"), str(folder)
-    finally:
-      process.terminate()
-
-
-def _wait_until_ready(process, port, log):
-  until = time.monotonic() + _START_S
-  while time.monotonic() < until:
-    if process.poll() is not None:
-      pytest.fail("`transformers serve` does not start here: "
-                  + log.read_text()[-3000:])
-    try:
-      with urllib.request.urlopen(
-          f"http://127.0.0.1:{port}/health", timeout=1):
-        return
-    except (urllib.error.URLError, OSError):
-      time.sleep(0.2)
-  pytest.fail(f"`transformers serve` was not ready within {_START_S} s")
+  with serving.transformers_server(make_llama(folder)) as url:
+    yield testing.Server(f"{url}/v1"), str(folder)
 
 
 def _collect(tmp_path, server, *more, rows=3):

@@ -19,8 +19,6 @@ from stepdistill_jax.records import records, vocabulary_losses
 from stepdistill_jax.teacher import completions
 from stepdistill_jax.util import argument_parser, errors, locations
 
-SUMMARY = "count what is in records, and what is wrong with them"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument

@@ -49,8 +49,6 @@ from stepdistill_jax.util import (
   locations,
 )
 
-SUMMARY = "join teacher outputs with rows into distillation records"
-
 # format -> the options that it cannot do without.
 _NEEDS = {
     "published": ("dataset", "rows", "outputs", "teacher"),

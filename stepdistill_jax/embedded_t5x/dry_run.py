@@ -1,0 +1,125 @@
+"""What `t5x train` would train, by gin files alone: `t5x train --dry_run`.
+
+No device is used and nothing is compiled: parameters are counted by their
+shapes. Works on either engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import math
+from typing import Any
+
+from stepdistill_jax.config import gin_config
+from stepdistill_jax.data import show_command
+from stepdistill_jax.util import errors
+
+_ARGUMENTS = (
+    "model", "train_dataset_cfg", "train_eval_dataset_cfg",
+    "infer_eval_dataset_cfg", "total_steps", "relative_steps", "eval_period",
+    "checkpoint_cfg", "model_dir")
+
+
+def describe(train: Callable[..., Any]) -> None:
+  """Prints what a parsed configuration would train.
+
+  What would stop the training is printed as a warning, such as records that
+  are not on this machine.
+
+  Args:
+    train: T5X's `train`, for which gin has arguments.
+  """
+  found: dict[str, Any] = {}
+  warnings = []
+  for name in _ARGUMENTS:  # One by one: each may be what is wrong.
+    try:
+      found.update(gin_config.arguments_of(train, [name]))
+    except (errors.UserError, AttributeError, TypeError, ValueError) as error:
+      warnings.append(f"{name}: {_one_line(error)}")
+  for part in (_run, _model, _data):
+    try:
+      for line in part(found):
+        print(line)
+    except (errors.UserError, AttributeError, KeyError, TypeError,
+            ValueError) as error:
+      warnings.append(_one_line(error))
+  for warning in warnings:
+    print(f"warning: this training would stop: {warning}")
+  print("dry run: nothing was trained or written")
+
+
+def _one_line(error: Exception) -> str:
+  return errors.one_line(str(error).split(errors.GIN_CALL)[0])
+
+
+def _steps(found: Mapping[str, Any]) -> int | None:
+  return found.get("relative_steps") or found.get("total_steps")
+
+
+def _run(found: Mapping[str, Any]) -> Iterator[str]:
+  save = getattr(found.get("checkpoint_cfg"), "save", None)
+  restore = getattr(found.get("checkpoint_cfg"), "restore", None)
+  yield f"run: {found.get('model_dir')}, {_steps(found)} steps" + (
+      f"; evaluated every {found['eval_period']}"
+      if found.get("eval_period") else "") + (
+      f"; a checkpoint every {save.period}" if save and save.period else "")
+  path = getattr(restore, "path", None)
+  yield f"begins from {path}" if path else "begins from random parameters"
+
+
+def _model(found: Mapping[str, Any]) -> Iterator[str]:
+  """Parameters and bytes of the train state."""
+  import jax
+  from t5x import train_state as train_state_lib
+
+  model, cfg = found["model"], found["train_dataset_cfg"]
+  lengths = dict(cfg.task_feature_lengths or {})
+  shape = {name: (1, lengths.get(side) or 8) for name, side in (
+      ("encoder_input_tokens", "inputs"), ("decoder_input_tokens", "targets"),
+      ("decoder_target_tokens", "targets"))}
+
+  def init() -> Any:
+    return train_state_lib.FlaxOptimTrainState.create(
+        model.optimizer_def, model.get_initial_variables(
+            jax.random.PRNGKey(0), shape))
+
+  state = jax.eval_shape(init)
+  parameters = jax.tree_util.tree_leaves(state.params)
+  optimizer = jax.tree_util.tree_leaves(state.param_states)
+  number = sum(math.prod(x.shape) for x in parameters)
+  yield (f"model: {type(model).__name__}, {number:,} parameters; memory of all "
+         f"devices together: parameters {_memory(parameters)}, optimizer "
+         f"{_memory(optimizer)}, gradients {_memory(parameters)}; activations "
+         "are not estimated here: `stepdistill plan` with the same files and a "
+         "--topology does")
+
+
+def _memory(arrays: list[Any]) -> str:
+  size = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+  return (f"{size / 2**30:.2f} GiB" if size >= 2**30
+          else f"{size / 2**20:.2f} MiB")
+
+
+def _data(found: Mapping[str, Any]) -> Iterator[str]:
+  cfg, steps = found["train_dataset_cfg"], _steps(found)
+  shown = show_command.look(
+      cfg.mixture_or_task_name, cfg, 1, show_command.weights_of(found))
+  unit = "packed rows" if cfg.pack else "examples"
+  yield f"task: {shown.name}, {cfg.split}; {cfg.batch_size} {unit} a step"
+  known = [f.records for f in shown.figures]
+  counted = all(f.records == f.counted for f in shown.figures)
+  examples = sum(f.examples for f in shown.figures)
+  if cfg.pack or None in known or not counted or not examples:
+    yield "epochs: not counted" + (
+        " (how many examples a row holds is not known before they are packed)"
+        if cfg.pack else "")
+  else:
+    yield (f"epochs: {examples / cfg.batch_size:.1f} steps are one" + (
+        f", {steps} are {steps * cfg.batch_size / examples:.1f}"
+        if steps else ""))
+  for name in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
+    other = found.get(name)
+    if other is not None:
+      yield (f"{name.removesuffix('_dataset_cfg').replace('_', '-')}: "
+             f"{other.mixture_or_task_name}, {other.split}")
+  show_command.print_examples(shown)
