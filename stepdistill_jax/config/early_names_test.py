@@ -28,18 +28,16 @@ MISTAKES = {
 }
 
 
-def train(**unused):
-  """Stands in for T5X's function."""
-
-
 def both(bindings, files=(RECIPE,)):
   """Messages of the early check and of gin, "" where it passes."""
+  from t5x import train
   said = []
   for check in (lambda: gin_config.check_early(
       files, bindings, (), ["train"]), lambda: gin_config.parse(
           files, bindings)):
     try:
-      with gin_config.main_module(train=train):
+      # A stand-in would take the name in gin's registry from all tests.
+      with gin_config.main_module(train=train.train):
         check()
       said.append("")
     except errors.UserError as error:
