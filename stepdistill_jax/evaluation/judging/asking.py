@@ -22,7 +22,7 @@ from stepdistill_jax.evaluation.judging import (
 )
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import completions, prompts
-from stepdistill_jax.teacher.ask import job, supervisor
+from stepdistill_jax.teacher.ask import job, spec as spec_lib, supervisor
 from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.util import durable_files, errors
 
@@ -70,9 +70,10 @@ class Judged:
   prompt: tuple[str, str]
 
 
-def ask(args: argparse.Namespace, pairs: pairs_lib.Pairs,
-        folder: pathlib.Path) -> Judged:
-  """Asks the judge about each pair, in both orders.
+def prepare(args: argparse.Namespace, pairs: pairs_lib.Pairs,
+            folder: pathlib.Path
+            ) -> tuple[spec_lib.Spec, prompts.Prompt, list[dict[str, str]]]:
+  """Writes the judge's questions: the collection, its prompt, the questions.
 
   Args:
     args: of `stepdistill judge`.
@@ -80,10 +81,9 @@ def ask(args: argparse.Namespace, pairs: pairs_lib.Pairs,
     folder: of the call; the judge's completions are kept there.
 
   Raises:
-    errors.UserError: a mistake in the arguments, or something the collector
-      met.
+    errors.UserError: a mistake in the arguments.
   """
-  from stepdistill_jax.teacher.ask import command as ask_command, outcomes
+  from stepdistill_jax.teacher.ask import command as ask_command
 
   prompt = prompts.find(args.prompt, DATASET)
   single = "answer" in prompt.fields
@@ -103,6 +103,26 @@ def ask(args: argparse.Namespace, pairs: pairs_lib.Pairs,
       "output": str(folder / "judge"), "teacher": args.judge}))
   if spec.samples > 1:
     raise errors.UserError("--samples: a judge is asked once for each order")
+  return spec, prompt, questions
+
+
+def ask(args: argparse.Namespace, pairs: pairs_lib.Pairs,
+        folder: pathlib.Path) -> Judged:
+  """Asks the judge about each pair, in both orders.
+
+  Args:
+    args: of `stepdistill judge`.
+    pairs: to judge.
+    folder: of the call; see `prepare`.
+
+  Raises:
+    errors.UserError: a mistake in the arguments, or something the collector
+      met.
+  """
+  from stepdistill_jax.teacher.ask import outcomes
+
+  spec, prompt, questions = prepare(args, pairs, folder)
+  single = "answer" in prompt.fields
   outcome = supervisor.run(spec, show=not args.json)
   outcomes.judge(outcome, args.min_success_ratio)
   reasons = import_counts.Reasons()

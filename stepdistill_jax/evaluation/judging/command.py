@@ -79,6 +79,14 @@ def run(args: argparse.Namespace) -> int | None:
         "--export_sheet=FILE")
   folder = pathlib.Path(args.output)
   folder.mkdir(parents=True, exist_ok=True)
+  if args.model and args.dry_run:
+    from stepdistill_jax.evaluation.judging import asking
+    from stepdistill_jax.teacher.ask import dry_run
+
+    estimate = dry_run.estimate(asking.prepare(args, pairs, folder)[0])
+    print(json.dumps(estimate) if args.json
+          else "\n".join(dry_run.lines(estimate)))
+    return None
   verdicts, scores, not_read, warnings, groups = [], [], {}, [], []
   prompt = None
   for given in args.verdicts:

@@ -277,6 +277,12 @@ def test_a_model_judges_both_orders_and_is_paid_once(
   pytest.importorskip("openai")
   monkeypatch.setenv("OPENAI_API_KEY", "k")
   path = write_pairs(tmp_path / "p.jsonl", 5)
+  before = len(server.asked)
+  assert cli.main([
+      "judge", str(path), f"--output={tmp_path / 'out'}", "--model=Llama-judge",
+      f"--base_url=http://127.0.0.1:{server.server_port}/v1", "--dry_run"]) == 0
+  assert "10 requests are missing" in capsys.readouterr().out
+  assert len(server.asked) == before
   found = judge(server, path, tmp_path / "out", "--trained_by=Llama-3.1-405B")
   (rate,) = found["graders"]
   assert (rate["second"], rate["ties"], rate["flipped"]) == (3, 1, 1)

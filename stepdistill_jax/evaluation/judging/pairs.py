@@ -27,8 +27,9 @@ from stepdistill_jax.teacher.importing import (
 )
 from stepdistill_jax.util import errors
 
+ITEM_COLUMNS = ("item", "id", "idx", "pair_id", "question_id")
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "item": ("item", "id", "idx", "pair_id", "question_id"),
+    "item": ITEM_COLUMNS,
     "question": ("question", "instruction", "prompt", "inputs", "input"),
     "first": ("first", "response1", "response_1", "response_A", "output_1",
               "answer_a"),

@@ -206,7 +206,7 @@ def _entries(path: pathlib.Path) -> Iterator[text_files.Entry]:
 
 def _item(fields: Mapping[str, Any], number: int, pairs: pairs_lib.Pairs
           ) -> str | None:
-  for name in ("item", "id", "idx", "pair_id", "question_id"):
+  for name in pairs_lib.ITEM_COLUMNS:
     if name in fields:
       return str(fields[name])
   # Without an id the rows are in the order of the pairs.
