@@ -13,6 +13,7 @@ from concurrent.futures import process as process_lib
 import functools
 import itertools
 import multiprocessing
+from multiprocessing import connection
 import os
 import pathlib
 import signal
@@ -160,13 +161,15 @@ class Workers:
     return self
 
   def __exit__(self, *unused_exception) -> None:
-    self._pool.shutdown(wait=False, cancel_futures=True)
+    # The pool's own thread alone waits for the processes: of two that do, one
+    # would be told that there is no such process, and have no exit code.
     for process in self.processes:
       process.terminate()
     deadline = time.monotonic() + _SECONDS_TO_END
     for process in self.processes:
-      process.join(max(0.0, deadline - time.monotonic()))
+      connection.wait([process.sentinel], max(0.0, deadline - time.monotonic()))
       process.kill()
+    self._pool.shutdown(wait=True, cancel_futures=True)
 
   def train_and_score(
       self, records_dir: pathlib.Path, watcher: display.Display) -> None:
@@ -182,7 +185,8 @@ class Workers:
     try:
       self._run_all(records_dir, watcher)
     except process_lib.BrokenProcessPool as error:
-      # The pool has ended the others by SIGTERM.
+      # The pool has ended the others by SIGTERM, and knows all exit codes then.
+      self._pool.shutdown(wait=True)
       code = next((p.exitcode for p in self.processes if p.exitcode not in (
           None, -signal.SIGTERM)), "unknown")
       raise errors.UserError(
