@@ -26,7 +26,8 @@ MOVED_PACKAGES = {
 
 EXTRAS = {
     "tpu": ["jax[tpu]"],
-    "gpu": ["jax[cuda12]"],
+    "gpu": ["jax[cuda12]"],  # An NVIDIA driver of version 525 or newer.
+    "gpu13": ["jax[cuda13]"],  # 580 or newer.
     # The compiler alone, without CUDA's libraries: for `stepdistill plan`.
     "plan-gpu": ["jax-cuda12-plugin", "jax-cuda12-pjrt",
                  "nvidia-cuda-nvcc-cu12"],
