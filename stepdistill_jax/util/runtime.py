@@ -59,13 +59,15 @@ def _keep_freed_memory() -> None:
       mallopt(number, value)
 
 
-def _without_absent_tpus() -> dict[str, str]:
-  """Keeps JAX from looking for TPUs where libtpu is but no chip.
+def _without_absent_chips() -> dict[str, str]:
+  """Keeps JAX from looking for TPUs and GPUs where only their compiler is.
 
-  `stepdistill plan` needs libtpu on machines without TPUs; there JAX would
-  ask a cloud's metadata, and complain in several lines, at every start.
+  `stepdistill plan` needs libtpu on machines without TPUs, and JAX's plugin for
+  CUDA on those without GPUs; there JAX would ask a cloud's metadata, or a
+  driver, and complain in several lines, at every start.
   """
-  if importlib.util.find_spec("libtpu") is None or devices.present():
+  if devices.present() or not any(map(importlib.util.find_spec, (
+      "libtpu", "jax_cuda12_plugin"))):
     return {}
   return {"JAX_PLATFORMS": "cpu"}
 
@@ -79,7 +81,7 @@ def configure() -> None:
   cache = {"JAX_COMPILATION_CACHE_DIR": str(locations.cache_home() / "jax"),
            **_CACHE_ENVIRONMENT}
   new = {k: v for k, v in {
-      **_QUIET_ENVIRONMENT, **cache, **_without_absent_tpus()}.items()
+      **_QUIET_ENVIRONMENT, **cache, **_without_absent_chips()}.items()
          if k not in os.environ}
   os.environ.update(new)
   if "jax" in sys.modules:
