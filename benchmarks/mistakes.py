@@ -31,11 +31,11 @@ MISTAKES = {
     "a macro that is not set":
         "t5x train --gin_file=gin/recipes/svamp_step_by_step.gin",
     "records that are not there": _TRAIN + "--records_dir=/nowhere",
+    "a schedule's name":
+        _TRAIN + "--gin.LEARNING_RATE_SCHEDULE='\"cosin\"'",
     "a gin file": "t5x train --gin_file=gin/recipes/svamp_step.gin",
     "a checkpoint": "stepdistill-eval --checkpoint=/nowhere/run "
                     "--benchmarks=svamp",
-    "a folder of records": "stepdistill data lengths --dataset=svamp "
-                           "--teacher=palm540b --records_dir=/nowhere",
     "a file of texts": "stepdistill predict runs/nowhere nowhere.txt",
 }
 _HELP = (

@@ -6,7 +6,7 @@ XLA's message, or none at all.
 """
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 import re
@@ -17,6 +17,9 @@ from stepdistill_jax.util import errors
 
 # `@name`, `@scope/name()` or `%NAME`, and nothing else.
 _REFERENCE = re.compile(r"@[A-Za-z_][\w./]*(\(\))?|%[A-Za-z_]\w*")
+# Of gin/runs/paper.gin, see `models.optimization`.
+SCHEDULES = ("linear", "cosine", "constant", "rsqrt")
+OPTIMIZERS = ("adamw", "adafactor", "lion", "sgd")
 _is_whole = setting_checks.is_whole_number
 
 
@@ -33,6 +36,11 @@ class Rule:
   allows: Callable[[Any], bool]
   example: str  # As it is given on a command line, such as `100`.
   is_text: bool = False
+
+
+def _one_of(names: Sequence[str]) -> Rule:
+  return Rule(f"one of {', '.join(names)}", lambda value: value in names,
+              f"'\"{names[1]}\"'", is_text=True)
 
 
 _COUNT = Rule("a whole number above 0", _is_whole, "100")
@@ -65,6 +73,10 @@ RULES: Mapping[str, Rule] = {
         lambda v: v is None or _is_whole(v, 0), "0"),
     "LEARNING_RATE": Rule(
         "a number of at least 0", lambda v: _is_number(v) and v >= 0, "1e-3"),
+    "LEARNING_RATE_SCHEDULE": _one_of(SCHEDULES),
+    "WARMUP_STEPS": Rule(
+        "a whole number of at least 0", lambda v: _is_whole(v, 0), "100"),
+    "OPTIMIZER": _one_of(OPTIMIZERS),
     "DROPOUT_RATE": Rule(
         "a number from 0 to below 1",
         lambda v: _is_number(v) and 0 <= v < 1, "0.1"),

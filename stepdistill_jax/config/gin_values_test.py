@@ -16,6 +16,8 @@ from stepdistill_jax.util import errors
     ("ALPHA", "'0.5'"), ("ALPHA", "1.01"), ("MODEL_DIR", "''"),
     ("MODEL_DIR", "None"), ("MODEL_DIR", "7"),
     ("INITIAL_CHECKPOINT_PATH", "''"), ("CHECKPOINT_PATH", "3"),
+    ("LEARNING_RATE_SCHEDULE", "'cosin'"), ("OPTIMIZER", "'lionn'"),
+    ("WARMUP_STEPS", "-1"),
 ])
 def test_bad_values_are_refused(name, value):
   with pytest.raises(errors.UserError) as refused:
@@ -31,6 +33,7 @@ def test_bad_values_are_refused(name, value):
     ("EVAL_STEPS", "None"), ("CHECKPOINT_PERIOD", "None"),
     ("EVAL_PERIOD", "0"), ("CHECKPOINT_PERIOD", "0"),  # As in T5X: never.
     ("RANDOM_SEED", "None"), ("INITIAL_CHECKPOINT_PATH", "None"),
+    ("OPTIMIZER", "@adafactor.Adafactor()"), ("WARMUP_STEPS", "0"),
     ("CHECKPOINT_PATH", "['/a', '/b']"), ("ANYTHING_ELSE", "-1"),
 ])
 def test_what_can_work_passes(name, value):

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from t5x import adafactor, optimizers
 
+from stepdistill_jax.config import gin_values
 from stepdistill_jax.util import errors
 
-SCHEDULES = ("linear", "cosine", "constant", "rsqrt")
-OPTIMIZERS = ("adamw", "adafactor", "lion", "sgd")
+SCHEDULES, OPTIMIZERS = gin_values.SCHEDULES, gin_values.OPTIMIZERS
 
 
 def learning_rate(
