@@ -13,15 +13,10 @@ other way round.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
 import struct
 from typing import Any, BinaryIO
 
-from google.protobuf import (
-  descriptor_pb2,
-  descriptor_pool,
-  message,
-  message_factory,
-)
 import google_crc32c
 
 _HEADER = struct.Struct("<QI")
@@ -46,7 +41,11 @@ class CorruptFileError(ValueError):
   """A TFRecord file that ends early or whose checksums do not hold."""
 
 
+@functools.cache
 def _example_class() -> Any:
+  # Imported here: with this module every command's --help would load it.
+  from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
   package = "stepdistill_jax.records"
   file = descriptor_pb2.FileDescriptorProto(
       name="example.proto", package=package)
@@ -66,9 +65,6 @@ def _example_class() -> Any:
       pool.FindMessageTypeByName(f"{package}.Example"))
 
 
-_Example = _example_class()
-
-
 class Encoder:
   """Serializes examples of the same features, one bytes value each."""
 
@@ -79,7 +75,7 @@ class Encoder:
   def _make(self) -> None:
     """Makes the message: its memory keeps every value that it ever had."""
     self._uses_left = _MOST_USES
-    self._example = _Example()
+    self._example = _example_class()()
     self._values = []
     for name in self._names:
       value = self._example.features.feature.add(key=name).value
@@ -125,8 +121,10 @@ def decode_first(data: bytes) -> tuple[str, str]:
 
 
 def _entries(data: bytes) -> Sequence[Any]:
+  from google.protobuf import message
+
   try:
-    entries: Sequence[Any] = _Example.FromString(data).features.feature
+    entries: Sequence[Any] = _example_class().FromString(data).features.feature
   except message.DecodeError as error:
     raise ValueError(str(error)) from error
   if not entries:

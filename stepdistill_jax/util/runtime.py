@@ -60,13 +60,15 @@ def _keep_freed_memory() -> None:
       mallopt(number, value)
 
 
-def _without_absent_tpus() -> dict[str, str]:
-  """Keeps JAX from looking for TPUs where libtpu is but no chip.
+def _without_absent_chips() -> dict[str, str]:
+  """Keeps JAX from looking for TPUs and GPUs where only their compiler is.
 
-  `stepdistill plan` needs libtpu on machines without TPUs; there JAX would
-  ask a cloud's metadata, and complain in several lines, at every start.
+  `stepdistill plan` needs libtpu on machines without TPUs, and JAX's plugin for
+  CUDA on those without GPUs; there JAX would ask a cloud's metadata, or a
+  driver, and complain in several lines, at every start.
   """
-  if importlib.util.find_spec("libtpu") is None or devices.present():
+  if devices.present() or not any(map(importlib.util.find_spec, (
+      "libtpu", "jax_cuda12_plugin"))):
     return {}
   return {"JAX_PLATFORMS": "cpu"}
 
@@ -80,7 +82,7 @@ def configure() -> None:
   cache = {"JAX_COMPILATION_CACHE_DIR": str(locations.cache_home() / "jax"),
            **_CACHE_ENVIRONMENT}
   new = {k: v for k, v in {
-      **_QUIET_ENVIRONMENT, **cache, **_without_absent_tpus()}.items()
+      **_QUIET_ENVIRONMENT, **cache, **_without_absent_chips()}.items()
          if k not in os.environ}
   os.environ.update(new)
   if "jax" in sys.modules:
@@ -128,7 +130,7 @@ def preempted_on_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _native_stderr_held_back() -> Iterator[None]:
+def native_stderr_held_back() -> Iterator[None]:
   """Holds back what native code prints; shown only if an error follows."""
   try:
     descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]  # Caught.
@@ -171,7 +173,7 @@ def import_tensorflow() -> Any:
   Keras, which comes with it, would load scikit-learn, Matplotlib and pandas
   for what nobody here uses: seconds before the first step.
   """
-  with _native_stderr_held_back(), _not_importable(
+  with native_stderr_held_back(), _not_importable(
       "sklearn", "matplotlib", "pandas"):
     import tensorflow as tf
   for kind in ("GPU", "TPU"):

@@ -111,7 +111,7 @@ def lines(
     diagonal: draws y = x.
   """
   longest = max(len(line.label) for line in drawn)
-  columns = 2 if longest < 36 else 1
+  columns = 2 if longest < 26 else 1
   fig, axes = _figure(3.6 + 0.2 * (len(drawn) + len(levels)) / columns)
   scale = 100.0 if percent else 1.0
   position = places.index if places else float
@@ -144,10 +144,12 @@ def lines(
   elif len(every_x) <= 6:
     axes.set_xticks(every_x, [format(x, x_format) for x in every_x])
     axes.minorticks_off()
+  room = 0.02 * scale  # A mark at either end is whole.
   low, high = (0, scale) if full_height else axes.get_ylim()
-  axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(max(0, low), min(scale, high)))
+  axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(
+      max(0, low) - room, min(scale, high) + room))
   axes.grid(axis="y", alpha=0.3)
-  fig.legend(loc="outside lower center", ncols=columns, fontsize=8,
+  fig.legend(loc="outside lower center", ncols=columns, fontsize=9,
              frameon=False)
   return Plot(name, title, _lines_table(
       title, xlabel, ylabel, drawn, levels, scale, x_format), fig)
@@ -281,7 +283,8 @@ def _bars(name: str, title: str, group: Sequence[Mapping[str, Any]]) -> Plot:
 def _figure(height: float) -> tuple[Any, Any]:
   from matplotlib import figure
 
-  fig = figure.Figure(figsize=(6.4, height), layout="constrained")
+  # As narrow as its letters are still read on a phone.
+  fig = figure.Figure(figsize=(5.2, height), layout="constrained")
   axes = fig.subplots()
   axes.spines[["top", "right"]].set_visible(False)
   return fig, axes
