@@ -1,18 +1,19 @@
-"""SeqIO's cache of tasks, written by SeqIO's own script with Apache Beam.
+"""SeqIO's cache of tasks, written on this machine or by SeqIO with Beam.
 
     CACHE_DIR/svamp_step_gold_palm540b/
       COMPLETED  info.train.json  stats.train.json  made_from.json
       train.tfrecord-00000-of-00016 ...
 
-Runs with `USE_CACHED_TASKS = True` read it. What stands behind the place of
-the cache is still done in every run: the choice of records (shares, filters)
-and the cutting to TASK_FEATURE_LENGTHS. `made_from.json` is ours: a cache of
+Runs with `USE_CACHED_TASKS = True` read it, whoever wrote it. What stands
+behind the place of the cache is still done in every run: the choice of records
+(shares, filters) and the cutting to TASK_FEATURE_LENGTHS. `made_from.json` is ours: a cache of
 other records than today's is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import contextlib
 import importlib.util
 import json
 import os
@@ -21,9 +22,10 @@ import subprocess
 import sys
 
 import seqio
+import tensorflow as tf
 
 from stepdistill_jax.data import fingerprints, sources, task_registry
-from stepdistill_jax.util import errors, progress
+from stepdistill_jax.util import errors, progress, whole_folders
 
 SHARDS = 16
 _COMPLETED = "COMPLETED"
@@ -43,6 +45,68 @@ def find_tasks(names: Sequence[str]) -> list[seqio.Task]:
                  else [provider]):
       found[task.name] = task
   return list(found.values())
+
+
+def cache_task(
+    task: seqio.Task, cache_dir: str | os.PathLike[str], *,
+    shards: int = SHARDS, overwrite: bool = False) -> bool:
+  """Writes the examples of a task, all its splits.
+
+  Args:
+    task: its preprocessors up to `seqio.CacheDatasetPlaceholder` are run.
+    cache_dir: of all cached tasks, for `--seqio_additional_cache_dirs`.
+    shards: of a split; hosts read different ones.
+    overwrite: False to leave an older cache of the task as it is.
+
+  Returns:
+    Whether it wrote them.
+
+  Raises:
+    errors.UserError: the task's records are missing, or nothing can be
+      written there, or an older cache that stays is of other records.
+  """
+  folder = pathlib.Path(cache_dir) / task.name
+  if (folder / _COMPLETED).is_file() and not overwrite:
+    check_made_from(task, folder)
+    return False
+  try:
+    with whole_folders.written(folder) as temporary:
+      for split in task.splits:
+        _write_split(task, split, temporary, shards)
+      write_made_from(task, temporary)
+      (temporary / _COMPLETED).touch()
+  except OSError as error:
+    raise errors.UserError(
+        f"cannot write to {cache_dir}: {error.strerror}; choose another "
+        "folder with --output=DIR") from error
+  return True
+
+
+def _write_split(task: seqio.Task, split: str, folder: pathlib.Path,
+                 shards: int) -> None:
+  """Writes a split's examples, round robin, and what SeqIO keeps of them."""
+  dataset = task.preprocess_precache(
+      task.source.get_dataset(split=split, shuffle=False), seed=None)
+  prefix, count = seqio.get_cached_tfrecord_prefix(str(folder), split), 0
+  with contextlib.ExitStack() as stack:
+    bars = stack.enter_context(progress.Bars("examples"))
+    writers = [stack.enter_context(tf.io.TFRecordWriter(
+        f"{prefix}-{shard:05d}-of-{shards:05d}")) for shard in range(shards)]
+    for example in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+      writers[count % shards].write(
+          seqio.dict_to_tfexample(example).SerializeToString())
+      count += 1
+      bars.update(count, task.source.num_input_examples(split), task.name)
+  features = {
+      name: {"dtype": tensor.dtype.name,  # The first dimension is free.
+             "shape": [None, *tensor.shape[1:]] if tensor.shape.rank else []}
+      for name, tensor in dataset.element_spec.items()}
+  info = {"num_shards": shards, "seqio_version": seqio.__version__,
+          "features": features}
+  for path, value in ((seqio.get_cached_info_path(str(folder), split), info),
+                      (seqio.get_cached_stats_path(str(folder), split),
+                       {"examples": count})):
+    pathlib.Path(path).write_text(json.dumps(value, indent=2) + "\n", "utf-8")
 
 
 def write_made_from(task: seqio.Task, folder: pathlib.Path) -> None:
@@ -81,29 +145,19 @@ def has_beam() -> bool:
   return importlib.util.find_spec("apache_beam") is not None
 
 
-def write(
+def cache_with_beam(
     tasks: Sequence[seqio.Task], cache_dir: str | os.PathLike[str], *,
-    records_dir: str, shards: int = SHARDS, overwrite: bool = False,
-    pipeline_options: str = "") -> None:
-  """Runs SeqIO's pipeline.
-
-  Args:
-    tasks: their preprocessors up to `seqio.CacheDatasetPlaceholder` are run.
-    cache_dir: of all cached tasks, for `--seqio_additional_cache_dirs`.
-    records_dir: of the tasks' records.
-    shards: of a split, at least; hosts read different ones.
-    overwrite: False to leave older caches as they are.
-    pipeline_options: Beam's; "" runs on this machine.
+    records_dir: str, shards: int, overwrite: bool,
+    pipeline_options: str) -> None:
+  """Runs SeqIO's own pipeline, on the runner that the options name.
 
   Raises:
-    errors.UserError: Beam is not installed, or the pipeline failed, or an
-      older cache that stays is of other records.
+    errors.UserError: Beam is not installed, or the pipeline failed.
   """
   if not has_beam():
     raise errors.UserError(
-        "SeqIO writes its cache with Apache Beam: `pip install apache-beam`, "
-        "or leave --output away; runs in the order of this package's gin "
-        "files need no cache")
+        "--beam needs Apache Beam: `pip install apache-beam`, or leave --beam "
+        "away to cache on this machine without it")
   written = []
   for task in tasks:
     folder = pathlib.Path(cache_dir) / task.name
@@ -118,7 +172,7 @@ def write(
       "--module_import=stepdistill_jax.tasks",
       f"--tfds_data_dir={records_dir}", f"--min_shards={shards}",
       f"--overwrite={overwrite}",
-      f"--pipeline_options={pipeline_options or '--runner=DirectRunner'}"]
+      f"--pipeline_options={pipeline_options}"]
   done = subprocess.run(command, check=False)
   if done.returncode:
     raise errors.UserError(

@@ -1,5 +1,3 @@
-import json
-import pathlib
 import types
 
 import gin
@@ -7,7 +5,6 @@ import numpy as np
 import pytest
 import seqio
 from t5x import utils
-import tensorflow as tf
 
 from stepdistill_jax import tasks  # noqa: F401
 from stepdistill_jax.cli import stepdistill as cli
@@ -53,39 +50,14 @@ def examples(name, **kwargs):
   return {example["id"]: example for example in found}, len(found)
 
 
-def write_cache(task, cache_dir):
-  """Writes a cache as SeqIO's script does."""
-  folder = cache_dir / task.name
-  folder.mkdir(parents=True, exist_ok=True)
-  for split in task.splits:
-    dataset = task.preprocess_precache(
-        task.source.get_dataset(split=split, shuffle=False), seed=None)
-    found = list(dataset.as_numpy_iterator())
-    prefix = seqio.get_cached_tfrecord_prefix(str(folder), split)
-    for shard in range(3):
-      with tf.io.TFRecordWriter(f"{prefix}-{shard:05d}-of-00003") as writer:
-        for example in found[shard::3]:
-          writer.write(seqio.dict_to_tfexample(example).SerializeToString())
-    info = {"num_shards": 3, "seqio_version": seqio.__version__, "features": {
-        name: {"dtype": tensor.dtype.name,
-               "shape": [None, *tensor.shape[1:]] if tensor.shape.rank else []}
-        for name, tensor in dataset.element_spec.items()}}
-    for path, value in (
-        (seqio.get_cached_info_path(str(folder), split), info),
-        (seqio.get_cached_stats_path(str(folder), split),
-         {"examples": len(found)})):
-      pathlib.Path(path).write_text(json.dumps(value))
-  caching.write_made_from(task, folder)
-  (folder / "COMPLETED").touch()
-
-
 def test_cached_examples_are_the_others(folder):
   for task in caching.find_tasks(NAMES):
-    write_cache(task, folder / "cached")
+    caching.cache_task(task, folder / "cached", shards=3)
     for split in ("train", "test"):
       cached, count = examples(task.name, split=split, use_cached=True)
       fresh, _ = examples(task.name, split=split)
       assert count == len(cached) and cached.keys() == fresh.keys()
+      assert task.get_cached_stats(split) == {"examples": count}
       for key, example in fresh.items():
         assert example.keys() == cached[key].keys()
         for name, value in example.items():
@@ -95,7 +67,7 @@ def test_cached_examples_are_the_others(folder):
 
 def test_records_are_chosen_behind_the_cache(folder):
   (task,) = caching.find_tasks(["svamp_label_gold"])
-  write_cache(task, folder / "cached")
+  caching.cache_task(task, folder / "cached", shards=3)
   with gin.unlock_config():
     gin.bind_parameter("choose_train_share.share", 0.25)
   try:
@@ -121,32 +93,36 @@ def test_the_command_tokenizes(folder, capsys):
   assert "are of SeqIO's cache: pass its folder" in capsys.readouterr().err
 
 
+def test_a_cache_is_whole_or_not_there(folder, monkeypatch):
+  (task,) = caching.find_tasks(["svamp_label_gold"])
+  monkeypatch.setattr(caching, "write_made_from", None)
+  with pytest.raises(TypeError):
+    caching.cache_task(task, folder / "cached")
+  assert not any((folder / "cached").iterdir())
+  monkeypatch.undo()
+  monkeypatch.setenv("STEPDISTILL_RECORDS", str(folder))
+  monkeypatch.setenv("STEPDISTILL_VOCAB", str(folder / "spiece.model"))
+  assert caching.cache_task(task, folder / "cached")
+  assert not caching.cache_task(task, folder / "cached")
+  write_records(folder, rows=30)
+  with pytest.raises(errors.UserError, match="other records than .*overwrite"):
+    caching.cache_task(task, folder / "cached")
+  assert caching.cache_task(task, folder / "cached", overwrite=True)
+  assert task.get_cached_stats("train") == {"examples": 30}
+
+
 def test_the_command_writes_seqios_cache(folder, capsys, monkeypatch):
   arguments = ["data", "cache", "--tasks=svamp_label_gold",
                f"--output={folder / 'an out'}"]
-  monkeypatch.setattr(caching, "has_beam", lambda: False)
-  assert cli.main(arguments) == 2
-  assert "pip install apache-beam" in capsys.readouterr().err
-  (task,) = caching.find_tasks(["svamp_label_gold"])
-  commands = []
-
-  def run(command, check):
-    commands.append(command)
-    write_cache(task, folder / "an out")
-    return types.SimpleNamespace(returncode=len(commands) - 1)
-
-  monkeypatch.setattr(caching, "has_beam", lambda: True)
-  monkeypatch.setattr(caching.subprocess, "run", run)
   assert not cli.main(arguments)
-  assert f"cache_dirs='{folder / 'an out'}'" in capsys.readouterr().out
-  assert {"--pipeline_options=--runner=DirectRunner", "--overwrite=False",
-          f"--tfds_data_dir={folder}", "--min_shards=16"} < set(commands[0])
-  write_records(folder, rows=30)
-  assert cli.main(arguments) == 2
-  assert "was made from other records" in capsys.readouterr().err
-  assert len(commands) == 1
-  assert cli.main([*arguments, "--overwrite"]) == 2
-  assert "Beam ended with exit code 1" in capsys.readouterr().err
+  out = capsys.readouterr().out
+  assert f"svamp_label_gold -> {folder / 'an out/svamp_label_gold'}\n" in out
+  assert f"cache_dirs='{folder / 'an out'}'" in out
+  assert not cli.main(arguments)
+  assert "was there already" in capsys.readouterr().out
+  monkeypatch.setattr(caching, "has_beam", lambda: False)
+  assert cli.main([*arguments, "--beam=--runner=DirectRunner"]) == 2
+  assert "pip install apache-beam" in capsys.readouterr().err
 
 
 def test_a_task_that_cannot_train_is_not_cached(folder, capsys):
@@ -163,7 +139,7 @@ def test_a_task_that_cannot_train_is_not_cached(folder, capsys):
 
 def test_a_run_refuses_a_cache_of_other_records(folder):
   (task,) = caching.find_tasks(NAMES[:1])
-  write_cache(task, folder / "cached")
+  caching.cache_task(task, folder / "cached", shards=3)
   cfg = utils.DatasetConfig(
       task.name, LENGTHS, split="train", batch_size=4, shuffle=False, seed=0,
       use_cached=True, module=None)

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   cache = subparsers.add_parser(
       "cache", help="tokenize tasks, so that their first run begins at once",
       description="Tokenizes tasks into files beside their records, as a first "
-      "run does; or, with --output, into SeqIO's cache, with Apache Beam.")
+      "run does; or, with --output, into SeqIO's cache.")
   cache.add_argument(
       "--tasks", required=True, metavar="NAME,...",
       help="tasks or mixtures, such as svamp_step_gold_palm540b")
@@ -65,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="replace older caches of these tasks: needed after an import")
   cache.add_argument(
       "--beam", metavar="OPTIONS", type=argument_parser.local_or_remote,
-      help="Beam's pipeline options (default: --runner=DirectRunner)")
+      help="let SeqIO write its cache with Apache Beam and these pipeline "
+      "options, such as --beam=--runner=DirectRunner")
   cache.set_defaults(data_run=_cache)
 
 
@@ -188,10 +189,17 @@ def _write_caches(args: argparse.Namespace, names: Sequence[str]) -> None:
     if "train" in task.splits:
       record_check.check_records(task, task.name, "train")
   if args.output:
-    caching.write(
-        found, args.output, records_dir=vocabularies.records_dir(),
-        shards=args.shards, overwrite=args.overwrite,
-        pipeline_options=args.beam or "")
+    if args.beam:
+      caching.cache_with_beam(
+          found, args.output, records_dir=vocabularies.records_dir(),
+          shards=args.shards, overwrite=args.overwrite,
+          pipeline_options=args.beam)
+    for task in () if args.beam else found:
+      written = caching.cache_task(
+          task, args.output, shards=args.shards, overwrite=args.overwrite)
+      print(f"{task.name} -> {pathlib.Path(args.output) / task.name}"
+            + ("" if written else
+               " (was there already; --overwrite writes it anew)"))
     print("use them: t5x train ... --gin.USE_CACHED_TASKS=True "
           f"--seqio_additional_cache_dirs={shlex.quote(args.output)}")
     return
