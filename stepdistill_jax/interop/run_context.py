@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import os
 import dataclasses
 import functools
 import json
@@ -226,12 +227,13 @@ def _import_json(folder: epath.Path) -> Mapping[str, Any] | None:
   return found
 
 
-def find(path: str) -> Context:
+def find(path: str | os.PathLike[str]) -> Context:
   """Reads the surroundings of `MODEL_DIR/checkpoint_STEP`.
 
   Raises:
     errors.UserError: a file there is damaged.
   """
+  path = os.fspath(path)
   checkpoint = epath.Path(path)
   folder = checkpoint.parent
   config = folder / CONFIG_FILE
