@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import os
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from typing import Any
 
