@@ -26,7 +26,11 @@ MOVED_PACKAGES = {
 
 EXTRAS = {
     "tpu": ["jax[tpu]"],
-    "gpu": ["jax[cuda12]"],
+    "gpu": ["jax[cuda12]"],  # An NVIDIA driver of version 525 or newer.
+    "gpu13": ["jax[cuda13]"],  # 580 or newer.
+    # The compiler alone, without CUDA's libraries: for `stepdistill plan`.
+    "plan-gpu": ["jax-cuda12-plugin", "jax-cuda12-pjrt",
+                 "nvidia-cuda-nvcc-cu12"],
     "hf": ["pyarrow>=15", "safetensors>=0.5", "torch>=2.6", "transformers>=5"],
     "serve": ["ctranslate2>=4.5"],
     "teacher": ["openai[aiohttp]>=2"],
@@ -43,7 +47,8 @@ EXTRAS = {
 }
 # Heavy, and so in an environment of their own: see `make test-interop`.
 EXTRAS["test-interop"] = [
-    *(package for extra in ("test", "hf", "serve", "tpu", "amos", "docs")
+    *(package for extra in (
+        "test", "hf", "serve", "tpu", "plan-gpu", "amos", "docs")
       for package in EXTRAS[extra]),
     "playwright>=1.49",  # With the Chromium of the machine.
     "accelerate", "fastapi", "uvicorn",  # For `transformers serve`.

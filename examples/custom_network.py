@@ -2,9 +2,7 @@
 
   python examples/custom_network.py /tmp/custom_network
 
-A network is a flax module with T5X's methods `encode` and `decode`; loss,
-packing, checkpoints and decoding are the student's. What its parameters are
-called decides which checkpoints it reads: here T5's.
+Its parameters' names decide which checkpoints it reads: here T5's.
 """
 
 import pathlib
@@ -19,7 +17,6 @@ from __gin__ import dynamic_registration
 import custom_network
 from stepdistill_jax import models as students
 from t5x.examples.t5 import network
-
 students.StepDistillModel.module = @custom_network.Transformer()
 custom_network.Transformer.config = @network.T5Config()
 """
@@ -27,7 +24,6 @@ custom_network.Transformer.config = @network.T5Config()
 
 class Transformer(network.Transformer):
   """T5 with logits between -cap and cap, as in Gemma 2."""
-
   cap: float = 30.0
 
   def decode(self, *arguments, **options):
@@ -35,10 +31,9 @@ class Transformer(network.Transformer):
 
 
 def main(folder, *bindings):
-  gin_file = pathlib.Path(folder, "network.gin")
-  gin_file.parent.mkdir(parents=True, exist_ok=True)
-  gin_file.write_text(GIN)
-  own_csv.main(folder, f"--gin_file={gin_file}", *bindings)
+  pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+  pathlib.Path(folder, "network.gin").write_text(GIN)
+  own_csv.main(folder, f"--gin_file={folder}/network.gin", *bindings)
 
 
 if __name__ == "__main__":

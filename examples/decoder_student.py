@@ -2,8 +2,7 @@
 
   python examples/decoder_student.py /path/to/SmolLM2-135M /tmp/decoder
 
-The first argument is a folder of Llama, Qwen or SmolLM2 with its tokenizer.
-`export` then loads with `transformers` and nothing of ours.
+Any folder of Llama, Qwen or SmolLM2; `transformers` alone loads the export.
 """
 
 import pathlib

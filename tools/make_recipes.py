@@ -286,6 +286,13 @@ DECODER_METHODS = {
 
 # Their parameters and optimizer state fill a chip or more.
 SHARDED_DECODERS = ("llama3_2_1b", "llama3_1_8b", "llama3_1_70b")
+PAIRED_STUDENTS = ("llama3_1_8b", "llama3_1_70b")
+_PAIR = """\
+# One of the paper's pairs: Llama 3.1 405B teaches this student. What
+# it wrote, imported with --teacher=llama405b, is
+# --gin.TEACHER=\\"llama405b\\".
+#
+"""
 
 
 def decoder_recipe(method: str, size: str) -> tuple[str, str]:
@@ -299,6 +306,7 @@ def decoder_recipe(method: str, size: str) -> tuple[str, str]:
 # The papers report no number for it. The recipe is that of the group behind
 # arXiv 2410.18588: AdamW at 2e-5, 3 epochs.
 #
+{_PAIR if size in PAIRED_STUDENTS and method != "finetune" else ""}\
 #   stepdistill checkpoint import-hf HF_FOLDER --output={size}
 #   t5x train --gin_file={file} \\
 #     --gin_file={size}/student.gin --gin.MODEL_DIR=\\"/path/to/run\\"

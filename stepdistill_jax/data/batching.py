@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import dataclasses
 
 AUTO = "auto"
-# Multiples of 8 in steps of a quarter power of two: from 32 on at most a
-# fifth of a row is padding.
-LADDER = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256,
-          320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048)
+# Multiples of 16 in steps of at least a quarter power of two: from 64 on at
+# most a fifth of a row is padding, and below that a compilation costs more.
+LADDER = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448,
+          512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048)
 # Input tokens in a batch of automatic size. On a CPU a larger batch gains
 # nothing more; accelerators need it to be busy.
 _AUTO_TOKENS = {"cpu": 4096}

@@ -22,7 +22,7 @@ def test_every_example_is_in_one_batch(lengths, batch_size, multiple, platform):
 
 
 @pytest.mark.parametrize("length, bucket", [
-    (1, 16), (16, 16), (17, 24), (2048, 2048), (2049, 4096)])
+    (1, 16), (16, 16), (17, 32), (2048, 2048), (2049, 4096)])
 def test_buckets(length, bucket):
   assert batching.bucket_length(length) == bucket
 
@@ -42,7 +42,7 @@ def test_a_last_batch_of_few_is_small():
 def test_leftovers_move_up():
   batches = batching.plan([10] * 5 + [40] * 5, 4)
   assert [(len(b.indices), b.length) for b in batches] == [
-      (4, 16), (4, 40), (2, 40)]
+      (4, 16), (4, 48), (2, 48)]
 
 
 def test_a_ladder_of_one_s_own():

@@ -6,8 +6,8 @@
 
 Runs with `USE_CACHED_TASKS = True` read it, whoever wrote it. What stands
 behind the place of the cache is still done in every run: the choice of records
-(shares, filters) and the cutting to TASK_FEATURE_LENGTHS. `made_from.json` is ours: a cache of
-other records than today's is refused.
+(shares, filters) and the cutting to TASK_FEATURE_LENGTHS. `made_from.json` is
+ours: a cache of other records than today's is refused.
 """
 
 from __future__ import annotations

@@ -45,9 +45,9 @@ def _used_length(tokens: np.ndarray) -> int:
 def _lengths(full: int) -> list[int]:
   """What inputs are cut to: few lengths, as each is to be compiled.
 
-  Eighths of their full length, as multiples of 8.
+  Eighths of their full length, as multiples of 16.
   """
-  return [min(full, -(-full * n // 64) * 8) for n in range(1, 9)]
+  return [min(full, -(-full * n // 128) * 16) for n in range(1, 9)]
 
 
 def _cut(batch: Mapping[str, Any], length: int):

@@ -65,13 +65,13 @@ def test_each_batch_has_its_own_key():
 
 def test_padding_of_whole_batches_is_cut():
   """What a step sees, and one compilation for each length."""
-  tokens = np.zeros((6, 2, 16), np.int32)
-  for row, length in enumerate([3, 1, 8, 13, 2, 9]):
+  tokens = np.zeros((6, 2, 32), np.int32)
+  for row, length in enumerate([6, 2, 16, 26, 4, 18]):
     tokens[row, row % 2, :length] = 7
   ds = tf.data.Dataset.from_tensor_slices({
       "encoder_input_tokens": tokens,
-      "encoder_positions": np.ones((6, 2, 16), np.int32),
-      "decoder_input_tokens": np.zeros((6, 2, 16), np.int32)}).enumerate()
+      "encoder_positions": np.ones((6, 2, 32), np.int32),
+      "decoder_input_tokens": np.zeros((6, 2, 32), np.int32)}).enumerate()
 
   def lengths(params, batch):
     del params
@@ -85,8 +85,8 @@ def test_padding_of_whole_batches_is_cut():
   with testing.counted_compilations() as programs:
     found = [row for _, row in fn(ds, STATE)]
   assert [row[:3] for row in found] == [
-      [16, length, length] for length in (8, 8, 8, 16, 8, 16)]
-  assert [row[3] for row in found] == [7 * n for n in (3, 1, 8, 13, 2, 9)]
+      [32, length, length] for length in (16, 16, 16, 32, 16, 32)]
+  assert [row[3] for row in found] == [7 * n for n in (6, 2, 16, 26, 4, 18)]
   assert len(programs) == 2
   rows = lambda params, batch: jnp.full(
       batch["encoder_input_tokens"].shape[0],
@@ -94,4 +94,4 @@ def test_padding_of_whole_batches_is_cut():
   assert [n for _, n in infer_fn(rows, batch_size=4)(ds, STATE)] == [
       4, 4, 4, 2, 4, 2]  # The two longest are a batch of their own.
   whole = infer_fn(lengths, batch_size=2, trim_inputs=False)(ds, STATE)
-  assert all(row[:3] == [16, 16, 16] for _, row in whole)
+  assert all(row[:3] == [32, 32, 32] for _, row in whole)

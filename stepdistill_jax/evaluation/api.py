@@ -208,7 +208,8 @@ def load(
   Args:
     path: a run's folder (its newest good checkpoint), one `checkpoint_STEP`,
       or a folder in the Hugging Face format, such as `export-hf` writes.
-    records_dir: of distillation records, for a vocabulary that lies there.
+    records_dir: of distillation records, for a vocabulary that lies there; by
+      default where the run had them, if they still are there.
     max_input_tokens: longer texts are refused.
     progress: called with (done, total, what) as answers come.
     **model_settings: of `ModelConfig`, such as `batch_size=8` or `beam=4`.
@@ -238,8 +239,8 @@ def load(
   from stepdistill_jax.evaluation import checkpoints
 
   return Student(checkpoints.Checkpoint(
-      path, config, records_dir=_folder(records_dir), progress=progress),
-                 max_input_tokens)
+      path, config, records_dir=_folder(records_dir) if records_dir else None,
+      progress=progress), max_input_tokens)
 
 
 def load_records(

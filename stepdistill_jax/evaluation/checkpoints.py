@@ -21,7 +21,7 @@ from stepdistill_jax.evaluation import (
 from stepdistill_jax.interop import run_folder as run_folder_lib
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.runs import run_record
-from stepdistill_jax.util import errors, locations
+from stepdistill_jax.util import errors
 
 # More distinct labels than this are not a closed set of answers.
 _MOST_CLOSED_LABELS = 64
@@ -38,7 +38,8 @@ class Checkpoint(questions_lib.Model):
     path: a run's folder, or one `checkpoint_STEP` of it.
     config: how the model is asked.
     name: for tables; by default the run folder's name and the step.
-    records_dir: of distillation records (vocabulary, training ids).
+    records_dir: of distillation records (vocabulary, training ids); by
+      default where the run had them, if they still are there.
     progress: called with (done, total, what) as answers come.
     strict: refuse a run whose newest checkpoint is not what was written,
       instead of taking the one before it.
@@ -56,12 +57,13 @@ class Checkpoint(questions_lib.Model):
       name: str | None = None, records_dir: pathlib.Path | None = None,
       progress=None, strict: bool = False,
   ):
-    from stepdistill_jax.interop import rebuilding
+    from stepdistill_jax.interop import rebuilding, run_context
 
     self.run = run_folder_lib.find(path, strict=strict)
     super().__init__(name or f"{self.run.path.name} step {self.run.step}",
                      str(self.run.checkpoint), config, progress)
-    self._records_dir = pathlib.Path(records_dir or locations.records_dir())
+    self._records_dir = pathlib.Path(
+        records_dir or run_context.find(self.run.checkpoint).records_dir())
     self._model, self._task_name = rebuilding.rebuild_model(
         self.run.config_path, self._records_dir)
     self.vocabulary = self._model.input_vocabulary

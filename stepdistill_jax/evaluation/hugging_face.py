@@ -282,6 +282,11 @@ def _load_model(path: pathlib.Path):
     raise errors.UserError(
         f"{path}: the weights of {len(missing)} parameters of its config.json "
         f"are not there (such as {missing[0]}); they are of another model")
+  # Answers are the most likely tokens, without the folder's penalties.
+  model.generation_config = transformers.GenerationConfig(**{
+      name: value for name, value in model.generation_config.to_dict().items()
+      if name == "suppress_tokens" or name.endswith("_token_id")
+      and not name.startswith("forced_")})
   return model.eval()
 
 

@@ -33,7 +33,7 @@ from stepdistill_jax.data import (
   chat_template_test as test_messages,
   hugging_face_vocabulary,
 )
-from stepdistill_jax.evaluation import hugging_face
+from stepdistill_jax.evaluation import hugging_face, model_config
 from stepdistill_jax.interop.t5x import writer as t5x_writer
 from stepdistill_jax.models import decoder_model
 from stepdistill_jax.models.llama import network
@@ -227,11 +227,7 @@ def test_a_decoder_of_sentencepiece_pieces_is_asked_alike(tmp_path):
   # Tempting: what is no token, and now and then the end.
   params["decoder"]["logits_dense"]["kernel"] = head.at[:, 0].mul(9).at[
       :, pieces.vocab_size + 3].mul(9).at[:, 1].mul(3)
-  writer = t5x_writer.CheckpointWriter(tmp_path / "run", 0)
-  for name, value in traverse_util.flatten_dict(params, sep="/").items():
-    writer.declare(f"target/{name}", value.shape, value.dtype, value.shape)(
-        ).write(np.asarray(value)).result()
-  writer.finish()
+  write_checkpoint(tmp_path / "run", params)
   (tmp_path / "run" / "config.gin").write_text(
       "VOCABULARY = @seqio.SentencePieceVocabulary()\n"
       f"SentencePieceVocabulary.sentencepiece_model_file = {str(spiece)!r}\n"
@@ -286,6 +282,73 @@ def test_pipeline_answers_greedily(tmp_path):
   first, second = (ask("Stop! 3 apples", return_full_text=False)
                    for _ in range(2))
   assert first == second and isinstance(first[0]["generated_text"], str)
+
+
+def write_checkpoint(folder, params):
+  writer = t5x_writer.CheckpointWriter(folder, 0)
+  for name, value in traverse_util.flatten_dict(params, sep="/").items():
+    writer.declare(f"target/{name}", value.shape, value.dtype, value.shape)(
+        ).write(np.asarray(value)).result()
+  writer.finish()
+
+
+def test_merged_adapters_have_the_unmerged_students_logits(pair, tmp_path):
+  folder, vocabulary, model, params, _ = pair
+  module = network.Transformer(model.module.config.replace(
+      lora_rank=3, lora_alpha=6.0))
+  ids = rows(vocabulary.zero_id)
+  tokens = ours(ids, vocabulary.zero_id)
+  made = flax.core.unfreeze(module.init(
+      jax.random.PRNGKey(0), tokens, tokens)["params"])
+  adapters = {
+      name: np.random.default_rng(i).normal(0, 0.1, value.shape).astype(
+          np.float32)
+      for i, (name, value) in enumerate(
+          traverse_util.flatten_dict(made).items())
+      if name[-1].startswith("lora_")}
+  assert len(adapters) == 28  # Two of seven matrices in two layers.
+  params = traverse_util.unflatten_dict(
+      {**traverse_util.flatten_dict(params), **adapters})
+  expected = np.asarray(jax.jit(
+      lambda p, t: module.apply({"params": p}, t, t))(params, tokens))
+  write_checkpoint(tmp_path / "run", params)
+  (tmp_path / "run" / "config.gin").write_text(
+      f"TOKENIZER = {str(folder / 't5x/hf/tokenizer.json')!r}\n"
+      f"INITIAL_CHECKPOINT_PATH = {str(folder / 't5x/checkpoint_0')!r}\n"
+      + "".join(f"LlamaConfig.{name} = {value!r}\n" for name, value in {
+          **dataclasses.asdict(module.config), "dtype": "float32",
+          "lora_base_dtype": "float32"}.items()))
+  export_hf.export_hf(
+      tmp_path / "run", tmp_path / "out", export_hf.Options(quiet=True))
+  with torch.no_grad():
+    got = load_torch(tmp_path / "out")(torch.from_numpy(ids)).logits.numpy()
+  zero = vocabulary.zero_id
+  expected = np.concatenate(
+      [expected[..., zero:zero + 1], expected[..., 1:zero]], axis=-1)
+  np.testing.assert_allclose(got, expected, atol=ATOL, rtol=0)
+
+
+def test_penalties_of_a_folder_change_no_answer(tmp_path):
+  """Qwen's penalize repetition, which scores of checkpoints do not."""
+  hf, back = tmp_path / "hf", tmp_path / "back"
+  fixtures.write_folder(hf, "qwen2_5")
+  ids = torch.from_numpy(rows(256))
+
+  def ask(model):
+    return model.generate(ids, attention_mask=torch.ones_like(ids),
+                          max_new_tokens=STEPS, do_sample=False).tolist()
+
+  plain = ask(load_torch(hf))
+  file = hf / "generation_config.json"
+  file.write_text(json.dumps({
+      **json.loads(file.read_text()), "repetition_penalty": 5.0}))
+  assert ask(load_torch(hf)) != plain
+  student = hugging_face.HuggingFaceStudent(hf, model_config.ModelConfig())
+  assert ask(student.student.model) == plain
+  import_hf.import_hf(hf, tmp_path / "t5x", quiet=True)
+  export_hf.export_hf(
+      tmp_path / "t5x", back, export_hf.Options(quiet=True))
+  assert ask(load_torch(back)) == plain
 
 
 @pytest.mark.parametrize("name", ["llama3_1", "qwen2_5", "smollm2"])

@@ -135,6 +135,13 @@ class Context:
   def base_generation_config(self) -> Mapping[str, Any]:
     return self._hf_json("generation_config.json")
 
+  def licence(self) -> str:
+    """The licence files that came with an imported checkpoint, or ""."""
+    return "\n".join(
+        (self.hf_folder / name).read_text("utf-8", errors="replace")
+        for name in tokenizers.LICENCES
+        if self.hf_folder and (self.hf_folder / name).is_file())
+
   def _hf_json(self, name: str) -> Mapping[str, Any]:
     if self.hf_folder is None:
       return {}

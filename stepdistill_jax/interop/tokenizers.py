@@ -23,11 +23,12 @@ from stepdistill_jax.util import errors
 SPIECE_FILE = "spiece.model"
 JSON_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "USE_POLICY.md")
 # Small files of a folder that `export-hf` gives back.
 KEPT = ("config.json", "generation_config.json", JSON_FILE, CONFIG_FILE,
         "special_tokens_map.json", "added_tokens.json", SPIECE_FILE,
         "chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model",
-        "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md")
+        *LICENCES)
 T5_EXTRA_IDS = 100
 
 

@@ -1,8 +1,9 @@
-"""What a training run needs on a TPU slice, without a TPU.
+"""What a training run needs of a TPU slice or of GPUs, without them.
 
 Compiles the train, eval and decode programs of a gin file for a named slice
 on this CPU, and prints what they need and how fast they could be at best.
-Records, vocabularies and checkpoints are not needed.
+Records, vocabularies and checkpoints are not needed. GPUs need no driver, but
+the compiler of the extra `plan-gpu`.
 
 example:
   stepdistill plan --gin_file=gin/recipes/esnli_step_by_step_xxl.gin \\
@@ -23,9 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   gin_arguments.add(parser)
   add = parser.add_argument
   add("--topology", required=True, metavar="NAME",
-      help="slice: v5e-16, v5litepod-16, v5e:4x4, v4-32, v5p-8, v6e-8")
+      help="slice: v5e-16, v5litepod-16, v5e:4x4, v4-32, v5p-8, v6e-8; GPUs: "
+      "a100-8, h100-1, h100-16 (two hosts), h200-8, b200-8")
   add("--num_slices", type=int, default=1, metavar="N",
-      help="so many of them, joined by the data-center network (1)")
+      help="so many of them, joined by the data-center network, or by "
+      "InfiniBand (1)")
   add("--programs", default="train,eval,decode", metavar="NAME,...",
       help="which to compile (train,eval,decode)")
   add("--quick", action="store_true",
@@ -60,8 +63,9 @@ def run(args: argparse.Namespace) -> int:
   from stepdistill_jax.plan import chips, planning, programs
 
   _check(args)
+  topology = chips.parse(args.topology)
   topology = dataclasses.replace(
-      chips.parse(args.topology), slices=args.num_slices)
+      topology, slices=topology.slices * args.num_slices)
   names = [name for name in args.programs.split(",") if name]
   planning.check_programs(names)
   search_paths = [p for p in args.gin_search_paths.split(",") if p]
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
   gin_config.check_early(
       args.gin_file, [*programs.STAYS_OPEN, *args.gin_bindings], search_paths,
       ["train"])
-  programs.prepare_process()
+  programs.prepare_process(topology)
   from stepdistill_jax.plan import search, text as plan_text
   from stepdistill_jax.util import runtime, t5x_finder
 

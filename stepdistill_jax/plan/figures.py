@@ -11,9 +11,12 @@ from stepdistill_jax.plan import (
   programs as programs_lib,
 )
 
-# Said wherever the figures are shown.
-CAVEAT = ("Bounds from the TPU compiler and published peaks, not measurements: "
-          "nothing ran on a TPU.")
+
+def caveat(topology: chips.Topology) -> str:
+  """What is said wherever the figures are shown."""
+  kind = topology.chip.kind
+  return (f"Bounds from the {kind} compiler and published peaks, not "
+          f"measurements: nothing ran on a {kind}.")
 
 
 def _bytes(shape, dtype) -> int:
@@ -150,8 +153,10 @@ def of_program(
   """The figures of one program, as JSON values."""
   activations = activations if compiled.name == "train" else 0.0
   kinds = memory(compiled, state, activations)
+  text = compiled.executable.as_text()
   sent = hlo.collectives(
-      compiled.executable.as_text(), topology.num_chips, topology.slices)
+      text, topology.num_chips, topology.slices,
+      split=topology.chip.kind == "TPU")
   stats = compiled.executable.memory_analysis()
   # Read once what goes in, write once what comes out and what is kept.
   traffic = (stats.argument_size_in_bytes + stats.output_size_in_bytes
@@ -159,11 +164,12 @@ def of_program(
   useful = useful_flops(programs, compiled)
   done = max(useful, compiled.traced_flops or 0)
   return {
-      "fits": kinds["total"] <= topology.chip.hbm_bytes,
+      "fits": kinds["total"] <= topology.chip.usable_bytes,
       "hbm_bytes": kinds, "flops": useful, "flops_with_repeated": done,
       "collective_bytes": dict(sent.bytes),
       "collective_count": dict(sent.count),
       "loops_of_unknown_length": sent.unknown_loops,
+      "kernels": hlo.kernels(text) if topology.chip.kind == "GPU" else None,
       "compile_seconds": round(compiled.seconds, 1),
       "bound": bound(topology, done, traffic, sent)}
 
@@ -186,7 +192,7 @@ def of_one_that_does_not_fit(
              "total": error.needed}
   return {
       "fits": False, "error": str(error), "hbm_bytes": kinds,
-      "usable_bytes": error.usable or topology.chip.hbm_bytes,
+      "usable_bytes": error.usable or topology.chip.usable_bytes,
       "missing_bytes": error.missing,
       "compile_seconds": round(error.seconds, 1),
       "what_helps": [

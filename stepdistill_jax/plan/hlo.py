@@ -9,7 +9,8 @@ sends by the best algorithm known, in a group of n devices:
   between slices                           as above, over slices
 
 The TPU compiler cuts a collective over several slices into one inside of each
-slice and a transfer between them, over the data-center network.
+slice and a transfer between them, over the data-center network. NCCL does so
+when it runs: of GPUs in several hosts it is counted here.
 """
 
 import collections
@@ -17,6 +18,8 @@ from collections.abc import Mapping
 import dataclasses
 import math
 import re
+
+import numpy as np
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16,
          "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64,
@@ -65,17 +68,32 @@ def _sizes(shape: str) -> list[float]:
           for dtype, dims in _SHAPE.findall(shape) if dtype in _BITS] or [0.0]
 
 
-def _group_size(line: str, num_devices: int) -> int:
-  """Devices that talk to each other in a collective."""
+def _group(line: str, num_devices: int) -> list[int]:
+  """Devices that talk to each other in a collective: the first such group.
+
+  Of pairs that send the two that are farthest apart.
+  """
+  if match := re.search(r"source_target_pairs=\{([\d,{}]*)\}", line):
+    pairs = re.findall(r"(\d+),(\d+)", match[1])
+    return max(([int(x), int(y)] for x, y in pairs),
+               key=lambda pair: abs(pair[0] - pair[1]))
   if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
-    return len(match[1].split(","))
-  if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", line):
-    return int(match[2])
+    return [int(device) for device in match[1].split(",")]
+  if match := re.search(
+      r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
+    sizes, order = ([int(x) for x in (match[i] or "").split(",") if x]
+                    for i in (3, 4))
+    devices = np.arange(math.prod(sizes)).reshape(sizes).transpose(
+        order or None)
+    return devices.reshape(int(match[1]), int(match[2]))[0].tolist()
   if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):
-    sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
+    axes = re.findall(r"'([^']+)'=(\d+)", match[1])
     names = re.findall(r"'([^']+)'", match[2])
-    return math.prod(int(sizes.get(name, 1)) for name in names)
-  return num_devices
+    devices = np.arange(math.prod(int(n) for _, n in axes)).reshape(
+        [int(n) for _, n in axes])
+    return devices[tuple(slice(None) if axis in names else 0
+                         for axis, _ in axes)].flatten().tolist()
+  return list(range(num_devices))
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -109,15 +127,61 @@ def _turns(condition: list[str]) -> int | None:
   return max(constants.values()) if len(constants) == 1 else None
 
 
+# Instructions that start no kernel of their own.
+_NO_KERNEL = frozenset((
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "call",
+    "while", "conditional", "after-all", "async-start", "async-done",
+    "partition-id", "replica-id", "iota", "opt-barrier"))
+
+
+def kernels(text: str) -> int:
+  """Kernels that a GPU starts in one run of a program, by XLA's text.
+
+  Those of a loop count for each turn, or once where its turns are not known.
+  """
+  computations, entry = _computations(text)
+
+  def count(name: str) -> int:
+    found = 0
+    for line in computations.get(name, ()):
+      match = _INSTRUCTION.match(line)
+      if not match:
+        continue
+      if match[3] == "while":
+        body, turns = _loop(line, computations)
+        found += count(body) * (turns or 1)
+      elif match[3] in ("call", "conditional"):
+        found += sum(count(inner) for called in _CALLED.findall(line)
+                     for inner in re.findall(r"[\w.\-]+", called))
+      else:
+        found += match[3] not in _NO_KERNEL and not match[3].endswith("-done")
+    return found
+
+  return count(entry)
+
+
+def _loop(line: str, computations: Mapping[str, list[str]]
+          ) -> tuple[str, int | None]:
+  """The body of a `while`, and its turns if they are known."""
+  body = re.search(r"body=%?([\w.\-]+)", line)[1]
+  condition = re.search(r"condition=%?([\w.\-]+)", line)[1]
+  known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+  return body, int(known[1]) if known else _turns(computations[condition])
+
+
 def collectives(
-    text: str, num_devices: int, num_slices: int = 1) -> Collectives:
+    text: str, num_devices: int, num_slices: int = 1, *,
+    split: bool = True) -> Collectives:
   """Counts the collectives of a program.
 
   Args:
     text: `compiled.as_text()`.
     num_devices: that the program runs on.
     num_slices: that they are in.
+    split: whether the compiler cuts a collective over several slices; if not,
+      its share between slices is counted as of one that does.
   """
+  per_slice = num_devices // num_slices
   computations, entry = _computations(text)
   sent, count = collections.Counter(), collections.Counter()
   unknown = 0
@@ -139,10 +203,7 @@ def collectives(
             2 * (num_slices - 1) / num_slices if reduced else num_slices - 1)
         count[BETWEEN_SLICES] += times
       if operation == "while":
-        body = re.search(r"body=%?([\w.\-]+)", line)[1]
-        condition = re.search(r"condition=%?([\w.\-]+)", line)[1]
-        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-        turns = int(known[1]) if known else _turns(computations[condition])
+        body, turns = _loop(line, computations)
         unknown += turns is None
         visit(body, times * (turns or 1))
       elif kind not in KINDS:
@@ -151,7 +212,8 @@ def collectives(
             visit(inner, times)
 
   def _add(kind, computation, line, shape, times):
-    group = _group_size(line, num_devices)
+    devices = _group(line, num_devices)
+    group = len(devices)
     if group < 2 and kind != "collective-permute":
       return
     # What an asynchronous one gives holds its operand too.
@@ -159,14 +221,24 @@ def collectives(
     size = max(_sizes(shape)) if started else sum(_sizes(shape))
     if kind == "reduce-scatter" and not started:
       size *= group  # The text has the smaller side's shape.
-    share = (group - 1) / group
     # An all-reduce of which each device keeps a part; XLA's TPU compiler
     # makes reduce-scatters of this form.
     if kind == "all-reduce" and "reduce-scatter" in computation:
       kind = "reduce-scatter"
-    factor = {"all-reduce": 2 * share, "collective-permute": 1.0}
-    sent[kind] += times * size * factor.get(kind, share)
+
+    def part(n: int) -> float:
+      """What one of `n` sends, as a part of the size."""
+      share = (n - 1) / n
+      return {"all-reduce": 2 * share, "collective-permute": float(n > 1)}.get(
+          kind, share)
+
+    inside = group if split else sum(
+        d // per_slice == devices[0] // per_slice for d in devices)
+    sent[kind] += times * size * part(inside)
     count[kind] += times
+    if inside < group:
+      sent[BETWEEN_SLICES] += times * size / inside * part(group // inside)
+      count[BETWEEN_SLICES] += times
 
   visit(entry, 1)
   return Collectives(dict(sent), dict(count), unknown)

@@ -73,3 +73,35 @@ ENTRY %main (p0: f32[100]) -> f32[100] {
   assert found.count == {"between slices": 2}
   assert found.bytes_between_slices == pytest.approx(1024 * (2 * 3 / 4 + 3))
   assert found.bytes_in_slice == 0
+
+
+@pytest.mark.parametrize("groups, inside, between", [
+    ("{{0,1},{2,3},{4,5},{6,7}}", 2 * 400 / 2, 0),
+    ("{{0,4},{1,5},{2,6},{3,7}}", 0, 2 * 400 / 2),
+    # Four in each of two hosts: a quarter of the array goes between them.
+    ("{}", 2 * 400 * 3 / 4, 2 * 100 / 2),
+    ("[1,8]<=[8]", 2 * 400 * 3 / 4, 2 * 100 / 2),
+    ("[4,2]<=[2,4]T(1,0)", 0, 2 * 400 / 2),
+    ("mesh['a'=2,'b'=4] {'a'}", 0, 2 * 400 / 2),
+    ("mesh['a'=2,'b'=4] {'b'}", 2 * 400 * 3 / 4, 0)])
+def test_gpus_of_several_hosts(groups, inside, between):
+  text = ("ENTRY %main (p0: f32[100]) -> f32[100] {\n"
+          "  ROOT %r = f32[100]{0} all-reduce(%p0), "
+          f"replica_groups={groups}, to_apply=%add\n}}\n")
+  found = hlo.collectives(text, 8, 2, split=False)
+  assert found.bytes_in_slice == pytest.approx(inside)
+  assert found.bytes_between_slices == pytest.approx(between)
+
+
+def test_a_ring_of_gpus_is_as_slow_as_the_link_between_its_hosts():
+  text = ("ENTRY %main (p0: f32[100]) -> f32[100] {\n  ROOT %r = f32[100]{0} "
+          "collective-permute(%p0), source_target_pairs={{0,1},{1,2},{2,3},"
+          "{3,0}}\n}\n")
+  found = hlo.collectives(text, 4, 2, split=False)
+  assert (found.bytes_in_slice, found.bytes_between_slices) == (0, 400)
+  assert hlo.collectives(text, 4).bytes == {"collective-permute": 400}
+
+
+def test_kernels_count_for_each_turn_of_their_loop():
+  # Twice in each of five turns, and the two behind the loop.
+  assert hlo.kernels(_TEXT) == 5 * 2 + 2

@@ -55,7 +55,7 @@ def make(
     mesh = dict(programs.partitioner.mesh.shape)
     state = figures.state_bytes(programs)
     plan = {
-        "caveat": figures.CAVEAT,
+        "caveat": figures.caveat(topology),
         "gin_files": list(request.gin_files),
         "gin_bindings": list(request.gin_bindings),
         "topology": topology.name,
@@ -63,7 +63,9 @@ def make(
         "slices": topology.slices,
         "chips": topology.num_chips,
         "quick": request.quick,
-        "chip": dataclasses.asdict(topology.chip),
+        "chip": {**dataclasses.asdict(topology.chip),
+                 "label": topology.chip.label,
+                 "usable_bytes": topology.chip.usable_bytes},
         "mesh": mesh,
         "decoder_alone": not figures.network_sizes(programs).encoder_layers,
         "batch": {k: list(x.shape) for k, x in programs.train_batch.items()},

@@ -1,5 +1,6 @@
-"""Plans of a small student, compiled by libtpu."""
+"""Plans of a small student, compiled by libtpu and by XLA for CUDA."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -11,8 +12,10 @@ import gin
 import pytest
 
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.plan import figures, programs
+from stepdistill_jax.plan import chips, figures, programs
 
+HAS_CUDA_COMPILER = importlib.util.find_spec("jax_cuda12_plugin") is not None
+V5E = chips.parse("v5e-4")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _COMMAND = [sys.executable, "-m", "stepdistill_jax.cli.stepdistill", "plan",
             "--gin_file=gin/recipes/tracking_step_by_step.gin"]
@@ -43,7 +46,7 @@ def test_a_plan_of_a_small_student():
   assert process.returncode == 0, process.stderr
   assert "Warning" not in process.stderr and "E0000" not in process.stderr
   plan = json.loads(process.stdout)
-  assert plan["fits"] and plan["caveat"] == figures.CAVEAT
+  assert plan["fits"] and plan["caveat"] == figures.caveat(V5E)
   assert (plan["topology"], plan["chips"]) == ("v5e:2x2", 4)
   assert plan["mesh"] == {"data": 4, "model": 1}
   train, infer = plan["programs"]["train"], plan["programs"]["decode"]
@@ -60,6 +63,39 @@ def test_a_plan_of_a_small_student():
   assert recipe["cost"] == pytest.approx(2 * recipe["chip_hours"])
   assert recipe["hours"] * 3600 == pytest.approx(
       1200 * train["bound"]["seconds"])
+
+
+@pytest.mark.interop
+@pytest.mark.skipif(not HAS_CUDA_COMPILER,
+                    reason="XLA's compiler for GPUs is not installed")
+def test_a_plan_for_gpus_of_two_hosts():
+  process = _plan(*_SMALL, "--topology=h100-16", "--json", "--quick",
+                  "--programs=train",
+                  "--gin.partitioning.PjitPartitioner.num_partitions=2")
+  assert process.returncode == 0, process.stderr
+  assert process.stderr == "compiling train for 16 x h100\n"
+  plan = json.loads(process.stdout)
+  assert (plan["topology"], plan["chips"]) == ("2 x h100-8", 16)
+  assert "nothing ran on a GPU" in plan["caveat"]
+  assert plan["mesh"] == {"data": 8, "model": 2}
+  train = plan["programs"]["train"]
+  assert plan["fits"] and 100 < train["kernels"] < 2000
+  memory, sent = train["hbm_bytes"], train["collective_bytes"]
+  assert memory["total"] >= memory["parameters"] + memory["optimizer"] > 0
+  # Gradients are summed over both hosts, activations inside of one.
+  assert sent["all-reduce"] > sent["between slices"] > 0
+  assert train["bound"]["by"]["network between slices"] == pytest.approx(
+      sent["between slices"] / 50e9)
+
+
+@pytest.mark.skipif(HAS_CUDA_COMPILER,
+                    reason="XLA's compiler for GPUs is installed")
+def test_without_the_compiler_for_gpus_its_extra_is_named():
+  process = _plan("--topology=h100-8")
+  assert process.returncode == 2
+  assert ("needs jax-cuda12-plugin, jax-cuda12-pjrt, nvidia-cuda-nvcc-cu12"
+          in process.stderr)
+  assert "pip install 'stepdistill_jax[plan-gpu]'" in process.stderr
 
 
 @_needs_libtpu
@@ -83,7 +119,7 @@ def test_what_does_not_fit_is_told_and_the_code_is_1():
         [f.removeprefix("--gin.").replace("=", " = ") for f in flags
          if "gin_file" not in f] + ["MODEL_DIR = 'none'"])
   gin.clear_config()
-  assert figures.CAVEAT in process.stdout
+  assert figures.caveat(V5E) in process.stdout
 
 
 @pytest.mark.parametrize("message, gib", [

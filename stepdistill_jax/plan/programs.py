@@ -1,4 +1,4 @@
-"""The real programs of a gin file, compiled for TPUs that are not here.
+"""The real programs of a gin file, compiled for chips that are not here.
 
 The gin file is parsed as for `t5x train`, so the model, the trainer, the
 partitioner and the shapes are those of the run. Records and vocabularies are
@@ -19,13 +19,15 @@ import time
 import types
 from typing import Any
 
-from stepdistill_jax.plan import chips, flops as flops_lib
-from stepdistill_jax.util import errors
+from stepdistill_jax.plan import chips, flops as flops_lib, gpus
+from stepdistill_jax.util import devices as devices_lib, errors
 
-_LIBTPU_ENVIRONMENT = {
+_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     # Programs for absent chips can be written to the cache, not read.
     "JAX_ENABLE_COMPILATION_CACHE": "false",
+}
+_LIBTPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # Asks no cloud for what machine this is.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # No lock: it drives no chip.
     # Without these libtpu complains that this is not a TPU VM.
@@ -51,12 +53,30 @@ def libtpu_path() -> str | None:
   return str(path) if path.exists() else None
 
 
-def prepare_process() -> None:
-  """Sets the environment for libtpu; before JAX is imported.
+def prepare_process(topology: chips.Topology) -> None:
+  """Sets the environment for the compiler; before JAX is imported.
 
   Raises:
-    errors.UserError: libtpu is not installed.
+    errors.UserError: the compiler is not installed.
   """
+  os.environ.update(_ENVIRONMENT)
+  if topology.chip.kind == "GPU":
+    missing = [package for package, module in (
+        ("jax-cuda12-plugin", "jax_cuda12_plugin"),
+        ("jax-cuda12-pjrt", "jax_plugins.xla_cuda12"),
+        ("nvidia-cuda-nvcc-cu12", "nvidia.cuda_nvcc"))
+               if not _is_there(module)]
+    if missing:
+      raise errors.UserError(
+          f"`stepdistill plan` for GPUs needs {', '.join(missing)}, XLA's "
+          "compiler for them, which also runs without GPUs; install it: pip "
+          "install 'stepdistill_jax[plan-gpu]'")
+    # To time kernels, a GPU would have to be there. XLA's own matrix products
+    # want the tiles that are found so; cuBLAS has them for any shape.
+    os.environ["XLA_FLAGS"] = " ".join(filter(None, [
+        os.environ.get("XLA_FLAGS"), "--xla_gpu_autotune_level=0",
+        "--xla_gpu_enable_triton_gemm=false"]))
+    return
   path = libtpu_path()
   if path is None:
     configured = os.environ.get("TPU_LIBRARY_PATH")
@@ -69,15 +89,30 @@ def prepare_process() -> None:
   os.environ.update({**_LIBTPU_ENVIRONMENT, "TPU_LIBRARY_PATH": path})
 
 
+def _is_there(module: str) -> bool:
+  try:
+    return importlib.util.find_spec(module) is not None
+  except ModuleNotFoundError:  # Of the package that it is in.
+    return False
+
+
 def devices_of(topology: chips.Topology) -> Sequence[Any]:
   """Devices to compile for; nothing can run on them.
 
   Raises:
-    errors.UserError: libtpu knows no such slice.
+    errors.UserError: the compiler knows no such slice.
   """
   from jax.experimental import topologies
+  chip = topology.chip
+  if chip.kind == "GPU":
+    # Loaded, the compiler speaks of drivers that it does not need.
+    with devices_lib.native_stderr_held_back():
+      # Partitions, hosts and GPUs of each.
+      return topologies.get_topology_desc(
+          chip.name, "cuda", target_config=gpus.TARGETS[chip.name].config(),
+          topology=f"1x{topology.slices}x{topology.shape[0]}").devices
   options = {}
-  if topology.chip.cores == 2:
+  if chip.cores == 2:
     options["chip_config_name"] = "megacore"  # One device a chip, as on TPUs.
   if topology.num_chips < 4:
     options["chips_per_host_bounds"] = [*topology.shape, 1][:3]

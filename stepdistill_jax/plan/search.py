@@ -226,7 +226,7 @@ def search(
         f"batch size {batch_size} and {facts[0].heads} heads cannot be divided "
         f"over {topology.num_chips} chips; change BATCH_SIZE")
   estimates = {c: estimate(c, topology, *facts) for c in all_of_them}
-  room = _SPARE * topology.chip.hbm_bytes
+  room = _SPARE * topology.chip.usable_bytes
 
   def order(candidate):
     memory, time_ = estimates[candidate]
@@ -248,7 +248,7 @@ def search(
       not c["fits"], -round(c["steps_per_second"] or 0, 6),
       c["estimated_seconds"]))
   return {
-      "caveat": figures.CAVEAT, "topology": topology.name,
+      "caveat": figures.caveat(topology), "topology": topology.name,
       "gin_files": list(request.gin_files),
       "gin_bindings": list(request.gin_bindings),
       "arrangements": len(all_of_them), "seem_to_fit": seem_to_fit,

@@ -50,7 +50,7 @@ def _too_large(name: str, figures: Mapping[str, Any]) -> list[str]:
       "  (--search tries them)"]
 
 
-def _program(name: str, figures: Mapping[str, Any], hbm: float) -> list[str]:
+def _program(name: str, figures: Mapping[str, Any], usable: float) -> list[str]:
   if "error" in figures:
     return _too_large(name, figures)
   kinds = figures["hbm_bytes"]
@@ -60,16 +60,19 @@ def _program(name: str, figures: Mapping[str, Any], hbm: float) -> list[str]:
            "gradients"
            if repeated > 1.005 * figures["flops"] else "")
   lines = [
-      f"{name}: {fits}: {_gib(kinds['total'])} of {_gib(hbm)} a chip; compiled "
-      f"in {figures['compile_seconds']:.0f} s", _kinds(kinds),
+      f"{name}: {fits}: {_gib(kinds['total'])} of {_gib(usable)} a chip; "
+      f"compiled in {figures['compile_seconds']:.0f} s", _kinds(kinds),
       f"  matrix products: {_flops(figures['flops'])} on all chips{again}"]
   sent = figures["collective_bytes"]
   lines.append("  collectives a chip: " + (", ".join(
       f"{kind} {_gib(size)} ({figures['collective_count'][kind]})"
       for kind, size in sorted(sent.items())) or "none"))
+  kernels = "" if figures["kernels"] is None else " and kernels"
+  if kernels:
+    lines.append(f"  kernels: {figures['kernels']:,}")
   if figures["loops_of_unknown_length"]:
     lines.append(f"  ({figures['loops_of_unknown_length']} loops of unknown "
-                 "length: their collectives count once)")
+                 f"length: their collectives{kernels} count once)")
   bound = figures["bound"]
   by = ", ".join(f"{k} {_seconds(v)}" for k, v in bound["by"].items())
   lines.append(f"  at least {_seconds(bound['seconds'])}, limited by "
@@ -95,7 +98,7 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
       f"{plan['batch']['encoder_input_tokens']}, {targets} "
       f"{plan['batch']['decoder_target_tokens']}"]
   for name, figures in plan["programs"].items():
-    lines += _program(name, figures, chip["hbm_bytes"])
+    lines += _program(name, figures, chip["usable_bytes"])
   recipe = plan.get("recipe")
   if recipe:
     lines.append(
@@ -111,8 +114,13 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
     network = (f", {chip['dcn_bandwidth'] / 1e9:.3g} GB/s between slices"
                if chip["dcn_bandwidth"]
                else ", between slices unpublished: not in the bound")
+  if chip["usable_bytes"] != chip["hbm_bytes"]:
+    lines.append(
+        f"of {_gib(chip['hbm_bytes'])} JAX takes "
+        f"{chip['usable_bytes'] / chip['hbm_bytes']:.0%} at its start; "
+        "XLA_PYTHON_CLIENT_MEM_FRACTION=.95 has it take more")
   lines.append(
-      f"peaks of a {chip['name']}: {chip['flops'] / 1e12:.0f} TFLOP/s "
+      f"peaks of a {chip['label']}: {chip['flops'] / 1e12:.0f} TFLOP/s "
       f"bfloat16, {chip['hbm_bandwidth'] / 1e9:.0f} GB/s HBM, "
       f"{chip['ici_bandwidth'] / 1e9:.0f} GB/s interconnect{network} "
       f"({chip['source']})")

@@ -6,8 +6,8 @@ stories, and writes report.html, report.json, learning_curve.png and the
 checkpoints to the output folder. Interrupted and run again, it goes on; what
 is done is skipped.
 
-  stepdistill quickstart                   at most 20 minutes on 2 cores
-  stepdistill quickstart --budget=small    at most 5
+  stepdistill quickstart                   6 minutes on 2 idle cores
+  stepdistill quickstart --budget=small    3; two of the methods, all stories
 """
 
 import argparse
@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shlex
 import time
 from typing import Any
 
@@ -25,7 +26,10 @@ from stepdistill_jax.util import durable_files, errors, runtime
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add("--budget", choices=plan_lib.BUDGETS, default="full",
-      help="small: fewer stories and steps (default: %(default)s)")
+      help="small: two methods, one size, fewer steps (default: "
+      "%(default)s)")
+  add("--seed", type=int, default=0, metavar="N",
+      help="other stories and students for each N (default: %(default)s)")
   add("--student", choices=plan_lib.STUDENTS, default="t5",
       help="a small T5, or a decoder of the Llama family (default: "
       "%(default)s)")
@@ -43,11 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int | None:
   if args.workers is not None and args.workers < 1:
     raise errors.UserError(f"--workers={args.workers}: must be at least 1")
+  if args.seed < 0:
+    raise errors.UserError(f"--seed={args.seed}: must be at least 0")
   plan = dataclasses.replace(
-      plan_lib.BUDGETS[args.budget], student=args.student)
+      plan_lib.BUDGETS[args.budget].with_seed(args.seed), student=args.student)
   default = "_".join([
       "quickstart_output", *([args.student] if args.student != "t5" else []),
-      *([args.budget] if args.budget != "full" else [])])
+      *([args.budget] if args.budget != "full" else []),
+      *([f"seed{args.seed}"] if args.seed else [])])
   report = run_plan(
       pathlib.Path(args.output_dir or default), plan, quiet=args.json,
       workers=args.workers)
@@ -116,6 +123,14 @@ def _run_stages(output_dir, plan, console, num_workers) -> dict[str, Any]:
   say(f"\nreport: {output_dir / 'report.html'} (this took "
       f"{progress.duration(report['seconds'])}; checkpoints are in "
       f"{output_dir / 'runs'}, the teacher's audit is {data.audit_page})")
+  if plan.shows:
+    say(f"this can show {plan.shows}")
+  if report["examples"]:
+    example = report["examples"][0]
+    say("next: ask a student for an answer and its reason, or bring your own "
+        f"data (docs/own_data.md)\n  echo {shlex.quote(example['input'])} | "
+        "stepdistill predict "
+        f"{shlex.quote(str(output_dir / 'runs' / example['run']))} - --explain")
   return report
 
 

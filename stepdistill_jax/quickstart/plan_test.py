@@ -13,16 +13,24 @@ SMALL = plan_lib.BUDGETS["small"]
 @pytest.mark.parametrize("plan", plan_lib.BUDGETS.values(),
                          ids=plan_lib.BUDGETS)
 def test_budgets_have_what_a_comparison_needs(plan):
-  assert plan.methods == ("finetune", "distill", "step_by_step")
-  assert len(plan.shares) >= 2 and len(plan.seeds) >= 2
+  assert {"finetune", "step_by_step"} <= set(plan.methods) <= set(
+      plan_lib.METHODS)
+  assert plan.shares[-1] == 1.0 and len(plan.seeds) >= 3 and plan.shows
   assert plan.test_stories >= 500
   runs = list(plan.runs())
   assert len({run.name for run in runs}) == len(runs) == (
-      3 * len(plan.shares) * len(plan.seeds))
+      len(plan.methods) * len(plan.shares) * len(plan.seeds))
   for student in plan_lib.STUDENTS:
     for run in runs:
       for file in dataclasses.replace(plan, student=student).gin_files(run):
         assert (locations.resource_root() / file).is_file()
+
+
+def test_another_seed_has_other_stories_and_students():
+  assert SMALL.with_seed(0) == SMALL
+  plans = [SMALL.with_seed(seed) for seed in range(3)]
+  assert len({seed for plan in plans for seed in plan.seeds}) == 9
+  assert [plan.data_seed for plan in plans] == [0, 1, 2]
 
 
 def test_a_folder_is_claimed_once(tmp_path):

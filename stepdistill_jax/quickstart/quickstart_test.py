@@ -11,6 +11,7 @@ import gin
 import pytest
 import rich.console
 
+from stepdistill_jax.evaluation import api
 from stepdistill_jax.quickstart import (
   command,
   display,
@@ -46,6 +47,11 @@ def test_from_nothing_to_a_report_and_again(tmp_path, capsys):
     assert (runs_lib.run_dir(output, run) / "checkpoint_2").is_dir()
   for name in ("report.html", "learning_curve.png", "teacher_audit.html"):
     assert (output / name).stat().st_size > 1000
+  # The command that it ends in finds the run's records by itself.
+  assert "| stepdistill predict " in printed
+  student = api.load(runs_lib.run_dir(output, next(iter(PLAN.runs()))))
+  (answer,) = student.predict([first["examples"][0]["input"]])
+  assert answer == first["examples"][0]["answer"]
   # A second call does nothing but the report.
   before = files(output / "runs") | files(output / "scores")
   second = command.run_plan(output, PLAN, workers=2)

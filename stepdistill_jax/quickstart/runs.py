@@ -11,7 +11,11 @@ import json
 import pathlib
 from typing import Any, Protocol
 
-from stepdistill_jax.quickstart import plan as plan_lib, tracking
+from stepdistill_jax.quickstart import (
+  plan as plan_lib,
+  tracking,
+  tracking_vocabulary,
+)
 from stepdistill_jax.runs import run_record
 from stepdistill_jax.util import progress as progress_lib
 
@@ -63,6 +67,7 @@ def bindings(output_dir: pathlib.Path, plan: plan_lib.Plan,
       f"TRAIN_SHARE = {run.share}",
       f"TRAIN_STEPS = {plan.steps}",
       f"RANDOM_SEED = {run.seed}",
+      f"MAX_INPUTS = {tracking_vocabulary.longest_inputs(plan.difficulty)}",
       # Once on the way, for the curves in TensorBoard and for a resumption.
       f"EVAL_PERIOD = {max(1, plan.steps // 2)}",
       f"CHECKPOINT_PERIOD = {max(1, plan.steps // 2)}",

@@ -23,7 +23,7 @@ from stepdistill_jax.records import record_writer, records
 
 PLAN = dataclasses.replace(
     plan_lib.BUDGETS["small"], train_stories=40, test_stories=50,
-    shares=(0.5, 1.0), seeds=(0, 1, 2))
+    shares=(0.5, 1.0), seeds=(0, 1, 2), methods=plan_lib.METHODS)
 STORY = "mary took the apple . mary went to the attic . where is the apple ?"
 TASKS = {"finetune": "label_gold", "distill": "label_simulated",
          "step_by_step": "step_gold_simulated"}

@@ -103,4 +103,7 @@ def test_vocabulary_has_every_word_as_one_piece(splits, tmp_path):
     # its joined words.
     assert len(tokens) == 4 * len(story.events) + 3
     assert pieces.decode(tokens) == story.inputs
+    with_prefix = pieces.encode("explain: " + story.inputs)
+    assert len(with_prefix) + 1 == tracking_vocabulary.longest_inputs(
+        tracking.Difficulty(sentences=(3, len(story.events))))
     assert pieces.unk_id() not in tokens

@@ -38,6 +38,15 @@ def write(path: pathlib.Path, stories: Iterable[tracking.Story]) -> None:
   durable_files.replace(path, model.getvalue())
 
 
+def longest_inputs(difficulty: tracking.Difficulty) -> int:
+  """Tokens of the longest story, with question, prefix and EOS.
+
+  A sentence is a person, a phrase, a word and a full stop; the question a
+  phrase, a word and its mark.
+  """
+  return 4 * difficulty.sentences[1] + 3 + 2 + 1
+
+
 def _texts(stories: Iterable[tracking.Story]) -> Iterable[str]:
   """The texts, with every word there is, so that all become pieces."""
   from stepdistill_jax.data import preprocessors  # Loads TensorFlow.

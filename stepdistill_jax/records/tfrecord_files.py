@@ -17,7 +17,6 @@ import functools
 import struct
 from typing import Any, BinaryIO
 
-from google.protobuf import message
 import google_crc32c
 
 _HEADER = struct.Struct("<QI")
@@ -33,11 +32,13 @@ class CorruptFileError(ValueError):
 
 
 @functools.cache
-def _example_class() -> Any:
+def _example_class() -> tuple[Any, type[Exception]]:
+  """The message's class, and what it raises for damaged ones."""
   # Half a second, which only those spend who read or write records.
+  from google.protobuf import message
   from tensorflow_datasets.proto import tf_example_pb2
 
-  return tf_example_pb2.Example
+  return tf_example_pb2.Example, message.DecodeError
 
 
 def encode_example(features: Mapping[str, str]) -> bytes:
@@ -46,7 +47,7 @@ def encode_example(features: Mapping[str, str]) -> bytes:
   Raises:
     UnicodeEncodeError: a value has lone surrogates.
   """
-  example = _example_class()()
+  example = _example_class()[0]()
   values = example.features.feature
   for name, value in features.items():
     values[name].bytes_list.value.append(value.encode("utf-8"))
@@ -65,9 +66,10 @@ def decode_example(
   Raises:
     ValueError: the data is something else.
   """
+  example, decode_error = _example_class()
   try:
-    features = _example_class().FromString(data).features.feature
-  except message.DecodeError as error:
+    features = example.FromString(data).features.feature
+  except decode_error as error:
     raise ValueError(str(error)) from error
   found = {}
   for name in features if names is None else names:

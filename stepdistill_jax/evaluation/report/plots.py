@@ -111,7 +111,7 @@ def lines(
     diagonal: draws y = x.
   """
   longest = max(len(line.label) for line in drawn)
-  columns = 2 if longest < 36 else 1
+  columns = 2 if longest < 26 else 1
   fig, axes = _figure(3.6 + 0.2 * (len(drawn) + len(levels)) / columns)
   scale = 100.0 if percent else 1.0
   position = places.index if places else float
@@ -127,7 +127,7 @@ def lines(
               for end, sign in ((0, 1), (1, -1))]
     axes.errorbar(
         x, y, yerr=errors if line.ci95 else None, color=color, marker=marker,
-        capsize=3, linewidth=1.5, label=_plain(line.label))
+        capsize=3, linewidth=1.5, label=_plain(line.label), clip_on=False)
     for at, values in zip(x, line.more):
       axes.plot([at] * len(values), [scale * value for value in values],
                 linestyle="", marker="_", markersize=9, color=color, alpha=0.6)
@@ -147,7 +147,7 @@ def lines(
   low, high = (0, scale) if full_height else axes.get_ylim()
   axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(max(0, low), min(scale, high)))
   axes.grid(axis="y", alpha=0.3)
-  fig.legend(loc="outside lower center", ncols=columns, fontsize=8,
+  fig.legend(loc="outside lower center", ncols=columns, fontsize=9,
              frameon=False)
   return Plot(name, title, _lines_table(
       title, xlabel, ylabel, drawn, levels, scale, x_format), fig)
@@ -281,7 +281,8 @@ def _bars(name: str, title: str, group: Sequence[Mapping[str, Any]]) -> Plot:
 def _figure(height: float) -> tuple[Any, Any]:
   from matplotlib import figure
 
-  fig = figure.Figure(figsize=(6.4, height), layout="constrained")
+  # As narrow as its letters are still read on a phone.
+  fig = figure.Figure(figsize=(5.2, height), layout="constrained")
   axes = fig.subplots()
   axes.spines[["top", "right"]].set_visible(False)
   return fig, axes

@@ -97,8 +97,8 @@ def _check_family(config: Mapping[str, Any], file: pathlib.Path) -> None:
   if classes and not set(map(str, classes)) & {
       expected, "T5WithLMHeadModel", "T5ForConditionalGeneration"}:
     raise errors.UserError(
-        f"{file}: architectures {classes} has no output layer for text; "
-        f"expected {expected}")
+        f"{file}: architectures {classes} is not {family}'s with an output "
+        f"layer for text; expected {expected}")
   quantization = config.get("quantization_config")
   if quantization:
     method = (quantization.get("quant_method") or next(

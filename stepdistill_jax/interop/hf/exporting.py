@@ -235,23 +235,21 @@ def _generation_config(
     max_new_tokens: where generation stops at the latest.
     decoder_eos: a decoder's end token, None for a T5.
   """
+  # Penalties, beams and samples of the checkpoint's own are left out: scores
+  # are of greedy answers.
+  base = {k: v for k, v in context.base_generation_config.items()
+          if k.endswith("_token_id") and not k.startswith("forced_")}
   if decoder_eos is not None:
-    base = {k: v for k, v in context.base_generation_config.items()
-            if k not in ("_from_model_config", "max_length", "temperature",
-                         "top_p", "top_k")}
     ends = base.get("eos_token_id", decoder_eos)
     ends = [*ends] if isinstance(ends, list) else [ends]
     if decoder_eos not in ends:
       ends.append(decoder_eos)
-    # The checkpoint's own may sample; scores are of greedy answers.
     return {"pad_token_id": ends[0], **base,
             "eos_token_id": ends if len(ends) > 1 else ends[0],
             "do_sample": False, "max_new_tokens": max_new_tokens}
-  kept = {k: v for k, v in context.base_generation_config.items()
-          if k not in ("_from_model_config", "max_length")}
   return {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
           "do_sample": False, "num_beams": 1,
-          "max_new_tokens": max_new_tokens, **kept}
+          "max_new_tokens": max_new_tokens, **base}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

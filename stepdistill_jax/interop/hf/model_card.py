@@ -55,6 +55,7 @@ class Card:
     origin: the checkpoint that training began from, if it is known.
     scores: from a `results.json`.
     prompt: of a decoder: arguments of `HuggingFaceVocabulary`.
+    licence: the text of the licence files that came with the origin.
   """
 
   name: str
@@ -64,6 +65,7 @@ class Card:
   origin: str | None
   scores: Sequence[Score]
   prompt: Mapping[str, Any] | None = None
+  licence: str = ""
 
   @property
   def prefix(self) -> str:
@@ -92,6 +94,12 @@ class Card:
     """The models whose licences may ask for something."""
     teacher = self.trained_on.teacher if self.trained_on else None
     return [n for n in (self.origin, teacher) if n and n != "human"]
+
+  @property
+  def is_of_llama(self) -> bool:
+    """Whether Llama's community licence is among theirs."""
+    return any("llama" in text.lower()
+               for text in (*self.makers(), self.licence))
 
   def model_index(self, task: str) -> list[dict[str, Any]]:
     """The scores as Hugging Face's hub reads them."""
@@ -174,4 +182,5 @@ def describe(
       origin=pathlib.PurePath(initial).name if isinstance(initial, str)
       else None,
       scores=_read_scores(results, source.path)
-      if results else (), prompt=context.prompt())
+      if results else (), prompt=context.prompt(),
+      licence=context.licence())
