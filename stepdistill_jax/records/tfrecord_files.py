@@ -32,13 +32,11 @@ class CorruptFileError(ValueError):
 
 
 @functools.cache
-def _example_class() -> tuple[Any, type[Exception]]:
-  """The message's class, and what it raises for damaged ones."""
+def _example_class() -> Any:
   # Half a second, which only those spend who read or write records.
-  from google.protobuf import message
   from tensorflow_datasets.proto import tf_example_pb2
 
-  return tf_example_pb2.Example, message.DecodeError
+  return tf_example_pb2.Example
 
 
 def encode_example(features: Mapping[str, str]) -> bytes:
@@ -47,7 +45,7 @@ def encode_example(features: Mapping[str, str]) -> bytes:
   Raises:
     UnicodeEncodeError: a value has lone surrogates.
   """
-  example = _example_class()[0]()
+  example = _example_class()()
   values = example.features.feature
   for name, value in features.items():
     values[name].bytes_list.value.append(value.encode("utf-8"))
@@ -66,10 +64,11 @@ def decode_example(
   Raises:
     ValueError: the data is something else.
   """
-  example, decode_error = _example_class()
+  from google.protobuf import message  # Not loaded for a command's help.
+
   try:
-    features = example.FromString(data).features.feature
-  except decode_error as error:
+    features = _example_class().FromString(data).features.feature
+  except message.DecodeError as error:
     raise ValueError(str(error)) from error
   found = {}
   for name in features if names is None else names:
