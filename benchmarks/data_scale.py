@@ -19,6 +19,7 @@ of CPU time. Needs T5's vocabulary.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pathlib
 import random
@@ -38,9 +39,10 @@ _WORDS = (
     "outside near building child wearing red shirt jumps over small fence on "
     "sunny day because not all men who sit eat food at table just rides bike "
     "does mean they go to work young girl blue holding guitar crowd").split()
+_DIFFERENT = 500_000  # Records.
 _LABELS = ("entailment", "neutral", "contradiction")
 _FLAGS = ("--gin_file=gin/recipes/esnli_step_by_step.gin",
-          "--gin.TRAIN_STEPS=40", "--gin.CHECKPOINT_PERIOD=40",
+          "--gin.TRAIN_STEPS=8", "--gin.CHECKPOINT_PERIOD=8",
           "--gin.train_script.train.train_eval_dataset_cfg=None",
           "--gin.train_script.train.infer_eval_dataset_cfg=None")
 _PIPELINE = """
@@ -86,15 +88,28 @@ def sentence(rng: random.Random, words: int) -> str:
 
 
 def write_records(folder: pathlib.Path, count: int) -> None:
+  """Writes records; from 500,000 on their shards are linked over and over."""
   from stepdistill_jax.records import record_writer, records
 
   rng = random.Random(0)
-  record_writer.write_records(folder, "esnli", "palm540b", {
+  written = record_writer.write_records(folder, "esnli", "palm540b", {
       "train": (records.Record(
           id=f"esnli/train/{i:016x}", label=_LABELS[i % 3],
           inputs=f"{sentence(rng, 14)}</s>{sentence(rng, 8)}",
           teacher_label=_LABELS[i % 3], rationale=sentence(rng, 15))
-                for i in range(count))})
+                for i in range(min(count, _DIFFERENT)))})
+  times = count // _DIFFERENT
+  if times < 2:
+    return
+  shards = sorted(written.glob("*.tfrecord*"))
+  for i in range(times * len(shards)):
+    os.link(shards[i % len(shards)], written / records.shard_name(
+        "stepdistill_esnli-train", i, times * len(shards)))
+  for shard in shards:
+    shard.unlink()
+  info = json.loads((written / "dataset_info.json").read_text())
+  info["splits"][0]["shardLengths"] *= times
+  (written / "dataset_info.json").write_text(json.dumps(info))
 
 
 def run(records: pathlib.Path, model_dir: pathlib.Path

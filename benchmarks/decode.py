@@ -1,11 +1,12 @@
 """Greedy decoding of SVAMP's test split against Hugging Face's `generate`.
 
-One T5 v1.1 small, the same weights on both sides, the same CPU, batch 32, at
-most 64 tokens as in the papers. The weights are random ones after a short
-training on SVAMP's labels, so that answers look like equations and end as
-they do in use (--train_steps=0: random weights with a likely end). Both sides
-get the same token ids; Hugging Face takes them in the file's order, as a loop
-over `generate` does, `stepdistill-eval` in its length-sorted buckets.
+One T5 v1.1 (small, or --size=base), the same weights on both sides, the same
+CPU or GPU, float32, batch 32 (--batch), at most 64 tokens as in the papers. The
+weights are random ones after a short training on SVAMP's labels, so that
+answers look like equations and end as they do in use (--train_steps=0: random
+weights with a likely end). Both sides get the same token ids; Hugging Face
+takes them in the file's order, as a loop over `generate` does,
+`stepdistill-eval` in its length-sorted buckets.
 Compiling is timed apart; runs alternate, the median counts, and every token
 is compared. The last line bounds what any program can reach on the machine:
 the matrix products of the real tokens alone, at the rate of a plain product.
@@ -57,7 +58,9 @@ network.T5Config:
   dropout_rate = 0.0
   logits_via_embedding = False
 """
-BATCH, LENGTH = 32, 64
+LENGTH = 64
+# d_model, layers, heads, d_ff.
+SIZES = {"small": (512, 8, 6, 1024), "base": (768, 12, 12, 2048)}
 
 
 def read_rows(data: pathlib.Path, split: str) -> list[dict]:
@@ -65,16 +68,25 @@ def read_rows(data: pathlib.Path, split: str) -> list[dict]:
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def train_student(folder: pathlib.Path, rows, encode, steps: int) -> None:
-  """Writes a Hugging Face folder: T5 v1.1 small after a short training."""
+def device() -> str:
+  import torch
+
+  return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def train_student(folder: pathlib.Path, rows, encode, args) -> None:
+  """Writes a Hugging Face folder: a T5 v1.1 after a short training."""
   import torch
   import transformers
 
+  steps = args.train_steps
+  width, layers, heads, mlp = SIZES[args.size]
   torch.manual_seed(0)
   model = transformers.T5ForConditionalGeneration(transformers.T5Config(
-      vocab_size=32128, d_model=512, d_kv=64, d_ff=1024, num_layers=8,
-      num_decoder_layers=8, num_heads=6, feed_forward_proj="gated-gelu",
-      tie_word_embeddings=False, decoder_start_token_id=0, dropout_rate=0.0))
+      vocab_size=32128, d_model=width, d_kv=64, d_ff=mlp, num_layers=layers,
+      num_decoder_layers=layers, num_heads=heads,
+      feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+      decoder_start_token_id=0, dropout_rate=0.0)).to(device())
   optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
   for step in range(steps):
     batch = [rows[(16 * step + i) % len(rows)] for i in range(16)]
@@ -101,20 +113,20 @@ def pad(sequences, value: int = 0):
 
   return torch.nn.utils.rnn.pad_sequence(
       [torch.tensor(s) for s in sequences], batch_first=True,
-      padding_value=value)
+      padding_value=value).to(device())
 
 
 def until_eos(tokens: list[int]) -> tuple[int, ...]:
   return tuple(tokens[:tokens.index(1) + 1] if 1 in tokens else tokens)
 
 
-def hugging_face_tokens(model, inputs) -> list[tuple[int, ...]]:
+def hugging_face_tokens(model, inputs, batch: int) -> list[tuple[int, ...]]:
   import torch
 
   found = []
   with torch.inference_mode():
-    for start in range(0, len(inputs), BATCH):
-      ids = pad(inputs[start:start + BATCH])
+    for start in range(0, len(inputs), batch):
+      ids = pad(inputs[start:start + batch])
       out = model.generate(
           input_ids=ids, attention_mask=(ids > 0).long(), do_sample=False,
           num_beams=1, max_new_tokens=LENGTH)
@@ -135,7 +147,7 @@ def plain_rate() -> float:
   import jax
   import jax.numpy as jnp
 
-  a, b = jnp.ones((BATCH * 48, 512)), jnp.ones((512, 1024))
+  a, b = jnp.ones((32 * 48, 512)), jnp.ones((512, 1024))
   product = jax.jit(lambda a, b: a @ b)
   product(a, b).block_until_ready()
   seconds = []
@@ -164,7 +176,7 @@ def product_flops(shapes: dict, inputs: int, answers: int) -> float:
   return 2 * (inputs * of_input + answers * of_answer)
 
 
-def load_ours(hf: pathlib.Path, folder: pathlib.Path):
+def load_ours(hf: pathlib.Path, folder: pathlib.Path, batch: int):
   """The folder's weights as a checkpoint, loaded as `stepdistill-eval` does."""
   from stepdistill_jax.evaluation import checkpoints, model_config
   from stepdistill_jax.interop.hf import importing as import_hf
@@ -173,7 +185,7 @@ def load_ours(hf: pathlib.Path, folder: pathlib.Path):
   shapes = json.loads((hf / "config.json").read_text())
   (folder / "config.gin").write_text(CONFIG.format(**shapes))
   return checkpoints.Checkpoint(
-      folder, model_config.ModelConfig(batch_size=BATCH),
+      folder, model_config.ModelConfig(batch_size=batch),
       records_dir=folder).student
 
 
@@ -182,6 +194,8 @@ def main() -> None:
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--vocabulary", required=True)
   parser.add_argument("--hf", type=pathlib.Path, default=None)
+  parser.add_argument("--size", choices=SIZES, default="small")
+  parser.add_argument("--batch", type=int, default=32)
   parser.add_argument("--train_steps", type=int, default=60)
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--limit", type=int, default=None)
@@ -191,7 +205,7 @@ def main() -> None:
 
   runtime.configure()
   transformers = runtime.import_transformers()
-  print(f"ours on {devices.description()}, transformers on the CPU")
+  print(f"ours on {devices.description()}, transformers on {device()}")
   runtime.import_tensorflow()
   import sentencepiece
   import torch
@@ -205,20 +219,20 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as scratch:
     hf = args.hf or pathlib.Path(scratch) / "hf"
     if args.hf is None:
-      train_student(hf, read_rows(args.data, "train"), encode,
-                    args.train_steps)
+      train_student(hf, read_rows(args.data, "train"), encode, args)
       shutil.copy(args.vocabulary, hf / "spiece.model")
     shapes = json.loads((hf / "config.json").read_text())
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-        hf, dtype=torch.float32).eval()
-    ours = load_ours(hf, pathlib.Path(scratch) / "ours")
+        hf, dtype=torch.float32).eval().to(device())
+    ours = load_ours(hf, pathlib.Path(scratch) / "ours", args.batch)
     start = time.perf_counter()
     ours_tokens = our_tokens(ours, inputs)
     first = time.perf_counter() - start
-    their_tokens = hugging_face_tokens(theirs, inputs)  # Warms up too.
+    their_run = lambda: hugging_face_tokens(theirs, inputs, args.batch)
+    their_tokens = their_run()  # Warms up too.
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     for _ in range(args.repeats):
-      for name, run in (("theirs", lambda: hugging_face_tokens(theirs, inputs)),
+      for name, run in (("theirs", their_run),
                         ("ours", lambda: our_tokens(ours, inputs))):
         start = time.perf_counter()
         run()
@@ -227,7 +241,7 @@ def main() -> None:
   lengths = [len(t) for t in their_tokens]
   print(f"{len(inputs)} questions, answers of {min(lengths)} to "
         f"{max(lengths)} tokens (mean {statistics.mean(lengths):.1f}), batch "
-        f"{BATCH}, {torch.get_num_threads()} torch threads, "
+        f"{args.batch}, {torch.get_num_threads()} torch threads, "
         f"{os.cpu_count()} cores")
   rates = {}
   for name, title in (("theirs", f"transformers {transformers.__version__}"),

@@ -61,7 +61,8 @@ def test_the_other_pages_are_for_everyone(tmp_path, monkeypatch):
   record_writer.write_records(tmp_path / "records", "svamp", "palm540b", {
       split: [records.Record(
           id=f"svamp/{split}/{i}", inputs=f"{i} pears, and one?",
-          label=f"{i + 1}", teacher_label=f"{i}", rationale="One more. " * (1 + 30 * i))
+          label=f"{i + 1}", teacher_label=f"{i}",
+          rationale="One more. " * (1 + 30 * i))
               for i in range(4)] for split in ("train", "test")})
   systems = [command_test.system(command_test.write_run(
       tmp_path / f"{method}_{share}_{seed}", method, share=share, seed=seed),

@@ -1,12 +1,16 @@
 """`make docs`: the site builds, and loads nothing from elsewhere."""
 
-import json
+import functools
+import http.server
 import pathlib
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
+
+from tests.support import real_data
 
 pytestmark = pytest.mark.interop
 ROOT = pathlib.Path(__file__).parents[1]
@@ -41,7 +45,31 @@ def test_it_loads_nothing_from_elsewhere(site):
       assert not loaded or 'rel="canonical"' in tag, (path.name, tag)
 
 
-def test_search_has_what_the_pages_say(site):
-  index = json.loads((site / "search/search_index.json").read_text("utf-8"))
-  assert any("LEARNING_RATE_SCHEDULE" in entry["text"]
-             for entry in index["docs"])
+def test_search_finds_a_setting_and_asks_nobody_else(site):
+  sync_api = pytest.importorskip("playwright.sync_api")
+  handler = functools.partial(_Quiet, directory=str(site))
+  with (http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        sync_api.sync_playwright() as playwright):
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    browser = playwright.chromium.launch(
+        executable_path=real_data.find_browser(), args=["--no-sandbox"])
+    tab, asked = browser.new_page(), []
+    tab.on("request", lambda request: asked.append(request.url))
+    address = f"http://127.0.0.1:{server.server_port}/"
+    tab.goto(f"{address}index.html")
+    tab.keyboard.press("/")
+    tab.keyboard.type("WARMUP_STEPS")
+    tab.wait_for_selector(".md-search-result__item")
+    found = tab.locator(".md-search-result__item h1").all_inner_texts()
+    browser.close()
+    server.shutdown()
+  assert {"Methods", "Recipes: what to train, and how to change it"} <= {
+      *found}
+  assert all(url.startswith(address) for url in asked)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+  """Serves a folder, and logs nothing."""
+
+  def log_message(self, *unused_args):
+    pass

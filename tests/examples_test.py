@@ -48,7 +48,9 @@ def test_a_student_answers(run, tmp_path, name):
   said = run(name, "out", *SHORT)
   assert (tmp_path / "out/run/checkpoint_2").is_dir()
   assert "['" in said.stdout or '["' in said.stdout
+  # There is no test split, and the records are not where all records are.
   assert "next: `stepdistill-eval --checkpoint=" in said.stderr
+  assert "--benchmarks=legs --split=validation --records_dir=" in said.stderr
   config = (tmp_path / "out/run/config.gin").read_text("utf-8")
   assert name == "own_csv" or name in config
 

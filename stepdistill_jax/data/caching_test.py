@@ -1,4 +1,3 @@
-import json
 import types
 
 import gin
@@ -53,26 +52,22 @@ def examples(name, **kwargs):
 
 def test_cached_examples_are_the_others(folder):
   for task in caching.find_tasks(NAMES):
-    done = caching.cache_task(task, folder / "cached", shards=3)
-    assert done.written
+    caching.cache_task(task, folder / "cached", shards=3)
     for split in ("train", "test"):
       cached, count = examples(task.name, split=split, use_cached=True)
       fresh, _ = examples(task.name, split=split)
-      assert count == len(cached) == done.examples[split]
-      assert cached.keys() == fresh.keys()
+      assert count == len(cached) and cached.keys() == fresh.keys()
+      assert task.get_cached_stats(split) == {"examples": count}
       for key, example in fresh.items():
         assert example.keys() == cached[key].keys()
         for name, value in example.items():
           np.testing.assert_array_equal(cached[key][name], value)
           assert np.asarray(cached[key][name]).dtype == np.asarray(value).dtype
-      stats = json.loads((done.folder / f"stats.{split}.json").read_text())
-      task.get_cached_stats(split)
-      assert stats["examples"] == count and stats["targets_tokens"] > count
 
 
 def test_records_are_chosen_behind_the_cache(folder):
   (task,) = caching.find_tasks(["svamp_label_gold"])
-  caching.cache_task(task, folder / "cached")
+  caching.cache_task(task, folder / "cached", shards=3)
   with gin.unlock_config():
     gin.bind_parameter("choose_train_share.share", 0.25)
   try:
@@ -83,39 +78,48 @@ def test_records_are_chosen_behind_the_cache(folder):
     gin.clear_config()
 
 
+def test_the_command_tokenizes(folder, capsys):
+  arguments = ["data", "cache", "--tasks=svamp_mix_gold_palm540b"]
+  assert not cli.main(arguments)
+  out = capsys.readouterr().out
+  made = folder / "stepdistill_svamp/palm540b/1.0.0/tokens"
+  assert "svamp_mix_gold_palm540b.rationale: 30 train -> " + str(made) in out
+  assert len([path for path in made.iterdir() if path.is_dir()]) == 2
+  assert cli.main([*arguments[:2], "--tasks=svamp_labl_gold"]) == 2
+  assert "did you mean: svamp_label_gold" in capsys.readouterr().err
+  assert cli.main([*arguments[:2], "--tasks= ,"]) == 2
+  assert "--tasks names no task" in capsys.readouterr().err
+  assert cli.main([*arguments, "--overwrite"]) == 2
+  assert "are of SeqIO's cache: pass its folder" in capsys.readouterr().err
+
+
 def test_a_cache_is_whole_or_not_there(folder, monkeypatch):
   (task,) = caching.find_tasks(["svamp_label_gold"])
-  monkeypatch.setattr(seqio, "dict_to_tfexample", None)
+  monkeypatch.setattr(caching, "write_made_from", None)
   with pytest.raises(TypeError):
     caching.cache_task(task, folder / "cached")
   assert not any((folder / "cached").iterdir())
   monkeypatch.undo()
   monkeypatch.setenv("STEPDISTILL_RECORDS", str(folder))
   monkeypatch.setenv("STEPDISTILL_VOCAB", str(folder / "spiece.model"))
-  assert caching.cache_task(task, folder / "cached").examples["train"] == 40
-  again = caching.cache_task(task, folder / "cached")
-  assert not again.written and again.examples["train"] == 40
+  assert caching.cache_task(task, folder / "cached")
+  assert not caching.cache_task(task, folder / "cached")
   write_records(folder, rows=30)
   with pytest.raises(errors.UserError, match="other records than .*overwrite"):
     caching.cache_task(task, folder / "cached")
-  anew = caching.cache_task(task, folder / "cached", overwrite=True)
-  assert anew.written and anew.examples["train"] == 30
+  assert caching.cache_task(task, folder / "cached", overwrite=True)
+  assert task.get_cached_stats("train") == {"examples": 30}
 
 
-def test_the_command(folder, capsys, monkeypatch):
-  arguments = ["data", "cache", "--tasks=svamp_mix_gold_palm540b",
-               f"--output={folder / 'out'}"]
+def test_the_command_writes_seqios_cache(folder, capsys, monkeypatch):
+  arguments = ["data", "cache", "--tasks=svamp_label_gold",
+               f"--output={folder / 'an out'}"]
   assert not cli.main(arguments)
   out = capsys.readouterr().out
-  assert "svamp_mix_gold_palm540b.rationale: 30 train, 3 test" in out
-  assert "USE_CACHED_TASKS" in out
-  assert not cli.main([*arguments[:3], f"--output={folder / 'an out'}"])
-  assert f"cache_dirs='{folder / 'an out'}'" in capsys.readouterr().out
-  assert cli.main([*arguments[:2], "--tasks=svamp_labl_gold",
-                   arguments[3]]) == errors.USER_ERROR_EXIT_CODE
-  assert "did you mean: svamp_label_gold" in capsys.readouterr().err
-  assert cli.main([*arguments[:2], "--tasks= ,", arguments[3]]) == 2
-  assert "--tasks names no task" in capsys.readouterr().err
+  assert f"svamp_label_gold -> {folder / 'an out/svamp_label_gold'}\n" in out
+  assert f"cache_dirs='{folder / 'an out'}'" in out
+  assert not cli.main(arguments)
+  assert "was there already" in capsys.readouterr().out
   monkeypatch.setattr(caching, "has_beam", lambda: False)
   assert cli.main([*arguments, "--beam=--runner=DirectRunner"]) == 2
   assert "pip install apache-beam" in capsys.readouterr().err

@@ -4,7 +4,7 @@ examples:
   stepdistill data list
   stepdistill data show svamp_step_gold_palm540b --examples=2
   stepdistill data lengths --dataset=svamp --teacher=palm540b
-  stepdistill data cache --tasks=svamp_step_gold_palm540b --output=/data/cached
+  stepdistill data cache --tasks=svamp_step_gold_palm540b
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   lengths.add_argument("--json", action="store_true", help="print JSON")
   lengths.set_defaults(data_run=_lengths)
   cache = subparsers.add_parser(
-      "cache", help="tokenize tasks once, for runs with USE_CACHED_TASKS",
-      description="Writes SeqIO's cache of tasks, on this machine or with "
-      "Beam.")
+      "cache", help="tokenize tasks, so that their first run begins at once",
+      description="Tokenizes tasks into files beside their records, as a first "
+      "run does; or, with --output, into SeqIO's cache.")
   cache.add_argument(
       "--tasks", required=True, metavar="NAME,...",
       help="tasks or mixtures, such as svamp_step_gold_palm540b")
   cache.add_argument(
-      "--output", required=True, metavar="DIR",
-      help="folder of all cached tasks")
+      "--output", metavar="DIR",
+      help="write SeqIO's cache here, for runs with USE_CACHED_TASKS")
   argument_parser.add_records_dir(cache, "--records")
   cache.add_argument(
       "--shards", type=int, default=16,
@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="replace older caches of these tasks: needed after an import")
   cache.add_argument(
       "--beam", metavar="OPTIONS", type=argument_parser.local_or_remote,
-      help="use Apache Beam with these pipeline options, such as "
-      "--beam=--runner=DirectRunner")
+      help="let SeqIO write its cache with Apache Beam and these pipeline "
+      "options, such as --beam=--runner=DirectRunner")
   cache.set_defaults(data_run=_cache)
 
 
@@ -172,30 +172,45 @@ def _cache(args: argparse.Namespace) -> None:
   runtime.import_tensorflow()
   with data_folder.tfds_data_dir(args.records_dir or None):
     _write_caches(args, names)
-  print("use them: t5x train ... --gin.USE_CACHED_TASKS=True "
-        f"--seqio_additional_cache_dirs={shlex.quote(args.output)}")
 
 
 def _write_caches(args: argparse.Namespace, names: Sequence[str]) -> None:
-  from stepdistill_jax.data import caching, record_check, vocabularies
+  from stepdistill_jax.data import (
+    caching,
+    preparation,
+    record_check,
+    vocabularies,
+  )
   import stepdistill_jax.tasks  # noqa: F401
-  from stepdistill_jax.util import progress
+  from stepdistill_jax.util import errors
 
   found = caching.find_tasks(names)
   for task in found:  # Else training finds that there is nothing in them.
     if "train" in task.splits:
       record_check.check_records(task, task.name, "train")
-  if args.beam:
-    caching.cache_with_beam(
-        found, args.output, records_dir=vocabularies.records_dir(),
-        shards=args.shards, overwrite=args.overwrite,
-        pipeline_options=args.beam)
-  for task in found:  # After Beam: says what is there.
-    with progress.Bars("examples") as bars:
-      done = caching.cache_task(
-          task, args.output, shards=args.shards, progress=bars.update,
-          overwrite=args.overwrite and not args.beam)
-    counts = ", ".join(f"{n:,} {split}" for split, n in done.examples.items())
-    note = "" if done.written or args.beam else (
-        " (was there already; --overwrite writes it anew)")
-    print(f"{done.name}: {counts} -> {done.folder}{note}")
+  if args.output:
+    if args.beam:
+      caching.cache_with_beam(
+          found, args.output, records_dir=vocabularies.records_dir(),
+          shards=args.shards, overwrite=args.overwrite,
+          pipeline_options=args.beam)
+    for task in () if args.beam else found:
+      written = caching.cache_task(
+          task, args.output, shards=args.shards, overwrite=args.overwrite)
+      print(f"{task.name} -> {pathlib.Path(args.output) / task.name}"
+            + ("" if written else
+               " (was there already; --overwrite writes it anew)"))
+    print("use them: t5x train ... --gin.USE_CACHED_TASKS=True "
+          f"--seqio_additional_cache_dirs={shlex.quote(args.output)}")
+    return
+  if args.beam or args.overwrite:
+    raise errors.UserError(
+        "--beam and --overwrite are of SeqIO's cache: pass its folder, "
+        "--output=DIR")
+  for task in found:
+    if not preparation.first_step_of(task):
+      raise errors.UserError(
+          f"task {task.name} has preprocessors of its own: it is tokenized at "
+          "every start, or with --output=DIR by SeqIO")
+    files = preparation.prepared(task, "train")
+    print(f"{task.name}: {files.count:,} train -> {files.folder}")

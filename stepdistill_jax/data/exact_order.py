@@ -74,7 +74,7 @@ class Batches:
       sizes = [x.astype(np.int32) for x in sizes]
       self._row_sizes = *sizes, inputs, targets
       return example_order.PackedOrder(
-          orders[0], sizes[0], sizes[1], inputs, targets, self._store.folder)
+          orders[0], sizes[0], sizes[1], inputs, targets)
     return orders[0] if len(orders) == 1 else (
         example_order.MixtureOrder(orders, self._rates, seed))
 

@@ -10,12 +10,7 @@ from t5x import utils
 import tensorflow as tf
 
 import stepdistill_jax  # noqa: F401
-from stepdistill_jax.data import (
-  exact_order,
-  example_order,
-  feature_converter,
-  truncation,
-)
+from stepdistill_jax.data import exact_order, example_order, feature_converter
 
 SIZES = {"a": 23, "b": 7}
 PLAIN, PAIRED, MIXTURE = "exact_plain_a", "exact_paired", "exact_mixture"
@@ -178,22 +173,6 @@ def test_svamp_once_per_epoch_under_kills(monkeypatch, tmp_path):
   assert first + 50 <= 700 and epoch == 7142
   assert {row.tobytes() for row in late["encoder_input_tokens"][:, 0]} < set(
       inputs[:700])
-  # Files hold the tokens; the task's pipeline keeps no second copy.
-  with truncation.read_once():
-    kept = _kinds(_task_examples(cfg)).count("CacheDataset")
-  assert _kinds(_task_examples(cfg)).count("CacheDataset") == kept + 1
-
-
-def _task_examples(cfg) -> tf.data.Dataset:
-  return seqio.get_mixture_or_task(cfg.mixture_or_task_name).get_dataset(
-      cfg.task_feature_lengths, cfg.split, shuffle=False,
-      try_in_mem_cache=False)
-
-
-def _kinds(dataset) -> list[str]:
-  """The classes of a pipeline's stages."""
-  return [type(dataset).__name__, *(
-      kind for made_of in dataset._inputs() for kind in _kinds(made_of))]
 
 
 def test_mixture_keeps_its_rates_and_epochs():
@@ -242,23 +221,32 @@ def test_step_100_000_of_svamps_size_is_found_at_once():
   assert time.perf_counter() - start < 2.0  # Seconds; it takes 0.1.
 
 
-def test_numbers_of_rows_are_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_late_epochs_are_packed_as_early_ones(monkeypatch, shuffle):
+  monkeypatch.setattr(example_order, "_MOST_PACKED", 1100)
   sizes = np.random.default_rng(1).integers(1, 9, (2, 500))
-  def late(folder=tmp_path, seed=2, length=30):
-    order = example_order.PackedOrder(example_order.ExampleOrder(
-        500, seed), *sizes, length, 40, folder=folder)
-    return [row.tolist() for row in order.rows(2000, 5)]
-  expected = late(None)
-  assert late() == expected
-  (kept,) = tmp_path.iterdir()
   packed, pack = [], example_order.PackedOrder._pack
   monkeypatch.setattr(example_order.PackedOrder, "_pack", lambda self, epoch: (
       packed.append(epoch) or pack(self, epoch)))
-  assert late() == expected and len(packed) == 1
-  assert late(seed=3) != expected and late(length=29) != expected
-  assert len(list(tmp_path.iterdir())) == 3
-  kept.write_text('{"a": 1')
-  assert late() == expected
+  def order():
+    return example_order.PackedOrder(
+        example_order.ExampleOrder(500, 2, shuffle), *sizes, 30, 40)
+  rows = [row.tolist() for row in order().rows(0, 1000)]
+  ends = np.cumsum([0, *map(len, rows)]).tolist()
+  epochs = [rows[ends.index(500 * i):ends.index(500 * (i + 1))]
+            for i in range(6)]
+  for epoch in epochs:
+    assert sorted(sum(epoch, [])) == list(range(500))
+    assert sorted(epoch) in [sorted(e) for e in epochs[:2]]
+  if shuffle:
+    assert len(set(map(str, epochs))) == 6
+  else:
+    assert all(epoch == epochs[0] for epoch in epochs)
+  del packed[:]
+  at = sum(map(len, epochs[:5]))
+  assert [row.tolist() for row in order().rows(at + 7, 5)] == (
+      rows[at + 7:at + 12])
+  assert packed == [0, 1]
 
 
 def test_rows_do_not_depend_on_the_pieces_that_are_packed(monkeypatch):

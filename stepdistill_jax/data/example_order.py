@@ -12,18 +12,12 @@ every version of NumPy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import contextlib
 import functools
-import hashlib
-import json
-import pathlib
 
 import numpy as np
 
-from stepdistill_jax.util import durable_files
-
-# Packings of an epoch's records into rows repeat after so many epochs.
-_PACKINGS = 256
+# Packings that are made: of so many epochs, and of so many examples in all.
+_MOST_PACKINGS, _MOST_PACKED = 256, 2**21
 _AT_ONCE = 2**17  # Examples that are worked on together.
 
 
@@ -65,16 +59,15 @@ class ExampleOrder:
       shuffle: False goes through them as they are.
     """
     self.size = size
-    self._seed = seed
-    self._shuffle = shuffle
-    self.key = f"{size} {seed} {shuffle} "
+    self.seed = seed
+    self.shuffle = shuffle
     self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
 
   def _epoch(self, number: int) -> np.ndarray:
     """The examples of an epoch in their order, `[size]`."""
-    if not self._shuffle:
+    if not self.shuffle:
       return np.arange(self.size)
-    return permutation(self._seed, number, self.size)
+    return permutation(self.seed, number, self.size)
 
   def at(self, positions: np.ndarray) -> np.ndarray:
     """The examples at some positions, ascending, over all epochs."""
@@ -134,45 +127,35 @@ class PackedOrder:
 
   An epoch's examples fill rows in the epoch's order, each as full as it gets;
   the last row may stay half empty, so that no row has examples of two epochs.
+  Of some epochs, 256 of a small data set and one of millions, packings are
+  made; later epochs have these rows, each time in another order. So a late
+  step is found without packing all epochs before it.
   """
 
   def __init__(
       self, order: ExampleOrder, input_sizes: np.ndarray,
-      target_sizes: np.ndarray, input_length: int, target_length: int,
-      folder: pathlib.Path | None = None):
+      target_sizes: np.ndarray, input_length: int, target_length: int):
     """Initializes.
 
     Args:
-      order: of the examples; it repeats after 256 epochs.
+      order: of the examples.
       input_sizes: int `[examples]`, tokens of their inputs.
       target_sizes: the same of their targets.
       input_length: tokens that a row's inputs hold.
       target_length: tokens that a row's targets hold.
-      folder: where to keep how many rows epochs have: a late step is found by
-        the numbers of all epochs before, some tenths of a second of each for a
-        million examples.
     """
     self._order = order
     self._sizes = ((input_sizes, input_length), (target_sizes, target_length))
-    self._file = folder and folder / f"rows-{self._digest()}.json"
-    self._rows_before = self._kept()  # Of each epoch.
+    self._packings = min(max(1, _MOST_PACKED // order.size), _MOST_PACKINGS)
+    self._rows_before = [0]  # Of each packing.
     self._row_starts = functools.lru_cache(maxsize=4)(self._pack)
+    self._row_order = functools.lru_cache(maxsize=2)(self._shuffled)
 
-  def _digest(self) -> str:
-    """Of all that the numbers of rows follow from."""
-    digest = hashlib.sha256(self._order.key.encode())
-    for sizes, length in self._sizes:
-      digest.update(f"{length}".encode() + sizes.astype("<i4").tobytes())
-    return digest.hexdigest()[:16]
-
-  def _kept(self) -> list[int]:
-    """The numbers of rows before each epoch, as far as they are in the file."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-      kept = json.loads(self._file.read_text())  # type: ignore[union-attr]
-      if np.array(kept).dtype == np.int64 and kept[:1] == [0] and (
-          np.diff(kept) > 0).all():
-        return list(kept)
-    return [0]
+  def _shuffled(self, epoch: int, size: int) -> np.ndarray:
+    """The order of an epoch's rows."""
+    if epoch < self._packings or not self._order.shuffle:
+      return np.arange(size)
+    return permutation(self._order.seed, epoch, size)
 
   def _pack(self, epoch: int) -> np.ndarray:
     """Where each row of an epoch begins, in examples; and the end."""
@@ -195,26 +178,26 @@ class PackedOrder:
       at += row
     return np.array([*starts, len(examples)], np.int64)
 
-  def _find(self, row: int) -> tuple[int, int]:
-    """(epoch, row of the epoch) of a row."""
+  def num_rows(self, packing: int = 0) -> int:
+    """Number of rows of a packing."""
+    return len(self._row_starts(packing)) - 1
+
+  def _find(self, row: int) -> tuple[int, int, int]:
+    """(epoch, its packing, row of the epoch) of a row."""
     before = self._rows_before
-    known = len(before)
-    while before[-1] <= row and len(before) <= _PACKINGS:
-      before.append(before[-1] + len(self._row_starts(len(before) - 1)) - 1)
-    if len(before) > known and self._file is not None:
-      with contextlib.suppress(OSError):  # A folder of others, a full disk.
-        durable_files.replace(self._file, json.dumps(before))
-    if len(before) > _PACKINGS:
-      row %= before[-1]
-    epoch = int(np.searchsorted(before, row, side="right")) - 1
-    return epoch, row - before[epoch]
+    while before[-1] <= row and len(before) <= self._packings:
+      before.append(before[-1] + self.num_rows(len(before) - 1))
+    times, row = divmod(row, before[-1])
+    packing = int(np.searchsorted(before, row, side="right")) - 1
+    return times * self._packings + packing, packing, row - before[packing]
 
   def rows(self, start: int, count: int) -> list[np.ndarray]:
     """The examples of `count` rows from row `start` on, row by row."""
     found: list[np.ndarray] = []
     while len(found) < count:
-      epoch, row = self._find(start + len(found))
-      starts, examples = self._row_starts(epoch), self._order.epoch(epoch)
-      for a, b in zip(starts[row:], starts[row + 1:]):
-        found.append(examples[a:b])
-    return found[:count]
+      epoch, packing, row = self._find(start + len(found))
+      starts, examples = self._row_starts(packing), self._order.epoch(packing)
+      for at in self._row_order(epoch, len(starts) - 1)[
+          row:row + count - len(found)]:
+        found.append(examples[starts[at]:starts[at + 1]])
+    return found

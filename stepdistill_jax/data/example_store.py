@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -38,9 +37,12 @@ class Part:
     files, left_out = self.open(), self.left_out()
     rows = None
     if left_out.size:
-      ids = np.concatenate(list(files.ids()))
-      at = np.minimum(np.searchsorted(left_out, ids), left_out.size - 1)
-      rows = np.flatnonzero(left_out[at] != ids)
+      kept, first = [], 0
+      for ids in files.ids():
+        at = np.minimum(np.searchsorted(left_out, ids), left_out.size - 1)
+        kept.append(first + np.flatnonzero(left_out[at] != ids))
+        first += len(ids)
+      rows = np.concatenate(kept)
     if self.judge is None:
       return files, rows, None
     keep, record = self.judge(self._lost(files, rows))
@@ -58,29 +60,17 @@ class Part:
     files, rows, _ = self._chosen
     return files.count if rows is None else len(rows)
 
-  @property
-  def folder(self) -> pathlib.Path | None:
-    """Where the tokens are kept; None if they end with this process."""
-    return self._chosen[0].folder if self.fit is not None else None
-
   def _lost(self, files: token_files.TokenFiles,
-            rows: np.ndarray | None) -> np.ndarray:
-    """Tokens that examples lose, int32 `[examples, texts]`."""
-    if self.fit is None:
-      at = files.names.index(truncation.TOKENS_CUT)
-      return np.concatenate([
-          np.stack([example[at] for example in files.read(
-              range(first, min(first + _AT_ONCE, files.count)))])
-          for first in range(0, files.count, _AT_ONCE)])
-    names = self.fit.texts.names
-    lost = np.empty([files.count if rows is None else len(rows), len(names)],
-                    np.int32)
-    first = 0
-    for places in self._places(self.fit, files, rows):
-      for i, name in enumerate(names):
-        lost[first:first + len(places[name].lost), i] = places[name].lost
-      first += len(places[names[0]].lost)
-    return lost
+            rows: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Tokens that examples lose, int `[any, texts]`, many at once."""
+    if self.fit is not None:
+      for places in self._places(self.fit, files, rows):
+        yield np.stack([place.lost for place in places.values()], axis=1)
+      return
+    at = files.names.index(truncation.TOKENS_CUT)
+    for first in range(0, files.count, _AT_ONCE):
+      yield np.stack([example[at] for example in files.read(
+          range(first, min(first + _AT_ONCE, files.count)))])
 
   def _places(self, fit: truncation.Fit, files: token_files.TokenFiles,
               rows: np.ndarray | None) -> Iterator[dict[str, truncation.Place]]:
@@ -156,11 +146,6 @@ class ExampleStore:
   def counts(self) -> list[int]:
     """Number of examples of each task."""
     return [part.count for part in self._parts]
-
-  @property
-  def folder(self) -> pathlib.Path | None:
-    """Where the first task's tokens are kept, if they are."""
-    return self._parts[0].folder
 
   def sizes(self, key: str) -> np.ndarray:
     """The length of a feature in each example, int64 `[examples]`."""

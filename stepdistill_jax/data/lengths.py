@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from stepdistill_jax.data import example_order
 from stepdistill_jax.records import records
 from stepdistill_jax.util import errors
 
@@ -123,31 +124,22 @@ def best_row(
   least_targets = _round_up(pair_targets.max(), _ROW_MULTIPLE)
   ratio = pair_targets.sum() / pair_inputs.sum()
   best = PackedRow(0, 0, 0.0, filled=-1.0)
+  tokens = pair_inputs.sum() + pair_targets.sum()
+  order = example_order.ExampleOrder(len(pair_inputs), seed=0, shuffle=False)
   for row_inputs in sorted({least_inputs, *(
       i for i in inputs if i >= least_inputs)}):
     middle = _round_up(row_inputs * ratio, _ROW_MULTIPLE)
     for row_targets in sorted({
         max(least_targets, middle + step * _ROW_MULTIPLE)
         for step in (-1, 0, 1, 2)}):
-      row = _pack(pair_inputs, pair_targets, row_inputs, row_targets)
+      rows = example_order.PackedOrder(
+          order, pair_inputs, pair_targets, row_inputs, row_targets).num_rows()
+      row = PackedRow(
+          int(row_inputs), int(row_targets), len(pair_inputs) / rows,
+          float(tokens / (rows * (row_inputs + row_targets))))
       if row.filled > best.filled + 0.01:
         best = row
   return best
-
-
-def _pack(pair_inputs: np.ndarray, pair_targets: np.ndarray, row_inputs: int,
-          row_targets: int) -> PackedRow:
-  """Packs pairs into rows one after the other, as training does."""
-  rows, used_inputs, used_targets = 1, 0, 0
-  for inputs, targets in zip(pair_inputs.tolist(), pair_targets.tolist()):
-    if (used_inputs + inputs > row_inputs
-        or used_targets + targets > row_targets):
-      rows, used_inputs, used_targets = rows + 1, 0, 0
-    used_inputs, used_targets = used_inputs + inputs, used_targets + targets
-  tokens = pair_inputs.sum() + pair_targets.sum()
-  return PackedRow(
-      int(row_inputs), int(row_targets), len(pair_inputs) / rows,
-      float(tokens / (rows * (row_inputs + row_targets))))
 
 
 def _round_up(value: float, multiple: int) -> int:

@@ -24,7 +24,6 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import tempfile
 from typing import Any
 
@@ -44,7 +43,7 @@ from stepdistill_jax.data import (
   word_pieces,
 )
 from stepdistill_jax.records import records
-from stepdistill_jax.util import errors, locations, progress
+from stepdistill_jax.util import errors, locations, progress, whole_folders
 
 _AT_ONCE = 4096  # Examples.
 _FOLDER = "tokens"
@@ -141,14 +140,8 @@ def _made_from(task: seqio.Task, split: str) -> dict[str, Any]:
 
 def _files(task: seqio.Task, split: str) -> list[list[Any]]:
   """Names, sizes and times of a split's files: fast for any number."""
-  try:
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns]
-            for file in map(pathlib.Path, sorted(
-                task.source.list_shards(split)))]
-  except OSError as error:
-    raise errors.UserError(
-        f"{error.filename} cannot be read ({error.strerror}); import these "
-        "records anew") from error
+  return [[file.name, file.stat().st_size, file.stat().st_mtime_ns]
+          for file in fingerprints.files_of(task, split)]
 
 
 def _open(folder: pathlib.Path) -> token_files.TokenFiles | None:
@@ -307,15 +300,12 @@ def _flat(value: Any) -> tuple[np.ndarray, np.ndarray]:
 def _write(folder: pathlib.Path, batches: Iterable[tuple[Columns, np.ndarray]],
            dtypes: Mapping[str, str], name: str, total: int | None,
            about: Mapping[str, Any]) -> None:
-  """Writes a folder of tokens, which is whole when it has its name."""
-  ours = f".{folder.name}-{socket.gethostname()}-"
-  for leftover in folder.parent.glob(f"{ours}*"):  # Of a killed process.
-    shutil.rmtree(leftover, ignore_errors=True)
-  temporary = folder.with_name(f"{ours}{os.getpid()}")
+  """Writes a folder of tokens."""
   what = f"tokens of {name}"
   try:
-    with progress.Bars("examples") as bars, token_files.Writer(
-        temporary, dtypes) as writer:
+    with (whole_folders.written(folder) as temporary,
+          progress.Bars("examples") as bars,
+          token_files.Writer(temporary, dtypes) as writer):
       for columns, ids in batches:
         writer.add(columns, ids)
         bars.update(writer.count, total, what)
@@ -323,21 +313,7 @@ def _write(folder: pathlib.Path, batches: Iterable[tuple[Columns, np.ndarray]],
         raise errors.UserError(f"task {name}: no example is left of its "
                                "records; `stepdistill teacher audit` says why")
       writer.finish(about)
-    if folder.exists():  # Damaged, or another host was faster.
-      if about and _is_whole(folder):
-        return
-      shutil.rmtree(folder, ignore_errors=True)
-    os.rename(temporary, folder)
   except OSError as error:
     raise errors.UserError(
         f"cannot write the {what} to {folder.parent}: {error.strerror}; it "
         "takes about a third of the records' bytes") from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _is_whole(folder: pathlib.Path) -> bool:
-  try:
-    return bool(token_files.read_about(folder))
-  except token_files.DamagedError:
-    return False

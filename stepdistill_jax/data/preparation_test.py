@@ -2,7 +2,12 @@
 
 import errno
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
 
 import gin
@@ -189,7 +194,8 @@ def test_another_vocabulary_has_tokens_of_its_own(folder, monkeypatch):
 def test_what_a_killed_process_left_is_removed(folder):
   prepare()
   (made,) = made_folders(folder)
-  left = made.with_name(f".{made.name}-{preparation.socket.gethostname()}-1")
+  left = made.with_name(
+      f".incomplete-{made.name}-{socket.gethostname()}-{2**30}")
   made.rename(left)
   (left / "about.json").unlink()
   assert prepare().count == 32
@@ -251,6 +257,70 @@ def test_of_two_at_once_one_prepares(folder, monkeypatch, said):
     thread.join()
   assert counts == [32, 32] and len(calls) == 1
   assert "waiting for another process" in said[0]
+
+
+_PREPARE = """
+import os, signal, sys
+import seqio
+from stepdistill_jax import tasks
+from stepdistill_jax.data import preparation, token_files
+
+if sys.argv[1:]:  # Dies when all but the last file is written.
+  token_files.Writer.finish = lambda *unused: os.kill(
+      os.getpid(), signal.SIGKILL)
+task = seqio.TaskRegistry.get("svamp_step_gold_palm540b")
+print(preparation.prepared(task, "train").count)
+"""
+
+
+def test_processes_that_prepare_at_once_and_one_that_is_killed(folder):
+  prepare()
+  (made,) = made_folders(folder)
+  shutil.rmtree(made)
+
+  def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", _PREPARE, *arguments], text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+  # This process holds the lock until all the others wait for it.
+  with preparation._lock(folder, made.name):
+    processes = [start("dies"), start()]
+    for process in processes:
+      while "waiting for another process" not in process.stderr.readline():
+        assert process.poll() is None
+  printed = [process.communicate(timeout=100)[0] for process in processes]
+  if processes[0].returncode:  # Else it found what the other one had made.
+    assert processes[0].returncode == -signal.SIGKILL
+  assert printed[1].split() == ["32"] and not processes[1].returncode
+  # The killed one's may still be there, under a name that nobody reads.
+  assert [f for f in made_folders(folder) if f.name[0] != "."] == [made]
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_host_reads_its_share(monkeypatch, shards, pack):
+  read_by, read = [], token_files.TokenFiles.read
+  monkeypatch.setattr(token_files.TokenFiles, "read", lambda self, rows: (
+      read_by[-1].extend(rows) or read(self, rows)))
+  cfg = config(pack=pack, batch_size=8, task_feature_lengths={
+      "inputs": 99, "targets": 60} if pack else LENGTHS)
+
+  def rows(shard, of):
+    read_by.append([])
+    batches = exact_order.get_dataset(
+        cfg, shard, of, feature_converter.StepDistillFeatureConverter).batches
+    expected = batches.examples_of_steps(3, 5)
+    pieces = batches.from_step(3)
+    while len(read_by[-1]) < len(expected):
+      next(pieces)
+    assert read_by[-1] == expected
+    return expected
+
+  whole = rows(0, 1)
+  shares = [rows(shard, shards) for shard in range(shards)]
+  assert sorted(sum(shares, [])) == sorted(whole)
 
 
 def test_records_that_cannot_be_written_to(folder, tmp_path, monkeypatch):

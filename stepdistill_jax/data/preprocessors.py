@@ -31,7 +31,6 @@ LABEL_TASK_ID = 1
 RATIONALE_TASK_ID = 2
 # float32 [targets of the example]; see the feature converter.
 RECORD_WEIGHTS = "record_weights"
-_KEPT_IN_MEMORY = 20_000  # Records; some 1 KB each.
 
 # What gin binds of this module and stands elsewhere.
 choose_train_share = selection.choose_train_share
@@ -255,7 +254,7 @@ def append_eos(
   """
   fit = texts.fit(output_features, sequence_length)
   dataset = _map(dataset, fit.example)
-  if truncation.long_rationales() != "drop" or truncation.is_read_once() or (
+  if truncation.long_rationales() != "drop" or truncation.keeps_all() or (
       not sequence_length):
     return dataset
   return dataset.filter(lambda example: ~(
@@ -266,11 +265,7 @@ def append_eos(
 def tokenized_records(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],
     *, first_step: FirstStep, source: sources.RecordsSource) -> tf.data.Dataset:
-  """Records -> token ids, kept in memory where the data set is small.
-
-  SeqIO keeps small data sets in memory too, but as records: they would be
-  tokenized anew in every epoch, for longer than a small student trains. Inside
-  `truncation.read_once` nothing is kept.
+  """Records -> token ids.
 
   Args:
     dataset: records.
@@ -278,11 +273,8 @@ def tokenized_records(
     first_step: makes the texts of the task's targets.
     source: of the records.
   """
-  size = int(dataset.cardinality())  # Negative if infinite or not known.
   selected = selection.keep_selected(dataset, source)
-  dataset = tokenize(first_step(selected), output_features)
-  keeps = 0 <= size <= _KEPT_IN_MEMORY and not truncation.is_read_once()
-  return dataset.cache() if keeps else dataset
+  return tokenize(first_step(selected), output_features)
 
 
 def standard_preprocessors(

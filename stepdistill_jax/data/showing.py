@@ -302,12 +302,10 @@ def figures(task: seqio.Task, cfg: Any, most: int = COUNTED) -> Figures:
         (alone if paired or stays else left_out)[no_rationale] += 1
   lost, number = None, 0
   if texts is not None:
-    batches = list(pipelines.build(lambda: truncation.read(task, cfg).map(
+    lost = list(pipelines.build(lambda: truncation.read(task, cfg).map(
         lambda example: example[truncation.TOKENS_CUT]).take(most).batch(
             2000)).as_numpy_iterator())
-    lost = (np.concatenate(batches) if batches
-            else np.zeros([0, len(texts.names)], np.int32))
-    number = len(lost)
+    number = sum(map(len, lost))
   else:
     number = sum(1 for _ in pipelines.build(
         lambda: truncation.read(task, cfg).take(most)).as_numpy_iterator())

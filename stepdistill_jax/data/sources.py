@@ -71,7 +71,7 @@ class RecordsSource(seqio.DataSource):
     dataset = self._tfds_source().get_dataset(
         split=split, shuffle=shuffle, seed=seed, shard_info=shard_info)
     if shard_info is None or shard_info.num_shards == 1:
-      # TFDS loses it; preprocessors keep small data sets in memory.
+      # TFDS loses it.
       dataset = dataset.apply(
           tf.data.experimental.assert_cardinality(sizes[split]))
     return dataset

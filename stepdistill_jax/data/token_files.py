@@ -33,13 +33,13 @@ class DamagedError(ValueError):
 
 
 class Writer:
-  """Writes examples to a folder; a context manager. Raises OSError."""
+  """Writes examples to an empty folder; a context manager. Raises OSError."""
 
   def __init__(self, folder: pathlib.Path, dtypes: Mapping[str, str]):
     """Initializes.
 
     Args:
-      folder: to make.
+      folder: to write to.
       dtypes: name of a feature -> NumPy's name of its dtype on disk.
     """
     self._folder, self._dtypes = folder, dict(dtypes)
@@ -48,7 +48,6 @@ class Writer:
     self.count = 0
 
   def __enter__(self) -> Writer:
-    self._folder.mkdir(parents=True)
     self._files = {name: open(self._folder / name, "wb") for name in _FILES}
     self._files["starts"].write(bytes(8))
     return self

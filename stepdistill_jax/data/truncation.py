@@ -13,7 +13,7 @@ The preprocessors of a task leave in each example how many tokens it lost
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import contextvars
 import dataclasses
@@ -37,8 +37,8 @@ _ABSENT = -1
 _CHOICES = ("cut_tail", "cut_head", "drop", "refuse")
 _MULTIPLE = 8  # Of a length, as `stepdistill data lengths` has them.
 _SAMPLE = 2000  # Examples: reading all of e-SNLI takes a minute.
-_is_read_once = contextvars.ContextVar("_is_read_once", default=False)
-_in_rows = contextvars.ContextVar("_in_rows", default=False)
+# Whether data sets are packed, and whether they have what is to be dropped.
+_reading = contextvars.ContextVar("_reading", default=(False, False))
 
 
 @gin.configurable(module="stepdistill_jax.data.preprocessors")
@@ -73,30 +73,22 @@ def long_prompts(do: str = "cut_tail") -> str:
 
 
 @contextlib.contextmanager
-def read_once() -> Iterator[None]:
-  """Data sets made inside are read once, by one who keeps what was read.
+def in_rows(packed: bool, keep_all: bool = False) -> Iterator[None]:
+  """Data sets made inside are packed: lengths are those of whole rows.
 
-  Nothing of theirs is kept in memory, and what is to be dropped is in them.
+  Args:
+    packed: whether they are.
+    keep_all: whether what is to be dropped is in them.
   """
-  before = _is_read_once.set(True)
+  before = _reading.set((packed, keep_all))
   try:
     yield
   finally:
-    _is_read_once.reset(before)
+    _reading.reset(before)
 
 
-def is_read_once() -> bool:
-  return _is_read_once.get()
-
-
-@contextlib.contextmanager
-def in_rows(packed: bool) -> Iterator[None]:
-  """Data sets made inside are packed: lengths are those of whole rows."""
-  before = _in_rows.set(packed)
-  try:
-    yield
-  finally:
-    _in_rows.reset(before)
+def keeps_all() -> bool:
+  return _reading.get()[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +114,7 @@ class Texts:
     """
     given = sequence_length or {}
     limits = {name: given.get(name) for name in self.names}
-    if _in_rows.get() and len(self.names) > 2:
+    if _reading.get()[0] and len(self.names) > 2:
       inputs = [n for n in self.names if n.endswith("inputs")]
       for name in self.names:
         row = given.get("inputs" if name in inputs else "targets")
@@ -149,7 +141,7 @@ class Texts:
           limits[name] = limits["inputs"]
       elif output_features[name].add_eos:
         eos_ids[name] = vocabulary.eos_id
-    is_shared = _in_rows.get() and len(self.names) > 2
+    is_shared = _reading.get()[0] and len(self.names) > 2
     return Fit(self, limits, eos_ids, prompts,
                (sequence_length or {})["targets"] if is_shared else None,
                frozenset(filter(self.keeps_end, self.names)),
@@ -293,12 +285,12 @@ def look_at(
       lost = batch.numpy()
     if len(lost) == _SAMPLE:
       judge.looked_at = f" (its first {_SAMPLE:,} examples)"
-    judge(lost)
+    judge([lost])
 
 
 def read(task: seqio.Task, cfg: Any) -> tf.data.Dataset:
   """A task's examples in their order, once; those to drop are in it."""
-  with in_rows(cfg.pack), read_once():
+  with in_rows(cfg.pack, keep_all=True):
     return task.get_dataset(
         sequence_length=cfg.task_feature_lengths, split=cfg.split,
         use_cached=cfg.use_cached, shuffle=False, seed=cfg.seed, num_epochs=1,
@@ -342,11 +334,12 @@ class Judge:
                cfg.pack, task.source.num_input_examples(cfg.split) if known
                else None, **options)
 
-  def __call__(self, lost: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+  def __call__(self, parts: Iterable[np.ndarray]
+               ) -> tuple[np.ndarray, dict[str, Any]]:
     """Judges examples.
 
     Args:
-      lost: int `[examples, names]`, tokens.
+      parts: of all examples, each int `[any, names]`, tokens that were lost.
 
     Returns:
       Which examples train, bool `[examples]`; and for the run's record, by
@@ -355,24 +348,32 @@ class Judge:
     Raises:
       errors.UserError: a label is cut, or a rationale where gin refuses that.
     """
-    do, texts = long_rationales(), self.texts
+    do, texts, kinds = long_rationales(), self.texts, self._kinds()
     prompts = (long_prompts() if hugging_face_vocabulary.tokenizer() else None)
-    keep = np.ones(len(lost), bool)
-    if do == "drop" and self.split.startswith("train"):
-      keep = ~texts.is_too_long(lost)
-    record: dict[str, Any] = {"examples": len(lost), "kept": int(keep.sum())}
+    drops = do == "drop" and self.split.startswith("train")
+    at = [i for i, name in enumerate(texts.names) if name in texts.rationales]
+    keeps, with_rationale = [np.zeros([0], bool)], 0
+    cuts = {kind: [np.zeros([0], np.int32)] for kind in kinds}
+    for lost in parts:
+      keeps.append(~texts.is_too_long(lost) if drops
+                   else np.ones(len(lost), bool))
+      with_rationale += (lost[keeps[-1]][:, at] > _ABSENT).any(axis=1).sum()
+      for kind, names in kinds.items():
+        tokens = lost[:, [texts.names.index(n) for n in names]].max(axis=1)
+        cuts[kind].append(tokens[tokens > 0])
+    keep = np.concatenate(keeps)
+    record: dict[str, Any] = {"examples": len(keep), "kept": int(keep.sum())}
     lines = []
-    for kind, names in self._kinds().items():
-      tokens = lost[:, [texts.names.index(name) for name in names]].max(axis=1)
-      cut = tokens[tokens > 0]
-      length, holds = self._holds(names, int(tokens.max(initial=0)))
+    for kind, names in kinds.items():
+      cut = np.concatenate(cuts[kind])
+      length, holds = self._holds(names, int(cut.max(initial=0)))
       record[kind] = {
           "cut": int(cut.size), "length": length,
           "median": float(np.median(cut)) if cut.size else 0.0,
           "most": int(cut.max(initial=0))}
       if not cut.size:
         continue
-      what = (f"{cut.size:,} of {len(lost):,} {kind} are longer than {length} "
+      what = (f"{cut.size:,} of {len(keep):,} {kind} are longer than {length} "
               f"tokens, by {np.median(cut):g} in the median and {cut.max()} at "
               "most")
       if self.refuses and texts.labels & set(names) and not (
@@ -403,19 +404,17 @@ class Judge:
       if set(names) & texts.rationales and not keep.all():
         done = "their records are left out"
       lines.append(f"{what}: {done}; {holds} holds them")
-    if self.says and not self.looked_at and len(lost) < (self.records or 0):
-      progress.say(f"task {self.task}, {self.split}: {len(lost):,} of "
+    if self.says and not self.looked_at and len(keep) < (self.records or 0):
+      progress.say(f"task {self.task}, {self.split}: {len(keep):,} of "
                    f"{self.records:,} records have what the task needs")
     if lines and self.says:
       progress.say(f"warning: task {self.task}, {self.split}{self.looked_at}: "
                    + "; ".join(lines))
     if not self.looked_at and not keep.all():
-      at = [i for i, name in enumerate(texts.names) if name in texts.rationales]
-      left = (lost[keep][:, at] > _ABSENT).any(axis=1).sum()
-      if not left:  # Labels alone would train, with the loss of both.
+      if not with_rationale:  # Labels alone would train, with the loss of both.
         raise errors.UserError(
             f"task {self.task}: no record with a rationale is left of "
-            f"{len(lost):,}, as LONG_RATIONALE is 'drop' and all are too "
+            f"{len(keep):,}, as LONG_RATIONALE is 'drop' and all are too "
             "long; " + lines[-1])
     return keep, record
 

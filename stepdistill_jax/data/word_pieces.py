@@ -92,31 +92,25 @@ class WordPieces:
     self._add([word for word in words if word not in self._numbers])
     numbers = np.array([self._numbers[w] for w in words], np.int64)[of_texts]
     sizes = np.diff(self._starts)[numbers]
-    tokens = self._tokens[_ranges(self._starts[numbers], sizes)]
-    ends, firsts = np.cumsum(counts), np.cumsum(counts) - counts
-    before = np.concatenate([[0], np.cumsum(sizes)])
-    lengths = before[ends] - before[firsts]
-    unsafe = np.concatenate([[0], np.cumsum(~self._is_safe[numbers])])
-    whole = np.flatnonzero(unsafe[ends] > unsafe[firsts])
+    # The numbers of ranges, one after the other: the tokens of each word.
+    tokens = self._tokens[np.repeat(
+        self._starts[numbers] - (np.cumsum(sizes) - sizes), sizes)
+                          + np.arange(sizes.sum())]
+    firsts = np.cumsum(counts) - counts  # Each text has a word at least.
+    lengths = np.add.reduceat(sizes, firsts)
+    whole = np.flatnonzero(
+        ~np.logical_and.reduceat(self._is_safe[numbers], firsts))
     if not whole.size:
       return tokens, lengths
-    texts = [b" ".join([words[i] for i in of_texts[firsts[t]:ends[t]]])
-             for t in whole.tolist()]
-    return self._replace(tokens, lengths, whole, texts)
-
-  def _replace(self, tokens: np.ndarray, lengths: np.ndarray,
-               whole: np.ndarray, texts: Sequence[bytes]
-               ) -> tuple[np.ndarray, np.ndarray]:
-    """Puts the tokens of some texts, encoded as a whole, in their places."""
+    texts = [b" ".join([words[i] for i in of_texts[first:first + count]])
+             for first, count in zip(firsts[whole], counts[whole])]
     encoded = preprocessors.encode("", tf.constant(
         [text.replace(b" " + _EOS + b" ", _EOS) for text in texts]),
                                    self._vocabulary)
-    found = encoded.flat_values.numpy()
-    pool = np.concatenate([tokens, found])
-    starts, sizes = np.cumsum(lengths) - lengths, lengths.copy()
-    sizes[whole] = encoded.row_lengths().numpy()
-    starts[whole] = len(tokens) + np.cumsum(sizes[whole]) - sizes[whole]
-    return pool[_ranges(starts, sizes)], sizes
+    of_text = np.split(tokens, np.cumsum(lengths)[:-1])
+    for text, found in zip(whole, encoded.to_list()):
+      of_text[text] = np.array(found, np.int32)
+    return np.concatenate(of_text), np.array([len(t) for t in of_text])
 
   def _add(self, words: Sequence[bytes]) -> None:
     """Encodes words that were not seen before."""
@@ -147,9 +141,3 @@ class WordPieces:
     found = best[-1]
     return len(found) == 1 or len(found) == 2 and (
         found[0] - found[1] > _LEAST_GAP)
-
-
-def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-  """The numbers of ranges one after the other: those from start on."""
-  return np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(
-      sizes.sum())

@@ -9,7 +9,7 @@ import shlex
 from typing import Any
 
 from stepdistill_jax.config import data_folder
-from stepdistill_jax.util import errors, remote_storage
+from stepdistill_jax.util import errors, locations, remote_storage
 
 # Bindings that a run reads or writes; others name files for other data.
 _IS_FOLDER = re.compile(r"(DIR|PATH|dir|path)$")
@@ -72,8 +72,9 @@ def _say_where(bindings: Mapping[str, str]) -> None:
                  f"{shlex.quote(model_dir)}")
 
 
-def _say_next(bindings: Mapping[str, str]) -> None:
+def _say_next(bindings: Mapping[str, str], records_dir: str | None) -> None:
   """Says where a run's last checkpoint is, and what to do with it."""
+  from stepdistill_jax.records import records
   from stepdistill_jax.runs import checkpoint_paths
   from stepdistill_jax.util import progress
 
@@ -84,9 +85,16 @@ def _say_next(bindings: Mapping[str, str]) -> None:
   folder = shlex.quote(model_dir)
   path = checkpoint_paths.get_checkpoint_dir(model_dir, step)
   dataset = bindings.get("DATASET", "").strip("'\"")
+  here = records_dir or locations.records_dir()
+  splits = {split for teacher in records.teachers_of(here, dataset)
+            for split in records.split_sizes(here, dataset, teacher)}
+  options = "".join((
+      f"--split={max(splits)} " if splits and "test" not in splits else "",
+      f"--records_dir={shlex.quote(records_dir)} " if records_dir else ""))
   score = "" if not dataset else (
       f"`stepdistill-eval --checkpoint={folder} --benchmarks={dataset} "
-      f"--output={shlex.quote(model_dir.rstrip('/') + '_scores')}`, or ")
+      f"{options}--output="
+      f"{shlex.quote(model_dir.rstrip('/') + '_scores')}`, or ")
   progress.say(f"checkpoint: {path}")
   progress.say(f"next: {score}`stepdistill predict {folder} FILE`")
 
@@ -148,7 +156,7 @@ def launch(
         _say_where(gin_config.bindings())
       result = configured()
       if mode == "train":
-        _say_next(gin_config.bindings())
+        _say_next(gin_config.bindings(), tfds_data_dir)
       return result
     except _FOR_THE_USER as error:
       kind = next(kind for kind in _FOR_THE_USER if isinstance(error, kind))

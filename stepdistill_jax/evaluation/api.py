@@ -239,7 +239,7 @@ def load(
   from stepdistill_jax.evaluation import checkpoints
 
   return Student(checkpoints.Checkpoint(
-      path, config, records_dir=records_dir and _folder(records_dir),
+      path, config, records_dir=_folder(records_dir) if records_dir else None,
       progress=progress), max_input_tokens)
 
 

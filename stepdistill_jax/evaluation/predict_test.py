@@ -192,20 +192,29 @@ def test_a_column_that_is_not_there(system, tmp_path, capsys):
   assert "did you mean: question" in capsys.readouterr().err
 
 
-def test_one_long_line_takes_little_memory(tmp_path):
-  path = tmp_path / "long.txt"
+@pytest.mark.parametrize("name, before, after", [
+    ("long.txt", b"", b"\nlast\n"), ("long.tsv", b"input\n", b"\nlast\n"),
+    ("long.csv", b"input\n", b"\nlast\n"),
+    ("long.jsonl", b'{"input": "', b'"}\n{"input": "last"}\n')])
+def test_one_long_line_takes_little_memory(tmp_path, name, before, after):
+  path = tmp_path / name
   with path.open("wb") as file:
+    file.write(before)
     for _ in range(100):
       file.write(b"x" * 2**20)
-    file.write(b"\nlast\n")
+    file.write(after)
   import tracemalloc
   tracemalloc.start()
-  found = list(texts.read(path))
+  if name.endswith(".csv"):  # Where a quotation mark may close, nobody knows.
+    with pytest.raises(errors.UserError, match="line 2 .* longer than 8,388"):
+      list(texts.read(path))
+  else:
+    found = list(texts.read(path))
+    assert [(text.value, text.problem) for text in found] == [
+        (None, "too_long"), ("last", "")]
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
-  assert found == [texts.Text("1", None, "too_long"),
-                   texts.Text("2", "last", "")]
-  assert peak < 16 * 2**20
+  assert peak < 64 * 2**20
 
 
 def test_a_full_disk_loses_nothing(system, tmp_path, capsys, monkeypatch):

@@ -10,6 +10,7 @@ from flax import traverse_util
 import numpy as np
 import pytest
 
+import stepdistill_jax as sd
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.embedded_t5x import checkpoints, train_test
 from stepdistill_jax.evaluation import scoring
@@ -96,6 +97,24 @@ def test_scores_are_the_same_at_any_batch_size(results):
   scores = json.loads((results[0] / "results.json").read_text())
   cost = scores["systems"][0]["cost"]
   assert cost["parameters"] > 0 and cost["flops_per_example"] > 0
+
+
+def test_predict_gives_the_answers_of_the_evaluation(run, results, tmp_path):
+  expected = [json.loads(line) for line in (
+      results[0] / "examples.jsonl").read_text().splitlines()]
+  expected = [row for row in expected if row["system"] == "run step 4"]
+  questions, output = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
+  questions.write_text("".join(json.dumps(
+      {"id": row["id"], "input": row["input"]}) + "\n" for row in expected))
+  student = sd.load(run, label_length=6, rationale_length=6)
+  texts = [row["input"] for row in expected]
+  assert student.predict(texts) == [row["prediction"] for row in expected]
+  assert cli.main(["predict", str(run), str(questions), "--explain",
+                   f"--output={output}"]) == 0
+  for row, wanted in zip(map(json.loads, output.open()), expected, strict=True):
+    # The command writes to the end, the evaluation's answers have 6 tokens.
+    assert row["id"] == wanted["id"] and row["rationale"] is not None
+    assert row["answer"].startswith(wanted["prediction"])
 
 
 def test_likelihoods_are_those_of_a_plain_loop(imported, run, tmp_path):

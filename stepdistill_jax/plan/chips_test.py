@@ -52,4 +52,4 @@ def test_jax_takes_a_share_of_a_gpu_s_memory(monkeypatch):
   assert chips.CHIPS["v5e"].usable_bytes == chips.CHIPS["v5e"].hbm_bytes
   monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "most")
   with pytest.raises(errors.UserError, match="MEM_FRACTION=most: expected"):
-    gpu.usable_bytes
+    assert gpu.usable_bytes

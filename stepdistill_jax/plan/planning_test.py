@@ -14,6 +14,7 @@ import pytest
 from stepdistill_jax.config import gin_config
 from stepdistill_jax.plan import chips, figures, programs
 
+HAS_CUDA_COMPILER = importlib.util.find_spec("jax_cuda12_plugin") is not None
 V5E = chips.parse("v5e-4")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _COMMAND = [sys.executable, "-m", "stepdistill_jax.cli.stepdistill", "plan",
@@ -65,6 +66,8 @@ def test_a_plan_of_a_small_student():
 
 
 @pytest.mark.interop
+@pytest.mark.skipif(not HAS_CUDA_COMPILER,
+                    reason="XLA's compiler for GPUs is not installed")
 def test_a_plan_for_gpus_of_two_hosts():
   process = _plan(*_SMALL, "--topology=h100-16", "--json", "--quick",
                   "--programs=train",
@@ -85,7 +88,7 @@ def test_a_plan_for_gpus_of_two_hosts():
       sent["between slices"] / 50e9)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is not None,
+@pytest.mark.skipif(HAS_CUDA_COMPILER,
                     reason="XLA's compiler for GPUs is installed")
 def test_without_the_compiler_for_gpus_its_extra_is_named():
   process = _plan("--topology=h100-8")

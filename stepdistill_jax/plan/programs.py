@@ -20,7 +20,7 @@ import types
 from typing import Any
 
 from stepdistill_jax.plan import chips, flops as flops_lib, gpus
-from stepdistill_jax.util import errors, runtime
+from stepdistill_jax.util import devices as devices_lib, errors
 
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -106,7 +106,7 @@ def devices_of(topology: chips.Topology) -> Sequence[Any]:
   chip = topology.chip
   if chip.kind == "GPU":
     # Loaded, the compiler speaks of drivers that it does not need.
-    with runtime.native_stderr_held_back():
+    with devices_lib.native_stderr_held_back():
       # Partitions, hosts and GPUs of each.
       return topologies.get_topology_desc(
           chip.name, "cuda", target_config=gpus.TARGETS[chip.name].config(),

@@ -60,8 +60,8 @@ def _program(name: str, figures: Mapping[str, Any], usable: float) -> list[str]:
            "gradients"
            if repeated > 1.005 * figures["flops"] else "")
   lines = [
-      f"{name}: {fits}: {_gib(kinds['total'])} of {_gib(usable)} a chip; compiled "
-      f"in {figures['compile_seconds']:.0f} s", _kinds(kinds),
+      f"{name}: {fits}: {_gib(kinds['total'])} of {_gib(usable)} a chip; "
+      f"compiled in {figures['compile_seconds']:.0f} s", _kinds(kinds),
       f"  matrix products: {_flops(figures['flops'])} on all chips{again}"]
   sent = figures["collective_bytes"]
   lines.append("  collectives a chip: " + (", ".join(

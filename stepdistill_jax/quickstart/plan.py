@@ -107,7 +107,7 @@ class Plan:
 
 
 # Short stories: the rationales' effect is there after a few hundred steps.
-_SHORT = tracking.Difficulty(people=3, objects=2, sentences=(3, 4))
+_SHORT = tracking.Difficulty(people=3, objects=2, sentences=(3, 5))
 BUDGETS = {
     "full": Plan(
         budget="full", train_stories=4000, validation_stories=200,
@@ -117,7 +117,7 @@ BUDGETS = {
             "students of 0.2 million parameters say nothing of yours")),
     "small": Plan(
         budget="small", train_stories=4000, validation_stories=200,
-        test_stories=500, shares=(1.0,), seeds=(0, 1, 2), steps=600,
+        test_stories=500, shares=(1.0,), seeds=(0, 1, 2), steps=700,
         difficulty=_SHORT, methods=("finetune", "step_by_step"), shows=(
             "whether rationales help on these stories; not with how little "
             "data, nor against a teacher's labels: for these take `stepdistill "

@@ -7,23 +7,18 @@ that a killed import leaves nothing that a later run would take for records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+import contextlib
 import dataclasses
 import json
-import operator
-import os
 import pathlib
-import shutil
 from typing import Any, BinaryIO
 
-import psutil
-
 from stepdistill_jax.records import records, tfrecord_files
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import errors, whole_folders
 
 # Shards of a split: few for a small one; enough for the hosts of a large one.
 SMALL_SHARDS, LARGE_SHARDS = 16, 128
 SMALL_ROWS = 16_384
-_values_of = operator.attrgetter(*records.FIELDS)
 
 
 class _Split:
@@ -70,10 +65,8 @@ class _Split:
   def abandon(self) -> None:
     """Closes the shards, whatever becomes of their contents."""
     for file in self._files:
-      try:
+      with contextlib.suppress(OSError):  # The disk is full.
         file.close()
-      except OSError:  # The disk is full: what closing would still write.
-        pass
 
 
 class RecordsWriter:
@@ -92,17 +85,14 @@ class RecordsWriter:
     self._dataset = records.check_name("data set", dataset)
     self._teacher = records.check_name("teacher", teacher)
     self.folder = records.version_dir(records_dir, dataset, teacher)
-    self._temporary = self.folder.with_name(
-        f".incomplete-{records.VERSION}-{os.getpid()}")
+    self._whole = contextlib.ExitStack()
     self._splits: dict[str, _Split] = {}
-    self._encode = tfrecord_files.Encoder(records.FIELDS)
     self.import_info: Mapping[str, Any] = {}
 
   def __enter__(self) -> RecordsWriter:
     try:
-      self.folder.parent.mkdir(parents=True, exist_ok=True)
-      _remove_leftovers(self.folder.parent)
-      self._temporary.mkdir()
+      self._temporary = self._whole.enter_context(
+          whole_folders.written(self.folder))
     except OSError as error:
       raise self._cannot_write(error) from error
     return self
@@ -118,37 +108,35 @@ class RecordsWriter:
           self._temporary,
           f"{records.TFDS_PREFIX}{self._dataset}-{record.split}")
     try:
-      writer.write(self._encode(_values_of(record)))
+      writer.write(tfrecord_files.encode_example(
+          {name: getattr(record, name) for name in records.FIELDS}))
     except OSError as error:
       raise self._cannot_write(error) from error
 
-  def __exit__(self, exception_type: Any, *unused: Any) -> None:
-    if exception_type is not None:
-      self._abandon()
-      return
+  def __exit__(self, unused_type: Any, exception: Any, *unused: Any) -> None:
     try:
-      self._finish()
+      with self._whole:
+        if exception is not None:
+          raise exception
+        self._finish()
     except OSError as error:
-      self._abandon()
+      if error is exception:
+        raise
       raise self._cannot_write(error) from error
-    except BaseException:
-      self._abandon()
-      raise
+    finally:
+      for writer in self._splits.values():
+        writer.abandon()
 
   def _finish(self) -> None:
     info = _dataset_info(
         self._dataset, self._teacher,
         {split: self._splits[split].finish()
          for split in records.SPLITS if split in self._splits})
-    _write_json(self._temporary / "features.json", _features_info())
-    _write_json(self._temporary / records.IMPORT_FILE, self.import_info)
-    _write_json(self._temporary / "dataset_info.json", info)
-    _put_in_place(self._temporary, self.folder)
-
-  def _abandon(self) -> None:
-    for writer in self._splits.values():
-      writer.abandon()
-    shutil.rmtree(self._temporary, ignore_errors=True)
+    for name, value in (("features.json", _features_info()),
+                        (records.IMPORT_FILE, self.import_info),
+                        ("dataset_info.json", info)):
+      (self._temporary / name).write_text(
+          json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
   def _cannot_write(self, error: OSError) -> errors.UserError:
     return errors.UserError(
@@ -205,29 +193,3 @@ def _dataset_info(
            "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", **split}
           for name, split in splits.items()],
   }
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _put_in_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
-  """Renames `temporary` to `folder`, in whose place an older one may be."""
-  if folder.exists():
-    # Between the two renames readers see no records; never half of them.
-    older = folder.with_name(f".replaced-{records.VERSION}-{os.getpid()}")
-    os.rename(folder, older)
-    os.rename(temporary, folder)
-    shutil.rmtree(older, ignore_errors=True)
-  else:
-    os.rename(temporary, folder)
-
-
-def _remove_leftovers(folder: pathlib.Path) -> None:
-  """Removes what killed imports left; one that still runs keeps its own."""
-  for pattern in (".incomplete-*", ".replaced-*"):
-    for leftover in folder.glob(pattern):
-      process = leftover.name.rpartition("-")[2]
-      if not (process.isdigit() and int(process) != os.getpid()
-              and psutil.pid_exists(int(process))):
-        shutil.rmtree(leftover, ignore_errors=True)

@@ -64,12 +64,11 @@ def test_every_cut_and_every_flipped_byte_is_noticed():
 
 
 def test_memory_does_not_grow_with_the_records():
-  encode = tfrecord_files.Encoder(["inputs"])
-  text = "x" * 20_000
-  encode([text])
+  example = {"inputs": "x" * 20_000}
+  tfrecord_files.encode_example(example)
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   for _ in range(20_000):  # 400 MB.
-    encode([text])
+    tfrecord_files.encode_example(example)
   after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   assert after - before < 100_000  # KB.
 
@@ -78,3 +77,10 @@ def test_memory_does_not_grow_with_the_records():
 def test_other_payloads_are_not_examples(payload):
   with pytest.raises(ValueError):
     tfrecord_files.decode_example(payload)
+
+
+def test_some_features_alone():
+  data = tfrecord_files.encode_example(EXAMPLES[1])
+  assert tfrecord_files.decode_example(data, ("id",)) == {"id": "b"}
+  with pytest.raises(ValueError, match="'rule' has not exactly one"):
+    tfrecord_files.decode_example(data, ("rule",))

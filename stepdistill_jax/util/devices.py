@@ -10,11 +10,13 @@ import collections
 from collections.abc import Iterable, Iterator
 import contextlib
 import glob
+import importlib.util
 import logging
 import os
 import pathlib
 import re
 import sys
+import tempfile
 from typing import Any
 
 from stepdistill_jax.util import errors
@@ -68,6 +70,39 @@ def _is_on_pci(platform: str) -> bool:
                                for name in ("vendor", "class"))):
         return True
   return False
+
+
+def cuda_without_gpus() -> bool:
+  """Whether JAX's CUDA plugin is installed, and the machine has no GPU.
+
+  As on a cluster's login node. The plugin then logs a missing driver several
+  times, whatever the environment says: as JAX is imported and as it starts.
+  """
+  return "cuda" not in present() and any(
+      importlib.util.find_spec(f"jax_cuda{version}_plugin")
+      for version in (12, 13))
+
+
+@contextlib.contextmanager
+def native_stderr_held_back() -> Iterator[None]:
+  """Holds back what native code prints; shown only if an error follows."""
+  try:
+    descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]  # Caught.
+  except (AttributeError, ValueError, OSError):
+    yield  # No such thing, as in a notebook.
+    return
+  with tempfile.TemporaryFile() as held_back:
+    saved = os.dup(descriptor)
+    os.dup2(held_back.fileno(), descriptor)
+    try:
+      yield
+    except BaseException:
+      held_back.seek(0)
+      os.write(saved, held_back.read())
+      raise
+    finally:
+      os.dup2(saved, descriptor)
+      os.close(saved)
 
 
 def names(found: dict[str, list[str]]) -> str:
@@ -148,7 +183,9 @@ def start() -> list[Any]:
   import jax
   chosen = jax.config.jax_platforms  # type: ignore[attr-defined]  # Set late.
   found = {} if chosen else present()
-  with _log_of_jax() as log:
+  quiet = (native_stderr_held_back() if cuda_without_gpus()
+           else contextlib.nullcontext())
+  with _log_of_jax() as log, quiet:
     try:
       if len(found) == 1:
         # Named, it fails at once if it must: as one of several processes,

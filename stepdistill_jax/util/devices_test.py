@@ -1,6 +1,9 @@
 """Accelerators by their device nodes, and what is said of those left alone."""
 
 import collections
+import os
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -126,3 +129,17 @@ def test_quickstart_s_students_train_on_the_cpu_and_it_says_so(
   monkeypatch.setenv("JAX_PLATFORMS", "cuda")
   assert workers.where(1) == "JAX_PLATFORMS=cuda, one at a time"
   assert workers.default_number() == 1
+
+
+def test_a_cuda_plugin_without_gpus_says_nothing(nodes, tmp_path):
+  """It logs as JAX is imported; here both are stand-ins."""
+  (tmp_path / "jax.py").write_text("import os\nos.write(2, b'no driver')\n")
+  (tmp_path / "jax_cuda12_plugin.py").touch()
+  code = ("import sys; from stepdistill_jax.util import devices, runtime; "
+          f"devices.FOLDER = {str(nodes())!r}; runtime.configure(); "
+          "assert 'jax' in sys.modules")
+  path = os.pathsep.join([str(tmp_path), *sys.path])
+  found = subprocess.run(
+      [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path},
+      capture_output=True, text=True, check=True)
+  assert found.stderr == ""

@@ -13,7 +13,6 @@ import logging as python_logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from typing import Any
@@ -92,6 +91,9 @@ def configure() -> None:
         jax.config.update(
             name.lower(), value if name.endswith("DIR") else float(value)
             if "SECS" in name else int(value))
+  if devices.cuda_without_gpus():
+    with devices.native_stderr_held_back():
+      import jax  # noqa: F401
   _keep_freed_memory()
   _quiet_python()
 
@@ -130,28 +132,6 @@ def preempted_on_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def native_stderr_held_back() -> Iterator[None]:
-  """Holds back what native code prints; shown only if an error follows."""
-  try:
-    descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]  # Caught.
-  except (AttributeError, ValueError, OSError):
-    yield  # No such thing, as in a notebook.
-    return
-  with tempfile.TemporaryFile() as held_back:
-    saved = os.dup(descriptor)
-    os.dup2(held_back.fileno(), descriptor)
-    try:
-      yield
-    except BaseException:
-      held_back.seek(0)
-      os.write(saved, held_back.read())
-      raise
-    finally:
-      os.dup2(saved, descriptor)
-      os.close(saved)
-
-
-@contextlib.contextmanager
 def _not_importable(*names: str) -> Iterator[None]:
   """Makes packages look absent, unless they have been imported already."""
   hidden = [name for name in names if name not in sys.modules]
@@ -173,7 +153,7 @@ def import_tensorflow() -> Any:
   Keras, which comes with it, would load scikit-learn, Matplotlib and pandas
   for what nobody here uses: seconds before the first step.
   """
-  with native_stderr_held_back(), _not_importable(
+  with devices.native_stderr_held_back(), _not_importable(
       "sklearn", "matplotlib", "pandas"):
     import tensorflow as tf
   for kind in ("GPU", "TPU"):

@@ -226,6 +226,21 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path):
       "step_by_step, llama3": [0]}
 
 
+def test_schedules_and_optimizers_by_name_are_other_settings(tmp_path):
+  changes = ("", "LEARNING_RATE_SCHEDULE = 'linear'\nRANDOM_SEED = 1",
+             "LEARNING_RATE_SCHEDULE = 'cosine'", "WARMUP_STEPS = 5",
+             "OPTIMIZER = 'lion'", "OPTIMIZER = 'adamw'\nRANDOM_SEED = 2")
+  write_results(tmp_path / "scores", [
+      system(write_run(tmp_path / f"run{i}", extra=change), 0.4)
+      for i, change in enumerate(changes)])
+  groups = run_report.make([tmp_path]).groups
+  name = "step_by_step, LEARNING_RATE_SCHEDULE={}, WARMUP_STEPS={}".format
+  # What runs had before these were macros is what the macros' defaults are.
+  assert {g.method: list(g.accuracies) for g in groups.itertuples()} == {
+      name("linear", 0): [0, 1, 2], name("cosine", 0): [0],
+      name("linear", 5): [0], "step_by_step, lion": [0]}
+
+
 def test_fine_tuning_with_adafactor_is_the_baseline_of_adafactor(tmp_path):
   adafactor = "OPTIMIZER = @adafactor.Adafactor()\n"
   write_results(tmp_path / "scores", [
@@ -295,7 +310,8 @@ def test_command_writes_figures_tables_and_json(runs, tmp_path, capsys):
   page = (output / "report.html").read_text()
   assert page.count("data:image/svg+xml;base64,") == 2
   # A figure's data follow it as a table.
-  assert page.count("<td>teacher palm540b</td><td>all</td><td>74</td>") == 2
+  assert page.replace(" class=\"short\"", "").count(
+      "<td>teacher palm540b</td><td>all</td><td>74</td>") == 2
   assert "<script" not in page and 'src="http' not in page
   assert "Differences from fine-tuning" in page
   assert "| svamp | test | small |" in (output / "report.md").read_text()

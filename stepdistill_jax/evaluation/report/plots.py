@@ -127,7 +127,7 @@ def lines(
               for end, sign in ((0, 1), (1, -1))]
     axes.errorbar(
         x, y, yerr=errors if line.ci95 else None, color=color, marker=marker,
-        capsize=3, linewidth=1.5, label=_plain(line.label))
+        capsize=3, linewidth=1.5, label=_plain(line.label), clip_on=False)
     for at, values in zip(x, line.more):
       axes.plot([at] * len(values), [scale * value for value in values],
                 linestyle="", marker="_", markersize=9, color=color, alpha=0.6)
@@ -144,10 +144,8 @@ def lines(
   elif len(every_x) <= 6:
     axes.set_xticks(every_x, [format(x, x_format) for x in every_x])
     axes.minorticks_off()
-  room = 0.02 * scale  # A mark at either end is whole.
   low, high = (0, scale) if full_height else axes.get_ylim()
-  axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(
-      max(0, low) - room, min(scale, high) + room))
+  axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(max(0, low), min(scale, high)))
   axes.grid(axis="y", alpha=0.3)
   fig.legend(loc="outside lower center", ncols=columns, fontsize=9,
              frameon=False)

@@ -30,7 +30,8 @@ METHOD_NAMES = {
 _T5_SIZES = {(512, 8): "small", (768, 12): "base", (1024, 24): "large",
              (2048, 24): "xl", (4096, 24): "xxl", (64, 2): "tiny"}
 # Macros of gin/runs and gin/methods that users change from run to run.
-SETTINGS = ("TRAIN_STEPS", "BATCH_SIZE", "LEARNING_RATE", "PACK", "BETA")
+SETTINGS = ("TRAIN_STEPS", "BATCH_SIZE", "LEARNING_RATE",
+            "LEARNING_RATE_SCHEDULE", "WARMUP_STEPS", "PACK", "BETA")
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -46,7 +47,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       parameters: of the student, about (from the dimensions), or None;
       share: of the train split, in (0, 1];
       seed: None if unknown;
-      optimizer: `Adafactor`; empty for the papers' AdamW and where unknown;
+      optimizer: `Adafactor`, or another's name; empty for the papers' AdamW
+        and where unknown;
       settings: values of SETTINGS as the configuration has them, for runs
         that differ in nothing else.
 
@@ -61,13 +63,21 @@ def read(path: pathlib.Path) -> dict[str, Any]:
         f"{path} has no {run_folder.CONFIG_FILE}: not a run's folder")
   config = bindings(config_path)
   task = run_folder.parse_task_name(_task_name(config, config_path))
+  optimizer = str(lookup(config, "OPTIMIZER", ""))
+  if "afactor" in optimizer:
+    optimizer = "Adafactor"
+  elif optimizer.startswith("@") or optimizer == "adamw":
+    optimizer = ""
+  # What runs had before there were macros for it.
+  before = {"LEARNING_RATE_SCHEDULE": "constant" if optimizer else "linear",
+            "WARMUP_STEPS": 0}
   return {
       "path": path, "dataset": task.dataset, "method": _method(task, config),
       "teacher": task.teacher, **_size(config), "share": _share(config),
       "seed": _seed(path, config),
-      "optimizer": "Adafactor" if "afactor" in str(
-          lookup(config, "OPTIMIZER")) else "",
-      "settings": {name: lookup(config, name) for name in SETTINGS}}
+      "optimizer": optimizer,
+      "settings": {name: lookup(config, name, before.get(name))
+                   for name in SETTINGS}}
 
 
 def bindings(path: pathlib.Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from typing import Any, TextIO
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.util import errors
 
+# Characters of a line that are held at once; no entry may have half as many.
+_MOST = 2 * text_files.MAX_ENTRY_BYTES
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # The named problem of a line that has other columns than the first.
 COLUMNS_DIFFER = "columns_differ"
@@ -172,13 +174,30 @@ def _open_text(path: pathlib.Path, newline: str = "") -> Iterator[TextIO]:
         raw, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
+def _bounded(file: TextIO) -> Iterator[str]:
+  """The lines of a file; of one longer than `_MOST` its beginning."""
+  while line := file.readline(_MOST):
+    rest = line
+    while len(rest) == _MOST and not rest.endswith("\n"):
+      rest = file.readline(_MOST)
+    yield line
+
+
 def _csv_rows(path: pathlib.Path, delimiter: str) -> Iterator[_Values]:
   csv.field_size_limit(text_files.MAX_ENTRY_BYTES)
   with _open_text(path) as file:
     lines: list[str] = []  # Of one row.
-    reader = csv.reader(
-        (lines.append(line) or line for line in file),
-        delimiter=delimiter, strict=True)
+
+    def whole() -> Iterator[str]:
+      for number, line in enumerate(_bounded(file), start=1):
+        if len(line) == _MOST:
+          raise errors.UserError(
+              f"{path} line {number} is not CSV: it is longer than {_MOST:,} "
+              "characters; save the file as .jsonl")
+        lines.append(line)
+        yield line
+
+    reader = csv.reader(whole(), delimiter=delimiter, strict=True)
     columns = 0
     try:
       for values in reader:
@@ -208,7 +227,7 @@ def _quotes_delimiters(
         '"' in line and line.count(delimiter) != columns - 1
         and len(_unquoted(line, delimiter)) == columns
         or number == 0 and line.startswith('"')
-        for number, line in enumerate(file))
+        for number, line in enumerate(_bounded(file)))
 
 
 # ---- Tab-separated: a quotation mark may be no more than that ---------------
@@ -292,7 +311,7 @@ class _Lines:
   """The lines of a file, of which some may be put back."""
 
   def __init__(self, file: TextIO):
-    self._lines = enumerate(file, start=1)
+    self._lines = enumerate(_bounded(file), start=1)
     self._back: collections.deque[_Line] = collections.deque()
 
   def __iter__(self) -> _Lines:
