@@ -139,7 +139,7 @@ class Context:
   def licence(self) -> str:
     """The licence files that came with an imported checkpoint, or ""."""
     return "\n".join(
-        (self.hf_folder / name).read_text("utf-8", errors="replace")
+        (self.hf_folder / name).read_bytes().decode("utf-8", "replace")
         for name in tokenizers.LICENCES
         if self.hf_folder and (self.hf_folder / name).is_file())
 

@@ -192,6 +192,8 @@ def test_export_has_the_trained_weights_and_says_how_to_ask(
       "predict": {"prefix": "predict: "}, "explain": {"prefix": "explain: "}}
   card = (tmp_path / "hf" / "README.md").read_text()
   assert "AutoModelForCausalLM" in card and "## Licences" in card
+  assert "a name that begins with \"Llama\", as hf does not" in card
+  assert (tmp_path / "hf" / "LICENSE").is_file()
 
 
 def test_adapters_alone_are_trained_kept_and_merged(imported, run, tmp_path):

@@ -29,6 +29,7 @@ SMALL = [
 def write_data(folder: pathlib.Path) -> None:
   """Imports a tiny Qwen into `folder/t5x`; records in `folder/records`."""
   fixtures.write_folder(folder / "hf", "qwen2_5")
+  (folder / "hf" / "LICENSE").write_bytes(b"LLAMA 3.2 COMMUNITY LICENSE \xa9")
   import_hf.import_hf(folder / "hf", folder / "t5x", quiet=True)
   record_writer.write_records(folder / "records", "gsm8k", "human", {
       split: [records.Record(
