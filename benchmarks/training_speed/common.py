@@ -7,10 +7,10 @@ import pathlib
 
 from stepdistill_jax.plan import flops
 
-# T5 v1.1 small. A decoder has as many layers in its one stack; queries share
-# keys and values in twos.
+# T5 v1.1 small. A decoder has as many layers in its one stack, heads by which
+# transformers can divide its width, and queries share keys and values in twos.
 EMBED, HEADS, HEAD, MLP, LAYERS, VOCABULARY = 512, 6, 64, 1024, 8, 32128
-KV_HEADS = 3
+DECODER_HEADS, KV_HEADS = 8, 4
 LEARNING_RATE = 5e-5
 ALPHA = 0.5
 SEED = 0
@@ -49,6 +49,7 @@ def matmul_flops(
   """
   t5 = student == "t5"
   sizes = flops.Sizes(
-      VOCABULARY, EMBED, HEADS, HEAD, MLP, 2, LAYERS if t5 else 0, LAYERS,
+      VOCABULARY, EMBED, HEADS if t5 else DECODER_HEADS, HEAD, MLP, 2,
+      LAYERS if t5 else 0, LAYERS,
       None if t5 else KV_HEADS)
   return float(flops.train(sizes, rows, inputs, targets))

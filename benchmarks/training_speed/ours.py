@@ -48,7 +48,8 @@ def main() -> None:
   vocabulary = task_names.vocabulary_of(task)
   sizes = dict(
       vocab_size=common.VOCABULARY, dtype="float32", emb_dim=common.EMBED,
-      num_heads=common.HEADS, head_dim=common.HEAD, mlp_dim=common.MLP,
+      num_heads=common.HEADS if args.student == "t5" else common.DECODER_HEADS,
+      head_dim=common.HEAD, mlp_dim=common.MLP,
       logits_via_embedding=False)
   method = dict(
       optimizer_def=optimizers.chain([

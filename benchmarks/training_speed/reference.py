@@ -43,7 +43,8 @@ def decoder():
   return transformers.LlamaForCausalLM(transformers.LlamaConfig(
       vocab_size=common.VOCABULARY, hidden_size=common.EMBED,
       intermediate_size=common.MLP, num_hidden_layers=common.LAYERS,
-      num_attention_heads=common.HEADS, num_key_value_heads=common.KV_HEADS,
+      num_attention_heads=common.DECODER_HEADS,
+      num_key_value_heads=common.KV_HEADS,
       head_dim=common.HEAD, tie_word_embeddings=False, use_cache=False))
 
 
