@@ -62,6 +62,9 @@ def _is_scored(output_dir, run) -> bool:
 def bindings(output_dir: pathlib.Path, plan: plan_lib.Plan,
              run: plan_lib.Run) -> list[str]:
   """What a run changes in its gin recipe."""
+  unwatched = [] if plan.watched else [
+      f"train_script.train.{name}_eval_dataset_cfg = None"
+      for name in ("train", "infer")]
   return [
       f"MODEL_DIR = {str(run_dir(output_dir, run))!r}",
       f"TRAIN_SHARE = {run.share}",
@@ -71,6 +74,7 @@ def bindings(output_dir: pathlib.Path, plan: plan_lib.Plan,
       # Once on the way, for the curves in TensorBoard and for a resumption.
       f"EVAL_PERIOD = {max(1, plan.steps // 2)}",
       f"CHECKPOINT_PERIOD = {max(1, plan.steps // 2)}",
+      *unwatched,
   ]
 
 
