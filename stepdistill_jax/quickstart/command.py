@@ -6,8 +6,8 @@ stories, and writes report.html, report.json, learning_curve.png and the
 checkpoints to the output folder. Interrupted and run again, it goes on; what
 is done is skipped.
 
-  stepdistill quickstart                   6 minutes on 2 idle cores
-  stepdistill quickstart --budget=small    3; two of the methods, all stories
+  stepdistill quickstart                   three methods, two sizes of data
+  stepdistill quickstart --budget=small    two methods, all stories; 6 minutes
 """
 
 import argparse

@@ -103,12 +103,13 @@ def _differences(plan, correct, sizes) -> list[dict[str, Any]]:
   differences = [correct[_FIRST, share] - correct[_SECOND, share]
                  for share in plan.shares]
   pooled = effect.pooled_seed_variance(differences)
+  sizes_together = [(None, differences)] if len(plan.shares) > 1 else []
   return [
       {"first": _FIRST, "second": _SECOND, "share": share,
        "train_stories": sizes.get(share),
        **dataclasses.asdict(effect.estimate(values, *pooled, least=-1.0))}
-      for share, values in zip(
-          (*plan.shares, None), (*differences, differences))]
+      for share, values in [
+          *zip(plan.shares, differences), *sizes_together]]
 
 
 def _teacher(import_info, results) -> dict[str, Any]:
