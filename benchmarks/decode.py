@@ -205,11 +205,12 @@ def main() -> None:
 
   runtime.configure()
   transformers = runtime.import_transformers()
-  print(f"ours on {devices.description()}, transformers on {device()}")
+  ours_on = devices.description()  # Starts them, before TensorFlow.
   runtime.import_tensorflow()
   import sentencepiece
   import torch
 
+  print(f"ours on {ours_on}, transformers on {device()}")
   transformers.logging.set_verbosity_error()
   transformers.utils.logging.disable_progress_bar()
   pieces = sentencepiece.SentencePieceProcessor(model_file=args.vocabulary)
