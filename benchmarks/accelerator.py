@@ -146,8 +146,9 @@ def main() -> None:
   for name, found in results.items():
     for kernel, share in found.get("kernels") or ():
       print(f"  {share:6.1%}  {kernel}")
-    twin = results.get(name.replace(" packed", " torch"), {})
-    if "pairs_per_second" in twin and "pairs_per_second" in found:
+    base, packed, _ = name.partition(" packed")
+    twin = results.get(f"{base} torch", {})
+    if packed and "pairs_per_second" in twin and "pairs_per_second" in found:
       print(f"{name}: "
             f"{found['pairs_per_second'] / twin['pairs_per_second']:.1f} times "
             "torch's pairs/s")

@@ -27,5 +27,5 @@ def test_what_fails_says_why_and_what_has_no_time_is_named(tmp_path):
   assert "invalid choice: 'nothing'" in found["problem"]
   assert "invalid choice" in accelerator.line("x", found)
   names = [w["name"] for w in accelerator.plan(["base", "large"], 1, 64)]
-  assert len(set(names)) == len(names) == 11
+  assert len(set(names)) == len(names) == 15
   assert names[0] == "base svamp packed, empty cache"
