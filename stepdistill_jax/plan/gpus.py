@@ -1,6 +1,6 @@
-"""GPUs: published peaks, and what XLA's compiler asks of one that is absent.
+"""GPUs as XLA's compiler asks to have an absent one described.
 
-The compiler's numbers are those that OpenXLA keeps for its own compilations
+The numbers are those that OpenXLA keeps for its own compilations
 without a GPU (`xla/backends/gpu/target_config/specs`).
 """
 

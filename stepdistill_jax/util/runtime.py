@@ -66,8 +66,8 @@ def _without_absent_chips() -> dict[str, str]:
   CUDA on those without GPUs; there JAX would ask a cloud's metadata, or a
   driver, and complain in several lines, at every start.
   """
-  if devices.present() or not any(map(importlib.util.find_spec, (
-      "libtpu", "jax_cuda12_plugin"))):
+  if devices.present() or not (
+      importlib.util.find_spec("libtpu") or devices.cuda_without_gpus()):
     return {}
   return {"JAX_PLATFORMS": "cpu"}
 
