@@ -86,7 +86,24 @@ class TeacherCache:
           "one; they are left out")
     return [systems_lib.Answers(
         tuple(answers), tuple(warnings),
-        cost_lib.of_teacher(self.teacher, texts))]
+        {**cost_lib.of_teacher(self.teacher, texts),
+         **self._tokens(example_set)})]
+
+  def _tokens(self, example_set: examples_lib.ExampleSet) -> dict[str, float]:
+    """Mean tokens of a request, as the server counted them, in `cost`."""
+    used = [usage for path, manifest in self._caches
+            if manifest["dataset"] == example_set.benchmark
+            for line in completions.read_completions(path)
+            if isinstance(line.value, dict)
+            and (usage := line.value.get("usage"))]
+    means = {}
+    for name, counted in (("input_tokens", "prompt_tokens"),
+                          ("label_tokens_per_example", "completion_tokens")):
+      values = [usage[counted] for usage in used
+                if isinstance(usage.get(counted), int)]
+      if values:
+        means[name] = sum(values) / len(values)
+    return means
 
   def _completions(
       self, example_set: examples_lib.ExampleSet, spec: datasets.Dataset,

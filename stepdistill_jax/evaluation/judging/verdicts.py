@@ -26,7 +26,8 @@ from stepdistill_jax.teacher.importing import (
 from stepdistill_jax.util import errors
 
 FIRST, TIE, SECOND = 0.0, 0.5, 1.0
-GIVEN, SWAPPED = "given", "swapped"  # The order in which answers were shown.
+# The order in which answers were shown; of files that do not say it, NOT_SAID.
+GIVEN, SWAPPED, NOT_SAID = "given", "swapped", "not_said"
 
 # Named reasons of what is no verdict.
 UNREADABLE = "verdict_unreadable"
@@ -45,7 +46,8 @@ class Verdict:
     grader: a model's or a person's name.
     preference: for the second system's answer, in [0, 1]: 0 where the first is
       better, 0.5 for a tie; None where the verdict could not be read.
-    order: `given`, or `swapped` where the second's answer was shown first.
+    order: `given`; `swapped` where the second's answer was shown first; or
+      `not_said`.
     reason: what the grader gave as its reason.
   """
 
@@ -121,7 +123,7 @@ def _word(value: Any) -> float | None:
 
 def shown_to_given(preference: float | None, order: str) -> float | None:
   """The preference for the second system, of one for what was shown second."""
-  if preference is None or order == GIVEN:
+  if preference is None or order != SWAPPED:
     return preference
   return 1.0 - preference
 
@@ -174,7 +176,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
         reasons.add(UNKNOWN_GRADER, entry.where, who)
         continue
       if value is None or value == "":
-        reasons.add(NOT_GRADED, entry.where)
+        reasons.add(NOT_GRADED, entry.where, f"{item} by {who}")
         continue
       preference = (value - 1.0 if isinstance(value, float) and 1 <= value <= 2
                     else names.get(str(value).strip().lower(), _word(value)))
@@ -221,9 +223,9 @@ def _graded(entry: text_files.Entry, grader: str
   results = [name for name in fields if name.endswith("_result")]
   if "verdict" in fields:
     yield (str(fields.get("grader") or grader), fields["verdict"],
-           str(fields.get("order") or GIVEN))
+           str(fields.get("order") or NOT_SAID))
   elif annotators:
-    yield from ((name, fields[name], GIVEN) for name in annotators)
+    yield from ((name, fields[name], NOT_SAID) for name in annotators)
   elif isinstance(fields.get("judgments"), list):
     who = str(fields.get("judge_name") or grader)
     for order, said in zip((GIVEN, SWAPPED), fields["judgments"], strict=False):
@@ -231,9 +233,10 @@ def _graded(entry: text_files.Entry, grader: str
   elif "preference" in fields:
     value = fields["preference"]
     yield (str(fields.get("annotator") or grader),
-           float(value) if isinstance(value, (int, float)) else value, GIVEN)
+           float(value) if isinstance(value, (int, float)) else value,
+           NOT_SAID)
   elif results:
-    yield from ((name.removesuffix("_result"), fields[name], GIVEN)
+    yield from ((name.removesuffix("_result"), fields[name], NOT_SAID)
                 for name in results)
   else:
     raise errors.UserError(

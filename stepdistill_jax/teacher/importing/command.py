@@ -37,7 +37,13 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.answers import reading
-from stepdistill_jax.records import datasets, task_names, vocabulary_losses
+from stepdistill_jax.records import (
+  datasets,
+  messages,
+  records,
+  task_names,
+  vocabulary_losses,
+)
 from stepdistill_jax.teacher.importing import (
   counts as import_counts,
   row_inputs,
@@ -77,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="of --format=columns: inputs of several columns, as in "
       "'{title}\\n{body}'")
   add("--student-prompt", "--student_prompt", choices=row_inputs.PROMPTS,
-      default=row_inputs.USER,
+      default=messages.USER,
       help="of rows of messages: what the student reads: the user's prompt "
       "(the default), the system's message too (full), or without the lines "
       "that all prompts begin and end with (short)")
@@ -91,6 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="of --format=cache: use no rationale that leads to another label "
       "than the human one")
   add_reading_arguments(parser)
+  add("--split", choices=records.SPLITS,
+      help="of --format=columns and one file: which split its rows are "
+      "(default: by the file's name, else train)")
+  add("--leave_out", default="", metavar="DATASET,...",
+      help="drop the rows for training and validation that ask a question of "
+      "these data sets' test splits")
   add("--rules", default="strict",
       help="parsing rules: strict, or reference for what the papers' code "
       "does, defects included (default: %(default)s)")
@@ -161,7 +173,8 @@ def _import(args: argparse.Namespace) -> Any:
   with progress.Bars("rows", quiet=args.json) as bars:
     options = {"dataset": args.dataset, "teacher": args.teacher,
                "output": args.records_dir, "rules": args.rules,
-               "progress": bars.update,
+               "progress": bars.update, "leave_out": tuple(filter(None, map(
+                   str.strip, args.leave_out.split(",")))),
                "verbalize": vocabulary_losses.parse_verbalizers(
                    args.verbalize),
                **reading_options(args)}
@@ -188,7 +201,7 @@ def _import(args: argparse.Namespace) -> Any:
           outputs=outputs, columns=import_tables.parse_columns(
               args.columns, bool(args.template)),
           template=args.template, student_prompt=args.student_prompt,
-          **options)
+          split=args.split, **options)
     return importing.import_cache(
         outputs, reject_wrong=args.reject_wrong, **options)
 
