@@ -92,13 +92,15 @@ def run(args: argparse.Namespace) -> int | None:
     return None
   verdicts, scores, not_read, warnings, groups = [], [], {}, [], []
   prompt = None
+  graders = tuple(filter(
+      None, map(str.strip, (args.graders or "").split(","))))
+  seen: set[str] = set()
   for given in args.verdicts:
-    found, not_read[given] = _read_verdicts(args, given, pairs)
+    found, not_read[given] = _read_verdicts(given, pairs, graders, seen)
     verdicts += found
     groups.append(list(dict.fromkeys(said.grader for said in found)))
-  graded = {said.grader for said in verdicts}
-  for name in _graders(args):
-    errors.require_known("grader", name, graded, "(of --verdicts)")
+  for name in graders:
+    errors.require_known("grader", name, seen, "(of --verdicts)")
   if args.model:
     from stepdistill_jax.evaluation.judging import asking, win_rates
 
@@ -152,18 +154,13 @@ def _pairs(args: argparse.Namespace) -> Any:
       pathlib.Path(args.questions) if args.questions else None, names)
 
 
-def _read_verdicts(args: argparse.Namespace, given: str, pairs: Any
-                   ) -> tuple[list[Any], dict[str, Any]]:
+def _read_verdicts(given: str, pairs: Any, graders: tuple[str, ...],
+                   seen: set[str]) -> tuple[list[Any], dict[str, Any]]:
   from stepdistill_jax.evaluation.judging import verdicts
 
   name, path = argument_parser.split_name(given)
   if not pathlib.Path(path).is_file():
     raise errors.UserError(f"there is no file --verdicts={path}")
   found, reasons = verdicts.read_file(
-      pathlib.Path(path), pairs, grader=name,
-      graders=_graders(args))
+      pathlib.Path(path), pairs, grader=name, graders=graders, seen=seen)
   return found, reasons.as_json()
-
-
-def _graders(args: argparse.Namespace) -> tuple[str, ...]:
-  return tuple(filter(None, map(str.strip, (args.graders or "").split(","))))

@@ -77,7 +77,7 @@ def test_an_answer_without_its_partner_is_named(tmp_path):
       write_lines(tmp_path / "p.jsonl", rows)).dropped.as_json()
   assert {reason: entry["examples"][0].rpartition(" ")[2]
           for reason, entry in dropped.items()} == {
-              pairs_lib.NO_PARTNER: "'q1'", pairs_lib.MISSING: "'q2'"}
+              pairs_lib.NO_PARTNER: "q1", pairs_lib.MISSING: "q2"}
 
 
 def test_scored_systems_are_pairs(tmp_path):

@@ -129,7 +129,8 @@ def shown_to_given(preference: float | None, order: str) -> float | None:
 
 
 def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
-              grader: str | None = None, graders: Sequence[str] = ()
+              grader: str | None = None, graders: Sequence[str] = (),
+              seen: set[str] | None = None
               ) -> tuple[list[Verdict], import_counts.Reasons]:
   """Reads verdicts of people or of models from a file.
 
@@ -151,6 +152,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
     pairs: that were judged.
     grader: whose verdicts they are, where the file does not say.
     graders: whose verdicts to take, others being counted; () for all.
+    seen: all graders of the file are added to it.
 
   Returns:
     The verdicts, and what is none under named reasons.
@@ -172,6 +174,8 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
       reasons.add(UNKNOWN_ITEM, entry.where, str(item))
       continue
     for who, value, order in _graded(entry, grader):
+      if seen is not None:
+        seen.add(who)
       if graders and who not in graders:
         reasons.add(UNKNOWN_GRADER, entry.where, who)
         continue
@@ -188,7 +192,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
         continue
       verdicts[key] = Verdict(
           item, who, shown_to_given(preference, order), order)
-  if not verdicts:
+  if not verdicts and not reasons[UNKNOWN_GRADER]:
     raise errors.UserError(
         f"{path} has no verdict on any of the {len(pairs.pairs)} pairs ("
         + ", ".join(import_counts.in_words(reasons.as_json(), True)) + ")")
