@@ -194,7 +194,8 @@ def comparisons(results: Row) -> Table:
       "McNemar p": ("mcnemar_p", p_value),
       "bootstrap p": ("bootstrap_p", p_value), "Holm p": ("holm_p", p_value),
       "verdict": lambda c: "differs" if c["significant"] else "within noise"},
-      "exact McNemar test, corrected by Holm over this table; 'within noise': "
+      "exact McNemar test (of metrics of texts the paired bootstrap's p), "
+      "corrected by Holm over this table; 'within noise': "
       "corrected p is 0.05 or more")
 
 
