@@ -142,6 +142,10 @@ def run(args: argparse.Namespace) -> int | None:
     raise errors.UserError(
         f"--format={args.format} needs {', '.join(missing)}; see "
         "`stepdistill teacher import --help`")
+  if args.split and args.format != "columns":
+    raise errors.UserError(
+        f"--split={args.split} is of --format=columns alone; the files of "
+        f"--format={args.format} say their splits themselves")
   for flag, paths in (("rows", [args.rows]), ("raw", [args.raw]),
                       ("outputs", args.outputs or ())):
     for path in filter(None, paths):
