@@ -8,6 +8,7 @@ found in the test split of another data set.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Iterator, Mapping
 import re
 from typing import Any
@@ -69,31 +70,45 @@ def test_questions(
 
 def overlaps(records_dir: records.StrPath, dataset: str, teacher: str
              ) -> list[dict[str, Any]]:
-  """Questions of these records that are in other data sets' records, too.
+  """Rows of these records whose question is in other data sets' records, too.
 
   The train and validation splits here are compared with the test splits
-  there, and the test split here with the train splits there.
+  there, and the test split here with the train splits there. Test splits are
+  held in memory, others are read through.
 
   Returns:
     For each two splits that share questions `here` and `there` (data set,
-    split), `shared` and `of` (questions here).
+    split), `shared` and `of` (rows here).
   """
-  here = {split: frozenset(read_keys(records_dir, dataset, teacher, split))
-          for split in records.split_sizes(records_dir, dataset, teacher)}
+  sizes = records.split_sizes(records_dir, dataset, teacher)
+  others = list(dict.fromkeys(
+      name for name, _ in records.list_records(records_dir)
+      if name != dataset))
+  tested = test_questions(records_dir, (
+      other for other in others if _with_split(records_dir, other, "test")))
   found = []
-  others = dict.fromkeys(
-      name for name, _ in records.list_records(records_dir) if name != dataset)
-  for other in others:
-    for own, their in (("train", "test"), ("validation", "test"),
-                       ("test", "train")):
-      teachers = _with_split(records_dir, other, their)
-      if not here.get(own) or not teachers:
-        continue
-      shared = here[own].intersection(
-          read_keys(records_dir, other, teachers[0], their))
-      if shared:
-        found.append({"here": [dataset, own], "there": [other, their],
-                      "shared": len(shared), "of": len(here[own])})
+
+  def add(own: str, other: str, their: str, shared: int) -> None:
+    if shared:
+      found.append({"here": [dataset, own], "there": [other, their],
+                    "shared": shared, "of": sizes[own]})
+
+  for own in ("train", "validation"):
+    if own in sizes and tested:
+      shared = collections.Counter(
+          other for key in read_keys(records_dir, dataset, teacher, own)
+          for other, keys in tested.items() if key in keys)
+      for other in tested:
+        add(own, other, "test", shared[other])
+  trained = {other: teachers[0] for other in others if (
+      teachers := _with_split(records_dir, other, "train"))}
+  if "test" in sizes and trained:
+    here = collections.Counter(
+        read_keys(records_dir, dataset, teacher, "test"))
+    for other, their_teacher in trained.items():
+      keys = {key for key in read_keys(
+          records_dir, other, their_teacher, "train") if key in here}
+      add("test", other, "train", sum(here[key] for key in keys))
   return found
 
 
@@ -101,8 +116,8 @@ def overlap_line(found: Mapping[str, Any]) -> str:
   """One of `overlaps` in words."""
   (dataset, own), (other, their) = found["here"], found["there"]
   trained, tested = (dataset, other) if their == "test" else (other, dataset)
-  return (f"{found['shared']:,} of the {found['of']:,} questions in the {own} "
-          f"split are also in the {their} split of {other}: a student of "
+  return (f"{found['shared']:,} of the {found['of']:,} rows in the {own} "
+          f"split ask what the {their} split of {other} asks: a student of "
           f"{trained} is not to be scored on {tested}, unless {trained} is "
           f"imported with --leave_out={tested}")
 
