@@ -123,7 +123,8 @@ def html_page(report: Mapping[str, Any],
   return pages.render(
       _TEMPLATE, title=f"Audit of {report['dataset']} by {report['teacher']}",
       report=report, splits=splits, also_elsewhere=list(map(
-          questions.overlap_line, report["also_elsewhere"])), unit=report["unit_of_lengths"],
+          questions.overlap_line, report["also_elsewhere"])),
+      unit=report["unit_of_lengths"],
       percentiles=[f"p{p}" for p in audit.PERCENTILES], percent=percent,
       accuracy=_accuracy, count=_count, vocabulary_lines=_vocabulary_lines,
       histogram=_histogram, agrees=_agrees, readings=_readings)
