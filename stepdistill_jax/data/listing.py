@@ -61,7 +61,7 @@ def _tasks(
   """Kind -> the tasks of these teachers."""
   kinds = {}
   for kind in task_names.KINDS:
-    if is_union and kind in ("mix", "single"):
+    if is_union and kind in ("mix", "single", "pinto"):
       continue
     sources = ("teacher",) if is_union else ("gold", "teacher")
     kinds[kind] = list(dict.fromkeys(

@@ -182,6 +182,23 @@ def single_example(
 
 
 @_first_step
+def pinto_example(
+    example: _Example, *, label_source: str) -> dict[str, tf.Tensor]:
+  """Records -> the label of question and rationale; see `with_rationale`."""
+  rationale = example["rationale"]
+  return {
+      "id": example["id"],
+      "inputs": example["inputs"] + tf.where(
+          rationale == "", "", records.RATIONALE_TEXT + rationale),
+      "targets": label_text(example, label_source),
+      **_labeled_by(example, label_source),
+      "task_ids": _as_features(example, LABEL_TASK_ID),
+      RECORD_WEIGHTS: _as_features(
+          example, _label_weight(example, label_source)),
+  }
+
+
+@_first_step
 def paired_example(
     example: _Example, *, label_source: str) -> dict[str, tf.Tensor]:
   """Records -> texts of the label task and of the rationale task together.

@@ -8,6 +8,8 @@
   `explain: ` |
 | `{dataset}_single_{gold or teacher}_{teacher}` | rationale and label in one |
   none |
+| `{dataset}_pinto_{gold or teacher}_{teacher}` | label; reads the rationale |
+  none |
 | `{dataset}_step_{gold or teacher}_{teacher}` | label and rationale, paired |
   both |
 | `{dataset}_mix_{gold or teacher}_{teacher}` | a mixture of the two | both |
@@ -58,6 +60,10 @@ def register_dataset(dataset: str, teachers: Iterable[str]) -> None:
                 preprocessors.rationale_example)
     for label_source in (_GOLD, teacher):
       _add_single_task(dataset, label_source, teacher)
+      _add_task(
+          f"{dataset}_pinto_{label_source}_{teacher}", dataset, teacher,
+          functools.partial(preprocessors.pinto_example,
+                            label_source=label_source), has_label=True)
       _add_paired_task(dataset, label_source, teacher)
       _add_mixture(dataset, label_source, teacher)
 

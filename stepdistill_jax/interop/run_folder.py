@@ -33,8 +33,7 @@ class TrainedOn:
 
   Attributes:
     dataset: such as `svamp`.
-    kind: `label`, `predict`, `explain`, `rationale`, `single`, `step`, `mix`;
-      empty for a task that is not one of ours.
+    kind: one of `task_names.KINDS`; empty for a task that is not one of ours.
     teacher: whose records; None for `label_gold` and unknown tasks.
   """
 
@@ -58,6 +57,11 @@ class TrainedOn:
     """True where one target holds the rationale and then the label."""
     return self.kind == "single"
 
+  @property
+  def reads_rationale(self) -> bool:
+    """True where the teacher's rationale is read with the question."""
+    return self.kind == "pinto"
+
 
 def parse_task_name(name: str) -> TrainedOn:
   """Reads a task name of the registry.
@@ -68,12 +72,12 @@ def parse_task_name(name: str) -> TrainedOn:
   'big_llm'
   """
   match = re.fullmatch(
-      r"(.+?)_(label|predict|explain|rationale|single|step|mix)_(.+)", name)
+      r"(.+?)_(label|predict|explain|rationale|single|step|mix|pinto)_(.+)", name)
   if not match:
     return TrainedOn(name)
   dataset, kind, rest = match.groups()
   teacher: str | None = rest
-  if kind in ("single", "step", "mix"):
+  if kind in ("single", "step", "mix", "pinto"):
     half = rest[:len(rest) // 2]
     if rest.startswith("gold_"):
       teacher = rest[len("gold_"):]
