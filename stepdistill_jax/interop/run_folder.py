@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
+from stepdistill_jax.records import task_names
 from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations
 
@@ -71,8 +72,7 @@ def parse_task_name(name: str) -> TrainedOn:
   >>> parse_task_name("anli1_step_big_llm_big_llm").teacher
   'big_llm'
   """
-  match = re.fullmatch(
-      r"(.+?)_(label|predict|explain|rationale|single|step|mix|pinto)_(.+)", name)
+  match = re.fullmatch(rf"(.+?)_({'|'.join(task_names.KINDS)})_(.+)", name)
   if not match:
     return TrainedOn(name)
   dataset, kind, rest = match.groups()

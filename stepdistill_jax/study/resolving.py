@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
 import itertools
 import math
@@ -138,9 +139,9 @@ def resolve(study: definition.Study, options: Options) -> list[Resolved]:
 def _resolve(study, grid, cell, options, sizes) -> Resolved:
   files, bindings = gin_names.gin_files(
       cell.dataset, cell.method, cell.size, grid.run)
-  settings: dict[str, Any] = {**_ONE_CHECKPOINT, "TRAIN_SHARE": cell.share}
-  if cell.teacher:
-    settings["TEACHER"] = cell.teacher
+  axes: dict[str, Any] = {"TRAIN_SHARE": cell.share, **(
+      {"TEACHER": cell.teacher} if cell.teacher else {})}
+  settings: dict[str, Any] = dict(_ONE_CHECKPOINT)
   student = {**study.students, **options.students}.get(cell.size)
   more: dict[str, Any] = {}
   if options.miniature:
@@ -157,12 +158,12 @@ def _resolve(study, grid, cell, options, sizes) -> Resolved:
   bindings += [f"{name} = {literal(value)}" for name, value in (
       settings | dict(grid.gin) | more).items()]
   bindings += options.gin
-  text = gin_config.check_early(
-      files, ["MODEL_DIR = 'none'", "TOKENIZER = 'none'",
-              "INITIAL_CHECKPOINT_PATH = None", *bindings], (), ["train"])
-  if text is None:
-    raise errors.UserError(
-        f"{cell.name}: {', '.join(files)} are not all of a training run")
+  text = _read(tuple(files), tuple(bindings))
+  # As if they came first; a file is read once for all values of an axis.
+  text = dataclasses.replace(text, macros={**text.macros, **{
+      name: value for name, value in axes.items()
+      if not any(b.startswith(f"{name} =") for b in bindings)}})
+  bindings = [f"{name} = {value!r}" for name, value in axes.items()] + bindings
   seeds = grid.seeds[:_MINIATURE_SEEDS] if options.miniature else grid.seeds
   scored = text.value("eval_task/task_names.task_name.dataset")
   optimizer = text.value("OPTIMIZER")
@@ -171,6 +172,19 @@ def _resolve(study, grid, cell, options, sizes) -> Resolved:
       _parameters(text), scored if isinstance(scored, str) else cell.dataset,
       optimizer if isinstance(optimizer, str) else (
           "adafactor" if "afactor" in str(optimizer) else ""), text)
+
+
+@functools.cache
+def _read(files: tuple[str, ...], bindings: tuple[str, ...]
+          ) -> early_names.Text:
+  """What gin files and bindings say; checked, but for what is imported."""
+  text = gin_config.check_early(
+      files, ["MODEL_DIR = 'none'", "TOKENIZER = 'none'",
+              "INITIAL_CHECKPOINT_PATH = None", *bindings], (), ["train"])
+  if text is None:
+    raise errors.UserError(
+        f"{', '.join(files)} are not all of a training run")
+  return text
 
 
 def _miniature(files, size, sizes) -> tuple[list[str], dict[str, Any]]:
