@@ -223,6 +223,18 @@ def test_two_data_sets_as_one(records_folder):
   scored = mixture.get_dataset(
       sequence_length=LENGTHS, split="test", shuffle=False, num_epochs=1)
   assert len(list(scored.as_numpy_iterator())) == 2
+  # Human labels too, and weights in place of the numbers of records.
+  gold = task_registry.require_task("svamp_asdiv_step_gold_palm540b")
+  with gin.unlock_config():
+    for weights, rates in ({"svamp": 3, "asdiv": 1}, [3.0, 1.0]), (
+        {}, [3.0, 6.0]), ({"svamp": 3}, None):
+      gin.bind_parameter("mixing_weights.weights", weights)
+      if rates:
+        assert [gold.get_rate(task) for task in gold.tasks] == rates
+        continue
+      with pytest.raises(errors.UserError, match="gives asdiv nothing"):
+        gold.get_rate(gold.tasks[1])
+  gin.clear_config()
 
 
 def test_a_union_is_of_every_teacher_who_has_records(records_folder):

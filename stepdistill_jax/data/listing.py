@@ -63,10 +63,9 @@ def _tasks(
   for kind in task_names.KINDS:
     if is_union and kind in ("mix", "single", "pinto"):
       continue
-    sources = ("teacher",) if is_union else ("gold", "teacher")
     kinds[kind] = list(dict.fromkeys(
         task_names.task_name(kind, dataset, labels, teacher)
-        for teacher in teachers for labels in sources))
+        for teacher in teachers for labels in ("gold", "teacher")))
   return {kind: names for kind, names in kinds.items() if names}
 
 

@@ -53,6 +53,17 @@ def single_target_separator(text: str = " The answer is ") -> str:
   return text
 
 
+@gin.configurable(module="stepdistill_jax.data.preprocessors")
+def mixing_weights(
+    weights: Mapping[str, float] | None = None) -> Mapping[str, float]:
+  """What each data set of a union weighs in its mixture, relative numbers.
+
+  Args:
+    weights: of all its data sets; None: as many as each has train records.
+  """
+  return weights or {}
+
+
 def label_text(example: _Example, label_source: str) -> tf.Tensor:
   """The label that a task trains on or is scored against.
 

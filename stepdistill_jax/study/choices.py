@@ -75,5 +75,6 @@ def _accuracy(folder, names: Sequence[str], failed: set[str]
           folder, _Name(name), resolving.VALIDATION)
     except FileNotFoundError:
       return _Open()
-    values.append(results["systems"][0]["accuracy"])
+    values += [s["accuracy"] for s in results["systems"]
+               if s["kind"] == "checkpoint"]
   return float(np.mean(values))

@@ -146,23 +146,19 @@ class _Session:
       rows = estimates.with_costs(rows, self._args.topology, self._args.price)
     return rows
 
-  def _print_plan(self, rows: Sequence[Any]) -> None:
+  def _print_plan(self, rows: Sequence[Any], groups: set[str]) -> None:
     from stepdistill_jax.evaluation.report import text as text_report
     from stepdistill_jax.study import estimates
 
     text_report.print_table(
         estimates.table(rows, self._args.topology), self._console)
-    for line, cells in self._blocked_lines().items():
-      self._say(f"cannot run {cells}: {line}")
-
-  def _blocked_lines(self) -> dict[str, str]:
-    """Reason -> the cells, or how many."""
-    found: dict[str, list[str]] = {}
-    for cell, line in self._blocked.items():
-      found.setdefault(line, []).append(cell)
-    return {line: cells[0] + (
-        f" and {len(cells) - 1} more" if len(cells) > 1 else "")
-            for line, cells in found.items()}
+    for what, lines in (
+        ("no bound of", {row.cell.cell.name: row.note for row in rows}),
+        ("cannot run", {cell: line for cell, line in self._blocked.items()
+                        if cell in groups})):
+      for line, cells in _by_reason(lines).items():
+        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        self._say(f"{what} {cells[0]}{more}: {line}")
 
   def dry_run(self) -> int:
     jobs, _ = self._jobs()
@@ -174,7 +170,7 @@ class _Session:
           "blocked": self._blocked}, indent=1))
       return 0
     self._say(f"{self._study.title} -> {self._folder}")
-    self._print_plan(rows)
+    self._print_plan(rows, {job.group for job in jobs})
     return 0
 
   def write_commands(self, target: pathlib.Path) -> int:
@@ -203,7 +199,7 @@ class _Session:
     jobs, _ = self._jobs()
     rows = self._rows(jobs)
     self._say(f"{self._study.title} -> {self._folder}")
-    self._print_plan(rows)
+    self._print_plan(rows, {job.group for job in jobs})
     cells = folder_lib.cells_of(self._resolved, self._study.limit)
     with contextlib.ExitStack() as stack:
       for line in folder_lib.claim(
@@ -297,6 +293,15 @@ class _Session:
     return page.with_name("report.json")
 
 
+def _by_reason(lines: Mapping[str, str]) -> dict[str, list[str]]:
+  """Each line that is not empty -> what it is said of."""
+  found: dict[str, list[str]] = {}
+  for name, line in lines.items():
+    if line:
+      found.setdefault(line, []).append(name)
+  return found
+
+
 def _row_as_json(row: Any) -> dict[str, Any]:
   cell = row.cell.cell
   return {"dataset": cell.dataset, "method": cell.method, "size": cell.size,
@@ -312,12 +317,13 @@ def _blocked(one: Any, records_dir: pathlib.Path) -> str:
   try:
     early_records.require(one.text, str(records_dir))
     splits = {"test", *(["validation"] if len(one.settings()) > 1 else [])}
-    there = set().union(*(
-        records.split_sizes(records_dir, one.benchmark, teacher)
-        for teacher in records.teachers_of(records_dir, one.benchmark)))
-    for split in sorted(splits - there):
-      return (f"the records of {one.benchmark} under {records_dir} have no "
-              f"split {split!r} to score")
+    for benchmark in one.benchmarks.split(","):
+      there = set().union(*(
+          records.split_sizes(records_dir, benchmark, teacher)
+          for teacher in records.teachers_of(records_dir, benchmark)))
+      for split in sorted(splits - there):
+        return (f"the records of {benchmark} under {records_dir} have no split "
+                f"{split!r} to score")
   except errors.UserError as error:
     return str(error)
   return ""

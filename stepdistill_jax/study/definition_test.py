@@ -251,7 +251,7 @@ def test_packaged_studies_resolve(studies):
   for name, study in studies.items():
     found = resolve(study)
     assert all(one.parameters and one.steps for one in found), name
-    assert {one.benchmark for one in found} <= {*SETS, "gsm8k"}
+    assert {one.benchmarks for one in found} <= {*SETS, "gsm8k"}
     assert all(len(one.seeds) == 4 for one in found)
     counts[name] = sum(len(one.seeds) for one in found)
     tiny = resolve(study, miniature=True, gin=("TOKENIZER = 'none'",))

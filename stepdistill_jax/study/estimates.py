@@ -160,19 +160,17 @@ def table(found: Sequence[Row], topology: str | None) -> tables.Table:
   gib = lambda size: None if size is None else f"{size / _GIB:,.1f}"
   shown: list[Mapping[str, Any]] = [{
       **dataclasses.asdict(row.cell.cell), **{name: getattr(row, name)
-      for name in ("runs", "done", "steps", "disk", "chip_hours", "cost",
-                   "note")}} for row in found]
-  shown = [*shown, {"dataset": "all", "method": "", "size": "", "note": "", **{
+      for name in ("runs", "done", "steps", "disk", "chip_hours", "cost")}}
+      for row in found]
+  shown = [*shown, {"dataset": "all", "method": "", "size": "", **{
       name: total(name) for name in (
           "runs", "done", "steps", "disk", "chip_hours", "cost")}}]
   columns: dict[str, tables.Column] = {
-      "data": "dataset", "method": "method", "size": "size", "runs": "runs",
-      "done": "done", "steps left": ("steps", tables.number),
-      "GiB on disk": ("disk", gib)}
+      "method": lambda r: f"{r['dataset']} {r['method']} {r['size']}",
+      "runs": "runs", "done": "done", "steps left": ("steps", tables.number),
+      "disk, GiB": ("disk", gib)}
   if topology:
     columns |= {"chip-hours": ("chip_hours", short), "cost": ("cost", short)}
-  if any(row.note for row in found):
-    columns["note"] = "note"
   return tables.make("Plan", shown, columns, (
       f"chip-hours and cost: at least, of the train steps that are left, by "
       f"`stepdistill plan` on {topology}; evaluations and compiling apart"

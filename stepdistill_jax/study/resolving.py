@@ -12,6 +12,7 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.config import early_names, gin_config
+from stepdistill_jax.records import datasets
 from stepdistill_jax.study import definition, gin_names, jobs as jobs_lib
 from stepdistill_jax.util import errors
 
@@ -64,7 +65,7 @@ class Resolved:
     student: of the size: a folder, a name on the hub, or `random`.
     steps: of each run; None where the gin files do not say it early.
     parameters: of the student, or None.
-    benchmark: what it is scored on.
+    benchmarks: what it is scored on, names with commas between.
     optimizer: by name; empty for the papers' AdamW.
     text: all that its gin files say.
   """
@@ -77,7 +78,7 @@ class Resolved:
   student: str
   steps: int | None
   parameters: float | None
-  benchmark: str
+  benchmarks: str
   optimizer: str
   text: early_names.Text
 
@@ -169,7 +170,8 @@ def _resolve(study, grid, cell, options, sizes) -> Resolved:
   optimizer = text.value("OPTIMIZER")
   return Resolved(
       cell, grid, seeds, tuple(files), tuple(bindings), student, _steps(text),
-      _parameters(text), scored if isinstance(scored, str) else cell.dataset,
+      _parameters(text), ",".join(datasets.members(
+          scored if isinstance(scored, str) else cell.dataset)),
       optimizer if isinstance(optimizer, str) else (
           "adafactor" if "afactor" in str(optimizer) else ""), text)
 
@@ -276,7 +278,7 @@ def _job(one: Resolved, setting: Setting, seed: int, splits, options, limit
       bindings=(*one.bindings, *(
           f"{definition.SWEPT[swept]} = {value!r}" for swept, value in setting),
                 f"RANDOM_SEED = {seed}"),
-      steps=one.steps, benchmarks=one.benchmark,
+      steps=one.steps, benchmarks=one.benchmarks,
       records_dir=str(options.records_dir), splits=splits, limit=limit,
       settings={"rationales": "no"},
       step_cost=pairs * (one.parameters or 1e6) / 1e6, group=one.cell.name)

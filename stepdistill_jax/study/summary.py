@@ -31,6 +31,7 @@ class Line:
 
   Attributes:
     cell: which.
+    on: the benchmark.
     of: how many seeds it has.
     group: a row of `averages.group`; None where nothing is scored.
     expected: a share in [0, 1]; None where no paper has it.
@@ -39,6 +40,7 @@ class Line:
   """
 
   cell: definition.Cell
+  on: str
   of: int
   group: Any
   expected: float | None
@@ -117,7 +119,7 @@ def write(
             "beside": [_as_json(line) for line in lines],
             "failed": dict(failed), "left": [job.name for job in left],
             "choices": {c.cell: dict(c.setting) for c in chosen}})
-  return first
+  return [beside(lines, report.teachers, study, short=True), *first[1:]]
 
 
 def _lines(study, resolved, jobs, groups) -> Iterator[Line]:
@@ -128,16 +130,20 @@ def _lines(study, resolved, jobs, groups) -> Iterator[Line]:
     if group.split == jobs_lib.TEST:
       name = pathlib.Path(group.paths[0]).name
       if name in of_run:
-        found[of_run[name]] = group
+        found[of_run[name], group.dataset] = group
   for one in resolved:
     key = dataclasses.replace(one.cell, variant="")
     expected, source = study.expected.get(key, (None, ""))
-    yield Line(one.cell, len(one.seeds), found.get(one.cell.name), expected,
-               source, one.parameters)
+    for benchmark in one.benchmarks.split(","):
+      yield Line(one.cell, benchmark, len(one.seeds), found.get(
+          (one.cell.name, benchmark)), expected, source, one.parameters)
 
 
 def _as_json(line: Line) -> dict[str, Any]:
-  return {**dataclasses.asdict(line.cell), "name": line.cell.name,
+  cell = line.cell
+  on = "" if line.on == cell.dataset else f", on {cell.dataset}"
+  return {**dataclasses.asdict(cell), "name": cell.name, "dataset": line.on,
+          "method": method_name(cell.method) + on,
           "seeds": 0 if line.group is None else len(line.group.accuracies),
           "of": line.of, "mean": line.mean, "ci95": line.ci95,
           "expected": line.expected, "source": line.source,
@@ -145,8 +151,15 @@ def _as_json(line: Line) -> dict[str, Any]:
 
 
 def beside(lines: Sequence[Line], teachers: pd.DataFrame,
-           study: definition.Study) -> tables.Table:
-  """Measured accuracies beside expected ones, the teachers' own last."""
+           study: definition.Study, short: bool = False) -> tables.Table:
+  """Measured accuracies beside expected ones, the teachers' own last.
+
+  Args:
+    lines: of the cells.
+    teachers: see `runs_table.collect`.
+    study: says what is expected.
+    short: for a terminal, whose columns are few.
+  """
   rows = [{**_as_json(line),
            "ci_of": line.group.ci_of if line.group is not None else ""}
           for line in lines]
@@ -166,11 +179,17 @@ def beside(lines: Sequence[Line], teachers: pd.DataFrame,
         else "not measured", "difference": None if None in (mean, expected)
         else mean - expected})
   signed = lambda value: None if value is None else f"{100 * value:+.2f}"
-  columns: dict[str, tables.Column] = {
-      "data": "dataset", "method": lambda r: method_name(r["method"]) + (
+  where: dict[str, tables.Column] = {
+      "data": "dataset", "method": lambda r: r["method"] + (
           f" ({r['variant']})" if r["variant"] else ""),
       "size": "size", "share %": ("share", lambda s: f"{100 * s:g}"),
-      "teacher": "teacher",
+      "teacher": "teacher"}
+  if short:
+    where = {"method": lambda r: " ".join(filter(None, (
+        r["dataset"], r["method"], r["size"],
+        f"{100 * r['share']:g}%", r["teacher"], r["variant"])))}
+  columns: dict[str, tables.Column] = {
+      **where,
       "seeds": lambda r: f"{r['seeds']} of {r['of']}" if r["of"] else None,
       "mean %": ("mean", tables.percent), "95%": ("ci95", tables.interval)}
   note = ("Test accuracies; 95%: over seeds and examples, or over examples "
@@ -178,8 +197,9 @@ def beside(lines: Sequence[Line], teachers: pd.DataFrame,
   if any(row["expected"] is not None for row in rows):
     columns |= {
         "paper %": ("expected", tables.percent),
-        "difference": ("difference", signed), "paper is": "verdict",
-        "source": lambda r: r["source"] or None}
+        "difference": ("difference", signed), "paper is": "verdict"}
+    if not short:
+      columns["source"] = lambda r: r["source"] or None
     note += (f" {WITHIN}, {OUTSIDE}: the paper's accuracy in, not in that "
              "interval.")
   return tables.make("Measured, beside the papers'", rows, columns, note)
@@ -197,12 +217,12 @@ def beating(lines: Sequence[Line], teachers: pd.DataFrame) -> tables.Table:
   for line in lines:
     known = [line.cell.teacher] if line.cell.teacher else dict.fromkeys(
         one.cell.teacher for one in lines
-        if one.cell.teacher and one.cell.dataset == line.cell.dataset) or [
-            t for d, t in accuracy if d == line.cell.dataset]
+        if one.cell.teacher and one.on == line.on) or [
+            t for d, t in accuracy if d == line.on]
     for teacher in known:
-      if (line.cell.dataset, teacher) in accuracy:
-        groups.setdefault(
-            (line.cell.dataset, line.cell.method, teacher), []).append(line)
+      if (line.on, teacher) in accuracy:
+        groups.setdefault((
+            line.on, _as_json(line)["method"], teacher), []).append(line)
   rows = []
   for (dataset, method, teacher), members in groups.items():
     if len({(m.cell.size, m.cell.share) for m in members}) < 2:
@@ -229,7 +249,7 @@ def beating(lines: Sequence[Line], teachers: pd.DataFrame) -> tables.Table:
             f"{tables.percent(line.mean)}{beyond}")
 
   return tables.make("Students that beat the teacher", rows, {
-      "data": "dataset", "method": lambda r: method_name(r["method"]),
+      "data": "dataset", "method": "method",
       "teacher": "teacher", "teacher %": ("level", tables.percent),
       "smallest student": functools.partial(shown, "smallest"),
       "least data": functools.partial(shown, "least"),
