@@ -23,7 +23,7 @@ Setting = tuple[tuple[str, float], ...]  # Of a sweep: (name, value) each.
 _ONE_CHECKPOINT = {"CHECKPOINTS_KEPT": 1}
 _MINIATURE_SEEDS, _MINIATURE_LIMIT = 2, 50
 _MINIATURE = {
-    "TRAIN_STEPS": 4, "BATCH_SIZE": 8, "LEARNING_RATE": 1e-3,
+    "TRAIN_STEPS": 4, "BATCH_SIZE": 4, "LEARNING_RATE": 1e-3,
     "EVAL_PERIOD": 2, "CHECKPOINT_PERIOD": 2,
     "train_script.train.train_eval_dataset_cfg": None,
     "train_script.train.infer_eval_dataset_cfg": None,
