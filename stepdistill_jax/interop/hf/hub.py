@@ -8,6 +8,7 @@ An import by name lies in a folder that its name leads to, so that
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Any
 
@@ -40,20 +41,23 @@ def fetch(named: str) -> tuple[pathlib.Path, str]:
   from huggingface_hub import constants, errors as hub_errors
 
   name, _, revision = named.partition("@")
-  where = constants.ENDPOINT
+  where, why = constants.ENDPOINT, None
+  download = functools.partial(
+      huggingface_hub.snapshot_download, name, revision=revision or None)
   try:
     try:
       info = huggingface_hub.HfApi().model_info(
           name, revision=revision or None)
       files = [sibling.rfilename for sibling in info.siblings or ()]
-      folder = huggingface_hub.snapshot_download(
-          name, revision=revision or None, allow_patterns=[
-              *_FILES, *_weights(files)])
-    except (hub_errors.OfflineModeIsEnabled, OSError) as error:
-      if isinstance(error, hub_errors.HfHubHTTPError):
-        raise
-      folder = huggingface_hub.snapshot_download(
-          name, revision=revision or None, local_files_only=True)
+      folder = download(allow_patterns=[*_FILES, *_weights(files)])
+    except hub_errors.HfHubHTTPError:
+      raise
+    except Exception as error:  # Of the library's transport, or it is offline.
+      why = error
+      folder = download(local_files_only=True)
+      if not any(pathlib.Path(folder).glob(patterns[0])
+                 for patterns in _WEIGHTS):
+        raise FileNotFoundError(f"{folder} has no weights") from error
   except hub_errors.GatedRepoError as error:
     raise errors.UserError(
         f"{name} on {where} asks for consent to its terms: accept them on its "
@@ -65,13 +69,13 @@ def fetch(named: str) -> tuple[pathlib.Path, str]:
   except hub_errors.RevisionNotFoundError as error:
     raise errors.UserError(
         f"{name} on {where} has no revision {revision!r}") from error
-  except (hub_errors.LocalEntryNotFoundError, OSError, ValueError) as error:
+  except (hub_errors.HfHubHTTPError, OSError, ValueError) as error:
     offline = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
     raise errors.UserError(
         f"{named} cannot be fetched from {where}{offline} and is not in the "
-        f"cache {constants.HF_HUB_CACHE}: {errors.first_line(error, 120)}; "
-        "fetch it where there is network, or pass a folder in the Hugging "
-        "Face format") from error
+        f"cache {constants.HF_HUB_CACHE}: "
+        f"{errors.first_line(why or error, 120)}; fetch it where there is "
+        "network, or pass a folder in the Hugging Face format") from error
   path = pathlib.Path(folder)
   return path, path.name
 
