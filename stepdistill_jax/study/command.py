@@ -312,18 +312,27 @@ def _row_as_json(row: Any) -> dict[str, Any]:
 def _blocked(one: Any, records_dir: pathlib.Path) -> str:
   """Why a cell's runs cannot begin; else empty."""
   from stepdistill_jax.data import early_records
-  from stepdistill_jax.records import records
+  from stepdistill_jax.records import datasets, records
+
+  def splits(dataset: str, teacher: str = "") -> set[str]:
+    return set().union(*(
+        records.split_sizes(records_dir, dataset, known)
+        for known in records.teachers_of(records_dir, dataset)
+        if teacher in ("", known)))
 
   try:
     early_records.require(one.text, str(records_dir))
-    splits = {"test", *(["validation"] if len(one.settings()) > 1 else [])}
-    for benchmark in one.benchmarks.split(","):
-      there = set().union(*(
-          records.split_sizes(records_dir, benchmark, teacher)
-          for teacher in records.teachers_of(records_dir, benchmark)))
-      for split in sorted(splits - there):
-        return (f"the records of {benchmark} under {records_dir} have no split "
-                f"{split!r} to score")
+    scored = {"test", *(["validation"] if len(one.settings()) > 1 else [])}
+    for needed, dataset, there in [
+        *(({"train"}, member, splits(member, one.cell.teacher))
+          for member in datasets.members(one.cell.dataset)),
+        *((scored, benchmark, splits(benchmark))
+          for benchmark in one.benchmarks.split(","))]:
+      for split in sorted(needed - there):
+        of = f" by {one.cell.teacher}" if split == "train" and (
+            one.cell.teacher) else ""
+        return (f"the records of {dataset}{of} under {records_dir} have no "
+                f"split {split!r}")
   except errors.UserError as error:
     return str(error)
   return ""
