@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import json
 import pathlib
 import sys
@@ -238,39 +239,38 @@ class _Session:
     )
 
     place = places.of_machine(self._args.workers)
-    if warning := estimates.check_disk(self._folder, rows, place.number):
+    check = functools.partial(
+        estimates.check_disk, self._folder, rows, place.number)
+    if warning := check():
       self._say(warning)
+    self._import_students()
     failed: dict[str, str] = {}
-    first = True
-    while True:
-      jobs, _ = self._jobs(failed)
-      jobs = [job for job in jobs
+    shown: set[str] = set()
+    while True:  # Once more where a sweep's choice has brought further runs.
+      jobs = [job for job in self._jobs(failed)[0]
               if job.group not in self._blocked and job.name not in failed]
-      left = [job for job in jobs if not jobs_lib.is_done(self._folder, job)]
-      if not left:
+      if all(jobs_lib.is_done(self._folder, job) for job in jobs):
         return failed
-      self._import_students(left)
-      jobs, _ = self._jobs(failed)
-      names = {job.name for job in (jobs if first else left)}
-      jobs = [job for job in jobs if job.name in names
-              and job.group not in self._blocked and job.name not in failed]
-      if first:
+      jobs = [job for job in jobs if job.name not in shown
+              or not jobs_lib.is_done(self._folder, job)]
+      if not shown:
         self._say(f"training on {place}")
-      first = False
+      shown |= {job.name for job in jobs}
       with workers_lib.Workers(
           self._folder, jobs, place, logs=self._folder / "logs",
-          on_failure=lambda: estimates.check_disk(
-              self._folder, rows, place.number)) as workers:
+          on_failure=check) as workers:
         with display.Display(jobs, self._console) as watcher:
           failed |= workers.run(watcher)
 
-  def _import_students(self, jobs: Sequence[Any]) -> None:
-    """Fetches and imports what the runs begin from."""
-    from stepdistill_jax.study import resolving, students
+  def _import_students(self) -> None:
+    """Fetches and imports what the runs that are left begin from."""
+    from stepdistill_jax.study import jobs as jobs_lib, resolving, students
 
-    groups = {job.group for job in jobs}
+    groups = {job.group for job in self._jobs()[0]
+              if not jobs_lib.is_trained(self._folder, job)}
     wanted = dict.fromkeys(
-        one.student for one in self._resolved if one.cell.name in groups
+        one.student for one in self._resolved
+        if one.cell.name in groups - self._blocked.keys()
         and one.student != resolving.RANDOM)
     self._options = dataclasses.replace(self._options, student_files={
         student: students.gin_file(student, self._say) for student in wanted})
