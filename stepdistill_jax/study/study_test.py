@@ -9,6 +9,11 @@ import sys
 import pytest
 
 from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.study import (
+  jobs as jobs_lib,
+  places,
+  workers as workers_lib,
+)
 from tests.support import real_data as testing
 
 OURS, OTHERS = "svamp-finetune-base-100pct", "svamp-step_by_step-base-100pct"
@@ -150,6 +155,38 @@ def test_a_run_that_diverges_is_listed_and_not_chosen(start, tmp_path):
       "svamp-finetune-tiny-100pct-learning_rate0.001-seed0",
       "svamp-finetune-tiny-100pct-learning_rate0.001-seed0-validation",
       "svamp-finetune-tiny-100pct-learning_rate0.001-seed1"]
+
+
+class _Watcher:
+  """Kills the process of the first run, once."""
+
+  def __init__(self):
+    self.begun, self.failed, self.kill = [], {}, None
+
+  def begin_run(self, job):
+    self.begun.append(job.name)
+    if len(self.begun) == 1:
+      self.kill()
+
+  def fail_run(self, job, line):
+    self.failed[job.name] = line
+
+
+def test_a_killed_process_is_replaced_and_failures_do_not_stop_others(tmp_path):
+  jobs = [jobs_lib.Job(
+      name, name, ("gin/recipes/svamp_fintune.gin",), (), 1, "svamp",
+      str(tmp_path)) for name in ("a", "b")]
+  place = places.Place(1, "cpu", None, "here")
+  watcher, called = _Watcher(), []
+  with workers_lib.Workers(
+      tmp_path, jobs, place, logs=tmp_path / "logs",
+      on_failure=lambda: called.append(1)) as workers:
+    watcher.kill = workers.processes[0].kill
+    failures = workers.run(watcher)
+  assert watcher.begun == ["a", "a", "b"] and len(called) == 2
+  assert failures == watcher.failed and set(failures) == {"a", "b"}
+  assert failures["a"].startswith(
+      "unknown gin file 'gin/recipes/svamp_fintune.gin'; did you mean: ")
 
 
 def test_commands_for_other_machines_are_bash(start, tmp_path):
