@@ -86,6 +86,7 @@ setuptools.setup(
         "flax>=0.12",
         "gin-config>=0.5.0",
         "google-crc32c>=1.5",
+        "huggingface_hub>=1",
         "jax>=0.10,<0.12",
         "jinja2>=3.1",
         "json-repair>=0.40",

@@ -56,10 +56,12 @@ def test_recipe_parses_and_names_its_row(recipe):
   teacher = "simulated" if dataset == "tracking" else "palm540b"
   labels = teacher if "distill" in name or "teacher" in name else "gold"
   kind = ("step" if "step" in name or "mutual" in name else
-          "single" if "single" in name else "label")
+          "single" if "single" in name else
+          "pinto" if "pinto" in name else "label")
   assert task == {
       "step": f"{dataset}_step_{labels}_{teacher}",
       "single": f"{dataset}_single_{labels}_{teacher}",
+      "pinto": f"{dataset}_pinto_{labels}_{teacher}",
       "label": f"{dataset}_label_{labels}"}[kind]
   periods = sorted((query("EVAL_PERIOD"), query("CHECKPOINT_PERIOD")))
   assert periods[1] % periods[0] == 0  # As gin/runs/train.gin asks.
@@ -130,6 +132,7 @@ def test_recipes_are_what_the_script_writes():
     ("step_by_step_mixture", "cqa_mix_gold_palm540b"),
     ("mutual_information", "cqa_step_gold_palm540b"),
     ("single_task", "cqa_single_gold_palm540b"),
+    ("pinto", "cqa_pinto_gold_palm540b"),
     ("synthetic_vanilla", "cqa_label_palm540b"),
     ("synthetic_cot_answer", "cqa_label_palm540b"),
     ("synthetic_cot_reason", "cqa_single_palm540b_palm540b"),

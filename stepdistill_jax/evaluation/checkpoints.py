@@ -73,6 +73,8 @@ class Checkpoint(questions_lib.Model):
     self.prefix = self._task.prefix
     self.explain_prefix = self._task.explain_prefix
     self.answer_after_rationale = self._task.answer_after_rationale
+    if self._task.reads_rationale:
+      self.name += " (reads the teacher's rationale)"
 
   @property
   def trained_on(self) -> tuple[str, str | None]:
@@ -86,6 +88,9 @@ class Checkpoint(questions_lib.Model):
     """Asks the student; see `systems.System`."""
     more = (*self.run.passed_over, *self._overlap_warnings(example_set),
             *self._cut_warnings())
+    if self._task.reads_rationale:
+      example_set = dataclasses.replace(example_set, examples=tuple(
+          map(records.with_rationale, example_set.examples)))
     return [
         dataclasses.replace(
             answers, warnings=(*answers.warnings, *more),

@@ -36,6 +36,8 @@ SPLITS = ("train", "validation", "test")
 # Tasks tokenize the parts apart: in SentencePiece the letters `</s>` are not
 # the EOS piece.
 EOS_TEXT = "</s>"
+# Stands before a rationale that is read with its question (PINTO tuning).
+RATIONALE_TEXT = " Rationale: "
 OK = "ok"
 # Whose records serve first where no teacher is named.
 PUBLISHED_TEACHER = "palm540b"
@@ -96,6 +98,18 @@ class Record:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))
+
+
+def with_rationale(record: Record) -> Record:
+  """A record whose inputs have the teacher's rationale after the question.
+
+  >>> with_rationale(Record("a", "1 + 1?", rationale="One more.")).inputs
+  '1 + 1? Rationale: One more.'
+  """
+  if not record.rationale:
+    return record
+  return dataclasses.replace(
+      record, inputs=record.inputs + RATIONALE_TEXT + record.rationale)
 
 
 def normalize_input(text: str) -> str:
