@@ -18,6 +18,7 @@ from stepdistill_jax.evaluation import (
   store as store_lib,
   systems as systems_lib,
 )
+from stepdistill_jax.evaluation.report import run_facts
 from stepdistill_jax.interop import run_folder as run_folder_lib
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.runs import run_record
@@ -72,6 +73,8 @@ class Checkpoint(questions_lib.Model):
     self.prefix = self._task.prefix
     self.explain_prefix = self._task.explain_prefix
     self.answer_after_rationale = self._task.answer_after_rationale
+    if self._task.reads_rationale:
+      self.name += " (reads the teacher's rationale)"
 
   @property
   def trained_on(self) -> tuple[str, str | None]:
@@ -85,6 +88,9 @@ class Checkpoint(questions_lib.Model):
     """Asks the student; see `systems.System`."""
     more = (*self.run.passed_over, *self._overlap_warnings(example_set),
             *self._cut_warnings())
+    if self._task.reads_rationale:
+      example_set = dataclasses.replace(example_set, examples=tuple(
+          map(records.with_rationale, example_set.examples)))
     return [
         dataclasses.replace(
             answers, warnings=(*answers.warnings, *more),
@@ -110,7 +116,14 @@ class Checkpoint(questions_lib.Model):
     return {"checkpoint": self.run.fingerprint(), "kind": self.kind}
 
   def _method(self) -> dict[str, Any]:
-    return {"name": self._task_name, "key": self.run.method_key(),
+    try:
+      trained = run_facts.method_of(self.run.config_path)
+    except errors.UserError:  # Its task is named by code of the user's own.
+      trained = self._task_name
+    name = self._task_name + (
+        f" ({trained})" if trained.startswith("synthetic") else "")
+    return {"name": name, "key": self.run.method_key(),
+            "trained": trained if self.run.step else "untrained",
             "seed": self.run.seed(), "run": self.run.real_path(),
             "step": self.run.step,
             "identities": run_folder_lib.identities_of(self.run.path)}
@@ -124,7 +137,8 @@ class Checkpoint(questions_lib.Model):
     labels = sorted({row.label for row in rows if row.label})
     return tuple(labels) if len(labels) <= _MOST_CLOSED_LABELS else ()
 
-  def _train_rows(self, dataset, example_set) -> list[examples_lib.Example]:
+  def _train_rows(self, dataset, example_set, split="train"
+                  ) -> list[examples_lib.Example]:
     teacher = example_set.teacher
     if dataset in datasets.members(self._task.dataset):
       teacher = self._task.teacher or teacher
@@ -132,11 +146,11 @@ class Checkpoint(questions_lib.Model):
       if teacher not in records.teachers_of(self._records_dir, dataset):
         # Of `label_gold`, which is the same under any teacher.
         teacher = examples_lib.choose_teacher(
-            dataset, self._records_dir, split="train")
+            dataset, self._records_dir, split=split)
       return examples_lib.read_rows(
-          self._records_dir, dataset, teacher, "train")
+          self._records_dir, dataset, teacher, split)
     except errors.UserError:
-      return []  # Records without a train split, or of another machine.
+      return []  # Records without this split, or of another machine.
 
   def _cut_warnings(self) -> Iterator[str]:
     """Says what of the run's training examples was cut; here nothing is."""
@@ -155,10 +169,15 @@ class Checkpoint(questions_lib.Model):
     lines = []
     # Of all that the run saw: SVAMP's questions are made from ASDiv's.
     for dataset in datasets.members(self._task.dataset):
-      found = examples_lib.overlap(
-          example_set.examples, self._train_rows(dataset, example_set))
-      if found:
-        lines.append(
-            f"{found} of {len(example_set.examples)} questions are also in "
-            f"the train split of {dataset}, which the run was trained on")
+      for split, use in (("train", "which the run was trained on"),
+                         ("validation", "by which the run was watched")):
+        if (dataset, split) == (example_set.benchmark, example_set.split):
+          continue
+        found = examples_lib.overlap(
+            example_set.examples,
+            self._train_rows(dataset, example_set, split))
+        if found:
+          lines.append(
+              f"{found} of {len(example_set.examples)} questions are also in "
+              f"the {split} split of {dataset}, {use}")
     return lines

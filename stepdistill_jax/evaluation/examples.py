@@ -7,7 +7,7 @@ import hashlib
 import pathlib
 
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.records import datasets, records
+from stepdistill_jax.records import datasets, questions, records
 from stepdistill_jax.util import errors, locations
 
 SPLITS = records.SPLITS
@@ -146,6 +146,6 @@ def read_rows(
 
 
 def overlap(test: Sequence[Example], train: Sequence[Example]) -> int:
-  """How many test questions are also training questions, by content."""
-  known = {records.input_hash(row.inputs) for row in train}
-  return sum(records.input_hash(row.inputs) in known for row in test)
+  """How many test questions are also training questions, in any form."""
+  known = {questions.question_key(row.inputs) for row in train}
+  return sum(questions.question_key(row.inputs) in known for row in test)

@@ -8,6 +8,7 @@ from typing import Any
 from stepdistill_jax.answers import (
   answer_matching as answers_lib,
   benchmarks as benchmarks_lib,
+  embeddings as embeddings_lib,
   rules as rules_lib,
   text_metrics,
 )
@@ -56,6 +57,7 @@ class Scored:
 def score(
     system: systems_lib.System, example_set: examples_lib.ExampleSet,
     given: systems_lib.Answers, *, rules: str = "strict", seed: int = 0,
+    embeddings: str | None = None,
 ) -> Scored:
   """Judges a system's answers to an example set.
 
@@ -65,6 +67,7 @@ def score(
     given: its answers, one for each example in their order.
     rules: `strict` or `reference`.
     seed: of the bootstrap.
+    embeddings: see `evaluate.EvalConfig`.
 
   Returns:
     The result; its `n` is always the number of examples asked.
@@ -78,7 +81,7 @@ def score(
       _judge(benchmark, row, answer, rules, given)
       for row, answer in zip(rows, given.answers)]
   correct = [j.correct for j in judged]
-  metrics = _text_metrics(benchmark, rows, given.answers)
+  metrics = _text_metrics(benchmark, rows, given.answers, embeddings)
   summary = {
       "name": system.name, "kind": system.kind, "source": system.source,
       "benchmark": benchmark.name, "split": example_set.split,
@@ -86,7 +89,7 @@ def score(
       **_accuracy(correct, seed),
       "metric": text_metrics.OF_KIND[benchmark.kind][0] if metrics
       else ACCURACY,
-      "text_metrics": _means(metrics, seed),
+      "text_metrics": _means(metrics, rows, seed),
       "unparsable": sum(j.parsed is None for j in judged),
       "missing": sum(a.text is None for a in given.answers),
       "empty": sum(a.text is not None and not a.text.strip()
@@ -122,18 +125,26 @@ def _judge(benchmark, row, answer, rules, given):
                          free_text=given.free_text)
 
 
-def _text_metrics(benchmark, rows, given) -> list[dict[str, float]]:
+def _text_metrics(benchmark, rows, given, embeddings
+                  ) -> list[dict[str, float]]:
   """The metrics of each answer; [] for kinds that are right or wrong.
 
   An answer that is missing has the metrics of an empty one.
   """
   if benchmark.kind not in text_metrics.OF_KIND:
     return []
-  return [text_metrics.score(benchmark.kind, row.label, answer.text or "")
-          for row, answer in zip(rows, given)]
+  texts, labels = [a.text or "" for a in given], [row.labels for row in rows]
+  found = [text_metrics.score(benchmark.kind, right, text)
+           for right, text in zip(labels, texts)]
+  if embeddings is not None:
+    for metrics, value in zip(found, embeddings_lib.similarities(
+        embeddings, texts, labels)):
+      metrics |= {} if value is None else {"embedding": value}
+  return found
 
 
-def _means(metrics: Sequence[dict[str, float]], seed: int
+def _means(metrics: Sequence[dict[str, float]],
+           rows: Sequence[examples_lib.Example], seed: int
            ) -> dict[str, Any] | None:
   """Each metric's mean over the answers that have it, with its interval."""
   if not metrics:
@@ -142,6 +153,8 @@ def _means(metrics: Sequence[dict[str, float]], seed: int
              for name in dict.fromkeys(itertools.chain(*metrics))}
   return {
       "entities_by": text_metrics.entity_method(),
+      "references": text_metrics.reference_rule(max(
+          (len(row.labels) for row in rows), default=0)),
       "values": {name: {
           "n": len(values), "mean": sum(values) / len(values),
           "ci95": list(statistics.bootstrap_interval(values, seed=seed))}

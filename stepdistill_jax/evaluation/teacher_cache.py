@@ -86,7 +86,28 @@ class TeacherCache:
           "one; they are left out")
     return [systems_lib.Answers(
         tuple(answers), tuple(warnings),
-        cost_lib.of_teacher(self.teacher, texts))]
+        {**cost_lib.of_teacher(self.teacher, texts),
+         **self._tokens(example_set)})]
+
+  def _tokens(self, example_set: examples_lib.ExampleSet) -> dict[str, float]:
+    """Tokens a row, all its samples together, as the server counted them."""
+    # A line may stand twice in a cache.
+    usages = {
+        (line.value.get("id"), line.value.get("sample")):
+            line.value.get("usage") or {}
+        for path, manifest in self._caches
+        if manifest["dataset"] == example_set.benchmark
+        for line in completions.read_completions(path)
+        if isinstance(line.value, dict)}
+    rows = len({row for row, _ in usages})
+    found = {}
+    for name, counted in (("input_tokens", "prompt_tokens"),
+                          ("label_tokens_per_example", "completion_tokens")):
+      counts = [usage[counted] for usage in usages.values()
+                if isinstance(usage.get(counted), int)]
+      if counts:
+        found[name] = sum(counts) / rows
+    return found
 
   def _completions(
       self, example_set: examples_lib.ExampleSet, spec: datasets.Dataset,
