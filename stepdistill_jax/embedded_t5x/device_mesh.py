@@ -102,11 +102,6 @@ def on_accelerators() -> bool:
   return devices_here()[0].platform != "cpu"
 
 
-def is_for_gpus() -> bool:
-  """Whether the run's devices are GPUs that are really here."""
-  return _fake is None and devices_here()[0].platform == "gpu"
-
-
 def shapes_over_slices(
     num_partitions: int | None, devices: Sequence[jax.Device]
 ) -> tuple[HardwareMesh, HardwareMesh] | None:

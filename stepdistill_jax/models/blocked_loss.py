@@ -130,15 +130,12 @@ def _is_float32(layer: nn.Module) -> bool:
 
 
 def pay_here() -> bool:
-  """Whether blocks are the better choice on the devices of the run.
+  """Whether blocks may be the better choice on the devices of the run.
 
-  They save memory and the time of padding's logits. A CPU has memory enough,
-  and where the mesh is not known (Google's T5X), tokens of all devices would
-  be brought together.
+  They save memory and the time of padding's logits. A CPU has memory enough.
+  Of several devices, what XLA makes of them has not been looked at.
   """
-  return device_mesh.on_accelerators() and (
-      not jax.sharding.get_abstract_mesh().empty
-      or len(device_mesh.devices_here()) == 1)
+  return device_mesh.on_accelerators() and len(device_mesh.devices_here()) == 1
 
 
 def _data_shards(rows: int) -> int | None:

@@ -8,7 +8,7 @@ from t5x.examples.t5 import network as t5_network
 
 from stepdistill_jax.embedded_t5x import device_mesh
 from stepdistill_jax.models import blocked_loss, losses
-from tests.support import student_fixtures as fixtures
+from tests.support import exactness, student_fixtures as fixtures
 
 
 class _Capped(t5_network.Transformer):
@@ -103,10 +103,30 @@ def test_a_network_that_does_more_keeps_its_logits(tied):
       fixtures.value_and_grad(in_blocks)(params, batch)[::2])
 
 
+@pytest.mark.parametrize("make, module", [
+    (fixtures.tiny_student, fixtures.tiny_module()),
+    (fixtures.tiny_student, fixtures.tiny_module(logits_via_embedding=True)),
+    (fixtures.tiny_decoder, fixtures.tiny_decoder_module())],
+    ids=["untied", "tied", "decoder"])
+def test_students_have_the_same_loss_in_blocks(monkeypatch, make, module):
+  monkeypatch.setattr(blocked_loss, "BLOCK_LOGITS", 16 * fixtures.VOCAB)
+  batch = fixtures.joined_batch(fixtures.random_pairs(0, 16))
+  plain, in_blocks = (make(module=module, logits_in_blocks=value)
+                      for value in (False, True))
+  params = fixtures.init_params(plain, batch)
+  expected, got = (fixtures.value_and_grad(model)(params, batch)
+                   for model in (plain, in_blocks))
+  np.testing.assert_allclose(got[0], expected[0], rtol=1e-6)
+  assert exactness.relative_difference(got[2], expected[2]) < 1e-6
+  for name, value in expected[1].items():
+    if not name.startswith("timing/"):
+      np.testing.assert_allclose(
+          got[1][name], value, rtol=1e-6, err_msg=name)
+
+
 def test_blocks_are_for_accelerators(monkeypatch):
   assert not blocked_loss.pay_here()
   monkeypatch.setattr(device_mesh, "on_accelerators", lambda: True)
   assert blocked_loss.pay_here()
-  # Google's T5X sets no mesh that could be asked.
   monkeypatch.setattr(device_mesh, "devices_here", lambda: [None] * 2)
   assert not blocked_loss.pay_here()

@@ -48,7 +48,7 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
       aggregation: str = "task_mean",
       loss_normalizing_factor: float | None = None,
       mutual_information: schedules.Weight = 0.0,
-      logits_in_blocks: bool | None = None):
+      logits_in_blocks: bool | None = False):
     """Makes a student.
 
     Args:
@@ -63,7 +63,7 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
       aggregation: `task_mean` or `token_sum`.
       loss_normalizing_factor: with `token_sum`, what the sum is divided by.
       mutual_information: β.
-      logits_in_blocks: None for where it pays.
+      logits_in_blocks: None for where it may pay: on one accelerator.
     """
     super().__init__(
         module=module, vocabulary=vocabulary,

@@ -40,7 +40,7 @@ class StepDistillModel(task_loss.TaskLoss, t5x_models.EncoderDecoderModel):
       aggregation: str = "task_mean",
       loss_normalizing_factor: float | None = None,
       mutual_information: schedules.Weight = 0.0,
-      logits_in_blocks: bool | None = None,
+      logits_in_blocks: bool | None = False,
       loop_layers: bool | None = None):
     """Makes a student.
 
@@ -59,7 +59,7 @@ class StepDistillModel(task_loss.TaskLoss, t5x_models.EncoderDecoderModel):
       aggregation: `task_mean` or `token_sum`.
       loss_normalizing_factor: with `token_sum`, what the sum is divided by.
       mutual_information: β.
-      logits_in_blocks: None for where it pays.
+      logits_in_blocks: None for where it may pay: on one accelerator.
       loop_layers: whether layers of `t5x.examples.t5.network` run in a loop;
         None for where it pays, see `layer_loop.wanted`. Parameters and values
         are the same; dropout draws other bits.

@@ -1,18 +1,11 @@
 """Tests of the student's loss: equal to the plain formula, however computed."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax.models import (
-  batches,
-  blocked_loss,
-  schedules,
-  weights as weights_lib,
-)
+from stepdistill_jax.models import batches, schedules, weights as weights_lib
 from tests.support import exactness, student_fixtures as fixtures
 
 # Float32 rounds sums of some hundred tokens to about 2e-7, relative.
@@ -20,22 +13,12 @@ TOLERANCE = 1e-6
 ALPHA = 0.3
 
 
-def tied(*args, **options):
-  module = fixtures.tiny_module(logits_via_embedding=True)
-  return fixtures.tiny_student(*args, module=module, **options)
-
-
 STUDENTS = {"t5": fixtures.tiny_student, "decoder": fixtures.tiny_decoder}
-# The same with logits in blocks: of 16 tokens here, and padding left out.
-STUDENTS |= {f"{name}_in_blocks": functools.partial(make, logits_in_blocks=True)
-             for name, make in {**STUDENTS, "tied": tied}.items()}
 
 
 @pytest.fixture(scope="module", params=STUDENTS)
 def make_student(request):
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(blocked_loss, "BLOCK_LOGITS", 16 * fixtures.VOCAB)
-    yield STUDENTS[request.param]
+  return STUDENTS[request.param]
 
 
 @pytest.fixture(scope="module")

@@ -57,8 +57,8 @@ class TaskLoss(t5x_models.BaseTransformerModel):
       mutual_information: β of `mutual_information`'s term; 0 leaves it out.
         Batches must then have one record a row: paired or joined, not packed.
       logits_in_blocks: whether logits are computed a block of tokens at a
-        time (`blocked_loss`); the loss is the same. None does so where it
-        pays: on accelerators. With `mutual_information`, all are stored.
+        time (`blocked_loss`); the loss is the same. None does so on one
+        accelerator. With `mutual_information`, all are stored.
     """
     if aggregation not in AGGREGATIONS:
       raise ValueError(

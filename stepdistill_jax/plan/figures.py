@@ -12,15 +12,11 @@ from stepdistill_jax.plan import (
 )
 
 
-def caveat(topology: chips.Topology, decoder_alone: bool = False) -> str:
+def caveat(topology: chips.Topology) -> str:
   """What is said wherever the figures are shown."""
   kind = topology.chip.kind
-  attention = ""
-  if kind == "GPU" and decoder_alone:
-    attention = (" Attention is XLA's here: cuDNN's, which a run takes, cannot "
-                 "be compiled without a GPU.")
   return (f"Bounds from the {kind} compiler and published peaks, not "
-          f"measurements: nothing ran on a {kind}.{attention}")
+          f"measurements: nothing ran on a {kind}.")
 
 
 def _bytes(shape, dtype) -> int:

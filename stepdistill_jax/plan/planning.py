@@ -54,9 +54,8 @@ def make(
     programs = programs_lib.build(arguments)
     mesh = dict(programs.partitioner.mesh.shape)
     state = figures.state_bytes(programs)
-    decoder_alone = not figures.network_sizes(programs).encoder_layers
     plan = {
-        "caveat": figures.caveat(topology, decoder_alone),
+        "caveat": figures.caveat(topology),
         "gin_files": list(request.gin_files),
         "gin_bindings": list(request.gin_bindings),
         "topology": topology.name,
@@ -68,7 +67,7 @@ def make(
                  "label": topology.chip.label,
                  "usable_bytes": topology.chip.usable_bytes},
         "mesh": mesh,
-        "decoder_alone": decoder_alone,
+        "decoder_alone": not figures.network_sizes(programs).encoder_layers,
         "batch": {k: list(x.shape) for k, x in programs.train_batch.items()},
         "batch_size": arguments["train_dataset_cfg"].batch_size,
         "state_bytes": state,

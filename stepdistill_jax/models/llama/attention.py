@@ -13,7 +13,6 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import device_mesh
 from stepdistill_jax.embedded_t5x.examples.t5 import layers
 from stepdistill_jax.models.llama import rotary
 
@@ -66,20 +65,6 @@ def dense(config: Any, name: str) -> Callable[..., Dense]:
   return functools.partial(
       Dense, dtype=config.dtype, lora_rank=rank, lora_alpha=config.lora_alpha,
       name=name)
-
-
-def implementation(cfg: Any, length: int) -> str:
-  """How `jax.nn.dot_product_attention` computes: `cudnn` or `xla`.
-
-  cuDNN's fused attention never stores the weights `[batch, heads, length,
-  length]`. It has some conditions, and can be compiled only where a GPU is.
-  """
-  if cfg.attention is not None:
-    return str(cfg.attention)
-  fits = (jnp.dtype(cfg.dtype) in (jnp.bfloat16, jnp.float16)
-          and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128
-          and length % 2 == 0)
-  return "cudnn" if fits and device_mesh.is_for_gpus() else "xla"
 
 
 class SelfAttention(nn.Module):
@@ -136,9 +121,8 @@ class SelfAttention(nn.Module):
       value = self._cached("cached_value", value, index)
     # Scores and softmax are in float32; query heads share key-value heads.
     x = jax.nn.dot_product_attention(
-        query, key, value, mask=mask, implementation=(
-            "xla" if decode or prefill else implementation(
-                cfg, inputs.shape[1])))
+        query, key, value, mask=mask,
+        implementation=None if decode or prefill else cfg.attention)
     return dense(cfg, "out")(
         features=inputs.shape[-1], axis=(-2, -1),
         kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),

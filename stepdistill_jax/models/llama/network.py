@@ -43,8 +43,8 @@ class LlamaConfig(  # type: ignore[misc]  # It is frozen by flax.
     dtype: of activations; parameters are float32.
     loop_layers: whether layers run in a compiled loop.
     remat_policy: of that loop, see `layer_loop.run_in_loop`.
-    attention: `cudnn` or `xla`; None takes cuDNN's on GPUs, see
-      `attention.implementation`.
+    attention: of training, see `jax.nn.dot_product_attention`: None and `xla`
+      run everywhere; `cudnn` is fused, and compiles on GPUs alone.
     lora_rank: of adapters, which are then all that is trained; 0 for none.
     lora_alpha: what they are multiplied with, times the rank.
     lora_targets: which matrices have one.
