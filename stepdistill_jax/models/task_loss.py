@@ -202,6 +202,7 @@ class TaskLoss(t5x_models.BaseTransformerModel):
         self.task_names, totals, denominators=denominators,
         task_weights=weights, coefficients=coefficients)
     if self.has_mutual_information:
+      assert logits is not None  # In blocks there are none, and no such term.
       term = self._mutual_information_loss(prepared, logits)
       loss += batches.of_step(batch, batches.MUTUAL_INFORMATION)[0] * term
       metrics |= metrics_lib.mutual_information_metrics(
