@@ -229,7 +229,8 @@ def _compute(
   def constrained(x: jnp.ndarray, *axes: str | None) -> jnp.ndarray:
     if settings.shards is None:
       return x
-    return spmd.with_logical_constraint(x, axes)
+    placed: jnp.ndarray = spmd.with_logical_constraint(x, axes)
+    return placed
 
   def by_shard(x: jnp.ndarray) -> jnp.ndarray:
     """[batch, length, ...] -> [shards, tokens, ...]"""
@@ -335,5 +336,6 @@ def _in_front(
 
 def _at(x: jnp.ndarray, index: jnp.ndarray) -> jnp.ndarray:
   """`[rows, n, ...]`, int `[rows, m]` -> `[rows, m, ...]`."""
-  return jax.vmap(lambda row, i: row.at[i].get(
+  found: jnp.ndarray = jax.vmap(lambda row, i: row.at[i].get(
       mode="promise_in_bounds"))(x, index)
+  return found

@@ -201,7 +201,7 @@ class TaskLoss(t5x_models.BaseTransformerModel):
     metrics = metrics_lib.task_metrics(
         self.task_names, totals, denominators=denominators,
         task_weights=weights, coefficients=coefficients)
-    if self.has_mutual_information:
+    if logits is not None and self.has_mutual_information:
       term = self._mutual_information_loss(prepared, logits)
       loss += batches.of_step(batch, batches.MUTUAL_INFORMATION)[0] * term
       metrics |= metrics_lib.mutual_information_metrics(
