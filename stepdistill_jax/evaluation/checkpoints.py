@@ -4,11 +4,12 @@ The model is rebuilt from the run's own `config.gin`; the questions are encoded
 with its vocabulary, under the prefix that it was trained with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
+import functools
 import os
 import pathlib
-from typing import Any
+from typing import Any, TypeVar
 
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import (
@@ -25,6 +26,7 @@ from stepdistill_jax.util import errors
 
 # More distinct labels than this are not a closed set of answers.
 _MOST_CLOSED_LABELS = 64
+_T = TypeVar("_T")
 # What LONG_RATIONALE did with them.
 _CUTS = {"cut_tail": "they were cut at the end",
          "cut_head": "they were cut at the beginning",
@@ -120,11 +122,15 @@ class Checkpoint(questions_lib.Model):
     if "score" not in self._config.modes or (
         example_set.spec.kind != benchmarks_lib.TEXT):
       return ()
-    rows = self._train_rows(example_set.benchmark, example_set)
-    labels = sorted({row.label for row in rows if row.label})
+    labels = self._of_train_rows(
+        example_set.benchmark, example_set,
+        lambda rows: sorted({row.label for row in rows if row.label}))
     return tuple(labels) if len(labels) <= _MOST_CLOSED_LABELS else ()
 
-  def _train_rows(self, dataset, example_set) -> list[examples_lib.Example]:
+  def _of_train_rows(
+      self, dataset, example_set,
+      value: Callable[[Iterable[examples_lib.Example]], _T]) -> _T:
+    """A value of the train split; of no rows where it cannot be read."""
     teacher = example_set.teacher
     if dataset in datasets.members(self._task.dataset):
       teacher = self._task.teacher or teacher
@@ -133,10 +139,10 @@ class Checkpoint(questions_lib.Model):
         # Of `label_gold`, which is the same under any teacher.
         teacher = examples_lib.choose_teacher(
             dataset, self._records_dir, split="train")
-      return examples_lib.read_rows(
-          self._records_dir, dataset, teacher, "train")
+      return value(records.read_records(
+          self._records_dir, dataset, teacher, "train"))
     except errors.UserError:
-      return []  # Records without a train split, or of another machine.
+      return value(())  # Without a train split, or of another machine.
 
   def _cut_warnings(self) -> Iterator[str]:
     """Says what of the run's training examples was cut; here nothing is."""
@@ -155,8 +161,8 @@ class Checkpoint(questions_lib.Model):
     lines = []
     # Of all that the run saw: SVAMP's questions are made from ASDiv's.
     for dataset in datasets.members(self._task.dataset):
-      found = examples_lib.overlap(
-          example_set.examples, self._train_rows(dataset, example_set))
+      found = self._of_train_rows(dataset, example_set, functools.partial(
+          examples_lib.overlap, example_set.examples))
       if found:
         lines.append(
             f"{found} of {len(example_set.examples)} questions are also in "

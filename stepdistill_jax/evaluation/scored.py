@@ -1,7 +1,10 @@
 """From answers to scores: one result for each system and benchmark."""
 
-from collections.abc import Sequence
+import array
+import collections
+from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -18,6 +21,7 @@ from stepdistill_jax.evaluation import (
   statistics,
   systems as systems_lib,
 )
+from stepdistill_jax.util import disk_lists
 
 ACCURACY = "accuracy"
 
@@ -32,7 +36,7 @@ class Scored:
   """
 
   summary: dict[str, Any]
-  rows: tuple[dict[str, Any], ...]
+  rows: Sequence[dict[str, Any]]
 
   @property
   def key(self) -> tuple[str, str, str, str]:
@@ -40,17 +44,13 @@ class Scored:
     s = self.summary
     return s["benchmark"], s["split"], s["mode"], s["name"]
 
-  @property
-  def correct(self) -> list[bool]:
-    return [row["correct"] for row in self.rows]
-
-  @property
-  def values(self) -> list[float]:
+  @functools.cached_property
+  def values(self) -> Sequence[float]:
     """What systems are compared by: right or wrong, or the main metric."""
     metric = self.summary.get("metric", ACCURACY)
-    if metric == ACCURACY:
-      return [float(right) for right in self.correct]
-    return [row["metrics"].get(metric, 0.0) for row in self.rows]
+    return array.array("d", (
+        row["correct"] if metric == ACCURACY else row["metrics"].get(metric, 0)
+        for row in self.rows))
 
 
 def score(
@@ -71,32 +71,39 @@ def score(
   """
   rules_lib.check_rules(rules)
   benchmark = example_set.spec
-  rows = example_set.examples
-  if [a.id for a in given.answers] != [row.id for row in rows]:
+  if len(given.answers) != len(example_set.examples):
     raise ValueError(f"{system.name}: answers are not those to the examples")
-  judged = [
-      _judge(benchmark, row, answer, rules, given)
-      for row, answer in zip(rows, given.answers)]
-  correct = [j.correct for j in judged]
-  metrics = _text_metrics(benchmark, rows, given.answers)
+  counts = _Counts()
+  explained = rationales.Summary(
+      benchmark, of_teacher=system.kind == "teacher")
+  rows: disk_lists.DiskList[dict[str, Any]] = disk_lists.DiskList()
+  for example, answer in zip(example_set.examples, given.answers, strict=True):
+    if answer.id != example.id:
+      raise ValueError(f"{system.name}: answers are not those to the examples")
+    judged = _judge(benchmark, example, answer, rules, given)
+    row = _example_row(
+        benchmark, system, example_set, given.mode, example, answer, judged)
+    if benchmark.kind in text_metrics.OF_KIND:
+      # An answer that is missing has the metrics of an empty one.
+      row["metrics"] = text_metrics.score(
+          benchmark.kind, example.label, answer.text or "")
+    counts.add(benchmark, example, answer, judged, row.get("metrics", {}))
+    explained.add(example, answer, judged)
+    rows.append(row)
   summary = {
       "name": system.name, "kind": system.kind, "source": system.source,
       "benchmark": benchmark.name, "split": example_set.split,
       "mode": given.mode, "rules": rules, "score_rule": benchmark.score_rule,
-      **_accuracy(correct, seed),
-      "metric": text_metrics.OF_KIND[benchmark.kind][0] if metrics
+      **_accuracy(counts.correct, seed),
+      "metric": text_metrics.OF_KIND[benchmark.kind][0] if counts.metrics
       else ACCURACY,
-      "text_metrics": _means(metrics, seed),
-      "unparsable": sum(j.parsed is None for j in judged),
-      "missing": sum(a.text is None for a in given.answers),
-      "empty": sum(a.text is not None and not a.text.strip()
-                   for a in given.answers),
+      "text_metrics": _means(counts.metrics, seed),
+      "unparsable": counts.unparsable, "missing": counts.missing,
+      "empty": counts.empty,
       "without_label": example_set.without_label,
-      "variants": _variants(judged),
-      **_breakdowns(benchmark, rows, given.answers, judged),
-      "rationales": rationales.summarize(
-          benchmark, rows, given.answers, judged,
-          of_teacher=system.kind == "teacher"),
+      "variants": _variants(counts),
+      **_breakdowns(benchmark, counts),
+      "rationales": explained.result(),
       "cost": given.cost or None, "method": given.method,
       "settings": given.settings, "cut": given.cut,
       "warnings": list(given.warnings),
@@ -105,10 +112,52 @@ def score(
     summary["warnings"].append(
         f"{example_set.without_label} rows of the split have no gold label "
         "and cannot be scored")
-  return Scored(summary, tuple(
-      {**_example_row(benchmark, system, example_set, given.mode, row, a, j),
-       **({"metrics": metrics[i]} if metrics else {})}
-      for i, (row, a, j) in enumerate(zip(rows, given.answers, judged))))
+  return Scored(summary, rows)
+
+
+class _Counts:
+  """What a summary needs of all answers: little of each.
+
+  Attributes:
+    correct: whether each is the gold answer.
+    unparsable, missing, empty: how many are.
+    variants: how many are correct under other readings, by name.
+    metrics: those of each answer that has them, by name.
+    classes: how many have a gold and a predicted label.
+    lengths: of each input in words: systems stand on one axis.
+    steps: that each example needs.
+    scores: of the answers with a score, in [0, 1].
+    of_scores: whether those are correct.
+  """
+
+  def __init__(self) -> None:
+    self.unparsable = self.missing = self.empty = 0
+    self.correct: list[bool] = []
+    self.variants: dict[str, int] = {}
+    self.metrics: dict[str, array.array] = {}
+    self.classes: collections.Counter = collections.Counter()
+    self.lengths, self.steps = array.array("q"), []
+    self.scores, self.of_scores = array.array("d"), []
+
+  def add(self, benchmark: benchmarks_lib.Benchmark,
+          example: examples_lib.Example, answer: systems_lib.Answer,
+          judged: benchmarks_lib.Judgement, metrics: Mapping[str, float],
+          ) -> None:
+    self.correct.append(judged.correct)
+    self.unparsable += judged.parsed is None
+    self.missing += answer.text is None
+    self.empty += answer.text is not None and not answer.text.strip()
+    for name, right in judged.variants.items():
+      self.variants[name] = self.variants.get(name, 0) + right
+    for name, value in metrics.items():
+      self.metrics.setdefault(name, array.array("d")).append(value)
+    if benchmark.labels:
+      self.classes[example.label, judged.parsed] += 1
+    self.lengths.append(len(example.inputs.split()))
+    self.steps.append(breakdowns.number_of_steps(benchmark, example))
+    if answer.score is not None:
+      self.scores.append(answer.score)
+      self.of_scores.append(judged.correct)
 
 
 def _judge(benchmark, row, answer, rules, given):
@@ -122,24 +171,11 @@ def _judge(benchmark, row, answer, rules, given):
                          free_text=given.free_text)
 
 
-def _text_metrics(benchmark, rows, given) -> list[dict[str, float]]:
-  """The metrics of each answer; [] for kinds that are right or wrong.
-
-  An answer that is missing has the metrics of an empty one.
-  """
-  if benchmark.kind not in text_metrics.OF_KIND:
-    return []
-  return [text_metrics.score(benchmark.kind, row.label, answer.text or "")
-          for row, answer in zip(rows, given)]
-
-
-def _means(metrics: Sequence[dict[str, float]], seed: int
+def _means(columns: Mapping[str, Sequence[float]], seed: int
            ) -> dict[str, Any] | None:
   """Each metric's mean over the answers that have it, with its interval."""
-  if not metrics:
+  if not columns:
     return None
-  columns = {name: [m[name] for m in metrics if name in m]
-             for name in dict.fromkeys(itertools.chain(*metrics))}
   return {
       "entities_by": text_metrics.entity_method(),
       "values": {name: {
@@ -159,36 +195,22 @@ def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:
   }
 
 
-def _variants(judged) -> dict[str, dict[str, Any]]:
+def _variants(counts: _Counts) -> dict[str, dict[str, Any]]:
   """Accuracy under other readings (CQA by letter); {} where there is none."""
-  names = dict.fromkeys(
-      itertools.chain.from_iterable(j.variants for j in judged))
-  result = {}
-  for name in names:
-    right = sum(j.variants.get(name, False) for j in judged)
-    result[name] = {
-        "correct": right, "accuracy": right / len(judged),
-        "ci95": list(statistics.wilson_interval(right, len(judged)))}
-  return result
+  n = len(counts.correct)
+  return {name: {"correct": right, "accuracy": right / n,
+                 "ci95": list(statistics.wilson_interval(right, n))}
+          for name, right in counts.variants.items()}
 
 
-def _breakdowns(benchmark, rows, given, judged) -> dict[str, Any]:
-  correct = [j.correct for j in judged]
-  # In words, whoever answers: systems stand on one axis.
-  lengths = [len(row.inputs.split()) for row in rows]
-  scored = [(a.score, j.correct) for a, j in zip(given, judged)
-            if a.score is not None]
+def _breakdowns(benchmark, counts: _Counts) -> dict[str, Any]:
   return {
-      "by_class": breakdowns.by_class(
-          benchmark.labels, [row.label for row in rows],
-          [j.parsed for j in judged]) if benchmark.labels else None,
-      "by_length": {"unit": "words",
-                    "rows": breakdowns.by_length(lengths, correct)},
-      "by_steps": breakdowns.by_steps(
-          [breakdowns.number_of_steps(benchmark, row) for row in rows],
-          correct),
-      "calibration": breakdowns.calibration(
-          [s for s, _ in scored], [c for _, c in scored]),
+      "by_class": breakdowns.by_class(benchmark.labels, counts.classes)
+                  if benchmark.labels else None,
+      "by_length": {"unit": "words", "rows": breakdowns.by_length(
+          counts.lengths, counts.correct)},
+      "by_steps": breakdowns.by_steps(counts.steps, counts.correct),
+      "calibration": breakdowns.calibration(counts.scores, counts.of_scores),
   }
 
 

@@ -1,0 +1,119 @@
+"""Lists whose memory does not grow with their values: many lie on the disk."""
+
+from __future__ import annotations
+
+import array
+import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+import json
+import operator
+import os
+import tempfile
+from typing import Any, BinaryIO, Generic, TypeVar, overload
+
+T = TypeVar("T")
+
+MOST_IN_MEMORY = 20_000  # Values of a list; with one more, all go to the disk.
+_BLOCK = 2**18  # Bytes that are read or written at a time.
+# A lone surrogate stays as it is: JSON's escapes would join two of them.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+class DiskList(Sequence[T], Generic[T]):
+  """A list that grows at its end, in a temporary file if it is long.
+
+  The file has no name and ends with the list, or with the process. Of each
+  value it has a line of JSON, so values consist of str, int, float, bool, None,
+  lists, and dicts with str keys; there a tuple becomes a list.
+
+  Args:
+    values: the first ones.
+    of: the dataclass of the values, whose fields are as above; None for values
+      that are themselves so.
+
+  Raises:
+    OSError: the disk is full; as every other method.
+  """
+
+  def __init__(self, values: Iterable[T] = (), of: type[T] | None = None):
+    self._few: list[T] = []
+    self._file: BinaryIO | None = None
+    self._waiting: list[bytes] = []  # Lines that are not in the file yet.
+    self._waiting_bytes = 0
+    self._ends = array.array("q", [0])  # In the file, of each line.
+    self._pack: Callable[[Any], Any] = lambda value: value
+    self._unpack: Callable[[Any], Any] = self._pack
+    if of is not None:
+      # All of ours have several fields: of one this would not be a tuple.
+      self._pack = operator.attrgetter(
+          *(field.name for field in dataclasses.fields(of)))  # type: ignore
+      self._unpack = lambda values: of(*values)
+    for value in values:
+      self.append(value)
+
+  def append(self, value: T) -> None:
+    """Puts a value at the end."""
+    if self._file is not None:
+      self._write(value)
+      return
+    self._few.append(value)
+    if len(self._few) > MOST_IN_MEMORY:
+      self._file = tempfile.TemporaryFile(buffering=0)
+      for early in self._few:
+        self._write(early)
+      self._few = []
+
+  def _write(self, value: T) -> None:
+    line = (_ENCODER.encode(self._pack(value)) + "\n").encode(
+        "utf-8", "surrogatepass")
+    self._waiting.append(line)
+    self._waiting_bytes += len(line)
+    self._ends.append(self._ends[-1] + len(line))
+    if self._waiting_bytes > _BLOCK:
+      self._flush()
+
+  def _flush(self) -> BinaryIO:
+    assert self._file is not None
+    data = memoryview(b"".join(self._waiting))
+    while data:  # A write may take a part, before the disk is full.
+      data = data[self._file.write(data):]
+    self._waiting, self._waiting_bytes = [], 0
+    return self._file
+
+  def _read(self, start: int, stop: int) -> Iterator[T]:
+    """Yields the values from `start` to `stop`, which are in the file."""
+    begin, end = self._ends[start], self._ends[stop]
+    text = os.pread(self._flush().fileno(), end - begin, begin).decode(
+        "utf-8", "surrogatepass")
+    # JSON escapes line ends in texts.
+    yield from map(self._unpack, json.loads(
+        f"[{text[:-1].replace(chr(10), ',')}]"))
+
+  def __len__(self) -> int:
+    return len(self._few) if self._file is None else len(self._ends) - 1
+
+  def __iter__(self) -> Iterator[T]:
+    at = 0
+    while at < len(self):
+      if self._file is None:
+        yield self._few[at]
+        at += 1
+        continue
+      stop = max(at + 1, bisect.bisect_right(
+          self._ends, self._ends[at] + _BLOCK) - 1)
+      yield from self._read(at, stop)
+      at = stop
+
+  @overload
+  def __getitem__(self, index: int) -> T: ...
+  @overload
+  def __getitem__(self, index: slice) -> list[T]: ...
+
+  def __getitem__(self, index: int | slice) -> T | list[T]:
+    if self._file is None:
+      return self._few[index]
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(len(self)))]
+    index = range(len(self))[index]  # Raises IndexError, as lists do.
+    return next(self._read(index, index + 1))
