@@ -190,8 +190,7 @@ def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:
       "n": n, "correct": right, "accuracy": right / n if n else None,
       "ci95": list(statistics.wilson_interval(right, n)),
       "bootstrap_ci95": list(
-          statistics.bootstrap_interval([float(c) for c in correct],
-                                        seed=seed)),
+          statistics.bootstrap_interval(correct, seed=seed)),
   }
 
 
