@@ -10,7 +10,7 @@ import json
 import operator
 import os
 import tempfile
-from typing import Any, BinaryIO, Generic, TypeVar, overload
+from typing import IO, Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -38,9 +38,7 @@ class DiskList(Sequence[T], Generic[T]):
 
   def __init__(self, values: Iterable[T] = (), of: type[T] | None = None):
     self._few: list[T] = []
-    self._file: BinaryIO | None = None
-    self._waiting: list[bytes] = []  # Lines that are not in the file yet.
-    self._waiting_bytes = 0
+    self._file: IO[bytes] | None = None
     self._ends = array.array("q", [0])  # In the file, of each line.
     self._pack: Callable[[Any], Any] = lambda value: value
     self._unpack: Callable[[Any], Any] = self._pack
@@ -59,33 +57,33 @@ class DiskList(Sequence[T], Generic[T]):
       return
     self._few.append(value)
     if len(self._few) > MOST_IN_MEMORY:
-      self._file = tempfile.TemporaryFile(buffering=0)
+      self._file = tempfile.TemporaryFile("wb", buffering=_BLOCK)
       for early in self._few:
         self._write(early)
       self._few = []
 
   def _write(self, value: T) -> None:
-    line = (_ENCODER.encode(self._pack(value)) + "\n").encode(
-        "utf-8", "surrogatepass")
-    self._waiting.append(line)
-    self._waiting_bytes += len(line)
-    self._ends.append(self._ends[-1] + len(line))
-    if self._waiting_bytes > _BLOCK:
-      self._flush()
+    line = _ENCODER.encode(self._pack(value)) + "\n"
+    data = line.encode("utf-8", "surrogatepass")
+    self._to_disk(lambda file: file.write(data))
+    self._ends.append(self._ends[-1] + len(data))
 
-  def _flush(self) -> BinaryIO:
+  def _to_disk(self, write: Callable[[IO[bytes]], Any]) -> int:
+    """Writes; returns the file's descriptor. Names the folder in an error."""
     assert self._file is not None
-    data = memoryview(b"".join(self._waiting))
-    while data:  # A write may take a part, before the disk is full.
-      data = data[self._file.write(data):]
-    self._waiting, self._waiting_bytes = [], 0
-    return self._file
+    try:
+      write(self._file)
+    except OSError as error:
+      raise OSError(
+          error.errno, error.strerror, tempfile.gettempdir()) from error
+    return self._file.fileno()
 
   def _read(self, start: int, stop: int) -> Iterator[T]:
     """Yields the values from `start` to `stop`, which are in the file."""
     begin, end = self._ends[start], self._ends[stop]
-    text = os.pread(self._flush().fileno(), end - begin, begin).decode(
-        "utf-8", "surrogatepass")
+    text = os.pread(
+        self._to_disk(lambda file: file.flush()), end - begin, begin).decode(
+            "utf-8", "surrogatepass")
     # JSON escapes line ends in texts.
     yield from map(self._unpack, json.loads(
         f"[{text[:-1].replace(chr(10), ',')}]"))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import resource
+import tempfile
 
 import numpy as np
 import pytest
@@ -76,3 +78,16 @@ def test_a_large_list_is_read_in_blocks(monkeypatch):
   monkeypatch.setattr(disk_lists, "_BLOCK", 64)
   values = ["x" * (i % 90) for i in range(500)]
   _require_equal(disk_lists.DiskList(values), values)
+
+
+def test_a_full_disk_is_named():
+  found = disk_lists.DiskList(range(10))
+  found.append("x" * 10_000)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
+  try:
+    with pytest.raises(OSError, match=tempfile.gettempdir()):
+      list(found)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert list(found) == [*range(10), "x" * 10_000]
