@@ -6,25 +6,26 @@ import array
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
-import json
 import operator
 import os
 import tempfile
 from typing import IO, Any, Generic, TypeVar, overload
 
+import msgpack
+
 T = TypeVar("T")
 
 MOST_IN_MEMORY = 20_000  # Values of a list; with one more, all go to the disk.
 _BLOCK = 2**18  # Bytes that are read or written at a time.
-# A lone surrogate stays as it is: JSON's escapes would join two of them.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+# Lone surrogates stay as they are: JSON's escapes would join two of them.
+_TEXTS = {"unicode_errors": "surrogatepass"}
 
 
 class DiskList(Sequence[T], Generic[T]):
   """A list that grows at its end, in a temporary file if it is long.
 
-  The file has no name and ends with the list, or with the process. Of each
-  value it has a line of JSON, so values consist of str, int, float, bool, None,
+  The file has no name and ends with the list, or with the process. It is of
+  MessagePack, so values consist of str, int of 64 bits, float, bool, None,
   lists, and dicts with str keys; there a tuple becomes a list.
 
   Args:
@@ -39,7 +40,8 @@ class DiskList(Sequence[T], Generic[T]):
   def __init__(self, values: Iterable[T] = (), of: type[T] | None = None):
     self._few: list[T] = []
     self._file: IO[bytes] | None = None
-    self._ends = array.array("q", [0])  # In the file, of each line.
+    self._ends = array.array("q", [0])  # In the file, of each value.
+    self._packer = msgpack.Packer(**_TEXTS)
     self._pack: Callable[[Any], Any] = lambda value: value
     self._unpack: Callable[[Any], Any] = self._pack
     if of is not None:
@@ -63,8 +65,7 @@ class DiskList(Sequence[T], Generic[T]):
       self._few = []
 
   def _write(self, value: T) -> None:
-    line = _ENCODER.encode(self._pack(value)) + "\n"
-    data = line.encode("utf-8", "surrogatepass")
+    data = self._packer.pack(self._pack(value))
     self._to_disk(lambda file: file.write(data))
     self._ends.append(self._ends[-1] + len(data))
 
@@ -78,15 +79,11 @@ class DiskList(Sequence[T], Generic[T]):
           error.errno, error.strerror, tempfile.gettempdir()) from error
     return self._file.fileno()
 
-  def _read(self, start: int, stop: int) -> Iterator[T]:
-    """Yields the values from `start` to `stop`, which are in the file."""
+  def _read(self, start: int, stop: int) -> bytes:
+    """The values from `start` to `stop`, which are in the file."""
     begin, end = self._ends[start], self._ends[stop]
-    text = os.pread(
-        self._to_disk(lambda file: file.flush()), end - begin, begin).decode(
-            "utf-8", "surrogatepass")
-    # JSON escapes line ends in texts.
-    yield from map(self._unpack, json.loads(
-        f"[{text[:-1].replace(chr(10), ',')}]"))
+    return os.pread(
+        self._to_disk(lambda file: file.flush()), end - begin, begin)
 
   def __len__(self) -> int:
     return len(self._few) if self._file is None else len(self._ends) - 1
@@ -100,7 +97,9 @@ class DiskList(Sequence[T], Generic[T]):
         continue
       stop = max(at + 1, bisect.bisect_right(
           self._ends, self._ends[at] + _BLOCK) - 1)
-      yield from self._read(at, stop)
+      unpacker = msgpack.Unpacker(**_TEXTS, max_buffer_size=0)
+      unpacker.feed(self._read(at, stop))
+      yield from map(self._unpack, unpacker)
       at = stop
 
   @overload
@@ -114,4 +113,6 @@ class DiskList(Sequence[T], Generic[T]):
     if isinstance(index, slice):
       return [self[i] for i in range(*index.indices(len(self)))]
     index = range(len(self))[index]  # Raises IndexError, as lists do.
-    return next(self._read(index, index + 1))
+    found: T = self._unpack(msgpack.unpackb(
+        self._read(index, index + 1), **_TEXTS))
+    return found
