@@ -20,7 +20,8 @@ class _Pair:
 VALUES = [
     None, True, 0, 2**64 - 1, -(2**63), 1e-320, -0.0, 0.1 + 0.2, math.inf, "",
     "\ud800", "\ud83d\ude00", "\U0001f600", "\\ud83d", "é",
-    '"\\\n\r\u2028\x00,\ufeff', [], {}, {"a": [1, {"b": None}], "\udc80": "x"}, "long" * 300_000, [[0.5]]]
+    '"\\\n\r\u2028\x00,\ufeff', [], {},
+    {"a": [1, {"b": None}], "\udc80": "x"}, "long" * 300_000, [[0.5]]]
 
 
 @pytest.fixture(name="few", autouse=True)

@@ -141,10 +141,12 @@ def _choose(rows, most):
   share = most
   for row in rows:
     result = row["benchmark"], row["system"], row["mode"]
-    group = (right if row["correct"] else wrong).setdefault(result, [])
-    share = max(1, most // len(wrong.keys() | right.keys()))
-    if len(group) < share:
-      group.append(row)
+    groups = right if row["correct"] else wrong
+    if result not in groups:
+      groups[result] = []
+      share = max(1, most // len(wrong.keys() | right.keys()))
+    if len(groups[result]) < share:
+      groups[result].append(row)
   return [row for result in dict.fromkeys([*wrong, *right]) for row in
           [*wrong.get(result, ()), *right.get(result, ())][:share]]
 
