@@ -1,7 +1,6 @@
 """Calls whose records lie on the disk leave what those in memory leave."""
 
 import json
-import re
 
 import pytest
 
@@ -57,9 +56,9 @@ def _call(folder, output, dataset):
   results = json.loads((output / "results.json").read_text())
   created = results.pop("created")
   del results["command"]
-  report = (output / "report.html").read_text().replace(created, "")
-  return results, re.sub(r"code_version.*", "", report), (
-      output / "examples.jsonl").read_bytes()
+  return [results, (output / "examples.jsonl").read_bytes(), *(
+      (output / name).read_text().replace(created, "")
+      for name in ("report.html", "report.md"))]
 
 
 @pytest.mark.parametrize("dataset", SOURCES)
