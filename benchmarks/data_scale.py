@@ -7,9 +7,10 @@ Trains a tiny student on generated records of e-SNLI's size, by the command
 line, for each number of records:
 
   first    a run on records that were never tokenized
-  later    another run on them
+  later    runs on them after it, of each number in turn
 
-Of each: seconds from the start to the first step, and the memory that the
+Of each: seconds from the start to the first step (in brackets: more than with
+the first number of records, a median of differences), and the memory that the
 process held at its end, and at most. Then of the pipeline alone, in one
 process: the seconds to the first batch and to that of step 100,000, as a
 resumed run reads it, of rows of one pair and of packed rows; and pairs a second
@@ -25,6 +26,7 @@ import pathlib
 import random
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -122,7 +124,7 @@ def run(records: pathlib.Path, model_dir: pathlib.Path
   process = psutil.Popen(
       command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, text=True,
       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-  held = [0]
+  held = [0]  # A process that has ended, and is waited for, holds nothing.
 
   def watch() -> None:
     while process.poll() is None:
@@ -139,7 +141,7 @@ def run(records: pathlib.Path, model_dir: pathlib.Path
   found = re.search(r"first step done (\S+) s after", said)
   if process.wait() or not found:
     raise SystemExit(f"{' '.join(command)} failed:\n{said[-3000:]}")
-  return float(found[1]), held[-3 if len(held) > 3 else -1] / 1e9, (
+  return float(found[1]), [size for size in held if size][-1] / 1e9, (
       max(held) / 1e9)
 
 
@@ -150,29 +152,43 @@ def main() -> None:
   parser.add_argument("--records", default="720,500000",
                       help="numbers of records, the first to compare with")
   parser.add_argument("--folder", help="keep the records here")
+  parser.add_argument("--rounds", type=int, default=3, metavar="N",
+                      help="later runs of each (default: %(default)s)")
   args = parser.parse_args()
   folder = pathlib.Path(args.folder or tempfile.mkdtemp(prefix="data-scale-"))
-  base: dict[str, tuple[float, float, float]] = {}
-  for count in map(int, args.records.split(",")):
+  counts = list(map(int, args.records.split(",")))
+  found: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+
+  def measure(kind: str, count: int) -> None:
+    model_dir = folder / f"run-{count}"
+    shutil.rmtree(model_dir, ignore_errors=True)
+    found.setdefault((kind, count), []).append(
+        run(folder / str(count), model_dir))
+
+  for count in counts:
     records = folder / str(count)
-    tokens = records / "stepdistill_esnli/palm540b/1.0.0/tokens"
     if not records.is_dir():
       write_records(records, count)
-    for kind in ("first", "later"):
-      if kind == "first":
-        shutil.rmtree(tokens, ignore_errors=True)
-      model_dir = folder / f"run-{count}"
-      shutil.rmtree(model_dir, ignore_errors=True)
-      found = run(records, model_dir)
-      first = base.setdefault(kind, found)
-      print(f"{count:>11,} records, {kind:<7} first step after {found[0]:6.1f} "
-            f"s ({found[0] - first[0]:+6.1f}), {found[1]:5.2f} GB "
-            f"({found[1] - first[1]:+5.2f}), at most {found[2]:5.2f} GB",
-            flush=True)
+    shutil.rmtree(records / "stepdistill_esnli/palm540b/1.0.0/tokens",
+                  ignore_errors=True)
+    measure("first", count)
+  for _ in range(args.rounds):  # In turn, as machines are noisy.
+    for count in counts:
+      measure("later", count)
+  for (kind, count), values in found.items():
+    seconds, held, most = map(statistics.median, zip(*values))
+    first = found[kind, counts[0]]
+    more = statistics.median(
+        one[0] - other[0] for one, other in zip(values, first))
+    base = statistics.median(one[1] for one in first)
+    print(f"{count:>11,} records, {kind} runs: first step after {seconds:6.1f} "
+          f"s ({more:+6.1f}), {held:5.2f} GB ({held - base:+5.2f}), at most "
+          f"{most:5.2f} GB; median of {len(values)}", flush=True)
+  for count in counts:
     done = subprocess.run(
         [sys.executable, "-c", _PIPELINE], cwd=ROOT, text=True, check=True,
         stdout=subprocess.PIPE,
-        env={**os.environ, "STEPDISTILL_RECORDS": str(records)})
+        env={**os.environ, "STEPDISTILL_RECORDS": str(folder / str(count))})
     print(f"{count:>11,} records, {done.stdout.strip()}", flush=True)
   if not args.folder:
     shutil.rmtree(folder)

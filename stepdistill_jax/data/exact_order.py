@@ -71,7 +71,6 @@ class Batches:
         for i, count in enumerate(self._store.counts)]
     if cfg.pack:  # Of one part: `get_dataset` leaves mixtures to SeqIO.
       *sizes, inputs, targets = self._row_lengths(self._store)
-      sizes = [x.astype(np.int32) for x in sizes]
       self._row_sizes = *sizes, inputs, targets
       return example_order.PackedOrder(
           orders[0], sizes[0], sizes[1], inputs, targets)
@@ -155,34 +154,72 @@ def _examples(cfg: utils.DatasetConfig, provider: Any
            if cfg.split in task.splits]
   rates = [1] if len(tasks) == 1 else _integer_rates(
       [provider.get_rate(task) for task in tasks])
-  datasets = [truncation.read(task, cfg) for task in tasks]
-  shared = set.intersection(*(set(ds.element_spec) for ds in datasets))
+  datasets = [None if _keeps_tokens(task, cfg) else truncation.read(task, cfg)
+              for task in tasks]
+  specs = [preparation.spec_of(task) if dataset is None
+           else dataset.element_spec for task, dataset in zip(tasks, datasets)]
+  shared = set.intersection(*map(set, specs))
   spec = {
-      key: spec for key, spec in datasets[0].element_spec.items()
+      key: spec for key, spec in specs[0].items()
       if key in shared and spec.dtype != tf.string
       and spec.shape.rank == 1 and key != truncation.TOKENS_CUT}
-  return example_store.ExampleStore(
-      [_part(task, cfg, dataset, list(spec))
-       for task, dataset in zip(tasks, datasets)], spec), rates
+  return example_store.ExampleStore([
+      _prepared_part(task, cfg) if dataset is None
+      else _streamed_part(task, cfg, dataset, list(spec))
+      for task, dataset in zip(tasks, datasets)], spec), rates
 
 
-def _part(task: seqio.Task, cfg: utils.DatasetConfig, dataset: tf.data.Dataset,
-          keys: list[str]) -> example_store.Part:
-  """The examples of a task: of prepared tokens, or as SeqIO reads them."""
-  judge = truncation.Judge.of(task, cfg)
+def _keeps_tokens(task: seqio.Task, cfg: utils.DatasetConfig) -> bool:
+  return bool(truncation.texts_of(task) and not cfg.use_cached
+              and preparation.first_step_of(task))
+
+
+def _prepared_part(task: seqio.Task, cfg: utils.DatasetConfig, **says: bool
+                   ) -> example_store.Part:
+  """The examples of a task, of prepared tokens."""
   texts = truncation.texts_of(task)
-  if texts and not cfg.use_cached and preparation.first_step_of(task):
-    with truncation.in_rows(cfg.pack):
-      fit = texts.fit(task.output_features, cfg.task_feature_lengths)
-    return example_store.Part(
-        lambda: preparation.prepared(task, cfg.split), fit, judge,
-        lambda: selection.left_out_of(task.source))
+  assert texts is not None
+  with truncation.in_rows(cfg.pack):
+    fit = texts.fit(task.output_features, cfg.task_feature_lengths)
+  return example_store.Part(
+      lambda: preparation.prepared(task, cfg.split), fit,
+      truncation.Judge.of(task, cfg, **says),
+      lambda: selection.left_out_of(task.source))
+
+
+def _streamed_part(task: seqio.Task, cfg: utils.DatasetConfig,
+                   dataset: tf.data.Dataset, keys: list[str]
+                   ) -> example_store.Part:
+  """The examples of a task, as SeqIO reads them."""
+  judge = truncation.Judge.of(task, cfg)
   if judge is not None:
     keys = [*keys, truncation.TOKENS_CUT]
   return example_store.Part(
       lambda: preparation.streamed(
           task.name, dataset, keys, task.source.num_input_examples(cfg.split)),
       judge=judge)
+
+
+def judge_all(provider: Any, cfg: utils.DatasetConfig, says: bool) -> bool:
+  """Says what a run's lengths will cut, where all tokens are soon at hand.
+
+  Args:
+    provider: the task or mixture.
+    cfg: of the run.
+    says: False where the run says it itself, so that refusals are left.
+
+  Returns:
+    Whether all examples were looked at.
+
+  Raises:
+    errors.UserError: as a `truncation.Judge` does.
+  """
+  tasks = [task for task in seqio.get_subtasks(provider)
+           if cfg.split in task.splits]
+  return bool(cfg.task_feature_lengths) and all(
+      _keeps_tokens(task, cfg) and preparation.is_at_hand(task, cfg.split)
+      for task in tasks) and all(
+          _prepared_part(task, cfg, says=says).cut for task in tasks)
 
 
 @gin.configurable(module="stepdistill_jax.data.exact_order")

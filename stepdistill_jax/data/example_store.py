@@ -64,7 +64,11 @@ class Part:
             rows: np.ndarray | None) -> Iterator[np.ndarray]:
     """Tokens that examples lose, int `[any, texts]`, many at once."""
     if self.fit is not None:
-      for places in self._places(self.fit, files, rows):
+      if self.fit.loses_nothing(files.longest):
+        count = files.count if rows is None else len(rows)
+        yield np.zeros([count, len(self.fit.texts.names)], np.int8)
+        return
+      for _, places in self._places(self.fit, files, rows):
         yield np.stack([place.lost for place in places.values()], axis=1)
       return
     at = files.names.index(truncation.TOKENS_CUT)
@@ -72,29 +76,45 @@ class Part:
       yield np.stack([example[at] for example in files.read(
           range(first, min(first + _AT_ONCE, files.count)))])
 
-  def _places(self, fit: truncation.Fit, files: token_files.TokenFiles,
-              rows: np.ndarray | None) -> Iterator[dict[str, truncation.Place]]:
-    """What is left of the features of examples, many at once."""
+  def _sizes(self, files: token_files.TokenFiles, rows: np.ndarray | None
+             ) -> Iterator[dict[str, np.ndarray]]:
+    """The features' sizes as they are in the files, many at once."""
     first = 0
     for sizes in files.sizes():
       if rows is not None:
         a, b = np.searchsorted(rows, [first, first + len(sizes)])
         first, sizes = first + len(sizes), sizes[rows[a:b] - first]
-      yield fit.places(dict(zip(files.names, sizes.T.astype(np.int64))))
+      yield dict(zip(files.names, sizes.T.astype(np.int32)))
 
-  def sizes(self, key: str) -> np.ndarray:
-    """The length of a feature in each example, int64 `[examples]`."""
+  def _places(
+      self, fit: truncation.Fit, files: token_files.TokenFiles,
+      rows: np.ndarray | None
+  ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, truncation.Place]]]:
+    """(sizes in the files, what is left of them), many at once."""
+    for sizes in self._sizes(files, rows):
+      yield sizes, fit.places(sizes)
+
+  def sizes(self, keys: Sequence[str]) -> np.ndarray:
+    """The lengths of features in each example, int32 `[keys, examples]`."""
     files, rows, _ = self._chosen
-    if self.fit is None or key not in self.fit.texts.names:
-      at = files.names.index(key)
-      found = np.concatenate([sizes[:, at] for sizes in files.sizes()])
-      return (found if rows is None else found[rows]).astype(np.int64)
-    places = list(place[key] for place in self._places(self.fit, files, rows))
-    found = np.concatenate([place.kept + place.end for place in places])
-    if key in self.fit.prompts:  # As they are cut is known by cutting alone.
-      lost = np.flatnonzero(np.concatenate([p.lost for p in places]) > 0)
-      found[lost] = [len(example[key]) for example in self.take(lost, [key])]
-    return found
+    if self.fit is None:
+      return np.concatenate([
+          np.stack([sizes[key] for key in keys])
+          for sizes in self._sizes(files, rows)], axis=1)
+    found, lost = [], []
+    for sizes, places in self._places(self.fit, files, rows):
+      found.append(np.stack([
+          places[key].kept + places[key].end if key in places else sizes[key]
+          for key in keys]))
+      lost.append(np.stack([
+          places[key].lost > 0 if key in self.fit.prompts
+          else np.zeros(found[-1].shape[1], bool) for key in keys]))
+    result = np.concatenate(found, axis=1)
+    for i, at in enumerate(map(np.flatnonzero, np.concatenate(lost, axis=1))):
+      if at.size:  # As prompts are cut is known by cutting alone.
+        result[i, at] = [
+            len(example[keys[i]]) for example in self.take(at, [keys[i]])]
+    return result
 
   def take(self, examples: np.ndarray, keys: Sequence[str]
            ) -> list[dict[str, np.ndarray]]:
@@ -147,9 +167,9 @@ class ExampleStore:
     """Number of examples of each task."""
     return [part.count for part in self._parts]
 
-  def sizes(self, key: str) -> np.ndarray:
-    """The length of a feature in each example, int64 `[examples]`."""
-    return np.concatenate([part.sizes(key) for part in self._parts])
+  def sizes(self, keys: Sequence[str]) -> np.ndarray:
+    """The lengths of features in each example, int32 `[keys, examples]`."""
+    return np.concatenate([part.sizes(keys) for part in self._parts], axis=1)
 
   def take(self, examples: np.ndarray) -> Mapping[str, tf.RaggedTensor]:
     """Examples by their numbers: name -> `[examples, (length)]`."""

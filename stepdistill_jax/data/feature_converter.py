@@ -232,13 +232,14 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
 
   def row_sizes(
       self, element_spec: Mapping[str, tf.TensorSpec],
-      sizes: Callable[[str], np.ndarray],
+      sizes: Callable[[Sequence[str]], np.ndarray],
       task_feature_lengths: Mapping[str, int]) -> tuple[Any, Any, int, int]:
     """What records take of a packed row.
 
     Args:
       element_spec: of the task's examples.
-      sizes: name of a feature -> its length in each example, int `[examples]`.
+      sizes: names of features -> their lengths in each example, int
+        `[names, examples]`.
       task_feature_lengths: of a row.
 
     Returns:
@@ -247,10 +248,12 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
     """
     prefixes = self._prefixes_of(element_spec)
     lengths = _lengths_of(prefixes, task_feature_lengths)
-    inputs, targets = (
-        sum(np.minimum(sizes(prefix + name), pair[i])
-            for prefix, pair in zip(prefixes, lengths))
-        for i, name in enumerate(("inputs", "targets")))
+    names = [prefix + name for name in ("inputs", "targets")
+             for prefix in prefixes]
+    most = [pair[i] for i in range(2) for pair in lengths]
+    inputs, targets = np.minimum(
+        sizes(names), np.array(most, np.int32)[:, None]).reshape(
+            2, len(prefixes), -1).sum(axis=1, dtype=np.int32)
     return (inputs, targets, task_feature_lengths["inputs"],
             task_feature_lengths["targets"])
 

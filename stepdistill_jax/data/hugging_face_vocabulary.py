@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 import functools
+import itertools
 import os
 import pathlib
 from typing import Any
@@ -195,9 +196,13 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
     return [self._moved(i) for i in ids]
 
   def _decode(self, ids: Iterable[int]) -> str:
+    # What stands behind another end token than EOS was never meant; where
+    # generation stops at that one, as transformers does, it is not there.
+    ends = tokenizer_files.end_ids(self.tokenizer_file)
+    moved = (self._moved(int(i)) for i in ids if 0 < i <= self.zero_id)
     return str(self._tokenizer.decode(
-        [self._moved(int(i)) for i in ids
-         if 0 < i <= self.zero_id], skip_special_tokens=True))
+        list(itertools.takewhile(lambda i: i not in ends, moved)),
+        skip_special_tokens=True))
 
   def encode_text_tf(self, text: tf.Tensor, prompt: bool) -> tf.Tensor:
     """A text's ids, int32 `[length]`."""

@@ -1,7 +1,10 @@
 """Prompts that are too long lose of their question alone."""
 
+import json
+
 import gin
 import pytest
+import tensorflow as tf
 
 from stepdistill_jax.data import (
   exact_order,
@@ -156,3 +159,19 @@ def test_lengths_in_its_tokens_hold_all_that_a_run_reads(file):
     # BOS may count twice, and newlines alone.
     assert longest <= inputs <= longest + 2, text
     assert targets <= rationale <= targets + 1
+
+
+def test_an_answer_ends_with_any_end_token_of_the_student(tmp_path):
+  fixtures.write_tokenizer(tmp_path, fixtures.FAMILIES["llama3_1"])
+  file = tmp_path / "tokenizer.json"
+  plain = hugging_face_vocabulary.HuggingFaceVocabulary(str(file))
+  other, ids = plain.encode("Who?")[-1], plain.encode("5 6 Who? 7")
+  assert other != plain.eos_id and plain.decode(ids) == "5 6 Who? 7"
+  (tmp_path / "generation_config.json").write_text(json.dumps(
+      {"eos_token_id": [plain._moved(plain.eos_id), plain._moved(other)]}))
+  tokenizer_files.beside.cache_clear()
+  tokenizer_files.end_ids.cache_clear()
+  vocabulary = hugging_face_vocabulary.HuggingFaceVocabulary(str(file))
+  expected = plain.decode(ids[:ids.index(other)])
+  assert vocabulary.decode(ids) == expected
+  assert vocabulary.decode_tf(tf.constant(ids)).numpy().decode() == expected

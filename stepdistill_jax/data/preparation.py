@@ -47,6 +47,7 @@ from stepdistill_jax.util import errors, locations, progress, whole_folders
 
 _AT_ONCE = 4096  # Examples.
 _FOLDER = "tokens"
+_FEW = 5_000  # Examples that are tokenized in a second or two.
 _MANY = 50_000  # Examples of another's task: more take a while to tokenize.
 # What gin binds of the steps before the tokens.
 _BOUND = ("record_weight.", "single_target_separator.")
@@ -67,6 +68,22 @@ def first_step_of(task: seqio.Task) -> functools.partial[Any] | None:
   return texts and functools.partial(texts, **getattr(step, "keywords", {}))
 
 
+def spec_of(task: seqio.Task) -> dict[str, tf.TensorSpec]:
+  """The spec of the numbers in examples of a task of ours, once tokenized."""
+  made = task.preprocessors[0].keywords["first_step"](
+      tf.data.Dataset.from_tensors(dict.fromkeys(records.FIELDS, "")))
+  return {
+      name: tf.TensorSpec([None], task.output_features[name].dtype)
+      if name in task.output_features and spec.dtype == tf.string else spec
+      for name, spec in made.element_spec.items()}
+
+
+def is_at_hand(task: seqio.Task, split: str) -> bool:
+  """Whether the tokens of a task of ours are there, or soon made."""
+  return (task.source.num_input_examples(split) or 0) <= _FEW or any(
+      place.is_dir() for place in _places(_made_from(task, split), task, split))
+
+
 def prepared(task: seqio.Task, split: str) -> token_files.TokenFiles:
   """The tokens of a task of ours, without EOS and not cut.
 
@@ -75,20 +92,27 @@ def prepared(task: seqio.Task, split: str) -> token_files.TokenFiles:
       can be written.
   """
   about = _made_from(task, split)
-  digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
-  beside = pathlib.Path(about["folder"]) / _FOLDER
-  elsewhere = locations.cache_home() / _FOLDER
-  name = f"{task.name}-{split}-{digest}"
-  for place in (beside, elsewhere):
-    if (found := _open(place / name)) is not None:
+  folders = _places(about, task, split)
+  for folder in folders:
+    if (found := _open(folder)) is not None:
       return found
-  place = _writable(beside, elsewhere)
-  with _lock(place, name):
-    if (found := _open(place / name)) is not None:  # Another one made it.
+  place = _writable(*(folder.parent for folder in folders))
+  folder = place / folders[0].name
+  with _lock(folder):
+    if (found := _open(folder)) is not None:  # Another one made it.
       return found
     _remove_stale(place, task, split, about)
-    _make(place / name, task, split, about)
-  return token_files.TokenFiles(place / name)
+    _make(folder, task, split, about)
+  return token_files.TokenFiles(folder)
+
+
+def _places(about: Mapping[str, Any], task: seqio.Task, split: str
+            ) -> tuple[pathlib.Path, pathlib.Path]:
+  """Where tokens may be: beside the records, or in the user's cache."""
+  digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+  name = f"{task.name}-{split}-{digest}"
+  return (pathlib.Path(about["folder"]) / _FOLDER / name,
+          locations.cache_home() / _FOLDER / name)
 
 
 def streamed(name: str, dataset: tf.data.Dataset, keys: list[str],
@@ -167,17 +191,18 @@ def _writable(*places: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _lock(place: pathlib.Path, name: str) -> Iterator[None]:
+def _lock(folder: pathlib.Path) -> Iterator[None]:
   """Held by the one process of a host that makes a folder of tokens.
 
   Where locks do not reach (another host), two make it, each under a name of
   its own, and the first that is whole serves both.
   """
-  with open(place / f".{name}.lock", "wb") as file:
+  with open(folder.with_name(f".{folder.name}.lock"), "wb") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      progress.say(f"waiting for another process that tokenizes {name}")
+      progress.say(
+          f"waiting for another process that tokenizes {folder.name}")
       fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:  # A file system without locks.
       pass

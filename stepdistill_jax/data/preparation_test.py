@@ -104,7 +104,7 @@ def test_examples_are_those_of_the_tasks_own_pipeline(name):
   for key, rows in found.items():
     assert rows.to_list() == [e[key].tolist() for e in expected], key
     assert rows.dtype == expected[0][key].dtype
-    assert store.sizes(key).tolist() == [len(e[key]) for e in expected]
+    assert store.sizes([key]).tolist() == [[len(e[key]) for e in expected]]
 
 
 @pytest.mark.parametrize("shards", [1, 3, 16, 40])
@@ -285,7 +285,7 @@ def test_processes_that_prepare_at_once_and_one_that_is_killed(folder):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
   # This process holds the lock until all the others wait for it.
-  with preparation._lock(folder, made.name):
+  with preparation._lock(made):
     processes = [start("dies"), start()]
     for process in processes:
       while "waiting for another process" not in process.stderr.readline():
@@ -364,3 +364,34 @@ def test_words_have_the_tokens_of_their_texts(real, monkeypatch):
         **{k: v.numpy() for k, v in words.split(part).items()})
     assert sizes.tolist() == expected.row_lengths().numpy().tolist()
     np.testing.assert_array_equal(tokens, expected.flat_values)
+
+
+@pytest.mark.parametrize("name", [
+    STEP, "svamp_label_gold", "svamp_single_gold_palm540b",
+    "svamp_rationale_palm540b", "svamp_predict_gold"])
+def test_the_spec_is_that_of_the_task_itself(name):
+  task = seqio.TaskRegistry.get(name)
+  read = pipelines.build(lambda: truncation.read(task, config(
+      name, task_feature_lengths=dict.fromkeys(task.output_features, 16))))
+
+  def numbers(spec):
+    return {key: value for key, value in spec.items()
+            if value.dtype != tf.string and key != truncation.TOKENS_CUT}
+  assert numbers(preparation.spec_of(task)) == numbers(read.element_spec)
+
+
+def test_few_examples_are_judged_at_once_and_many_if_they_are_prepared(
+    monkeypatch):
+  task = seqio.TaskRegistry.get(STEP)
+  cfg = config(task_feature_lengths={**LENGTHS, "targets": 1})
+  monkeypatch.setattr(preparation, "_FEW", 39)
+  assert not exact_order.judge_all(task, cfg, says=False)
+  prepare()
+  with pytest.raises(errors.UserError, match="a cut label is another answer"):
+    exact_order.judge_all(task, cfg, says=False)
+  monkeypatch.setattr(preparation, "_FEW", 40)
+  for folder in preparation._places(
+      preparation._made_from(task, "train"), task, "train"):
+    shutil.rmtree(folder, ignore_errors=True)
+  with pytest.raises(errors.UserError, match="a cut label is another answer"):
+    exact_order.judge_all(task, cfg, says=False)

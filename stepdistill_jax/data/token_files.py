@@ -15,6 +15,7 @@ numbers are little endian.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+import functools
 import json
 import os
 import pathlib
@@ -167,6 +168,12 @@ class TokenFiles:
     """The features' sizes, many examples at once, uint32 [any, features]."""
     for part in self._parts("sizes", "<u4", len(self.names)):
       yield part.reshape(-1, len(self.names))
+
+  @functools.cached_property
+  def longest(self) -> dict[str, int]:
+    """The largest size of each feature."""
+    return dict(zip(self.names, np.max(
+        [part.max(axis=0) for part in self.sizes()], axis=0).tolist()))
 
   def ids(self) -> Iterator[np.ndarray]:
     """Hashes of the examples' ids, as many at once as of `sizes`, int64."""

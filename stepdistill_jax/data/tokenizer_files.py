@@ -48,6 +48,14 @@ def eos_id(file: str) -> int:
   return found
 
 
+@functools.cache
+def end_ids(file: str) -> frozenset[int]:
+  """The ids, as the tokenizer has them, at which generation stops."""
+  more = beside(file, "generation_config.json").get("eos_token_id")
+  return frozenset({
+      eos_id(file), *(more if isinstance(more, list) else ())})
+
+
 def read_json(
     file: pathlib.Path | epath.Path, may_lack: bool = False) -> dict[str, Any]:
   """The JSON object in a file; with `may_lack`, empty if there is no file.

@@ -230,6 +230,12 @@ class Fit:
         used += found[name].kept + found[name].end
     return found
 
+  def loses_nothing(self, longest: Mapping[str, int]) -> bool:
+    """Whether all examples whose features have at most these sizes stay."""
+    places = self.places(
+        {name: np.array(longest[name]) for name in self.texts.names})
+    return all(place.lost <= 0 for place in places.values())
+
   @tf.autograph.experimental.do_not_convert
   def example(self, example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """An example of token ids by feature without EOS, fitted."""

@@ -11,12 +11,37 @@ from etils import epath
 from flax import traverse_util
 import flax.core
 import jax
+from jax.extend import core
 
 from stepdistill_jax.embedded_t5x import (
   checkpoint_config,
+  partitioning,
   train_state as train_state_lib,
 )
 from stepdistill_jax.util import errors, progress
+
+
+def _by_equation(function: Callable[..., Any]) -> Callable[..., Any]:
+  """The function, its equations computed one by one, those in vain left out."""
+
+  def call(*args: Any) -> Any:
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    needed = set(filter(_is_variable, closed.jaxpr.outvars))
+    equations = []
+    for equation in reversed(closed.jaxpr.eqns):
+      if not needed.isdisjoint(equation.outvars):
+        equations.append(equation)
+        needed.update(filter(_is_variable, equation.invars))
+    values = core.jaxpr_as_fun(core.ClosedJaxpr(
+        closed.jaxpr.replace(eqns=equations[::-1]), closed.consts))(
+            *jax.tree.leaves(args))
+    return jax.tree.unflatten(jax.tree.structure(shape), values)
+
+  return call
+
+
+def _is_variable(atom: Any) -> bool:
+  return isinstance(atom, core.Var)
 
 
 class TrainStateInitializer:
@@ -63,7 +88,19 @@ class TrainStateInitializer:
           parent=None, spmd_annotations=self.train_state_axes.params)
 
   def from_scratch(self, init_rng: jax.Array):
-    """Initializes, each device making its own shards."""
+    """Initializes, each device making its own shards.
+
+    One device alone takes the computation apart: parameters of a shape then
+    share a program that is compiled once, and all of a network's make no
+    program as large as a step's. The values are the same, but for rounding.
+    """
+    mesh = getattr(self._partitioner, "mesh", None)
+    if mesh is not None and mesh.size == 1:
+      state = partitioning.PjittedFnWithContext(
+          _by_equation(self._initialize), mesh,
+          self._partitioner.logical_axis_rules)(init_rng)
+      return self._partitioner.move_params_to_devices(
+          state, self.train_state_axes)
     return self._partitioner.partition(
         self._initialize, in_axis_resources=None,
         out_axis_resources=self.train_state_axes)(init_rng)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from stepdistill_jax.interop.hf import (
+  decoder_config,
   exporting as export_hf,
   importing as import_hf,
 )
@@ -86,6 +87,15 @@ def test_a_folder_without_its_tokenizer(tmp_path, name, told):
   fixtures.write_folder(tmp_path / "hf", "qwen3")
   (tmp_path / "hf" / name).unlink()
   refused(tmp_path / "hf", tmp_path, told)
+
+
+def test_a_llama_that_transformers_would_not_load():
+  arch = decoder_config.to_architecture({
+      "model_type": "llama", "vocab_size": 8, "hidden_size": 10,
+      "num_attention_heads": 4, "head_dim": 2, "intermediate_size": 8,
+      "num_hidden_layers": 1}, tied=True)
+  with pytest.raises(errors.UserError, match="width, 10, .* its 4 heads"):
+    decoder_config.from_architecture(arch, None, "float32", {}, eos_id=1)
 
 
 def test_frequencies_that_old_files_keep_are_left_out(tmp_path):

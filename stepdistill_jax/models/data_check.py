@@ -16,6 +16,7 @@ from t5x import utils
 from stepdistill_jax.config import gin_config, setting_checks
 from stepdistill_jax.data import (
   caching,
+  exact_order,
   feature_converter,
   record_check,
   task_registry,
@@ -55,8 +56,9 @@ def verify_data(cfg: utils.DatasetConfig, model: Any) -> None:
     record_check.check_records(task, provider.name, cfg.split)
     if cfg.use_cached and task.cache_dir:
       caching.check_made_from(task, task.cache_dir)
-  truncation.look_at(
-      provider, cfg, says=not (is_training and _reads_all_first()))
+  says = not (is_training and _reads_all_first())
+  if not exact_order.judge_all(provider, cfg, says):
+    truncation.look_at(provider, cfg, says=says)
 
 
 def _reads_all_first() -> bool:

@@ -9,7 +9,6 @@ r"""Show the prompts, and how one looks with a row in it.
 import argparse
 import json
 
-from stepdistill_jax.teacher import prompts
 from stepdistill_jax.util import errors
 
 
@@ -33,8 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
+  from stepdistill_jax.teacher import prompts
+
   if args.list:
-    _list(args)
+    _list(args, prompts.list_prompts())
     return None
   if not args.dataset:
     raise errors.UserError("--show needs --dataset=NAME; --list shows all")
@@ -56,8 +57,8 @@ def run(args: argparse.Namespace) -> int | None:
   return None
 
 
-def _list(args: argparse.Namespace) -> None:
-  found = [p for p in prompts.list_prompts()
+def _list(args: argparse.Namespace, prompts: list) -> None:
+  found = [p for p in prompts
            if not args.dataset or p.serves(args.dataset)]
   if args.json:
     print(json.dumps([_summary(prompt) for prompt in found]))

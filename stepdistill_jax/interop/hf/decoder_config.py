@@ -145,6 +145,10 @@ def from_architecture(
     raise errors.UserError(
         f"transformers has no {family} with qkv_bias = {arch.qkv_bias} and "
         f"qk_norm = {arch.qk_norm}")
+  if family == "llama" and arch.emb_dim % arch.num_heads:
+    raise errors.UserError(
+        f"transformers loads no Llama whose width, {arch.emb_dim}, is not a "
+        f"multiple of its {arch.num_heads} heads")
   rope: dict[str, Any] = {
       "rope_type": {v: k for k, v in _ROPE_TYPES.items()}[arch.rope_scaling]}
   if arch.rope_scaling != "none":

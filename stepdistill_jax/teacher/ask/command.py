@@ -139,8 +139,9 @@ def run(args: argparse.Namespace) -> int | None:
     print(json.dumps(written) if args.json
           else "\n".join(batch.lines(written)))
     return None
+  import_command.reading_options(args)  # Refused before anything is paid for.
   if not (args.no_records or args.records_dir):
-    locations.records_dir()  # Refused before a completion is paid for.
+    locations.records_dir()
   if args.batch_read:
     outcome = batch.read(spec, args.batch_read)
   elif args.offline:

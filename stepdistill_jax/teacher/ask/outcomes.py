@@ -74,8 +74,7 @@ def lines(outcome: job.Outcome, imported) -> list[str]:
   shown.append(f"  the cache took {usage}"
                + (f", ${outcome.usd:,.4f}" if outcome.usd else ""))
   if imported is not None:
-    from stepdistill_jax.teacher.importing import command as import_command
-    shown += import_command.summary_lines(imported)
+    shown += import_counts.summary_lines(imported)
   return shown
 
 

@@ -30,18 +30,11 @@ A known data set without a teacher (authors', Hugging Face or TFDS files):
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import os
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import reading
-from stepdistill_jax.records import datasets, task_names, vocabulary_losses
-from stepdistill_jax.teacher.importing import (
-  counts as import_counts,
-  row_inputs,
-)
 from stepdistill_jax.util import (
   argument_parser,
   durable_files,
@@ -76,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--template", default="", metavar="TEXT",
       help="of --format=columns: inputs of several columns, as in "
       "'{title}\\n{body}'")
-  add("--student-prompt", "--student_prompt", choices=row_inputs.PROMPTS,
-      default=row_inputs.USER,
+  add("--student-prompt", "--student_prompt", choices=("user", "full", "short"),
+      default="user",
       help="of rows of messages: what the student reads: the user's prompt "
       "(the default), the system's message too (full), or without the lines "
       "that all prompts begin and end with (short)")
@@ -105,20 +98,26 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds what `reading_options` reads; also of `teacher collect`."""
   group = parser.add_argument_group("how answers are read (docs/teachers.md)")
   add = group.add_argument
-  add("--kind", choices=datasets.KINDS,
-      help="of your own data's labels (default: guessed from them, and said)")
+  add("--kind", help="of your own data's labels: class, choice, choices, "
+      "number, equation, text, summary or conversation (default: guessed from "
+      "them, and said)")
   add("--labels", default="", metavar="LABEL,...",
       help="all labels of --kind=class (default: those of the rows)")
   add("--marker", action="append", default=[], metavar="TEXT",
       help="text behind which the answer stands, such as 'Verdict:'; may be "
       "given several times")
-  add("--thinking", choices=reading.THINKING, default="missing",
+  add("--thinking", choices=("missing", "always", "never"), default="missing",
       help="whether a reasoning model's thinking is the rationale: where there "
       "is no other (the default), always, never")
 
 
 def reading_options(args: argparse.Namespace) -> dict[str, Any]:
   """Fields of `record_importer.Options`: how answers are read."""
+  from stepdistill_jax.answers import reading
+  from stepdistill_jax.records import datasets
+
+  if args.kind is not None:
+    errors.require_known("value of --kind", args.kind, datasets.KINDS)
   labels = (label.strip() for label in args.labels.split(","))
   return {"kind": args.kind, "labels": tuple(filter(None, labels)),
           "reading": reading.Options(tuple(args.marker), args.thinking)}
@@ -146,12 +145,15 @@ def run(args: argparse.Namespace) -> int | None:
   if args.json:
     print(json.dumps({"folder": str(result.folder), **result.info}))
   else:
-    print("\n".join(summary_lines(result)))
+    from stepdistill_jax.teacher.importing import counts
+
+    print("\n".join(counts.summary_lines(result)))
   return None
 
 
 def _import(args: argparse.Namespace) -> Any:
   """Calls the importer of the format; returns its ImportResult."""
+  from stepdistill_jax.records import vocabulary_losses
   from stepdistill_jax.teacher.importing import (
     formats as importing,
     tables as import_tables,
@@ -199,6 +201,8 @@ def install_vocabulary(source: str) -> pathlib.Path:
   Raises:
     errors.UserError: `source` is not a SentencePiece model.
   """
+  from stepdistill_jax.records import vocabulary_losses
+
   pieces = vocabulary_losses.load(source, "--vocabulary=")
   if (pieces.pad_id(), pieces.eos_id(), pieces.unk_id()) != (0, 1, 2):
     raise errors.UserError(
@@ -209,52 +213,3 @@ def install_vocabulary(source: str) -> pathlib.Path:
   target.parent.mkdir(parents=True, exist_ok=True)
   durable_files.replace(target, pathlib.Path(source).read_bytes())
   return target
-
-
-def summary_lines(result: Any) -> list[str]:
-  """What the import did, for a person, and what to run next."""
-  info = result.info
-  name = f"{result.dataset}/{result.teacher}"
-  lines = [f"{name} ({info['rules']} rules) -> {result.folder}"]
-  for split, counts in info["sources"].items():
-    written = ", ".join(f"{n:,} {s}" for s, n in counts["written"].items())
-    lines.append(
-        f"  {split}: {counts['rows']:,} rows, {counts['completions']:,} "
-        f"completions -> {written or 'no'} records")
-    if rules := counts["rules"].get(info["rules"]):
-      lines.append("    teacher accuracy " + import_counts.accuracy_text(
-          rules["correct"], rules["with_gold"], rules["why_no_accuracy"]))
-      failed = {reason: entry for reason, entry in rules["statuses"].items()
-                if reason != "ok"}
-      lines += [
-          f"    {title}: {', '.join(import_counts.in_words(entries))}"
-          for title, entries in (
-              ("not ok", failed), ("read by", rules["read_by"]),
-              ("cleaned", rules["cleaned"])) if entries]
-    lines += import_counts.with_places(
-        "    human labels: ", counts["human_labels"])
-    lines += import_counts.with_places("    dropped: ", counts["dropped"])
-  lines.extend(f"  note: {note}" for note in (
-      *info["notes"], *(info["label_losses"] or ())))
-  lines.append(
-      f"next: `stepdistill teacher audit --dataset={result.dataset} "
-      f"--teacher={result.teacher}`{_training_hint(result)}")
-  return lines
-
-
-def _training_hint(result: Any) -> str:
-  """Names a task for which the train records have all that it needs."""
-  filled = collections.Counter()
-  for counts in result.info["sources"].values():
-    filled.update(counts["filled"].get("train", {}))
-  labels = (task_names.GOLD if filled["label"]
-            else task_names.TEACHER if filled["teacher_label"] else "")
-  if labels and filled["rationale"]:
-    kind = "step"
-  elif labels or filled["rationale"]:
-    kind = "label" if labels else "explain"
-  else:
-    return "; there is nothing to train on, as no train record has a label"
-  name = task_names.task_name(
-      kind, result.dataset, labels or task_names.GOLD, result.teacher)
-  return f", or train on the task {name}"

@@ -12,7 +12,7 @@ from stepdistill_jax.answers import (
   parsing,
   rules as rules_lib,
 )
-from stepdistill_jax.records import datasets
+from stepdistill_jax.records import datasets, task_names
 from stepdistill_jax.teacher import text_files
 
 # Of the form of these counts in `import.json`.
@@ -256,3 +256,52 @@ class SourceCounts:
         "overlap": None if self.overlap is None else {
             "own_row": self.overlap[0], "row_before": self.overlap[1]},
     }
+
+
+def summary_lines(result: Any) -> list[str]:
+  """What the import did, for a person, and what to run next."""
+  info = result.info
+  name = f"{result.dataset}/{result.teacher}"
+  lines = [f"{name} ({info['rules']} rules) -> {result.folder}"]
+  for split, counts in info["sources"].items():
+    written = ", ".join(f"{n:,} {s}" for s, n in counts["written"].items())
+    lines.append(
+        f"  {split}: {counts['rows']:,} rows, {counts['completions']:,} "
+        f"completions -> {written or 'no'} records")
+    if rules := counts["rules"].get(info["rules"]):
+      lines.append("    teacher accuracy " + accuracy_text(
+          rules["correct"], rules["with_gold"], rules["why_no_accuracy"]))
+      failed = {reason: entry for reason, entry in rules["statuses"].items()
+                if reason != "ok"}
+      lines += [
+          f"    {title}: {', '.join(in_words(entries))}"
+          for title, entries in (
+              ("not ok", failed), ("read by", rules["read_by"]),
+              ("cleaned", rules["cleaned"])) if entries]
+    lines += with_places(
+        "    human labels: ", counts["human_labels"])
+    lines += with_places("    dropped: ", counts["dropped"])
+  lines.extend(f"  note: {note}" for note in (
+      *info["notes"], *(info["label_losses"] or ())))
+  lines.append(
+      f"next: `stepdistill teacher audit --dataset={result.dataset} "
+      f"--teacher={result.teacher}`{_training_hint(result)}")
+  return lines
+
+
+def _training_hint(result: Any) -> str:
+  """Names a task for which the train records have all that it needs."""
+  filled = collections.Counter()
+  for counts in result.info["sources"].values():
+    filled.update(counts["filled"].get("train", {}))
+  labels = (task_names.GOLD if filled["label"]
+            else task_names.TEACHER if filled["teacher_label"] else "")
+  if labels and filled["rationale"]:
+    kind = "step"
+  elif labels or filled["rationale"]:
+    kind = "label" if labels else "explain"
+  else:
+    return "; there is nothing to train on, as no train record has a label"
+  name = task_names.task_name(
+      kind, result.dataset, labels or task_names.GOLD, result.teacher)
+  return f", or train on the task {name}"
