@@ -76,6 +76,21 @@ def test_targets_and_prefixes(records_folder):
       ("is it 2?", "three. The answer is (3)")]
 
 
+def test_pinto_reads_the_rationale_with_the_question(records_folder):
+  assert texts("svamp_pinto_gold_palm540b") == [
+      ("is it 0? Rationale: one and one.", "( 1.0 + 1.0 )"),
+      ("is it 1?", "( 2.0 )")]
+  # As the evaluation asks it, at test time too.
+  train, test = (
+      list(records.read_records(
+          records_folder, "svamp", "palm540b", split))
+      for split in ("train", "test"))
+  for rows, split in ((train, "train"), (test, "test")):
+    asked = [records.with_rationale(row).inputs for row in rows if row.label]
+    assert [text for text, _ in texts(
+        "svamp_pinto_gold_palm540b", split)] == asked
+
+
 def test_scores_are_against_human_labels_whatever_was_learned(records_folder):
   for name in ("svamp_label_palm540b", "svamp_step_palm540b_palm540b",
                "svamp_mix_palm540b_palm540b.label"):
@@ -223,6 +238,18 @@ def test_two_data_sets_as_one(records_folder):
   scored = mixture.get_dataset(
       sequence_length=LENGTHS, split="test", shuffle=False, num_epochs=1)
   assert len(list(scored.as_numpy_iterator())) == 2
+  # Human labels too, and weights in place of the numbers of records.
+  gold = task_registry.require_task("svamp_asdiv_step_gold_palm540b")
+  with gin.unlock_config():
+    for weights, rates in ({"svamp": 3, "asdiv": 1}, [3.0, 1.0]), (
+        {}, [3.0, 6.0]), ({"svamp": 3}, None):
+      gin.bind_parameter("mixing_weights.weights", weights)
+      if rates:
+        assert [gold.get_rate(task) for task in gold.tasks] == rates
+        continue
+      with pytest.raises(errors.UserError, match="gives asdiv nothing"):
+        gold.get_rate(gold.tasks[1])
+  gin.clear_config()
 
 
 def test_a_union_is_of_every_teacher_who_has_records(records_folder):

@@ -105,10 +105,10 @@ TRAIN = ("stepdistill_jax.cli.t5x", "train",
 NOTEBOOK = "import stepdistill_jax; from t5x import interactive_model"
 WORKER = """
 import multiprocessing, sys
-from stepdistill_jax.quickstart import workers
+from stepdistill_jax.study import workers
 if __name__ == "__main__":
   context = multiprocessing.get_context("spawn")
-  worker = context.Process(target=workers._prepare, args=(True,))
+  worker = context.Process(target=workers._prepare, args=("cpu", None))
   worker.start()
   worker.join()
   sys.exit(worker.exitcode)

@@ -19,7 +19,9 @@ ROOT = locations.resource_root()
 RECIPES = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "gin/recipes").rglob(
         "*.gin") if not path.name.startswith("tracking")
-    and path.parent.name != "decoder")
+    and path.parent.name not in ("decoder", "second_paper"))
+SYNTHETIC = sorted(str(path.relative_to(ROOT)) for path in (
+    ROOT / "gin/recipes/second_paper").glob("*.gin"))
 DECODERS = sorted(str(path.relative_to(ROOT)) for path in (
     ROOT / "gin/recipes/decoder").glob("*.gin"))
 SET = ['MODEL_DIR = "unused"', "INITIAL_CHECKPOINT_PATH = None"]
@@ -54,10 +56,12 @@ def test_recipe_parses_and_names_its_row(recipe):
   teacher = "simulated" if dataset == "tracking" else "palm540b"
   labels = teacher if "distill" in name or "teacher" in name else "gold"
   kind = ("step" if "step" in name or "mutual" in name else
-          "single" if "single" in name else "label")
+          "single" if "single" in name else
+          "pinto" if "pinto" in name else "label")
   assert task == {
       "step": f"{dataset}_step_{labels}_{teacher}",
       "single": f"{dataset}_single_{labels}_{teacher}",
+      "pinto": f"{dataset}_pinto_{labels}_{teacher}",
       "label": f"{dataset}_label_{labels}"}[kind]
   periods = sorted((query("EVAL_PERIOD"), query("CHECKPOINT_PERIOD")))
   assert periods[1] % periods[0] == 0  # As gin/runs/train.gin asks.
@@ -94,6 +98,25 @@ def test_decoders_recipe_parses_and_has_its_size(recipe, tmp_path):
   assert f"--gin_file={recipe}" in (ROOT / recipe).read_text("utf-8")
 
 
+@pytest.mark.parametrize("recipe", SYNTHETIC)
+def test_a_recipe_of_synthetic_data_names_its_kind(recipe, tmp_path):
+  gin_config.parse([recipe], [
+      *SET, f"TOKENIZER = {str(tmp_path)!r}", "TEACHER = 'big'"])
+  match = re.fullmatch(
+      r"(azureml_\w+?|dialogsum)_synthetic_(vanilla|cot_answer|cot_reason|"
+      r"chain_of_density)(_t5_1_1_base|_smollm2_135m|_llama3_1_8b)?",
+      pathlib.Path(recipe).stem)
+  dataset, kind, student = match.groups()
+  assert query("SYNTHETIC_KIND") == kind
+  assert resolved("MIXTURE_OR_TASK_NAME") == (
+      f"{dataset}_single_big_big" if kind == "cot_reason"
+      else f"{dataset}_label_big")
+  if student:
+    steps, batch = resolved("TRAIN_STEPS"), query("BATCH_SIZE")
+    assert (steps - 1) * batch < 5 * query("TRAIN_RECORDS") <= steps * batch
+  assert f"--gin_file={recipe}" in (ROOT / recipe).read_text("utf-8")
+
+
 def test_recipes_are_what_the_script_writes():
   script = pathlib.Path(ROOT) / "tools" / "make_recipes.py"
   if not script.is_file():
@@ -109,9 +132,11 @@ def test_recipes_are_what_the_script_writes():
     ("step_by_step_mixture", "cqa_mix_gold_palm540b"),
     ("mutual_information", "cqa_step_gold_palm540b"),
     ("single_task", "cqa_single_gold_palm540b"),
+    ("pinto", "cqa_pinto_gold_palm540b"),
     ("synthetic_vanilla", "cqa_label_palm540b"),
     ("synthetic_cot_answer", "cqa_label_palm540b"),
     ("synthetic_cot_reason", "cqa_single_palm540b_palm540b"),
+    ("synthetic_chain_of_density", "cqa_label_palm540b"),
 ])
 def test_method_combines_with_model_run_and_data(method, name):
   gin_config.parse(

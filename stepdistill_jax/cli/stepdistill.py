@@ -40,6 +40,9 @@ COMMANDS = {
     "plan": (
         "stepdistill_jax.plan.command",
         "memory, FLOPs, speed bound and cost of a run on a TPU slice"),
+    "study": (
+        "stepdistill_jax.study.command",
+        "every run of a table or figure: planned, run, scored, compared"),
     "report": (
         "stepdistill_jax.evaluation.report.command",
         "tables, learning curves and size curves of many runs"),

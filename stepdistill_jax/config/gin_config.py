@@ -430,8 +430,8 @@ def make_folders_absolute() -> None:
   def absolute(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
       return type(value)(map(absolute, value))
-    return (locations.absolute(value) if isinstance(value, str) and value
-            else value)
+    return (locations.absolute(locations.initial_checkpoint(value))
+            if isinstance(value, str) and value else value)
 
   config = gin.config._CONFIG
   for (scope, selector), arguments in config.items():

@@ -61,12 +61,11 @@ def _tasks(
   """Kind -> the tasks of these teachers."""
   kinds = {}
   for kind in task_names.KINDS:
-    if is_union and kind in ("mix", "single"):
+    if is_union and kind in ("mix", "single", "pinto"):
       continue
-    sources = ("teacher",) if is_union else ("gold", "teacher")
     kinds[kind] = list(dict.fromkeys(
         task_names.task_name(kind, dataset, labels, teacher)
-        for teacher in teachers for labels in sources))
+        for teacher in teachers for labels in ("gold", "teacher")))
   return {kind: names for kind, names in kinds.items() if names}
 
 

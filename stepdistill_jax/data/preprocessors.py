@@ -53,6 +53,17 @@ def single_target_separator(text: str = " The answer is ") -> str:
   return text
 
 
+@gin.configurable(module="stepdistill_jax.data.preprocessors")
+def mixing_weights(
+    weights: Mapping[str, float] | None = None) -> Mapping[str, float]:
+  """What each data set of a union weighs in its mixture, relative numbers.
+
+  Args:
+    weights: of all its data sets; None: as many as each has train records.
+  """
+  return weights or {}
+
+
 def label_text(example: _Example, label_source: str) -> tf.Tensor:
   """The label that a task trains on or is scored against.
 
@@ -178,6 +189,23 @@ def single_example(
       **_labeled_by(example, label_source),
       "task_ids": _as_features(example, LABEL_TASK_ID),
       RECORD_WEIGHTS: _as_features(example, record_weight(example)),
+  }
+
+
+@_first_step
+def pinto_example(
+    example: _Example, *, label_source: str) -> dict[str, tf.Tensor]:
+  """Records -> the label of question and rationale; see `with_rationale`."""
+  rationale = example["rationale"]
+  return {
+      "id": example["id"],
+      "inputs": example["inputs"] + tf.where(
+          rationale == "", "", records.RATIONALE_TEXT + rationale),
+      "targets": label_text(example, label_source),
+      **_labeled_by(example, label_source),
+      "task_ids": _as_features(example, LABEL_TASK_ID),
+      RECORD_WEIGHTS: _as_features(
+          example, _label_weight(example, label_source)),
   }
 
 

@@ -6,7 +6,14 @@ from typing import Any
 
 from stepdistill_jax.records.task_names import GOLD, KINDS, TEACHER, task_name
 
-__all__ = ["GOLD", "KINDS", "TEACHER", "task_name", "vocabulary_of"]
+__all__ = ["GOLD", "KINDS", "TEACHER", "lengths_with_rationale", "task_name",
+           "vocabulary_of"]
+
+
+def lengths_with_rationale(
+    inputs: int, rationale: int, targets: int) -> dict[str, int]:
+  """Lengths in tokens of a task whose inputs hold a rationale too."""
+  return {"inputs": inputs + rationale, "targets": targets}
 
 
 def vocabulary_of(

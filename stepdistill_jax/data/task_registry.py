@@ -8,6 +8,8 @@
   `explain: ` |
 | `{dataset}_single_{gold or teacher}_{teacher}` | rationale and label in one |
   none |
+| `{dataset}_pinto_{gold or teacher}_{teacher}` | label; reads the rationale |
+  none |
 | `{dataset}_step_{gold or teacher}_{teacher}` | label and rationale, paired |
   both |
 | `{dataset}_mix_{gold or teacher}_{teacher}` | a mixture of the two | both |
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
+import itertools
 
 import seqio
 import tensorflow as tf
@@ -58,6 +61,10 @@ def register_dataset(dataset: str, teachers: Iterable[str]) -> None:
                 preprocessors.rationale_example)
     for label_source in (_GOLD, teacher):
       _add_single_task(dataset, label_source, teacher)
+      _add_task(
+          f"{dataset}_pinto_{label_source}_{teacher}", dataset, teacher,
+          functools.partial(preprocessors.pinto_example,
+                            label_source=label_source), has_label=True)
       _add_paired_task(dataset, label_source, teacher)
       _add_mixture(dataset, label_source, teacher)
 
@@ -71,48 +78,62 @@ def register_declared(name: str) -> None:
 def register_union(name: str, teachers: Iterable[str]) -> None:
   """Registers the tasks of several data sets taken together, as mixtures.
 
-  `{name}_label_{teacher}`, `…_predict_…`, `…_explain_…`, `…_rationale_…` and
-  the paired `{name}_step_{teacher}_{teacher}`: with teacher labels alone, as
-  no human ones are compared by one rule. Each data set comes as often as it
-  has train records.
+  `{name}_label_{gold or teacher}`, `…_predict_…`, `…_explain_…`,
+  `…_rationale_…` and the paired `{name}_step_{gold or teacher}_{teacher}`. Each
+  data set's answers are judged by its own rule, and it comes as often as
+  `preprocessors.mixing_weights` says, else as it has train records.
 
   Args:
     name: of `datasets.UNIONS`.
     teachers: such as `palm540b`.
   """
   for teacher in teachers:
-    for form in ("label", "predict", "explain", "rationale", "step"):
-      labels = f"{teacher}_{teacher}" if form == "step" else teacher
+    for form, label_source in itertools.product(
+        ("label", "predict", "explain", "rationale", "step"), (_GOLD, teacher)):
+      labels = {"step": f"{label_source}_{teacher}", "explain": teacher,
+                "rationale": teacher}.get(form, label_source)
       union = f"{name}_{form}_{labels}"
       if union in seqio.MixtureRegistry.names():
         continue
       parts = []
       for dataset in datasets.members(name):
         parts.append(f"{union}.{dataset}")
-        _add_union_part(parts[-1], dataset, teacher, form)
-      seqio.MixtureRegistry.add(union, [(part, _train_records)
+        _add_union_part(parts[-1], dataset, teacher, form, label_source)
+      seqio.MixtureRegistry.add(union, [(part, _mixing_rate)
                                         for part in parts])
 
 
-def _add_union_part(name: str, dataset: str, teacher: str, form: str) -> None:
+def _add_union_part(
+    name: str, dataset: str, teacher: str, form: str, label_source: str
+) -> None:
   if form == "step":
     _add_task(
         name, dataset, teacher, functools.partial(
-            preprocessors.paired_example, label_source=teacher),
+            preprocessors.paired_example, label_source=label_source),
         _PAIRED_FEATURES, has_label=True, passed_through=_WEIGHTS)
   elif form in ("explain", "rationale"):
     _add_task(name, dataset, teacher, preprocessors.rationale_example,
               passed_through=_WEIGHTS)
   else:
     _add_task(
-        name, dataset, teacher, functools.partial(
-            preprocessors.label_example, label_source=teacher,
+        name, dataset, None if label_source == _GOLD else teacher,
+        functools.partial(
+            preprocessors.label_example, label_source=label_source,
             prefix=_PREFIXES[form]),
         has_label=True, passed_through=_WEIGHTS)
 
 
-def _train_records(task: seqio.Task) -> float:
+def _mixing_rate(task: seqio.Task) -> float:
   """A mixing rate; read when a run asks for it."""
+  weights = preprocessors.mixing_weights()
+  if weights:
+    dataset = task.name.rpartition(".")[2]
+    if not weights.get(dataset, 0) > 0:
+      raise errors.UserError(
+          f"preprocessors.mixing_weights.weights gives {dataset} "
+          f"{weights.get(dataset, 'nothing')}; each data set of the union has "
+          "a weight above 0")
+    return float(weights[dataset])
   return float(task.source.num_input_examples("train") or 0)
 
 

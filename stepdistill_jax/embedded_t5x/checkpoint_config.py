@@ -147,7 +147,8 @@ def _check_is_checkpoint(path: str) -> None:
     parent = os.path.dirname(path.rstrip("/"))
     steps = checkpoint_paths.all_steps(parent)
     advice = (f"{parent} has steps {list(steps)[-5:]}" if steps
-              else "there is no such folder")
+              else "there is no such folder; a name on the Hugging Face hub is "
+              "imported first: `stepdistill checkpoint import-hf NAME`")
   raise errors.InvalidValue(f"no checkpoint at {path}: {advice}")
 
 

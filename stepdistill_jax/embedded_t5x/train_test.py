@@ -345,3 +345,7 @@ def test_what_gin_files_came_to_bind_does_not_end_older_runs():
   assert not run_record.differences({}, lines)
   assert run_record.differences({}, {**lines, "LONG_RATIONALE": "'drop'"}) == [
       "LONG_RATIONALE was 'cut_tail', now 'drop'"]
+  kind = {"SYNTHETIC_KIND": "'vanilla'"}  # A name, which runs had not.
+  assert run_record.differences({}, kind) == []
+  assert run_record.differences(kind, {"SYNTHETIC_KIND": "'cot_answer'"}) == [
+      "SYNTHETIC_KIND was 'vanilla', now 'cot_answer'"]

@@ -112,6 +112,32 @@ def test_many_questions_are_answered_alike(
     assert pair[0] == pair[1]
 
 
+def test_a_pinto_student_is_asked_with_the_rationale_and_says_so(
+    run, records_dir, tmp_path):
+  folder = tmp_path / "pinto"
+  shutil.copytree(run, folder)
+  config = (folder / "config.gin").read_text()
+  (folder / "config.gin").write_text(
+      config.replace("kind = 'step'", "kind = 'pinto'"))
+  results = scoring.score_checkpoint(
+      folder, "svamp", records_dir=records_dir, limit=8, **SETTINGS)
+  (name,) = [s["name"] for s in results["systems"]
+             if s["kind"] == "checkpoint"]
+  assert name == "pinto step 7 (reads the teacher's rationale)"
+  rows = [row for row in results["examples"] if row["system"] == name]
+  # Of records with a rationale the input is longer than the question.
+  system = checkpoints.Checkpoint(
+      folder, model_config.ModelConfig(**SETTINGS), records_dir=records_dir)
+  example_set = examples.load(
+      "svamp", "test", records_dir=records_dir, limit=8)
+  (given,) = system.answer(example_set)
+  asked = [system.questions(example_set).encode(e.inputs + (
+      f" Rationale: {e.rationale}" if e.rationale else ""))
+           for e in example_set.examples]
+  assert [a.input_tokens for a in given.answers] == list(map(len, asked))
+  assert len(rows) == 8 and "explain" not in str(system.explain_prefix)
+
+
 def test_what_training_cut_is_told(system, run):
   record = run / "run.json"
   record.write_text(json.dumps({"data": {"cut": [{

@@ -39,6 +39,8 @@ class EvalConfig:
       training: palm540b, then by name.
     teacher_line: put the cached teacher's own line beside models.
     seed: of the bootstrap.
+    embeddings: folder of a model of sentence embeddings, by which free texts
+      are compared, too; None for none.
   """
 
   benchmarks: str = "all"
@@ -48,6 +50,7 @@ class EvalConfig:
   records_teacher: str | None = None
   teacher_line: bool = True
   seed: int = 0
+  embeddings: str | None = None
 
   def __post_init__(self):
     setting_checks.text("--benchmarks", self.benchmarks)
@@ -185,7 +188,7 @@ class _Rows(Collection[dict[str, Any]]):
 def _score(system, example_set, store, config) -> list[scored.Scored]:
   return [
       scored.score(system, example_set, given, rules=config.rules,
-                    seed=config.seed)
+                    seed=config.seed, embeddings=config.embeddings)
       for given in system.answer(example_set, store)]
 
 

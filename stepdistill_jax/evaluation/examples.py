@@ -8,7 +8,7 @@ import hashlib
 import pathlib
 
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.records import datasets, records
+from stepdistill_jax.records import datasets, questions, records
 from stepdistill_jax.util import disk_lists, errors, locations
 
 SPLITS = records.SPLITS
@@ -151,6 +151,7 @@ def load(
 
 
 def overlap(test: Iterable[Example], train: Iterable[Example]) -> int:
-  """How many test questions are also training questions, by content."""
-  asked = collections.Counter(records.input_hash(row.inputs) for row in test)
-  return sum(asked.pop(records.input_hash(row.inputs), 0) for row in train)
+  """How many test questions are also training questions, in any form."""
+  asked = collections.Counter(
+      questions.question_key(row.inputs) for row in test)
+  return sum(asked.pop(questions.question_key(row.inputs), 0) for row in train)

@@ -2,7 +2,7 @@
 
 import array
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
@@ -11,6 +11,7 @@ from typing import Any
 from stepdistill_jax.answers import (
   answer_matching as answers_lib,
   benchmarks as benchmarks_lib,
+  embeddings as embeddings_lib,
   rules as rules_lib,
   text_metrics,
 )
@@ -24,6 +25,7 @@ from stepdistill_jax.evaluation import (
 from stepdistill_jax.util import disk_lists
 
 ACCURACY = "accuracy"
+_TOGETHER = 20_000  # Texts whose embeddings are in memory.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Scored:
 def score(
     system: systems_lib.System, example_set: examples_lib.ExampleSet,
     given: systems_lib.Answers, *, rules: str = "strict", seed: int = 0,
+    embeddings: str | None = None,
 ) -> Scored:
   """Judges a system's answers to an example set.
 
@@ -65,6 +68,7 @@ def score(
     given: its answers, one for each example in their order.
     rules: `strict` or `reference`.
     seed: of the bootstrap.
+    embeddings: see `evaluate.EvalConfig`.
 
   Returns:
     The result; its `n` is always the number of examples asked.
@@ -77,16 +81,22 @@ def score(
   explained = rationales.Summary(
       benchmark, of_teacher=system.kind == "teacher")
   rows: disk_lists.DiskList[dict[str, Any]] = disk_lists.DiskList()
-  for example, answer in zip(example_set.examples, given.answers, strict=True):
+  has_metrics = benchmark.kind in text_metrics.OF_KIND
+  asked = lambda: zip(example_set.examples, given.answers, strict=True)
+  near = itertools.repeat(None) if embeddings is None or not has_metrics else (
+      _similarities(embeddings, asked()))
+  for (example, answer), nearness in zip(asked(), near):
     if answer.id != example.id:
       raise ValueError(f"{system.name}: answers are not those to the examples")
     judged = _judge(benchmark, example, answer, rules, given)
     row = _example_row(
         benchmark, system, example_set, given.mode, example, answer, judged)
-    if benchmark.kind in text_metrics.OF_KIND:
+    if has_metrics:
       # An answer that is missing has the metrics of an empty one.
       row["metrics"] = text_metrics.score(
-          benchmark.kind, example.label, answer.text or "")
+          benchmark.kind, example.labels, answer.text or "")
+      if nearness is not None:
+        row["metrics"]["embedding"] = nearness
     counts.add(benchmark, example, answer, judged, row.get("metrics", {}))
     explained.add(example, answer, judged)
     rows.append(row)
@@ -97,7 +107,7 @@ def score(
       **_accuracy(counts.correct, seed),
       "metric": text_metrics.OF_KIND[benchmark.kind][0] if counts.metrics
       else ACCURACY,
-      "text_metrics": _means(counts.metrics, seed),
+      "text_metrics": _means(counts, seed),
       "unparsable": counts.unparsable, "missing": counts.missing,
       "empty": counts.empty,
       "without_label": example_set.without_label,
@@ -123,6 +133,7 @@ class _Counts:
     unparsable, missing, empty: how many are.
     variants: how many are correct under other readings, by name.
     metrics: those of each answer that has them, by name.
+    most_labels: of an example.
     classes: how many have a gold and a predicted label.
     lengths: of each input in words: systems stand on one axis.
     steps: that each example needs.
@@ -135,6 +146,7 @@ class _Counts:
     self.correct: list[bool] = []
     self.variants: dict[str, int] = {}
     self.metrics: dict[str, array.array] = {}
+    self.most_labels = 0
     self.classes: collections.Counter = collections.Counter()
     self.lengths, self.steps = array.array("q"), []
     self.scores, self.of_scores = array.array("d"), []
@@ -151,6 +163,8 @@ class _Counts:
       self.variants[name] = self.variants.get(name, 0) + right
     for name, value in metrics.items():
       self.metrics.setdefault(name, array.array("d")).append(value)
+    if metrics:
+      self.most_labels = max(self.most_labels, len(example.labels))
     if benchmark.labels:
       self.classes[example.label, judged.parsed] += 1
     self.lengths.append(len(example.inputs.split()))
@@ -171,17 +185,29 @@ def _judge(benchmark, row, answer, rules, given):
                          free_text=given.free_text)
 
 
-def _means(columns: Mapping[str, Sequence[float]], seed: int
+def _similarities(
+    folder: str, rows: Iterable[tuple[examples_lib.Example, systems_lib.Answer]]
+) -> Iterator[float | None]:
+  """Yields how near each answer is to its best label, by embeddings."""
+  rows = iter(rows)
+  while some := list(itertools.islice(rows, _TOGETHER)):
+    yield from embeddings_lib.similarities(
+        folder, [answer.text or "" for _, answer in some],
+        [row.labels for row, _ in some])
+
+
+def _means(counts: _Counts, seed: int
            ) -> dict[str, Any] | None:
   """Each metric's mean over the answers that have it, with its interval."""
-  if not columns:
+  if not counts.metrics:
     return None
   return {
       "entities_by": text_metrics.entity_method(),
+      "references": text_metrics.reference_rule(counts.most_labels),
       "values": {name: {
           "n": len(values), "mean": sum(values) / len(values),
           "ci95": list(statistics.bootstrap_interval(values, seed=seed))}
-                 for name, values in columns.items()}}
+                 for name, values in counts.metrics.items()}}
 
 
 def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:

@@ -92,7 +92,28 @@ class TeacherCache:
           "one; they are left out")
     return [systems_lib.Answers(
         answers, tuple(warnings),
-        cost_lib.of_teacher(self.teacher, words))]
+        {**cost_lib.of_teacher(self.teacher, words),
+         **self._tokens(example_set)})]
+
+  def _tokens(self, example_set: examples_lib.ExampleSet) -> dict[str, float]:
+    """Tokens a row, all its samples together, as the server counted them."""
+    names = {"input_tokens": "prompt_tokens",
+             "label_tokens_per_example": "completion_tokens"}
+    usages = {}  # A line may stand twice in a cache.
+    for path, manifest in self._caches:
+      if manifest["dataset"] == example_set.benchmark:
+        for line in completions.read_completions(path):
+          if isinstance(line.value, dict):
+            usage = line.value.get("usage") or {}
+            usages[line.value.get("id"), line.value.get("sample")] = [
+                usage.get(counted) for counted in names.values()]
+    rows = len({row for row, _ in usages})
+    found = {}
+    for name, column in zip(names, zip(*usages.values())):
+      counts = [count for count in column if isinstance(count, int)]
+      if counts:
+        found[name] = sum(counts) / rows
+    return found
 
   def _completions(
       self, example_set: examples_lib.ExampleSet,

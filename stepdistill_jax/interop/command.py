@@ -1,6 +1,7 @@
 """Checkpoints in and out: Hugging Face, T5X's layouts; inspect and verify.
 
 examples:
+  stepdistill checkpoint import-hf google/t5-v1_1-base
   stepdistill checkpoint import-hf ~/flan-t5-base --output=/models/flan
   stepdistill checkpoint export-hf /runs/svamp --output=/models/student \\
       --results=/scores/results.json
@@ -20,7 +21,12 @@ import json
 import pathlib
 import shlex
 
-from stepdistill_jax.util import argument_parser, locations, remote_storage
+from stepdistill_jax.util import (
+  argument_parser,
+  errors,
+  locations,
+  remote_storage,
+)
 
 # Help must not wait for what a command needs.
 
@@ -63,16 +69,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="print the result as JSON")
     return sub
 
-  def conversion(sub, positional: str, help_text: str, kind=str):
+  def conversion(sub, positional: str, help_text: str, kind=str,
+                 output_help: str = ""):
     sub.add_argument("path", metavar=positional, help=help_text, type=kind)
-    sub.add_argument("--output", type=_path, required=True, metavar="DIR",
-                     help="the folder to write")
+    sub.add_argument("--output", type=_path, required=not output_help,
+                     metavar="DIR", help=f"the folder to write{output_help}")
     sub.add_argument("--quiet", action="store_true", help="show no progress")
 
   sub = command(
-      "import-hf", "Hugging Face folder → T5X checkpoint", _import_hf,
-      "stepdistill checkpoint import-hf ~/flan-t5-base --output=/models/flan")
-  conversion(sub, "FOLDER", "with config.json, weights and tokenizer")
+      "import-hf", "Hugging Face folder, or name on the hub → T5X checkpoint",
+      _import_hf, "stepdistill checkpoint import-hf google/t5-v1_1-base")
+  conversion(
+      sub, "FOLDER|NAME", "a folder with config.json, weights and tokenizer, "
+      "or a model's name on the Hugging Face hub, which is fetched",
+      output_help=" (of a NAME: one that gin files and studies find by it)")
+  sub.add_argument("--revision", metavar="REV",
+                   help="of a NAME: branch, tag or commit")
   sub.add_argument("--step", type=_not_negative, default=0,
                    help="that it gets (default 0); our recipes count their own")
   sub.add_argument(
@@ -174,10 +186,20 @@ def _converted(args: argparse.Namespace, done, folder, extra: list[str]) -> int:
 
 
 def _import_hf(args: argparse.Namespace) -> int:
-  from stepdistill_jax.interop.hf import importing as import_hf
-  done = import_hf.import_hf(
-      _path(args.path), args.output, step=args.step, dtype=args.dtype,
-      pad_vocabulary=args.pad_vocabulary, layout=args.layout, quiet=args.quiet)
+  from stepdistill_jax.interop.hf import hub, importing as import_hf
+  options = dict(
+      step=args.step, dtype=args.dtype, pad_vocabulary=args.pad_vocabulary,
+      layout=args.layout, quiet=args.quiet)
+  name = args.path + (f"@{args.revision}" if args.revision else "")
+  if locations.import_folder(args.path) is not None:
+    done = hub.import_named(name, args.output, **options)
+  elif args.revision or args.output is None:
+    raise errors.UserError(
+        f"{args.path} is not a name on the Hugging Face hub: "
+        + ("--revision needs one" if args.revision else
+           "--output=DIR is missing, the folder to write"))
+  else:
+    done = import_hf.import_hf(_path(args.path), args.output, **options)
   return _converted(args, done, done.checkpoint, _next_steps(done))
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from etils import epath
 
 from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
+from stepdistill_jax.records import task_names
 from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations
 
@@ -33,8 +34,7 @@ class TrainedOn:
 
   Attributes:
     dataset: such as `svamp`.
-    kind: `label`, `predict`, `explain`, `rationale`, `single`, `step`, `mix`;
-      empty for a task that is not one of ours.
+    kind: one of `task_names.KINDS`; empty for a task that is not one of ours.
     teacher: whose records; None for `label_gold` and unknown tasks.
   """
 
@@ -58,6 +58,11 @@ class TrainedOn:
     """True where one target holds the rationale and then the label."""
     return self.kind == "single"
 
+  @property
+  def reads_rationale(self) -> bool:
+    """True where the teacher's rationale is read with the question."""
+    return self.kind == "pinto"
+
 
 def parse_task_name(name: str) -> TrainedOn:
   """Reads a task name of the registry.
@@ -67,13 +72,12 @@ def parse_task_name(name: str) -> TrainedOn:
   >>> parse_task_name("anli1_step_big_llm_big_llm").teacher
   'big_llm'
   """
-  match = re.fullmatch(
-      r"(.+?)_(label|predict|explain|rationale|single|step|mix)_(.+)", name)
+  match = re.fullmatch(rf"(.+?)_({'|'.join(task_names.KINDS)})_(.+)", name)
   if not match:
     return TrainedOn(name)
   dataset, kind, rest = match.groups()
   teacher: str | None = rest
-  if kind in ("single", "step", "mix"):
+  if kind in ("single", "step", "mix", "pinto"):
     half = rest[:len(rest) // 2]
     if rest.startswith("gold_"):
       teacher = rest[len("gold_"):]

@@ -97,14 +97,16 @@ def run_plan(
 
 def _run_stages(output_dir, plan, console, num_workers) -> dict[str, Any]:
   start = time.monotonic()
-  from stepdistill_jax.quickstart import display, workers as workers_lib
+  from stepdistill_jax.quickstart import runs as runs_lib
+  from stepdistill_jax.study import display, places, workers as workers_lib
   from stepdistill_jax.util import progress
 
   say = functools.partial(console.print, markup=False, soft_wrap=True)
   say(f"quickstart ({plan.budget}) -> {output_dir}")
   runtime.configure()
-  num_workers = num_workers or workers_lib.default_number()
-  with workers_lib.Workers(output_dir, plan, num_workers) as workers:
+  place = places.of_small_students(num_workers)
+  jobs = runs_lib.jobs(output_dir, plan)
+  with workers_lib.Workers(output_dir, jobs, place) as workers:
     runtime.import_tensorflow()
     from stepdistill_jax.quickstart import benchmark_data, summary, text
 
@@ -112,10 +114,10 @@ def _run_stages(output_dir, plan, console, num_workers) -> dict[str, Any]:
     say(_data_line(plan, data))
     kind = "decoders " if plan.student == "decoder" else ""
     say(f"students: {len(list(plan.runs()))} {kind}of {plan.steps:,} steps "
-        f"each on {workers_lib.where(num_workers)}; "
+        f"each on {place}; "
         f"accuracy on {plan.test_stories:,} unseen stories [95% interval]")
-    with display.Display(plan, console) as watcher:
-      workers.train_and_score(data.records_dir, watcher)
+    with display.Display(jobs, console) as watcher:
+      workers.run(watcher)
   report = summary.summarize(
       output_dir, plan, data, seconds=time.monotonic() - start)
   write_report(output_dir, report)

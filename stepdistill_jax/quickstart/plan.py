@@ -17,8 +17,6 @@ STUDENTS = {"t5": "T5 v1.1", "decoder": "a decoder of Llama's kind"}
 _PLAN_FILE = "plan.json"
 # What plans of before did not write down.
 _EARLIER = {"student": "t5", "shows": "", "watched": True}
-# A pair is two examples; a step of step_by_step takes about twice as long.
-_EXAMPLES_PER_RECORD = {"step_by_step": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +96,6 @@ class Plan:
       for share in reversed(self.shares):
         for method in reversed(self.methods):
           yield Run(method, share, seed)
-
-  def work(self, run: Run) -> int:
-    """A measure of a run's time, for time left."""
-    return self.steps * _EXAMPLES_PER_RECORD.get(run.method, 1)
 
   def as_json(self) -> dict[str, Any]:
     """The plan as JSON values."""

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import pathlib
 import signal
 import subprocess
 import sys
@@ -14,9 +15,13 @@ import rich.console
 from stepdistill_jax.evaluation import api
 from stepdistill_jax.quickstart import (
   command,
-  display,
   plan as plan_lib,
   runs as runs_lib,
+)
+from stepdistill_jax.study import (
+  display,
+  jobs as jobs_lib,
+  places,
   workers as workers_lib,
 )
 from stepdistill_jax.util import errors
@@ -41,15 +46,15 @@ def test_from_nothing_to_a_report_and_again(tmp_path, capsys):
   assert "unseen story 3" in printed
   assert len(first["runs"]) == 4
   for run in PLAN.runs():
-    rows = (runs_lib.scores_dir(output, run) / "examples.jsonl").read_text()
+    rows = (jobs_lib.scores_dir(output, run) / "examples.jsonl").read_text()
     answered = [json.loads(row) for row in rows.splitlines()]
     assert sum(row["system"] == run.name for row in answered) == 12
-    assert (runs_lib.run_dir(output, run) / "checkpoint_2").is_dir()
+    assert (jobs_lib.run_dir(output, run) / "checkpoint_2").is_dir()
   for name in ("report.html", "learning_curve.png", "teacher_audit.html"):
     assert (output / name).stat().st_size > 1000
   # The command that it ends in finds the run's records by itself.
   assert "| stepdistill predict " in printed
-  student = api.load(runs_lib.run_dir(output, next(iter(PLAN.runs()))))
+  student = api.load(jobs_lib.run_dir(output, next(iter(PLAN.runs()))))
   (answer,) = student.predict([first["examples"][0]["input"]])
   assert answer == first["examples"][0]["answer"]
   # A second call does nothing but the report.
@@ -59,6 +64,12 @@ def test_from_nothing_to_a_report_and_again(tmp_path, capsys):
   assert files(output / "runs") | files(output / "scores") == before
   for key in ("methods", "differences", "examples", "runs"):
     assert second[key] == first[key]
+
+
+def start(folder):
+  """The processes of PLAN, two of them."""
+  return workers_lib.Workers(
+      folder, runs_lib.jobs(folder, PLAN), places.of_small_students(2))
 
 
 class _Watcher:
@@ -74,11 +85,11 @@ class _Watcher:
 
 def test_a_killed_process_is_told_and_ends_the_others(tmp_path):
   plan_lib.claim_folder(tmp_path, PLAN)
-  with workers_lib.Workers(tmp_path, PLAN, 2) as workers:
+  with start(tmp_path) as workers:
     processes = workers.processes
     processes[0].kill()
     with pytest.raises(errors.UserError, match=r"exit code -9.*goes on"):
-      workers.train_and_score(tmp_path / "records", _Watcher())
+      workers.run(_Watcher())
   assert not any(process.is_alive() for process in processes)
 
 
@@ -89,17 +100,17 @@ def test_an_interruption_ends_all_processes(tmp_path):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    with workers_lib.Workers(tmp_path, PLAN, 2) as workers:
+    with start(tmp_path) as workers:
       processes = workers.processes
-      workers.train_and_score(tmp_path / "records", _Watcher(interrupt))
+      workers.run(_Watcher(interrupt))
   assert not any(process.is_alive() for process in processes)
 
 
 PARENT = """
 import pathlib, sys
-from stepdistill_jax.quickstart import quickstart_test, workers
+from stepdistill_jax.quickstart import quickstart_test
 if __name__ == "__main__":
-  folder = workers.Workers(pathlib.Path(sys.argv[1]), quickstart_test.PLAN, 2)
+  folder = quickstart_test.start(pathlib.Path(sys.argv[1]))
   print(*(process.pid for process in folder.processes), flush=True)
   sys.stdin.read()
 """
@@ -121,10 +132,10 @@ def test_no_process_outlives_a_killed_command(tmp_path, number):
 
 @pytest.mark.parametrize("name", ["it's", 'a "b" c', "back\\slash"])
 def test_folders_of_any_name_reach_gin(tmp_path, name):
-  run = next(iter(PLAN.runs()))
-  text = runs_lib.bindings(tmp_path / name, PLAN, run)[0]
+  job = runs_lib.jobs(tmp_path / name, PLAN)[0]
+  text = jobs_lib.bindings(tmp_path / name, job)[0]
   assert gin.config.parse_value(text.removeprefix("MODEL_DIR = ")) == str(
-      runs_lib.run_dir(tmp_path / name, run))
+      jobs_lib.run_dir(tmp_path / name, job))
 
 
 def test_runs_that_overlap_have_a_bar_each():
@@ -132,8 +143,9 @@ def test_runs_that_overlap_have_a_bar_each():
   console = rich.console.Console(
       file=printed, force_terminal=True, width=120)
   now = [0.0]
-  watcher = display.Display(PLAN, console, clock=lambda: now[0])
-  first, second, *_ = PLAN.runs()
+  jobs = runs_lib.jobs(pathlib.Path("out"), PLAN)
+  watcher = display.Display(jobs, console, clock=lambda: now[0])
+  first, second, *_ = jobs
   results = {"systems": [{"accuracy": 0.5, "ci95": [0.25, 0.75]}]}
   with watcher:
     watcher.begin_run(first)

@@ -15,11 +15,11 @@ from stepdistill_jax.quickstart import (
   command,
   page,
   plan as plan_lib,
-  runs as runs_lib,
   summary,
   text,
 )
 from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.study import jobs as jobs_lib
 
 PLAN = dataclasses.replace(
     plan_lib.BUDGETS["small"], train_stories=40, test_stories=50,
@@ -33,10 +33,10 @@ CHANCE = {"finetune": 0.3, "distill": 0.2, "step_by_step": 0.8}
 
 def write_run(output_dir, run, correct, answer="attic", rationale="why ."):
   """What `stepdistill-eval` leaves of a run, as far as the report reads it."""
-  folder = runs_lib.scores_dir(output_dir, run)
+  folder = jobs_lib.scores_dir(output_dir, run)
   folder.mkdir(parents=True)
   asked = {"benchmark": "tracking", "split": "test", "mode": "generate"}
-  model_dir = runs_lib.run_dir(output_dir, run)
+  model_dir = jobs_lib.run_dir(output_dir, run)
   model_dir.mkdir(parents=True)
   (model_dir / "config.gin").write_text(
       f"MIXTURE_OR_TASK_NAME = 'tracking_{TASKS[run.method]}'\n"

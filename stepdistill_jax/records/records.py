@@ -36,6 +36,8 @@ SPLITS = ("train", "validation", "test")
 # Tasks tokenize the parts apart: in SentencePiece the letters `</s>` are not
 # the EOS piece.
 EOS_TEXT = "</s>"
+# Stands before a rationale that is read with its question (PINTO tuning).
+RATIONALE_TEXT = " Rationale: "
 OK = "ok"
 # Whose records serve first where no teacher is named.
 PUBLISHED_TEACHER = "palm540b"
@@ -66,6 +68,10 @@ class Record:
       text; empty for 1. The share of several samples that agree, for one.
     rule: what the teacher's label was read by, such as `json` or `answer is`.
     thinking: what a reasoning model thought before its answer.
+    references: further human labels, such as other summaries, as a JSON list
+      of texts; empty where there are none.
+    rounds: of chain of density, what the teacher wrote in each round: a JSON
+      list of objects with `missing_entities` and `summary`; else empty.
   """
 
   id: str
@@ -81,9 +87,29 @@ class Record:
   weight: str = ""
   rule: str = ""
   thinking: str = ""
+  references: str = ""
+  rounds: str = ""
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """All human labels, `label` first; () where there is none."""
+    more = json.loads(self.references) if self.references else []
+    return (self.label, *more) if self.label else ()
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))
+
+
+def with_rationale(record: Record) -> Record:
+  """A record whose inputs have the teacher's rationale after the question.
+
+  >>> with_rationale(Record("a", "1 + 1?", rationale="One more.")).inputs
+  '1 + 1? Rationale: One more.'
+  """
+  if not record.rationale:
+    return record
+  return dataclasses.replace(
+      record, inputs=record.inputs + RATIONALE_TEXT + record.rationale)
 
 
 def normalize_input(text: str) -> str:

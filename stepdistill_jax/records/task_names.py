@@ -13,7 +13,7 @@ GOLD, TEACHER = "gold", "teacher"
 # Kinds whose name has the labels alone, the teacher alone, or both.
 _LABELED = ("label", "predict")
 _EXPLAINED = ("rationale", "explain")
-_BOTH = ("step", "mix", "single")
+_BOTH = ("step", "mix", "single", "pinto")
 KINDS = (*_LABELED, *_EXPLAINED, *_BOTH)
 
 

@@ -53,7 +53,8 @@ _BOUND_LATER = {"LONG_RATIONALE": "'cut_tail'",
                 "LlamaConfig.lora_base_dtype": "%LORA_BASE_DTYPE",
                 "save_adapters.base": "%INITIAL_CHECKPOINT_PATH",
                 "LONG_PROMPT": "'cut_tail'",
-                "long_prompts.do": "%LONG_PROMPT"}
+                "long_prompts.do": "%LONG_PROMPT",
+                "SYNTHETIC_KIND": None}  # A name; any value is today's.
 
 _options: dict[str, Any] = {
     "command": None, "allow_config_change": False, "strict": False}
@@ -146,7 +147,8 @@ def _write(model_dir, value: Mapping[str, Any], name: str = FILE_NAME) -> None:
 def _changes(
     old: Mapping[str, str], new: Mapping[str, str]) -> Mapping[str, str]:
   """Name -> `NAME was A, now B`, of what differs."""
-  later = {name: value for name in new for end, value in _BOUND_LATER.items()
+  later = {name: value or new[name] for name in new
+           for end, value in _BOUND_LATER.items()
            if f".{name}".endswith(f".{end}")}
   old, new = _same_schedule(old, new)
   old = {**later, **old}

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from stepdistill_jax.quickstart import workers
+from stepdistill_jax.study import places
 from stepdistill_jax.util import devices, errors
 
 
@@ -121,14 +121,15 @@ def test_descriptions(
 def test_quickstart_s_students_train_on_the_cpu_and_it_says_so(
     nodes, monkeypatch):
   monkeypatch.delenv("JAX_PLATFORMS")
-  assert workers.where(2) == "the CPU, 2 at a time"
+  where = lambda number=None: str(places.of_small_students(number))
+  assert where(2) == "the CPU, 2 at a time"
   folder = nodes("nvidia0")
-  assert workers.where(1) == (
+  assert where(1) == (
       f"the CPU, one at a time, without {folder}/nvidia0 (which "
       "JAX_PLATFORMS=cuda would take)")
   monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-  assert workers.where(1) == "JAX_PLATFORMS=cuda, one at a time"
-  assert workers.default_number() == 1
+  assert where(1) == "JAX_PLATFORMS=cuda, one at a time"
+  assert places.of_small_students().number == 1
 
 
 def test_a_cuda_plugin_without_gpus_says_nothing(nodes, tmp_path):

@@ -4,6 +4,7 @@
 |---|---|
 | gin files, tasks | the checkout, else beside the installed package |
 | records | `--records_dir`, `$STEPDISTILL_RECORDS`, `DATA_HOME/records` |
+| imports by name | `DATA_HOME/imports` |
 | T5's `spiece.model` | `$STEPDISTILL_VOCAB`, `$STEPDISTILL_DATA/vocab/`,
   `DATA_HOME/vocab/` |
 
@@ -13,6 +14,7 @@ DATA_HOME is `$XDG_DATA_HOME/stepdistill_jax`, by default
 
 import os
 import pathlib
+import re
 
 from stepdistill_jax.util import errors, remote_storage
 
@@ -41,6 +43,28 @@ def cache_home() -> pathlib.Path:
   """The user's folder for what can be made again (compiled programs)."""
   base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
   return pathlib.Path(base).expanduser() / "stepdistill_jax"
+
+
+def import_folder(name: str) -> pathlib.Path | None:
+  """Where an import by its name on the Hugging Face hub is, or would be.
+
+  Args:
+    name: `ORGANIZATION/NAME`, or with `@REVISION` after it.
+
+  Returns:
+    The folder; None if the text is no such name, or a path that is there.
+  """
+  if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", name) or (
+      os.path.exists(name)):
+    return None
+  return data_home() / "imports" / name.replace("/", "--")
+
+
+def initial_checkpoint(path: str) -> str:
+  """The checkpoint of an import by name; any other path as it is."""
+  folder = import_folder(path)
+  steps = sorted(folder.glob("checkpoint_*")) if folder else []
+  return str(steps[-1]) if steps else path
 
 
 def records_dir() -> pathlib.Path:

@@ -15,6 +15,8 @@ from typing import Any
 from stepdistill_jax.interop import architecture, gin_decoder, run_folder
 from stepdistill_jax.util import errors, locations
 
+# What a reader of any table must know of a method.
+LABELS = {"pinto": "pinto (reads the teacher's rationale, at test too)"}
 METHOD_NAMES = {
     # (kind of task, whose labels): method.
     ("label", "gold"): "finetune",
@@ -23,6 +25,7 @@ METHOD_NAMES = {
     ("step", "teacher"): "step_by_step, teacher labels",
     ("mix", "gold"): "step_by_step mixture",
     ("mix", "teacher"): "step_by_step mixture, teacher labels",
+    ("pinto", "gold"): LABELS["pinto"],
     ("single", "gold"): "single_task",
     ("single", "teacher"): "single_task, teacher labels",
 }
@@ -73,7 +76,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
             "WARMUP_STEPS": 0}
   return {
       "path": path, "dataset": task.dataset, "method": _method(task, config),
-      "teacher": task.teacher, **_size(config), "share": _share(config),
+      "teacher": task.teacher, **size_of(config), "share": _share(config),
       "seed": _seed(path, config),
       "optimizer": optimizer,
       "settings": {name: lookup(config, name, before.get(name))
@@ -142,6 +145,12 @@ def _task_name(config: Mapping[str, Any], path: pathlib.Path) -> str:
       kind, dataset, value("labels") or "gold", value("teacher"))
 
 
+def method_of(path: pathlib.Path) -> str:
+  """The method of a `config.gin`, as in `read`."""
+  config = bindings(path)
+  return _method(run_folder.parse_task_name(_task_name(config, path)), config)
+
+
 def _method(task: run_folder.TrainedOn, config: Mapping[str, Any]) -> str:
   labels = lookup(config, "LABELS")
   if labels not in ("gold", "teacher"):
@@ -150,6 +159,11 @@ def _method(task: run_folder.TrainedOn, config: Mapping[str, Any]) -> str:
     rest = name[len(f"{task.dataset}_{task.kind}_"):]
     labels = "gold" if rest.split("_")[0] == "gold" else "teacher"
   method = METHOD_NAMES.get((task.kind, labels), task.kind or task.dataset)
+  # Not of a run whose method file came after a recipe of synthetic data.
+  kind = lookup(config, "SYNTHETIC_KIND")
+  if kind and labels == "teacher" and (task.kind == "single") == (
+      kind == "cot_reason"):
+    method = f"synthetic_{kind}"
   extras = []
   of_student = lambda name: lookup(
       config, f"StepDistillModel.{name}",
@@ -182,7 +196,7 @@ def _seed(path: pathlib.Path, config: Mapping[str, Any]) -> int | None:
   return run_folder.seed_of(path)
 
 
-def _size(config: Mapping[str, Any]) -> dict[str, Any]:
+def size_of(config: Mapping[str, Any]) -> dict[str, Any]:
   """`size` and `parameters` from the network's dimensions."""
   decoder_fields = {
       field.name: lookup(config, f"LlamaConfig.{field.name}")

@@ -179,8 +179,19 @@ def as_json(report: RunReport, figures: Mapping[str, str]) -> dict[str, Any]:
       "figures": dict(figures), "skipped": list(report.skipped)}
 
 
-def write(report: RunReport, folder: pathlib.Path) -> dict[str, Any]:
+def write(
+    report: RunReport, folder: pathlib.Path, *, title: str = "Runs",
+    first: Sequence[tables_lib.Table] = (), lines: Sequence[str] = (),
+    more: Mapping[str, Any] = {}) -> dict[str, Any]:
   """Writes the report's files; returns the contents of `report.json`.
+
+  Args:
+    report: of `make`.
+    folder: where to.
+    title: of the pages.
+    first: tables before its own.
+    lines: said above all.
+    more: what `report.json` has besides.
 
   Raises:
     errors.UserError: the folder cannot be written to.
@@ -191,13 +202,15 @@ def write(report: RunReport, folder: pathlib.Path) -> dict[str, Any]:
     for plot in drawn:
       plot.save(folder)
     figures = {plot.name: plot.title for plot in drawn}
-    result = as_json(report, figures)
+    result = {**as_json(report, figures), **more}
+    shown = [*first, *tables(report)]
     texts = {
         "report.md": text_report.markdown(
-            "Runs", [f"> **Skipped:** {line}" for line in report.skipped],
-            tables(report), figures),
+            title, [*map(text_report.escape, lines), *(
+                f"> **Skipped:** {line}" for line in report.skipped)],
+            shown, figures),
         "report.html": pages.render(
-            _TEMPLATE, title="Runs", plots=drawn, tables=tables(report),
+            _TEMPLATE, title=title, plots=drawn, tables=shown, lines=lines,
             **{name: result[name] for name in (
                 "created", "code_version", "skipped")}),
         "report.json": outputs.dump_json(result)}

@@ -17,6 +17,7 @@ import pandas as pd
 
 from stepdistill_jax.evaluation.report import run_facts, unfinished
 from stepdistill_jax.interop import run_folder
+from stepdistill_jax.records import datasets
 from stepdistill_jax.util import errors, locations
 
 _RESULTS = "results.json"
@@ -159,13 +160,16 @@ def _of_checkpoint(
   except errors.UserError as error:
     skipped.append(f"{system['name']} in {file}: {error}")
     return
-  if facts["dataset"] != system["benchmark"]:
+  others = {} if facts["dataset"] == system["benchmark"] else {
+      "dataset": system["benchmark"],
+      "method": f"{facts['method']}, on {facts['dataset']}"}
+  if system["benchmark"] not in datasets.members(facts["dataset"]):
     skipped.append(
         f"{system['name']} in {file}: trained on {facts['dataset']}, scored "
         f"on {system['benchmark']}")
     return
   yield {
-      **facts, "split": system["split"],
+      **facts, **others, "split": system["split"],
       "step": int(checkpoint.name.rpartition("_")[2]), "n": system["n"],
       "accuracy": system["accuracy"], "ci95": tuple(system["ci95"]),
       "source": str(file), "correct": answers.get(

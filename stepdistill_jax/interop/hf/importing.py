@@ -255,7 +255,7 @@ def _task(copy: Copy, writer: t5x_writer.CheckpointWriter,
 def import_hf(
     folder: pathlib.Path, output: pathlib.Path, *, step: int = 0,
     dtype: str = "float32", pad_vocabulary: int = 1, layout: str = "orbax",
-    quiet: bool = False) -> import_result.Imported:
+    quiet: bool = False, hub: str = "") -> import_result.Imported:
   """Converts a Hugging Face folder into a T5X checkpoint.
 
   Args:
@@ -266,6 +266,7 @@ def import_hf(
     pad_vocabulary: the vocabulary's size becomes a multiple of it.
     layout: one of `t5x_writer.LAYOUTS`.
     quiet: shows no progress.
+    hub: the name and commit on the hub that the folder was fetched from.
 
   Raises:
     errors.UserError: see `plan`; or the output cannot be written.
@@ -295,7 +296,8 @@ def import_hf(
       "import", total, quiet=quiet))
   tokenizers.keep(folder, output / import_result.HF_FOLDER, tokenizer)
   kept = (output / import_result.HF_FOLDER).resolve()
-  title = f"{folder.resolve().name}, imported from Hugging Face's format."
+  title = (f"{hub or folder.resolve().name}, imported from Hugging Face's "
+           "format.")
   spiece, no_recipe = None, ""
   if isinstance(arch, architecture.DecoderArchitecture):
     model_file = gin_decoder.write(
@@ -316,6 +318,7 @@ def import_hf(
       "schema_version": 1,
       "stepdistill_jax": __version__,
       "source": str(folder.resolve()),
+      "hub": hub,
       "step": step,
       "family": config["model_type"],
       "head": head.value,

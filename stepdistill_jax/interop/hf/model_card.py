@@ -23,6 +23,7 @@ _METHODS = {
     "predict": "training on labels alone, asked with a prefix",
     "explain": "training on rationales alone",
     "rationale": "training on rationales alone",
+    "pinto": "the label, of the question and a teacher's rationale",
     "single": "one target that holds the rationale and then the label",
     "step": "distilling step-by-step: label and rationale as two tasks on the "
             "same examples in the same step",

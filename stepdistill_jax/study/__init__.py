@@ -1,0 +1,1 @@
+"""Many runs as one: planned, trained beside each other, scored, compared."""

@@ -1,0 +1,339 @@
+"""Every run of a table or figure by one command: planned, run, compared.
+
+A study is a TOML file (docs/studies.md), or the name of one that comes with
+the project. It runs on all accelerators of this machine, one process each, or
+on the CPU; killed and run again, it goes on. One run's failure does not stop
+the others. At its end, and whenever it ends early, report.html has the tables
+and figures.
+
+examples:
+  stepdistill study table1 --dry_run --topology=v5e-8 --price=1.2
+  stepdistill study table1 --output=table1
+  stepdistill study table1 --miniature     tiny students: to see that it works
+  stepdistill study mine.toml --only=svamp,seed0 --student=base=t5_1_1_base
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+import contextlib
+import dataclasses
+import fnmatch
+import functools
+import json
+import pathlib
+import sys
+from typing import Any
+
+from stepdistill_jax.util import argument_parser, errors, locations
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add("study", metavar="FILE|NAME", help="a TOML file, or one of the project's")
+  add("--output", metavar="DIR",
+      help="the study's folder (default: study_NAME)")
+  add("--dry_run", action="store_true", help="print the plan, and end")
+  add("--only", metavar="PATTERN,...",
+      help="runs whose name has one of these in it, such as svamp or "
+      "anli1*seed0")
+  add("--workers", type=argument_parser.positive, metavar="N",
+      help="processes that train beside each other (default: one for each "
+      "accelerator; 1 on a CPU)")
+  add("--miniature", action="store_true",
+      help="tiny students from random parameters, 4 steps, 2 seeds")
+  add("--student", action="append", default=[], metavar="SIZE=WHERE",
+      help="where students of a size begin: an import's folder, a name on the "
+      "Hugging Face hub, or `random`")
+  add("--teacher", action="append", default=[], metavar="OLD=NEW",
+      help="another teacher's records in the place of those that it names")
+  add("--accept", action="store_true",
+      help="take changes of the study since runs were made, which are put "
+      "aside")
+  add("--write_commands", metavar="DIR",
+      help="run nothing: write the commands for SLURM, TPU VMs and GKE there")
+  add("--topology", metavar="NAME",
+      help="also bounds of time on this slice, as of `stepdistill plan`")
+  add("--price", type=float, metavar="X", help="of a chip for an hour")
+  add("--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'",
+      help="a binding of all runs; also written --gin.NAME=VALUE")
+  argument_parser.add_records_dir(parser)
+  add("--json", action="store_true", help="print report.json, or the plan")
+
+
+def _pairs(values: Sequence[str], flag: str) -> dict[str, str]:
+  found = {}
+  for value in values:
+    name, equals, what = value.partition("=")
+    if not (name and equals and what):
+      raise errors.UserError(f"--{flag}={value}: expected --{flag}=A=B")
+    found[name] = what
+  return found
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs a study; 0 if all that was asked for is done, else 1."""
+  import rich.console
+
+  from stepdistill_jax.study import definition, resolving
+
+  path = definition.find(args.study)
+  study = definition.read(path, _pairs(args.teacher, "teacher"))
+  options = resolving.Options(
+      pathlib.Path(args.records_dir or locations.records_dir()).expanduser(),
+      tuple(args.gin_bindings), _pairs(args.student, "student"),
+      args.miniature)
+  folder = pathlib.Path(args.output or (
+      f"study_{study.name}" + ("_miniature" if args.miniature else ""))
+      ).expanduser().absolute()
+  resolved = resolving.resolve(study, options)
+  for size in options.students:
+    errors.require_known("size", size, {one.cell.size for one in resolved},
+                         where="--student")
+  session = _Session(
+      args, study, options, folder, resolved,
+      rich.console.Console(quiet=args.json, highlight=False))
+  if args.dry_run:
+    return session.dry_run()
+  if args.write_commands:
+    return session.write_commands(pathlib.Path(args.write_commands))
+  with errors.reported(OSError, lambda error: (
+      f"cannot write to {error.filename or folder}: {error.strerror}; nothing "
+      "is lost: make room, or choose another folder with --output=DIR")):
+    return session.run()
+
+
+class _Session:
+  """One call of the command."""
+
+  def __init__(self, args, study, options, folder, resolved, console):
+    self._args, self._study, self._options = args, study, options
+    self._folder, self._resolved, self._console = folder, resolved, console
+    self._blocked = {one.cell.name: line for one in resolved
+                     if (line := _blocked(one, options.records_dir))}
+
+  def _say(self, line: str) -> None:
+    self._console.print(line, markup=False, soft_wrap=True)
+
+  def _jobs(self, failed: Mapping[str, str] = {}) -> tuple[list, list]:
+    """The runs that are asked for, as far as they are known; the choices."""
+    from stepdistill_jax.study import choices, resolving
+
+    chosen = choices.choose(self._folder, self._resolved, failed)
+    found = resolving.jobs(
+        self._resolved, {c.cell: c.setting for c in chosen}, self._options,
+        self._study.limit)
+    patterns = [p for p in (self._args.only or "").split(",") if p]
+    if not patterns:
+      return found, chosen
+    kept = [job for job in found if any(
+        fnmatch.fnmatchcase(job.name, f"*{p}*") for p in patterns)]
+    if not kept:
+      raise errors.UserError(
+          f"--only={self._args.only} is in no run's name; did you mean one of "
+          + ", ".join(errors.near_names(
+              patterns[0], [job.name for job in found], 3)) + "?")
+    return kept, chosen
+
+  def _rows(self, jobs: Sequence[Any]) -> list[Any]:
+    from stepdistill_jax.study import estimates
+
+    groups = {job.group for job in jobs}
+    rows = estimates.rows(
+        self._folder, [one for one in self._resolved
+                       if one.cell.name in groups], jobs)
+    if self._args.topology:
+      rows = estimates.with_costs(rows, self._args.topology, self._args.price)
+    return rows
+
+  def _print_plan(self, rows: Sequence[Any], groups: set[str]) -> None:
+    from stepdistill_jax.evaluation.report import text as text_report
+    from stepdistill_jax.study import estimates
+
+    text_report.print_table(
+        estimates.table(rows, self._args.topology), self._console)
+    for what, lines in (
+        ("no bound of", {row.cell.cell.name: row.note for row in rows}),
+        ("cannot run", {cell: line for cell, line in self._blocked.items()
+                        if cell in groups})):
+      for line, cells in _by_reason(lines).items():
+        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        self._say(f"{what} {cells[0]}{more}: {line}")
+
+  def dry_run(self) -> int:
+    jobs, _ = self._jobs()
+    rows = self._rows(jobs)
+    if self._args.json:
+      print(json.dumps({
+          "study": self._study.name, "topology": self._args.topology,
+          "rows": [_row_as_json(row) for row in rows],
+          "blocked": self._blocked}, indent=1))
+      return 0
+    self._say(f"{self._study.title} -> {self._folder}")
+    self._print_plan(rows, {job.group for job in jobs})
+    return 0
+
+  def write_commands(self, target: pathlib.Path) -> int:
+    from stepdistill_jax.study import jobs as jobs_lib, launch_commands
+
+    jobs, _ = self._jobs()
+    left = [job for job in jobs
+            if not jobs_lib.is_trained(self._folder, job)]
+    again = ["stepdistill", "study", self._args.study,
+             f"--output={self._folder}", *(
+                 f"--{flag}={value}" for flag, values in (
+                     ("teacher", self._args.teacher),
+                     ("student", self._args.student),
+                     ("gin_bindings", self._args.gin_bindings))
+                 for value in values)]
+    for path in launch_commands.write(
+        target, left, self._resolved, title=self._study.title,
+        study=self._folder, again=again):
+      self._say(f"wrote {path}: {len(left)} runs")
+    return 0
+
+  def run(self) -> int:
+    from stepdistill_jax.runs import run_lock
+    from stepdistill_jax.study import folder as folder_lib
+
+    jobs, _ = self._jobs()
+    rows = self._rows(jobs)
+    self._say(f"{self._study.title} -> {self._folder}")
+    self._print_plan(rows, {job.group for job in jobs})
+    cells = folder_lib.cells_of(self._resolved, self._study.limit)
+    with contextlib.ExitStack() as stack:
+      for line in folder_lib.claim(
+          self._folder, self._study, cells, self._args.accept):
+        self._say(line)
+      with errors.reported(errors.UserError, lambda error: str(error).replace(
+          "take another MODEL_DIR", "take another --output")):
+        stack.enter_context(run_lock.held(str(self._folder)))
+      try:
+        failed = self._run_all(rows)
+      except KeyboardInterrupt:
+        self._report({})
+        self._say("stopped; the same command goes on from here")
+        raise
+      except errors.UserError:
+        self._report({})
+        raise
+      jobs, _ = self._jobs(failed)
+      folder_lib.write_data(self._folder, jobs, self._resolved)
+      report = self._report(failed)
+    for name, line in failed.items():
+      self._say(f"failed: {name}: {line}")
+    if self._args.json:
+      sys.stdout.write(report.read_text("utf-8"))
+    return 1 if failed or any(
+        job.group in self._blocked for job in jobs) else 0
+
+  def _run_all(self, rows: Sequence[Any]) -> dict[str, str]:
+    """Does all that can be done; returns the names of what failed, and why."""
+    from stepdistill_jax.study import (
+      display,
+      estimates,
+      jobs as jobs_lib,
+      places,
+      workers as workers_lib,
+    )
+
+    place = places.of_machine(self._args.workers)
+    check = functools.partial(
+        estimates.check_disk, self._folder, rows, place.number)
+    if warning := check():
+      self._say(warning)
+    self._import_students()
+    failed: dict[str, str] = {}
+    shown: set[str] = set()
+    while True:  # Once more where a sweep's choice has brought further runs.
+      jobs = [job for job in self._jobs(failed)[0]
+              if job.group not in self._blocked and job.name not in failed]
+      if all(jobs_lib.is_done(self._folder, job) for job in jobs):
+        return failed
+      jobs = [job for job in jobs if job.name not in shown
+              or not jobs_lib.is_done(self._folder, job)]
+      if not shown:
+        self._say(f"training on {place}")
+      shown |= {job.name for job in jobs}
+      with workers_lib.Workers(
+          self._folder, jobs, place, logs=self._folder / "logs",
+          on_failure=check) as workers:
+        with display.Display(jobs, self._console) as watcher:
+          failed |= workers.run(watcher)
+
+  def _import_students(self) -> None:
+    """Fetches and imports what the runs that are left begin from."""
+    from stepdistill_jax.study import jobs as jobs_lib, resolving, students
+
+    groups = {job.group for job in self._jobs()[0]
+              if not jobs_lib.is_trained(self._folder, job)}
+    wanted = dict.fromkeys(
+        one.student for one in self._resolved
+        if one.cell.name in groups - self._blocked.keys()
+        and one.student != resolving.RANDOM)
+    self._options = dataclasses.replace(self._options, student_files={
+        student: students.gin_file(student, self._say) for student in wanted})
+
+  def _report(self, failed: Mapping[str, str]) -> pathlib.Path:
+    """Writes the report of what is scored, and prints its tables."""
+    from stepdistill_jax.evaluation.report import text as text_report
+    from stepdistill_jax.study import summary
+
+    jobs, chosen = self._jobs(failed)
+    wanted = {job.group for job in jobs}
+    tables = summary.write(
+        self._folder, self._study, self._resolved, jobs, chosen,
+        {**{cell: line for cell, line in self._blocked.items()
+            if cell in wanted}, **failed}, self._args.miniature)
+    for table in tables:
+      text_report.print_table(table, self._console)
+    page = self._folder / "report.html"
+    self._say(f"report: {page}" if tables else "nothing is scored yet")
+    return page.with_name("report.json")
+
+
+def _by_reason(lines: Mapping[str, str]) -> dict[str, list[str]]:
+  """Each line that is not empty -> what it is said of."""
+  found: dict[str, list[str]] = {}
+  for name, line in lines.items():
+    if line:
+      found.setdefault(line, []).append(name)
+  return found
+
+
+def _row_as_json(row: Any) -> dict[str, Any]:
+  cell = row.cell.cell
+  return {"dataset": cell.dataset, "method": cell.method, "size": cell.size,
+          "variant": cell.variant, **{name: getattr(row, name) for name in (
+              "runs", "done", "steps", "disk", "chip_hours", "cost", "note")}}
+
+
+def _blocked(one: Any, records_dir: pathlib.Path) -> str:
+  """Why a cell's runs cannot begin; else empty."""
+  from stepdistill_jax.data import early_records
+  from stepdistill_jax.records import datasets, records
+
+  def splits(dataset: str, teacher: str = "") -> set[str]:
+    return set().union(*(
+        records.split_sizes(records_dir, dataset, known)
+        for known in records.teachers_of(records_dir, dataset)
+        if teacher in ("", known)))
+
+  try:
+    early_records.require(one.text, str(records_dir))
+    scored = {"test", *(["validation"] if len(one.settings()) > 1 else [])}
+    for needed, dataset, there in [
+        *(({"train"}, member, splits(member, one.cell.teacher))
+          for member in datasets.members(one.cell.dataset)),
+        *((scored, benchmark, splits(benchmark))
+          for benchmark in one.benchmarks.split(","))]:
+      for split in sorted(needed - there):
+        of = f" by {one.cell.teacher}" if split == "train" and (
+            one.cell.teacher) else ""
+        return (f"the records of {dataset}{of} under {records_dir} have no "
+                f"split {split!r}")
+  except errors.UserError as error:
+    return str(error)
+  return ""
+

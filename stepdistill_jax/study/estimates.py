@@ -1,0 +1,202 @@
+"""What is left of a study: runs, steps, disk, and bounds of time and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+from stepdistill_jax.evaluation.report import tables
+from stepdistill_jax.study import jobs as jobs_lib, resolving
+from stepdistill_jax.util import durable_files, errors, locations
+from stepdistill_jax.util.version import __version__
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """The runs of one data set, method and size.
+
+  Attributes:
+    cell: the first of them.
+    runs: how many, a sweep's with those that are yet to be chosen.
+    done: how many of them are trained and scored.
+    steps: left of all of them; None where that is unknown.
+    disk: bytes of checkpoints that they keep; None where that is unknown.
+    chip_hours: at least, of the steps that are left; None where unknown.
+    cost: likewise, by the price.
+    note: why something is unknown.
+  """
+
+  cell: resolving.Resolved
+  runs: int
+  done: int
+  steps: int | None
+  disk: float | None
+  chip_hours: float | None = None
+  cost: float | None = None
+  note: str = ""
+
+
+def rows(folder: pathlib.Path, resolved: Sequence[resolving.Resolved],
+         jobs: Sequence[jobs_lib.Job]) -> list[Row]:
+  """What is left, by data set, method and size.
+
+  Args:
+    folder: of the study.
+    resolved: the cells.
+    jobs: their runs, as far as they are known.
+  """
+  groups: dict[tuple[str, ...], list[resolving.Resolved]] = {}
+  for one in resolved:
+    cell = one.cell
+    groups.setdefault((cell.dataset, cell.method, cell.size, cell.variant),
+                      []).append(one)
+  found = []
+  for members in groups.values():
+    names = [one.cell.name for one in members]
+    mine = [job for job in jobs if job.group in names]
+    waiting = sum(len(set(one.seeds) - set(one.grid.sweep_seeds))
+                  for one in members if len(one.settings()) > 1
+                  and not any(jobs_lib.TEST in job.splits for job in mine))
+    trained = sum(jobs_lib.is_trained(folder, job) for job in mine)
+    size = members[0].checkpoint_bytes()
+    found.append(Row(
+        members[0], len(mine) + waiting,
+        sum(jobs_lib.is_done(folder, job) for job in mine),
+        members[0].steps and members[0].steps * (
+            len(mine) + waiting - trained),
+        size and size * (len(mine) + waiting)))
+  return found
+
+
+def with_costs(found: Sequence[Row], topology: str, price: float | None
+               ) -> list[Row]:
+  """Adds bounds by `stepdistill plan` on a slice; compiled in a process.
+
+  A program that was compiled before is read from the cache.
+  """
+  path = locations.cache_home() / "study_plans"
+  keys = [path / hashlib.sha256(json.dumps(
+      [__version__, topology, row.cell.fingerprint()]).encode()
+      ).hexdigest()[:24] for row in found]
+  missing = {key: row for key, row in zip(keys, found) if not key.is_file()}
+  if missing:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+      planned = pool.submit(_plans, topology, [
+          (row.cell.cell.name, row.cell.gin_files, row.cell.bindings)
+          for row in missing.values()])
+      path.mkdir(parents=True, exist_ok=True)
+      unkept = {}
+      for key, plan in zip(missing, planned.result()):
+        if "error" in plan:
+          unkept[key] = plan
+        else:
+          durable_files.replace(key, json.dumps(plan))
+  plans = [unkept[key] if missing and key in unkept
+           else json.loads(key.read_text("utf-8")) for key in keys]
+  return [_with_cost(row, plan, price) for row, plan in zip(found, plans)]
+
+
+def _with_cost(row: Row, plan: Mapping[str, Any], price: float | None) -> Row:
+  if "error" in plan:
+    return dataclasses.replace(row, note=plan["error"])
+  if row.steps is None:
+    return dataclasses.replace(row, note="its number of steps is unknown")
+  hours = row.steps * plan["seconds"] * plan["chips"] / 3600
+  return dataclasses.replace(
+      row, chip_hours=hours, cost=None if price is None else hours * price,
+      note="" if plan["fits"] else "does not fit")
+
+
+def _plans(topology_name: str, runs: Sequence[tuple[str, Any, Any]]
+           ) -> list[dict[str, Any]]:
+  """Seconds of a step at least, for each run; in a process of its own."""
+  from stepdistill_jax.plan import chips, planning, programs
+
+  try:
+    topology = chips.parse(topology_name)
+    programs.prepare_process(topology)
+  except errors.UserError as error:
+    return [{"error": str(error)}] * len(runs)
+  from stepdistill_jax.util import runtime, t5x_finder
+
+  runtime.configure()
+  if "t5x" not in sys.modules:
+    t5x_finder.install("embedded")
+  runtime.import_tensorflow()
+  found: list[dict[str, Any]] = []
+  for name, gin_files, bindings in runs:
+    print(f"compiling {name} for {topology.name}", file=sys.stderr, flush=True)
+    try:
+      plan = planning.make(planning.Request(
+          topology, gin_files, bindings, programs=["train"], quick=True))
+    except errors.UserError as error:
+      found.append({"error": errors.first_line(error)})
+      continue
+    train = plan["programs"]["train"]
+    found.append({
+        "fits": plan["fits"], "chips": plan["chips"],
+        "seconds": train["bound"]["seconds"]} if "bound" in train else {
+            "error": "does not fit"})
+  return found
+
+
+def table(found: Sequence[Row], topology: str | None) -> tables.Table:
+  """The rows and their sums."""
+  total = lambda name: (
+      None if any(getattr(row, name) is None for row in found)
+      else sum(getattr(row, name) for row in found))
+  short = lambda value: None if value is None else f"{value:,.3g}"
+  gib = lambda size: None if size is None else f"{size / _GIB:,.1f}"
+  shown: list[Mapping[str, Any]] = [{
+      **dataclasses.asdict(row.cell.cell), **{name: getattr(row, name)
+      for name in ("runs", "done", "steps", "disk", "chip_hours", "cost")}}
+      for row in found]
+  shown = [*shown, {"dataset": "all", "method": "", "size": "", **{
+      name: total(name) for name in (
+          "runs", "done", "steps", "disk", "chip_hours", "cost")}}]
+  columns: dict[str, tables.Column] = {
+      "method": lambda r: f"{r['dataset']} {r['method']} {r['size']}",
+      "runs": "runs", "done": "done", "steps left": ("steps", tables.number),
+      "disk, GiB": ("disk", gib)}
+  if topology:
+    columns |= {"chip-hours": ("chip_hours", short), "cost": ("cost", short)}
+  return tables.make("Plan", shown, columns, (
+      f"chip-hours and cost: at least, of the train steps that are left, by "
+      f"`stepdistill plan` on {topology}; evaluations and compiling apart"
+      if topology else
+      "--topology=v5e-8 --price=1.2 adds bounds of chip-hours and cost"))
+
+
+def check_disk(folder: pathlib.Path, found: Sequence[Row],
+               processes: int) -> str:
+  """A warning where all runs do not fit; else empty.
+
+  Raises:
+    errors.UserError: not even the runs that train at once fit.
+  """
+  where = next(p for p in (folder, *folder.parents) if p.exists())
+  free = shutil.disk_usage(where).free
+  sizes = sorted((row.disk / row.runs for row in found
+                  if row.disk and row.done < row.runs), reverse=True)
+  at_once = 2 * sum(sizes[:1]) * processes  # One is kept, one written.
+  if at_once > free:
+    raise errors.UserError(
+        f"{where} has {free / _GIB:.1f} GiB free, and the runs that train at "
+        f"once need {at_once / _GIB:.1f} for their checkpoints; make room, or "
+        "take another folder with --output=DIR")
+  left = sum(row.disk * (row.runs - row.done) / row.runs for row in found
+             if row.disk and row.runs)
+  return "" if left <= free else (
+      f"warning: all runs together need {left / _GIB:.1f} GiB, and {where} has "
+      f"{free / _GIB:.1f} free")
