@@ -92,6 +92,7 @@ setuptools.setup(
         "json-repair>=0.40",
         "krippendorff>=0.8",
         "matplotlib>=3.9",
+        "msgpack>=1",
         "numpy>=1.26",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11",

@@ -187,10 +187,10 @@ def _export_inputs(path: str, config, records_dir: pathlib.Path) -> int:
   from stepdistill_jax.evaluation import evaluate
 
   example_sets, _ = evaluate.load_example_sets(config, records_dir)
-  lines = [
+  durable_files.replace(path, (
       json.dumps({"id": row.id, "benchmark": s.benchmark,
                   "input": row.inputs}, ensure_ascii=False) + "\n"
-      for s in example_sets for row in s.examples]
-  durable_files.replace(path, "".join(lines))
-  print(f"wrote {len(lines)} questions to {path}")
+      for s in example_sets for row in s.examples))
+  print(f"wrote {sum(len(s.examples) for s in example_sets)} questions to "
+        f"{path}")
   return 0
