@@ -51,7 +51,7 @@ test-docs: $(INTEROP_VENV)/.installed
 
 # The site of docs/, in the folder site/; it needs no network to be read.
 docs: .venv-docs/.installed
-	@.venv-docs/bin/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
 	@echo "wrote site/; to read it, search too:" \
 	  "python3 -m http.server --directory site 8000"
 

@@ -32,6 +32,7 @@ EXTRAS = {
     "plan-gpu": ["jax-cuda12-plugin", "jax-cuda12-pjrt",
                  "nvidia-cuda-nvcc-cu12"],
     "hf": ["pyarrow>=15", "safetensors>=0.5", "torch>=2.6", "transformers>=5"],
+    "embeddings": ["sentence-transformers>=5"],
     "serve": ["ctranslate2>=4.5"],
     "teacher": ["openai[aiohttp]>=2"],
     "amos": ["jestimator>=0.3.3"],
@@ -48,7 +49,7 @@ EXTRAS = {
 # Heavy, and so in an environment of their own: see `make test-interop`.
 EXTRAS["test-interop"] = [
     *(package for extra in (
-        "test", "hf", "serve", "tpu", "plan-gpu", "amos", "docs")
+        "test", "hf", "embeddings", "serve", "tpu", "plan-gpu", "amos", "docs")
       for package in EXTRAS[extra]),
     "playwright>=1.49",  # With the Chromium of the machine.
     "accelerate", "fastapi", "uvicorn",  # For `transformers serve`.
@@ -91,6 +92,7 @@ setuptools.setup(
         "json-repair>=0.40",
         "krippendorff>=0.8",
         "matplotlib>=3.9",
+        "msgpack>=1",
         "numpy>=1.26",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11",

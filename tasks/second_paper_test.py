@@ -2,8 +2,10 @@
 
 import pytest
 
-from stepdistill_jax.records import datasets
+from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.records import datasets, questions, records
 from stepdistill_jax.teacher.importing import tables
+from stepdistill_jax.util import errors
 from tests.support import real_data
 
 
@@ -22,6 +24,20 @@ from tests.support import real_data
      ("2 + 2?", "4", "")),
     ("dialogsum", {"dialogue": "#Person1#: Hi.", "summary1": "A greets.",
                    "summary2": "B"}, ("#Person1#: Hi.", "A greets.", "")),
+    ("azureml_math", {"messages": [
+        {"role": "system", "content": "An integer."},
+        {"role": "user", "content": "Question: 2 + 2?"}], "gold": "4"},
+     ("An integer.\nQuestion: 2 + 2?", "4", "")),
+    ("azureml_conversation", {"messages": [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi!"},
+        {"role": "assistant", "content": "Hello!"}]},
+     ("system: Be kind.\nuser: Hi!", "Hello!", "")),
+    # A turn as the collector has it.
+    ("azureml_conversation", {"inputs": "user: Hi!", "label": "Hello!"},
+     ("user: Hi!", "Hello!", "")),
+    ("math_l5", {"problem": "Solve $x=1$.", "answer": "1"},
+     ("Solve $x=1$.", "1", "")),
 ])
 def test_rows_are_read(name, fields, expected):
   row = datasets.get(name).read_row(fields)
@@ -41,6 +57,11 @@ def test_aqua_without_its_right_choice_is_refused():
     ("aqua", "aqua", {"validation": 254, "test": 254}),
     ("multiarith", "zero_shot_cot/derived", {"test": 600}),
     ("dialogsum", "dialogsum", {"validation": 500, "test": 500}),
+    *((f"azureml_{task}", "azureml_distillation",
+       {"train": train, "validation": validation})
+      for task, train, validation in (
+          ("nli", 512, 256), ("qa", 512, 256), ("math", 378, 42),
+          ("conversation", 100, 100))),
 ])
 def test_the_real_files_are_read_whole(tmp_path, name, folder, counts):
   result = tables.import_rows(
@@ -48,3 +69,90 @@ def test_the_real_files_are_read_whole(tmp_path, name, folder, counts):
       output=tmp_path)
   assert {split: found["written"][split] for split, found in
           result.info["sources"].items()} == counts
+  for split, rows in counts.items():
+    if (name, split) != ("conjnli", "test"):  # Not labelled, as published.
+      found = result.info["sources"][split]["filled"][split]
+      assert found["label"] == rows
+  assert not any(found["human_labels"]
+                 for found in result.info["sources"].values())
+
+
+def test_articles_without_summaries_are_refused(tmp_path):
+  with pytest.raises(errors.UserError, match="none of the 400 rows"):
+    tables.import_rows(
+        dataset="azureml_summarization", output=tmp_path,
+        rows=real_data.real_data_dir() / "seed2/azureml_distillation")
+
+
+def test_dialogsum_keeps_three_summaries(tmp_path):
+  tables.import_rows(
+      dataset="dialogsum", output=tmp_path,
+      rows=real_data.real_data_dir() / "seed2/dialogsum")
+  rows = list(records.read_records(tmp_path, "dialogsum", "human", "test"))
+  assert {len(row.labels) for row in rows} == {3}
+  assert {len(row.labels) for row in records.read_records(
+      tmp_path, "dialogsum", "human", "validation")} == {1}
+
+
+@pytest.mark.parametrize("one, other", [
+    ("Be brief.\nQuestion:  Where is it?\nAnswer Choices:\n(A) here",
+     datasets.cqa_inputs("Where is it?", ("there", "here"))),
+    ("Premise: “A café” closed.\nHypothesis: It did.",
+     datasets.nli_inputs('"A cafe" closed.', "It did.")),
+    ("问题?", " 问题 "),
+])
+def test_forms_of_one_question_are_the_same(one, other):
+  assert questions.question_key(one) == questions.question_key(other)
+
+
+def test_questions_differ():
+  assert questions.question_key(
+      datasets.nli_inputs("A.", "B.")) != questions.question_key(
+          datasets.nli_inputs("A.", "C."))
+  assert questions.question_key("?") != questions.question_key("!")
+
+
+def test_questions_of_other_test_splits_are_named_and_left_out(
+    tmp_path, capsys):
+  """CQA's test questions are the validation rows of the group's QA data."""
+  data = real_data.real_data_dir()
+
+  def run(*arguments):
+    assert cli.main(["teacher", "import", *arguments,
+                     f"--output={tmp_path}"]) == 0
+    return capsys.readouterr().out
+
+  qa = ("--format=rows", "--dataset=azureml_qa",
+        f"--rows={data / 'seed2/azureml_distillation'}")
+  assert cli.main(["teacher", "import", *qa, "--leave_out=cqa",
+                   f"--output={tmp_path}"]) == 2
+  assert "no records of the test split of data set 'cqa'" in (
+      capsys.readouterr().err)
+  run("--format=rows", "--dataset=cqa", f"--rows={data / 'cqa'}")
+  said = run(*qa)
+  assert ("256 of the 256 rows in the validation split ask what the test "
+          "split of cqa asks: a student of azureml_qa is not to be scored on "
+          "cqa, unless") in said
+  assert "rows in the train split" not in said
+  assert cli.main(["teacher", "audit", "--dataset=azureml_qa",
+                   f"--records_dir={tmp_path}"]) == 0
+  assert "256 of the 256 rows" in capsys.readouterr().out
+  assert "256 of the 256 rows" in next(
+      tmp_path.rglob("audit.html")).read_text("utf-8")
+  said = run(*qa, "--leave_out=cqa")
+  assert "256 in_the_test_split_of_cqa" in said
+  assert "ask what the test split" not in said
+  # The other way round, of what was trained on and is a test now.
+  run("--format=rows", "--dataset=svamp", f"--rows={data / 'svamp'}")
+  chains = data / "seed2/mentor_kd/svamp_3_train.json.gz"
+  mentor = ("--format=columns", "--teacher=gpt35", f"--outputs={chains}",
+            "--columns=inputs=input,rationale=chain,label=answer")
+  said = run("--dataset=mentor_svamp", *mentor)
+  # Three chains of each of 122 questions; every tenth row is validation.
+  shared = [int(line.split(" of the ")[0].split()[-1]) for line in
+            said.splitlines() if "the test split of svamp" in line]
+  assert len(shared) == 2 and sum(shared) == 3 * 122
+  rows = {row.inputs for split in ("train", "validation") for row in
+          records.read_records(tmp_path, "mentor_svamp", "gpt35", split)}
+  tested = set(questions.test_questions(tmp_path, ["svamp"])["svamp"])
+  assert len({questions.question_key(row) for row in rows} & tested) == 122

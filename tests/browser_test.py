@@ -90,6 +90,7 @@ def test_a_sheet_is_graded_by_keyboard(tmp_path):
                                f"good {i}") for i in range(4)},
       ("one", "other"), import_counts.Reasons())
   sheet.write(pairs, tmp_path / "sheet.html")
+  assert not testing.accessibility_problems(tmp_path / "sheet.html")
   with sync_api.sync_playwright() as playwright:
     browser = playwright.chromium.launch(
         executable_path=testing.find_browser(), args=["--no-sandbox"])

@@ -112,17 +112,6 @@ def test_mistakes_on_one_machine_are_told(stand_ins, tmp_path):
   assert process.returncode == 2 and "t5x is not on PATH" in process.stderr
 
 
-def test_xla_flags_of_the_user_stay():
-  process = subprocess.run(
-      ["bash", "-c", "source launch/gpu/environment.sh; echo \"$XLA_FLAGS\""],
-      capture_output=True, text=True, check=True, cwd=LAUNCH.parent,
-      env={**os.environ, "XLA_FLAGS": "--xla_gpu_autotune_level=2 --x"})
-  flags = process.stdout.split()
-  assert "--xla_gpu_autotune_level=2" in flags and "--x" in flags
-  assert "--xla_gpu_autotune_level=4" not in flags
-  assert "--xla_gpu_enable_latency_hiding_scheduler=true" in flags
-
-
 @pytest.mark.parametrize("code, requeued", [
     (0, False), (2, False), (1, False), (75, True), (137, True)])
 def test_slurm_requeues_what_can_go_on(stand_ins, code, requeued):

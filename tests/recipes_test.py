@@ -19,7 +19,9 @@ ROOT = locations.resource_root()
 RECIPES = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "gin/recipes").rglob(
         "*.gin") if not path.name.startswith("tracking")
-    and path.parent.name != "decoder")
+    and path.parent.name not in ("decoder", "second_paper"))
+SYNTHETIC = sorted(str(path.relative_to(ROOT)) for path in (
+    ROOT / "gin/recipes/second_paper").glob("*.gin"))
 DECODERS = sorted(str(path.relative_to(ROOT)) for path in (
     ROOT / "gin/recipes/decoder").glob("*.gin"))
 SET = ['MODEL_DIR = "unused"', "INITIAL_CHECKPOINT_PATH = None"]
@@ -96,6 +98,25 @@ def test_decoders_recipe_parses_and_has_its_size(recipe, tmp_path):
   assert f"--gin_file={recipe}" in (ROOT / recipe).read_text("utf-8")
 
 
+@pytest.mark.parametrize("recipe", SYNTHETIC)
+def test_a_recipe_of_synthetic_data_names_its_kind(recipe, tmp_path):
+  gin_config.parse([recipe], [
+      *SET, f"TOKENIZER = {str(tmp_path)!r}", "TEACHER = 'big'"])
+  match = re.fullmatch(
+      r"(azureml_\w+?|dialogsum)_synthetic_(vanilla|cot_answer|cot_reason|"
+      r"chain_of_density)(_t5_1_1_base|_smollm2_135m|_llama3_1_8b)?",
+      pathlib.Path(recipe).stem)
+  dataset, kind, student = match.groups()
+  assert query("SYNTHETIC_KIND") == kind
+  assert resolved("MIXTURE_OR_TASK_NAME") == (
+      f"{dataset}_single_big_big" if kind == "cot_reason"
+      else f"{dataset}_label_big")
+  if student:
+    steps, batch = resolved("TRAIN_STEPS"), query("BATCH_SIZE")
+    assert (steps - 1) * batch < 5 * query("TRAIN_RECORDS") <= steps * batch
+  assert f"--gin_file={recipe}" in (ROOT / recipe).read_text("utf-8")
+
+
 def test_recipes_are_what_the_script_writes():
   script = pathlib.Path(ROOT) / "tools" / "make_recipes.py"
   if not script.is_file():
@@ -115,6 +136,7 @@ def test_recipes_are_what_the_script_writes():
     ("synthetic_vanilla", "cqa_label_palm540b"),
     ("synthetic_cot_answer", "cqa_label_palm540b"),
     ("synthetic_cot_reason", "cqa_single_palm540b_palm540b"),
+    ("synthetic_chain_of_density", "cqa_label_palm540b"),
 ])
 def test_method_combines_with_model_run_and_data(method, name):
   gin_config.parse(

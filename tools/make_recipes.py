@@ -333,6 +333,77 @@ include 'gin/methods/{method}.gin'
 {sharding}"""
 
 
+# Data set -> the kinds of synthetic data that the second paper's group makes of
+# its task, and what it is.
+SYNTHETIC = {
+    **{f"azureml_{task}": (title, ("vanilla", "cot_answer", "cot_reason"))
+       for task, title in (("nli", "NLI"), ("qa", "question answering"),
+                           ("math", "math"))},
+    "azureml_conversation": ("conversation", ("vanilla",)),
+    **{name: ("summarization", ("vanilla", "chain_of_density"))
+       for name in ("azureml_summarization", "dialogsum")}}
+KINDS = {
+    "vanilla": ("the teacher's plain answers", "vanilla"),
+    "cot_answer": ("answers that the teacher reasoned for", "json_cot"),
+    "cot_reason": ("the teacher's reasoning and answer in one target",
+                   "json_cot"),
+    "chain_of_density": ("the last of the teacher's denser summaries",
+                         "chain_of_density")}
+SYNTHETIC_STUDENTS = {
+    "t5_1_1_base": "T5 v1.1 base", "smollm2_135m": DECODERS["smollm2_135m"],
+    "llama3_1_8b": DECODERS["llama3_1_8b"]}
+
+
+def synthetic_recipe(dataset: str, kind: str, student: str) -> tuple[str, str]:
+  """A student of the second paper's tasks; `student` is empty for a tiny T5."""
+  task, _ = SYNTHETIC[dataset]
+  what, prompt = KINDS[kind]
+  if dataset == "azureml_conversation":
+    prompt = "conversation"
+  name = "_".join(filter(None, (dataset, "synthetic", kind, student)))
+  file = f"gin/recipes/second_paper/{name}.gin"
+  sharded = student in SHARDED_DECODERS
+  title = SYNTHETIC_STUDENTS.get(student, "a tiny T5 for a CPU")
+  start = f"""\
+#   stepdistill checkpoint import-hf HF_FOLDER --output={student}
+#   t5x train --gin_file={file} \\
+#     --gin_file={student}/student.gin --gin.TEACHER=\\"NAME\\" \\
+#     --gin.MODEL_DIR=\\"/path/to/run\\"
+""" if student else f"""\
+#   t5x train --gin_file={file} \\
+#     --gin.TEACHER=\\"NAME\\" --gin.MODEL_DIR=\\"/path/to/run\\"
+"""
+  family = "decoder" if student in DECODERS else "t5_1_1"
+  model = "\n".join(f"include 'gin/models/{part}.gin'" for part in (
+      family, student or "t5_1_1_tiny"))
+  settings = "EPOCHS = 5\nBATCH_SIZE = 8  # theirs is 2\n" if student else """\
+INITIAL_CHECKPOINT_PATH = None  # random parameters
+LEARNING_RATE = 1e-3  # from scratch; 2e-5 is for a pretrained student
+BATCH_SIZE = 8
+TRAIN_STEPS = 100
+EVAL_PERIOD = 50
+EVAL_STEPS = 2
+CHECKPOINT_PERIOD = 50
+"""
+  if dataset == "azureml_summarization":
+    settings += "EVAL_LABELS = 'teacher'  # There are no human summaries.\n"
+  return name, _comment(
+      f"{task.capitalize() if task != 'NLI' else task}, {what}, {title}.",
+      "The paper's own figures are not public; one is not expected here. The "
+      "recipe is that of its group's examples, 5 epochs at 2e-5."
+      if student else
+      "It shows that everything works, not what a student can learn.",
+  ) + "#\n" + start + f"""#
+# Records: stepdistill teacher collect --dataset={dataset} --prompt={prompt} \\
+#   --rows=FILE --output=CACHE --teacher=NAME --model=MODEL
+{_SHARDING_IMPORT if sharded else ""}{model}
+include 'gin/runs/synthetic.gin'
+include 'gin/datasets/{dataset}.gin'
+include 'gin/methods/synthetic_{kind}.gin'
+
+{settings}{_SHARDING if sharded else ""}"""
+
+
 def all_files() -> dict[pathlib.Path, str]:
   """Every recipe, path -> text."""
   files = {}
@@ -350,6 +421,11 @@ def all_files() -> dict[pathlib.Path, str]:
     for size in DECODERS:
       name, text = decoder_recipe(method, size)
       files[RECIPES / "decoder" / f"{name}.gin"] = text
+  for dataset, (_, kinds) in SYNTHETIC.items():
+    for kind in kinds:
+      for student in ("", *SYNTHETIC_STUDENTS):
+        name, text = synthetic_recipe(dataset, kind, student)
+        files[RECIPES / "second_paper" / f"{name}.gin"] = text
   return files
 
 

@@ -44,12 +44,13 @@ def main() -> None:
 
   size = "" if args.size == "tiny" else f"_{args.size}"
   files = [f"gin/recipes/{args.dataset}_step_by_step{size}.gin",
-           *([] if args.plain else ["gin/models/scanned.gin"]),
            *(["gin/runs/packed.gin"] if args.packed else [])]
   examples = lengths.pairs(args.dataset, 4096)
   rows = (_packed_rows(args.dataset, examples, args.pairs) if args.packed
           else args.pairs)
-  bindings = [f"BATCH_SIZE = {rows}", "DROPOUT_RATE = 0.0", *args.gin]
+  bindings = [f"BATCH_SIZE = {rows}", "DROPOUT_RATE = 0.0", *(
+      ["models.StepDistillModel.loop_layers = False"] if args.plain else []),
+              *args.gin]
   with programs.parsed(files, bindings, jax.devices()) as arguments:
     found = programs.build(arguments)
     trainer, cfg = found.trainer, arguments["train_dataset_cfg"]

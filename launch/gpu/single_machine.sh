@@ -7,10 +7,6 @@
 # told to end (exit code 75) or was killed by a signal; a mistake (2) ends it.
 set -euo pipefail
 
-HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-# shellcheck source=launch/gpu/environment.sh
-source "${HERE}/environment.sh"
-
 [[ $# -gt 0 ]] || {
   echo "error: t5x's arguments are missing, such as: train --gin_file=..." >&2
   exit 2

@@ -15,7 +15,11 @@ cleaned first. Like all parsers these never raise, whatever the text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import functools
+import json
+import re
+from typing import Any
 
 from stepdistill_jax.answers import cleaning, json_objects, parsing, reading
 from stepdistill_jax.records import datasets
@@ -36,6 +40,7 @@ TOO_FEW_ROUNDS = "too_few_rounds"  # Of chain of density.
 _ROUNDS = 4
 _ROUND_KEYS = ("rounds", "summaries", "steps")
 _SUMMARY_KEYS = ("summary", "denser_summary")
+_ENTITY_KEYS = ("missing_entities", "entities", "missing_entity")
 
 
 def get_parser(
@@ -76,12 +81,31 @@ def _density(output: str, row: datasets.Row) -> parsing.Parsed:
   text, parsed.label, parsed.rule = parsed.label, "", ""
   if not text:
     return parsed
-  summaries, closed = json_objects.find_texts(
-      text, _ROUND_KEYS, _SUMMARY_KEYS)
-  if summaries is None:
+  found, closed = json_objects.find_list(text, _ROUND_KEYS, _SUMMARY_KEYS)
+  if found is None:
     parsed.status = NOT_JSON
-  elif len(summaries) < _ROUNDS or not closed:
+    return parsed
+  rounds: list[dict[str, Any]] = [
+      {"missing_entities": _entities(item), "summary": summary}
+      for item in found if (summary := _summary(item))]
+  parsed.rounds = json.dumps(rounds, ensure_ascii=False) if rounds else ""
+  if len(rounds) < _ROUNDS or not closed:
     parsed.status = TOO_FEW_ROUNDS
   else:
-    parsed.label, parsed.rule, parsed.open_ended = summaries[-1], "json", False
+    parsed.label, parsed.rule = rounds[-1]["summary"], "json"
+    parsed.open_ended = False
   return parsed
+
+
+def _summary(item: Mapping[str, Any]) -> str:
+  value = next(item[key] for key in _SUMMARY_KEYS if key in item)
+  return value.strip() if isinstance(value, str) else ""
+
+
+def _entities(item: Mapping[str, Any]) -> list[str]:
+  """A round's entities, which models write as a list or as one text."""
+  value = next((item[key] for key in _ENTITY_KEYS if key in item), None)
+  if isinstance(value, str):
+    value = re.split(r"[;\n]|,(?!\d)", value)
+  return [entity.strip() for entity in value or () if isinstance(
+      entity, str) and entity.strip()] if isinstance(value, list) else []

@@ -104,6 +104,24 @@ def test_density():
   assert read("density", '{"rounds": 4}') == ("", "", answer_forms.NOT_JSON)
 
 
+def test_every_round_of_density_is_kept():
+  """Under the published keys, whose entities are one text."""
+  parser = answer_forms.get_parser(datasets.get("mine"), "density")
+  written = [("Ann Lee; 3,000 pears", "one"), (["May"], "two"), ("", "three")]
+  asked = json.dumps([{"Missing_Entities": entities, "Denser_Summary": summary}
+                      for entities, summary in written])
+  kept = [{"missing_entities": ["Ann Lee", "3,000 pears"], "summary": "one"},
+          {"missing_entities": ["May"], "summary": "two"},
+          {"missing_entities": [], "summary": "three"}]
+  found = parser(asked, datasets.Row("", ""))
+  assert (found.label, found.status) == ("", answer_forms.TOO_FEW_ROUNDS)
+  assert json.loads(found.rounds) == kept
+  four = json.dumps([*json.loads(asked), {"Denser_Summary": "four"}])
+  found = parser(four, datasets.Row("", ""))
+  assert (found.label, found.status) == ("four", "ok")
+  assert json.loads(found.rounds)[:3] == kept
+
+
 @hypothesis.given(
     form=st.sampled_from([f for f in answer_forms.FORMS
                           if f != answer_forms.CHAIN_OF_THOUGHT]),

@@ -157,7 +157,8 @@ def _judge_by_reference(
     gold = answers.reference_value(label)
     return Judgement(None if value is None else number_text(value),
                      value is not None and value == gold)
-  choices = benchmark.choices(inputs) if kind in (CLASS, CHOICE) else ()
+  choices = () if kind not in (CLASS, CHOICE) else (
+      benchmark.labels or benchmark.choices(inputs))  # Letters, or texts.
   if not choices:  # Without choices, only the texts can be compared.
     return Judgement(prediction or None, prediction == label)
   parsed = prediction if prediction in choices else None

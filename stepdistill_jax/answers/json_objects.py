@@ -142,18 +142,19 @@ def _folded(value: Any, keys: Collection[str]) -> dict[str, Any] | None:
   return None
 
 
-def find_texts(
-    text: str, list_keys: Collection[str], text_keys: Collection[str]
-) -> tuple[list[str] | None, bool]:
-  """The texts of a JSON list of objects, as chain of density has them.
+def find_list(
+    text: str, list_keys: Collection[str], keys: Collection[str]
+) -> tuple[list[dict[str, Any]] | None, bool]:
+  """The objects of a JSON list, as chain of density has them.
 
   Args:
     text: has the list alone, or in an object under one of `list_keys`.
     list_keys: see there.
-    text_keys: names of each object's text; objects without one are left out.
+    keys: objects with none of these are left out.
 
   Returns:
-    The texts, None without such a list; and whether it was closed.
+    The objects with their keys in lower case, None without such a list; and
+    whether it was closed.
   """
   found = find_object(text, list_keys)
   if found:
@@ -168,10 +169,4 @@ def find_texts(
       return None, False
   if not isinstance(items, list):
     return None, closed
-  texts = []
-  for item in items:
-    folded = _folded(item, text_keys) or {}
-    value = next((folded[key] for key in text_keys if key in folded), None)
-    if isinstance(value, str) and value.strip():
-      texts.append(value.strip())
-  return texts, closed
+  return [folded for item in items if (folded := _folded(item, keys))], closed

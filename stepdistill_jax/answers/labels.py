@@ -22,7 +22,7 @@ def is_correct(dataset: Dataset, answer: str, label: str) -> bool:
   """
   if dataset.label_kind in (datasets.EQUATION, datasets.NUMBER):
     return arithmetic.same_value(answer, label)
-  if dataset.name in datasets.DATASETS:
+  if dataset.name in datasets.DATASETS and dataset.label_kind != datasets.TEXT:
     return bool(answer) and answer == label
   if dataset.label_kind == datasets.CHOICES:  # In any order.
     first, second = (

@@ -38,7 +38,7 @@ def label_metric_fns(
     if not judged:
       return {}  # Of nothing there is no mean.
     texts = () if benchmark.kind not in text_metrics.OF_KIND else (
-        text_metrics.score(benchmark.kind, target, prediction)
+        text_metrics.score(benchmark.kind, [target], prediction)
         for target, prediction in zip(targets, predictions, strict=True))
     return {
         "accuracy": sum(j.correct for j in judged) / len(judged),

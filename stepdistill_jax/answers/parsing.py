@@ -59,6 +59,7 @@ class Parsed:
       was cut may have been cut within it.
     own_label: True if the label is the row's own human one, taken for the
       teacher's as well: no comparison of the two says anything.
+    rounds: of chain of density, as in a record.
   """
 
   rationale: str
@@ -69,6 +70,7 @@ class Parsed:
   thinking: str = ""
   cleaned: tuple[str, ...] = ()
   open_ended: bool = False
+  rounds: str = ""
 
 
 def cut_at_limit(parsed: Parsed) -> Parsed:

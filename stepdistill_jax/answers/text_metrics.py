@@ -2,7 +2,9 @@
 
 | metric | what |
 |---|---|
-| `rouge1`, `rouge2`, `rougeL` | F1 of stemmed words, by rouge-score |
+| `rouge1`, `rouge2`, `rougeL` | F1 of stemmed words, by rouge-score; with the
+  best of several references |
+| `rouge1_mean`, … | likewise the mean over several references |
 | `chrf` | F2 of character n-grams (Popović 2015), by sacrebleu |
 | `words` | length |
 | `entity_density` | distinct entities a word (Adams et al. 2023), by spaCy |
@@ -35,26 +37,37 @@ _WORD = re.compile(r"\w+(?:['’]\w+)?")
 _NGRAM = 4
 
 
-def score(kind: str, label: str, text: str) -> dict[str, float]:
+def score(kind: str, labels: Sequence[str], text: str) -> dict[str, float]:
   """The metrics of one answer.
 
   Args:
     kind: one of `OF_KIND`.
-    label: the right answer; empty where there is none.
+    labels: right answers; empty where there is none.
     text: the answer.
 
   Returns:
-    Metric -> value; without a label those of the answer alone.
+    Metric -> value; without labels those of the answer alone.
   """
   found: dict[str, float] = {}
+  scored = [rouge(label, text) for label in labels]
   for name in OF_KIND[kind]:
     if name not in AGAINST_LABEL:
       found[name] = _OF_TEXT[name](text)
-    elif label and name == "chrf":
-      found[name] = chrf(label, text)
-    elif label:
-      found[name] = rouge(label, text)[name]
+    elif labels and name == "chrf":
+      found[name] = chrf(labels, text)
+    elif labels:
+      found[name] = max(values[name] for values in scored)
+  if len(labels) > 1:
+    found |= {f"{name}_mean": value for name, value in means(scored).items()
+              if name in found}
   return found
+
+
+def reference_rule(most: int) -> str:
+  """By what an answer is compared with up to `most` references, in words."""
+  return "one reference" if most < 2 else (
+      f"up to {most} references: ROUGE of an answer is that with the best of "
+      "them, _mean the mean over them; chrF is likewise the best")
 
 
 @functools.cache
@@ -65,18 +78,17 @@ def _rouge_scorer() -> Any:
       ["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
 
-@functools.lru_cache(maxsize=1)  # Three metrics of one answer.
 def rouge(label: str, text: str) -> Mapping[str, float]:
   """ROUGE-1, -2 and -L, as F1 with Porter's stemmer."""
   return {name: float(value.fmeasure)
           for name, value in _rouge_scorer().score(label, text).items()}
 
 
-def chrf(label: str, text: str) -> float:
-  """chrF2 of one answer, in [0, 1]."""
+def chrf(labels: Sequence[str], text: str) -> float:
+  """chrF2 of one answer, in [0, 1]; by sacrebleu with the best reference."""
   import sacrebleu
 
-  return sacrebleu.sentence_chrf(text, [label]).score / 100
+  return sacrebleu.sentence_chrf(text, list(labels)).score / 100
 
 
 def words(text: str) -> float:

@@ -15,7 +15,7 @@ TEXT = "Mr. Brown offered a 5% reduction today."
 
 
 def test_they_are_the_packages_values():
-  scores = text_metrics.score(datasets.SUMMARY, LABEL, TEXT)
+  scores = text_metrics.score(datasets.SUMMARY, [LABEL], TEXT)
   expected = rouge_scorer.RougeScorer(
       ["rouge1", "rouge2", "rougeL"], use_stemmer=True).score(LABEL, TEXT)
   assert {name: scores[name] for name in expected} == {
@@ -27,7 +27,7 @@ def test_they_are_the_packages_values():
 
 def test_a_text_that_goes_on_is_not_worth_nothing():
   """An exact match would give 0; ROUGE-L F1 is 2PR/(P+R)."""
-  longer = text_metrics.score(datasets.SUMMARY, TEXT, TEXT + " today.")
+  longer = text_metrics.score(datasets.SUMMARY, [TEXT], TEXT + " today.")
   assert longer["rougeL"] == pytest.approx(2 * 7 / (7 + 8))
   (metric,) = metrics.label_metric_fns(
       "mine", spec=lambda: datasets.Dataset("mine", datasets.SUMMARY, None))
@@ -35,8 +35,16 @@ def test_a_text_that_goes_on_is_not_worth_nothing():
   assert found["accuracy"] == 0 and found["rougeL"] == longer["rougeL"]
 
 
+def test_of_several_references_the_best_and_the_mean():
+  found = text_metrics.score(datasets.SUMMARY, [LABEL, TEXT], TEXT)
+  one = text_metrics.score(datasets.SUMMARY, [LABEL], TEXT)
+  assert found["rouge1"] == found["chrf"] == 1
+  assert found["rouge1_mean"] == pytest.approx((1 + one["rouge1"]) / 2)
+  assert "rouge1_mean" not in one
+
+
 def test_without_a_label_nothing_is_compared():
-  assert text_metrics.score(datasets.CONVERSATION, "", "Hello there.") == {
+  assert text_metrics.score(datasets.CONVERSATION, (), "Hello there.") == {
       "words": 2.0, "repetition": 0.0, "refusal": 0.0}
 
 

@@ -97,6 +97,11 @@ def devices_here(backend: str | None = None) -> Sequence[jax.Device]:
         "machine has") from error
 
 
+def on_accelerators() -> bool:
+  """Whether the run's devices are no CPUs."""
+  return devices_here()[0].platform != "cpu"
+
+
 def shapes_over_slices(
     num_partitions: int | None, devices: Sequence[jax.Device]
 ) -> tuple[HardwareMesh, HardwareMesh] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 from etils import epath
@@ -40,7 +41,10 @@ def precompile(
   preflight.check_data(train_dataset_cfg, partitioner)
   if verify_matching_vocabs_fn is not None:
     verify_matching_vocabs_fn(train_dataset_cfg, model)
-  _, rng = jax.random.split(jax.random.PRNGKey(random_seed or 42))
+  random_bits = functools.partial(
+      jax.default_prng_impl, utils.random_bits(None, random_seed or 42))
+  with random_bits():
+    _, rng = jax.random.split(jax.random.PRNGKey(random_seed or 42))
   layout = partitioner.get_data_layout(train_dataset_cfg.batch_size)
   ds = get_dataset_fn(
       dataclasses.replace(train_dataset_cfg, seed=0), layout.shard_id,
@@ -52,7 +56,7 @@ def precompile(
       utils.TrainStateInitializer, model, partitioner, batch,
       model.optimizer_def)
   state = initializer.global_train_state_shape
-  with trainer_cls(
+  with random_bits(), trainer_cls(
       model=model, train_state=state, partitioner=partitioner, eval_names=(),
       summary_dir=None, train_state_axes=initializer.train_state_axes, rng=rng
   ) as trainer:

@@ -83,7 +83,7 @@ def train(
     trainer_cls: Callable[..., trainer_lib.BaseTrainer], model_dir: str,
     total_steps: int, eval_steps: int, eval_period: int,
     relative_steps: int | None = None, stats_period: int | None = None,
-    random_seed: int | None, use_hardware_rng: bool = False,
+    random_seed: int | None, use_hardware_rng: bool | None = False,
     summarize_config_fn: Callable[[str, Any, int], None],
     inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
     get_dataset_fn: Callable[..., Any] = utils.get_dataset,
@@ -108,7 +108,8 @@ def train(
     stats_period: number of steps that metrics are merged over.
     random_seed: of initialization and dropout. None takes a new one, and
       random bits that are fast but differ between shardings.
-    use_hardware_rng: take such random bits with a fixed seed too.
+    use_hardware_rng: take such random bits with a fixed seed too; None, see
+      `utils.random_bits`.
     concurrent_metrics: let evaluation metrics be computed while training goes
       on; actions on them then do not run.
     actions: by name of `ActionMode`, what may end training.
@@ -160,12 +161,17 @@ def train(
     # Seeds
     # ------------------------------------------------------------------------
     seeds = _resolve_seeds(model_dir, random_seed, train_dataset_cfg.seed)
-    random_bits = functools.partial(jax.default_prng_impl, (
-        "unsafe_rbg" if use_hardware_rng or random_seed is None
-        else jax.config.jax_default_prng_impl))
+    bits = utils.random_bits(
+        use_hardware_rng, random_seed, run_record.random_bits(model_dir))
+    # A device's own bits are of its steps: a seed's parameters are the same
+    # everywhere.
+    initial_bits = functools.partial(jax.default_prng_impl, (
+        jax.config.jax_default_prng_impl if bits == "rbg" else bits))
+    random_bits = functools.partial(jax.default_prng_impl, bits)
     stack.enter_context(random_bits())
-    init_rng, trainer_rng = jax.random.split(
-        jax.random.PRNGKey(seeds["model"]))
+    trainer_rng = jax.random.split(jax.random.PRNGKey(seeds["model"]))[1]
+    with initial_bits():
+      init_rng = jax.random.split(jax.random.PRNGKey(seeds["model"]))[0]
 
     # ------------------------------------------------------------------------
     # Data
@@ -211,18 +217,20 @@ def train(
     # names, else from scratch
     # ------------------------------------------------------------------------
     init_start = time.time()
-    train_state, manager = (
-        state_initializer.create_checkpoint_manager_and_restore(
-            initializer, partitioner, restore_cfg, restore_path, init_rng,
-            save_checkpoint_cfg=save_cfg, model_dir=model_dir,
-            ds_iter=train_iter))
+    with initial_bits():
+      train_state, manager = (
+          state_initializer.create_checkpoint_manager_and_restore(
+              initializer, partitioner, restore_cfg, restore_path, init_rng,
+              save_checkpoint_cfg=save_cfg, model_dir=model_dir,
+              ds_iter=train_iter))
     train_metrics = trainer.train_metrics_manager
     if manager is not None:
       stack.callback(manager.close)  # Waits for what is written.
       # What has been saved has been logged: a killed run lacks no metrics.
       manager.before_commit = train_metrics.flush
     if train_state is None:
-      train_state = initializer.from_scratch(init_rng)
+      with initial_bits():
+        train_state = initializer.from_scratch(init_rng)
     elif not resuming:
       preflight.require_finite(restore_path, train_state.params)
       if jax.process_index() == 0:
@@ -262,7 +270,8 @@ def train(
           begun_from=restore_path, seeds=seeds,
           data={**data, "shards": data_shards,
                 "cut": reading and reading.result()},
-          devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}")
+          devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+          random_bits=bits)
     run_state = resuming and checkpoint_manager_lib.read_run_state(
         restore_path) or {}
     trainer.period_so_far = run_state.get("period")

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x import checkpoints, command as t5x_command
+from stepdistill_jax.embedded_t5x import (
+  checkpoints,
+  command as t5x_command,
+  device_mesh,
+  utils,
+)
 from stepdistill_jax.runs import run_record
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
@@ -231,6 +236,35 @@ def test_no_seed_is_a_new_one_with_fast_random_bits(tmp_path):
   assert jax.config.jax_default_prng_impl == "threefry2x32"
 
 
+def test_accelerators_draw_random_bits_of_their_own(tmp_path, monkeypatch):
+  """And runs go on with the bits that they began with, wherever."""
+  options = (*NO_EVAL, "RANDOM_SEED = 1",
+             "utils.SaveCheckpointConfig.period = 2")
+  def record():
+    return run_record.read(tmp_path / "run")
+  with monkeypatch.context() as patch:
+    patch.setattr(device_mesh, "on_accelerators", lambda: True)
+    run_train(tmp_path / "whole", *options, steps=4)
+    run_train(tmp_path / "run", *options, steps=2)
+    assert record()["random_bits"] == "rbg"
+  run_train(tmp_path / "run", *options, steps=4)  # Here, on the CPU.
+  assert record()["random_bits"] == "rbg"
+  run_train(tmp_path / "threefry", *options, steps=4)
+  whole, cut, threefry = (scalars(tmp_path / name / "train", "loss")
+                          for name in ("whole", "run", "threefry"))
+  assert whole == cut and len(whole) == 4
+  # The same parameters to begin with, other dropout.
+  assert threefry != whole
+  assert utils.random_bits(False, 1) == "threefry2x32"
+  assert utils.random_bits(None, None, "rbg") == "unsafe_rbg"
+
+
+def test_a_run_of_before_goes_on_with_threefry():
+  before, now = {"USE_HARDWARE_RNG": "False"}, {"USE_HARDWARE_RNG": "None"}
+  assert not run_record.differences(before, now)
+  assert run_record.differences(now, {"USE_HARDWARE_RNG": "True"})
+
+
 def test_actions_end_training(tmp_path, monkeypatch):
   from stepdistill_jax.embedded_t5x import train as train_lib
   seen = []
@@ -345,3 +379,7 @@ def test_what_gin_files_came_to_bind_does_not_end_older_runs():
   assert not run_record.differences({}, lines)
   assert run_record.differences({}, {**lines, "LONG_RATIONALE": "'drop'"}) == [
       "LONG_RATIONALE was 'cut_tail', now 'drop'"]
+  kind = {"SYNTHETIC_KIND": "'vanilla'"}  # A name, which runs had not.
+  assert run_record.differences({}, kind) == []
+  assert run_record.differences(kind, {"SYNTHETIC_KIND": "'cot_answer'"}) == [
+      "SYNTHETIC_KIND was 'vanilla', now 'cot_answer'"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import os
 import re
 from typing import Any
 
@@ -16,6 +17,7 @@ from jax.sharding import PartitionSpec as PartitionSpec
 import seqio
 import tensorflow as tf
 
+from stepdistill_jax.embedded_t5x import device_mesh
 from stepdistill_jax.embedded_t5x.checkpoint_config import *  # noqa: F403
 from stepdistill_jax.embedded_t5x.checkpoints import (
   get_local_data as get_local_data,
@@ -124,6 +126,26 @@ def find_next_checkpoint_step(
 def flatten_dict_string_keys(x):
   """Flattens a nested dict to `a/b/c` keys."""
   return traverse_util.flatten_dict(flax.core.unfreeze(x), sep="/")
+
+
+def random_bits(
+    use_hardware_rng: bool | None, random_seed: int | None,
+    recorded: str | None = None) -> str:
+  """JAX's name of the random bits of a run's steps.
+
+  Args:
+    use_hardware_rng: True for fast bits that depend on the sharding. None
+      takes a device's own generator where there is one: an accelerator's
+      time then does not go into threefry, whose bits are the same everywhere.
+    random_seed: None takes fast bits, as in T5X.
+    recorded: those that the run began with, for None.
+  """
+  if use_hardware_rng or random_seed is None:
+    return "unsafe_rbg"
+  default = str(jax.config.jax_default_prng_impl)
+  if use_hardware_rng is None and "JAX_DEFAULT_PRNG_IMPL" not in os.environ:
+    return recorded or ("rbg" if device_mesh.on_accelerators() else default)
+  return default
 
 
 def set_hardware_rng_ops() -> None:

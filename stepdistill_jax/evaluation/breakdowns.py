@@ -1,6 +1,6 @@
 """Where a system is right and wrong: by class, length, steps and score."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import re
 
 import numpy as np
@@ -15,14 +15,14 @@ _MOST_STEPS = 6  # More steps than this share one row.
 
 
 def by_class(
-    labels: Sequence[str], gold: Sequence[str], parsed: Sequence[str | None],
+    labels: Sequence[str], counts: Mapping[tuple[str, str | None], int],
 ) -> dict:
   """Confusion matrix and per-class scores of a benchmark with fixed labels.
 
   Args:
     labels: the classes, in the order of rows and columns.
-    gold: gold label of each example.
-    parsed: predicted label of each, None where unparsable.
+    counts: of the examples with a gold and a predicted label, which is None
+      where it is unparsable.
 
   Returns:
     `labels` (columns, the last is unparsable), `confusion` (one row a gold
@@ -32,10 +32,13 @@ def by_class(
   from sklearn import metrics
 
   columns = [*labels, UNPARSABLE]
-  said = [UNPARSABLE if p is None else p for p in parsed]
-  confusion = metrics.confusion_matrix(list(gold), said, labels=columns)
+  gold = [label for label, _ in counts]
+  said = [UNPARSABLE if parsed is None else parsed for _, parsed in counts]
+  weights = list(counts.values())
+  confusion = metrics.confusion_matrix(
+      gold, said, labels=columns, sample_weight=weights)
   precision, recall, f1, support = metrics.precision_recall_fscore_support(
-      list(gold), said, labels=list(labels), zero_division=0)
+      gold, said, labels=list(labels), zero_division=0, sample_weight=weights)
   return {
       "labels": columns,
       "confusion": confusion[:len(labels)].tolist(),

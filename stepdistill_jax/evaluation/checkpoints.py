@@ -4,11 +4,12 @@ The model is rebuilt from the run's own `config.gin`; the questions are encoded
 with its vocabulary, under the prefix that it was trained with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
+import functools
 import os
 import pathlib
-from typing import Any
+from typing import Any, TypeVar
 
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
 from stepdistill_jax.evaluation import (
@@ -18,13 +19,15 @@ from stepdistill_jax.evaluation import (
   store as store_lib,
   systems as systems_lib,
 )
+from stepdistill_jax.evaluation.report import run_facts
 from stepdistill_jax.interop import run_folder as run_folder_lib
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.runs import run_record
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import disk_lists, errors
 
 # More distinct labels than this are not a closed set of answers.
 _MOST_CLOSED_LABELS = 64
+_T = TypeVar("_T")
 # What LONG_RATIONALE did with them.
 _CUTS = {"cut_tail": "they were cut at the end",
          "cut_head": "they were cut at the beginning",
@@ -88,8 +91,10 @@ class Checkpoint(questions_lib.Model):
     more = (*self.run.passed_over, *self._overlap_warnings(example_set),
             *self._cut_warnings())
     if self._task.reads_rationale:
-      example_set = dataclasses.replace(example_set, examples=tuple(
-          map(records.with_rationale, example_set.examples)))
+      example_set = dataclasses.replace(
+          example_set, examples=disk_lists.DiskList(
+              map(records.with_rationale, example_set.examples),
+              of=examples_lib.Example))
     return [
         dataclasses.replace(
             answers, warnings=(*answers.warnings, *more),
@@ -115,7 +120,14 @@ class Checkpoint(questions_lib.Model):
     return {"checkpoint": self.run.fingerprint(), "kind": self.kind}
 
   def _method(self) -> dict[str, Any]:
-    return {"name": self._task_name, "key": self.run.method_key(),
+    try:
+      trained = run_facts.method_of(self.run.config_path)
+    except errors.UserError:  # Its task is named by code of the user's own.
+      trained = self._task_name
+    name = self._task_name + (
+        f" ({trained})" if trained.startswith("synthetic") else "")
+    return {"name": name, "key": self.run.method_key(),
+            "trained": trained if self.run.step else "untrained",
             "seed": self.run.seed(), "run": self.run.real_path(),
             "step": self.run.step,
             "identities": run_folder_lib.identities_of(self.run.path)}
@@ -125,11 +137,16 @@ class Checkpoint(questions_lib.Model):
     if "score" not in self._config.modes or (
         example_set.spec.kind != benchmarks_lib.TEXT):
       return ()
-    rows = self._train_rows(example_set.benchmark, example_set)
-    labels = sorted({row.label for row in rows if row.label})
+    labels = self._of_rows(
+        example_set.benchmark, example_set,
+        lambda rows: sorted({row.label for row in rows if row.label}))
     return tuple(labels) if len(labels) <= _MOST_CLOSED_LABELS else ()
 
-  def _train_rows(self, dataset, example_set) -> list[examples_lib.Example]:
+  def _of_rows(
+      self, dataset, example_set,
+      value: Callable[[Iterable[examples_lib.Example]], _T],
+      split: str = "train") -> _T:
+    """A value of a split's rows; of no rows where they cannot be read."""
     teacher = example_set.teacher
     if dataset in datasets.members(self._task.dataset):
       teacher = self._task.teacher or teacher
@@ -137,11 +154,11 @@ class Checkpoint(questions_lib.Model):
       if teacher not in records.teachers_of(self._records_dir, dataset):
         # Of `label_gold`, which is the same under any teacher.
         teacher = examples_lib.choose_teacher(
-            dataset, self._records_dir, split="train")
-      return examples_lib.read_rows(
-          self._records_dir, dataset, teacher, "train")
+            dataset, self._records_dir, split=split)
+      return value(records.read_records(
+          self._records_dir, dataset, teacher, split))
     except errors.UserError:
-      return []  # Records without a train split, or of another machine.
+      return value(())  # Without this split, or of another machine.
 
   def _cut_warnings(self) -> Iterator[str]:
     """Says what of the run's training examples was cut; here nothing is."""
@@ -160,10 +177,14 @@ class Checkpoint(questions_lib.Model):
     lines = []
     # Of all that the run saw: SVAMP's questions are made from ASDiv's.
     for dataset in datasets.members(self._task.dataset):
-      found = examples_lib.overlap(
-          example_set.examples, self._train_rows(dataset, example_set))
-      if found:
-        lines.append(
-            f"{found} of {len(example_set.examples)} questions are also in "
-            f"the train split of {dataset}, which the run was trained on")
+      for split, use in (("train", "which the run was trained on"),
+                         ("validation", "by which the run was watched")):
+        if (dataset, split) == (example_set.benchmark, example_set.split):
+          continue
+        found = self._of_rows(dataset, example_set, functools.partial(
+            examples_lib.overlap, example_set.examples), split)
+        if found:
+          lines.append(
+              f"{found} of {len(example_set.examples)} questions are also in "
+              f"the {split} split of {dataset}, {use}")
     return lines

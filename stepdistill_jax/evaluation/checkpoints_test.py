@@ -24,7 +24,7 @@ from stepdistill_jax.evaluation import (
   systems,
 )
 from stepdistill_jax.interop import run_folder
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import disk_lists, errors
 from tests.support import students as testing
 
 ROWS = 23
@@ -94,6 +94,22 @@ def test_answers_and_their_warnings(system, answered):
       not e.rationale for e in example_set.examples]
   assert given.cost["parameters"] > 5000 and given.cost["step"] == 7
   assert given.cost["flops_per_example"] > given.cost["parameters"]
+
+
+def test_many_questions_are_answered_alike(
+    system, answered, records_dir, monkeypatch):
+  """On the disk, and asked some at a time."""
+  monkeypatch.setattr(disk_lists, "MOST_IN_MEMORY", 3)
+  monkeypatch.setattr(questions, "_TOGETHER", SETTINGS["batch_size"])
+  example_set = examples.load("svamp", "test", records_dir=records_dir)
+  (given,) = system.answer(example_set)
+  before, cut, warnings = (
+      answered[1].answers, answered[1].cut, answered[1].warnings)
+  assert len(given.answers) == len(before) > 2 * SETTINGS["batch_size"]
+  assert (list(given.answers), given.cut, given.warnings) == (
+      list(before), cut, warnings)
+  for pair in zip(example_set.examples, answered[0].examples, strict=True):
+    assert pair[0] == pair[1]
 
 
 def test_a_pinto_student_is_asked_with_the_rationale_and_says_so(
@@ -251,7 +267,7 @@ def test_resume_goes_on_from_the_stored_answers(
   assert again["systems"][0]["accuracy"] == mine["accuracy"]
 
 
-def test_scores_of_choices(run, records_dir):
+def test_scores_of_choices(run, records_dir, monkeypatch):
   system = checkpoints.Checkpoint(
       run, model_config.ModelConfig(mode="both", rationales="no", **SETTINGS),
       records_dir=records_dir)
@@ -270,6 +286,10 @@ def test_scores_of_choices(run, records_dir):
   assert chosen.answers[4].score == pytest.approx(
       np.exp(max(found.values())) / np.exp(list(found.values())).sum(),
       rel=1e-4)
+  monkeypatch.setattr(disk_lists, "MOST_IN_MEMORY", 3)
+  monkeypatch.setattr(questions, "_TOGETHER", SETTINGS["batch_size"])
+  for found, before in zip(system.answer(example_set), (generated, chosen)):
+    assert list(found.answers) == list(before.answers)
   svamp = examples.load("svamp", "test", records_dir=records_dir)
   only_generated = system.answer(svamp)
   assert [g.mode for g in only_generated] == ["generate"]

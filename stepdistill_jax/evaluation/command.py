@@ -65,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
       "choices), or both")
   add("--rationales", choices=("auto", "yes", "no"),
       help="also ask models to explain; auto: where they were trained to")
+  add("--embeddings", metavar="DIR",
+      help="also compare free texts by this model of sentence embeddings "
+      "(needs sentence-transformers)")
   add("--free_text", action="store_true",
       help="look for the answers of prediction files inside longer texts")
   argument_parser.add_records_dir(what, type=argument_parser.existing)
@@ -127,8 +130,13 @@ def _run(args: argparse.Namespace) -> int:
 
   runtime.configure()  # Before JAX and TensorFlow are imported.
   _require_folders(args)
-  if args.hf:
+  if args.hf or args.embeddings:
     runtime.import_transformers()  # Before TensorFlow, if that is needed.
+  if args.embeddings:
+    from stepdistill_jax.answers import embeddings
+
+    embeddings.load(args.embeddings)
+  if args.hf:
     print("stepdistill-eval: Hugging Face students run in torch on the CPU",
           file=sys.stderr)
   if args.checkpoint:
@@ -179,10 +187,10 @@ def _export_inputs(path: str, config, records_dir: pathlib.Path) -> int:
   from stepdistill_jax.evaluation import evaluate
 
   example_sets, _ = evaluate.load_example_sets(config, records_dir)
-  lines = [
+  durable_files.replace(path, (
       json.dumps({"id": row.id, "benchmark": s.benchmark,
                   "input": row.inputs}, ensure_ascii=False) + "\n"
-      for s in example_sets for row in s.examples]
-  durable_files.replace(path, "".join(lines))
-  print(f"wrote {len(lines)} questions to {path}")
+      for s in example_sets for row in s.examples))
+  print(f"wrote {sum(len(s.examples) for s in example_sets)} questions to "
+        f"{path}")
   return 0

@@ -101,23 +101,23 @@ def of_student(system, answers: Sequence[Any], label_timing,
   return cost
 
 
-def of_teacher(teacher: str, texts: Sequence[str]) -> dict[str, Any]:
+def of_teacher(teacher: str, words: Sequence[int]) -> dict[str, Any]:
   """The cost entry of a cached teacher; {} where its size is not known.
 
   Args:
     teacher: its name in records.
-    texts: for each example, all that it read and wrote, without the examples
+    words: for each example, of all that it read and wrote, without the examples
       of its prompt.
   """
   parameters = next(
       (n for name, n in _TEACHER_PARAMETERS if teacher.startswith(name)), None)
-  if parameters is None or not texts:
+  mean = statistics.mean(words)
+  if parameters is None or mean is None:
     return {}
-  words = sum(len(text.split()) for text in texts) / len(texts)
   return {
       "parameters": int(parameters),
       # A decoder-only model: two operations a parameter and token.
-      "flops_per_example": 2 * parameters * words * _PIECES_PER_WORD,
+      "flops_per_example": 2 * parameters * mean * _PIECES_PER_WORD,
       "note": "2 FLOPs a parameter and token; tokens from words, without "
               "the prompt's examples",
   }

@@ -1,8 +1,9 @@
 """One call of the eval binary: every system on every benchmark."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 import dataclasses
 import datetime
+import itertools
 import pathlib
 import sys
 from typing import Any
@@ -38,6 +39,8 @@ class EvalConfig:
       training: palm540b, then by name.
     teacher_line: put the cached teacher's own line beside models.
     seed: of the bootstrap.
+    embeddings: folder of a model of sentence embeddings, by which free texts
+      are compared, too; None for none.
   """
 
   benchmarks: str = "all"
@@ -47,6 +50,7 @@ class EvalConfig:
   records_teacher: str | None = None
   teacher_line: bool = True
   seed: int = 0
+  embeddings: str | None = None
 
   def __post_init__(self):
     setting_checks.text("--benchmarks", self.benchmarks)
@@ -112,7 +116,7 @@ def evaluate(
     store: store_lib.AnswerStore | None = None,
     records_dir: pathlib.Path | None = None,
     warnings: Sequence[str] = (),
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], Collection[dict[str, Any]]]:
   """Scores every system on every benchmark.
 
   Returns:
@@ -162,13 +166,29 @@ def evaluate(
       "warnings": warnings + run_folder.copy_lines(
           averages.first_copies(results)),
   }
-  return document, [row for result in results for row in result.rows]
+  return document, _Rows(results)
+
+
+class _Rows(Collection[dict[str, Any]]):
+  """The rows of several results, where they lie."""
+
+  def __init__(self, results: Sequence[scored.Scored]):
+    self._parts = [result.rows for result in results]
+
+  def __len__(self) -> int:
+    return sum(map(len, self._parts))
+
+  def __iter__(self) -> Iterator[dict[str, Any]]:
+    return itertools.chain.from_iterable(self._parts)
+
+  def __contains__(self, row: object) -> bool:
+    return any(row in part for part in self._parts)
 
 
 def _score(system, example_set, store, config) -> list[scored.Scored]:
   return [
       scored.score(system, example_set, given, rules=config.rules,
-                    seed=config.seed)
+                    seed=config.seed, embeddings=config.embeddings)
       for given in system.answer(example_set, store)]
 
 

@@ -1,14 +1,15 @@
 """The examples of a benchmark: what is asked, and what is right."""
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
 import pathlib
 
 from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.records import datasets, records
-from stepdistill_jax.util import errors, locations
+from stepdistill_jax.records import datasets, questions, records
+from stepdistill_jax.util import disk_lists, errors, locations
 
 SPLITS = records.SPLITS
 
@@ -36,7 +37,7 @@ class ExampleSet:
   benchmark: str
   split: str
   teacher: str
-  examples: tuple[Example, ...]
+  examples: Sequence[Example]
   without_label: int = 0
   left_out_ids: frozenset[str] = frozenset()
   dataset: datasets.Dataset | None = None
@@ -47,11 +48,17 @@ class ExampleSet:
     return benchmarks_lib.get(
         self.benchmark, own=[self.benchmark], dataset=self.dataset)
 
+  @functools.cached_property
+  def numbers(self) -> Mapping[str, int]:
+    """The place of each example by its id."""
+    return {row.id: i for i, row in enumerate(self.examples)}
+
   def fingerprint(self) -> str:
     """A hash of ids, questions and answers; the order does not matter."""
     digest = hashlib.sha256()
-    for row in sorted((e.id, e.inputs, e.label) for e in self.examples):
-      for field in row:
+    for name in sorted(self.numbers):
+      row = self.examples[self.numbers[name]]
+      for field in (row.id, row.inputs, row.label):
         digest.update(field.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()[:16]
 
@@ -65,23 +72,28 @@ def make_example_set(
   Raises:
     errors.UserError: an id occurs twice, or no row has a gold label.
   """
-  rows = list(rows)
-  seen = collections.Counter(row.id for row in rows)
-  for name, count in seen.most_common(1):
-    if count > 1:
+  kept = disk_lists.DiskList(of=Example)
+  seen: set[str] = set()
+  left_out: set[str] = set()
+  without_label = 0
+  for row in rows:
+    if row.id in seen:
       raise errors.UserError(
-          f"records of {benchmark}/{teacher}, split {split}: id {name!r} "
+          f"records of {benchmark}/{teacher}, split {split}: id {row.id!r} "
           "occurs twice; import them again with `stepdistill teacher import`")
-  labelled = [row for row in rows if row.label]
-  if not labelled:
+    seen.add(row.id)
+    without_label += not row.label
+    if row.label and (limit is None or len(kept) < limit):
+      kept.append(row)
+    else:
+      left_out.add(row.id)
+  if without_label == len(seen):
     raise errors.UserError(
-        f"split {split!r} of {benchmark}/{teacher} has {len(rows)} rows and "
+        f"split {split!r} of {benchmark}/{teacher} has {len(seen)} rows and "
         "none with a gold label, so nothing can be scored; choose a --split "
         "with human labels, or import rows that have them")
-  kept = labelled if limit is None else labelled[:limit]
   return ExampleSet(
-      benchmark, split, teacher, tuple(kept), len(rows) - len(labelled),
-      frozenset(set(seen) - {row.id for row in kept}))
+      benchmark, split, teacher, kept, without_label, frozenset(left_out))
 
 
 def available_datasets(records_dir: pathlib.Path) -> list[str]:
@@ -132,20 +144,14 @@ def load(
   """
   records_dir = pathlib.Path(records_dir or locations.records_dir())
   teacher = choose_teacher(dataset, records_dir, teacher, split)
-  rows = read_rows(records_dir, dataset, teacher, split)
+  rows = records.read_records(records_dir, dataset, teacher, split)
   return dataclasses.replace(
       make_example_set(dataset, split, teacher, rows, limit),
       dataset=datasets.of_records(records_dir, dataset, teacher))
 
 
-def read_rows(
-    records_dir: pathlib.Path, dataset: str, teacher: str, split: str
-) -> list[Example]:
-  """Reads a split's rows, in the records' order."""
-  return list(records.read_records(records_dir, dataset, teacher, split))
-
-
-def overlap(test: Sequence[Example], train: Sequence[Example]) -> int:
-  """How many test questions are also training questions, by content."""
-  known = {records.input_hash(row.inputs) for row in train}
-  return sum(records.input_hash(row.inputs) in known for row in test)
+def overlap(test: Iterable[Example], train: Iterable[Example]) -> int:
+  """How many test questions are also training questions, in any form."""
+  asked = collections.Counter(
+      questions.question_key(row.inputs) for row in test)
+  return sum(asked.pop(questions.question_key(row.inputs), 0) for row in train)

@@ -8,6 +8,7 @@ Three ways of asking, each with its own log of answers: `generate` the label,
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import gc
+import itertools
 import math
 from typing import Any
 
@@ -22,9 +23,10 @@ from stepdistill_jax.evaluation import (
   systems as systems_lib,
 )
 from stepdistill_jax.records import records
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import disk_lists, errors
 
 Progress = Callable[[int, int, str], None]
+_TOGETHER = 20_000  # Questions whose tokens are in memory.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,15 +196,6 @@ class Model:
         for answers in map(asking.answers, modes)]
 
 
-def _count_cut(rows: Sequence[Mapping[str, Any]], mode: str) -> int | None:
-  """How many decoded texts have no end; None where that was not noted."""
-  if mode != "generate":
-    return 0
-  if any("ended" not in row for row in rows):
-    return None
-  return sum(not row["ended"] for row in rows)
-
-
 class _Asking:
   """One system's answers to one set of questions."""
 
@@ -215,24 +208,30 @@ class _Asking:
   def answers(self, mode: str) -> systems_lib.Answers:
     """Labels, and rationales where the questions ask for them."""
     label_timing, rationale_timing = decoded_lib.Timing(), decoded_lib.Timing()
-    labels = (self.generate if mode == "generate" else self.score)(
-        label_timing)
-    explained: list[dict[str, Any]] = [{} for _ in labels]
+    examples = self._questions.example_set.examples
+    logs = {"answers": (self.generate if mode == "generate" else self.score)(
+        label_timing)}
+    likelihoods = None
     if self._questions.explain_prefix is not None and mode == "generate":
-      explained = self.explain(rationale_timing)
-    answers = tuple(
-        systems_lib.Answer(
-            example.id, label["text"], score=label["score"],
-            tokens=label["tokens"], input_tokens=label["input_tokens"],
-            rationale=extra.get("text"), rationale_tokens=extra.get("tokens"),
-            rationale_log_prob=extra.get("log_prob"),
-            rationale_target_tokens=extra.get("target_tokens"))
-        for example, label, extra in zip(
-            self._questions.example_set.examples, labels, explained,
-            strict=True))
-    cut = {"inputs": 0, "answers": _count_cut(labels, mode)}
-    if self._questions.explain_prefix is not None and mode == "generate":
-      cut["rationales"] = _count_cut(explained, mode)
+      logs["rationales"], likelihoods = self.explain(rationale_timing)
+    answers = disk_lists.DiskList(of=systems_lib.Answer)
+    cut: dict[str, int | None] = {"inputs": 0, **dict.fromkeys(logs, 0)}
+    for example in examples:
+      rows = {what: log.get(example) for what, log in logs.items()}
+      label, said = rows["answers"], rows.get("rationales", {})
+      weighed = likelihoods.get(example) if (
+          likelihoods and example.rationale) else {}
+      answers.append(systems_lib.Answer(
+          example.id, label["text"], score=label["score"],
+          tokens=label["tokens"], input_tokens=label["input_tokens"],
+          rationale=said.get("text"), rationale_tokens=said.get("tokens"),
+          rationale_log_prob=weighed.get("log_prob"),
+          rationale_target_tokens=weighed.get("target_tokens")))
+      for what, row in rows.items():
+        if mode == "generate" and cut[what] is not None:
+          # An earlier version did not note it.
+          cut[what] = cut[what] + (
+              not row["ended"]) if "ended" in row else None
     return systems_lib.Answers(
         answers, mode=mode, settings=self._settings(), cut=cut,
         answer_after_rationale=self._system.answer_after_rationale,
@@ -283,16 +282,21 @@ class _Asking:
     return self._store.open(
         f"{self._system.name} {self._questions.name} {what}", identity)
 
-  def _open_examples(self, log, what, examples=None
-                     ) -> list[examples_lib.Example]:
-    """The examples, by default all, that the log has no row of."""
-    if examples is None:
-      examples = self._questions.example_set.examples
-    self._total, self._what = len(examples), what
-    found = [e for e in examples if log.get(e) is None]
-    self._done = len(examples) - len(found)
+  def _open_examples(
+      self, log, what,
+      only: Callable[[examples_lib.Example], Any] = lambda example: True,
+  ) -> Iterator[list[examples_lib.Example]]:
+    """Yields the examples that the log has no row of, some at a time."""
+    examples = self._questions.example_set.examples
+    self._total = self._done = 0
+    self._what = what
+    for example in filter(only, examples):
+      self._total += 1
+      self._done += log.get(example) is not None
     self._report(0)
-    return found
+    found = (e for e in filter(only, examples) if log.get(e) is None)
+    while some := list(itertools.islice(found, _TOGETHER)):
+      yield some
 
   def _report(self, more: int) -> None:
     self._done += more
@@ -300,89 +304,82 @@ class _Asking:
         self._done, self._total,
         f"{self._system.name}: {self._questions.name}, {self._what}")
 
-  def _rows(self, log) -> list[dict[str, Any]]:
-    return [log.get(e) for e in self._questions.example_set.examples]
-
-  def generate(self, timing) -> list[dict[str, Any]]:
+  def generate(self, timing) -> store_lib.AnswerLog:
     """Decodes a label for each example."""
     q = self._questions
     return self._decode("label", q.prefix, q.label_length, timing)
 
-  def _decode(self, what, prefix, length, timing) -> list[dict[str, Any]]:
+  def _decode(self, what, prefix, length, timing) -> store_lib.AnswerLog:
     q, beam = self._questions, self._config.beam
     log = self._log(what, prefix=prefix, length=length, beam=beam)
-    examples = self._open_examples(log, f"{what}s")
-    if not examples:
-      return self._rows(log)
-    inputs = [q.encode(e.inputs, prefix) for e in examples]
-    for indices, decoded in self._system.student.generate(
-        inputs, length, beam, timing):
-      log.append(
-          [{"text": q.vocabulary.decode(list(d.tokens)),
-            "score": math.exp(min(0.0, d.log_prob)), "tokens": len(d.tokens),
-            "ended": q.vocabulary.eos_id in d.tokens,
-            "input_tokens": len(inputs[i])}
-           for i, d in zip(indices, decoded)],
-          [examples[i] for i in indices])
-      self._report(len(indices))
-    return self._rows(log)
+    for examples in self._open_examples(log, f"{what}s"):
+      inputs = [q.encode(e.inputs, prefix) for e in examples]
+      for indices, decoded in self._system.student.generate(
+          inputs, length, beam, timing):
+        log.append(
+            [{"text": q.vocabulary.decode(list(d.tokens)),
+              "score": math.exp(min(0.0, d.log_prob)), "tokens": len(d.tokens),
+              "ended": q.vocabulary.eos_id in d.tokens,
+              "input_tokens": len(inputs[i])}
+             for i, d in zip(indices, decoded)],
+            [examples[i] for i in indices])
+        self._report(len(indices))
+    return log
 
-  def score(self, timing) -> list[dict[str, Any]]:
+  def score(self, timing) -> store_lib.AnswerLog:
     """Takes the likeliest of the choices of each example.
 
     The score is its share of the probability of all choices.
     """
     q = self._questions
     log = self._log("choices", prefix=q.prefix, labels=q.labels)
-    examples = self._open_examples(log, "choices")
-    pairs = [(i, choice) for i, e in enumerate(examples)
-             for choice in q.choices(e)]
-    if not pairs:
-      return self._rows(log)
-    inputs = [q.encode(e.inputs, q.prefix) for e in examples]
-    waiting: dict[int, dict[str, float]] = {i: {} for i, _ in pairs}
-    for indices, scores in self._system.student.log_likelihoods(
-        [inputs[i] for i, _ in pairs],
-        [encode(q.vocabulary, choice) for _, choice in pairs], timing):
-      for at, log_prob in zip(indices, scores):
-        example, choice = pairs[at]
-        waiting[example][choice] = log_prob
-      whole = [i for i, found in waiting.items()
-               if len(found) == len(q.choices(examples[i]))]
-      log.append(
-          [{**_best_choice(waiting.pop(i)), "tokens": 0,
-            "input_tokens": len(inputs[i])} for i in whole],
-          [examples[i] for i in whole])
-      self._report(len(whole))
-    timing.examples = len(examples)
-    return self._rows(log)
+    asked = 0
+    for examples in self._open_examples(log, "choices"):
+      pairs = [(i, choice) for i, e in enumerate(examples)
+               for choice in q.choices(e)]
+      inputs = [q.encode(e.inputs, q.prefix) for e in examples]
+      waiting: dict[int, dict[str, float]] = {i: {} for i, _ in pairs}
+      for indices, scores in self._system.student.log_likelihoods(
+          [inputs[i] for i, _ in pairs],
+          [encode(q.vocabulary, choice) for _, choice in pairs], timing):
+        for at, log_prob in zip(indices, scores):
+          example, choice = pairs[at]
+          waiting[example][choice] = log_prob
+        whole = [i for i, found in waiting.items()
+                 if len(found) == len(q.choices(examples[i]))]
+        log.append(
+            [{**_best_choice(waiting.pop(i)), "tokens": 0,
+              "input_tokens": len(inputs[i])} for i in whole],
+            [examples[i] for i in whole])
+        self._report(len(whole))
+      asked += len(examples)
+    timing.examples = asked
+    return log
 
-  def explain(self, timing) -> list[dict[str, Any]]:
+  def explain(
+      self, timing) -> tuple[store_lib.AnswerLog, store_lib.AnswerLog]:
     """Decodes a rationale, and weighs the teacher's."""
     q = self._questions
-    rows = self._decode("rationale", q.explain_prefix,
-                        self._config.rationale_length, timing)
-    likelihoods = self._teacher_likelihoods(q.explain_prefix)
-    return [{**row, "log_prob": None, **likelihoods.get(e.id, {})}
-            for e, row in zip(q.example_set.examples, rows)]
+    return (self._decode("rationale", q.explain_prefix,
+                         self._config.rationale_length, timing),
+            self._teacher_likelihoods(q.explain_prefix))
 
-  def _teacher_likelihoods(self, prefix) -> dict[str, dict[str, Any]]:
+  def _teacher_likelihoods(self, prefix) -> store_lib.AnswerLog:
     q = self._questions
-    taught = [e for e in q.example_set.examples if e.rationale]
+    taught = lambda example: example.rationale
     log = self._log("teacher rationale", prefix=prefix, fingerprint=(
-        store_lib.text_key("\0".join(sorted(e.rationale for e in taught)))))
-    open_examples = self._open_examples(log, "perplexity", taught)
-    if open_examples:
-      targets = [encode(q.vocabulary, e.rationale) for e in open_examples]
+        store_lib.text_key("\0".join(sorted(
+            e.rationale for e in filter(taught, q.example_set.examples))))))
+    for examples in self._open_examples(log, "perplexity", taught):
+      targets = [encode(q.vocabulary, e.rationale) for e in examples]
       for indices, scores in self._system.student.log_likelihoods(
-          [q.encode(e.inputs, prefix) for e in open_examples], targets):
+          [q.encode(e.inputs, prefix) for e in examples], targets):
         log.append(
             [{"log_prob": s, "target_tokens": len(targets[i])}
              for i, s in zip(indices, scores)],
-            [open_examples[i] for i in indices])
+            [examples[i] for i in indices])
         self._report(len(indices))
-    return {e.id: {k: log.get(e)[k] for k in ("log_prob", "target_tokens")}
-            for e in taught}
+    return log
 
 
 def _best_choice(log_probs: Mapping[str, float]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How a student's rationales compare with its teacher's, question and label."""
 
-from collections.abc import Sequence
+import array
+import collections
 import math
 import re
 
@@ -42,19 +43,48 @@ def stated_answer(benchmark: benchmarks_lib.Benchmark, rationale: str,
   return None
 
 
-def summarize(
-    benchmark: benchmarks_lib.Benchmark,
-    rows: Sequence[examples_lib.Example],
-    given: Sequence[systems_lib.Answer],
-    judged: Sequence[benchmarks_lib.Judgement],
-    of_teacher: bool = False,
-) -> dict | None:
-  """Metrics of the rationales of one system; None where it gave none.
+class Summary:
+  """Metrics of the rationales of one system, from example after example.
 
-  With `of_teacher`, rationales that are the row's own reference say nothing
-  when compared with it, and are left out of `n_teacher`.
+  Args:
+    benchmark: what was asked.
+    of_teacher: rationales that are the row's own reference say nothing when
+      compared with it, and are left out of `n_teacher`.
+  """
 
-  Returns a dict with counts and means:
+  def __init__(
+      self, benchmark: benchmarks_lib.Benchmark, of_teacher: bool = False):
+    self._benchmark, self._of_teacher = benchmark, of_teacher
+    self._columns: dict[str, array.array] = collections.defaultdict(
+        lambda: array.array("d"))
+
+  def add(self, row: examples_lib.Example, answer: systems_lib.Answer,
+          judged: benchmarks_lib.Judgement) -> None:
+    """Takes up an answer, with or without a rationale."""
+    if answer.rationale_log_prob is not None and answer.rationale_target_tokens:
+      self._put("log_prob", answer.rationale_log_prob)
+      self._put("target_tokens", answer.rationale_target_tokens)
+    text = answer.rationale
+    if text is None:
+      return
+    self._put("words", len(text.split()))
+    self._put("input_overlap", text_overlap.share_found(text, row.inputs))
+    if row.rationale and not (self._of_teacher and text == row.rationale):
+      self._put("rouge_l", text_overlap.rouge_l(row.rationale, text))
+      self._put("overlap_with_teacher",
+                text_overlap.share_found(text, row.rationale))
+    stated = stated_answer(self._benchmark, text, row.inputs)
+    if stated is not None:
+      self._put("agreement", judged.parsed is not None and _same(
+          self._benchmark, stated, judged.parsed))
+
+  def _put(self, name: str, value: float | None) -> None:
+    if value is not None:
+      self._columns[name].append(value)
+
+  def result(self) -> dict | None:
+    """Returns counts and means; None where there was no rationale.
+
     n: examples with a rationale of the system.
     rouge_l: against the teacher's, over `n_teacher`.
     overlap_with_teacher, input_overlap: share of its content words found in
@@ -63,39 +93,25 @@ def summarize(
     agreement: among the `n_stated` rationales that come to an answer, the
       share for which it is the predicted one.
     perplexity: of the teacher's rationales under the student, a token.
-  """
-  with_rationale = [
-      (row, answer, judgement)
-      for row, answer, judgement in zip(rows, given, judged, strict=True)
-      if answer.rationale is not None]
-  perplexity = _perplexity(given)
-  if not with_rationale and perplexity is None:
-    return None
-  taught = [(row, a) for row, a, _ in with_rationale if row.rationale
-            and not (of_teacher and a.rationale == row.rationale)]
-  stated = [
-      (stated_answer(benchmark, a.rationale, row.inputs), j)
-      for row, a, j in with_rationale]
-  stated = [(text, j) for text, j in stated if text is not None]
-  return {
-      "n": len(with_rationale),
-      "n_teacher": len(taught),
-      "rouge_l": statistics.mean([
-          text_overlap.rouge_l(r.rationale, a.rationale) for r, a in taught]),
-      "overlap_with_teacher": statistics.mean(
-          [text_overlap.share_found(a.rationale, r.rationale)
-           for r, a in taught]),
-      "input_overlap": statistics.mean(
-          [text_overlap.share_found(a.rationale, r.inputs)
-           for r, a, _ in with_rationale]),
-      "words": statistics.mean(
-          [len(a.rationale.split()) for _, a, _ in with_rationale]),
-      "n_stated": len(stated),
-      "agreement": statistics.mean([
-          j.parsed is not None and _same(benchmark, text, j.parsed)
-          for text, j in stated]),
-      "perplexity": perplexity,
-  }
+    """
+    columns = self._columns
+    mean = lambda name: statistics.mean(columns[name])
+    perplexity = math.exp(
+        -sum(columns["log_prob"]) / sum(columns["target_tokens"])
+    ) if columns["log_prob"] else None
+    if not columns["words"] and perplexity is None:
+      return None
+    return {
+        "n": len(columns["words"]),
+        "n_teacher": len(columns["rouge_l"]),
+        "rouge_l": mean("rouge_l"),
+        "overlap_with_teacher": mean("overlap_with_teacher"),
+        "input_overlap": mean("input_overlap"),
+        "words": mean("words"),
+        "n_stated": len(columns["agreement"]),
+        "agreement": mean("agreement"),
+        "perplexity": perplexity,
+    }
 
 
 def _same(benchmark, stated: str, predicted: str) -> bool:
@@ -103,12 +119,3 @@ def _same(benchmark, stated: str, predicted: str) -> bool:
     return math.isclose(float(stated), float(predicted), rel_tol=1e-6,
                         abs_tol=1e-9)
   return kinds.fold(stated) == kinds.fold(predicted)
-
-
-def _perplexity(given: Sequence[systems_lib.Answer]) -> float | None:
-  scored = [a for a in given if a.rationale_log_prob is not None
-            and a.rationale_target_tokens]
-  if not scored:
-    return None
-  tokens = sum(a.rationale_target_tokens for a in scored)
-  return math.exp(-sum(a.rationale_log_prob for a in scored) / tokens)

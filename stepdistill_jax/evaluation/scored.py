@@ -1,13 +1,17 @@
 """From answers to scores: one result for each system and benchmark."""
 
-from collections.abc import Sequence
+import array
+import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
 from stepdistill_jax.answers import (
   answer_matching as answers_lib,
   benchmarks as benchmarks_lib,
+  embeddings as embeddings_lib,
   rules as rules_lib,
   text_metrics,
 )
@@ -18,8 +22,10 @@ from stepdistill_jax.evaluation import (
   statistics,
   systems as systems_lib,
 )
+from stepdistill_jax.util import disk_lists
 
 ACCURACY = "accuracy"
+_TOGETHER = 20_000  # Texts whose embeddings are in memory.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Scored:
   """
 
   summary: dict[str, Any]
-  rows: tuple[dict[str, Any], ...]
+  rows: Sequence[dict[str, Any]]
 
   @property
   def key(self) -> tuple[str, str, str, str]:
@@ -40,22 +46,19 @@ class Scored:
     s = self.summary
     return s["benchmark"], s["split"], s["mode"], s["name"]
 
-  @property
-  def correct(self) -> list[bool]:
-    return [row["correct"] for row in self.rows]
-
-  @property
-  def values(self) -> list[float]:
+  @functools.cached_property
+  def values(self) -> Sequence[float]:
     """What systems are compared by: right or wrong, or the main metric."""
     metric = self.summary.get("metric", ACCURACY)
-    if metric == ACCURACY:
-      return [float(right) for right in self.correct]
-    return [row["metrics"].get(metric, 0.0) for row in self.rows]
+    return array.array("d", (
+        row["correct"] if metric == ACCURACY else row["metrics"].get(metric, 0)
+        for row in self.rows))
 
 
 def score(
     system: systems_lib.System, example_set: examples_lib.ExampleSet,
     given: systems_lib.Answers, *, rules: str = "strict", seed: int = 0,
+    embeddings: str | None = None,
 ) -> Scored:
   """Judges a system's answers to an example set.
 
@@ -65,38 +68,52 @@ def score(
     given: its answers, one for each example in their order.
     rules: `strict` or `reference`.
     seed: of the bootstrap.
+    embeddings: see `evaluate.EvalConfig`.
 
   Returns:
     The result; its `n` is always the number of examples asked.
   """
   rules_lib.check_rules(rules)
   benchmark = example_set.spec
-  rows = example_set.examples
-  if [a.id for a in given.answers] != [row.id for row in rows]:
+  if len(given.answers) != len(example_set.examples):
     raise ValueError(f"{system.name}: answers are not those to the examples")
-  judged = [
-      _judge(benchmark, row, answer, rules, given)
-      for row, answer in zip(rows, given.answers)]
-  correct = [j.correct for j in judged]
-  metrics = _text_metrics(benchmark, rows, given.answers)
+  counts = _Counts()
+  explained = rationales.Summary(
+      benchmark, of_teacher=system.kind == "teacher")
+  rows: disk_lists.DiskList[dict[str, Any]] = disk_lists.DiskList()
+  has_metrics = benchmark.kind in text_metrics.OF_KIND
+  asked = lambda: zip(example_set.examples, given.answers, strict=True)
+  near = itertools.repeat(None) if embeddings is None or not has_metrics else (
+      _similarities(embeddings, asked()))
+  for (example, answer), nearness in zip(asked(), near):
+    if answer.id != example.id:
+      raise ValueError(f"{system.name}: answers are not those to the examples")
+    judged = _judge(benchmark, example, answer, rules, given)
+    row = _example_row(
+        benchmark, system, example_set, given.mode, example, answer, judged)
+    if has_metrics:
+      # An answer that is missing has the metrics of an empty one.
+      row["metrics"] = text_metrics.score(
+          benchmark.kind, example.labels, answer.text or "")
+      if nearness is not None:
+        row["metrics"]["embedding"] = nearness
+    counts.add(benchmark, example, answer, judged, row.get("metrics", {}))
+    explained.add(example, answer, judged)
+    rows.append(row)
   summary = {
       "name": system.name, "kind": system.kind, "source": system.source,
       "benchmark": benchmark.name, "split": example_set.split,
       "mode": given.mode, "rules": rules, "score_rule": benchmark.score_rule,
-      **_accuracy(correct, seed),
-      "metric": text_metrics.OF_KIND[benchmark.kind][0] if metrics
+      **_accuracy(counts.correct, seed),
+      "metric": text_metrics.OF_KIND[benchmark.kind][0] if counts.metrics
       else ACCURACY,
-      "text_metrics": _means(metrics, seed),
-      "unparsable": sum(j.parsed is None for j in judged),
-      "missing": sum(a.text is None for a in given.answers),
-      "empty": sum(a.text is not None and not a.text.strip()
-                   for a in given.answers),
+      "text_metrics": _means(counts, seed),
+      "unparsable": counts.unparsable, "missing": counts.missing,
+      "empty": counts.empty,
       "without_label": example_set.without_label,
-      "variants": _variants(judged),
-      **_breakdowns(benchmark, rows, given.answers, judged),
-      "rationales": rationales.summarize(
-          benchmark, rows, given.answers, judged,
-          of_teacher=system.kind == "teacher"),
+      "variants": _variants(counts),
+      **_breakdowns(benchmark, counts),
+      "rationales": explained.result(),
       "cost": given.cost or None, "method": given.method,
       "settings": given.settings, "cut": given.cut,
       "warnings": list(given.warnings),
@@ -105,10 +122,56 @@ def score(
     summary["warnings"].append(
         f"{example_set.without_label} rows of the split have no gold label "
         "and cannot be scored")
-  return Scored(summary, tuple(
-      {**_example_row(benchmark, system, example_set, given.mode, row, a, j),
-       **({"metrics": metrics[i]} if metrics else {})}
-      for i, (row, a, j) in enumerate(zip(rows, given.answers, judged))))
+  return Scored(summary, rows)
+
+
+class _Counts:
+  """What a summary needs of all answers: little of each.
+
+  Attributes:
+    correct: whether each is the gold answer.
+    unparsable, missing, empty: how many are.
+    variants: how many are correct under other readings, by name.
+    metrics: those of each answer that has them, by name.
+    most_labels: of an example.
+    classes: how many have a gold and a predicted label.
+    lengths: of each input in words: systems stand on one axis.
+    steps: that each example needs.
+    scores: of the answers with a score, in [0, 1].
+    of_scores: whether those are correct.
+  """
+
+  def __init__(self) -> None:
+    self.unparsable = self.missing = self.empty = 0
+    self.correct: list[bool] = []
+    self.variants: dict[str, int] = {}
+    self.metrics: dict[str, array.array] = {}
+    self.most_labels = 0
+    self.classes: collections.Counter = collections.Counter()
+    self.lengths, self.steps = array.array("q"), []
+    self.scores, self.of_scores = array.array("d"), []
+
+  def add(self, benchmark: benchmarks_lib.Benchmark,
+          example: examples_lib.Example, answer: systems_lib.Answer,
+          judged: benchmarks_lib.Judgement, metrics: Mapping[str, float],
+          ) -> None:
+    self.correct.append(judged.correct)
+    self.unparsable += judged.parsed is None
+    self.missing += answer.text is None
+    self.empty += answer.text is not None and not answer.text.strip()
+    for name, right in judged.variants.items():
+      self.variants[name] = self.variants.get(name, 0) + right
+    for name, value in metrics.items():
+      self.metrics.setdefault(name, array.array("d")).append(value)
+    if metrics:
+      self.most_labels = max(self.most_labels, len(example.labels))
+    if benchmark.labels:
+      self.classes[example.label, judged.parsed] += 1
+    self.lengths.append(len(example.inputs.split()))
+    self.steps.append(breakdowns.number_of_steps(benchmark, example))
+    if answer.score is not None:
+      self.scores.append(answer.score)
+      self.of_scores.append(judged.correct)
 
 
 def _judge(benchmark, row, answer, rules, given):
@@ -122,30 +185,29 @@ def _judge(benchmark, row, answer, rules, given):
                          free_text=given.free_text)
 
 
-def _text_metrics(benchmark, rows, given) -> list[dict[str, float]]:
-  """The metrics of each answer; [] for kinds that are right or wrong.
+def _similarities(
+    folder: str, rows: Iterable[tuple[examples_lib.Example, systems_lib.Answer]]
+) -> Iterator[float | None]:
+  """Yields how near each answer is to its best label, by embeddings."""
+  rows = iter(rows)
+  while some := list(itertools.islice(rows, _TOGETHER)):
+    yield from embeddings_lib.similarities(
+        folder, [answer.text or "" for _, answer in some],
+        [row.labels for row, _ in some])
 
-  An answer that is missing has the metrics of an empty one.
-  """
-  if benchmark.kind not in text_metrics.OF_KIND:
-    return []
-  return [text_metrics.score(benchmark.kind, row.label, answer.text or "")
-          for row, answer in zip(rows, given)]
 
-
-def _means(metrics: Sequence[dict[str, float]], seed: int
+def _means(counts: _Counts, seed: int
            ) -> dict[str, Any] | None:
   """Each metric's mean over the answers that have it, with its interval."""
-  if not metrics:
+  if not counts.metrics:
     return None
-  columns = {name: [m[name] for m in metrics if name in m]
-             for name in dict.fromkeys(itertools.chain(*metrics))}
   return {
       "entities_by": text_metrics.entity_method(),
+      "references": text_metrics.reference_rule(counts.most_labels),
       "values": {name: {
           "n": len(values), "mean": sum(values) / len(values),
           "ci95": list(statistics.bootstrap_interval(values, seed=seed))}
-                 for name, values in columns.items()}}
+                 for name, values in counts.metrics.items()}}
 
 
 def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:
@@ -154,41 +216,26 @@ def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:
       "n": n, "correct": right, "accuracy": right / n if n else None,
       "ci95": list(statistics.wilson_interval(right, n)),
       "bootstrap_ci95": list(
-          statistics.bootstrap_interval([float(c) for c in correct],
-                                        seed=seed)),
+          statistics.bootstrap_interval(correct, seed=seed)),
   }
 
 
-def _variants(judged) -> dict[str, dict[str, Any]]:
+def _variants(counts: _Counts) -> dict[str, dict[str, Any]]:
   """Accuracy under other readings (CQA by letter); {} where there is none."""
-  names = dict.fromkeys(
-      itertools.chain.from_iterable(j.variants for j in judged))
-  result = {}
-  for name in names:
-    right = sum(j.variants.get(name, False) for j in judged)
-    result[name] = {
-        "correct": right, "accuracy": right / len(judged),
-        "ci95": list(statistics.wilson_interval(right, len(judged)))}
-  return result
+  n = len(counts.correct)
+  return {name: {"correct": right, "accuracy": right / n,
+                 "ci95": list(statistics.wilson_interval(right, n))}
+          for name, right in counts.variants.items()}
 
 
-def _breakdowns(benchmark, rows, given, judged) -> dict[str, Any]:
-  correct = [j.correct for j in judged]
-  # In words, whoever answers: systems stand on one axis.
-  lengths = [len(row.inputs.split()) for row in rows]
-  scored = [(a.score, j.correct) for a, j in zip(given, judged)
-            if a.score is not None]
+def _breakdowns(benchmark, counts: _Counts) -> dict[str, Any]:
   return {
-      "by_class": breakdowns.by_class(
-          benchmark.labels, [row.label for row in rows],
-          [j.parsed for j in judged]) if benchmark.labels else None,
-      "by_length": {"unit": "words",
-                    "rows": breakdowns.by_length(lengths, correct)},
-      "by_steps": breakdowns.by_steps(
-          [breakdowns.number_of_steps(benchmark, row) for row in rows],
-          correct),
-      "calibration": breakdowns.calibration(
-          [s for s, _ in scored], [c for _, c in scored]),
+      "by_class": breakdowns.by_class(benchmark.labels, counts.classes)
+                  if benchmark.labels else None,
+      "by_length": {"unit": "words", "rows": breakdowns.by_length(
+          counts.lengths, counts.correct)},
+      "by_steps": breakdowns.by_steps(counts.steps, counts.correct),
+      "calibration": breakdowns.calibration(counts.scores, counts.of_scores),
   }
 
 

@@ -1,6 +1,6 @@
 """Scoring as a call: what `stepdistill-eval` does, in this process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 import pathlib
 from typing import Any
 
@@ -60,14 +60,14 @@ def score_system(
 ) -> dict[str, Any]:
   """Scores one system; see `score_checkpoint`."""
   results, rows = score_systems([system], config, records_dir, output)
-  return {**results, "examples": rows}
+  return {**results, "examples": list(rows)}
 
 
 def score_systems(
     systems: Sequence[systems_lib.System], config: evaluate.EvalConfig,
     records_dir: pathlib.Path, output: str | pathlib.Path | None = None, *,
     overwrite: bool = False, **written: bool,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], Collection[dict[str, Any]]]:
   """Scores systems together.
 
   Args:

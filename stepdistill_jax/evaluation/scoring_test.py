@@ -157,13 +157,19 @@ def test_agreement_and_perplexity():
       systems.Answer("b", "4", rationale="it is 5", rationale_log_prob=-6.0,
                      rationale_target_tokens=4)]
   judged = [benchmarks.get("svamp").judge(a.text, "5") for a in given]
-  found = rationales.summarize(benchmarks.get("svamp"), rows, given, judged)
+
+  def summarize(**kwargs):
+    summary = rationales.Summary(benchmarks.get("svamp"), **kwargs)
+    for of_one in zip(rows, given, judged):
+      summary.add(*of_one)
+    return summary.result()
+
+  found = summarize()
   assert (found["n"], found["n_teacher"], found["n_stated"]) == (2, 1, 2)
   assert found["agreement"] == 0.5 and found["rouge_l"] == 1.0
   assert found["perplexity"] == pytest.approx(np.exp(8 / 8))
   # A teacher is not compared with itself.
-  own = rationales.summarize(
-      benchmarks.get("svamp"), rows, given, judged, of_teacher=True)
+  own = summarize(of_teacher=True)
   assert (own["n"], own["n_teacher"], own["rouge_l"]) == (2, 0, None)
 
 

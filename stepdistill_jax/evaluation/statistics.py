@@ -91,10 +91,11 @@ class Comparison:
     only_first: examples that only the first got right; of a metric with more
       values than right and wrong, those on which the first is better.
     only_second: likewise of the second.
-    mcnemar_p: exact two-sided McNemar test, which is the sign test of these
-      two counts.
+    mcnemar_p: exact two-sided McNemar test; None of a metric with more values,
+      whose difference of means a test of these two counts does not judge.
     bootstrap_p: two-sided p of the paired bootstrap.
-    holm_p: `mcnemar_p` after Holm's correction over the table's tests.
+    holm_p: `mcnemar_p`, else `bootstrap_p`, after Holm's correction over the
+      table's tests.
     significant: `holm_p` < 0.05; if not, the difference is within noise.
   """
 
@@ -103,7 +104,7 @@ class Comparison:
   ci95: tuple[float, float]
   only_first: int
   only_second: int
-  mcnemar_p: float
+  mcnemar_p: float | None
   bootstrap_p: float
   holm_p: float | None = None
   significant: bool | None = None
@@ -150,7 +151,9 @@ def compare(
   return Comparison(
       n=int(first.size), difference=float(differences.mean()),
       ci95=(float(low), float(high)), only_first=only_first,
-      only_second=only_second, mcnemar_p=mcnemar_exact(only_first, only_second),
+      only_second=only_second,
+      mcnemar_p=mcnemar_exact(only_first, only_second)
+      if np.isin((first, second), (0, 1)).all() else None,
       bootstrap_p=float(min(1.0, 2 * (tail + 1) / (samples + 1))))
 
 
@@ -168,7 +171,8 @@ def correct_for_many(
     comparisons: Mapping[object, Comparison], level: float = 1 - CONFIDENCE,
 ) -> dict[object, Comparison]:
   """Fills in `holm_p` and `significant` over one family of comparisons."""
-  adjusted = holm([c.mcnemar_p for c in comparisons.values()])
+  adjusted = holm([c.bootstrap_p if c.mcnemar_p is None else c.mcnemar_p
+                   for c in comparisons.values()])
   return {
       key: dataclasses.replace(c, holm_p=p, significant=p < level)
       for (key, c), p in zip(comparisons.items(), adjusted, strict=True)}

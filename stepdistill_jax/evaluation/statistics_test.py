@@ -102,3 +102,14 @@ def test_holm_is_the_stepwise_rule(p_values):
   expected = np.empty(m)
   expected[order] = list(itertools.accumulate(steps, max))
   np.testing.assert_allclose(adjusted, expected, atol=1e-12)
+
+
+def test_of_a_metric_means_are_tested():
+  """The first is better more often, the second by far more."""
+  first = np.array([.5] * 30 + [.1] * 10)
+  second = np.array([.49] * 30 + [.9] * 10)
+  found = statistics.compare(first, second)
+  assert (found.only_first, found.only_second) == (30, 10)
+  assert found.mcnemar_p is None and found.difference < 0
+  (corrected,) = statistics.correct_for_many({"a": found}).values()
+  assert corrected.holm_p == found.bootstrap_p < 0.01

@@ -5,8 +5,7 @@ asking. Its name holds a hash of all that decides an answer (checkpoint,
 decoding, rules of input), so that answers of another model are never taken up.
 """
 
-from collections.abc import Iterable, Mapping
-import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ import re
 from typing import Any
 
 from stepdistill_jax.evaluation import examples as examples_lib
-from stepdistill_jax.util import durable_files
+from stepdistill_jax.util import disk_lists, durable_files
 
 
 def text_key(text: str) -> str:
@@ -29,21 +28,32 @@ def identity_key(identity: Mapping[str, Any]) -> str:
   return text_key(json.dumps(identity, sort_keys=True, default=str))
 
 
-@dataclasses.dataclass
 class AnswerLog:
   """The stored answers of one system to one example set.
 
+  Args:
+    path: the file, whose rows are read; None keeps no file.
+
   Attributes:
-    path: the file; None keeps answers in memory alone.
-    found: rows by example id, as far as they were already there.
+    path: likewise.
+    found: example id to the number of its row.
   """
 
-  path: pathlib.Path | None
-  found: dict[str, dict[str, Any]]
+  def __init__(self, path: pathlib.Path | None):
+    self.path = path
+    self.found: dict[str, int] = {}
+    self._rows: disk_lists.DiskList[dict[str, Any]] = disk_lists.DiskList()
+    for row in _read_log(path) if path else ():
+      self._take(row)
+
+  def _take(self, row: dict[str, Any]) -> None:
+    self.found[row["id"]] = len(self._rows)
+    self._rows.append(row)
 
   def get(self, example: examples_lib.Example) -> dict[str, Any] | None:
     """The stored row of an example, if its question is still the same."""
-    row = self.found.get(example.id)
+    number = self.found.get(example.id)
+    row = None if number is None else self._rows[number]
     if row is None or row["input_key"] != text_key(example.inputs):
       return None
     return row
@@ -54,7 +64,7 @@ class AnswerLog:
     lines = []
     for row, example in zip(rows, examples, strict=True):
       row = {**row, "id": example.id, "input_key": text_key(example.inputs)}
-      self.found[example.id] = row
+      self._take(row)
       lines.append(json.dumps(row) + "\n")
     if self.path is None or not lines:
       return
@@ -82,11 +92,10 @@ class AnswerStore:
       identity: all that decides the answers.
     """
     if self._folder is None:
-      return AnswerLog(None, {})
+      return AnswerLog(None)
     self._folder.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^A-Za-z0-9]+", "_", name)[:60]
-    path = self._folder / f"{slug}-{identity_key(identity)}.jsonl"
-    return AnswerLog(path, _read_log(path))
+    return AnswerLog(self._folder / f"{slug}-{identity_key(identity)}.jsonl")
 
   def clear(self) -> None:
     """Removes all stored answers."""
@@ -95,25 +104,30 @@ class AnswerStore:
         path.unlink()
 
 
-def _read_log(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """Reads whole lines; a line torn by a kill is cut off the file."""
+def _read_log(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """Yields the rows; a line torn by a kill is cut off the file, at the end."""
   if not path.is_file():
-    return {}
-  data = path.read_bytes()
-  whole = data[:data.rfind(b"\n") + 1]
-  found = {}
-  kept = []
-  for line in whole.splitlines(keepends=True):
-    try:
-      row = json.loads(line)
-    except (ValueError, RecursionError):
-      continue
-    if _is_ours(row):
-      found[row["id"]] = row
-      kept.append(line)
-  if b"".join(kept) != data:
-    durable_files.replace(path, b"".join(kept))
-  return found
+    return
+  damaged = False
+  with path.open("rb") as file:
+    for line in file:
+      row = _read_row(line)
+      damaged |= row is None
+      if row is not None:
+        yield row
+  if damaged:
+    with path.open("rb") as file:
+      durable_files.replace(path, (
+          line for line in file if _read_row(line) is not None))
+
+
+def _read_row(line: bytes) -> dict[str, Any] | None:
+  """The row of a whole line of ours; None of another."""
+  try:
+    row = json.loads(line) if line.endswith(b"\n") else None
+  except (ValueError, RecursionError):
+    return None
+  return row if _is_ours(row) else None
 
 
 def _is_ours(row: Any) -> bool:

@@ -4,7 +4,8 @@ A system gives one `Answer` for each example it is asked, in order. Systems that
 run a model are in `checkpoints.py` and `hugging_face.py`.
 """
 
-from collections.abc import Sequence
+import array
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
@@ -17,7 +18,7 @@ from stepdistill_jax.evaluation import (
   store as store_lib,
 )
 from stepdistill_jax.records import records
-from stepdistill_jax.util import errors, locations
+from stepdistill_jax.util import disk_lists, errors, locations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Answers:
       that is not known.
   """
 
-  answers: tuple[Answer, ...]
+  answers: Sequence[Answer]
   warnings: tuple[str, ...] = ()
   cost: dict = dataclasses.field(default_factory=dict)
   free_text: bool = False
@@ -126,44 +127,45 @@ class TeacherRecords:
         self._records_dir, example_set.benchmark, self.teacher):
       return (f"the labels of teacher {self.teacher} are the rows' own in "
               f"{example_set.benchmark}: its accuracy was not measured")
-    if any(row.teacher_label for row in self._own_rows(example_set)):
+    if any(row.teacher_label for row in self._own(example_set).examples):
       return None
     return (f"teacher {self.teacher} has no labels of "
             f"{example_set.benchmark}, split {example_set.split}: its "
             "accuracy was not measured")
 
-  def _own_rows(
-      self, example_set: examples_lib.ExampleSet
-  ) -> Sequence[examples_lib.Example]:
+  def _own(
+      self, example_set: examples_lib.ExampleSet) -> examples_lib.ExampleSet:
     """The benchmark's rows as this teacher's records have them."""
     if example_set.teacher == self.teacher:
-      return example_set.examples
+      return example_set
     return examples_lib.load(
         example_set.benchmark, example_set.split, teacher=self.teacher,
-        records_dir=self._records_dir).examples
+        records_dir=self._records_dir)
 
   def answer(self, example_set: examples_lib.ExampleSet,
              store: store_lib.AnswerStore | None = None) -> list[Answers]:
-    rows = example_set.examples
-    warnings = []
-    if example_set.teacher != self.teacher:
-      by_id = {row.id: row for row in self._own_rows(example_set)}
-      missing = sum(row.id not in by_id for row in rows)
-      if missing:
-        warnings.append(
-            f"{missing} of {len(rows)} examples have no record of teacher "
-            f"{self.teacher}; they count as wrong")
-      rows = [by_id.get(row.id) for row in rows]
-    answers = tuple(
-        Answer(asked.id, None) if row is None else Answer(
-            asked.id, row.teacher_label, rationale=row.rationale or None)
-        for asked, row in zip(example_set.examples, rows, strict=True))
+    own = self._own(example_set)
+    answers = disk_lists.DiskList(of=Answer)
+    words: list[int] = []
+    missing = 0
+    for asked in example_set.examples:
+      row: examples_lib.Example | None = asked
+      if own is not example_set:
+        number = own.numbers.get(asked.id)
+        row = None if number is None else own.examples[number]
+      if row is None:
+        missing += 1
+        answers.append(Answer(asked.id, None))
+        continue
+      words.append(len(
+          f"{row.inputs} {row.rationale} {row.teacher_label}".split()))
+      answers.append(Answer(
+          asked.id, row.teacher_label, rationale=row.rationale or None))
+    warnings = [f"{missing} of {len(answers)} examples have no record of "
+                f"teacher {self.teacher}; they count as wrong"] * bool(missing)
     warnings += self._rules_warning(example_set.benchmark)
-    cost = cost_lib.of_teacher(self.teacher, [
-        f"{row.inputs} {row.rationale} {row.teacher_label}"
-        for row in rows if row is not None])
-    return [Answers(answers, tuple(warnings), cost)]
-
+    return [Answers(answers, tuple(warnings),
+                    cost_lib.of_teacher(self.teacher, words))]
 
   def _rules_warning(self, benchmark: str) -> list[str]:
     """Says by which rules the records' labels were parsed, if by others."""
@@ -198,43 +200,43 @@ class PredictionsFile:
                free_text: bool = False):
     self._path = pathlib.Path(path)
     self.name = name or self._path.stem
-    self._ids_of_call: frozenset[str] = frozenset()
+    self._sets_of_call: Sequence[examples_lib.ExampleSet] = ()
     self.source = str(path)
     self._free_text = free_text
-    self._answers, self._repeated = _read_predictions(self._path)
+    self._answers, self._numbers, self._repeated = _read_predictions(
+        self._path)
 
   def prepare(self, example_sets: Sequence[examples_lib.ExampleSet]) -> None:
     """Learns the ids of all benchmarks of a call: one file may answer some."""
-    self._ids_of_call = frozenset().union(*(
-        {row.id for row in s.examples} | s.left_out_ids for s in example_sets))
+    self._sets_of_call = example_sets
 
   def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
     """Says so where the file answers other benchmarks of the call alone."""
-    asked = {row.id for row in example_set.examples}
-    if not asked.isdisjoint(self._answers) or (
-        self._ids_of_call.isdisjoint(self._answers)):
+    if any(name in self._numbers for name in example_set.numbers) or not any(
+        _is_of(name, self._sets_of_call) for name in self._numbers):
       return None
-    return (f"{self._path} has no prediction for any of the {len(asked)} "
-            f"examples of benchmark {example_set.benchmark}, split "
-            f"{example_set.split}: it has no line there")
+    return (f"{self._path} has no prediction for any of the "
+            f"{len(example_set.examples)} examples of benchmark "
+            f"{example_set.benchmark}, split {example_set.split}: it has no "
+            "line there")
 
   def answer(self, example_set: examples_lib.ExampleSet,
              store: store_lib.AnswerStore | None = None) -> list[Answers]:
-    asked = [row.id for row in example_set.examples]
-    known = {*asked, *example_set.left_out_ids, *self._ids_of_call}
-    missing = [i for i in asked if i not in self._answers]
+    asked = example_set.numbers
+    missing = [name for name in asked if name not in self._numbers]
     if len(missing) == len(asked):
       raise errors.UserError(
           f"{self._path}: none of its {len(self._answers)} ids is one of the "
           f"{len(asked)} of {example_set.benchmark}, split "
-          f"{example_set.split} (such as {asked[0]!r}); write the ids that "
+          f"{example_set.split} (such as {missing[0]!r}); write the ids that "
           "`stepdistill-eval --export_inputs=FILE` gives")
     warnings = []
     if missing:
       warnings.append(
           f"{len(missing)} of {len(asked)} examples have no prediction (such "
           f"as {missing[0]!r}); they count as wrong")
-    extra = [i for i in self._answers if i not in known]
+    extra = [name for name in self._numbers
+             if not _is_of(name, [example_set, *self._sets_of_call])]
     if extra:
       warnings.append(
           f"{len(extra)} predictions have ids outside what was asked (such as "
@@ -243,19 +245,29 @@ class PredictionsFile:
       warnings.append(
           f"{self._repeated} predictions stand in the file more than once "
           "with the same values; each counts once")
-    answers = tuple(self._answers.get(i, Answer(i, None)) for i in asked)
+    answers = disk_lists.DiskList((
+        self._answers[self._numbers[name]] if name in self._numbers
+        else Answer(name, None) for name in asked), of=Answer)
     return [Answers(answers, tuple(warnings), free_text=self._free_text)]
 
 
-def _read_predictions(path: pathlib.Path) -> tuple[dict[str, Answer], int]:
-  """Returns the answers by id, and how many lines repeat an earlier one."""
+def _is_of(name: str, example_sets: Sequence[examples_lib.ExampleSet]) -> bool:
+  """Whether an id is one of these sets', asked or left out."""
+  return any(name in s.numbers or name in s.left_out_ids for s in example_sets)
+
+
+def _read_predictions(
+    path: pathlib.Path,
+) -> tuple[Sequence[Answer], Mapping[str, int], int]:
+  """Returns answers, each one's number, and how many lines repeat others."""
   if not path.is_file():
     problem = "is a folder" if path.is_dir() else "was not found"
     raise errors.UserError(
         f"predictions file {path} {problem}; it is JSON Lines of "
         '{"id": …, "text": …}, or what `stepdistill predict` writes')
-  found: dict[str, Answer] = {}
-  first_line: dict[str, int] = {}
+  found = disk_lists.DiskList(of=Answer)
+  numbers: dict[str, int] = {}
+  first_lines = array.array("q")
   repeated = 0
   try:
     with path.open(encoding="utf-8-sig") as lines:
@@ -265,24 +277,25 @@ def _read_predictions(path: pathlib.Path) -> tuple[dict[str, Answer], int]:
         answer = _read_prediction(line, f"{path}, line {number}")
         if answer is None:
           continue
-        if answer.id not in found:
-          found[answer.id] = answer
-          first_line[answer.id] = number
-        elif found[answer.id] == answer:
+        at = numbers.setdefault(answer.id, len(found))
+        if at == len(found):
+          found.append(answer)
+          first_lines.append(number)
+        elif (earlier := found[at]) == answer:
           repeated += 1
         else:
-          differ = [name for name in ("text", "score", "rationale") if getattr(
-              answer, name) != getattr(found[answer.id], name)]
+          differ = [name for name in ("text", "score", "rationale")
+                    if getattr(answer, name) != getattr(earlier, name)]
           raise errors.UserError(
               f"{path}: id {answer.id!r} has different {differ[0]}s on lines "
-              f"{first_line[answer.id]} and {number}; keep one")
+              f"{first_lines[at]} and {number}; keep one")
   except UnicodeDecodeError as error:
     raise errors.UserError(
         f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
     ) from error
   if not found:
     raise errors.UserError(f"{path}: no prediction in the file")
-  return found, repeated
+  return found, numbers, repeated
 
 
 def _read_prediction(line: str, where: str) -> Answer | None:

@@ -1,6 +1,6 @@
 """A teacher's raw cache as a system: parsed by the rules of the call."""
 
-import itertools
+from collections.abc import Iterator
 import pathlib
 
 from stepdistill_jax.answers import answer_forms, parsing, rules as rules_lib
@@ -13,9 +13,7 @@ from stepdistill_jax.evaluation import (
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.importing import cache_joining, joining
-
-# What was asked and answered, and how it is read.
-_Completion = tuple[joining.Joined, parsing.Parser]
+from stepdistill_jax.util import disk_lists
 
 
 class TeacherCache:
@@ -46,9 +44,8 @@ class TeacherCache:
     """Why the cache has no line for a benchmark, or None."""
     if not any(m["dataset"] == example_set.benchmark for _, m in self._caches):
       return f"{self.source} has no completions of {example_set.benchmark}"
-    found = self._completions(example_set, _dataset(example_set))
-    if any(_parsed(item, parser).label for item, parser in itertools.chain(
-        *found.values())):
+    if any(_parsed(item, parser).label
+           for item, parser in self._completions(example_set)):
       return None
     return (f"{self.source} has no labels of {example_set.benchmark}, split "
             f"{example_set.split}: the teacher's accuracy was not measured")
@@ -59,40 +56,70 @@ class TeacherCache:
   ) -> list[systems_lib.Answers]:
     """Parses the completion of every example; see `systems.System`."""
     del store  # Parsing again is faster than looking up.
-    spec = _dataset(example_set)
-    found = self._completions(example_set, spec)
-    answers, texts, missing = [], [], 0
+    # Rationales and labels; of each question, those that nothing asked for yet.
+    said = disk_lists.DiskList()
+    waiting: dict[str, list[int]] = {
+        records.input_hash(e.inputs): [] for e in example_set.examples}
+    for item, parser in self._completions(example_set):
+      question = records.input_hash(item.row.inputs)
+      if question in waiting:
+        waiting[question].append(len(said))
+        parsed = _parsed(item, parser) if item.output is not None else None
+        said.append(None if parsed is None else [
+            parsed.rationale, parsed.label])
+    answers = disk_lists.DiskList(of=systems_lib.Answer)
+    words, missing = [], 0
     for example in example_set.examples:
       # A question that stands twice in a split has its own completions.
-      waiting = found.get(records.input_hash(example.inputs), [])
-      item, parser = waiting.pop(0) if waiting else (None, None)
-      if item is None or item.output is None:
+      numbers = waiting[records.input_hash(example.inputs)]
+      found = said[numbers.pop(0)] if numbers else None
+      if found is None:
         missing += 1
         answers.append(systems_lib.Answer(example.id, None))
         continue
-      parsed = _parsed(item, parser)
-      texts.append(f"{example.inputs} {parsed.rationale} {parsed.label}")
+      rationale, label = found
+      words.append(len(f"{example.inputs} {rationale} {label}".split()))
       answers.append(systems_lib.Answer(
-          example.id, parsed.label, rationale=parsed.rationale or None))
+          example.id, label, rationale=rationale or None))
     warnings = []
     if missing:
       warnings.append(
           f"{missing} of {len(answers)} examples have no completion in the "
           "cache; they count as wrong")
-    asked = {records.input_hash(e.inputs) for e in example_set.examples}
-    if more := sum(len(found.get(question, ())) for question in asked):
+    if more := sum(map(len, waiting.values())):
       warnings.append(
           f"{more} further completions in the cache are of questions that have "
           "one; they are left out")
     return [systems_lib.Answers(
-        tuple(answers), tuple(warnings),
-        cost_lib.of_teacher(self.teacher, texts))]
+        answers, tuple(warnings),
+        {**cost_lib.of_teacher(self.teacher, words),
+         **self._tokens(example_set)})]
+
+  def _tokens(self, example_set: examples_lib.ExampleSet) -> dict[str, float]:
+    """Tokens a row, all its samples together, as the server counted them."""
+    names = {"input_tokens": "prompt_tokens",
+             "label_tokens_per_example": "completion_tokens"}
+    usages = {}  # A line may stand twice in a cache.
+    for path, manifest in self._caches:
+      if manifest["dataset"] == example_set.benchmark:
+        for line in completions.read_completions(path):
+          if isinstance(line.value, dict):
+            usage = line.value.get("usage") or {}
+            usages[line.value.get("id"), line.value.get("sample")] = [
+                usage.get(counted) for counted in names.values()]
+    rows = len({row for row, _ in usages})
+    found = {}
+    for name, column in zip(names, zip(*usages.values())):
+      counts = [count for count in column if isinstance(count, int)]
+      if counts:
+        found[name] = sum(counts) / rows
+    return found
 
   def _completions(
-      self, example_set: examples_lib.ExampleSet, spec: datasets.Dataset,
-  ) -> dict[str, list[_Completion]]:
-    """Hash of the inputs to its completions."""
-    found: dict[str, list[_Completion]] = {}
+      self, example_set: examples_lib.ExampleSet,
+  ) -> Iterator[tuple[joining.Joined, parsing.Parser]]:
+    """Yields what was asked and answered, and how it is read."""
+    spec = example_set.dataset or datasets.get(example_set.benchmark)
     for path, manifest in self._caches:
       # Validation rows may have been held out from train.
       may_hold = {example_set.split, *(
@@ -107,15 +134,9 @@ class TeacherCache:
           manifest, str(path / completions.MANIFEST))
       for item in cache_joining.join(spec, path, form):
         if item.row is not None:  # Else no example can ask for it.
-          found.setdefault(records.input_hash(item.row.inputs), []).append(
-              (item, parser))
-    return found
+          yield item, parser
 
 
 def _parsed(item: joining.Joined, parser: parsing.Parser) -> parsing.Parsed:
   """Rationale and label; of several samples they are chosen already."""
   return item.parsed or cache_joining.parse(parser, item)
-
-
-def _dataset(example_set: examples_lib.ExampleSet) -> datasets.Dataset:
-  return example_set.dataset or datasets.get(example_set.benchmark)

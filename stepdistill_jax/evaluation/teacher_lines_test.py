@@ -134,7 +134,8 @@ def test_samples_of_a_raw_cache_are_one_answer_as_in_its_records(tmp_path):
   samples = [(0, OUTPUTS[2]), (1, OUTPUTS[0]), (2, OUTPUTS[0])]
   (tmp_path / "cache" / "shard-00000.jsonl").write_text("".join(
       json.dumps({"id": "0", "position": 0, "sample": sample, "input": ROWS[0],
-                  "output": output, "finish_reason": "stop", "error": None})
+                  "output": output, "finish_reason": "stop", "error": None,
+                  "usage": {"prompt_tokens": 50, "completion_tokens": 8}})
       + "\n" for sample, output in [*samples, samples[0]]))
   importing.import_cache(tmp_path / "cache", output=tmp_path / "records")
   example_set = examples.load(
@@ -143,6 +144,8 @@ def test_samples_of_a_raw_cache_are_one_answer_as_in_its_records(tmp_path):
   own, = systems.TeacherRecords("big", tmp_path / "records").answer(example_set)
   assert [a.text for a in raw.answers] == [a.text for a in own.answers]
   assert raw.answers[0].text == "(8 - 3)" and not raw.warnings
+  assert raw.cost == {"input_tokens": 150.0, "label_tokens_per_example": 24.0}
+  assert own.cost == {}
 
 
 def test_a_second_completion_of_a_question_is_named(tmp_path):

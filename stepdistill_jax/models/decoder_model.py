@@ -47,7 +47,8 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
       task_weights: weights_lib.TaskWeights | None = None,
       aggregation: str = "task_mean",
       loss_normalizing_factor: float | None = None,
-      mutual_information: schedules.Weight = 0.0):
+      mutual_information: schedules.Weight = 0.0,
+      logits_in_blocks: bool | None = False):
     """Makes a student.
 
     Args:
@@ -62,6 +63,7 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
       aggregation: `task_mean` or `token_sum`.
       loss_normalizing_factor: with `token_sum`, what the sum is divided by.
       mutual_information: β.
+      logits_in_blocks: None for where it may pay: on one accelerator.
     """
     super().__init__(
         module=module, vocabulary=vocabulary,
@@ -71,7 +73,8 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
     self._set_loss(
         task_weights=task_weights, aggregation=aggregation,
         loss_normalizing_factor=loss_normalizing_factor,
-        mutual_information=mutual_information)
+        mutual_information=mutual_information,
+        logits_in_blocks=logits_in_blocks)
 
   def get_initial_variables(
       self, rng: jax.Array, input_shapes: Mapping[str, tuple[int, ...]],
@@ -85,6 +88,10 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
       variables["params"] = lora.cast_the_rest(
           variables["params"], self.module.config.lora_base_dtype)
     return flax.core.freeze(variables)
+
+  @property
+  def _head_is_trained(self) -> bool:
+    return not getattr(self.module.config, "lora_rank", 0)
 
   def _compute_logits(
       self, params: Any, batch: batches.Batch,

@@ -18,14 +18,28 @@ from flax.linen import spmd
 import jax
 import jax.numpy as jnp
 
+from stepdistill_jax.embedded_t5x import device_mesh
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import (
   network as scalable,
 )
 from stepdistill_jax.util import errors
 
 Array = Any
+# From so many on, in a stack, a loop pays: those of `base`.
+_MANY_LAYERS = 12
 # What people ask for; any other policy of `jax.checkpoint_policies` works too.
 REMAT_POLICIES = ("none", "minimal", "full")
+
+
+def wanted(loop_layers: bool | None, length: int) -> bool:
+  """Whether layers run in a loop; None does so where it pays.
+
+  On accelerators compiling many layers takes minutes, and each is large enough
+  that the loop costs nothing beside it. A CPU's are as quick to compile.
+  """
+  if loop_layers is None:
+    return length >= _MANY_LAYERS and device_mesh.on_accelerators()
+  return loop_layers
 
 
 def run_in_loop(

@@ -33,14 +33,14 @@ class TaskTotals(NamedTuple):
 
 
 def task_totals(
-    logits: jnp.ndarray, batch: batches.Batch, token_loss: losses.TokenLoss,
+    batch: batches.Batch, token_loss: losses.TokenLoss, correct: jnp.ndarray,
     num_tasks: int) -> TaskTotals:
   """Sums a flat batch's token losses and counts by task.
 
   Args:
-    logits: `[batch, length, vocab]` float.
     batch: flat features, `[batch, length]`.
     token_loss: the losses of each token, `[batch, length]`.
+    correct: which tokens have the highest logit, bool `[batch, length]`.
     num_tasks: the number of tasks.
 
   Returns:
@@ -61,7 +61,7 @@ def task_totals(
       z_loss=total(weights * token_loss.z_loss),
       weight=total(weights),
       tokens=total(real),
-      correct=total(real * (jnp.argmax(logits, axis=-1) == targets)),
+      correct=total(real * correct),
       sequences=total(jnp.broadcast_to(first, targets.shape) * 1.0))
 
 

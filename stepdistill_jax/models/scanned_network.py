@@ -22,10 +22,12 @@ class Encoder(t5_network.Encoder):
   """T5's, its layers in a loop."""
 
   remat_policy: str | None = "minimal"
+  loop_layers: bool | None = True
 
   def run_layers(
       self, x: Array, encoder_mask: Array, deterministic: bool) -> Array:
-    if self.is_initializing():
+    if self.is_initializing() or not layer_loop.wanted(
+        self.loop_layers, self.config.num_encoder_layers):
       return super().run_layers(  # type: ignore[no-untyped-call]  # T5X's.
           x, encoder_mask, deterministic)
     bias = t5_network.relative_bias(self.config)(
@@ -47,12 +49,14 @@ class Decoder(t5_network.Decoder):
   """T5's; its layers are in a loop but while it decodes step by step."""
 
   remat_policy: str | None = "minimal"
+  loop_layers: bool | None = True
 
   def run_layers(
       self, y: Array, encoded: Array, decoder_mask: Array,
       encoder_decoder_mask: Array, deterministic: bool, decode: bool,
       max_decode_length: int | None, index: Array) -> Array:
-    if self.is_initializing() or decode:
+    if self.is_initializing() or decode or not layer_loop.wanted(
+        self.loop_layers, self.config.num_decoder_layers):
       # Each layer's cache stays where it is: a loop would copy all of them.
       return super().run_layers(  # type: ignore[no-untyped-call]  # T5X's.
           y, encoded, decoder_mask, encoder_decoder_mask, deterministic,
@@ -81,14 +85,31 @@ class Transformer(t5_network.Transformer):
 
   Attributes:
     remat_policy: see `layer_loop.run_in_loop`.
+    loop_layers: see `layer_loop.wanted`.
   """
 
   remat_policy: str | None = "minimal"
+  loop_layers: bool | None = True
 
   @property
   def encoder_cls(self) -> Any:  # type: ignore[override]  # Never set.
-    return functools.partial(Encoder, remat_policy=self.remat_policy)
+    return functools.partial(Encoder, remat_policy=self.remat_policy,
+                             loop_layers=self.loop_layers)
 
   @property
   def decoder_cls(self) -> Any:  # type: ignore[override]  # Never set.
-    return functools.partial(Decoder, remat_policy=self.remat_policy)
+    return functools.partial(Decoder, remat_policy=self.remat_policy,
+                             loop_layers=self.loop_layers)
+
+
+def in_loop(module: Any, loop_layers: bool | None) -> Any:
+  """The plain network with its layers in a loop; others as they are.
+
+  Args:
+    module: a network.
+    loop_layers: False leaves all as they are; None decides as the network is
+      applied, see `layer_loop.wanted`.
+  """
+  if type(module) is not t5_network.Transformer or loop_layers is False:
+    return module
+  return Transformer(module.config, loop_layers=loop_layers)

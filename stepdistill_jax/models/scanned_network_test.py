@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from t5x.examples.t5 import network as plain_network
 
+from stepdistill_jax.embedded_t5x import device_mesh
 from stepdistill_jax.models import layer_loop, scanned_network
 from stepdistill_jax.util import errors
 from tests.support import tiny_models
@@ -57,6 +58,28 @@ def test_decoding_answers_as_the_plain_network():
   params = tiny_models.initial_variables(plain)["params"]
   np.testing.assert_array_equal(
       plain.predict_batch(params, _BATCH), looped.predict_batch(params, _BATCH))
+
+
+def test_layers_are_in_a_loop_where_that_pays(monkeypatch):
+  plain, _ = _models(num_encoder_layers=2, num_decoder_layers=2)
+  params = tiny_models.initial_variables(plain)["params"]
+  monkeypatch.setattr(layer_loop, "_MANY_LAYERS", 2)
+  loops = {}
+  for on_accelerators in (False, True):
+    monkeypatch.setattr(
+        device_mesh, "on_accelerators", lambda on=on_accelerators: on)
+    for asked in (None, False, True):
+      module = scanned_network.in_loop(plain.module, asked)
+      program = jax.make_jaxpr(lambda p, m=module: m.apply(
+          {"params": p}, *(_BATCH[name] for name in (
+              "encoder_input_tokens", "decoder_input_tokens",
+              "decoder_target_tokens")), enable_dropout=False))(params)
+      loops[on_accelerators, asked] = str(program).count(" scan[")
+  assert loops == {(False, None): 0, (False, False): 0, (False, True): 2,
+                   (True, None): 2, (True, False): 0, (True, True): 2}
+  # A network of someone's own is left alone.
+  looped = scanned_network.Transformer(plain.module.config)
+  assert scanned_network.in_loop(looped, None) is looped
 
 
 def test_an_unknown_policy_is_told():

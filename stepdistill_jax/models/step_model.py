@@ -13,6 +13,7 @@ from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.models import (
   batches,
   optimization,
+  scanned_network,
   schedules,
   task_loss,
   weights as weights_lib,
@@ -38,7 +39,9 @@ class StepDistillModel(task_loss.TaskLoss, t5x_models.EncoderDecoderModel):
       task_weights: weights_lib.TaskWeights | None = None,
       aggregation: str = "task_mean",
       loss_normalizing_factor: float | None = None,
-      mutual_information: schedules.Weight = 0.0):
+      mutual_information: schedules.Weight = 0.0,
+      logits_in_blocks: bool | None = False,
+      loop_layers: bool | None = None):
     """Makes a student.
 
     Args:
@@ -56,9 +59,14 @@ class StepDistillModel(task_loss.TaskLoss, t5x_models.EncoderDecoderModel):
       aggregation: `task_mean` or `token_sum`.
       loss_normalizing_factor: with `token_sum`, what the sum is divided by.
       mutual_information: β.
+      logits_in_blocks: None for where it may pay: on one accelerator.
+      loop_layers: whether layers of `t5x.examples.t5.network` run in a loop;
+        None for where it pays, see `layer_loop.wanted`. Parameters and values
+        are the same; dropout draws other bits.
     """
     super().__init__(
-        module=module, input_vocabulary=input_vocabulary,
+        module=scanned_network.in_loop(module, loop_layers),
+        input_vocabulary=input_vocabulary,
         output_vocabulary=output_vocabulary,
         optimizer_def=optimization.by_name(optimizer_def),
         decode_fn=decode_fn, feature_converter_cls=feature_converter_cls,
@@ -68,7 +76,8 @@ class StepDistillModel(task_loss.TaskLoss, t5x_models.EncoderDecoderModel):
     self._set_loss(
         task_weights=task_weights, aggregation=aggregation,
         loss_normalizing_factor=loss_normalizing_factor,
-        mutual_information=mutual_information)
+        mutual_information=mutual_information,
+        logits_in_blocks=logits_in_blocks)
 
   def predict_batch_with_aux(
       self, params: Any, batch: batches.Batch, rng: jax.Array | None = None,

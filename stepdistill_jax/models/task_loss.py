@@ -12,6 +12,7 @@ from t5x import models as t5x_models
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.models import (
   batches,
+  blocked_loss,
   data_check,
   losses,
   metrics as metrics_lib,
@@ -43,7 +44,8 @@ class TaskLoss(t5x_models.BaseTransformerModel):
   def _set_loss(
       self, *, task_weights: weights_lib.TaskWeights | None, aggregation: str,
       loss_normalizing_factor: float | None,
-      mutual_information: schedules.Weight) -> None:
+      mutual_information: schedules.Weight,
+      logits_in_blocks: bool | None) -> None:
     """Checks and sets what the loss depends on.
 
     Args:
@@ -54,6 +56,9 @@ class TaskLoss(t5x_models.BaseTransformerModel):
       loss_normalizing_factor: with `token_sum`, what the sum is divided by.
       mutual_information: β of `mutual_information`'s term; 0 leaves it out.
         Batches must then have one record a row: paired or joined, not packed.
+      logits_in_blocks: whether logits are computed a block of tokens at a
+        time (`blocked_loss`); the loss is the same. None does so on one
+        accelerator. With `mutual_information`, all are stored.
     """
     if aggregation not in AGGREGATIONS:
       raise ValueError(
@@ -66,6 +71,7 @@ class TaskLoss(t5x_models.BaseTransformerModel):
           "are normalized already")
     self.task_weights = task_weights or weights_lib.single_task()
     self.aggregation = aggregation
+    self._logits_in_blocks = logits_in_blocks
     self._mutual_information = schedules.as_schedule(mutual_information)
     beta = self._mutual_information
     if schedules.is_constant(beta) and beta.value < 0:
@@ -184,20 +190,19 @@ class TaskLoss(t5x_models.BaseTransformerModel):
              jnp.ndarray]:
     prepared = self._prepared(batch)
     batch = batches.flatten_pairs(prepared)
-    logits = self._compute_logits(params, batch, dropout_rng)
-    token_loss = losses.token_loss(
-        logits, batch["decoder_target_tokens"],
-        label_smoothing=self._label_smoothing, z_loss=self._z_loss)
-    totals = metrics_lib.task_totals(
-        logits, batch, token_loss, len(self.task_names))
     denominators = batches.of_step(batch, batches.DENOMINATORS)  # [tasks]
     weights = batches.of_step(batch, batches.WEIGHTS)  # [tasks]
     coefficients = self._coefficients(weights, denominators)
-    loss = jnp.sum(coefficients * totals.loss)
+    logits, losses_of = self._token_losses(
+        params, batch, dropout_rng, coefficients)
+    totals = metrics_lib.task_totals(
+        batch, losses_of.tokens, losses_of.correct, len(self.task_names))
+    loss = losses_of.loss
     metrics = metrics_lib.task_metrics(
         self.task_names, totals, denominators=denominators,
         task_weights=weights, coefficients=coefficients)
     if self.has_mutual_information:
+      assert logits is not None  # In blocks there are none, and no such term.
       term = self._mutual_information_loss(prepared, logits)
       loss += batches.of_step(batch, batches.MUTUAL_INFORMATION)[0] * term
       metrics |= metrics_lib.mutual_information_metrics(
@@ -205,6 +210,42 @@ class TaskLoss(t5x_models.BaseTransformerModel):
     metrics |= metrics_lib.base_metrics(
         batch, totals, loss, jnp.sum(coefficients * totals.z_loss))
     return loss, metrics, totals, weights
+
+  def _token_losses(
+      self, params: Any, batch: batches.Batch, dropout_rng: jax.Array | None,
+      coefficients: jnp.ndarray,
+  ) -> tuple[jnp.ndarray | None, blocked_loss.Result]:
+    """Logits, or None where they are not stored; losses of a flat batch."""
+    targets, weights = (
+        batch["decoder_target_tokens"], batches.loss_weights(batch))
+    in_blocks = self._logits_in_blocks
+    if in_blocks is None:
+      in_blocks = blocked_loss.pay_here()
+    if in_blocks and not self.has_mutual_information:
+      with blocked_loss.without_head() as found:
+        hidden = self._compute_logits(params, batch, dropout_rng)
+      head = found.head(self.module, params, hidden)
+      if head is not None:
+        counts = weights * jnp.sum(coefficients * losses.task_mask(
+            batches.task_ids(batch), len(self.task_names)), axis=-1)
+        return None, blocked_loss.weighted_loss(
+            hidden, head, targets, counts, weights != 0,
+            label_smoothing=self._label_smoothing, z_loss=self._z_loss,
+            head_is_trained=self._head_is_trained)
+    logits = self._compute_logits(params, batch, dropout_rng)
+    tokens = losses.token_loss(
+        logits, targets, label_smoothing=self._label_smoothing,
+        z_loss=self._z_loss)
+    sums = losses.task_sums(
+        weights * (tokens.cross_entropy + tokens.z_loss),
+        batches.task_ids(batch), len(self.task_names))
+    return logits, blocked_loss.Result(
+        jnp.sum(coefficients * sums), tokens,
+        jnp.argmax(logits, axis=-1) == targets)
+
+  @property
+  def _head_is_trained(self) -> bool:
+    return True
 
   def _mutual_information_loss(
       self, batch: batches.Batch, logits: jnp.ndarray) -> jnp.ndarray:

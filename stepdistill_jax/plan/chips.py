@@ -7,7 +7,7 @@ import os
 import re
 
 from stepdistill_jax.plan import gpus
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import devices, errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Chip:
   def usable_bytes(self) -> float:
     """Of memory that programs get: JAX takes a share of a GPU's at its start.
 
-    $XLA_PYTHON_CLIENT_MEM_FRACTION says which; JAX's own default is 0.75.
+    $XLA_PYTHON_CLIENT_MEM_FRACTION says which; see `runtime.configure`.
     """
     if self.kind == "TPU":
       return self.hbm_bytes
     name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
-    text = os.environ.get(name, "0.75")
+    text = os.environ.get(name, devices.GPU_MEMORY_FRACTION)
     with errors.reported(ValueError, f"{name}={text}: expected a number"):
       return float(text) * self.hbm_bytes
 

@@ -46,7 +46,7 @@ def test_every_chip_has_a_source():
 def test_jax_takes_a_share_of_a_gpu_s_memory(monkeypatch):
   gpu = chips.CHIPS["h100"]
   monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
-  assert gpu.usable_bytes == 0.75 * gpu.hbm_bytes
+  assert gpu.usable_bytes == 0.92 * gpu.hbm_bytes
   monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95")
   assert gpu.usable_bytes == 0.95 * gpu.hbm_bytes
   assert chips.CHIPS["v5e"].usable_bytes == chips.CHIPS["v5e"].hbm_bytes

@@ -73,7 +73,8 @@ def kept_activations(programs: programs_lib.Programs) -> float:
         lambda p: model.loss_fn(p, batch, rng), params, has_aux=True)[1]
 
   kept = jax.eval_shape(
-      residuals, params, batch, jax.ShapeDtypeStruct((2,), "uint32"))
+      residuals, params, batch,
+      jax.eval_shape(lambda: jax.random.PRNGKey(0)))
   sizes = network_sizes(programs)
   split_by_model = {sizes.heads, sizes.mlp, sizes.vocab,
                     sizes.heads * sizes.head_dim}
@@ -163,13 +164,15 @@ def of_program(
              + 2 * kinds["activations"])
   useful = useful_flops(programs, compiled)
   done = max(useful, compiled.traced_flops or 0)
+  on_gpu = topology.chip.kind == "GPU"
   return {
       "fits": kinds["total"] <= topology.chip.usable_bytes,
       "hbm_bytes": kinds, "flops": useful, "flops_with_repeated": done,
       "collective_bytes": dict(sent.bytes),
       "collective_count": dict(sent.count),
       "loops_of_unknown_length": sent.unknown_loops,
-      "kernels": hlo.kernels(text) if topology.chip.kind == "GPU" else None,
+      "kernels": hlo.kernels(text) if on_gpu else None,
+      "kernels_compiled": hlo.kernels(text, False) if on_gpu else None,
       "compile_seconds": round(compiled.seconds, 1),
       "bound": bound(topology, done, traffic, sent)}
 

@@ -134,10 +134,13 @@ _NO_KERNEL = frozenset((
     "partition-id", "replica-id", "iota", "opt-barrier"))
 
 
-def kernels(text: str) -> int:
+def kernels(text: str, each_turn: bool = True) -> int:
   """Kernels that a GPU starts in one run of a program, by XLA's text.
 
-  Those of a loop count for each turn, or once where its turns are not known.
+  Args:
+    text: `compiled.as_text()`.
+    each_turn: those of a loop count for each turn, or once where its turns are
+      not known; False counts them once, as they are compiled.
   """
   computations, entry = _computations(text)
 
@@ -149,7 +152,7 @@ def kernels(text: str) -> int:
         continue
       if match[3] == "while":
         body, turns = _loop(line, computations)
-        found += count(body) * (turns or 1)
+        found += count(body) * (each_turn and turns or 1)
       elif match[3] in ("call", "conditional"):
         found += sum(count(inner) for called in _CALLED.findall(line)
                      for inner in re.findall(r"[\w.\-]+", called))

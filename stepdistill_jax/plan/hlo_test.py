@@ -105,3 +105,4 @@ def test_a_ring_of_gpus_is_as_slow_as_the_link_between_its_hosts():
 def test_kernels_count_for_each_turn_of_their_loop():
   # Twice in each of five turns, and the two behind the loop.
   assert hlo.kernels(_TEXT) == 5 * 2 + 2
+  assert hlo.kernels(_TEXT, each_turn=False) == 2 + 2

@@ -171,10 +171,11 @@ def parsed(
     errors.UserError: a mistake in the files, or no training run in them.
   """
   import gin
+  import jax
   import seqio
 
   from stepdistill_jax.config import gin_config
-  from stepdistill_jax.embedded_t5x import device_mesh
+  from stepdistill_jax.embedded_t5x import device_mesh, utils
 
   # Only the ids of EOS and padding reach a program.
   vocabulary = seqio.PassThroughVocabulary(32128, eos_id=1)
@@ -201,7 +202,11 @@ def parsed(
     for name in ("_input_vocabulary", "_output_vocabulary"):
       if hasattr(model, name):
         setattr(model, name, vocabulary)
-    yield arguments
+    # As `t5x train` has them; Google's T5X binds False.
+    with jax.default_prng_impl(utils.random_bits(
+        arguments.get("use_hardware_rng", False),
+        arguments.get("random_seed", 0))):
+      yield arguments
 
 
 def batch_spec(
@@ -312,7 +317,7 @@ class Programs:
               axes.params, self.partitioner.data_partition_spec, None,
               axes.flax_mutables),
           out_axis_resources=None)
-      rng = jax.ShapeDtypeStruct((2,), "uint32")
+      rng = jax.eval_shape(lambda: jax.random.PRNGKey(0))
       arguments = (state.params, batch, rng, state.flax_mutables)
     try:
       executable = step.lower(*arguments).compile(

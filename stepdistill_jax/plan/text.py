@@ -69,7 +69,8 @@ def _program(name: str, figures: Mapping[str, Any], usable: float) -> list[str]:
       for kind, size in sorted(sent.items())) or "none"))
   kernels = "" if figures["kernels"] is None else " and kernels"
   if kernels:
-    lines.append(f"  kernels: {figures['kernels']:,}")
+    lines.append(f"  kernels: {figures['kernels']:,} started, those of loops "
+                 f"at each turn; {figures['kernels_compiled']:,} compiled")
   if figures["loops_of_unknown_length"]:
     lines.append(f"  ({figures['loops_of_unknown_length']} loops of unknown "
                  f"length: their collectives{kernels} count once)")

@@ -14,7 +14,7 @@ import functools
 import re
 from typing import Any
 
-from stepdistill_jax.records import declared, records
+from stepdistill_jax.records import declared, messages, records
 from stepdistill_jax.util import errors
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
@@ -46,6 +46,7 @@ class Row:
     label: the human label, or empty.
     choices: the texts to choose from, where the row has such.
     rationale: a human's explanation, where the row has one.
+    references: further human labels, such as other summaries.
     position: the position of the row in the source's split, from 0.
   """
 
@@ -53,6 +54,7 @@ class Row:
   label: str
   choices: tuple[str, ...] = ()
   rationale: str = ""
+  references: tuple[str, ...] = ()
   position: int = -1
 
 
@@ -76,6 +78,8 @@ class Dataset:
       data sets share a folder.
     undivided_test_rows: where the source is one file for all splits: how many
       of its rows, the last of a fixed permutation, are the test split.
+    gold: where labels stand in a file of their own: its `file`, and what a
+      line must have to be of this data set; see `row_files.read_objects`.
   """
 
   name: str
@@ -90,6 +94,7 @@ class Dataset:
   markers: tuple[str, ...] = ()
   file_mark: str = ""
   undivided_test_rows: int = 0
+  gold: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def get(name: str) -> Dataset:
@@ -205,10 +210,35 @@ def _inputs(fields: Mapping[str, Any], *names: str) -> str:
 
 def _read_plain(
     fields: Mapping[str, Any], inputs: Sequence[str] = ("inputs",),
-    label: Sequence[str] = ("label",), rationale: str = "rationale") -> Row:
+    label: Sequence[str] = ("label",), rationale: str = "rationale",
+    references: Sequence[str] = ()) -> Row:
+  more = (_optional(fields, name) for name in references)
   return Row(inputs="\n".join(_inputs(fields, name) for name in inputs),
              label=_optional(fields, *label),
-             rationale=_optional(fields, rationale))
+             rationale=_optional(fields, rationale),
+             references=tuple(filter(None, more)))
+
+
+def _read_prompt(fields: Mapping[str, Any]) -> Row:
+  """Of messages, the system's and the user's as one text."""
+  if "inputs" in fields:
+    return _read_plain(fields, label=("gold", "label"))
+  turns = messages.turns_of(_get(fields, "messages"))
+  if turns is None:
+    raise BadRow("messages_not_a_conversation")
+  inputs, _ = messages.prompt_and_answer(turns, messages.FULL)
+  return _read_plain({"inputs": inputs, "label": _optional(fields, "gold")})
+
+
+def _read_turn(fields: Mapping[str, Any]) -> Row:
+  """The turns before an assistant's last one, and that one as the label."""
+  if "inputs" in fields:
+    return _read_plain(fields)
+  turns = messages.turns_of(_get(fields, "messages"))
+  if turns is None or turns[-1][0] != "assistant":
+    raise BadRow("messages_not_a_conversation")
+  return _read_plain({"inputs": messages.transcript(turns[:-1]),
+                      "label": turns[-1][1]})
 
 
 def _read_svamp(fields: Mapping[str, Any]) -> Row:
@@ -304,7 +334,8 @@ def _read_gsm8k(fields: Mapping[str, Any]) -> Row:
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], Row]] = {
     "svamp": _read_svamp, "choices": _read_cqa, "nli": _read_nli,
-    "aqua": _read_aqua, "asdiv": _read_asdiv, "gsm8k": _read_gsm8k}
+    "aqua": _read_aqua, "asdiv": _read_asdiv, "gsm8k": _read_gsm8k,
+    "prompt": _read_prompt, "turn": _read_turn}
 
 
 def _declared(name: str, rows: dict[str, Any]) -> Dataset:
@@ -315,8 +346,8 @@ def _declared(name: str, rows: dict[str, Any]) -> Dataset:
     if given is not None and given not in known:
       raise errors.UserError(errors.unknown_name_message(
           f"{what} in tasks/{name}.toml", given, known))
-  columns = {key: rows.pop(key) for key in ("inputs", "label", "rationale")
-             if key in rows}
+  columns = {key: rows.pop(key) for key in (
+      "inputs", "label", "rationale", "references") if key in rows}
   for key in ("inputs", "label"):
     if isinstance(columns.get(key), str):
       columns[key] = [columns[key]]

@@ -1,14 +1,15 @@
 """The data sets and benchmarks that are declared, a TOML file each.
 
 `tasks/NAME.toml` has `title`, `teachers` (whose tasks are registered by name,
-with or without records), and
+with or without records), `licence` and `note` (what an import says of the
+rows), and
 
 * `[rows]`: how a source's rows are read. `kind` of the labels; `files`, the
   names of row files by split, the first found wins; `held_out`, `labels`,
-  `file_mark`, `undivided_test_rows`, `expressions` as in `datasets.Dataset`;
-  and the columns:
+  `file_mark`, `undivided_test_rows`, `expressions`, `gold` as in
+  `datasets.Dataset`; and the columns:
   `inputs` (several are joined by newlines), `label` (of several the first that
-  a row has) and `rationale`, or a
+  a row has), `references` (further labels) and `rationale`, or a
   `reader` of `datasets` for rows of a form of their own;
 * `[benchmark]`: how answers are scored. `kind`, if it is not that of the rows;
   `score_rule`, one line for reports; `labels`; `decode_length`;
@@ -25,10 +26,11 @@ from typing import Any
 from stepdistill_jax.util import errors, locations
 
 _KEYS = {
-    "": ("title", "teachers", "members", "rows", "benchmark"),
+    "": ("title", "teachers", "members", "licence", "note", "rows",
+         "benchmark"),
     "rows": ("kind", "reader", "inputs", "label", "rationale", "files",
              "held_out", "labels", "file_mark", "undivided_test_rows",
-             "expressions"),
+             "expressions", "references", "gold"),
     "benchmark": ("kind", "score_rule", "labels", "decode_length"),
 }
 

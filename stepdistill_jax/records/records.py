@@ -68,6 +68,10 @@ class Record:
       text; empty for 1. The share of several samples that agree, for one.
     rule: what the teacher's label was read by, such as `json` or `answer is`.
     thinking: what a reasoning model thought before its answer.
+    references: further human labels, such as other summaries, as a JSON list
+      of texts; empty where there are none.
+    rounds: of chain of density, what the teacher wrote in each round: a JSON
+      list of objects with `missing_entities` and `summary`; else empty.
   """
 
   id: str
@@ -83,6 +87,14 @@ class Record:
   weight: str = ""
   rule: str = ""
   thinking: str = ""
+  references: str = ""
+  rounds: str = ""
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """All human labels, `label` first; () where there is none."""
+    more = json.loads(self.references) if self.references else []
+    return (self.label, *more) if self.label else ()
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))

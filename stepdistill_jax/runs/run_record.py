@@ -53,7 +53,12 @@ _BOUND_LATER = {"LONG_RATIONALE": "'cut_tail'",
                 "LlamaConfig.lora_base_dtype": "%LORA_BASE_DTYPE",
                 "save_adapters.base": "%INITIAL_CHECKPOINT_PATH",
                 "LONG_PROMPT": "'cut_tail'",
-                "long_prompts.do": "%LONG_PROMPT"}
+                "long_prompts.do": "%LONG_PROMPT",
+                "SYNTHETIC_KIND": None}  # A name; any value is today's.
+
+_BITS = "USE_HARDWARE_RNG"
+# Of runs before they were recorded.
+_FORMER_BITS = "threefry2x32"
 
 _options: dict[str, Any] = {
     "command": None, "allow_config_change": False, "strict": False}
@@ -119,6 +124,12 @@ def data_shards(model_dir) -> int | None:
   return (read(model_dir) or {}).get("data", {}).get("shards")
 
 
+def random_bits(model_dir) -> str | None:
+  """The random bits that a run's steps have had; None for a new run."""
+  record = read(model_dir)
+  return record and record.get("random_bits", _FORMER_BITS)
+
+
 def check_vocabulary(model_dir, file) -> None:
   """Raises UserError if a run was trained with other pieces than a file's."""
   trained = (read(model_dir) or {}).get("data", {}).get("vocabularies_sha256")
@@ -146,9 +157,13 @@ def _write(model_dir, value: Mapping[str, Any], name: str = FILE_NAME) -> None:
 def _changes(
     old: Mapping[str, str], new: Mapping[str, str]) -> Mapping[str, str]:
   """Name -> `NAME was A, now B`, of what differs."""
-  later = {name: value for name in new for end, value in _BOUND_LATER.items()
+  later = {name: value or new[name] for name in new
+           for end, value in _BOUND_LATER.items()
            if f".{name}".endswith(f".{end}")}
   old, new = _same_schedule(old, new)
+  # What a run begins with is recorded, and it goes on with that.
+  if (old.get(_BITS), new.get(_BITS)) == ("False", "None"):
+    new = {**new, _BITS: "False"}
   old = {**later, **old}
   return {name: f"{name} was {old.get(name, 'unset')}, "
                 f"now {new.get(name, 'unset')}"
@@ -216,7 +231,8 @@ def _report_dependents(
 def start(
     model_dir, *, engine: str, config: Mapping[str, str], step: int,
     seeds: Mapping[str, int], data: Mapping[str, Any], devices: str,
-    begun_from: str | None = None) -> dict[str, Any]:
+    begun_from: str | None = None, random_bits: str = _FORMER_BITS
+) -> dict[str, Any]:
   """Enters a start or restart in the record and returns it.
 
   Args:
@@ -228,6 +244,7 @@ def start(
     data: what is known of the training data.
     devices: in words.
     begun_from: the checkpoint; None for none.
+    random_bits: JAX's name of the steps' random bits.
   """
   record = read(model_dir) or {
       "schema_version": SCHEMA_VERSION, "created": _now(), "starts": []}
@@ -244,7 +261,7 @@ def start(
           _changes(record["config"], config).values())
       if record.get("config") else []})
   record.update(
-      engine=engine, versions=now, devices=devices,
+      engine=engine, versions=now, devices=devices, random_bits=random_bits,
       seeds=dict(seeds), data=dict(data), config=dict(config))
   _write(model_dir, record)
   return record

@@ -216,7 +216,8 @@ def test_parsers_give_a_usable_label_or_a_reason(text):
         if parsed.status == "ok":
           assert parsed.label.strip()
           assert parsed.rationale.strip() or (
-              dataset.label_kind == datasets.SUMMARY)
+              dataset.label_kind in (
+                  datasets.SUMMARY, datasets.CONVERSATION))
           if strict:
             assert labels_lib.label_status(dataset, parsed.label, row) == "ok"
         elif strict and parsed.status != parsing.EMPTY_RATIONALE:

@@ -43,6 +43,8 @@ _PLUGINS = {
     "tpu": ("TPU", "tpu", "pip install 'stepdistill_jax[tpu]'"),
     "rocm": ("ROCm", "rocm|amd", "pip install jax-rocm7-plugin"),
 }
+# What JAX takes of a GPU's memory at its start, unless the user says otherwise.
+GPU_MEMORY_FRACTION = ".92"
 _LOGGER = "jax._src.xla_bridge"
 # What JAX adds to an error: advice that does not fit here.
 _ADVICE = re.compile(r" \((set JAX_PLATFORMS|you may need to uninstall)[^)]*\)")

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from stepdistill_jax.study import places
-from stepdistill_jax.util import devices, errors
+from stepdistill_jax.util import devices, errors, runtime
 
 
 @pytest.fixture(name="nodes")
@@ -66,6 +66,27 @@ def test_a_node_needs_its_vendor_s_device(
       for name, text in zip(("vendor", "class"), device.split()):
         (folder / name).write_text(text + "\n")
   assert sorted(devices.present()) == found
+
+
+@pytest.mark.parametrize("given, expected", [
+    ("", "{0}=true"), ("--x --{0}=false", "--x --{0}=false"),
+    ("--x", "--x {0}=true")])
+def test_xla_flags_are_set_where_there_are_gpus(
+    nodes, monkeypatch, given, expected):
+  name = "--xla_gpu_enable_latency_hiding_scheduler"
+  given, expected = (
+      x.replace("--{0}", name).replace("{0}", name) for x in (given, expected))
+  found = {"XLA_FLAGS": given, "CUDA_DEVICE_MAX_CONNECTIONS": "8"}
+  monkeypatch.setattr(os, "environ", found)
+  nodes("null")
+  runtime.configure()
+  assert found["XLA_FLAGS"] == given
+  assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in found
+  nodes("nvidia0")
+  runtime.configure()
+  assert found["XLA_FLAGS"] == expected
+  assert found["CUDA_DEVICE_MAX_CONNECTIONS"] == "8"
+  assert found["XLA_PYTHON_CLIENT_MEM_FRACTION"] == ".92"
 
 
 def test_without_accelerators_the_cpu_is_taken(nodes, no_choice):

@@ -1,13 +1,18 @@
 """Files that are whole whenever they are there, and on the disk at once."""
 
+from collections.abc import Iterable
 import contextlib
 import os
 
 
-def write(path: str | os.PathLike[str], data: bytes) -> None:
+def write(path: str | os.PathLike[str],
+          data: bytes | Iterable[bytes | str]) -> None:
   """Writes a file and waits until its bytes are on the disk."""
   with open(path, "wb") as stream:
-    stream.write(data)
+    for part in [data] if isinstance(data, bytes) else data:
+      # A lone surrogate in a model's text must not stop a report.
+      stream.write(part.encode("utf-8", "backslashreplace")
+                   if isinstance(part, str) else part)
     stream.flush()
     os.fsync(stream.fileno())
 
@@ -21,27 +26,26 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
     os.close(descriptor)
 
 
-def replace(path: str | os.PathLike[str], data: bytes | str) -> None:
+def replace(path: str | os.PathLike[str],
+            data: bytes | str | Iterable[bytes | str]) -> None:
   """Puts a file in its place in one step, on the disk when this returns.
 
   Readers see all of it or what was there before.
 
   Args:
     path: of the file.
-    data: its contents; what a str has that is not UTF-8 is escaped.
+    data: its contents, or parts of them; what a str has that is not UTF-8 is
+      escaped.
 
   Raises:
     OSError: it cannot be written; the file stays as it was.
   """
   folder, name = os.path.split(os.fspath(path))
   temporary = os.path.join(folder, f".{name}.{os.getpid()}")
-  if isinstance(data, str):
-    # A lone surrogate in a model's text must not stop a report.
-    data = data.encode("utf-8", "backslashreplace")
   try:
-    write(temporary, data)
+    write(temporary, [data] if isinstance(data, str) else data)
     os.replace(temporary, path)
-  except OSError:
+  except BaseException:
     with contextlib.suppress(OSError):
       os.remove(temporary)
     raise

@@ -40,6 +40,22 @@ _CACHE_ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 
+# What is set where the machine has GPUs.
+_GPU_ENVIRONMENT = {
+    # JAX takes 75% of a GPU by default. TensorFlow, which only reads data, is
+    # kept off GPUs here, so that nearly all can be JAX's.
+    "XLA_PYTHON_CLIENT_MEM_FRACTION": devices.GPU_MEMORY_FRACTION,
+    # One connection queue: NCCL's kernels start in the order of the program,
+    # which is what lets the scheduler below overlap them.
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+}
+_GPU_FLAGS = (
+    # Collectives overlap computation, at the cost of memory for what is in
+    # flight: with sharded parameters each layer's all-gather hides behind the
+    # layer before it.
+    "--xla_gpu_enable_latency_hiding_scheduler=true",
+)
+
 # glibc's mallopt(3): M_NAME -> (its number, value in bytes). A user decides
 # instead with the environment's MALLOC_NAME_.
 _MALLOC_OPTIONS = {"TRIM_THRESHOLD": (-1, 2**31 - 1), "TOP_PAD": (-2, 2**26),
@@ -72,8 +88,22 @@ def _without_absent_chips() -> dict[str, str]:
   return {"JAX_PLATFORMS": "cpu"}
 
 
+def _of_gpus() -> dict[str, str]:
+  """The environment of a machine with GPUs; the user's own flags stay."""
+  if "cuda" not in devices.present():
+    return {}
+  given = os.environ.get("XLA_FLAGS", "").split()
+  names = {flag.split("=")[0] for flag in given}
+  os.environ["XLA_FLAGS"] = " ".join(
+      [*given, *(f for f in _GPU_FLAGS if f.split("=")[0] not in names)])
+  return _GPU_ENVIRONMENT
+
+
 def configure() -> None:
   """Quiets libraries, keeps freed memory, turns JAX's compilation cache on.
+
+  With programs, what XLA found by timing a GPU's kernels is kept there too,
+  for later runs and for other processes of the host; JAX does that by itself.
 
   The cache is in `locations.cache_home()/"jax"`; `JAX_COMPILATION_CACHE_DIR`
   puts it elsewhere, `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
@@ -81,7 +111,8 @@ def configure() -> None:
   cache = {"JAX_COMPILATION_CACHE_DIR": str(locations.cache_home() / "jax"),
            **_CACHE_ENVIRONMENT}
   new = {k: v for k, v in {
-      **_QUIET_ENVIRONMENT, **cache, **_without_absent_chips()}.items()
+      **_QUIET_ENVIRONMENT, **cache, **_without_absent_chips(),
+      **_of_gpus()}.items()
          if k not in os.environ}
   os.environ.update(new)
   if "jax" in sys.modules:

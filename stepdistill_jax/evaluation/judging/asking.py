@@ -126,23 +126,25 @@ def ask(args: argparse.Namespace, pairs: pairs_lib.Pairs,
   outcome = supervisor.run(spec, show=not args.json)
   outcomes.judge(outcome, args.min_success_ratio)
   reasons = import_counts.Reasons()
-  answers = _answers(pathlib.Path(outcome.folder), questions, reasons)
+  answers = list(_answers(pathlib.Path(outcome.folder), questions, reasons))
   judged = Judged([], [], reasons, outcome, (prompt.id, prompt.sha256))
   for question, text in answers:
     where = f"{question['item']}, {question['shown']}"
+    read = read_grade if single else verdicts_lib.read_text
+    value, reason = (None, "") if text is None else read(text)
     if single:
-      value, reason = read_grade(text)
       judged.scores.append(Score(question["item"], question["shown"],
                                  spec.teacher_name, value, reason))
     else:
-      value, reason = verdicts_lib.read_text(text)
       judged.verdicts.append(verdicts_lib.Verdict(
           question["item"], spec.teacher_name,
           verdicts_lib.shown_to_given(value, question["shown"]),
           question["shown"], reason))
-    if value is None:
+    if text is None:
+      reasons.add(NOT_ANSWERED, where)
+    elif value is None:
       reasons.add(verdicts_lib.UNREADABLE, where, text)
-  if not judged.verdicts and not judged.scores:
+  if all(text is None for _, text in answers):
     raise errors.UserError(
         "the judge gave no answer; see `stepdistill teacher audit "
         f"{outcome.folder}`")
@@ -189,8 +191,9 @@ def _question(pair: pairs_lib.Pair, shown: str, **answers: str
 
 def _answers(
     folder: pathlib.Path, questions: Iterable[Mapping[str, str]],
-    reasons: import_counts.Reasons) -> Iterator[tuple[Mapping[str, str], str]]:
-  """Yields each question with the judge's text.
+    reasons: import_counts.Reasons
+) -> Iterator[tuple[Mapping[str, str], str | None]]:
+  """Yields each question with the judge's text, None where it gave none.
 
   Questions of the same texts share a text; what the cache has of other pairs
   is left out.
@@ -205,8 +208,4 @@ def _answers(
       continue
     texts[line["input"]["inputs"]] = line["output"]
   for question in questions:
-    text = texts.get(question["inputs"])
-    if text is None:
-      reasons.add(NOT_ANSWERED, f"{question['item']}, {question['shown']}")
-    else:
-      yield question, text
+    yield question, texts.get(question["inputs"])

@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"instead: the {name} system's answers, rows of id and text")
   add("--questions", metavar="FILE", type=argument_parser.existing,
       help="rows of id and question, where the answers' files have none")
+  add("--scores", metavar="DIR", type=argument_parser.existing,
+      help="instead: an --output of stepdistill-eval, whose systems --names "
+      "are compared")
   add("--names", metavar="FIRST,SECOND", help="of the two systems")
   add("--output", metavar="DIR", required=True,
       help="folder of verdicts.jsonl, judging.json, report.html")
@@ -89,10 +92,15 @@ def run(args: argparse.Namespace) -> int | None:
     return None
   verdicts, scores, not_read, warnings, groups = [], [], {}, [], []
   prompt = None
+  graders = tuple(filter(
+      None, map(str.strip, (args.graders or "").split(","))))
+  seen: set[str] = set()
   for given in args.verdicts:
-    found, not_read[given] = _read_verdicts(args, given, pairs)
+    found, not_read[given] = _read_verdicts(given, pairs, graders, seen)
     verdicts += found
     groups.append(list(dict.fromkeys(said.grader for said in found)))
+  for name in graders:
+    errors.require_known("grader", name, seen, "(of --verdicts)")
   if args.model:
     from stepdistill_jax.evaluation.judging import asking, win_rates
 
@@ -125,28 +133,34 @@ def _pairs(args: argparse.Namespace) -> Any:
       raise errors.UserError(
           f"--names={args.names}; expected two names with a comma between")
     names = given[0], given[1]
-  if args.pairs and (args.first or args.second):
+  ways = [args.pairs, args.first or args.second, args.scores]
+  if sum(map(bool, ways)) > 1:
     raise errors.UserError(
-        "give either PAIRS, or --first=FILE and --second=FILE")
+        "give one of PAIRS, --scores=DIR, or --first=FILE and --second=FILE")
+  if args.scores:
+    if names is None:
+      raise errors.UserError(
+          f"--scores={args.scores} may have many systems; say which two with "
+          "--names=FIRST,SECOND")
+    return pairs_lib.join_scored(pathlib.Path(args.scores), names)
   if args.pairs:
     return pairs_lib.read_pairs(pathlib.Path(args.pairs), names)
   if not (args.first and args.second):
     raise errors.UserError(
-        "there is nothing to judge: give a file PAIRS, or --first=FILE and "
-        "--second=FILE")
+        "there is nothing to judge: give a file PAIRS, --scores=DIR, or "
+        "--first=FILE and --second=FILE")
   return pairs_lib.join_predictions(
       pathlib.Path(args.first), pathlib.Path(args.second),
       pathlib.Path(args.questions) if args.questions else None, names)
 
 
-def _read_verdicts(args: argparse.Namespace, given: str, pairs: Any
-                   ) -> tuple[list[Any], dict[str, Any]]:
+def _read_verdicts(given: str, pairs: Any, graders: tuple[str, ...],
+                   seen: set[str]) -> tuple[list[Any], dict[str, Any]]:
   from stepdistill_jax.evaluation.judging import verdicts
 
   name, path = argument_parser.split_name(given)
   if not pathlib.Path(path).is_file():
     raise errors.UserError(f"there is no file --verdicts={path}")
   found, reasons = verdicts.read_file(
-      pathlib.Path(path), pairs, grader=name,
-      graders=tuple(filter(None, (args.graders or "").split(","))))
+      pathlib.Path(path), pairs, grader=name, graders=graders, seen=seen)
   return found, reasons.as_json()

@@ -69,6 +69,34 @@ def test_rows_without_a_partner_are_counted(tmp_path):
               pairs_lib.MISSING: 1}
 
 
+def test_an_answer_without_its_partner_is_named(tmp_path):
+  rows = [{"item": "q0", "question": "?", "first": "a", "second": "b"},
+          {"item": "q1", "question": "?", "first": "a", "second": None},
+          {"item": "q2", "first": "a", "second": "b"}]
+  dropped = pairs_lib.read_pairs(
+      write_lines(tmp_path / "p.jsonl", rows)).dropped.as_json()
+  assert {reason: entry["examples"][0].rpartition(" ")[2]
+          for reason, entry in dropped.items()} == {
+              pairs_lib.NO_PARTNER: "q1", pairs_lib.MISSING: "q2"}
+
+
+def test_scored_systems_are_pairs(tmp_path):
+  write_lines(tmp_path / "examples.jsonl", [
+      {"system": system, "benchmark": "svamp", "mode": mode, "id": f"svamp/{i}",
+       "input": f"{i}?", "target": str(i), "prediction": text}
+      for system, mode, text in (("a", "generate", "one"),
+                                 ("a", "score", "no"), ("b", "generate", "two"))
+      for i in range(2)] + [
+          {"system": "b", "mode": "generate", "id": "svamp/9", "input": "9?",
+           "target": "9", "prediction": "nine"}])
+  found = pairs_lib.join_scored(tmp_path, ("a", "b"))
+  assert found.pairs["svamp/1"] == pairs_lib.Pair(
+      "svamp/1", "1?", "one", "two", "1")
+  assert len(found.pairs) == 2 and found.dropped[pairs_lib.NO_PARTNER] == 1
+  with pytest.raises(errors.UserError, match="unknown system 'c'"):
+    pairs_lib.join_scored(tmp_path, ("a", "c"))
+
+
 @pytest.mark.parametrize("rows, expected", [
     ([{"item": "q1", "grader": "ann", "verdict": "second"},
       {"item": "q0", "grader": "ann", "verdict": "second",
@@ -231,6 +259,9 @@ class Judge(http.server.BaseHTTPRequestHandler):
     body = json.loads(self.rfile.read(int(self.headers["content-length"])))
     asked = body["messages"][-1]["content"]
     self.server.asked.append(asked)
+    if "question 7?" in asked and "Answer A:\ngood" in asked:
+      self.send_error(400)  # Of one order alone.
+      return
     if "question 0?" in asked:
       text = '{"reason": "it comes first", "answer_choice": "A"}'
     elif "question 1?" in asked:
@@ -303,6 +334,18 @@ def test_a_model_judges_both_orders_and_is_paid_once(
   capsys.readouterr()
 
 
+def test_a_pair_judged_in_one_order_alone_is_not_won(
+    server, tmp_path, monkeypatch):
+  pytest.importorskip("openai")
+  monkeypatch.setenv("OPENAI_API_KEY", "k")
+  found = judge(server, write_pairs(tmp_path / "p.jsonl", 8),
+                tmp_path / "out", "--min_success_ratio=0.5")
+  (rate,) = found["graders"]
+  # q0 flips, q1 is prose, q7 has one order.
+  assert (rate["second"], rate["unreadable"], rate["pairs"]) == (5, 2, 6)
+  assert found["not_read"]["Llama-judge"]["judge_gave_no_answer"]["count"] == 1
+
+
 def test_a_model_grades_single_answers(server, tmp_path, monkeypatch):
   pytest.importorskip("openai")
   monkeypatch.setenv("OPENAI_API_KEY", "k")
@@ -320,12 +363,19 @@ def test_a_model_grades_single_answers(server, tmp_path, monkeypatch):
     (["PAIRS"], "nobody judges"),
     (["PAIRS", "--names=a"], "expected two names"),
     (["PAIRS", "--verdicts=nope.csv"], "no file --verdicts=nope.csv"),
+    (["PAIRS", "--verdicts=SHEET", "--graders=ann,bab"], "did you mean: bob"),
+    (["--scores=SHEET", "--model=m"], "say which two with --names"),
+    (["PAIRS", "--scores=SHEET"], "give one of PAIRS"),
     (["PAIRS", "--model=m", "--prompt=pairwise_with_reference",
       "--base_url=http://127.0.0.1:9/v1"], "a right answer, which some pairs"),
 ])
 def test_mistakes_are_named(tmp_path, capsys, arguments, message):
   path = write_pairs(tmp_path / "p.jsonl", 2)
-  given = [str(path) if a == "PAIRS" else a for a in arguments]
+  sheet = write_lines(tmp_path / "sheet.jsonl", [
+      {"item": "q0", "grader": name, "verdict": "first"}
+      for name in ("ann", "bob")])
+  given = [str(path) if a == "PAIRS" else a.replace("SHEET", str(sheet))
+           for a in arguments]
   assert cli.main(["judge", *given, f"--output={tmp_path / 'out'}"]) == 2
   assert message in capsys.readouterr().err
 
@@ -345,6 +395,7 @@ def test_real_judgements_give_their_figures():
   pairs = pairs_lib.read_pairs(alpaca)
   (rate,) = win_rates.of_graders(pairs, verdicts.read_file(alpaca, pairs)[0])
   assert (rate.pairs, round(100 * rate.win_rate, 2)) == (805, 63.33)
+  assert rate.shown_first.value is None  # The file does not say the order.
   judgebench = real("judgebench/judged_arena_hard_o1-mini.jsonl.gz")
   pairs = pairs_lib.read_pairs(judgebench)
   (rate,) = win_rates.of_graders(

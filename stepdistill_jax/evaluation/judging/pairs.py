@@ -100,7 +100,8 @@ def read_pairs(path: pathlib.Path,
     first, second = _field(fields, "first"), _field(fields, "second")
     question = _question(fields)
     if first is None or second is None or question is None:
-      dropped.add(MISSING, entry.where)
+      dropped.add(NO_PARTNER if (first is None) != (second is None)
+                  else MISSING, entry.where, item)
       continue
     if item in found:
       dropped.add(REPEATED, entry.where)
@@ -145,7 +146,7 @@ def join_predictions(first: pathlib.Path, second: pathlib.Path,
   for item, (entry, fields) in {**one, **other}.items():
     question = _question(asked[item][1]) if item in asked else None
     if item not in one or item not in other:
-      dropped.add(NO_PARTNER, entry.where)
+      dropped.add(NO_PARTNER, entry.where, item)
     elif question is None:
       dropped.add(MISSING, entry.where)
     else:
@@ -154,6 +155,41 @@ def join_predictions(first: pathlib.Path, second: pathlib.Path,
           _field(fields, "reference") or "")
   _require_some(found, first, dropped)
   return Pairs(found, names or (_stem(first), _stem(second)), dropped)
+
+
+def join_scored(folder: pathlib.Path, names: tuple[str, str]) -> Pairs:
+  """Makes pairs of two systems that one call of `stepdistill-eval` scored.
+
+  The question is what was asked, the reference the label.
+
+  Args:
+    folder: of `examples.jsonl`.
+    names: of the systems.
+
+  Raises:
+    errors.UserError: no such file, or a name is of no system there.
+  """
+  path = folder / "examples.jsonl"
+  if not path.is_file():
+    raise errors.UserError(
+        f"there is no {path}; name an --output folder of stepdistill-eval")
+  dropped = import_counts.Reasons()
+  found: dict[str, dict[str, Mapping[str, Any]]] = {}
+  for _, item, fields in _rows(path, dropped):
+    if fields.get("mode", "generate") == "generate":
+      found.setdefault(str(fields.get("system")), {})[item] = fields
+  for name in names:
+    errors.require_known("system", name, found, f"({path})")
+  one, other = (found[name] for name in names)
+  joined = {}
+  for item, fields in {**one, **other}.items():
+    texts = [of.get(item, {}).get("prediction") for of in (one, other)]
+    if not all(isinstance(text, str) for text in texts):
+      dropped.add(NO_PARTNER, str(path), item)
+    else:
+      joined[item] = Pair(item, fields["input"], *texts, fields["target"])
+  _require_some(joined, path, dropped)
+  return Pairs(joined, names, dropped)
 
 
 def _rows(path: pathlib.Path, dropped: import_counts.Reasons

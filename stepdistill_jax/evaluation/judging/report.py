@@ -103,7 +103,7 @@ def tables(results: Mapping[str, Any]) -> list[tables_lib.Table]:
       tables_lib.make(
           "What else verdicts depend on", results["graders"], {
               "grader": "grader",
-              "for the answer shown first": ("shown_first", _share),
+              "for the answer shown first": ("shown_first", _order_share),
               "for the longer answer": ("longer", _share)},
           note="Without a bias of position the first is a half, where both "
           "orders were shown equally often."),
@@ -167,8 +167,9 @@ def lines(results: Mapping[str, Any]) -> list[str]:
         f"{row['first']:,} lost, {row['ties']:,} ties ({row['flipped']:,} "
         f"flipped with the order), {row['second']:,} won, "
         f"{row['unreadable']:,} unreadable; "
-        f"for the answer shown first {_share(row['shown_first'])}, for the "
-        f"longer one {_share(row['longer'])}")
+        "for the answer shown first "
+        f"{_order_share(row['shown_first'])}, for the longer one "
+        f"{_share(row['longer'])}")
   for row in results["agreement"]:
     shown.append(
         f"{', '.join(row['graders'])}: the same on {row['same']:,} of "
@@ -195,6 +196,10 @@ def _coefficient(value: float | None) -> str:
 def _numbers(interval: Sequence[float] | None) -> str:
   return tables_lib.MISSING if interval is None else (
       f"[{interval[0]:.3f}, {interval[1]:.3f}]")
+
+
+def _order_share(share: Mapping[str, Any]) -> str:
+  return _share(share) if share["n"] else "not known"
 
 
 def _share(share: Mapping[str, Any]) -> str:

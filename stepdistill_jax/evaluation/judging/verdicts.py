@@ -26,7 +26,8 @@ from stepdistill_jax.teacher.importing import (
 from stepdistill_jax.util import errors
 
 FIRST, TIE, SECOND = 0.0, 0.5, 1.0
-GIVEN, SWAPPED = "given", "swapped"  # The order in which answers were shown.
+# The order in which answers were shown; of files that do not say it, NOT_SAID.
+GIVEN, SWAPPED, NOT_SAID = "given", "swapped", "not_said"
 
 # Named reasons of what is no verdict.
 UNREADABLE = "verdict_unreadable"
@@ -45,7 +46,8 @@ class Verdict:
     grader: a model's or a person's name.
     preference: for the second system's answer, in [0, 1]: 0 where the first is
       better, 0.5 for a tie; None where the verdict could not be read.
-    order: `given`, or `swapped` where the second's answer was shown first.
+    order: `given`; `swapped` where the second's answer was shown first; or
+      `not_said`.
     reason: what the grader gave as its reason.
   """
 
@@ -121,13 +123,14 @@ def _word(value: Any) -> float | None:
 
 def shown_to_given(preference: float | None, order: str) -> float | None:
   """The preference for the second system, of one for what was shown second."""
-  if preference is None or order == GIVEN:
+  if preference is None or order != SWAPPED:
     return preference
   return 1.0 - preference
 
 
 def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
-              grader: str | None = None, graders: Sequence[str] = ()
+              grader: str | None = None, graders: Sequence[str] = (),
+              seen: set[str] | None = None
               ) -> tuple[list[Verdict], import_counts.Reasons]:
   """Reads verdicts of people or of models from a file.
 
@@ -149,6 +152,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
     pairs: that were judged.
     grader: whose verdicts they are, where the file does not say.
     graders: whose verdicts to take, others being counted; () for all.
+    seen: all graders of the file are added to it.
 
   Returns:
     The verdicts, and what is none under named reasons.
@@ -170,11 +174,13 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
       reasons.add(UNKNOWN_ITEM, entry.where, str(item))
       continue
     for who, value, order in _graded(entry, grader):
+      if seen is not None:
+        seen.add(who)
       if graders and who not in graders:
         reasons.add(UNKNOWN_GRADER, entry.where, who)
         continue
       if value is None or value == "":
-        reasons.add(NOT_GRADED, entry.where)
+        reasons.add(NOT_GRADED, entry.where, f"{item} by {who}")
         continue
       preference = (value - 1.0 if isinstance(value, float) and 1 <= value <= 2
                     else names.get(str(value).strip().lower(), _word(value)))
@@ -186,7 +192,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
         continue
       verdicts[key] = Verdict(
           item, who, shown_to_given(preference, order), order)
-  if not verdicts:
+  if not verdicts and not reasons[UNKNOWN_GRADER]:
     raise errors.UserError(
         f"{path} has no verdict on any of the {len(pairs.pairs)} pairs ("
         + ", ".join(import_counts.in_words(reasons.as_json(), True)) + ")")
@@ -221,9 +227,9 @@ def _graded(entry: text_files.Entry, grader: str
   results = [name for name in fields if name.endswith("_result")]
   if "verdict" in fields:
     yield (str(fields.get("grader") or grader), fields["verdict"],
-           str(fields.get("order") or GIVEN))
+           str(fields.get("order") or NOT_SAID))
   elif annotators:
-    yield from ((name, fields[name], GIVEN) for name in annotators)
+    yield from ((name, fields[name], NOT_SAID) for name in annotators)
   elif isinstance(fields.get("judgments"), list):
     who = str(fields.get("judge_name") or grader)
     for order, said in zip((GIVEN, SWAPPED), fields["judgments"], strict=False):
@@ -231,9 +237,10 @@ def _graded(entry: text_files.Entry, grader: str
   elif "preference" in fields:
     value = fields["preference"]
     yield (str(fields.get("annotator") or grader),
-           float(value) if isinstance(value, (int, float)) else value, GIVEN)
+           float(value) if isinstance(value, (int, float)) else value,
+           NOT_SAID)
   elif results:
-    yield from ((name.removesuffix("_result"), fields[name], GIVEN)
+    yield from ((name.removesuffix("_result"), fields[name], NOT_SAID)
                 for name in results)
   else:
     raise errors.UserError(

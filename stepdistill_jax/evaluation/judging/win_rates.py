@@ -48,7 +48,8 @@ class WinRate:
       order.
     win_rate: of the second system: the mean preference, a tie counting half.
     ci95: its percentile bootstrap interval over pairs.
-    shown_first: verdicts for the answer that stood first, of those for one.
+    shown_first: verdicts for the answer that stood first, of those for one
+      whose order is known.
       Without a position bias of a judge who saw both orders it is a half.
     longer: decided pairs whose longer answer won, of those of other lengths.
   """
@@ -90,7 +91,8 @@ def _of_grader(pairs: Mapping[str, pairs_lib.Pair], grader: str,
   longer = [_prefers_longer(pairs[str(item)], value)
             for item, value in decided.items()]
   single = frame[frame["preference"].notna()
-                 & (frame["preference"] != verdicts_lib.TIE)]
+                 & (frame["preference"] != verdicts_lib.TIE)
+                 & (frame["order"] != verdicts_lib.NOT_SAID)]
   shown_first = (single["preference"] < verdicts_lib.TIE) == (
       single["order"] == verdicts_lib.GIVEN)
   return WinRate(

@@ -37,7 +37,7 @@ def test_a_copy_is_not_a_seed():
 def test_two_runs_are():
   results = [scored_run("a", 100), scored_run("b", 200, seed=1)]
   group, = averages.summarize(results)
-  values = np.array([r.correct for r in results], float)
+  values = np.array([r.values for r in results], float)
   expected = effect.estimate(values, *effect.pooled_seed_variance([values]))
   assert (group["n_seeds"], group["steps"]) == (2, [100, 200])
   assert group["mean"] == expected.mean
@@ -52,7 +52,7 @@ def test_curves_are_put_together_step_by_step():
       ([100], ["a step 100", "b step 100"]),
       ([200], ["a step 200", "b step 200"])]
   # Seeds scatter alike in all groups of a call: their variance is pooled.
-  arrays = [np.array([results[i].correct, results[j].correct], float)
+  arrays = [np.array([results[i].values, results[j].values], float)
             for i, j in ((0, 2), (1, 3))]
   pooled = effect.pooled_seed_variance(arrays)
   for group, array in zip(groups, arrays):

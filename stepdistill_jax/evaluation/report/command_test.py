@@ -144,6 +144,19 @@ def test_facts_are_read_from_the_configuration(tmp_path):
           "svamp", "palm540b", "base", 0.125, 4]
 
 
+@pytest.mark.parametrize("method, kind, expected", [
+    ("distill", "vanilla", "synthetic_vanilla"),
+    ("distill", "chain_of_density", "synthetic_chain_of_density"),
+    # A method file behind a recipe of synthetic data.
+    ("finetune", "vanilla", "finetune"),
+    ("distill", "cot_reason", "distill")])
+def test_kinds_of_synthetic_data_have_their_names(
+    tmp_path, method, kind, expected):
+  run = write_run(tmp_path / "a", method,
+                  extra=f"SYNTHETIC_KIND = '{kind}'\n")
+  assert run_facts.method_of(run / "config.gin") == expected
+
+
 def test_a_decoder_has_its_size(tmp_path):
   run = write_run(tmp_path / "a")
   text = (run / "config.gin").read_text()

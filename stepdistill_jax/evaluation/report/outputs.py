@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import csv
 import functools
 import json
@@ -91,7 +91,7 @@ def prepare(folder: pathlib.Path) -> pathlib.Path:
 
 def write(
     folder: pathlib.Path, results: dict[str, Any],
-    rows: Sequence[Mapping[str, Any]], *, as_csv: bool = False,
+    rows: Collection[Mapping[str, Any]], *, as_csv: bool = False,
     as_tensorboard: bool = False,
 ) -> list[pathlib.Path]:
   """Writes everything that a call leaves; `results.json` last.
@@ -107,7 +107,7 @@ def write(
   provenance, warnings = _provenance(results), tables_lib.warnings(results)
   tables = tables_lib.all_tables(results)
   texts = {
-      "examples.jsonl": "".join(
+      "examples.jsonl": (
           json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
       "report.md": text_report.markdown(
           "Evaluation", [*provenance, *(
@@ -136,12 +136,19 @@ def _choose(rows, most):
   """Errors first, evenly over the results, at most `most` rows."""
   if len(rows) <= most:
     return list(rows)
-  groups: dict[tuple, list] = {}
-  for row in sorted(rows, key=lambda row: row["correct"]):
-    groups.setdefault(
-        (row["benchmark"], row["system"], row["mode"]), []).append(row)
-  share = max(1, most // len(groups))
-  return [row for group in groups.values() for row in group[:share]]
+  wrong: dict[tuple, list] = {}
+  right: dict[tuple, list] = {}
+  share = most
+  for row in rows:
+    result = row["benchmark"], row["system"], row["mode"]
+    groups = right if row["correct"] else wrong
+    if result not in groups:
+      groups[result] = []
+      share = max(1, most // len(wrong.keys() | right.keys()))
+    if len(groups[result]) < share:
+      groups[result].append(row)
+  return [row for result in dict.fromkeys([*wrong, *right]) for row in
+          [*wrong.get(result, ()), *right.get(result, ())][:share]]
 
 
 def _shorten(row: Mapping[str, Any]) -> dict[str, Any]:

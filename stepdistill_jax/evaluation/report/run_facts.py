@@ -145,6 +145,12 @@ def _task_name(config: Mapping[str, Any], path: pathlib.Path) -> str:
       kind, dataset, value("labels") or "gold", value("teacher"))
 
 
+def method_of(path: pathlib.Path) -> str:
+  """The method of a `config.gin`, as in `read`."""
+  config = bindings(path)
+  return _method(run_folder.parse_task_name(_task_name(config, path)), config)
+
+
 def _method(task: run_folder.TrainedOn, config: Mapping[str, Any]) -> str:
   labels = lookup(config, "LABELS")
   if labels not in ("gold", "teacher"):
@@ -153,6 +159,11 @@ def _method(task: run_folder.TrainedOn, config: Mapping[str, Any]) -> str:
     rest = name[len(f"{task.dataset}_{task.kind}_"):]
     labels = "gold" if rest.split("_")[0] == "gold" else "teacher"
   method = METHOD_NAMES.get((task.kind, labels), task.kind or task.dataset)
+  # Not of a run whose method file came after a recipe of synthetic data.
+  kind = lookup(config, "SYNTHETIC_KIND")
+  if kind and labels == "teacher" and (task.kind == "single") == (
+      kind == "cot_reason"):
+    method = f"synthetic_{kind}"
   extras = []
   of_student = lambda name: lookup(
       config, f"StepDistillModel.{name}",

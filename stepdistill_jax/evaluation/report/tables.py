@@ -110,12 +110,24 @@ _SCORES: Mapping[str, Column] = {
     "95%": ("ci95", interval)}
 
 
+def _trained(rows: Sequence[Row]) -> dict[str, Column]:
+  """A column of students' methods, where one learned synthetic data."""
+  methods = [trained_on(s) for s in rows]
+  return {"trained on": trained_on} if any(
+      method and method.startswith("synthetic") for method in methods) else {}
+
+
+def trained_on(summary: Row) -> str | None:
+  """A student's method, such as `synthetic_vanilla`, or `untrained`."""
+  return (summary.get("method") or {}).get("trained")
+
+
 def accuracy(results: Row) -> Table:
   """The main table: a row for each system and benchmark."""
   rows = [s for s in _in_order(results["systems"])
           if not s.get("text_metrics")]
   return make("Label accuracy", rows, {
-      **_SYSTEM, "n": "n", "correct": "correct",
+      **_SYSTEM, **_trained(rows), "n": "n", "correct": "correct",
       "accuracy %": ("accuracy", percent), "95% (Wilson)": ("ci95", interval),
       "95% (bootstrap)": ("bootstrap_ci95", interval),
       "unparsable": "unparsable", "missing": "missing"},
@@ -138,12 +150,13 @@ def texts(results: Row, *, intervals: bool = True) -> Iterator[Table]:
         s["text_metrics"]["values"] for s in rows)))
     by = rows[0]["text_metrics"]["entities_by"]
     yield make(f"Texts: {benchmark}", rows, {
-        "system": "name", "n": "n",
+        "system": "name", **_trained(rows), "n": "n",
         **{name.replace("entity_", ""): functools.partial(
             _metric, name, intervals) for name in names},
         "missing": "missing"},
         f"means{' with bootstrap intervals' if intervals else ''}, in percent "
-        "but for words; ROUGE and chrF against the label; "
+        "but for words; ROUGE and chrF against "
+        f"{rows[0]['text_metrics'].get('references', 'the label')}; "
         f"{rows[0]['metric']} is what systems are compared by"
         + (f"; entities by {by}" if "entity_density" in names else ""))
 
@@ -181,7 +194,8 @@ def comparisons(results: Row) -> Table:
       "McNemar p": ("mcnemar_p", p_value),
       "bootstrap p": ("bootstrap_p", p_value), "Holm p": ("holm_p", p_value),
       "verdict": lambda c: "differs" if c["significant"] else "within noise"},
-      "exact McNemar test, corrected by Holm over this table; 'within noise': "
+      "exact McNemar test (of metrics of texts the paired bootstrap's p), "
+      "corrected by Holm over this table; 'within noise': "
       "corrected p is 0.05 or more")
 
 
@@ -238,8 +252,10 @@ def classes(results: Row) -> Iterator[Table]:
 
 
 def ranges(results: Row) -> Iterator[Table]:
-  """Accuracy by input length and by number of steps."""
+  """Accuracy by input length and by number of steps; not of free texts."""
   for s in _in_order(results["systems"]):
+    if s.get("text_metrics"):
+      continue
     rows = [{**r, "by": f"length ({s['by_length']['unit']})"}
             for r in s["by_length"]["rows"]]
     rows += [{**r, "by": "steps"} for r in s["by_steps"]]

@@ -45,9 +45,10 @@ def escape(text: str) -> str:
 
 
 # A terminal has 80 columns: names may be folded, and these are left out.
-_FOLDED = ("system", "difference of", "method")
+_FOLDED = ("system", "difference of", "method", "trained on", "pitfall")
 _LEFT_OUT = ("correct", "95% (bootstrap)", "missing", "runs", "McNemar p",
-             "bootstrap p", "only first / only second", "rouge1", "rouge2")
+             "bootstrap p", "only first / only second", "rouge1", "rouge2",
+             "rouge1_mean", "rouge2_mean")
 
 
 def print_tables(results: dict[str, Any], console=None) -> None:

@@ -33,8 +33,11 @@ class Row:
     benchmark: the task.
     system: its name.
     kind: `teacher`, `checkpoint`, `hf` or `predictions`.
+    trained: a student's method, such as `synthetic_cot_answer`; `untrained`
+      of one that took no step; None where that is not known.
     metric: what quality is: accuracy, or a metric of texts.
-    quality: its mean, in [0, 1].
+    quality: its mean, in [0, 1]; None where answers or their teacher's were
+      made up.
     ci95: its interval.
     n: examples.
     kept: quality as a share of the teacher's; None for the teacher itself and
@@ -49,9 +52,10 @@ class Row:
   benchmark: str
   system: str
   kind: str
+  trained: str | None
   metric: str
-  quality: float
-  ci95: tuple[float, float]
+  quality: float | None
+  ci95: tuple[float, float] | None
   n: int
   kept: float | None
   p_teacher: float | None
@@ -81,13 +85,16 @@ def read(folder: pathlib.Path, name: str) -> Results:
 
 
 def rows_of(scores: Sequence[Results], teacher: str | None,
-            prices: Mapping[str, Price]) -> list[Row]:
+            prices: Mapping[str, Price], made: Sequence[str] = ()
+            ) -> list[Row]:
   """The rows of all benchmarks, in their order.
 
   Args:
     scores: contents of `results.json` files.
     teacher: the teacher's name; by default the one system of kind `teacher`.
     prices: system -> price.
+    made: systems whose answers, or whose teacher's, were made up: their
+      quality says nothing.
 
   Raises:
     errors.UserError: a name is of no system, or a system occurs twice on a
@@ -98,7 +105,7 @@ def rows_of(scores: Sequence[Results], teacher: str | None,
   teachers = {s["name"] for _, s in found if s["kind"] == "teacher"}
   if teacher is None and len(teachers) == 1:
     teacher = next(iter(teachers))
-  for name in filter(None, (teacher, *prices)):
+  for name in filter(None, (teacher, *prices, *made)):
     errors.require_known("system", name, names, "(of --scores)")
   rows: dict[tuple[str, str], Row] = {}
   for results, s in found:
@@ -109,11 +116,15 @@ def rows_of(scores: Sequence[Results], teacher: str | None,
           f"{label} was scored on {s['benchmark']} in two of the --scores; "
           "leave one out")
     rows[key] = _row(results, s, label, teacher, prices)
+    if s["name"] in made:
+      rows[key] = dataclasses.replace(
+          rows[key], quality=None, ci95=None, p_teacher=None)
   quality = {row.benchmark: row.quality for row in rows.values()
              if row.system == teacher}
   return [
       dataclasses.replace(row, kept=row.quality / quality[row.benchmark])
-      if row.system != teacher and quality.get(row.benchmark) else row
+      if row.system != teacher and row.quality is not None
+      and quality.get(row.benchmark) else row
       for row in sorted(rows.values(), key=lambda row: list(
           dict.fromkeys(b for b, _ in rows)).index(row.benchmark))]
 
@@ -135,9 +146,9 @@ def _row(results: Results, s: Mapping[str, Any], label: str,
   if price and tokens is not None and read_tokens is not None:
     usd = (price.prompt * read_tokens + price.completion * tokens) / 1000
   return Row(
-      s["benchmark"], label, s["kind"], metric, quality, tuple(ci95), s["n"],
-      None, _p_value(results, s, teacher), cost.get("parameters"), tokens,
-      cost.get("latency_s"), usd)
+      s["benchmark"], label, s["kind"], tables_lib.trained_on(s), metric,
+      quality, tuple(ci95), s["n"], None, _p_value(results, s, teacher),
+      cost.get("parameters"), tokens, cost.get("latency_s"), usd)
 
 
 def _p_value(results: Results, s: Mapping[str, Any], teacher: str | None
@@ -149,6 +160,27 @@ def _p_value(results: Results, s: Mapping[str, Any], teacher: str | None
   return None
 
 
+def differences(scores: Sequence[Results], made: Sequence[str] = ()
+                ) -> tables_lib.Table:
+  """Which systems differ, by the paired tests of each call."""
+  labels = {(s["benchmark"], s["mode"], s["name"]): tables_lib.label_of(s)
+            for results in scores for s in results["systems"]}
+  label = lambda pair, which: labels.get(
+      (pair["benchmark"], pair["mode"], pair[which]), pair[which])
+  return tables_lib.make(
+      "Differences", [p for results in scores
+                      for p in results["comparisons"]
+                      if not {p["first"], p["second"]} & set(made)], {
+          "benchmark": "benchmark",
+          "difference of": lambda p: (
+              f"{label(p, 'first')} − {label(p, 'second')}"),
+          "points": lambda p: f"{100 * p['difference']:+.2f}",
+          "95%": ("ci95", tables_lib.points),
+          "p": ("holm_p", tables_lib.p_value),
+          "beyond chance": lambda p: "yes" if p["significant"] else "no"},
+      "paired on the same examples; p after Holm over each call")
+
+
 def tables(rows: Sequence[Row]) -> list[tables_lib.Table]:
   """One table of quality and cost a benchmark."""
   number = lambda value, digits=1: (
@@ -158,8 +190,11 @@ def tables(rows: Sequence[Row]) -> list[tables_lib.Table]:
     here = [row for row in rows if row.benchmark == benchmark]
     found.append(tables_lib.make(benchmark, here, {
         "system": lambda row: row.system,
-        "quality %": lambda row: f"{tables_lib.percent(row.quality)} "
-                                 f"({tables_lib.interval(row.ci95)})",
+        "trained on": lambda row: row.trained or (
+            row.kind if row.kind == "teacher" else "not known"),
+        "quality %": lambda row: "made up" if row.quality is None else (
+            f"{tables_lib.percent(row.quality)} "
+            f"({tables_lib.interval(row.ci95)})"),
         "of the teacher's %": lambda row: "the teacher"
         if row.kept is None and row.kind == "teacher" else
         "not measured" if row.kept is None else f"{100 * row.kept:.0f}",

@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="the system that quality is a share of (default: the one teacher)")
   add("--price", metavar="NAME=IN,OUT", action="append", default=[],
       help="a system's dollars per million prompt and completion tokens")
+  add("--made", metavar="NAME", action="append", default=[],
+      help="a system whose answers, or whose teacher's, were made up (by a "
+      "stand-in), or such a judge: no quality is shown of it")
   add("--output", metavar="DIR", required=True,
       help="folder of scorecard.json, report.html, report.md")
   add("--json", action="store_true", help="print scorecard.json")
@@ -45,22 +48,31 @@ def run(args: argparse.Namespace) -> int | None:
             for path in args.scores]
   judged = [card.read(pathlib.Path(path), "judging.json")
             for path in args.judged]
-  rows = card.rows_of(scores, args.teacher, dict(map(_price, args.price)))
+  graders = {g["grader"] for r in judged for g in r["graders"]}
+  made = [name for name in args.made if name not in graders]
+  rows = card.rows_of(
+      scores, args.teacher, dict(map(_price, args.price)), made)
   found = card.tables(rows)
   wins = tables.make(
-      "Judged", [(r, g) for r in judged for g in r["graders"]], {
+      "Judged", [(r, g) for r in judged for g in r["graders"]
+                 if g["grader"] not in args.made], {
           "grader": lambda pair: pair[1]["grader"],
           "of": lambda pair: " over ".join(reversed(pair[0]["systems"])),
           "win rate %": lambda pair: tables.percent(pair[1]["win_rate"]),
           "95%": lambda pair: tables.interval(pair[1]["ci95"]),
           "pairs": lambda pair: pair[1]["pairs"]})
-  doubts = pitfalls.find(scores, judged)
-  found += [table for table in (wins, tables.make(
-      "What to doubt", doubts, {"pitfall": lambda line: line})) if table.rows]
+  doubts = pitfalls.find(scores, judged, args.made)
+  found += [table for table in (
+      card.differences(scores, args.made), wins, tables.make(
+          "What to doubt", doubts, {"pitfall": lambda line: line}))
+            if table.rows]
   folder = pathlib.Path(args.output)
   folder.mkdir(parents=True, exist_ok=True)
   values = {"code_version": outputs.code_version(),
             "rows": [dataclasses.asdict(row) for row in rows],
+            "made_up": args.made,
+            "differences": [p for r in scores for p in r["comparisons"]
+                            if not {p["first"], p["second"]} & set(args.made)],
             "pitfalls": doubts}
   page = outputs.write_tables(
       folder, "Scorecard", [f"By stepdistill_jax {outputs.code_version()}"],

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import math
 from typing import Any
 
+from stepdistill_jax.evaluation.judging import win_rates
 from stepdistill_jax.evaluation.report import tables as tables_lib
 
 _UNREADABLE = 0.05  # Share of answers above which a score says little.
@@ -17,21 +18,24 @@ _SURE = 1.96  # Standard errors of a 95% interval.
 
 
 def find(scores: Sequence[Mapping[str, Any]],
-         judged: Sequence[Mapping[str, Any]]) -> list[str]:
+         judged: Sequence[Mapping[str, Any]],
+         made: Sequence[str] = ()) -> list[str]:
   """A line for each pitfall that applies.
 
   Args:
     scores: contents of `results.json` files.
     judged: contents of `judging.json` files.
+    made: systems and judges whose answers were made up, which are compared
+      with none.
   """
   lines: list[str] = []
   for results in scores:
     for s in results["systems"]:
       where = f"{s['benchmark']}, {tables_lib.label_of(s)}"
       lines += [f"{where}: {line}" for line in _of_system(s)]
-    lines += _of_pairs(results)
+    lines += _of_pairs(results, made)
   for results in judged:
-    lines += _of_judges(results, scores)
+    lines += _of_judges(results, scores, made)
   return list(dict.fromkeys(lines))
 
 
@@ -47,13 +51,15 @@ def _of_system(s: Mapping[str, Any]) -> Iterator[str]:
     for label, count in zip(table["labels"], said):
       if not count and not label.startswith("("):
         yield f"the label {label!r} is never the answer"
-  yield from (line for line in s["warnings"] if "train split" in line)
+  yield from (line for line in s["warnings"] if "questions are also in" in line)
 
 
-def _of_pairs(results: Mapping[str, Any]) -> Iterator[str]:
+def _of_pairs(results: Mapping[str, Any], made: Sequence[str]
+              ) -> Iterator[str]:
   """Differences for which the test set is too small."""
   for pair in results["comparisons"]:
-    if pair["significant"] or not pair["difference"]:
+    if pair["significant"] or not pair["difference"] or (
+        {pair["first"], pair["second"]} & set(made)):
       continue
     low, high = pair["ci95"]
     half = (high - low) / 2
@@ -67,11 +73,17 @@ def _of_pairs(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_judges(results: Mapping[str, Any],
-               scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+               scores: Sequence[Mapping[str, Any]], made: Sequence[str]
+               ) -> Iterator[str]:
   first, second = results["systems"]
   yield from results["warnings"]
+  teachers = {s["name"].removeprefix("teacher "): "teacher"
+              for r in scores for s in r["systems"] if s["kind"] == "teacher"}
   for grader in results["graders"]:
     name = grader["grader"]
+    if name in made:
+      continue
+    yield from win_rates.self_preference(name, teachers)
     whole = grader["pairs"] + grader["unreadable"]
     if whole and grader["unreadable"] / whole > _UNREADABLE:
       yield (f"grader {name}: {grader['unreadable']:,} of {whole:,} verdicts "

@@ -53,6 +53,44 @@ def test_rows_have_what_was_measured_and_nothing_else():
   assert "not measured" in table.rows[0]
 
 
+def test_students_are_named_by_their_data_and_differences_are_judged():
+  results = copy.deepcopy(RESULTS)
+  results["systems"][1]["method"] = {"trained": "synthetic_cot_answer"}
+  results["systems"].append(system("start", "checkpoint", 0.1, method={
+      "trained": "untrained"}))
+  rows = card.rows_of([results], None, {})
+  assert [row.trained for row in rows] == [
+      None, "synthetic_cot_answer", "untrained"]
+  (table,) = card.tables(rows)
+  at = table.header.index("trained on")
+  assert [row[at] for row in table.rows] == [
+      "teacher", "synthetic_cot_answer", "untrained"]
+  found = card.differences([results])
+  assert found.rows == (("svamp", "palm − student", "+2.00", "-4.0 to +8.0",
+                         "0.400", "no"),)
+
+
+def test_made_up_answers_have_no_quality():
+  teacher, student = card.rows_of([RESULTS], None, {}, made=["student"])
+  assert (student.quality, student.kept, student.p_teacher) == (
+      None, None, None)
+  assert teacher.quality == 0.8 and student.latency_s == [0.02, 0.05]
+  (table,) = card.tables([teacher, student])
+  assert "made up" in table.rows[1]
+  assert not card.differences([RESULTS], ["student"]).rows
+  found = pitfalls.find([RESULTS], [JUDGING], ["student", "ann"])
+  assert not any("noise" in line or "ann" in line for line in found)
+  with pytest.raises(errors.UserError, match="did you mean: student"):
+    card.rows_of([RESULTS], None, {}, made=["studen"])
+
+
+def test_a_judge_of_the_teachers_family_is_doubted():
+  judging = copy.deepcopy(JUDGING)
+  judging["graders"][0]["grader"] = "gemini-3-pro"
+  assert any("same family (gemini) as teacher palm" in line
+             for line in pitfalls.find([RESULTS], [judging]))
+
+
 def test_pitfalls_are_found():
   found = pitfalls.find([RESULTS], [JUDGING])
   for part in (

@@ -120,7 +120,9 @@ class SelfAttention(nn.Module):
       key = self._cached("cached_key", key, index)
       value = self._cached("cached_value", value, index)
     # Scores and softmax are in float32; query heads share key-value heads.
-    x = jax.nn.dot_product_attention(query, key, value, mask=mask)
+    x = jax.nn.dot_product_attention(
+        query, key, value, mask=mask,
+        implementation=None if decode or prefill else cfg.attention)
     return dense(cfg, "out")(
         features=inputs.shape[-1], axis=(-2, -1),
         kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),

@@ -26,13 +26,11 @@ from stepdistill_jax.embedded_t5x.examples.t5 import (
   layers,
   network as t5_network,
 )
-from stepdistill_jax.models import layer_loop
+from stepdistill_jax.models import blocked_loss, layer_loop
 from stepdistill_jax.models.llama import attention, rotary
 from stepdistill_jax.util import errors
 
 Array = Any
-# Logits of ids that are no tokens: exp() of it is 0, and sums stay finite.
-_NO_TOKEN = -1e9
 LORA_TARGETS = ("query", "key", "value", "out", "wi_0", "wi_1", "wo")
 
 
@@ -45,6 +43,8 @@ class LlamaConfig(  # type: ignore[misc]  # It is frozen by flax.
     dtype: of activations; parameters are float32.
     loop_layers: whether layers run in a compiled loop.
     remat_policy: of that loop, see `layer_loop.run_in_loop`.
+    attention: of training, see `jax.nn.dot_product_attention`: None and `xla`
+      run everywhere; `cudnn` is fused, and compiles on GPUs alone.
     lora_rank: of adapters, which are then all that is trained; 0 for none.
     lora_alpha: what they are multiplied with, times the rank.
     lora_targets: which matrices have one.
@@ -54,6 +54,7 @@ class LlamaConfig(  # type: ignore[misc]  # It is frozen by flax.
   dtype: Any = jnp.float32
   loop_layers: bool = False
   remat_policy: str | None = "minimal"
+  attention: str | None = None
   lora_rank: int = 0
   lora_alpha: float = 16.0
   lora_targets: Sequence[str] = LORA_TARGETS
@@ -70,6 +71,9 @@ class LlamaConfig(  # type: ignore[misc]  # It is frozen by flax.
       raise errors.UserError(
           f"LlamaConfig.rope_scaling = {self.rope_scaling!r} is unknown; "
           f"known: {', '.join(rotary.SCALINGS)}")
+    if self.attention is not None:
+      setting_checks.one_of(
+          "LlamaConfig.attention", self.attention, ("cudnn", "xla"))
     for target in self.lora_targets:
       setting_checks.one_of("LlamaConfig.lora_targets", target, LORA_TARGETS)
     if not 0 < self.last_token < self.vocab_size:
@@ -164,9 +168,16 @@ class Decoder(nn.Module):
       logits = layers.DenseGeneral(
           cfg.vocab_size, dtype=jnp.float32, kernel_axes=("embed", "vocab"),
           name="logits_dense")(x)
-    ids = np.arange(cfg.vocab_size)
-    return jnp.where(
-        (ids > 0) & (ids <= cfg.last_token), logits, _NO_TOKEN)
+    return self.only_tokens(logits)
+
+  def is_token(self) -> np.ndarray:
+    """Which ids can be predicted, bool `[vocab]`."""
+    ids = np.arange(self.config.vocab_size)
+    return (ids > 0) & (ids <= self.config.last_token)
+
+  def only_tokens(self, logits: Array) -> Array:
+    """Hides ids that are no tokens, see `blocked_loss.without_head`."""
+    return jnp.where(self.is_token(), logits, blocked_loss.NO_TOKEN)
 
 
 class Transformer(nn.Module):

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from stepdistill_jax.answers import answer_forms
+from stepdistill_jax.records import messages as messages_lib
 from stepdistill_jax.teacher import prompts
 from stepdistill_jax.teacher.ask import requests, rows, store as store_lib
 
@@ -124,7 +125,8 @@ class Plan:
 def _turn_item(row: rows.AskedRow, turn_id: str, number: int,
                history: Sequence[Mapping[str, str]]) -> Item:
   """The item of one turn; what the student will read is the history."""
-  text = "\n".join(f"{m['role']}: {m['content']}" for m in history)
+  text = messages_lib.transcript(
+      [(m["role"], m["content"]) for m in history])
   kept = {"inputs": text, "label": row.fields["messages"][number]["content"],
           "messages": list(history)}
   return Item(turn_id, kept, {"messages": history}, (0,), row.position,

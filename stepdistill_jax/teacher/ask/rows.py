@@ -9,13 +9,12 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.answers import answer_forms
-from stepdistill_jax.records import datasets, records
+from stepdistill_jax.records import datasets, messages, records
 from stepdistill_jax.teacher import prompts, text_files
 from stepdistill_jax.teacher.importing import (
   containers,
   counts as import_counts,
   row_files,
-  row_inputs,
   seen_inputs,
   table_files,
 )
@@ -89,8 +88,7 @@ class Source:
           dropped.add(problem, entry.where)
 
   def _entries(self) -> Iterator[text_files.Entry]:
-    for path in self.files:
-      yield from containers.read_objects(path)
+    yield from row_files.read_objects(self.dataset, self.files, self.split)
 
   def _row(self, entry: text_files.Entry, position: int,
            prompt: prompts.Prompt, seen: seen_inputs.SeenInputs
@@ -106,11 +104,12 @@ class Source:
     if prompt.reads == answer_forms.TURNS:
       return self._conversation(fields, position, seen, entry.where)
     asked = None
-    if "inputs" not in fields and (
-        turns := row_inputs.turns_of(fields.get("messages"))):
+    if "inputs" not in fields and self.dataset.name not in (
+        datasets.DATASETS) and (
+            turns := messages.turns_of(fields.get("messages"))):
       # The teacher reads the row's system message, too; a student need not.
-      fields["inputs"], _ = row_inputs.prompt_and_answer(turns)
-      asked, _ = row_inputs.prompt_and_answer(turns, row_inputs.FULL)
+      fields["inputs"], _ = messages.prompt_and_answer(turns)
+      asked, _ = messages.prompt_and_answer(turns, messages.FULL)
     if position == 0 and self.dataset.name not in datasets.DATASETS:
       if "inputs" not in fields:
         raise errors.UserError(

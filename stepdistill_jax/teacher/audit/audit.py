@@ -23,7 +23,12 @@ from stepdistill_jax.answers import (
   parsing,
   text_overlap,
 )
-from stepdistill_jax.records import datasets, records, vocabulary_losses
+from stepdistill_jax.records import (
+  datasets,
+  questions,
+  records,
+  vocabulary_losses,
+)
 from stepdistill_jax.teacher import filters
 from stepdistill_jax.teacher.importing import counts as import_counts
 
@@ -240,6 +245,7 @@ def audit(
           + vocabulary_losses.rationale_lines(
               rationales.losses(vocabulary)) if vocabulary else None),
       "leaked_inputs": info.get("leaked_inputs"),
+      "also_elsewhere": questions.overlaps(records_dir, dataset, teacher),
       "usable": any(split.is_usable for split in splits.values()),
       "splits": {name: split.as_json() for name, split in splits.items()},
   }, splits

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.answers import labels as labels_lib
-from stepdistill_jax.records import records
+from stepdistill_jax.records import questions, records
 from stepdistill_jax.teacher.audit import audit
 from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.util import pages
@@ -74,6 +74,7 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
   lines.append("inputs in two splits: " + (
       _NOT_MEASURED if leaked is None else ", ".join(
           f"{n:,} in {pair}" for pair, n in leaked.items()) or "none"))
+  lines += map(questions.overlap_line, report["also_elsewhere"])
   lines += [f"labels in the vocabulary: {line}"
             for line in _vocabulary_lines(report)]
   lines += [f"note: {note}" for note in info.get("notes", [])]
@@ -121,7 +122,9 @@ def html_page(report: Mapping[str, Any],
   """The audit as a page: tables, a histogram a split, sampled records."""
   return pages.render(
       _TEMPLATE, title=f"Audit of {report['dataset']} by {report['teacher']}",
-      report=report, splits=splits, unit=report["unit_of_lengths"],
+      report=report, splits=splits, also_elsewhere=list(map(
+          questions.overlap_line, report["also_elsewhere"])),
+      unit=report["unit_of_lengths"],
       percentiles=[f"p{p}" for p in audit.PERCENTILES], percent=percent,
       accuracy=_accuracy, count=_count, vocabulary_lines=_vocabulary_lines,
       histogram=_histogram, agrees=_agrees, readings=_readings)

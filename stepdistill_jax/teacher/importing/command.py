@@ -84,6 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="of --format=cache: use no rationale that leads to another label "
       "than the human one")
   add_reading_arguments(parser)
+  add("--split", choices=("train", "validation", "test"),
+      help="of --format=columns and one file: which split its rows are "
+      "(default: by the file's name, else train)")
+  add("--leave_out", default="", metavar="DATASET,...",
+      help="drop the rows for training and validation that ask a question of "
+      "these data sets' test splits")
   add("--rules", default="strict",
       help="parsing rules: strict, or reference for what the papers' code "
       "does, defects included (default: %(default)s)")
@@ -136,6 +142,10 @@ def run(args: argparse.Namespace) -> int | None:
     raise errors.UserError(
         f"--format={args.format} needs {', '.join(missing)}; see "
         "`stepdistill teacher import --help`")
+  if args.split and args.format != "columns":
+    raise errors.UserError(
+        f"--split={args.split} is of --format=columns alone; the files of "
+        f"--format={args.format} say their splits themselves")
   for flag, paths in (("rows", [args.rows]), ("raw", [args.raw]),
                       ("outputs", args.outputs or ())):
     for path in filter(None, paths):
@@ -163,7 +173,8 @@ def _import(args: argparse.Namespace) -> Any:
   with progress.Bars("rows", quiet=args.json) as bars:
     options = {"dataset": args.dataset, "teacher": args.teacher,
                "output": args.records_dir, "rules": args.rules,
-               "progress": bars.update,
+               "progress": bars.update, "leave_out": tuple(filter(None, map(
+                   str.strip, args.leave_out.split(",")))),
                "verbalize": vocabulary_losses.parse_verbalizers(
                    args.verbalize),
                **reading_options(args)}
@@ -190,7 +201,7 @@ def _import(args: argparse.Namespace) -> Any:
           outputs=outputs, columns=import_tables.parse_columns(
               args.columns, bool(args.template)),
           template=args.template, student_prompt=args.student_prompt,
-          **options)
+          split=args.split, **options)
     return importing.import_cache(
         outputs, reject_wrong=args.reject_wrong, **options)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -24,6 +25,8 @@ from stepdistill_jax.answers import (
 )
 from stepdistill_jax.records import (
   datasets,
+  declared,
+  questions,
   record_writer,
   records,
   vocabulary_losses,
@@ -53,6 +56,8 @@ class Options:
     progress: called with the numbers of items done and of all.
     allow_useless: True to write records that nothing can be learned from, for
       a person to look at.
+    leave_out: data sets whose test questions become no train or validation
+      records.
     kind: of a user's own labels, one of `datasets.KINDS`; None to guess it.
     labels: all labels that there are, of kind CLASS; () for those of the rows.
     reading: how completions are read.
@@ -64,6 +69,7 @@ class Options:
   keep_unverified: bool = False
   progress: Progress | None = None
   allow_useless: bool = False
+  leave_out: tuple[str, ...] = ()
   kind: str | None = None
   labels: tuple[str, ...] = ()
   reading: reading_lib.Options = reading_lib.DEFAULT
@@ -150,6 +156,9 @@ def import_sources(
   output = (locations.records_dir() if options.output is None
             else options.output)
   notes = [] if notes is None else notes
+  notes += filter(None, (declared.value(spec.name, name, "") for name in (
+      "licence", "note")))
+  tested = questions.test_questions(output, options.leave_out)
   total = _expected(sources.values()) if options.progress else None
   seen = seen_inputs.SeenInputs()
   counts = {split: import_counts.SourceCounts() for split in sources}
@@ -161,7 +170,7 @@ def import_sources(
       importer = _SplitImporter(
           spec, teacher, split, options, seen, counts[split],
           held_out=_held_out(spec, split, source, sources),
-          writer=writer, form=form)
+          writer=writer, form=form, tested=tested)
       overlap = joining.OverlapCheck() if source.check_overlap else None
       for joined in source.joined:
         record = importer.record(joined, overlap)
@@ -204,6 +213,8 @@ def import_sources(
     }
     target.import_info = info
     seen.close()
+  info["also_elsewhere"] = questions.overlaps(output, spec.name, teacher)
+  notes += map(questions.overlap_line, info["also_elsewhere"])
   return ImportResult(target.folder, spec.name, teacher, info)
 
 
@@ -300,10 +311,12 @@ class _SplitImporter:
   def __init__(
       self, spec: datasets.Dataset, teacher: str, split: str, options: Options,
       seen: seen_inputs.SeenInputs, counts: import_counts.SourceCounts, *,
-      held_out: frozenset[int], writer: str, form: str):
+      held_out: frozenset[int], writer: str, form: str,
+      tested: Mapping[str, frozenset[str]]):
     self._spec, self._teacher, self._split = spec, teacher, split
     self._options, self._seen, self._counts = options, seen, counts
     self._held_out = held_out
+    self._tested = {} if split == "test" else tested
     self._next_example = None if writer == rules_lib.FREE_TEXT else (
         reference_rules.next_example_mark(spec))
     self._parsers = {
@@ -325,6 +338,12 @@ class _SplitImporter:
       return None
     if overlap is not None and parsed.rationale:
       overlap.add(joined, parsed.rationale)
+    if self._tested:
+      key = questions.question_key(row.inputs)
+      for name, keys in self._tested.items():
+        if key in keys:
+          counts.dropped.add(f"in_the_test_split_of_{name}", joined.where)
+          return None
     split = ("validation" if row.position in self._held_out else self._split)
     counts.written[split] += 1
     if row.label:
@@ -342,7 +361,9 @@ class _SplitImporter:
         status=parsed.status, teacher=self._teacher, dataset=self._spec.name,
         split=split, origin=f"{self._split}[{row.position}]",
         weight="" if joined.weight is None else f"{joined.weight:.6g}",
-        rule=parsed.rule, thinking=parsed.thinking)
+        rule=parsed.rule, thinking=parsed.thinking,
+        references=json.dumps(row.references, ensure_ascii=False)
+        if row.references else "", rounds=parsed.rounds)
     counts.filled[split].update(
         name for name in ("label", "teacher_label", "rationale")
         if getattr(record, name))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
+import json
 import os
 import pathlib
 import zlib
 
+from stepdistill_jax.answers import kinds
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import containers, table_files
@@ -80,6 +82,42 @@ def guess_rows(path: pathlib.Path) -> int:
   return 0 if first == b"[" else lines
 
 
+def read_objects(
+    dataset: datasets.Dataset, paths: Iterable[pathlib.Path], split: str
+) -> Iterator[text_files.Entry]:
+  """Yields the objects of a split's files, with labels that stand beside.
+
+  Where the data set names a file of labels (`datasets.Dataset.gold`) and the
+  folder has it, an object gets the one of its position as `gold`.
+  """
+  for path in paths:
+    gold = _gold(dataset, path.parent, split)
+    for position, entry in enumerate(containers.read_objects(path)):
+      if position in gold and isinstance(entry.value, dict):
+        entry = dataclasses.replace(
+            entry, value={"gold": gold[position], **entry.value})
+      yield entry
+
+
+def _gold(dataset: datasets.Dataset, folder: pathlib.Path, split: str
+          ) -> Mapping[int, str]:
+  """Position -> label, of the lines that are of this data set and split."""
+  wanted = {**dataset.gold, "split": split}
+  name = wanted.pop("file", "")
+  if not name or not ((folder / name).is_file()
+                      or (folder / f"{name}.gz").is_file()):
+    return {}
+  found: dict[int, str] = {}
+  for entry in containers.read_objects(text_files.find_file(folder, name)):
+    line = entry.value
+    if (isinstance(line, dict) and isinstance(line.get("row"), int)
+        and all(line.get(key) == value for key, value in wanted.items())):
+      label = line.get("gold")
+      found[line["row"]] = label if isinstance(label, str) else json.dumps(
+          label)
+  return found
+
+
 def read_rows(
     dataset: datasets.Dataset, path: pathlib.Path) -> Iterator[RowEntry]:
   """Yields the rows of a file in order.
@@ -109,4 +147,6 @@ def read_row(dataset: datasets.Dataset, entry: text_files.Entry, position: int
   except datasets.BadRow as error:
     return None, str(error)
   row.position = position
+  if dataset.label_kind == datasets.CHOICE and not row.choices:
+    row.choices = kinds.lettered_choices(row.inputs)
   return row, ""

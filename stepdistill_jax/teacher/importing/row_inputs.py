@@ -8,63 +8,22 @@ last turn is the completion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import os
 import re
 from typing import Any
 
+from stepdistill_jax.records import messages as messages_lib
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.util import errors
 
 # What of a conversation's prompt the student reads.
-USER, FULL, SHORT = "user", "full", "short"
-PROMPTS = (USER, FULL, SHORT)
+SHORT = "short"
+PROMPTS = (messages_lib.USER, messages_lib.FULL, SHORT)
 # Names of the columns that `prepared` adds.
 INPUTS, ANSWER = " inputs", " answer"
 _FIELD = re.compile(r"\{([^{}]+)\}")
-
-
-def turns_of(messages: Any) -> list[tuple[str, str]] | None:
-  """(role, content) of each message; None if these are not messages."""
-  if not isinstance(messages, list) or not messages:
-    return None
-  turns = []
-  for message in messages:
-    if not isinstance(message, Mapping):
-      return None
-    role, content = message.get("role"), message.get("content")
-    if isinstance(content, list) and content and all(
-        isinstance(part, Mapping) and isinstance(part.get("text"), str)
-        for part in content):  # OpenAI's parts, of text alone.
-      content = "".join(part["text"] for part in content)
-    if not isinstance(role, str) or not isinstance(content, str):
-      return None
-    turns.append(("system" if role == "developer" else role, content.strip()))
-  return turns
-
-
-def prompt_and_answer(turns: Sequence[tuple[str, str]], prompt: str = USER
-                      ) -> tuple[str, str]:
-  """The text that a student reads, and the assistant's last turn or "".
-
-  >>> prompt_and_answer([("system", "Be brief."), ("user", "1 + 1?"),
-  ...                    ("assistant", "2")])
-  ('1 + 1?', '2')
-
-  Args:
-    turns: of one conversation.
-    prompt: `user`: without the system's message; `full`: with it. Where there
-      are several turns, each begins with its role.
-  """
-  answer = ""
-  if turns[-1][0] == "assistant":
-    *turns, (_, answer) = turns
-  if prompt != FULL:
-    turns = [turn for turn in turns if turn[0] != "system"]
-  if sum(role != "system" for role, _ in turns) == 1:
-    return "\n".join(content for _, content in turns), answer
-  return "\n".join(f"{role}: {content}" for role, content in turns), answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +39,7 @@ class Inputs:
 
   template: str = ""
   messages: str = ""
-  prompt: str = USER
+  prompt: str = messages_lib.USER
   shared: tuple[str, str] = ("", "")
 
   def __post_init__(self) -> None:
@@ -99,8 +58,9 @@ class Inputs:
       added: dict[str, Any] = {}
       if self.template:
         added[INPUTS] = self._filled(entry)
-      elif turns := turns_of(entry.value.get(self.messages)):
-        text, added[ANSWER] = prompt_and_answer(turns, self.prompt)
+      elif turns := messages_lib.turns_of(entry.value.get(self.messages)):
+        text, added[ANSWER] = messages_lib.prompt_and_answer(
+            turns, self.prompt)
         start, end = map(len, self.shared)
         added[INPUTS] = text[start:len(text) - end].strip()
       else:

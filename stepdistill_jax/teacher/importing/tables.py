@@ -21,7 +21,7 @@ from stepdistill_jax.answers import (
   labels as labels_lib,
   parsing,
 )
-from stepdistill_jax.records import datasets, records
+from stepdistill_jax.records import datasets, messages, records
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import (
   containers,
@@ -68,8 +68,8 @@ def parse_columns(text: str, has_template: bool = False) -> dict[str, str]:
 
 def import_columns(
     *, dataset: str, outputs: str | os.PathLike, columns: Mapping[str, str],
-    teacher: str, template: str = "", student_prompt: str = row_inputs.USER,
-    **options) -> record_importer.ImportResult:
+    teacher: str, template: str = "", student_prompt: str = messages.USER,
+    split: str | None = None, **options) -> record_importer.ImportResult:
   """Imports a user's own CSV, TSV, JSON Lines or Parquet files.
 
   Args:
@@ -83,6 +83,7 @@ def import_columns(
     template: makes the inputs of several columns, as in `{title}\\n{body}`.
     student_prompt: what of rows of `messages` is their inputs, one of
       `row_inputs.PROMPTS`.
+    split: of one file's rows; None for what its name says, else `train`.
     **options: fields of `record_importer.Options`.
   """
   spec = datasets.get(dataset)
@@ -90,9 +91,13 @@ def import_columns(
     spec = datasets.own_dataset(spec.name, held_out=importing.OWN_HELD_OUT)
   path = pathlib.Path(outputs)
   if path.is_dir():
+    if split:
+      raise errors.UserError(
+          f"--split={split} is of one file's rows; {path} is a folder, whose "
+          "files tell their splits by name")
     files = containers.files_by_split(path)
   elif path.is_file():
-    files = {containers.split_of(path.name) or "train": [path]}
+    files = {split or containers.split_of(path.name) or "train": [path]}
   else:
     raise errors.UserError(f"there is no file or folder {path}")
   if not files:
@@ -156,7 +161,8 @@ def import_rows(
                  + sorted(path.glob("ASDiv.xml*")))
     if not files and undivided:
       files = {containers.split_of(undivided[0].name) or "": undivided[:1]}
-    readers = {split: functools.partial(_read_all, paths)
+    readers = {split: functools.partial(
+        row_files.read_objects, spec, paths, split)
                for split, paths in files.items()}
   if not readers:
     raise errors.UserError(

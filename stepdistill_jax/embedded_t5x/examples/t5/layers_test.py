@@ -49,6 +49,15 @@ def test_gradient_of_embeddings_by_product_equals_the_scatter():
       looked_up, linear._one_hot(ids, 11, jnp.float32) @ table)
 
 
+@pytest.mark.parametrize("sums", [
+    linear._sums_by_product, linear._sums_by_scatter])
+def test_gradients_of_embeddings_are_summed_in_float32(sums):
+  # bfloat16 has no odd numbers above 256.
+  ids, rows = jnp.ones(603, jnp.int32), jnp.ones((603, 2), jnp.bfloat16)
+  got = jax.jit(lambda i, r: sums(i, r, 3))(ids, rows)
+  np.testing.assert_array_equal(got, [[0, 0], [603, 603], [0, 0]])
+
+
 @pytest.mark.parametrize("from_cache", [False, True])
 def test_dropout_of_attention_drops_weights(from_cache):
   """What acts on the values here is, in the paper, dropout of the weights."""

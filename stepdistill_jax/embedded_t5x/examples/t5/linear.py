@@ -132,8 +132,8 @@ def _look_up(table: Array, ids: Array, size: int, dtype: DType) -> Array:
   """Rows of a table: float32 [size, features], int [...] -> [..., features].
 
   Zeros for ids outside. On TPUs the table's gradient is a matrix product with
-  a one-hot matrix, which is never stored: it adds up in float32 and needs less
-  memory than the scatter that it is elsewhere, where the product costs more.
+  a one-hot matrix, which is never stored: it needs less memory than the scatter
+  that it is elsewhere, where the product costs more. Both add up in float32.
   """
   del size
   return table.at[ids].get(
@@ -148,19 +148,23 @@ def _sums_by_product(ids: Array, rows: Array, size: int) -> Array:
   """Sums of the rows of each id: [..., features] -> [size, features]."""
   axes = tuple(range(ids.ndim))
   return lax.dot_general(
-      _one_hot(ids, size, rows.dtype), rows, ((axes, axes), ((), ())))
+      _one_hot(ids, size, rows.dtype), rows, ((axes, axes), ((), ())),
+      preferred_element_type=jnp.float32)
 
 
 def _sums_by_scatter(ids: Array, rows: Array, size: int) -> Array:
-  return jnp.zeros((size, rows.shape[-1]), rows.dtype).at[ids].add(
-      rows, mode="drop", wrap_negative_indices=False)
+  # Padding's gradient is exactly zero, and all of it has one id: on a GPU
+  # these additions would wait for each other. Out of range they are left out.
+  ids = jnp.where(jnp.any(rows != 0, axis=-1), ids, size)
+  return jnp.zeros((size, rows.shape[-1]), jnp.float32).at[ids].add(
+      rows.astype(jnp.float32), mode="drop", wrap_negative_indices=False)
 
 
 def _look_up_backward(size, unused_dtype, ids, gradient):
   of_table = lax.platform_dependent(
       ids, gradient, tpu=functools.partial(_sums_by_product, size=size),
       default=functools.partial(_sums_by_scatter, size=size))
-  return of_table.astype(jnp.float32), None
+  return of_table, None
 
 
 _look_up.defvjp(_look_up_forward, _look_up_backward)

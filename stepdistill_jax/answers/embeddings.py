@@ -1,0 +1,65 @@
+"""How near two texts are by a model of sentence embeddings.
+
+The package sentence-transformers reads a model's folder; it is an extra
+(`pip install -c constraints.txt -e '.[embeddings]'`), and the model is the
+user's: nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from stepdistill_jax.util import errors
+
+
+@functools.cache
+def load(folder: str) -> Any:
+  """Loads a model's folder, on the CPU.
+
+  Raises:
+    errors.UserError: the package is missing, or the folder is not a model's.
+  """
+  try:
+    import sentence_transformers
+  except ImportError as error:
+    raise errors.UserError(
+        f"--embeddings={folder} needs the package sentence-transformers: "
+        "`pip install -c constraints.txt -e '.[embeddings]'`") from error
+  if not os.path.isdir(folder):
+    raise errors.UserError(
+        f"--embeddings={folder} is not a folder; name one of a model, as "
+        "sentence-transformers or transformers saves it")
+  try:
+    return sentence_transformers.SentenceTransformer(
+        os.path.abspath(folder), device="cpu", local_files_only=True)
+  except (OSError, ValueError, KeyError) as error:
+    raise errors.UserError(
+        f"--embeddings={folder} cannot be loaded: "
+        f"{str(error).strip().splitlines()[0]}") from error
+
+
+def similarities(folder: str, texts: Sequence[str],
+                 references: Sequence[Sequence[str]]) -> list[float | None]:
+  """Cosine of each text's embedding with that of its best reference.
+
+  Args:
+    folder: of the model.
+    texts: answers.
+    references: of each text; () where there is none.
+
+  Returns:
+    In [-1, 1]; None of a text without a reference.
+  """
+  model = load(folder)
+  distinct = list(dict.fromkeys(
+      [*texts, *(reference for rs in references for reference in rs)]))
+  vectors = np.asarray(model.encode(
+      distinct, normalize_embeddings=True, show_progress_bar=False))
+  at = {text: vector for text, vector in zip(distinct, vectors, strict=True)}
+  return [max(float(at[text] @ at[r]) for r in rs) if rs else None
+          for text, rs in zip(texts, references, strict=True)]
