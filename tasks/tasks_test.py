@@ -241,14 +241,16 @@ def test_two_data_sets_as_one(records_folder):
   # Human labels too, and weights in place of the numbers of records.
   gold = task_registry.require_task("svamp_asdiv_step_gold_palm540b")
   with gin.unlock_config():
-    for weights, rates in ({"svamp": 3, "asdiv": 1}, [3.0, 1.0]), (
-        {}, [3.0, 6.0]), ({"svamp": 3}, None):
+    for weights, rates in ({"svamp": 3, "asdiv": 1}, {3.0, 1.0}), (
+        {}, {3.0, 6.0}), ({"svamp": 3}, None):
       gin.bind_parameter("mixing_weights.weights", weights)
+      of = {task.name.rpartition(".")[2]: task for task in gold.tasks}
       if rates:
-        assert [gold.get_rate(task) for task in gold.tasks] == rates
+        assert gold.get_rate(of["svamp"]) == 3.0
+        assert {gold.get_rate(task) for task in of.values()} == rates
         continue
       with pytest.raises(errors.UserError, match="gives asdiv nothing"):
-        gold.get_rate(gold.tasks[1])
+        gold.get_rate(of["asdiv"])
   gin.clear_config()
 
 
