@@ -29,8 +29,9 @@ TEXT = "text"  # By text: a few words.
 SUMMARY = "summary"  # By text, of any length.
 CONVERSATION = "conversation"  # An assistant's turn, of any length.
 KINDS = (CLASS, CHOICE, CHOICES, NUMBER, EQUATION, TEXT, SUMMARY, CONVERSATION)
+LONG_TEXTS = (SUMMARY, CONVERSATION)  # Kinds without one right label.
 # Kinds whose labels are neither of a closed set nor have a value.
-FREE_TEXTS = (TEXT, SUMMARY, CONVERSATION)
+FREE_TEXTS = (TEXT, *LONG_TEXTS)
 
 
 class BadRow(ValueError):

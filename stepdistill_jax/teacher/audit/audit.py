@@ -119,7 +119,8 @@ class SplitAudit:
     found["repeated_inputs"] += filters.is_repeated(record)
     _count_label(self._labels["human"], record.label)
     _count_label(self._labels["teacher"], record.teacher_label)
-    if record.label and record.teacher_label and not self.own_labels:
+    if record.label and record.teacher_label and not (
+        self.own_labels or self.dataset.label_kind in datasets.LONG_TEXTS):
       found["compared"] += 1
       found["correct"] += labels_lib.is_correct(
           self.dataset, record.teacher_label, record.label)
@@ -166,7 +167,8 @@ class SplitAudit:
             "accuracy": import_counts.share(
                 found["correct"], found["with_gold"] if compared else 0),
             "why_not": import_counts.why_no_accuracy(
-                found["with_gold"], compared, self.own_labels)},
+                found["with_gold"], compared, self.own_labels,
+                self.dataset.label_kind in datasets.LONG_TEXTS)},
         "label_balance": {
             name: {"distinct": f"over {_MAX_LABELS}"
                                if _OTHER_LABELS in labels else len(labels),

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.answers import labels as labels_lib
-from stepdistill_jax.records import questions, records
+from stepdistill_jax.records import datasets, questions, records
 from stepdistill_jax.teacher.audit import audit
 from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.util import pages
@@ -152,7 +152,8 @@ def _histogram(lengths: collections.Counter) -> tuple[int, list[int]]:
 def _agrees(record: records.Record, split_audit: audit.SplitAudit
             ) -> bool | None:
   """Whether the teacher's label is the human one; None if not to compare."""
-  if not (record.label and record.teacher_label) or split_audit.own_labels:
+  if not (record.label and record.teacher_label) or split_audit.own_labels or (
+      split_audit.dataset.label_kind in datasets.LONG_TEXTS):
     return None
   return labels_lib.is_correct(
       split_audit.dataset, record.teacher_label, record.label)

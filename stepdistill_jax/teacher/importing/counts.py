@@ -87,6 +87,7 @@ class RuleCounts:
     doubted: completions with a label that is in doubt.
     with_gold: completions whose row has a human label.
     own_labels: those whose label is that human one, taken for the teacher's.
+    long_texts: those whose label is a text that is not right or wrong.
     compared: those that have a usable label of the teacher's own, too.
     correct: those whose label counts as the human one.
     correct_if_trusted: the same with labels that are in doubt (copied from
@@ -103,6 +104,7 @@ class RuleCounts:
   doubted: int = 0
   with_gold: int = 0
   own_labels: int = 0
+  long_texts: int = 0
   compared: int = 0
   correct: int = 0
   correct_if_trusted: int = 0
@@ -131,6 +133,9 @@ class RuleCounts:
       if parsed.own_label:
         self.own_labels += usable
         return
+      if dataset.label_kind in datasets.LONG_TEXTS:
+        self.long_texts += usable
+        return
       self.compared += usable
       correct = labels_lib.is_correct(dataset, parsed.label, row.label)
       self.correct_if_trusted += correct
@@ -152,7 +157,8 @@ class RuleCounts:
           "empty_rationales", "multiline_rationales", "non_ascii_rationales"))
     values["accuracy"] = share(self.correct, self.with_gold)
     values["why_no_accuracy"] = why_no_accuracy(
-        self.with_gold, self.compared, bool(self.own_labels))
+        self.with_gold, self.compared, bool(self.own_labels),
+        bool(self.long_texts))
     if not self.compared:
       values |= dict.fromkeys(("correct", "accuracy"))
     if not self.compared and not self.doubted:
@@ -169,18 +175,22 @@ OWN_LABELS = "the labels are the rows' own"
 
 
 def why_no_accuracy(
-    with_gold: int, compared: int, own_labels: bool) -> str | None:
+    with_gold: int, compared: int, own_labels: bool, long_texts: bool
+) -> str | None:
   """Why a teacher's accuracy cannot be measured; None where it can.
 
   Args:
     with_gold: number of the rows with a human label.
     compared: those of them that have a label of the teacher's own.
     own_labels: True if the human labels are taken for the teacher's.
+    long_texts: True if labels are summaries or an assistant's turns.
   """
   if not with_gold:
     return "no human labels"
   if own_labels:
     return OWN_LABELS
+  if long_texts:
+    return "such texts are not right or wrong; `stepdistill-eval` has metrics"
   return None if compared else (
       f"no teacher label to compare with {with_gold:,} human ones")
 

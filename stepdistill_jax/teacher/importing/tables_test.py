@@ -245,7 +245,7 @@ def test_human_labels_are_not_compared_with_themselves(tmp_path, capsys):
             counts["why_no_accuracy"]) == (0, None, None, why)
   assert report["splits"]["test"]["teacher_accuracy"] == {
       "correct": None, "of_all_with_human_label": 20, "of_both_labels": 0,
-      "accuracy": None, "why_not": why}
+      "accuracy": None, "why_not": why}  # One of three was held out.
   assert eval_main.main(["--teacher=human", "--benchmarks=gsm8k", "--json",
                          places[1]]) == 2
   assert ("the labels of teacher human are the rows' own in gsm8k"
@@ -406,3 +406,23 @@ def test_a_file_of_which_no_row_is_read_says_why(tmp_path):
   path.write_text('{"question"\n{"question"\n')
   with pytest.raises(errors.UserError, match="line 1 is not_json"):
     import_columns(tmp_path, path)
+
+
+@pytest.mark.parametrize("kind", ["summary", "conversation"])
+def test_texts_without_one_right_label_have_no_accuracy(
+    tmp_path, capsys, kind):
+  (tmp_path / "train.csv").write_text("a,b,f\n" + "".join(
+      f"dialogue {n},They met {n} times.,They meet.\n" for n in range(3)))
+  assert cli.main([
+      "teacher", "import", "--format=columns", "--dataset=mine",
+      "--teacher=t", f"--outputs={tmp_path}", f"--kind={kind}",
+      "--columns=inputs=a,label=b,teacher_label=f",
+      f"--records_dir={tmp_path}"]) == 0
+  why = "such texts are not right or wrong; `stepdistill-eval` has metrics"
+  assert f"teacher accuracy not measured ({why})" in capsys.readouterr().out
+  assert cli.main(["teacher", "audit", "--json",
+                   f"--records_dir={tmp_path}"]) == 0
+  report = json.loads(capsys.readouterr().out)
+  assert report["splits"]["train"]["teacher_accuracy"] == {
+      "correct": None, "of_all_with_human_label": 2, "of_both_labels": 0,
+      "accuracy": None, "why_not": why}  # One of three was held out.
