@@ -245,7 +245,7 @@ def test_human_labels_are_not_compared_with_themselves(tmp_path, capsys):
             counts["why_no_accuracy"]) == (0, None, None, why)
   assert report["splits"]["test"]["teacher_accuracy"] == {
       "correct": None, "of_all_with_human_label": 20, "of_both_labels": 0,
-      "accuracy": None, "why_not": why}  # One of three was held out.
+      "accuracy": None, "why_not": why}
   assert eval_main.main(["--teacher=human", "--benchmarks=gsm8k", "--json",
                          places[1]]) == 2
   assert ("the labels of teacher human are the rows' own in gsm8k"
