@@ -1,10 +1,13 @@
 """Calls whose records lie on the disk leave what those in memory leave."""
 
+import dataclasses
 import json
+import types
 
 import pytest
 
-from stepdistill_jax.evaluation import command, examples
+from stepdistill_jax.answers import embeddings
+from stepdistill_jax.evaluation import command, examples, scored, systems
 from stepdistill_jax.evaluation.report import outputs
 from stepdistill_jax.records import datasets, record_writer, records
 from stepdistill_jax.teacher import completions
@@ -84,6 +87,43 @@ def test_examples_on_the_disk(tmp_path, monkeypatch):
   monkeypatch.undo()
   assert found.fingerprint() == examples.load(
       "svamp", "test", records_dir=tmp_path, limit=30).fingerprint()
+
+
+def _scored_summaries():
+  rows = [examples.Example(
+      str(i), f"Text {i}.", f"Bonn is large, says {i}.",
+      references=json.dumps(["A large town."] * (i % 3)) if i % 3 else "")
+          for i in range(10)]
+  example_set = dataclasses.replace(
+      examples.make_example_set("mine", "test", "t", rows),
+      dataset=dataclasses.replace(
+          datasets.get("svamp"), name="mine", label_kind=datasets.SUMMARY))
+  given = systems.Answers([
+      systems.Answer(row.id, f"Bonn is {row.id} large." if row.id < "8"
+                     else None) for row in rows])
+  system = types.SimpleNamespace(name="s", kind="predictions", source="file")
+  return scored.score(system, example_set, given, embeddings="folder")
+
+
+def test_metrics_of_summaries(monkeypatch):
+  monkeypatch.setattr(
+      embeddings, "similarities", lambda folder, texts, references: [
+          len(text) / 99 if i % 4 else None for i, text in enumerate(texts)])
+  expected = _scored_summaries()
+  found = expected.summary["text_metrics"]
+  assert found["references"].startswith("up to 3")
+  for name in ("rougeL", "words", "embedding"):
+    values = [row["metrics"][name] for row in expected.rows
+              if name in row["metrics"]]
+    assert found["values"][name]["n"] == len(values) == (
+        7 if name == "embedding" else 10)
+    assert found["values"][name]["mean"] == sum(values) / len(values)
+  monkeypatch.setattr(disk_lists, "MOST_IN_MEMORY", 3)
+  monkeypatch.setattr(scored, "_TOGETHER", 4)
+  again = _scored_summaries()
+  assert again.summary == expected.summary
+  assert list(again.rows) == list(expected.rows)
+  assert again.values == expected.values
 
 
 @pytest.mark.parametrize("most", [1, 7, 20, 61, 90])
