@@ -12,6 +12,7 @@ from flax import traverse_util
 import flax.core
 import jax
 from jax.extend import core
+import jax.numpy as jnp
 
 from stepdistill_jax.embedded_t5x import (
   checkpoint_config,
@@ -35,6 +36,14 @@ def _by_equation(function: Callable[..., Any]) -> Callable[..., Any]:
     values = core.jaxpr_as_fun(core.ClosedJaxpr(
         closed.jaxpr.replace(eqns=equations[::-1]), closed.consts))(
             *jax.tree.leaves(args))
+    # Each has a buffer of its own, as a step overwrites all of them.
+    buffers: set[int] = set()
+    for i, value in enumerate(values):
+      if not isinstance(value, jax.Array):  # A constant.
+        value = jnp.array(value)
+      buffer = value.unsafe_buffer_pointer()
+      values[i] = jnp.copy(value) if buffer in buffers else value
+      buffers.add(buffer)
     return jax.tree.unflatten(jax.tree.structure(shape), values)
 
   return call
