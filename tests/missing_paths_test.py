@@ -50,7 +50,7 @@ READ = {
     "--teacher=palm540b --records={records} --vocabulary={x}",
     "data cache --records_dir": "stepdistill data cache "
     "--tasks=svamp_label_gold --output={tmp}/cached --records={x}",
-    "checkpoint import-hf FOLDER": "stepdistill checkpoint import-hf {x} "
+    "checkpoint import-hf FOLDER|NAME": "stepdistill checkpoint import-hf {x} "
     "--output={tmp}/o",
     "checkpoint export-hf CHECKPOINT": "stepdistill checkpoint export-hf {x} "
     "--output={tmp}/o",
@@ -65,12 +65,17 @@ READ = {
     "--records_dir={records} --tokenizer={x}",
     **{f"judge --{option}": f"stepdistill judge --output={{tmp}}/j --{option}="
        "{x}" for option in ("first", "second", "questions")},
+    "judge --scores": "stepdistill judge --output={tmp}/j --names=a,b "
+    "--scores={x}",
     "judge --verdicts": "stepdistill judge {pairs} --output={tmp}/j "
     "--verdicts={x}",
     "scorecard --scores": "stepdistill scorecard --output={tmp}/c "
     "--scores={x}",
     "scorecard --judged": "stepdistill scorecard --output={tmp}/c "
     "--scores={tmp} --judged={x}",
+    "study FILE|NAME": "stepdistill study {x}",
+    "study --records_dir": "stepdistill study table1 --dry_run "
+    "--records_dir={x}",
     "predict --records_dir": "stepdistill predict a b --records_dir={x}",
     "checkpoint import-t5x CHECKPOINT": "stepdistill checkpoint import-t5x {x} "
     "--output={tmp}/o",
@@ -86,6 +91,8 @@ READ = {
     "stepdistill-eval --teacher": "stepdistill-eval --json --teacher={x}",
     "stepdistill-eval --records_dir": "stepdistill-eval --json --teacher=a "
     "--records_dir={x}",
+    "stepdistill-eval --embeddings": "stepdistill-eval --json --teacher=a "
+    "--embeddings={x}",
     "stepdistill-eval --gin_file": "stepdistill-eval --json --teacher=a "
     "--gin_file={x}",
     "t5x --gin_file": "t5x train --gin_file={x}",
@@ -116,6 +123,7 @@ OTHERS = {
     "predict --output", "report --output", "data show --html",
     "data show --gin_search_paths", "judge --output", "judge --export_sheet",
     "judge --tokenizer", "scorecard --output",
+    "study --output", "study --write_commands",
     "quickstart --output_dir", "stepdistill-eval --output",
     "stepdistill-eval --export_inputs", "plan --gin_file",
     "plan --gin_search_paths", "t5x --gin_search_paths", "t5x --records_dir",

@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
       "choices), or both")
   add("--rationales", choices=("auto", "yes", "no"),
       help="also ask models to explain; auto: where they were trained to")
-  add("--embeddings", metavar="DIR",
+  add("--embeddings", metavar="DIR", type=argument_parser.existing,
       help="also compare free texts by this model of sentence embeddings "
       "(needs sentence-transformers)")
   add("--free_text", action="store_true",

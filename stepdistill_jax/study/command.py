@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--price", type=float, metavar="X", help="of a chip for an hour")
   add("--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'",
       help="a binding of all runs; also written --gin.NAME=VALUE")
-  argument_parser.add_records_dir(parser)
+  argument_parser.add_records_dir(parser, type=argument_parser.existing)
   add("--json", action="store_true", help="print report.json, or the plan")
 
 

@@ -118,6 +118,8 @@ def find(name: str) -> pathlib.Path:
   """
   if pathlib.Path(name).is_file():
     return pathlib.Path(name)
+  if "/" in name or name.endswith(".toml"):
+    raise errors.UserError(f"there is no file {name}")
   errors.require_known("study", name, packaged(),
                        "(or pass the path of a TOML file)")
   return packaged()[name]
