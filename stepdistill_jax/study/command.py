@@ -181,7 +181,10 @@ class _Session:
     left = [job for job in jobs
             if not jobs_lib.is_trained(self._folder, job)]
     again = ["stepdistill", "study", self._args.study,
-             f"--output={self._folder}", *(
+             f"--output={self._folder}",
+             *(["--miniature"] if self._args.miniature else []),
+             *([f"--records_dir={self._options.records_dir.absolute()}"]
+               if self._args.records_dir else []), *(
                  f"--{flag}={value}" for flag, values in (
                      ("teacher", self._args.teacher),
                      ("student", self._args.student),

@@ -198,6 +198,9 @@ def test_commands_for_other_machines_are_bash(start, tmp_path):
     assert script.count("--gin_bindings='RANDOM_SEED = 0'") == 3
     subprocess.run(["bash", "-n", tmp_path / f"jobs/{name}.sh"], check=True)
   assert '--gin_file="${STUDENT_BASE}/student.gin"' in script
+  again = next(line for line in script.splitlines()
+               if "stepdistill study table1" in line)
+  assert "--output=" in again and "--records_dir=/" in again
   assert not (tmp_path / "study_table1").exists()
 
 
