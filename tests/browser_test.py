@@ -15,6 +15,12 @@ from stepdistill_jax.evaluation.judging import (
 from stepdistill_jax.evaluation.report import command_test
 from stepdistill_jax.quickstart import command, plan as plan_lib
 from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.study import (
+  definition,
+  jobs as jobs_lib,
+  resolving,
+  summary,
+)
 from stepdistill_jax.teacher.importing import counts as import_counts
 from tests.support import real_data as testing
 
@@ -81,6 +87,31 @@ def test_the_other_pages_are_for_everyone(tmp_path, monkeypatch):
     _, messages = testing.open_in_browser(tmp_path / page)
     assert messages == []
     assert not testing.accessibility_problems(tmp_path / page), page
+
+
+def test_a_studys_page_is_for_everyone(tmp_path):
+  study = definition.read(definition.find("fig4"))
+  resolved = resolving.resolve(study, resolving.Options(
+      tmp_path / "records", miniature=True))
+  jobs = [job for job in resolving.jobs(
+      resolved, {}, resolving.Options(tmp_path / "records", miniature=True),
+      study.limit) if job.name.startswith("svamp")]
+  for job in jobs[1:]:  # One is left to do.
+    _, method, size, share, *_ = job.name.split("-")
+    run = command_test.write_run(
+        jobs_lib.run_dir(tmp_path, job), method, size, float(
+            share.removesuffix("pct")) / 100, int(job.name[-1]))
+    command_test.write_results(
+        jobs_lib.scores_dir(tmp_path, job),
+        [command_test.system(run, .5 + .1 * (method == "step_by_step"))])
+  assert summary.write(
+      tmp_path, study, resolved, jobs, [], {jobs[1].name: "no records"}, True)
+  page, messages = testing.open_in_browser(tmp_path / "report.html")
+  assert messages == []
+  assert not testing.accessibility_problems(tmp_path / "report.html")
+  for title in ("Measured, beside the papers'", "Not done", "Left to do"):
+    assert title in page
+  assert "few-shot teacher" in page and "no records" in page
 
 
 def test_a_sheet_is_graded_by_keyboard(tmp_path):

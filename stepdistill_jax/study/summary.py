@@ -119,7 +119,16 @@ def write(
             "beside": [_as_json(line) for line in lines],
             "failed": dict(failed), "left": [job.name for job in left],
             "choices": {c.cell: dict(c.setting) for c in chosen}})
-  return [beside(lines, report.teachers, study, short=True), *first[1:]]
+  return [beside(lines, report.teachers, study, short=True),
+          *map(_first_rows, first[1:])]
+
+
+def _first_rows(table: tables.Table, n: int = 10) -> tables.Table:
+  """A table for a terminal, which does not hold hundreds of runs."""
+  more = len(table.rows) - n
+  return table if more <= 0 else dataclasses.replace(
+      table, rows=table.rows[:n], note="; ".join(filter(None, (
+          f"{more:,} more in report.html", table.note))))
 
 
 def _lines(study, resolved, jobs, groups) -> Iterator[Line]:
@@ -158,7 +167,7 @@ def beside(lines: Sequence[Line], teachers: pd.DataFrame,
     lines: of the cells.
     teachers: see `runs_table.collect`.
     study: says what is expected.
-    short: for a terminal, whose columns are few.
+    short: for a terminal, whose columns are few: what is measured alone.
   """
   rows = [{**_as_json(line),
            "ci_of": line.group.ci_of if line.group is not None else ""}
@@ -178,6 +187,13 @@ def beside(lines: Sequence[Line], teachers: pd.DataFrame,
         "ci_of": "", "verdict": None if mean is not None or expected is None
         else "not measured", "difference": None if None in (mean, expected)
         else mean - expected})
+  note = ("Test accuracies; 95%: over seeds and examples, or over examples "
+          "alone where there is one seed.")
+  if short:
+    missing = sum(row["mean"] is None for row in rows)
+    rows = [row for row in rows if row["mean"] is not None]
+    if missing:
+      note += f" Not measured: {missing} more, listed in report.html."
   signed = lambda value: None if value is None else f"{100 * value:+.2f}"
   where: dict[str, tables.Column] = {
       "data": "dataset", "method": lambda r: r["method"] + (
@@ -192,12 +208,10 @@ def beside(lines: Sequence[Line], teachers: pd.DataFrame,
       **where,
       "seeds": lambda r: f"{r['seeds']} of {r['of']}" if r["of"] else None,
       "mean %": ("mean", tables.percent), "95%": ("ci95", tables.interval)}
-  note = ("Test accuracies; 95%: over seeds and examples, or over examples "
-          "alone where there is one seed.")
   if any(row["expected"] is not None for row in rows):
     columns |= {
         "paper %": ("expected", tables.percent),
-        "difference": ("difference", signed), "paper is": "verdict"}
+        "differs by": ("difference", signed), "paper is": "verdict"}
     if not short:
       columns["source"] = lambda r: r["source"] or None
     note += (f" {WITHIN}, {OUTSIDE}: the paper's accuracy in, not in that "

@@ -31,12 +31,15 @@ def test_the_paper_is_within_or_outside_the_interval():
           0.74, "plot")}, "")
   table = summary.beside(lines, TEACHERS, study)
   rows = [dict(zip(table.header, row)) for row in table.rows]
-  assert rows[0]["difference"] == "-5.50" and rows[0]["paper %"] == "65.50"
+  assert rows[0]["differs by"] == "-5.50" and rows[0]["paper %"] == "65.50"
   assert rows[0]["seeds"] == "2 of 2" and rows[0]["95%"] == "50.0 to 70.0"
   assert rows[-1]["method"] == "few-shot teacher"
-  assert (rows[-1]["mean %"], rows[-1]["difference"]) == ("70.00", "-4.00")
+  assert (rows[-1]["mean %"], rows[-1]["differs by"]) == ("70.00", "-4.00")
   short = summary.beside(lines, TEACHERS, study, short=True)
   assert short.rows[0][0] == "svamp step_by_step base 100% palm540b"
+  # What is measured alone, and how much is not.
+  assert len(short.rows) == len(table.rows) - 1
+  assert "Not measured: 1 more" in short.note
   pinto = summary.beside([line("base", 1.0, 0.6, method="pinto")], TEACHERS,
                          study, short=True)
   assert "reads the teacher's rationale, at test too" in pinto.rows[0][0]

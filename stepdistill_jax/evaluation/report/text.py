@@ -44,8 +44,7 @@ def escape(text: str) -> str:
   return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
-# A terminal has 80 columns: names may be folded, and these are left out.
-_FOLDED = ("system", "difference of", "method", "trained on", "pitfall")
+# A terminal has 80 columns: texts are folded, and these are left out.
 _LEFT_OUT = ("correct", "95% (bootstrap)", "missing", "runs", "McNemar p",
              "bootstrap p", "only first / only second", "rouge1", "rouge2",
              "rouge1_mean", "rouge2_mean")
@@ -93,9 +92,13 @@ def print_table(table: tables_lib.Table, console=None) -> None:
       caption_justify="left")
   for name, cells in zip(table.header, zip(*table.rows)):
     numbers = all(cell[:1] in "0123456789+-–<" for cell in cells)
-    shown.add_column(markup.escape(name), overflow="fold",
+    # Numbers are not folded, texts and headers between words.
+    if len(name) > max(map(len, cells)):
+      name = "\n".join(name.split())
+    words = [len(word) for cell in (name, *cells) for word in cell.split()]
+    shown.add_column(markup.escape(name), overflow="fold", no_wrap=numbers,
                      justify="right" if numbers else "left",
-                     no_wrap=name not in _FOLDED)
+                     min_width=min(max(words, default=0), 20))
   for row in table.rows:
     shown.add_row(*(markup.escape(cell) for cell in row))
   console.print(shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping
 import dataclasses
+import shlex
 from typing import Any
 
 from stepdistill_jax.answers import (
@@ -14,6 +15,7 @@ from stepdistill_jax.answers import (
 )
 from stepdistill_jax.records import datasets, task_names
 from stepdistill_jax.teacher import text_files
+from stepdistill_jax.util import locations
 
 # Of the form of these counts in `import.json`.
 VERSION = 3
@@ -293,9 +295,12 @@ def summary_lines(result: Any) -> list[str]:
     lines += with_places("    dropped: ", counts["dropped"])
   lines.extend(f"  note: {note}" for note in (
       *info["notes"], *(info["label_losses"] or ())))
+  records_dir = result.folder.parents[2]
+  elsewhere = ("" if records_dir == locations.records_dir()
+               else f" --records_dir={shlex.quote(str(records_dir))}")
   lines.append(
       f"next: `stepdistill teacher audit --dataset={result.dataset} "
-      f"--teacher={result.teacher}`{_training_hint(result)}")
+      f"--teacher={result.teacher}{elsewhere}`{_training_hint(result)}")
   return lines
 
 

@@ -1,6 +1,7 @@
 """Imports of a user's own data: kinds, prompts, and what models wrote."""
 
 import json
+import shlex
 
 import pytest
 
@@ -314,19 +315,22 @@ def test_the_command_says_what_it_read(tmp_path, capsys):
       json.dumps(row) + "\n" for row in ROWS))
   command = [
       "teacher", "import", "--format=columns", "--dataset=mine", "--teacher=t",
-      f"--outputs={tmp_path / 'rows.jsonl'}", f"--records_dir={tmp_path / 'r'}",
+      f"--outputs={tmp_path / 'rows.jsonl'}",
+      f"--records_dir={tmp_path / 'my records'}",
       "--columns=inputs=q,label=desk,output=out"]
   assert stepdistill.main([*command, "--marker=A talk.", "--kind=text"]) == 0
   shown = capsys.readouterr().out
   assert "read by: " in shown and "labels are of kind text" in shown
   assert stepdistill.main(command) == 0
-  assert "read by: 2 answer is, 1 answer:, 1 json" in capsys.readouterr().out
-  assert stepdistill.main([
-      "teacher", "audit", "--dataset=mine", "--teacher=t",
-      f"--records_dir={tmp_path / 'r'}"]) == 0
+  shown = capsys.readouterr().out
+  assert "read by: 2 answer is, 1 answer:, 1 json" in shown
+  program, *audit = shlex.split(
+      shown[shown.index("next: ") :].split("`")[1])
+  assert program == "stepdistill" and audit[:2] == ["teacher", "audit"]
+  assert stepdistill.main(audit) == 0
   shown = capsys.readouterr().out
   assert "read by: 2 answer is" in shown and "cleaned: 1 bold" in shown
-  page = next((tmp_path / "r").rglob("audit.html")).read_text()
+  page = next((tmp_path / "my records").rglob("audit.html")).read_text()
   assert "strict, read by" in page and "read by json" in page
   assert "events? no" in page
 
