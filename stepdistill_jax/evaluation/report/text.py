@@ -81,16 +81,25 @@ def without(table: tables_lib.Table, names: Sequence[str], title: str = ""
 
 
 def print_table(table: tables_lib.Table, console=None) -> None:
-  """Prints one table to the terminal, numbers to the right."""
-  from rich import markup
+  """Prints one table to the terminal, numbers to the right.
+
+  Columns in which nothing is measured are named below it; rows that a terminal
+  is too narrow for are printed as lists.
+  """
+  from rich import markup, measure
   import rich.console
   import rich.table
 
   console = console or rich.console.Console()
+  empty = [name for name, *cells in zip(table.header, *table.rows)
+           if name and {*cells} <= {"–", "not measured"}]
+  note = "; ".join(filter(None, (
+      table.note, empty and "not measured: " + ", ".join(empty))))
+  table = without(table, empty)
   shown = rich.table.Table(
-      title=table.title, title_justify="left", caption=table.note or None,
+      title=table.title, title_justify="left", caption=note or None,
       caption_justify="left")
-  for name, cells in zip(table.header, zip(*table.rows)):
+  for name, *cells in zip(table.header, *table.rows):
     numbers = all(cell[:1] in "0123456789+-–<" for cell in cells)
     # Numbers are not folded, texts and headers between words.
     if len(name) > max(map(len, cells)):
@@ -98,7 +107,18 @@ def print_table(table: tables_lib.Table, console=None) -> None:
     words = [len(word) for cell in (name, *cells) for word in cell.split()]
     shown.add_column(markup.escape(name), overflow="fold", no_wrap=numbers,
                      justify="right" if numbers else "left",
-                     min_width=min(max(words, default=0), 20))
+                     min_width=min(max(words, default=0), 13))
   for row in table.rows:
     shown.add_row(*(markup.escape(cell) for cell in row))
-  console.print(shown)
+  anything = console.options.update(width=10_000)
+  if measure.Measurement.get(
+      console, anything, shown).minimum <= console.width:
+    console.print(shown)
+    return
+  console.print(table.title, style="italic", markup=False)
+  for row in table.rows:
+    lines = rich.table.Table.grid("", "", padding=(0, 2))
+    for name, cell in zip(table.header, row):
+      lines.add_row(markup.escape(name), markup.escape(cell))
+    console.print(lines, "")
+  console.print(note, markup=False, highlight=False)
