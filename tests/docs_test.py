@@ -45,6 +45,11 @@ _SHORTER = {
     "models/smollm2/student.gin": "models/smollm2/student.gin "
     "--gin.BATCH_SIZE=4 --gin.EVAL_STEPS=1 "
     "--gin.train_script.train.infer_eval_dataset_cfg=None",
+    # Of long texts.
+    "azureml_conversation_synthetic_vanilla.gin":
+        "azureml_conversation_synthetic_vanilla.gin --gin.BATCH_SIZE=2",
+    "dialogsum_synthetic_chain_of_density.gin":
+        "dialogsum_synthetic_chain_of_density.gin --gin.BATCH_SIZE=2",
     "--limit=100": "--limit=8",
     "for share in 0.125 0.25 0.5 1.0": "for share in 0.5",
 }
