@@ -1,11 +1,14 @@
 """Similarity by sentence embeddings, with the package and without it."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 
 from stepdistill_jax.answers import embeddings
+from stepdistill_jax.cli import stepdistill, stepdistill_eval
+from stepdistill_jax.records import records
 from stepdistill_jax.util import errors
 
 
@@ -47,6 +50,26 @@ def test_the_package_reads_a_models_folder(tmp_path):
       str(tmp_path / "model"), ["cat", "cat"], [("cat", "dog"), ("dog",)])
   assert same == pytest.approx(1.0, abs=1e-5)
   assert -1 <= other < 0.9999
+  # The same by the flag.
+  (tmp_path / "test.csv").write_text("q,a\nfirst,cat\nsecond,dog\n")
+  assert stepdistill.main([
+      "teacher", "import", "--format=columns", "--dataset=mine",
+      "--kind=summary", "--teacher=human", "--columns=inputs=q,label=a",
+      f"--outputs={tmp_path / 'test.csv'}",
+      f"--records_dir={tmp_path / 'records'}"]) == 0
+  (tmp_path / "answers.jsonl").write_text("".join(
+      json.dumps({"id": row.id, "text": "cat"}) + "\n"
+      for row in records.read_records(
+          tmp_path / "records", "mine", "human", "test")))
+  assert stepdistill_eval.main([
+      f"--predictions=cats={tmp_path / 'answers.jsonl'}", "--benchmarks=mine",
+      f"--embeddings={tmp_path / 'model'}", f"--output={tmp_path / 'scores'}",
+      f"--records_dir={tmp_path / 'records'}"]) == 0
+  results = json.loads((tmp_path / "scores/results.json").read_text())
+  (found,) = [s for s in results["systems"] if s["name"] == "cats"]
+  similarity = found["text_metrics"]["values"]["embedding"]
+  assert similarity["n"] == 2
+  assert similarity["mean"] == pytest.approx((same + other) / 2)
   embeddings.load.cache_clear()
   (tmp_path / "empty").mkdir()
   with pytest.raises(errors.UserError, match="cannot be loaded"):
