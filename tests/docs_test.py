@@ -28,8 +28,10 @@ import sys
 import textwrap
 import threading
 
+import gin
 import pytest
 
+from stepdistill_jax.config import gin_config
 from tests.support import decoder_fixtures, real_data as testing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -213,6 +215,29 @@ def test_own_data_shows_what_its_files_have():
       ROOT / "docs/own_data.md").read_text("utf-8"))
   assert f"TRAIN_RECORDS = {train}" in (
       folder / "desk_step_by_step.gin").read_text("utf-8")
+
+
+_BINDING = re.compile(r"`((?:\w+\.)+\w+ = [^`]+)`|--gin\.((?:\w+\.)+\w+)=")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_gin_knows_what_a_page_binds(page):
+  """Behind a recipe of the kind of student that the binding is of."""
+  from t5x import train
+  bindings = {m[1] or f"{m[2]} = None" for m in _BINDING.finditer(
+      (ROOT / page).read_text("utf-8"))}
+  for binding in sorted(bindings):
+    if binding.startswith("EvalConfig."):
+      continue  # Of the eval binary.
+    recipe = ("decoder/gsm8k_step_by_step_smollm2_135m" if "Llama" in binding
+              else "svamp_step_by_step")
+    with gin_config.main_module(train=train.train):
+      gin_config.parse(
+          [f"gin/recipes/{recipe}.gin"],
+          ['MODEL_DIR = "unused"', "INITIAL_CHECKPOINT_PATH = None",
+           'TOKENIZER = "unused"',
+           re.sub(r"= [NM]$", "= 1", binding)])
+    gin.clear_config()
 
 
 @pytest.mark.pages
