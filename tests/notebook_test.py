@@ -116,7 +116,7 @@ def test_a_row_of_the_paper_from_a_pretrained_student(
   with hub_support.serve({"google/t5-tiny": {"main": tmp_path / "files"}}
                          ) as hub:
     outputs = execute(
-        ["run_plan", "OUTPUT / \"runs\"", "learning_curve.png", "examples.jsonl"],
+        ["run_plan", "losses.png", "learning_curve.png", "examples.jsonl"],
         STEPDISTILL_DATA=str(data),
         STEPDISTILL_NOTEBOOK_STUDENT="google/t5-tiny",
         XDG_DATA_HOME=str(tmp_path / "home"), HF_HOME=str(tmp_path / "hf"),
