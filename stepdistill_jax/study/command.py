@@ -76,8 +76,13 @@ def run(args: argparse.Namespace) -> int:
   """Runs a study; 0 if all that was asked for is done, else 1."""
   import rich.console
 
+  from stepdistill_jax.plan import chips
   from stepdistill_jax.study import definition, resolving
 
+  if args.topology:
+    chips.parse(args.topology)  # Unknown, it ends here.
+  elif args.price is not None:
+    raise errors.UserError("--price needs a slice: --topology=v5e-8")
   path = definition.find(args.study)
   study = definition.read(path, _pairs(args.teacher, "teacher"))
   options = resolving.Options(
@@ -335,7 +340,8 @@ def _blocked(one: Any, records_dir: pathlib.Path) -> str:
         of = f" by {one.cell.teacher}" if split == "train" and (
             one.cell.teacher) else ""
         return (f"the records of {dataset}{of} under {records_dir} have no "
-                f"split {split!r}")
+                f"split {split!r}: import its rows with `stepdistill teacher "
+                f"import --dataset={dataset} ...`")
   except errors.UserError as error:
     return str(error)
   return ""

@@ -246,12 +246,14 @@ def test_every_row_of_the_papers_has_its_study(studies):
 
 def test_packaged_studies_resolve(studies):
   assert set(studies) == {
-      "table1", "table2", "second_paper", *(f"fig{n}" for n in range(4, 10))}
+      "table1", "table2", "four_sets", "second_paper",
+      *(f"fig{n}" for n in range(4, 10))}
   counts = {}
   for name, study in studies.items():
     found = resolve(study)
     assert all(one.parameters and one.steps for one in found), name
-    assert {one.benchmarks for one in found} <= {*SETS, "gsm8k"}
+    assert {one.benchmarks for one in found} <= {
+        *SETS, "gsm8k", ",".join(SETS)}, name
     assert all(len(one.seeds) == 4 for one in found)
     counts[name] = sum(len(one.seeds) for one in found)
     tiny = resolve(study, miniature=True, gin=("TOKENIZER = 'none'",))

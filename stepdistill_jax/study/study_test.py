@@ -209,6 +209,8 @@ def test_commands_for_other_machines_are_bash(start, tmp_path):
     (["table1", "--only=svmap"], "--only=svmap is in no run's name"),
     (["table1", "--teacher=palm"], "expected --teacher=A=B"),
     (["table1", "--student=basis=x"], "unknown size 'basis'"),
+    (["table1", "--topology=v5e-9"], "unknown slice 'v5e-9'"),
+    (["table1", "--price=1.2"], "--price needs a slice"),
     (["table1", "--only=svamp*finetune", "--student=base=nowhere"],
      "is not the folder of an import"),
 ])
