@@ -297,8 +297,7 @@ class OrbaxCheckpointManagerInterface:
       if step is None:
         raise errors.InvalidValue(f"no checkpoint in {self.directory}")
       path = checkpoint_paths.get_checkpoint_dir(self.directory, step)
-    if not epath.Path(path).exists():
-      raise errors.InvalidValue(f"there is no checkpoint {path}")
+    checkpoint_paths.require(path)
     restore_choice.require_good(
         os.fspath(path), if_not_just_checked=True)
     state = checkpoint_reading.restore(

@@ -114,9 +114,7 @@ def restore(
     errors.UserError: there is no checkpoint, or it is of another model.
   """
   folder = epath.Path(locations.absolute(path))
-  if checkpoint_paths.layout_of(folder) is None:
-    raise errors.InvalidValue(
-        f"{folder} holds no checkpoint: {checkpoint_paths.NEITHER_LAYOUT}")
+  checkpoint_paths.require(folder)
   state_dict = train_state.state_dict()
   flat = traverse_util.flatten_dict(
       state_dict, keep_empty_nodes=True, sep="/")

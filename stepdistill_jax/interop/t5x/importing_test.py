@@ -158,7 +158,7 @@ def other_shape(folder):
     (lambda f: (f / "checkpoint").write_bytes(b"model_checkpoint_path: x"),
      "of a TensorFlow checkpoint"),
     (lambda f: (f / "checkpoint").write_bytes(b"\x01"), "damaged or cut off"),
-    (lambda f: (f / "checkpoint").unlink(), "holds no T5X checkpoint"),
+    (lambda f: (f / "checkpoint").unlink(), "no checkpoint at"),
 ])
 def test_damage_is_told_in_a_line(sources, tmp_path, break_it, expected):
   write_legacy(tmp_path / "checkpoint_3", parameters(sources))
