@@ -9,8 +9,8 @@ import re
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.evaluation import command as eval_main
+from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import argument_parser, argument_parser_test, errors
 from tests.support import students as evaluation_testing
 

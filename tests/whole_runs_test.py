@@ -6,9 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x import command as t5x_command
-from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
-from stepdistill_jax.runs import checkpoint_paths, fault_points, save_policy
+from stepdistill_jax.runs import (
+  checkpoint_paths,
+  fault_points,
+  restore_choice,
+  save_policy,
+  t5x_command,
+)
 from stepdistill_jax.util import errors
 from tests.support import trials
 

@@ -61,7 +61,7 @@ def train(
     bindings: Sequence[str] = (), steps: int = STEPS,
     saved_step: int = SAVED_STEP) -> None:
   """Trains in this process, with metrics of every step."""
-  from stepdistill_jax.embedded_t5x import command as t5x_command
+  from stepdistill_jax.runs import t5x_command
   t5x_command.run("train", [*_GIN_FILES, *gin_files], [
       f"MODEL_DIR = {model_dir!r}", f"TRAIN_STEPS = {steps}",
       f"utils.SaveCheckpointConfig.period = {saved_step}", *bindings])

@@ -12,8 +12,7 @@ from typing import Any
 from etils import epath
 
 from stepdistill_jax.embedded_t5x import checkpoints, state_utils
-from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
-from stepdistill_jax.runs import checkpoint_paths
+from stepdistill_jax.runs import checkpoint_paths, restore_choice
 from stepdistill_jax.util import errors, locations
 
 

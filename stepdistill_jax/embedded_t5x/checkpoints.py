@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader,
   reading as checkpoint_reading,
 )
 from stepdistill_jax.embedded_t5x.checkpoint_files.manager import *  # noqa: F403
@@ -23,7 +22,7 @@ from stepdistill_jax.embedded_t5x.lazy_arrays import (
   LazyAwaitableArray as LazyAwaitableArray,
   LazyThreadPoolArray as LazyThreadPoolArray,
 )
-from stepdistill_jax.runs import checkpoint_paths, retention
+from stepdistill_jax.runs import array_reader, checkpoint_paths, retention
 from stepdistill_jax.runs.checkpoint_paths import *  # noqa: F403
 from stepdistill_jax.util import errors
 

@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.embedded_t5x import (
-  command as t5x_command,
-  models,
-  testing_tasks,
-)
+from stepdistill_jax.embedded_t5x import models, testing_tasks
+from stepdistill_jax.runs import t5x_command
 
 MODEL_FILE = "t5x/examples/decoder_only/models/base.gin"
 SMALL = """

@@ -5,11 +5,8 @@ import json
 import pytest
 import seqio
 
-from stepdistill_jax.embedded_t5x import (
-  command as t5x_command,
-  infer as infer_lib,
-  testing_tasks,
-)
+from stepdistill_jax.embedded_t5x import infer as infer_lib, testing_tasks
+from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import errors
 
 MODEL = "t5x/configs/runs/testing_model.gin"

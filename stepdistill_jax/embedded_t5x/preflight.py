@@ -14,8 +14,12 @@ import seqio
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.data import fingerprints
 from stepdistill_jax.embedded_t5x import checkpoint_config, datasets
-from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
-from stepdistill_jax.runs import checkpoint_paths, run_lock, run_record
+from stepdistill_jax.runs import (
+  checkpoint_paths,
+  restore_choice,
+  run_lock,
+  run_record,
+)
 from stepdistill_jax.util import errors, progress
 
 

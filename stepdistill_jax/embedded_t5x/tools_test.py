@@ -11,7 +11,6 @@ import pytest
 import seqio
 
 from stepdistill_jax.embedded_t5x import (
-  command as t5x_command,
   interactive_model,
   models,
   optimizers,
@@ -19,6 +18,7 @@ from stepdistill_jax.embedded_t5x import (
   testing_tasks,
 )
 from stepdistill_jax.embedded_t5x.examples.t5 import network
+from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
 

@@ -25,13 +25,13 @@ import orbax.checkpoint as ocp
 from stepdistill_jax.embedded_t5x import lazy_arrays
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
   reading as checkpoint_reading,
-  restore_choice,
 )
 from stepdistill_jax.runs import (
   checkpoint_manifest,
   checkpoint_paths,
   disk_errors,
   fault_points,
+  restore_choice,
   retention,
 )
 from stepdistill_jax.util import durable_files, errors, progress, remote_storage

@@ -16,8 +16,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from stepdistill_jax.embedded_t5x import lazy_arrays, state_utils
-from stepdistill_jax.embedded_t5x.checkpoint_files import array_reader
-from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
+from stepdistill_jax.runs import (
+  array_reader,
+  checkpoint_manifest,
+  checkpoint_paths,
+)
 from stepdistill_jax.util import errors, locations
 
 

@@ -1,7 +1,7 @@
 """T5X's checkpoints as files: what is in them, read slice by slice.
 
-No jax, no devices, nothing read but what is asked for. `reading` restores
-train states with it.
+No jax, no devices, nothing read but what is asked for. The embedded engine's
+`checkpoint_files.reading` restores train states with it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from etils import epath
 import numpy as np
 import tensorstore as ts
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  legacy as legacy_checkpoints,
+from stepdistill_jax.runs import (
+  checkpoint_manifest,
+  checkpoint_paths,
+  legacy_checkpoints,
 )
-from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations, remote_storage
 
 STATE_ITEM = checkpoint_paths.STATE_ITEM

@@ -9,11 +9,8 @@ import pytest
 import seqio
 
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.embedded_t5x import (
-  command as t5x_command,
-  device_mesh,
-  testing_tasks,
-)
+from stepdistill_jax.embedded_t5x import device_mesh, testing_tasks
+from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import devices, errors, t5x_finder
 from tests.support import real_data as testing
 
