@@ -100,7 +100,7 @@ READ = {
     "--gin_file=gin/recipes/svamp_step_by_step.gin --tfds_data_dir={x} "
     "--gin.MODEL_DIR='{tmp}/run'",
     "t5x INITIAL_CHECKPOINT_PATH": "t5x train "
-    "--gin_file=t5x/configs/runs/testing.gin --gin.TRAIN_STEPS=2 "
+    "--gin_file=tests/support/testing.gin --gin.TRAIN_STEPS=2 "
     "--gin.MODEL_DIR='{tmp}/run' "
     "--gin.INITIAL_CHECKPOINT_PATH='{x}/checkpoint_7'",
     "t5x eval CHECKPOINT_PATH": "t5x eval " + _STUDENT

@@ -44,7 +44,7 @@ def run(tmp_path, *bindings):
   gin_file.write_text(GIN)
   folder = tmp_path / "run"
   _, state = t5x_command.run(
-      "train", ["t5x/configs/runs/testing.gin", str(gin_file)],
+      "train", ["tests/support/testing.gin", str(gin_file)],
       [f"MODEL_DIR = {str(folder)!r}", *BINDINGS, *bindings],
       engine="embedded")
   return folder, state

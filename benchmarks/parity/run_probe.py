@@ -26,8 +26,7 @@ _HERE = pathlib.Path(__file__).resolve().parent
 # both engines find.
 _GIN_FILES = (
     "t5x/configs/runs/finetune.gin",
-    str(_HERE.parents[1] / "stepdistill_jax" / "embedded_t5x" / "configs"
-        / "runs" / "testing_model.gin"),
+    str(_HERE.parents[1] / "tests" / "support" / "testing_model.gin"),
     str(_HERE / "parity_run.gin"))
 _ADAMW = str(_HERE / "adamw.gin")
 # Google's engine on a CPU spreads the model over all devices, so that every

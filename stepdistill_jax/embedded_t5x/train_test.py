@@ -14,7 +14,7 @@ from stepdistill_jax.runs import run_record, t5x_command
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
 
-GIN_FILE = "t5x/configs/runs/testing.gin"
+GIN_FILE = "tests/support/testing.gin"
 STEPS = 6
 BINDINGS = ("EVAL_PERIOD = 3", "train_script.train.stats_period = 1",
             "utils.SaveCheckpointConfig.period = 3", "DROPOUT_RATE = 0.1",
@@ -357,7 +357,7 @@ def test_an_optax_transformation_is_no_optimizer(tmp_path):
   gin_file.write_text("""
       from __gin__ import dynamic_registration
       import optax
-      include 't5x/configs/runs/testing.gin'
+      include 'tests/support/testing.gin'
       OPTIMIZER = @optax.sgd()
       optax.sgd.learning_rate = 0.1
       """)
