@@ -78,9 +78,8 @@ def as_lazy(array: array_reader.Array, dtype=None,
 
 def read_all(arrays: Mapping[str, Any]) -> dict[str, Any]:
   """Reads lazy arrays, several at a time; leaves others as they are."""
-  get = lambda x: x.get() if isinstance(x, lazy_arrays.LazyArray) else x
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
-    return dict(zip(arrays, pool.map(get, arrays.values())))
+    return dict(zip(arrays, pool.map(lazy_arrays.fetch, arrays.values())))
 
 
 def _check_shapes(path, wanted, found: Mapping[str, Any]) -> None:
