@@ -14,8 +14,7 @@ import time
 
 import pytest
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
-from stepdistill_jax.runs import fault_points
+from stepdistill_jax.runs import fault_points, restore_choice
 from tests.support import damage, trial_processes, trials
 
 # Point -> at which of its first so many times a process is killed.

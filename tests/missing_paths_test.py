@@ -9,8 +9,8 @@ import re
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.evaluation import command as eval_main
+from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import argument_parser, argument_parser_test, errors
 from tests.support import students as evaluation_testing
 
@@ -100,7 +100,7 @@ READ = {
     "--gin_file=gin/recipes/svamp_step_by_step.gin --tfds_data_dir={x} "
     "--gin.MODEL_DIR='{tmp}/run'",
     "t5x INITIAL_CHECKPOINT_PATH": "t5x train "
-    "--gin_file=t5x/configs/runs/testing.gin --gin.TRAIN_STEPS=2 "
+    "--gin_file=tests/support/testing.gin --gin.TRAIN_STEPS=2 "
     "--gin.MODEL_DIR='{tmp}/run' "
     "--gin.INITIAL_CHECKPOINT_PATH='{x}/checkpoint_7'",
     "t5x eval CHECKPOINT_PATH": "t5x eval " + _STUDENT

@@ -100,7 +100,7 @@ def run(*args, **kwargs):
 
 
 TRAIN = ("stepdistill_jax.cli.t5x", "train",
-         "--gin_file=t5x/configs/runs/testing.gin", "--gin.MODEL_DIR='new'",
+         "--gin_file=tests/support/testing.gin", "--gin.MODEL_DIR='new'",
          "--gin.TRAIN_STEPS=1")
 NOTEBOOK = "import stepdistill_jax; from t5x import interactive_model"
 WORKER = """

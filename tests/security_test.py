@@ -15,10 +15,8 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  legacy as legacy_checkpoints,
-)
 from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.runs import legacy_checkpoints
 from stepdistill_jax.teacher import completions
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing

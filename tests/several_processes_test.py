@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.distributed import processes
-from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.quickstart import benchmark_data, plan
+from stepdistill_jax.runs import t5x_command
 from tests.support import trial_processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

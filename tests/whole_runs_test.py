@@ -6,9 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x import command as t5x_command
-from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
-from stepdistill_jax.runs import checkpoint_paths, fault_points, save_policy
+from stepdistill_jax.runs import (
+  checkpoint_paths,
+  fault_points,
+  restore_choice,
+  save_policy,
+  t5x_command,
+)
 from stepdistill_jax.util import errors
 from tests.support import trials
 
@@ -40,7 +44,7 @@ def run(tmp_path, *bindings):
   gin_file.write_text(GIN)
   folder = tmp_path / "run"
   _, state = t5x_command.run(
-      "train", ["t5x/configs/runs/testing.gin", str(gin_file)],
+      "train", ["tests/support/testing.gin", str(gin_file)],
       [f"MODEL_DIR = {str(folder)!r}", *BINDINGS, *bindings],
       engine="embedded")
   return folder, state

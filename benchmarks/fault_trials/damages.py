@@ -8,7 +8,7 @@ import shutil
 from typing import Any
 
 from benchmarks.fault_trials import worker as worker_lib
-from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
+from stepdistill_jax.runs import restore_choice
 from tests.support import damage, trials
 
 _DAMAGES_A_UNIT = 100

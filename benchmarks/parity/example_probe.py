@@ -37,7 +37,7 @@ EXAMPLES: Mapping[str, tuple[str, str]] = {
 def losses(name: str, steps: int, search_paths: Sequence[str]
            ) -> dict[int, float]:
   """The loss at each step of an example."""
-  from stepdistill_jax.embedded_t5x import command as t5x_command
+  from stepdistill_jax.runs import t5x_command
 
   model_file, run_file = EXAMPLES[name]
   with tempfile.TemporaryDirectory() as folder:

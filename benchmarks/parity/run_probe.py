@@ -26,8 +26,7 @@ _HERE = pathlib.Path(__file__).resolve().parent
 # both engines find.
 _GIN_FILES = (
     "t5x/configs/runs/finetune.gin",
-    str(_HERE.parents[1] / "stepdistill_jax" / "embedded_t5x" / "configs"
-        / "runs" / "testing_model.gin"),
+    str(_HERE.parents[1] / "tests" / "support" / "testing_model.gin"),
     str(_HERE / "parity_run.gin"))
 _ADAMW = str(_HERE / "adamw.gin")
 # Google's engine on a CPU spreads the model over all devices, so that every
@@ -61,7 +60,7 @@ def train(
     bindings: Sequence[str] = (), steps: int = STEPS,
     saved_step: int = SAVED_STEP) -> None:
   """Trains in this process, with metrics of every step."""
-  from stepdistill_jax.embedded_t5x import command as t5x_command
+  from stepdistill_jax.runs import t5x_command
   t5x_command.run("train", [*_GIN_FILES, *gin_files], [
       f"MODEL_DIR = {model_dir!r}", f"TRAIN_STEPS = {steps}",
       f"utils.SaveCheckpointConfig.period = {saved_step}", *bindings])

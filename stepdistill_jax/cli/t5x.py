@@ -2,7 +2,7 @@
 
 import sys
 
-from stepdistill_jax.embedded_t5x.command import main
+from stepdistill_jax.runs.t5x_command import main
 
 if __name__ == "__main__":
   sys.exit(main())

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.runs import t5x_command
 from tests.support import decoder_fixtures, real_data
 
 RATIONALE = "3 and 1 and 1 and 1 and 1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import flax
 from flax import linen as nn
@@ -29,20 +29,9 @@ MetricsMap = metrics_lib.MetricsMap
 LossNormalizingFactor = (
     float | int | str | losses.SpecialLossNormalizingFactor | None)
 TokensIdsToLogitsCallable = decoding.TokensToLogits
-
-
-class DecodeFnCallable(Protocol):
-  """A decoding function: `decoding.beam_search` or `temperature_sample`."""
-
-  def __call__(
-      self, *, inputs: Array, cache: Mapping[str, Any],
-      tokens_to_logits: TokensIdsToLogitsCallable, eos_id: int,
-      num_decodes: int, decode_rng: Array | None, cache_offset: int, **kwargs
-  ) -> tuple[Array, Array]:
-    """Returns int `[batch, num_decodes, length]`, then scores of all decodes.
-
-    The best is last.
-    """
+# Such as `decoding.beam_search` and `temperature_sample`: gives int
+# `[batch, num_decodes, length]` and scores of all decodes, the best last.
+DecodeFnCallable = Callable[..., tuple[Array, Array]]
 
 
 class BaseModel(abc.ABC):

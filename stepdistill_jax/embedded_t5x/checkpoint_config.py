@@ -12,8 +12,7 @@ from typing import Any
 from etils import epath
 
 from stepdistill_jax.embedded_t5x import checkpoints, state_utils
-from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
-from stepdistill_jax.runs import checkpoint_paths
+from stepdistill_jax.runs import checkpoint_paths, restore_choice
 from stepdistill_jax.util import errors, locations
 
 
@@ -132,26 +131,6 @@ def _folder_of(path: str) -> str:
   return folder if name == "checkpoint" and epath.Path(path).is_file() else path
 
 
-def _check_is_checkpoint(path: str) -> None:
-  """Raises UserError where no checkpoint is, saying what is there."""
-  if checkpoint_paths.layout_of(path) or epath.Path(path + ".index").exists():
-    return
-  steps = checkpoint_paths.all_steps(path)
-  if steps:
-    advice = (f"it holds the checkpoints of steps {list(steps)[-5:]}; name one "
-              f"({checkpoint_paths.get_checkpoint_dir(path, steps[-1])}) or "
-              "use mode 'latest'")
-  elif epath.Path(path).exists():
-    advice = f"it holds {checkpoint_paths.NEITHER_LAYOUT}"
-  else:
-    parent = os.path.dirname(path.rstrip("/"))
-    steps = checkpoint_paths.all_steps(parent)
-    advice = (f"{parent} has steps {list(steps)[-5:]}" if steps
-              else "there is no such folder; a name on the Hugging Face hub is "
-              "imported first: `stepdistill checkpoint import-hf NAME`")
-  raise errors.InvalidValue(f"no checkpoint at {path}: {advice}")
-
-
 def get_first_valid_restore_config_and_paths(
     restore_cfgs: Sequence[RestoreCheckpointConfig]
 ) -> tuple[RestoreCheckpointConfig | None, Sequence[str]]:
@@ -174,7 +153,8 @@ def get_first_valid_restore_config_and_paths(
     if cfg.mode == "specific":
       paths = [_folder_of(path) for path in cfg.paths]
       for path in paths:
-        _check_is_checkpoint(path)
+        if not epath.Path(path + ".index").exists():  # TensorFlow's.
+          checkpoint_paths.require(path)
         restore_choice.require_good(path)
       if paths:
         return cfg, paths

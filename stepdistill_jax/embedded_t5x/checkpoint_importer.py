@@ -13,6 +13,7 @@ from stepdistill_jax.embedded_t5x.lazy_arrays import (
   LazyArray as LazyArray,
   LazyAwaitableArray as LazyAwaitableArray,
   LazyThreadPoolArray as LazyThreadPoolArray,
+  fetch,
 )
 from stepdistill_jax.util import errors
 
@@ -108,9 +109,7 @@ _NAMES: Mapping[str, Callable[..., str]] = {
 
 @t5_importer.add("global_step")
 def _(unused_options, unused_name, value):
-  if isinstance(value, LazyArray):
-    value = value.astype(np.int32).get()
-  return "state/step", value
+  return "state/step", np.asarray(fetch(value), np.int32)
 
 
 def _add(pattern: str, name_of: Callable[..., str]) -> None:
@@ -174,6 +173,5 @@ def restore_from_t5_checkpoint(
           f"{path} has {name} of shape {tuple(array.shape)}; the model has "
           + (f"{tuple(known[name].shape)}" if name in known else "none such"))
   if not lazy_parameters:
-    arrays = {n: x.get() if isinstance(x, LazyArray) else x
-              for n, x in arrays.items()}
+    arrays = {n: fetch(x) for n, x in arrays.items()}
   return traverse_util.unflatten_dict(arrays, sep="/")

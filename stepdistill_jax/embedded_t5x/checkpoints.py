@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader,
   reading as checkpoint_reading,
 )
 from stepdistill_jax.embedded_t5x.checkpoint_files.manager import *  # noqa: F403
@@ -23,7 +22,7 @@ from stepdistill_jax.embedded_t5x.lazy_arrays import (
   LazyAwaitableArray as LazyAwaitableArray,
   LazyThreadPoolArray as LazyThreadPoolArray,
 )
-from stepdistill_jax.runs import retention
+from stepdistill_jax.runs import array_reader, checkpoint_paths, retention
 from stepdistill_jax.runs.checkpoint_paths import *  # noqa: F403
 from stepdistill_jax.util import errors
 
@@ -53,9 +52,7 @@ def find_checkpoint(path: str, step: int | None = None) -> str:
     step = latest_step(path)  # noqa: F405
   if step is not None:
     path = get_checkpoint_dir(path, step)  # noqa: F405
-  if layout_of(path) is None:  # noqa: F405
-    raise errors.InvalidValue(
-        f"no checkpoint at {path}: {NEITHER_LAYOUT}")  # noqa: F405
+  checkpoint_paths.require(path)
   return path
 
 
@@ -153,22 +150,11 @@ CheckpointManagerConstructor = Callable[
 class SaveBestCheckpointer(Checkpointer):
   """Keeps the `keep` best checkpoints by a metric, and the latest.
 
-  The arguments that `Checkpointer` does not have are those of
+  The further arguments are those of `Checkpointer`, and of
   `OrbaxCheckpointManagerInterface`.
   """
 
   def __init__(
-      self, train_state, partitioner, checkpoints_dir: str,
-      dataset_iterator=None, *, keep: int | None = None,
-      save_dtype=np.float32, restore_dtype=None,
-      metric_name_to_monitor: str = "train/accuracy",
-      metric_mode: str = "max", keep_checkpoints_without_metrics: bool = True,
-      force_keep_period: int | None = None,
-      keep_dataset_checkpoints: int | None = None):
+      self, *args, metric_name_to_monitor: str = "train/accuracy", **options):
     super().__init__(
-        train_state, partitioner, checkpoints_dir, dataset_iterator,
-        keep=keep, save_dtype=save_dtype, restore_dtype=restore_dtype,
-        keep_dataset_checkpoints=keep_dataset_checkpoints,
-        metric_name_to_monitor=metric_name_to_monitor,
-        metric_mode=metric_mode, force_keep_period=force_keep_period,
-        keep_checkpoints_without_metrics=keep_checkpoints_without_metrics)
+        *args, metric_name_to_monitor=metric_name_to_monitor, **options)

@@ -271,7 +271,7 @@ def test_the_older_interface_goes_on_from_a_concrete_state(tmp_path):
   assert int(checkpointer.restore(step=3).step) == 3
   with pytest.raises(ValueError, match="not both"):
     checkpointer.restore(step=3, path=str(tmp_path / "checkpoint_3"))
-  with pytest.raises(ValueError, match="there is no checkpoint"):
+  with pytest.raises(ValueError, match="no checkpoint at"):
     checkpointer.restore(path=str(tmp_path / "checkpoint_4"))
   with pytest.raises(ValueError, match="params_on_devices"):
     checkpointer.restore(lazy_parameters=True)

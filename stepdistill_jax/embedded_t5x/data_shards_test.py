@@ -4,11 +4,12 @@ import types
 
 import numpy as np
 import pytest
-from t5x import testing_tasks, utils
+from t5x import utils
 import tensorflow as tf
 
 from stepdistill_jax.embedded_t5x import data_shards
 from stepdistill_jax.util import errors
+from tests.support import testing_tasks
 
 _TASK = "t5x_testing_reverse"
 

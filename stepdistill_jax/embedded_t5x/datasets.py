@@ -114,10 +114,8 @@ def lengths_told(cfg: DatasetConfig) -> Iterator[None]:
 
 def shared_time_seed() -> int:
   """A new seed, the same on all hosts."""
-  seconds = np.int32(int(time.time()) & 0x7FFFFFFF)
-  if jax.process_count() == 1:
-    return int(seconds)
-  return int(multihost_utils.broadcast_one_to_all(seconds))
+  return int(multihost_utils.broadcast_one_to_all(
+      np.int32(int(time.time()) & 0x7FFFFFFF)))
 
 
 def get_dataset(

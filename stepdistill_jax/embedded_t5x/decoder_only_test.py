@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.embedded_t5x import (
-  command as t5x_command,
-  models,
-  testing_tasks,
-)
+from stepdistill_jax.embedded_t5x import models
+from stepdistill_jax.runs import t5x_command
+from tests.support import testing_tasks
 
 MODEL_FILE = "t5x/examples/decoder_only/models/base.gin"
 SMALL = """
 from __gin__ import dynamic_registration
 import seqio
-from stepdistill_jax.embedded_t5x import testing_tasks
+from tests.support import testing_tasks
 from t5x import decoding
 from t5x import models
 from t5x.examples.decoder_only import network

@@ -5,14 +5,12 @@ import json
 import pytest
 import seqio
 
-from stepdistill_jax.embedded_t5x import (
-  command as t5x_command,
-  infer as infer_lib,
-  testing_tasks,
-)
+from stepdistill_jax.embedded_t5x import infer as infer_lib
+from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import errors
+from tests.support import testing_tasks
 
-MODEL = "t5x/configs/runs/testing_model.gin"
+MODEL = "tests/support/testing_model.gin"
 TASK = "t5x_testing_reverse"
 # Less to compile.
 SMALL = ["t5.network.T5Config.num_encoder_layers = 1",
@@ -23,7 +21,7 @@ SMALL = ["t5.network.T5Config.num_encoder_layers = 1",
 def run_folder(tmp_path_factory):
   """A run folder with the checkpoints of steps 0, 1 and 2."""
   folder = tmp_path_factory.mktemp("run")
-  t5x_command.run("train", ["t5x/configs/runs/testing.gin"], [
+  t5x_command.run("train", ["tests/support/testing.gin"], [
       *SMALL, f"MODEL_DIR = {str(folder)!r}", "TRAIN_STEPS = 2",
       "utils.SaveCheckpointConfig.period = 1",
       "train_script.train.train_eval_dataset_cfg = None",

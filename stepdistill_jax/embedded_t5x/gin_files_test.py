@@ -11,7 +11,7 @@ from t5x import models
 
 import stepdistill_jax  # noqa: F401  Makes t5x importable.
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.embedded_t5x import command
+from stepdistill_jax.runs import t5x_command
 
 EXAMPLES = pathlib.Path(__file__).parent / "examples"
 ALL = sorted(
@@ -83,7 +83,7 @@ _PARTS = ("umt5/vocab", "umt5/runs", "umt5/optimizer", "umt5/architectures")
 def test_file_of_a_run_has_all_that_the_run_needs(file, tmp_path):
   mode = ("eval" if file.endswith("_eval.gin") else
           "infer" if "infer" in file else "train")
-  command.run(
+  t5x_command.run(
       mode, [*(str(EXAMPLES / f) for f in _BEFORE.get(file, ())),
              str(EXAMPLES / file)],
       [f"{name} = {str(tmp_path)!r}" for name in (

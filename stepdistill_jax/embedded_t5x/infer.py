@@ -231,8 +231,8 @@ def infer(
         f"infer.shard_id must be one of 0 to {num_shards - 1}, as "
         f"infer.num_shards = {num_shards}; got {shard_id}")
   preflight.check_data(dataset_cfg, partitioner)
-  truncation.look_at(
-      datasets.find_task(dataset_cfg), dataset_cfg, refuses=False)
+  provider = datasets.find_task(dataset_cfg)
+  truncation.look_at(provider, dataset_cfg, refuses=False)
   if verify_matching_vocabs_fn is not None:
     verify_matching_vocabs_fn(dataset_cfg, model)
   restore_cfg, path = checkpoint_config.find_one(
@@ -254,7 +254,6 @@ def infer(
     with datasets.lengths_told(dataset_cfg):
       return converter(examples(provider), task_feature_lengths=lengths)
 
-  provider = datasets.find_task(dataset_cfg)
   errors.require_known(
       "feature", output_vocab_feature_name, provider.output_features,
       "(infer.output_vocab_feature_name)")

@@ -44,6 +44,11 @@ class LazyArray(abc.ABC):
     return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype})"
 
 
+def fetch(x: Any) -> Any:
+  """A lazy array's values; whatever else as it is."""
+  return x.get() if isinstance(x, LazyArray) else x
+
+
 class LazyThreadPoolArray(LazyArray):
   """Of a function that blocks."""
 

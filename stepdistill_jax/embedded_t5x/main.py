@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import sys
 
-from stepdistill_jax.embedded_t5x import command
+from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import entry_points
 
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   modes = [a for a in argv if a.startswith("--run_mode=")]
   rest = [a for a in argv if a not in modes and a != "--logtostderr"]
   mode = modes[-1].removeprefix("--run_mode=") if modes else "--help"
-  return command.main([mode, "--engine=embedded", *rest])
+  return t5x_command.main([mode, "--engine=embedded", *rest])
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import seqio
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.data import fingerprints
 from stepdistill_jax.embedded_t5x import checkpoint_config, datasets
-from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
-from stepdistill_jax.runs import checkpoint_paths, run_lock, run_record
+from stepdistill_jax.runs import (
+  checkpoint_paths,
+  restore_choice,
+  run_lock,
+  run_record,
+)
 from stepdistill_jax.util import errors, progress
-
-
-def _one_line(error: BaseException) -> str:
-  return " ".join(str(error).split())[:400] or type(error).__name__
 
 
 def check_data(cfg: datasets.DatasetConfig, partitioner,
@@ -40,17 +40,16 @@ def check_data(cfg: datasets.DatasetConfig, partitioner,
   provider = datasets.find_task(cfg)
   tasks = seqio.get_subtasks(provider)
   for task in tasks:
-    _check_vocabularies(task)
-  try:
+    for name, feature in task.output_features.items():
+      _check_vocabulary(
+          f"task {task.name}: the vocabulary of {name!r}", feature.vocabulary)
+  with errors.reported(Exception, lambda error: (  # Sources raise any.
+      f"task {provider.name}: its data cannot be read "
+      f"({errors.first_line(error)}); set --records_dir to the folder that "
+      "holds it")):
     splits = {split for task in tasks for split in (task.splits or ())}
     files = {task.name: task.source.list_shards(cfg.split) for task in tasks
              if cfg.split in (task.splits or ())}
-  except errors.UserError:
-    raise
-  except Exception as error:  # Data sources raise what they like.
-    raise errors.UserError(
-        f"task {provider.name}: its data cannot be read ({_one_line(error)}); "
-        "set --records_dir to the folder that holds it") from error
   if not files:
     raise errors.UserError(
         f"task {provider.name} has no split {cfg.split!r}; it has "
@@ -81,28 +80,19 @@ def check_periods(
         f"{max(1, round(save / eval_period)) * eval_period}, for example")
 
 
-def _check_vocabularies(task: seqio.Task) -> None:
-  for name, feature in task.output_features.items():
-    try:
-      _ = feature.vocabulary.vocab_size  # Loads it.
-    except errors.UserError:
-      raise
-    except Exception as error:
-      path = getattr(feature.vocabulary, "sentencepiece_model_file", "")
-      raise errors.UserError(
-          f"task {task.name}: the vocabulary of {name!r} cannot be loaded "
-          f"from {path or feature.vocabulary} ({_one_line(error)})"
-      ) from error
+def _check_vocabulary(name: str, vocabulary: seqio.Vocabulary) -> None:
+  path = getattr(vocabulary, "sentencepiece_model_file", "") or vocabulary
+  with errors.reported(Exception, lambda error: (
+      f"{name} cannot be loaded from {path} ({errors.first_line(error)})")):
+    _ = vocabulary.vocab_size  # Loads it.
 
 
 def make_folder(model_dir: str) -> None:
   """Makes the run folder; raises UserError if that cannot be."""
-  try:
+  with errors.reported(OSError, lambda error: (
+      f"cannot make MODEL_DIR={model_dir}: "
+      f"{error.strerror or errors.first_line(error)}; take another one")):
     epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise errors.UserError(
-        f"cannot make MODEL_DIR={model_dir}: "
-        f"{error.strerror or _one_line(error)}; take another one") from error
 
 
 def check_folder_is_there(model_dir: str) -> None:

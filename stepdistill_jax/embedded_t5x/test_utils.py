@@ -17,13 +17,13 @@ import numpy as np
 from stepdistill_jax.embedded_t5x import (
   adafactor,
   checkpoints,
+  lazy_arrays,
   models,
   optimizers,
   partitioning,
   train_state as train_state_lib,
 )
 from stepdistill_jax.embedded_t5x.examples.t5 import network
-from stepdistill_jax.embedded_t5x.lazy_arrays import LazyArray
 
 MeshSpec = Sequence[tuple[str, int]]
 # One for all train states: trees of different optimizers differ.
@@ -203,8 +203,7 @@ def get_fake_tokenized_dataset(*_, split: str = "validation", **__):
 def assert_equal(a, b) -> None:
   """Raises AssertionError unless two arrays are of a kind, and equal."""
   assert isinstance(a, type(b)), f"{type(a)} is not {type(b)}"
-  get = lambda x: x.get() if isinstance(x, LazyArray) else x
-  np.testing.assert_array_equal(get(a), get(b))
+  np.testing.assert_array_equal(lazy_arrays.fetch(a), lazy_arrays.fetch(b))
 
 
 def assert_same(tree_a, tree_b) -> None:

@@ -11,18 +11,17 @@ import pytest
 import seqio
 
 from stepdistill_jax.embedded_t5x import (
-  command as t5x_command,
   interactive_model,
   models,
   optimizers,
   partitioning,
-  testing_tasks,
 )
 from stepdistill_jax.embedded_t5x.examples.t5 import network
+from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import errors
-from tests.support import real_data as testing
+from tests.support import real_data as testing, testing_tasks
 
-MODEL = "t5x/configs/runs/testing_model.gin"
+MODEL = "tests/support/testing_model.gin"
 LENGTHS = {"inputs": 12, "targets": 8}
 SIZES = {"vocab_size": 384, "emb_dim": 16, "num_heads": 2,
          "num_encoder_layers": 1, "num_decoder_layers": 1, "head_dim": 4,

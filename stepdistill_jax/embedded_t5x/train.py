@@ -6,7 +6,7 @@ in the module it calls; the steps themselves are in `train_loop`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -204,7 +204,10 @@ def train(
         train_state_axes=initializer.train_state_axes,
         eval_names=(), summary_dir=model_dir, rng=trainer_rng))
     trainer.check_batch_size(layout.batch_size)
-    background = stack.enter_context(_background_thread())
+    background = concurrent.futures.ThreadPoolExecutor(1)
+    # All its work is asked for before the end; an error does not wait for it,
+    # as a compilation may take minutes.
+    stack.callback(background.shutdown, wait=False, cancel_futures=True)
 
     def compile_train() -> None:
       with random_bits():  # A thread does not see another's contexts.
@@ -331,6 +334,7 @@ def train(
              or schedule.evaluation and step % schedule.evaluation == 0))
     if step == total_steps and not evaluate_first:
       loop.check_threads(wait=True)
+      concurrent.futures.wait([compiling])
       progress.say(f"step {step} is TRAIN_STEPS already: nothing to train")
       return step, trainer.train_state
     if schedule.checkpoint and not resuming:
@@ -358,18 +362,6 @@ def train(
     if jax.process_index() == 0:
       run_record.finish(model_dir, loop.step)
     return loop.step, trainer.train_state
-
-
-@contextlib.contextmanager
-def _background_thread() -> Iterator[concurrent.futures.Executor]:
-  """A thread whose work is waited for at the end, but not by an error."""
-  executor = concurrent.futures.ThreadPoolExecutor(1)
-  try:
-    yield executor
-  except BaseException:  # A compilation may take minutes.
-    executor.shutdown(wait=False, cancel_futures=True)
-    raise
-  executor.shutdown()
 
 
 def _first_step_of_run(model_dir: str, step: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
+import numpy as np
 
 from stepdistill_jax.embedded_t5x import (
   preflight,
@@ -45,9 +45,7 @@ def run_actions(
   if jax.process_index() == 0:
     for action in actions.get(mode, ()):
       stop |= bool(action.run(train_state, metrics_by_task=metrics_by_task))
-  if jax.process_count() == 1:
-    return stop
-  return bool(multihost_utils.broadcast_one_to_all(jnp.array(stop)))
+  return bool(multihost_utils.broadcast_one_to_all(np.array(stop)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,17 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x import (
-  checkpoints,
-  command as t5x_command,
-  device_mesh,
-  utils,
-)
-from stepdistill_jax.runs import run_record
+from stepdistill_jax.embedded_t5x import checkpoints, device_mesh, utils
+from stepdistill_jax.runs import run_record, t5x_command
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing
 
-GIN_FILE = "t5x/configs/runs/testing.gin"
+GIN_FILE = "tests/support/testing.gin"
 STEPS = 6
 BINDINGS = ("EVAL_PERIOD = 3", "train_script.train.stats_period = 1",
             "utils.SaveCheckpointConfig.period = 3", "DROPOUT_RATE = 0.1",
@@ -362,7 +357,7 @@ def test_an_optax_transformation_is_no_optimizer(tmp_path):
   gin_file.write_text("""
       from __gin__ import dynamic_registration
       import optax
-      include 't5x/configs/runs/testing.gin'
+      include 'tests/support/testing.gin'
       OPTIMIZER = @optax.sgd()
       optax.sgd.learning_rate = 0.1
       """)

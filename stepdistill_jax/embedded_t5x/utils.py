@@ -153,13 +153,6 @@ def set_hardware_rng_ops() -> None:
   jax.config.update("jax_default_prng_impl", "unsafe_rbg")
 
 
-def sync_global_devices(name: str) -> None:
-  """Waits for all hosts."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
-
-
-def multihost_assert_equal(input_tree, fail_message: str = "") -> None:
-  """Raises unless all hosts have the same values."""
-  if jax.process_count() > 1:
-    multihost_utils.assert_equal(input_tree, fail_message)
+# Of all hosts; alone, there is nothing to wait for, and nothing differs.
+sync_global_devices = multihost_utils.sync_global_devices
+multihost_assert_equal = multihost_utils.assert_equal

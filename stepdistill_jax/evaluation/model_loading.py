@@ -3,13 +3,12 @@
 from jax import numpy as jnp
 from t5x import partitioning, utils
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import array_reader
 from stepdistill_jax.evaluation import (
   model_config as model_config_lib,
   student as student_lib,
 )
 from stepdistill_jax.interop import rebuilding, run_folder as run_folder_lib
-from stepdistill_jax.runs import run_record
+from stepdistill_jax.runs import array_reader, run_record
 from stepdistill_jax.util import errors
 
 

@@ -7,9 +7,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader as t5x_reader,
-)
 from stepdistill_jax.interop import (
   architecture,
   gin_decoder,
@@ -21,6 +18,7 @@ from stepdistill_jax.interop.hf import (
   safetensors_files,
   weights as hf_weights,
 )
+from stepdistill_jax.runs import array_reader as t5x_reader
 from stepdistill_jax.util import errors, locations
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.interop import gin_model
+from stepdistill_jax.runs import t5x_command
 from tests.support import hf_fixtures as fixtures
 
 

@@ -6,15 +6,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader as t5x_reader,
-)
 from stepdistill_jax.interop.hf import (
   exporting as export_hf,
   importing as import_hf,
   names as hf_names,
   weights as hf_weights,
 )
+from stepdistill_jax.runs import array_reader as t5x_reader
 from tests.support import hf_fixtures as fixtures
 
 

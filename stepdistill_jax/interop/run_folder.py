@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import restore_choice
 from stepdistill_jax.records import task_names
-from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
+from stepdistill_jax.runs import (
+  checkpoint_manifest,
+  checkpoint_paths,
+  restore_choice,
+)
 from stepdistill_jax.util import errors, locations
 
 CONFIG_FILE = "config.gin"

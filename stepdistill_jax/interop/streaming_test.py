@@ -12,15 +12,13 @@ import time
 
 import pytest
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader as t5x_reader,
-)
 from stepdistill_jax.interop import streaming
 from stepdistill_jax.interop.hf import (
   exporting as export_hf,
   importing as import_hf,
   weights as hf_weights,
 )
+from stepdistill_jax.runs import array_reader as t5x_reader
 from stepdistill_jax.util import errors
 from tests.support import hf_fixtures as fixtures
 

@@ -9,10 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader as t5x_reader,
-)
 from stepdistill_jax.interop.hf import importing as import_hf
+from stepdistill_jax.runs import array_reader as t5x_reader
 from stepdistill_jax.util import errors
 from tests.support import hf_fixtures as fixtures
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
+from stepdistill_jax.interop import streaming
+from stepdistill_jax.runs import (
   array_reader as t5x_reader,
+  checkpoint_manifest,
+  checkpoint_paths,
   restore_choice,
 )
-from stepdistill_jax.interop import streaming
-from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations
 
 BAD_EXIT_CODE = 1

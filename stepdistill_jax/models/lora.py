@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import array_reader
+from stepdistill_jax.runs import array_reader
 
 ADAPTERS = ("lora_a", "lora_b")
 

@@ -13,14 +13,10 @@ import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
 from stepdistill_jax.data import task_names
-from stepdistill_jax.embedded_t5x import (
-  checkpoints,
-  command as t5x_command,
-  train_test,
-)
+from stepdistill_jax.embedded_t5x import checkpoints, train_test
 from stepdistill_jax.interop.hf import importing as import_hf
 from stepdistill_jax.records import record_writer, records
-from stepdistill_jax.runs import run_record
+from stepdistill_jax.runs import run_record, t5x_command
 from stepdistill_jax.util import errors
 from tests.support import hf_fixtures as fixtures, real_data as testing
 

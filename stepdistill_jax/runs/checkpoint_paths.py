@@ -54,6 +54,28 @@ def layout_of(path: str | os.PathLike[str]) -> str | None:
   return None
 
 
+def require(path: str | os.PathLike[str]) -> None:
+  """Raises InvalidValue where no checkpoint is, saying what is there."""
+  if layout_of(path):
+    return
+  folder = epath.Path(path)
+  steps, beside = all_steps(folder), all_steps(folder.parent)
+  if steps:
+    found = (f"it holds the checkpoints of steps {steps[-5:]}; name one "
+             f"({get_checkpoint_dir(path, steps[-1])}) or use mode 'latest'")
+  elif (folder / "config.json").exists():
+    found = ("it is a Hugging Face folder: see `stepdistill checkpoint "
+             "import-hf`")
+  elif folder.exists():
+    found = f"it holds no checkpoint_STEP folders, {NEITHER_LAYOUT}"
+  elif beside:
+    found = f"{folder.parent} has steps {beside[-5:]}"
+  else:
+    found = ("there is no such folder; a name on the Hugging Face hub is "
+             "imported first: `stepdistill checkpoint import-hf NAME`")
+  raise errors.InvalidValue(f"no checkpoint at {path}: {found}")
+
+
 def latest_step(checkpoints_dir: str) -> int | None:
   return max(all_steps(checkpoints_dir), default=None)
 

@@ -127,12 +127,12 @@ def train_and_score(folder: pathlib.Path, job: Job, watcher: Watcher) -> None:
     job: what to train.
     watcher: called with steps and answers.
   """
-  from stepdistill_jax.embedded_t5x import command as t5x_command
   from stepdistill_jax.evaluation import scoring
 
   # Imported before the first run: it registers gin configurables, which gin
   # refuses while it holds a run's configuration.
   from stepdistill_jax.interop import rebuilding  # noqa: F401
+  from stepdistill_jax.runs import t5x_command
 
   if not is_trained(folder, job):
     with progress_lib.watched_by(watcher):

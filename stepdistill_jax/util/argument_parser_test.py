@@ -8,8 +8,8 @@ import pytest
 
 import stepdistill_jax
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.embedded_t5x import command as t5x_command
 from stepdistill_jax.evaluation import command as eval_main
+from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import argument_parser
 
 MAINS = {"stepdistill": cli.main, "t5x": t5x_command.main,

@@ -94,7 +94,7 @@ def missing_split_message(
 @contextlib.contextmanager
 def reported(kinds: type[BaseException] | tuple[type[BaseException], ...],
              message: Callable[[Any], str] | str) -> Iterator[None]:
-  """Raises UserError in place of an error inside.
+  """Raises UserError in place of an error inside; UserErrors stay as they are.
 
   Args:
     kinds: of errors.
@@ -102,6 +102,8 @@ def reported(kinds: type[BaseException] | tuple[type[BaseException], ...],
   """
   try:
     yield
+  except UserError:
+    raise
   except kinds as error:
     raise UserError(
         message if isinstance(message, str) else message(error)) from error

@@ -76,3 +76,15 @@ def test_unknown_command_is_a_user_error(capsys):
     cli.main(["traim"])
   assert exit_info.value.code == errors.USER_ERROR_EXIT_CODE
   assert "traim" in capsys.readouterr().err
+
+
+def test_an_error_has_one_line_and_a_user_error_keeps_its_own():
+  def told(error):
+    with pytest.raises(errors.UserError) as raised, errors.reported(
+        Exception, lambda error: f"outer: {error}"):
+      raise error
+    return raised.value
+
+  assert str(told(OSError("full"))) == "outer: full"
+  inner = errors.InvalidValue("inner")
+  assert told(inner) is inner

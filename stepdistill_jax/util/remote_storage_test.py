@@ -56,7 +56,7 @@ def test_no_network_is_one_line_at_once(
 def test_a_gin_file_that_names_a_remote_folder(
     capsys, closed_network, tmp_path):
   (tmp_path / "run.gin").write_text(
-      "include 't5x/configs/runs/testing.gin'\n"
+      "include 'tests/support/testing.gin'\n"
       "MODEL_DIR = 'gs://bucket/x'\nTRAIN_STEPS = 2\n")
   assert argument_parser_test.ends_at_once(
       f"t5x train --engine=embedded --gin_file={tmp_path}/run.gin") == 2

@@ -55,9 +55,11 @@ class EmbeddedT5xFinder(importlib.abc.MetaPathFinder):
 
 
 class FormerNamesFinder(importlib.abc.MetaPathFinder):
-  """Finds modules by the names that gin files of before have for them."""
+  """Finds modules by the names that files of before have for them."""
 
   _NAMES = {"stepdistill_jax.resilience": "stepdistill_jax.runs",
+            "stepdistill_jax.embedded_t5x.command":
+                "stepdistill_jax.runs.t5x_command",
             "stepdistill_jax.data.cuts": "stepdistill_jax.data.truncation"}
 
   def find_spec(self, fullname: str, *unused: object) -> Spec:

@@ -57,5 +57,8 @@ def test_former_names_of_rooms_are_found():
       "gin.parse_config('from __gin__ import dynamic_registration\\n'\n"
       "    'from stepdistill_jax.resilience import guards\\n'\n"
       "    'guards.Guards.nonfinite = \"skip\"')\n"
+      "from stepdistill_jax.embedded_t5x import command\n"
+      "from stepdistill_jax.runs import t5x_command\n"
+      "assert command is t5x_command\n"
       "print(gin.get_configurable(guards.Guards)().nonfinite)\n")
   assert result.stdout == "skip\n", result.stderr

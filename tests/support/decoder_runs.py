@@ -9,9 +9,10 @@ import pathlib
 
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import checkpoints, command as t5x_command
+from stepdistill_jax.embedded_t5x import checkpoints
 from stepdistill_jax.interop.hf import importing as import_hf
 from stepdistill_jax.records import record_writer, records
+from stepdistill_jax.runs import t5x_command
 from tests.support import decoder_fixtures as fixtures
 
 STEPS = 4

@@ -167,7 +167,7 @@ def _in_fork(request: Mapping[str, Any]) -> None:
   os.environ.update(request["environment"])
   code = 1
   try:
-    from stepdistill_jax.embedded_t5x import command as t5x_command
+    from stepdistill_jax.runs import t5x_command
     from stepdistill_jax.util import runtime
     runtime.START_TIME = time.time()
     code = t5x_command.main(request["start"])

@@ -25,13 +25,13 @@ import orbax.checkpoint as ocp
 from stepdistill_jax.embedded_t5x import lazy_arrays
 from stepdistill_jax.embedded_t5x.checkpoint_files import (
   reading as checkpoint_reading,
-  restore_choice,
 )
 from stepdistill_jax.runs import (
   checkpoint_manifest,
   checkpoint_paths,
   disk_errors,
   fault_points,
+  restore_choice,
   retention,
 )
 from stepdistill_jax.util import durable_files, errors, progress, remote_storage
@@ -239,9 +239,7 @@ class OrbaxCheckpointManagerInterface:
     Raises:
       errors.UserError: this or the last checkpoint cannot be written.
     """
-    step = train_state.step
-    step = int(jax.device_get(
-        step.get() if isinstance(step, lazy_arrays.LazyArray) else step))
+    step = int(jax.device_get(lazy_arrays.fetch(train_state.step)))
     self.wait_until_finished()  # Raises the last one's error, if it had one.
     if step in self.all_steps() or (
         not force and not self.should_save(step)):
@@ -249,9 +247,7 @@ class OrbaxCheckpointManagerInterface:
     state_dict = train_state.state_dict()
     for transform in state_transformation_fns:
       state_dict, _ = transform(state_dict, state_dict)
-    state_dict = jax.tree.map(
-        lambda x: x.get() if isinstance(x, lazy_arrays.LazyArray) else x,
-        state_dict)
+    state_dict = jax.tree.map(lazy_arrays.fetch, state_dict)
 
     def save_args(path, unused_value) -> ocp.SaveArgs:
       in_target = path[0].key == "target"
@@ -297,8 +293,7 @@ class OrbaxCheckpointManagerInterface:
       if step is None:
         raise errors.InvalidValue(f"no checkpoint in {self.directory}")
       path = checkpoint_paths.get_checkpoint_dir(self.directory, step)
-    if not epath.Path(path).exists():
-      raise errors.InvalidValue(f"there is no checkpoint {path}")
+    checkpoint_paths.require(path)
     restore_choice.require_good(
         os.fspath(path), if_not_just_checked=True)
     state = checkpoint_reading.restore(

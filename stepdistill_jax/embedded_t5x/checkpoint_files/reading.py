@@ -16,8 +16,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from stepdistill_jax.embedded_t5x import lazy_arrays, state_utils
-from stepdistill_jax.embedded_t5x.checkpoint_files import array_reader
-from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
+from stepdistill_jax.runs import (
+  array_reader,
+  checkpoint_manifest,
+  checkpoint_paths,
+)
 from stepdistill_jax.util import errors, locations
 
 
@@ -75,9 +78,8 @@ def as_lazy(array: array_reader.Array, dtype=None,
 
 def read_all(arrays: Mapping[str, Any]) -> dict[str, Any]:
   """Reads lazy arrays, several at a time; leaves others as they are."""
-  get = lambda x: x.get() if isinstance(x, lazy_arrays.LazyArray) else x
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
-    return dict(zip(arrays, pool.map(get, arrays.values())))
+    return dict(zip(arrays, pool.map(lazy_arrays.fetch, arrays.values())))
 
 
 def _check_shapes(path, wanted, found: Mapping[str, Any]) -> None:
@@ -114,9 +116,7 @@ def restore(
     errors.UserError: there is no checkpoint, or it is of another model.
   """
   folder = epath.Path(locations.absolute(path))
-  if checkpoint_paths.layout_of(folder) is None:
-    raise errors.InvalidValue(
-        f"{folder} holds no checkpoint: {checkpoint_paths.NEITHER_LAYOUT}")
+  checkpoint_paths.require(folder)
   state_dict = train_state.state_dict()
   flat = traverse_util.flatten_dict(
       state_dict, keep_empty_nodes=True, sep="/")

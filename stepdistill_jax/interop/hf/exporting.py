@@ -14,10 +14,6 @@ import ml_dtypes
 import numpy as np
 
 from stepdistill_jax.data import tokenizer_files
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader as t5x_reader,
-  restore_choice,
-)
 from stepdistill_jax.interop import (
   architecture,
   run_context,
@@ -31,6 +27,7 @@ from stepdistill_jax.interop.hf import (
   names as hf_names,
   safetensors_files,
 )
+from stepdistill_jax.runs import array_reader as t5x_reader, restore_choice
 from stepdistill_jax.util import errors
 
 DTYPES = {"original": None, "float32": np.dtype(np.float32),

@@ -11,10 +11,8 @@ from typing import Any
 
 import jinja2
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader as t5x_reader,
-)
 from stepdistill_jax.interop import architecture, run_context, run_folder
+from stepdistill_jax.runs import array_reader as t5x_reader
 from stepdistill_jax.util import errors, locations
 from stepdistill_jax.util.version import __version__
 

@@ -12,10 +12,6 @@ import pathlib
 
 import numpy as np
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader as t5x_reader,
-  restore_choice,
-)
 from stepdistill_jax.interop import (
   architecture,
   gin_model,
@@ -24,6 +20,7 @@ from stepdistill_jax.interop import (
   streaming,
 )
 from stepdistill_jax.interop.t5x import writer as t5x_writer
+from stepdistill_jax.runs import array_reader as t5x_reader, restore_choice
 from stepdistill_jax.util import errors
 
 

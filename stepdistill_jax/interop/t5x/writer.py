@@ -24,12 +24,12 @@ import msgpack
 import numpy as np
 import tensorstore as ts
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader as t5x_reader,
-  legacy as legacy_checkpoints,
-)
 from stepdistill_jax.interop import streaming
-from stepdistill_jax.runs import checkpoint_manifest
+from stepdistill_jax.runs import (
+  array_reader as t5x_reader,
+  checkpoint_manifest,
+  legacy_checkpoints,
+)
 from stepdistill_jax.util import durable_files, errors
 
 LAYOUTS = ("orbax", "legacy")

@@ -95,8 +95,6 @@ class Decoder(nn.Module):
       float32 `[batch, length, vocab]`.
     """
     del decoder_positions
-    if prefill and decode:
-      raise ValueError("prefill and decode are different calls")
     cfg = self.config
     deterministic = not enable_dropout
     embedding = t5_network.token_embedder(cfg)

@@ -171,18 +171,17 @@ def read_index(path) -> Mapping[str, Any]:
         f"{file} is of a TensorFlow checkpoint, not of T5X's; Hugging Face "
         "has the same weights: see `stepdistill checkpoint import-hf`")
   flat: dict[str, Any] = {}
-  try:
+  with errors.reported(
+      (ValueError, KeyError, TypeError, AttributeError,
+       msgpack.UnpackException), lambda error: (
+           f"{file} is not an index of T5X's older layout: {error}; is it "
+           "damaged or cut off?")):
     tree = msgpack.unpackb(
         data, ext_hook=_decode_extension, strict_map_key=False)
     if not isinstance(tree, dict):
       raise ValueError(f"a {type(tree).__name__} at its top")
     # Version 0 was the bare state; later ones wrap it with a version.
     _flatten(tree.get("optimizer", tree), "", flat)
-  except (ValueError, KeyError, TypeError, AttributeError,
-          msgpack.UnpackException) as error:
-    raise errors.UserError(
-        f"{file} is not an index of T5X's older layout: {error}; is it "
-        "damaged or cut off?") from error
   flat.pop("version", None)
   return flat
 
@@ -201,16 +200,14 @@ def open_array(path, array: ZarrArray, context=None,
     errors.UserError: it is missing, or not of the shape in the index.
   """
   base = kvstore_spec(path)
-  spec = {"driver": "zarr",
-          "kvstore": {**base, "path": base["path"] + array.folder + "/"},
-          "fill_missing_data_reads": fill_missing}
-  try:
-    opened = ts.open(
-        spec, read=True, open=True, context=context).result()
-  except ValueError as error:
-    raise errors.UserError(
-        f"the checkpoint {path} lacks the array {array.folder}, which its "
-        f"index lists: {str(error).split(' [')[0]}") from error
+  with errors.reported(ValueError, lambda error: (
+      f"the checkpoint {path} lacks the array {array.folder}, which its index "
+      f"lists: {str(error).split(' [')[0]}")):
+    opened = ts.open({
+        "driver": "zarr",
+        "kvstore": {**base, "path": base["path"] + array.folder + "/"},
+        "fill_missing_data_reads": fill_missing},
+        read=True, open=True, context=context).result()
   if tuple(opened.shape) != array.shape:
     raise errors.UserError(
         f"the array {array.folder} of {path} is of shape "

@@ -19,11 +19,12 @@ from stepdistill_jax.embedded_t5x import (
   partitioning,
   state_initializer,
 )
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
+from stepdistill_jax.runs import (
   array_reader,
+  checkpoint_manifest,
   restore_choice,
+  run_record,
 )
-from stepdistill_jax.runs import checkpoint_manifest, run_record
 from stepdistill_jax.util import errors
 from tests.support import damage
 

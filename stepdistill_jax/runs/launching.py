@@ -147,7 +147,7 @@ def launch(
     configured = gin.get_configurable(entry)
     if dry_run:
       if mode == "train":
-        from stepdistill_jax.embedded_t5x import dry_run as dry_run_lib
+        from stepdistill_jax.runs import dry_run as dry_run_lib
         with gin.unlock_config():  # The data's modules register some.
           dry_run_lib.describe(entry)
       return None

@@ -9,16 +9,13 @@ import pytest
 import seqio
 
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.embedded_t5x import (
-  command as t5x_command,
-  device_mesh,
-  testing_tasks,
-)
+from stepdistill_jax.embedded_t5x import device_mesh
+from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import devices, errors, t5x_finder
-from tests.support import real_data as testing
+from tests.support import real_data as testing, testing_tasks
 
 TRAIN = ("train", "--engine=embedded",
-         "--gin_file=t5x/configs/runs/testing.gin")
+         "--gin_file=tests/support/testing.gin")
 
 
 def fail(capsys, *argv, programs_before: int = 0) -> str:
@@ -196,7 +193,7 @@ def test_eval_and_infer_want_a_checkpoint(capsys, tmp_path):
     line = fail(
         capsys, mode, "--engine=embedded",
         f"--gin_file=t5x/configs/runs/{mode}.gin",
-        "--gin_file=t5x/configs/runs/testing_model.gin",
+        "--gin_file=tests/support/testing_model.gin",
         f"--gin.CHECKPOINT_PATH='{tmp_path}/checkpoint_3'",
         f"--gin.{output}_OUTPUT_DIR='{tmp_path}/out'")
     assert f"no checkpoint at {tmp_path}/checkpoint_3" in line
@@ -205,7 +202,7 @@ def test_eval_and_infer_want_a_checkpoint(capsys, tmp_path):
 
 def test_dry_run_only_parses(tmp_path):
   t5x_command.run(
-      "train", ["t5x/configs/runs/testing.gin"],
+      "train", ["tests/support/testing.gin"],
       [f"MODEL_DIR = {str(tmp_path / 'run')!r}", "TRAIN_STEPS = 2"],
       engine="embedded", dry_run=True)
   assert gin_config.bindings()["BATCH_SIZE"] == "8"
@@ -250,7 +247,7 @@ def test_a_command_line_may_weigh_any_tasks():
 def test_every_run_has_a_configuration_of_its_own(tmp_path):
   for steps in ("2", "3"):
     t5x_command.run(
-        "train", ["t5x/configs/runs/testing.gin"],
+        "train", ["tests/support/testing.gin"],
         ["MODEL_DIR = 'x'", f"TRAIN_STEPS = {steps}"], engine="embedded",
         dry_run=True)
     assert gin_config.bindings()["TRAIN_STEPS"] == steps
@@ -259,7 +256,7 @@ def test_every_run_has_a_configuration_of_its_own(tmp_path):
 @pytest.mark.parametrize("mode", ["eval", "infer", "precompile", "export"])
 def test_gin_files_of_another_mode_are_named(mode):
   with pytest.raises(errors.UserError) as caught:
-    t5x_command.run(mode, ["t5x/configs/runs/testing.gin"], [],
+    t5x_command.run(mode, ["tests/support/testing.gin"], [],
                     engine="embedded", dry_run=True)
   line = str(caught.value)
   assert f"for `t5x train`, not for `t5x {mode}`" in line

@@ -1,7 +1,7 @@
 """T5X's checkpoints as files: what is in them, read slice by slice.
 
-No jax, no devices, nothing read but what is asked for. `reading` restores
-train states with it.
+No jax, no devices, nothing read but what is asked for. The embedded engine's
+`checkpoint_files.reading` restores train states with it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from etils import epath
 import numpy as np
 import tensorstore as ts
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  legacy as legacy_checkpoints,
+from stepdistill_jax.runs import (
+  checkpoint_manifest,
+  checkpoint_paths,
+  legacy_checkpoints,
 )
-from stepdistill_jax.runs import checkpoint_manifest, checkpoint_paths
 from stepdistill_jax.util import errors, locations, remote_storage
 
 STATE_ITEM = checkpoint_paths.STATE_ITEM
@@ -104,22 +105,11 @@ def resolve(path: str | os.PathLike[str]) -> str:
     folder = folder.parent
   if folder.name == STATE_ITEM and (folder / METADATA_FILE).exists():
     folder = folder.parent
-  if checkpoint_paths.layout_of(folder):
-    return os.fspath(folder)
   steps = checkpoint_paths.all_steps(os.fspath(folder))
-  if steps:
+  if steps and not checkpoint_paths.layout_of(folder):
     return checkpoint_paths.get_checkpoint_dir(os.fspath(folder), steps[-1])
-  if not folder.exists():
-    beside = checkpoint_paths.all_steps(os.fspath(folder.parent))
-    raise errors.UserError(
-        f"{folder} does not exist" + (
-            f"; {folder.parent} has the steps {beside[-5:]}"
-            if beside else ""))
-  raise errors.UserError(
-      f"{folder} holds no T5X checkpoint: no checkpoint_STEP folders, "
-      f"{checkpoint_paths.NEITHER_LAYOUT}"
-      + ("; it is a Hugging Face folder: see `stepdistill checkpoint "
-         "import-hf`" if (folder / "config.json").exists() else ""))
+  checkpoint_paths.require(folder)
+  return os.fspath(folder)
 
 
 def _of_store(name: str, store: ts.TensorStore, dtype=None) -> Array:
@@ -165,7 +155,9 @@ def _open_all(specs: Mapping[str, dict[str, Any]], path) -> dict[str, Array]:
 def _orbax_names(state: epath.Path) -> Mapping[str, str]:
   """Reads orbax's metadata: `a/b/c` name -> name of the stored array."""
   file = state / METADATA_FILE
-  try:
+  with errors.reported(
+      (ValueError, KeyError, TypeError, AttributeError), lambda error: (
+          f"{file} is not orbax's metadata: {error!r}; is it damaged?")):
     tree = json.loads(file.read_text())["tree_metadata"]
     names = {}
     for entry in tree.values():
@@ -174,11 +166,7 @@ def _orbax_names(state: epath.Path) -> Mapping[str, str]:
         continue
       keys = [str(key["key"]) for key in entry["key_metadata"]]
       names["/".join(keys)] = ".".join(keys)
-    return names
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.UserError(
-        f"{file} is not orbax's metadata: {error!r}; is it damaged?"
-    ) from error
+  return names
 
 
 def _open_orbax(

@@ -17,10 +17,8 @@ import os
 
 from etils import epath
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  array_reader as t5x_reader,
-)
 from stepdistill_jax.runs import (
+  array_reader as t5x_reader,
   checkpoint_manifest,
   checkpoint_paths,
   run_record,

@@ -130,7 +130,7 @@ def run(
   """
   errors.require_known("mode", mode, MODES)
   from stepdistill_jax.config import gin_config
-  from stepdistill_jax.embedded_t5x import launching
+  from stepdistill_jax.runs import launching
   text = gin_config.check_early(
       gin_files, gin_bindings, gin_search_paths, launching.main_names(mode))
   if mode == "train" and text is not None and not dry_run:
