@@ -294,6 +294,8 @@ class _Session:
         self._folder, self._study, self._resolved, jobs, chosen,
         {**{cell: line for cell, line in self._blocked.items()
             if cell in wanted}, **failed}, self._args.miniature)
+    if tables and self._args.miniature:
+      self._say(summary.IN_MINIATURE)
     for table in tables:
       text_report.print_table(table, self._console)
     page = self._folder / "report.html"

@@ -19,7 +19,7 @@ from stepdistill_jax.study import (
 )
 
 WITHIN, OUTSIDE = "within", "outside"
-_MINIATURE = (
+IN_MINIATURE = (
     "In miniature: tiny students from random parameters, a few steps. It shows "
     "that everything works; its accuracies are not to be compared with the "
     "papers'.")
@@ -114,7 +114,7 @@ def write(
   first = [table for table in first if table.rows]
   run_report.write(
       report, folder, title=study.title, first=first,
-      lines=[_MINIATURE] if miniature else [],
+      lines=[IN_MINIATURE] if miniature else [],
       more={"study": study.name, "miniature": miniature,
             "beside": [_as_json(line) for line in lines],
             "failed": dict(failed), "left": [job.name for job in left],

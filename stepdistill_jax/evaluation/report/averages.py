@@ -163,8 +163,9 @@ def differences(groups: pd.DataFrame) -> list[dict[str, Any]]:
   Returns:
     One dict each: `group` and `baseline`, rows of `groups`; `difference` of
     the means, over seeds that both ran where there are; `ci95` over paired
-    seeds and examples, see `effect`, None without two seeds or the answers;
-    and `seeds`, how many were paired.
+    seeds and examples, see `effect`, None without two seeds or the answers,
+    or where all of these are alike; `paired`, whether there were answers; and
+    `seeds`, how many were paired.
   """
   rows = list(groups.itertuples())
   setting = lambda g: tuple(getattr(g, name) for name in _SETTING)
@@ -188,7 +189,8 @@ def differences(groups: pd.DataFrame) -> list[dict[str, Any]]:
                           for s in seeds])) if seeds else (
                               one.mean - baseline.mean)
     found.append({"group": one, "baseline": baseline, "difference": mean,
-                  "ci95": ci95.get(place), "seeds": len(seeds)})
+                  "ci95": ci95.get(place), "paired": values[place] is not None,
+                  "seeds": len(seeds)})
   return found
 
 

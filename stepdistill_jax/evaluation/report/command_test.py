@@ -293,6 +293,17 @@ def test_runs_on_other_examples_have_no_interval_over_seeds(tmp_path):
   assert len(group.accuracies) == 2 and group.ci95 is None
 
 
+def test_methods_that_answer_alike_are_said_to(tmp_path):
+  write_results(tmp_path / "scores", [
+      system(write_run(tmp_path / f"{method}{seed}", method, seed=seed), 0.0)
+      for method in ("finetune", "step_by_step") for seed in range(2)])
+  report = run_report.make([tmp_path])
+  (difference,) = report.differences
+  assert difference["paired"] and difference["ci95"] is None
+  run_report.write(report, tmp_path / "out")
+  assert "no answers differ" in (tmp_path / "out/report.md").read_text()
+
+
 def test_figures_axes_stay_within_0_and_100(runs):
   groups = run_report.make([runs]).groups
   groups["ci95"] = [(0.0, 1.0)] * len(groups)

@@ -116,6 +116,7 @@ def _differences(report: RunReport) -> tables_lib.Table:
 def _verdict(difference: Mapping[str, Any]) -> str:
   if difference["ci95"] is None:
     return "needs 2 seeds" if difference["seeds"] < 2 else (
+        "no answers differ" if difference["paired"] else
         "needs the same examples' answers")
   low, high = difference["ci95"]
   return "within noise" if low <= 0 <= high else "differs"
