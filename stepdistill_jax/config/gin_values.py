@@ -20,6 +20,7 @@ _REFERENCE = re.compile(r"@[A-Za-z_][\w./]*(\(\))?|%[A-Za-z_]\w*")
 # Of gin/runs/paper.gin, see `models.optimization`.
 SCHEDULES = ("linear", "cosine", "constant", "rsqrt")
 OPTIMIZERS = ("adamw", "adafactor", "lion", "sgd")
+LABELS = ("gold", "teacher")  # See `records.task_names`.
 _is_whole = setting_checks.is_whole_number
 
 
@@ -61,6 +62,7 @@ _PATH_OR_NONE = Rule(
 
 RULES: Mapping[str, Rule] = {
     "TRAIN_STEPS": _COUNT,
+    "BATCH_SIZE": _COUNT,
     "EVAL_PERIOD": _PERIOD,
     "EVAL_STEPS": _COUNT_OR_NONE,
     "CHECKPOINT_PERIOD": _PERIOD,
@@ -73,6 +75,9 @@ RULES: Mapping[str, Rule] = {
         lambda v: v is None or _is_whole(v, 0), "0"),
     "LEARNING_RATE": Rule(
         "a number of at least 0", lambda v: _is_number(v) and v >= 0, "1e-3"),
+    "PACK": Rule("True or False", lambda v: isinstance(v, bool), "True"),
+    "LABELS": _one_of(LABELS),
+    "EVAL_LABELS": _one_of(LABELS),
     "LEARNING_RATE_SCHEDULE": _one_of(SCHEDULES),
     "WARMUP_STEPS": Rule(
         "a whole number of at least 0", lambda v: _is_whole(v, 0), "100"),

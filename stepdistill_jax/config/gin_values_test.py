@@ -17,7 +17,9 @@ from stepdistill_jax.util import errors
     ("MODEL_DIR", "None"), ("MODEL_DIR", "7"),
     ("INITIAL_CHECKPOINT_PATH", "''"), ("CHECKPOINT_PATH", "3"),
     ("LEARNING_RATE_SCHEDULE", "'cosin'"), ("OPTIMIZER", "'lionn'"),
-    ("WARMUP_STEPS", "-1"),
+    ("WARMUP_STEPS", "-1"), ("BATCH_SIZE", "0"), ("BATCH_SIZE", "8.0"),
+    ("PACK", "'yes'"), ("PACK", "1"), ("LABELS", "'humans'"),
+    ("EVAL_LABELS", "None"),
 ])
 def test_bad_values_are_refused(name, value):
   with pytest.raises(errors.UserError) as refused:
@@ -34,6 +36,7 @@ def test_bad_values_are_refused(name, value):
     ("EVAL_PERIOD", "0"), ("CHECKPOINT_PERIOD", "0"),  # As in T5X: never.
     ("RANDOM_SEED", "None"), ("INITIAL_CHECKPOINT_PATH", "None"),
     ("OPTIMIZER", "@adafactor.Adafactor()"), ("WARMUP_STEPS", "0"),
+    ("PACK", "False"), ("LABELS", "'gold'"), ("BATCH_SIZE", "%TRAIN_BATCH"),
     ("CHECKPOINT_PATH", "['/a', '/b']"), ("ANYTHING_ELSE", "-1"),
 ])
 def test_what_can_work_passes(name, value):

@@ -138,7 +138,9 @@ def test_one_preparation_serves_all_settings(folder, monkeypatch):
   assert expected[1.0] == {32} and max(expected[0.25]) <= 10
 
 
-@pytest.mark.parametrize("damage", ["short", "format", "json", "missing"])
+@pytest.mark.parametrize("damage", [
+    "short", "format", "json", "missing", "utf8", "list", "key", "count",
+    "dtype", "starts", "sizes", "a folder"])
 def test_damaged_tokens_are_made_anew(folder, said, damage):
   expected = prepare().read(range(32))
   (made,) = made_folders(folder)
@@ -151,6 +153,20 @@ def test_damaged_tokens_are_made_anew(folder, said, damage):
                                  "format": 0}))
   elif damage == "json":
     about.write_text(about.read_text()[:40])
+  elif damage == "utf8":
+    about.write_bytes(b"\xff" + about.read_bytes())
+  elif damage == "list":
+    about.write_text("[1]")
+  elif damage in ("key", "count", "dtype"):
+    found = json.loads(about.read_text())
+    about.write_text(json.dumps({**found, **{
+        "key": {"bytes": {}}, "count": {"examples": 31},
+        "dtype": {"dtypes": {**found["dtypes"], "inputs": "<f8"}}}[damage]}))
+  elif damage in ("starts", "sizes"):  # As long as before.
+    (made / damage).write_bytes(bytes((made / damage).stat().st_size))
+  elif damage == "a folder":
+    (made / "ids").unlink()
+    (made / "ids").mkdir()
   else:
     (made / "starts").unlink()
   np.testing.assert_equal(prepare().read(range(32)), expected)

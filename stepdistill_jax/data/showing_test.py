@@ -137,3 +137,11 @@ def test_a_dry_run_says_what_would_be_trained(folder, capsys, tmp_path):
   assert not (tmp_path / "run").exists()
   assert t5x_command.main([*arguments, "--gin.TEACHER='nobody'"]) == 0
   assert "warning: this training would stop: " in capsys.readouterr().out
+  assert t5x_command.main([
+      *arguments, "--gin.train/utils.DatasetConfig.batch_size=0"]) == 0
+  assert "would stop: BATCH_SIZE must be a whole" in capsys.readouterr().out
+  assert t5x_command.main([
+      *arguments, "--gin.train_task/task_names.task_name.kind='stepp'"]) == 0
+  said = capsys.readouterr().out
+  assert "would stop: train_dataset_cfg: " in said
+  assert "would stop: 'train_dataset_cfg'" not in said

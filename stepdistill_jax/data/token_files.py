@@ -15,7 +15,6 @@ numbers are little endian.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-import functools
 import json
 import os
 import pathlib
@@ -110,15 +109,17 @@ def read_about(folder: pathlib.Path) -> dict[str, Any]:
     about = json.loads((folder / _ABOUT).read_text("utf-8"))
     if about["format"] != FORMAT:
       raise DamagedError(f"it is of format {about['format']}, not {FORMAT}")
-    for name, size in about["bytes"].items():
-      found = (folder / name).stat().st_size
+    for name in _FILES:
+      size, found = about["bytes"][name], (folder / name).stat().st_size
       if found != size:
         raise DamagedError(f"{name} has {found:,} bytes of {size:,}")
     return dict(about)
-  except (OSError, LookupError, TypeError, AttributeError) as error:
+  except OSError as error:
     raise DamagedError(f"{_ABOUT} or a file is missing") from error
-  except json.JSONDecodeError as error:
-    raise DamagedError(f"{_ABOUT} is not JSON") from error
+  except DamagedError:
+    raise
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    raise DamagedError(f"{_ABOUT} is not what was written") from error
 
 
 class TokenFiles:
@@ -129,17 +130,43 @@ class TokenFiles:
     about: what the folder says of itself.
     names: of the features.
     count: number of examples.
+    longest: the largest size of each feature.
   """
 
   def __init__(self, folder: pathlib.Path):
     """Opens a folder; raises DamagedError."""
     self.about = read_about(folder)
-    self.names = tuple(self.about["dtypes"])
-    self.count: int = self.about["examples"]
     self.folder = folder
-    self._dtypes = [np.dtype(d) for d in self.about["dtypes"].values()]
-    self._files = {name: open(folder / name, "rb", buffering=0)
-                   for name in _FILES}
+    try:
+      self.names = tuple(self.about["dtypes"])
+      self.count: int = self.about["examples"]
+      self._dtypes = [np.dtype(d) for d in self.about["dtypes"].values()]
+      self._files = {name: open(folder / name, "rb", buffering=0)
+                     for name in _FILES}
+      self.longest = dict(zip(self.names, self._look()))
+    except OSError as error:
+      raise DamagedError(f"a file is missing ({error.strerror})") from error
+    except DamagedError:
+      raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+      raise DamagedError("its files do not agree") from error
+
+  def _look(self) -> list[int]:
+    """The features' largest sizes, if examples begin where sizes say so."""
+    widths = np.array([dtype.itemsize for dtype in self._dtypes], np.int64)
+    longest, first, end = np.zeros(len(self.names), np.int64), 0, 0
+    for sizes in self.sizes():
+      ends = end + np.cumsum(4 * len(widths) + sizes @ widths)
+      starts = np.frombuffer(os.pread(
+          self._files["starts"].fileno(), 8 * len(ends) + 8, 8 * first), "<i8")
+      if starts[0] != end or (starts[1:] != ends).any():
+        raise DamagedError(f"its files do not agree from example {first:,} on")
+      longest = np.maximum(longest, sizes.max(axis=0))
+      first, end = first + len(ends), int(ends[-1])
+    if (end, 8 * first) != (
+        self.about["bytes"]["rows"], self.about["bytes"]["ids"]):
+      raise DamagedError("its files do not agree")
+    return longest.tolist()
 
   def read(self, rows: Sequence[int]) -> list[list[np.ndarray]]:
     """Examples by their numbers: the values of each feature of each.
@@ -168,12 +195,6 @@ class TokenFiles:
     """The features' sizes, many examples at once, uint32 [any, features]."""
     for part in self._parts("sizes", "<u4", len(self.names)):
       yield part.reshape(-1, len(self.names))
-
-  @functools.cached_property
-  def longest(self) -> dict[str, int]:
-    """The largest size of each feature."""
-    return dict(zip(self.names, np.max(
-        [part.max(axis=0) for part in self.sizes()], axis=0).tolist()))
 
   def ids(self) -> Iterator[np.ndarray]:
     """Hashes of the examples' ids, as many at once as of `sizes`, int64."""

@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="field or column with the text (default: input, inputs, text or "
       "question, else the only one)")
   parser.add_argument(
-      "--format", choices=("text", "jsonl", "csv", "tsv"), default="text",
-      help="of standard input (default: %(default)s)")
+      "--format", choices=("text", "jsonl", "csv", "tsv"),
+      help="of standard input (default: text)")
   parser.add_argument(
       "--overwrite", action="store_true",
       help="replace the answers that --output has")
@@ -85,6 +85,8 @@ def _run(args: argparse.Namespace) -> None:
 
   with texts.local_file(args.input, args.format) as path, (
       progress.Bars("texts")) as bars:
+    if args.output:
+      _check_output(pathlib.Path(args.output), path)
     # What is wrong with the file is found before the model is loaded.
     next(texts.read(path, args.column), None)
     done, total = 0, row_files.guess_rows(path)
@@ -104,6 +106,17 @@ def _run(args: argparse.Namespace) -> None:
       writer.take(chunk)
       done += len(chunk)
   writer.close(args.input)
+
+
+def _check_output(output: pathlib.Path, path: pathlib.Path) -> None:
+  from stepdistill_jax.util import errors
+
+  if not output.absolute().parent.is_dir():
+    raise errors.UserError(
+        f"--output={output}: there is no folder {output.parent}; make it first")
+  if output.exists() and output.samefile(path):
+    raise errors.UserError(
+        f"--output={output} is the file of the texts; name another one")
 
 
 class _Writer:

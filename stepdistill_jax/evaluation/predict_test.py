@@ -192,6 +192,59 @@ def test_a_column_that_is_not_there(system, tmp_path, capsys):
   assert "did you mean: question" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--column=question", "--column=other"])
+def test_columns_of_one_name(system, tmp_path, capsys, flag):
+  path = _write(tmp_path / "q.csv", "question,question,other\na,b,c\n")
+  code = _call(path, flag)
+  assert code == (2 if "question" in flag else 0)
+  assert code == 0 or "2 columns have that name" in capsys.readouterr().err
+  path = _write(tmp_path / "two.csv", "question,question\na,b\n")
+  assert _call(path) == 2
+  assert "2 columns have that name" in capsys.readouterr().err
+
+
+def test_flags_that_would_do_nothing(system, tmp_path, capsys):
+  path = _write(tmp_path / "q.txt", "a,b\n1,2\n")
+  for flag, message in [("--format=csv", "is of standard input"),
+                        ("--column=a", "read as text, a line each")]:
+    assert _call(path, flag) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_texts_are_not_written_over(system, tmp_path, capsys):
+  path = _write(tmp_path / "q.jsonl", json.dumps({"input": "a"}) + "\n")
+  before = path.read_bytes()
+  for other in (path, tmp_path / "no" / "o.jsonl"):
+    assert _call(path, f"--output={other}", "--overwrite") == 2
+  assert "is the file of the texts" in capsys.readouterr().err
+  assert path.read_bytes() == before and not system.asked
+
+
+def test_rows_of_standard_input_are_named_as_such(
+    system, capsys, monkeypatch):
+  monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a,b\n1,2\n")))
+  assert _call("-", "--format=csv", "--column=c") == 2
+  assert "error: standard input line 2: " in capsys.readouterr().err
+
+
+def test_what_is_not_text_is_taken_up(system, tmp_path, capsys):
+  path = _write(tmp_path / "q.jsonl", "\n".join(
+      '{"input": %s}' % value for value in (
+          "NaN", "Infinity", "[NaN]", '{"a": NaN}', "1e999", "null",
+          '"\\ud800"', "[[1]]", "12345678901234567890123", '"last"')))
+  output = tmp_path / "o.jsonl"
+  assert _call(path, f"--output={output}") == 0
+  whole = output.read_bytes()
+  output.write_bytes(whole[:-5])
+  assert _call(path, f"--output={output}") == 0, capsys.readouterr().err
+  assert output.read_bytes() == whole
+
+  def refuse(name):
+    raise AssertionError(f"{name} is not JSON")
+  for line in whole.splitlines():
+    json.loads(line, parse_constant=refuse)
+
+
 @pytest.mark.parametrize("name, before, after", [
     ("long.txt", b"", b"\nlast\n"), ("long.tsv", b"input\n", b"\nlast\n"),
     ("long.csv", b"input\n", b"\nlast\n"),

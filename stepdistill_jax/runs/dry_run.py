@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import math
 from typing import Any
 
-from stepdistill_jax.config import gin_config
+from stepdistill_jax.config import gin_config, setting_checks
 from stepdistill_jax.data import show_command
 from stepdistill_jax.util import errors
 
@@ -36,7 +36,11 @@ def describe(train: Callable[..., Any]) -> None:
       found.update(gin_config.arguments_of(train, [name]))
     except (errors.UserError, AttributeError, TypeError, ValueError) as error:
       warnings.append(f"{name}: {_one_line(error)}")
-  for part in (_run, _model, _data):
+  for part, needed in (
+      (_run, ()), (_model, ("model", "train_dataset_cfg")),
+      (_data, ("train_dataset_cfg",))):
+    if not found.keys() >= set(needed):
+      continue  # It was said.
     try:
       for line in part(found):
         print(line)
@@ -102,6 +106,7 @@ def _memory(arrays: list[Any]) -> str:
 
 def _data(found: Mapping[str, Any]) -> Iterator[str]:
   cfg, steps = found["train_dataset_cfg"], _steps(found)
+  setting_checks.whole_number("BATCH_SIZE", cfg.batch_size)
   shown = show_command.look(
       cfg.mixture_or_task_name, cfg, 1, show_command.weights_of(found))
   unit = "packed rows" if cfg.pack else "examples"

@@ -76,13 +76,25 @@ def require_column(entry: text_files.Entry, name: str, column: str) -> None:
   """Raises errors.UserError if a row lacks the column of --columns."""
   if column in entry.value:
     return
-  problem = "there is no such column; " + errors.unknown_name_message(
-      "column", column, entry.value)
-  if suffix_of(entry.path) in DELIMITERS and (
-      count := _header(entry.path)[0].count(column)) > 1:
-    problem = f"{count} columns have that name; rename one of them"
   raise errors.UserError(
-      f"--columns={name}={column}: {entry.where}: {problem}")
+      f"--columns={name}={column}: {entry.where}: "
+      f"{missing_column(entry, column)}")
+
+
+def missing_column(entry: text_files.Entry, column: str) -> str:
+  """Says why a row lacks a column."""
+  if (count := repeated_columns(entry.path)[column]) > 1:
+    return f"{count} columns have that name; rename one of them"
+  return "there is no such column; " + errors.unknown_name_message(
+      "column", column, entry.value)
+
+
+def repeated_columns(path: pathlib.Path) -> collections.Counter[str]:
+  """The names that several columns of a CSV or TSV file have: how many."""
+  if suffix_of(path) not in DELIMITERS:
+    return collections.Counter()
+  counts = collections.Counter(_header(path)[0])
+  return collections.Counter({n: c for n, c in counts.items() if c > 1})
 
 
 def require_text(entry: text_files.Entry, name: str, column: str) -> None:
