@@ -206,7 +206,6 @@ def table(found: Sequence[Row], topology: str | None) -> tables.Table:
       None if any(getattr(row, name) is None for row in found)
       else sum(getattr(row, name) for row in found))
   short = lambda value: None if value is None else f"{value:,.3g}"
-  gib = lambda size: None if size is None else f"{size / _GIB:,.1f}"
   shown: list[Mapping[str, Any]] = [{
       **dataclasses.asdict(row.cell.cell), **{name: getattr(row, name)
       for name in ("runs", "done", "steps", "disk", "chip_hours", "cost")}}
@@ -217,7 +216,7 @@ def table(found: Sequence[Row], topology: str | None) -> tables.Table:
   columns: dict[str, tables.Column] = {
       "method": lambda r: f"{r['dataset']} {r['method']} {r['size']}",
       "runs": "runs", "done": "done", "steps left": ("steps", tables.number),
-      "disk, GiB": ("disk", gib)}
+      "disk, GiB": ("disk", _gib)}
   if topology:
     columns |= {"chip-hours": ("chip_hours", short), "cost": ("cost", short)}
   return tables.make("Plan", shown, columns, (
@@ -226,6 +225,10 @@ def table(found: Sequence[Row], topology: str | None) -> tables.Table:
       "the others' FLOPs; evaluations and compiling apart"
       if topology else
       "--topology=v5e-8 --price=1.2 adds bounds of chip-hours and cost"))
+
+
+def _gib(size: float | None) -> str | None:
+  return None if size is None else f"{size / _GIB:,.{1 if size > _GIB else 3}f}"
 
 
 def check_disk(folder: pathlib.Path, found: Sequence[Row],
@@ -242,11 +245,11 @@ def check_disk(folder: pathlib.Path, found: Sequence[Row],
   at_once = 2 * sum(sizes[:1]) * processes  # One is kept, one written.
   if at_once > free:
     raise errors.UserError(
-        f"{where} has {free / _GIB:.1f} GiB free, and the runs that train at "
-        f"once need {at_once / _GIB:.1f} for their checkpoints; make room, or "
+        f"{where} has {_gib(free)} GiB free, and the runs that train at "
+        f"once need {_gib(at_once)} for their checkpoints; make room, or "
         "take another folder with --output=DIR")
   left = sum(row.disk * (row.runs - row.done) / row.runs for row in found
              if row.disk and row.runs)
   return "" if left <= free else (
-      f"warning: all runs together need {left / _GIB:.1f} GiB, and {where} has "
-      f"{free / _GIB:.1f} free")
+      f"warning: all runs together need {_gib(left)} GiB, and {where} has "
+      f"{_gib(free)} free")
