@@ -112,13 +112,18 @@ def memory(
           "total": float(total)}
 
 
+def train_flops(programs: programs_lib.Programs) -> int:
+  """Useful matmul FLOPs of a train step, on all chips."""
+  return flops_lib.train(network_sizes(programs), *_rows(programs.train_batch))
+
+
 def useful_flops(programs: programs_lib.Programs,
                  compiled: programs_lib.Compiled) -> int:
   """Useful matmul FLOPs of one run of a program, on all chips."""
+  if compiled.name == "train":
+    return train_flops(programs)
   sizes = network_sizes(programs)
   rows, inputs, targets = _rows(compiled.batch)
-  if compiled.name == "train":
-    return flops_lib.train(sizes, rows, inputs, targets)
   if compiled.name == "eval":
     return flops_lib.forward(sizes, rows, inputs, targets)
   return flops_lib.decode(sizes, rows, inputs, targets)

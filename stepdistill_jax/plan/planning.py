@@ -71,6 +71,7 @@ def make(
         "batch": {k: list(x.shape) for k, x in programs.train_batch.items()},
         "batch_size": arguments["train_dataset_cfg"].batch_size,
         "state_bytes": state,
+        "train_flops": figures.train_flops(programs),
         "programs": {}}
     activations = (figures.kept_activations(programs)
                    if "train" in request.programs else 0.0)

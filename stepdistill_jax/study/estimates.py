@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -19,6 +21,8 @@ from stepdistill_jax.util import durable_files, errors, locations
 from stepdistill_jax.util.version import __version__
 
 _GIB = 2**30
+_DOES_NOT_FIT = "does not fit"
+_OF_RECORDS = ("TRAIN_SHARE", "TEACHER")  # Programs do not know of them.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,30 +84,32 @@ def rows(folder: pathlib.Path, resolved: Sequence[resolving.Resolved],
 
 def with_costs(found: Sequence[Row], topology: str, price: float | None
                ) -> list[Row]:
-  """Adds bounds by `stepdistill plan` on a slice; compiled in a process.
+  """Adds bounds by `stepdistill plan` on a slice.
 
-  A program that was compiled before is read from the cache.
+  A minute of compiling tells little more of a run than its FLOPs do: of those
+  that differ in data and method alone the largest that fits is compiled, and
+  the others' time is in proportion. What does not shrink with the FLOPs makes
+  theirs a bound all the same.
   """
-  path = locations.cache_home() / "study_plans"
-  keys = [path / hashlib.sha256(json.dumps(
-      [__version__, topology, row.cell.fingerprint()]).encode()
-      ).hexdigest()[:24] for row in found]
-  missing = {key: row for key, row in zip(keys, found) if not key.is_file()}
-  if missing:
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-      planned = pool.submit(_plans, topology, [
-          (row.cell.cell.name, row.cell.gin_files, row.cell.bindings)
-          for row in missing.values()])
-      path.mkdir(parents=True, exist_ok=True)
-      unkept = {}
-      for key, plan in zip(missing, planned.result()):
-        if "error" in plan:
-          unkept[key] = plan
+  with _Planner(topology) as planner:
+    plans = [planner.plan(row, ()) for row in found]
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(found):
+      if "error" not in plans[place]:
+        groups.setdefault(repr((
+            row.cell.cell.size, row.cell.grid.run, row.cell.grid.gin,
+            plans[place]["batch_size"])), []).append(place)
+    for places in groups.values():
+      largest = None
+      for place in sorted(places, key=lambda i: -plans[i]["flops"]):
+        flops = plans[place]["flops"]
+        if largest is None:
+          plans[place] = planner.plan(found[place], ("train",))
+          if plans[place].get("fits"):
+            largest = {**plans[place], "seconds": plans[place]["seconds"]
+                       / flops}
         else:
-          durable_files.replace(key, json.dumps(plan))
-  plans = [unkept[key] if missing and key in unkept
-           else json.loads(key.read_text("utf-8")) for key in keys]
+          plans[place] = {**largest, "seconds": largest["seconds"] * flops}
   return [_with_cost(row, plan, price) for row, plan in zip(found, plans)]
 
 
@@ -115,40 +121,83 @@ def _with_cost(row: Row, plan: Mapping[str, Any], price: float | None) -> Row:
   hours = row.steps * plan["seconds"] * plan["chips"] / 3600
   return dataclasses.replace(
       row, chip_hours=hours, cost=None if price is None else hours * price,
-      note="" if plan["fits"] else "does not fit")
+      note="" if plan["fits"] else _DOES_NOT_FIT)
 
 
-def _plans(topology_name: str, runs: Sequence[tuple[str, Any, Any]]
-           ) -> list[dict[str, Any]]:
-  """Seconds of a step at least, for each run; in a process of its own."""
-  from stepdistill_jax.plan import chips, planning, programs
+class _Planner:
+  """Plans runs in a process of its own, begun if need be; keeps the plans."""
 
-  try:
-    topology = chips.parse(topology_name)
-    programs.prepare_process(topology)
-  except errors.UserError as error:
-    return [{"error": str(error)}] * len(runs)
+  def __init__(self, topology: str):
+    self._topology, self._stack = topology, contextlib.ExitStack()
+    self._folder = locations.cache_home() / "study_plans"
+
+  def __enter__(self) -> _Planner:
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self._stack.close()
+
+  @functools.cached_property
+  def _pool(self) -> concurrent.futures.Executor:
+    return self._stack.enter_context(concurrent.futures.ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn")))
+
+  def plan(self, row: Row, programs: Sequence[str]) -> dict[str, Any]:
+    """The plan of a row's runs; without programs, what needs no compiling."""
+    text = row.cell.text
+    said = dataclasses.replace(row.cell, text=dataclasses.replace(
+        text, macros={name: value for name, value in text.macros.items()
+                      if name not in _OF_RECORDS})).fingerprint()
+    path = self._folder / hashlib.sha256(json.dumps(
+        [__version__, self._topology, said, programs]).encode()
+        ).hexdigest()[:24]
+    if path.is_file():
+      return dict(json.loads(path.read_text("utf-8")))
+    if programs:
+      print(f"compiling {row.cell.cell.name} for {self._topology}",
+            file=sys.stderr, flush=True)
+    plan = self._pool.submit(_plan, self._topology, row.cell.gin_files,
+                             row.cell.bindings, programs).result()
+    if "error" not in plan or plan["error"] == _DOES_NOT_FIT:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      durable_files.replace(path, json.dumps(plan))
+    return plan
+
+
+@functools.cache
+def _prepare(topology_name: str) -> Any:
+  """Imports what a plan needs; returns the slice."""
+  from stepdistill_jax.plan import chips, programs
+
+  topology = chips.parse(topology_name)
+  programs.prepare_process(topology)
   from stepdistill_jax.util import runtime, t5x_finder
 
   runtime.configure()
   if "t5x" not in sys.modules:
     t5x_finder.install("embedded")
   runtime.import_tensorflow()
-  found: list[dict[str, Any]] = []
-  for name, gin_files, bindings in runs:
-    print(f"compiling {name} for {topology.name}", file=sys.stderr, flush=True)
-    try:
-      plan = planning.make(planning.Request(
-          topology, gin_files, bindings, programs=["train"], quick=True))
-    except errors.UserError as error:
-      found.append({"error": errors.first_line(error)})
-      continue
-    train = plan["programs"]["train"]
-    found.append({
-        "fits": plan["fits"], "chips": plan["chips"],
-        "seconds": train["bound"]["seconds"]} if "bound" in train else {
-            "error": "does not fit"})
-  return found
+  return topology
+
+
+def _plan(topology_name: str, gin_files: Sequence[str],
+          bindings: Sequence[str], programs: Sequence[str]) -> dict[str, Any]:
+  """In the planner's process: what `with_costs` wants of a plan."""
+  from stepdistill_jax.plan import planning
+
+  try:
+    plan = planning.make(planning.Request(
+        _prepare(topology_name), gin_files, bindings, programs=programs,
+        quick=True))
+  except errors.UserError as error:
+    return {"error": errors.first_line(error)}
+  train = plan["programs"].get("train", {"bound": {"seconds": None}})
+  if "bound" not in train or (
+      sum(plan["state_bytes"].values()) > plan["chip"]["usable_bytes"]):
+    return {"error": _DOES_NOT_FIT}
+  return {**{name: plan[name] for name in (
+      "fits", "chips", "batch_size")}, "flops": plan["train_flops"],
+          "seconds": train["bound"]["seconds"]}
 
 
 def table(found: Sequence[Row], topology: str | None) -> tables.Table:
@@ -157,7 +206,6 @@ def table(found: Sequence[Row], topology: str | None) -> tables.Table:
       None if any(getattr(row, name) is None for row in found)
       else sum(getattr(row, name) for row in found))
   short = lambda value: None if value is None else f"{value:,.3g}"
-  gib = lambda size: None if size is None else f"{size / _GIB:,.1f}"
   shown: list[Mapping[str, Any]] = [{
       **dataclasses.asdict(row.cell.cell), **{name: getattr(row, name)
       for name in ("runs", "done", "steps", "disk", "chip_hours", "cost")}}
@@ -168,14 +216,19 @@ def table(found: Sequence[Row], topology: str | None) -> tables.Table:
   columns: dict[str, tables.Column] = {
       "method": lambda r: f"{r['dataset']} {r['method']} {r['size']}",
       "runs": "runs", "done": "done", "steps left": ("steps", tables.number),
-      "disk, GiB": ("disk", gib)}
+      "disk, GiB": ("disk", _gib)}
   if topology:
     columns |= {"chip-hours": ("chip_hours", short), "cost": ("cost", short)}
   return tables.make("Plan", shown, columns, (
       f"chip-hours and cost: at least, of the train steps that are left, by "
-      f"`stepdistill plan` on {topology}; evaluations and compiling apart"
+      f"`stepdistill plan` on {topology} of the largest program of a size and "
+      "the others' FLOPs; evaluations and compiling apart"
       if topology else
       "--topology=v5e-8 --price=1.2 adds bounds of chip-hours and cost"))
+
+
+def _gib(size: float | None) -> str | None:
+  return None if size is None else f"{size / _GIB:,.{1 if size > _GIB else 3}f}"
 
 
 def check_disk(folder: pathlib.Path, found: Sequence[Row],
@@ -192,11 +245,11 @@ def check_disk(folder: pathlib.Path, found: Sequence[Row],
   at_once = 2 * sum(sizes[:1]) * processes  # One is kept, one written.
   if at_once > free:
     raise errors.UserError(
-        f"{where} has {free / _GIB:.1f} GiB free, and the runs that train at "
-        f"once need {at_once / _GIB:.1f} for their checkpoints; make room, or "
+        f"{where} has {_gib(free)} GiB free, and the runs that train at "
+        f"once need {_gib(at_once)} for their checkpoints; make room, or "
         "take another folder with --output=DIR")
   left = sum(row.disk * (row.runs - row.done) / row.runs for row in found
              if row.disk and row.runs)
   return "" if left <= free else (
-      f"warning: all runs together need {left / _GIB:.1f} GiB, and {where} has "
-      f"{free / _GIB:.1f} free")
+      f"warning: all runs together need {_gib(left)} GiB, and {where} has "
+      f"{_gib(free)} free")
