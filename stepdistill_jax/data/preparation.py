@@ -121,11 +121,24 @@ def streamed(name: str, dataset: tf.data.Dataset, keys: list[str],
 
   Args:
     name: of the task, for messages.
-    dataset: of examples, finite.
+    dataset: of examples.
     keys: their features to keep, numbers of rank 1.
     total: about how many there are, if known.
+
+  Raises:
+    errors.UserError: they have no end, there are none, or nothing can be
+      written.
   """
   spec = dataset.element_spec
+  if dataset.cardinality().numpy() == tf.data.INFINITE_CARDINALITY:
+    raise errors.UserError(
+        f"task {name} has no end: leave `repeat` out of its preprocessors; "
+        "training goes through its examples again and again")
+  if random := pipelines.unseeded(dataset):
+    progress.say(
+        f"{name}: its preprocessors draw random numbers without a seed "
+        f"({', '.join(random)}): a run that goes on, and another host, has "
+        "other examples; take seeds from seqio.map_over_dataset(num_seeds=1)")
   if (total or 0) > _MANY:
     progress.say(
         f"{name}: its {total:,} examples are tokenized at every start, as "
@@ -335,8 +348,10 @@ def _write(folder: pathlib.Path, batches: Iterable[tuple[Columns, np.ndarray]],
         writer.add(columns, ids)
         bars.update(writer.count, total, what)
       if not writer.count:
-        raise errors.UserError(f"task {name}: no example is left of its "
-                               "records; `stepdistill teacher audit` says why")
+        raise errors.UserError(
+            f"task {name}: no example is left" + (
+                " of its records; `stepdistill teacher audit` says why"
+                if about else ": its preprocessors leave all of them out"))
       writer.finish(about)
   except OSError as error:
     raise errors.UserError(

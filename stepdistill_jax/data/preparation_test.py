@@ -358,6 +358,48 @@ def test_anothers_task_is_read_as_seqio_reads_it(said, monkeypatch):
   assert "theirs: its 70 examples are tokenized at every start" in said[0]
 
 
+@pytest.mark.parametrize("change, named", [
+    (lambda d: d.map(lambda x: x + tf.random.uniform(
+        [], maxval=9, dtype=tf.int64)), "RandomUniformInt"),
+    (lambda d: d.filter(lambda x: tf.random.uniform([]) < .5),
+     "RandomUniform"),
+    (lambda d: d.interleave(lambda x: tf.data.Dataset.range(x).map(
+        lambda y: tf.random.shuffle(tf.range(y, y + 9))[0])), "RandomShuffle"),
+    (lambda d: d.shuffle(5), "ShuffleDatasetV3"),
+    (lambda d: tf.data.Dataset.zip(d, tf.data.Dataset.random()).map(
+        lambda x, random: x + random % 9), "RandomDataset"),
+    (lambda d: d.shuffle(5, seed=3), ""),
+    (lambda d: d.map(lambda x: x + tf.random.uniform(
+        [], maxval=9, seed=1, dtype=tf.int64)), ""),
+    (lambda d: seqio.map_over_dataset(
+        lambda x, seed: {"a": x["a"] + tf.random.stateless_uniform(
+            [], seed, maxval=9, dtype=tf.int64)}, num_seeds=1)(
+                d.map(lambda x: {"a": x})).map(lambda x: x["a"]), ""),
+    (lambda d: d.flat_map(lambda x: tf.data.Dataset.range(x)), "")])
+def test_random_preprocessors_without_a_seed_are_named(said, change, named):
+
+  def read():
+    with seqio.utils.map_seed_manager(7):
+      dataset = change(tf.data.Dataset.range(40)).map(
+          lambda x: {"a": x[None]})
+    files = preparation.streamed("theirs", dataset, ["a"], 40)
+    return [[x.tolist() for x in row] for row in files.read(range(files.count))]
+
+  first, second = read(), read()
+  assert (first == second) == (not named)
+  assert [f"without a seed ({named}" in line for line in said] == (
+      [True, True] if named else [])
+
+
+def test_a_task_without_an_end_is_refused():
+  dataset = tf.data.Dataset.range(4).repeat().map(lambda x: {"a": x[None]})
+  with pytest.raises(errors.UserError, match="theirs has no end"):
+    preparation.streamed("theirs", dataset, ["a"], 4)
+  none = dataset.take(4).filter(lambda x: False)
+  with pytest.raises(errors.UserError, match="leave all of them out"):
+    preparation.streamed("theirs", none, ["a"], 4)
+
+
 @pytest.mark.parametrize("real", [False, True])
 def test_words_have_the_tokens_of_their_texts(real, monkeypatch):
   if real:

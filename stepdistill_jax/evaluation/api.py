@@ -12,7 +12,7 @@ The names here are attributes of the package, imported when first used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import itertools
 import os
@@ -20,6 +20,7 @@ import pathlib
 from typing import Any
 
 from stepdistill_jax.answers import answer_matching
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation import (
   examples as examples_lib,
@@ -58,12 +59,15 @@ class Student:
     self.name = system.name
     self.max_input_tokens = max_input_tokens
 
+  def __repr__(self) -> str:
+    return f"Student({self.name!r})"
+
   @property
   def explains(self) -> bool:
     """Whether the student was trained to give rationales."""
     return self._system.explains
 
-  def predict(self, texts: Sequence[str]) -> list[str | None]:
+  def predict(self, texts: Iterable[str]) -> list[str | None]:
     """Answers texts, in batches of like length.
 
     Args:
@@ -78,7 +82,7 @@ class Student:
     """
     return [answer.text for answer in self.answers(texts).answers]
 
-  def explain(self, texts: Sequence[str]) -> list[str | None]:
+  def explain(self, texts: Iterable[str]) -> list[str | None]:
     """The student's rationales; arguments and order as in `predict`.
 
     Raises:
@@ -87,7 +91,7 @@ class Student:
     return [answer.rationale
             for answer in self.answers(texts, explain=True).answers]
 
-  def score(self, texts: Sequence[str], answers: Sequence[str]) -> list[float]:
+  def score(self, texts: Iterable[str], answers: Iterable[str]) -> list[float]:
     """How likely the student finds given answers.
 
     Args:
@@ -100,11 +104,11 @@ class Student:
     Raises:
       errors.UserError: see `predict`; or there is not one answer for each text.
     """
+    texts, answers = self._listed(texts), _listed(answers, "answers")
     if len(texts) != len(answers):
       raise errors.UserError(
           f"score has {len(texts)} texts and {len(answers)} answers; pass one "
           "answer for each text")
-    self._require_texts(texts)
     for i, answer in enumerate(answers):
       if not isinstance(answer, str) or not text_files.is_encodable(answer):
         raise errors.UserError(f"answers[{i}] is not text: {answer!r:.60}")
@@ -116,7 +120,7 @@ class Student:
       found.update(zip(indices, scores, strict=True))
     return [found[i] for i in range(len(texts))]
 
-  def answers(self, texts: Sequence[str], *, explain: bool = False
+  def answers(self, texts: Iterable[str], *, explain: bool = False
               ) -> systems_lib.Answers:
     """Answers with their scores and, where asked for, rationales.
 
@@ -133,7 +137,7 @@ class Student:
     """
     if explain:
       self.require_explains()
-    self._require_texts(texts)
+    texts = self._listed(texts)
     if not texts:
       return systems_lib.Answers(())
     (given,) = self._system.ask(
@@ -180,21 +184,30 @@ class Student:
     asked = self._questions(())
     return len(asked.encode(text, asked.prefix))
 
-  def _require_texts(self, texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
-      raise errors.UserError(
-          "texts is one str, expected a list of them: predict([text])")
+  def _listed(self, texts: Iterable[str]) -> list[str]:
+    """The texts as a list; raises UserError if one cannot be asked."""
+    texts = _listed(texts, "texts")
     for i, text in enumerate(texts):
       if problem := self.problem_of(text):
         raise errors.UserError(
             f"texts[{i}] cannot be asked: {problem} (a text of at most "
             f"{self.max_input_tokens:,} tokens is expected): {text!r:.60}")
+    return texts
 
   def _questions(self, texts: Sequence[str], rationales: str = "no") -> Any:
     rows = tuple(examples_lib.Example(str(i), text, label="")
                  for i, text in enumerate(texts))
     return self._system.questions(
         examples_lib.ExampleSet("texts", "predict", "", rows), rationales)
+
+
+def _listed(texts: Iterable[str], name: str) -> list[str]:
+  """A list of an iterator, an array or a table's column, too."""
+  if isinstance(texts, str) or not isinstance(texts, Iterable):
+    raise errors.UserError(
+        f"{name} is one {type(texts).__name__}, expected a list of str: "
+        "[text]")
+  return list(texts)
 
 
 def load(
@@ -222,6 +235,7 @@ def load(
     if name not in known:
       raise errors.UserError(
           errors.unknown_name_message("setting", name, known))
+  setting_checks.whole_number("max_input_tokens", max_input_tokens)
   config = model_config_lib.ModelConfig(**model_settings)
   runtime.configure()
   if (pathlib.Path(path).expanduser() / "config.json").is_file():
@@ -259,6 +273,8 @@ def load_records(
   Raises:
     errors.UserError: there are no such records.
   """
+  if limit is not None:
+    setting_checks.whole_number("limit", limit)
   folder = _folder(records_dir)
   teacher = examples_lib.choose_teacher(dataset, folder, teacher)
   return list(itertools.islice(

@@ -107,6 +107,21 @@ def test_bad_texts(student):
     student.predict("How many?")
   with pytest.raises(errors.UserError, match="1 texts and 2 answers"):
     student.score(["a"], ["b", "c"])
+  for given in ("How many?", 7):
+    with pytest.raises(errors.UserError, match="answers is one "):
+      student.score(["a"], given)
+  with pytest.raises(errors.UserError, match="max_input_tokens must be"):
+    sd.load("anything", max_input_tokens=0)
+  with pytest.raises(errors.UserError, match="limit must be"):
+    sd.load_records("svamp", limit=-1)
+
+
+def test_texts_of_any_kind(student):
+  texts = ["a", "b a"]
+  for of_kind in (np.array, tuple, iter, dict.fromkeys):
+    assert student.predict(of_kind(texts)) == student.predict(texts)
+    assert student.score(texts, of_kind(texts)) == (
+        student.score(of_kind(texts), texts))
 
 
 def test_students_that_are_not_there(run, tmp_path):

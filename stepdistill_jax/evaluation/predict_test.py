@@ -229,7 +229,7 @@ def test_rows_of_standard_input_are_named_as_such(
 
 def test_what_is_not_text_is_taken_up(system, tmp_path, capsys):
   path = _write(tmp_path / "q.jsonl", "\n".join(
-      f'{{"input": {value}}}' for value in (
+      '{"input": ' + value + '}' for value in (
           "NaN", "Infinity", "[NaN]", '{"a": NaN}', "1e999", "null",
           '"\\ud800"', "[[1]]", "12345678901234567890123", '"last"')))
   output = tmp_path / "o.jsonl"
