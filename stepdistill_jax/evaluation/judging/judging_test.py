@@ -69,6 +69,14 @@ def test_rows_without_a_partner_are_counted(tmp_path):
               pairs_lib.MISSING: 1}
 
 
+def test_two_systems_of_one_name_are_refused(tmp_path):
+  first, second = (write_lines(tmp_path / name, [
+      {"id": 1, "question": "q", "text": "a"}])
+      for name in ("p.jsonl", "p.json"))
+  with pytest.raises(errors.UserError, match="both systems are called 'p'"):
+    pairs_lib.join_predictions(first, second)
+
+
 def test_an_answer_without_its_partner_is_named(tmp_path):
   rows = [{"item": "q0", "question": "?", "first": "a", "second": "b"},
           {"item": "q1", "question": "?", "first": "a", "second": None},
@@ -102,6 +110,13 @@ def test_scored_systems_are_pairs(tmp_path):
       {"item": "q0", "grader": "ann", "verdict": "second",
        "order": "swapped"}],
      {("q1", "ann"): 1.0, ("q0", "ann"): 0.0}),
+    # A name is not a matter of position; a spreadsheet's case and blanks are
+    # not one of meaning.
+    ([{"item": "q0", "grader": "ann", "verdict": "step_by_step",
+       "order": "swapped"},
+      {"item": "q1", "grader": "ann ", "verdict": "First",
+       "order": " Swapped"}],
+     {("q0", "ann"): 1.0, ("q1", "ann"): 1.0}),
     ([{"idx": "q0", "annotator1": 2, "annotator2": 0}],
      {("q0", "annotator1"): 1.0, ("q0", "annotator2"): 0.5}),
     ([{"pair_id": "q0", "judge_name": "j", "judgments": [
@@ -125,6 +140,24 @@ def test_files_of_verdicts_are_read(tmp_path, rows, expected):
   assert not reasons.as_json()
 
 
+@pytest.mark.parametrize("names", [NAMES, ("T5", "t5"), ("first", "second")])
+def test_verdicts_of_an_earlier_call_are_read_back(tmp_path, names):
+  path = write_pairs(tmp_path / "p.jsonl", 3)
+  rows = write_lines(tmp_path / "x.jsonl", [
+      {"item": "q0", "grader": "ann", "verdict": names[1], "order": "given"},
+      {"item": "q1", "grader": "ann", "verdict": "second", "order": "swapped"},
+      {"item": "q2", "grader": "ann", "verdict": "?"}])
+  said = []
+  for given in (rows, tmp_path / "x/verdicts.jsonl"):
+    output = given.with_suffix("")
+    assert cli.main(["judge", str(path), f"--names={','.join(names)}",
+                     f"--verdicts={given}", f"--output={output}"]) == 0
+    said.append((output / "verdicts.jsonl").read_text("utf-8"))
+  assert said[0] == said[1]
+  assert [json.loads(line)["preference"] for line in said[0].splitlines()] == [
+      1.0, 0.0, None]
+
+
 def test_what_is_no_verdict_is_counted(tmp_path):
   pairs = pairs_lib.read_pairs(write_pairs(tmp_path / "p.jsonl", 2), NAMES)
   path = write_lines(tmp_path / "x.jsonl", [
@@ -133,15 +166,19 @@ def test_what_is_no_verdict_is_counted(tmp_path):
       {"item": "q1", "grader": "ann", "verdict": ""},
       {"item": "q1", "grader": "bob", "verdict": "first"},
       {"item": "q1", "grader": "cyd", "verdict": "the blue one"},
+      {"item": "q1", "grader": "ann", "verdict": "first", "order": "left"},
       {"item": "q9", "grader": "ann", "verdict": "first"}])
   found, reasons = verdicts.read_file(path, pairs, graders=("ann", "cyd"))
   assert [(v.item, v.grader, v.preference) for v in found] == [
-      ("q0", "ann", 0.0), ("q1", "cyd", None)]
+      ("q0", "ann", 0.0), ("q1", "cyd", None), ("q1", "ann", None)]
   assert {reason: entry["count"] for reason, entry in
           reasons.as_json().items()} == {
               verdicts.REPEATED: 1, verdicts.NOT_GRADED: 1,
               verdicts.UNKNOWN_GRADER: 1, verdicts.UNREADABLE: 1,
-              verdicts.UNKNOWN_ITEM: 1}
+              verdicts.UNKNOWN_ITEM: 1, verdicts.UNKNOWN_ORDER: 1}
+  found, _ = verdicts.read_file(path, pairs)
+  with pytest.raises(errors.UserError, match="5 graded_twice"):
+    verdicts.read_file(path, pairs, earlier=found)
   with pytest.raises(errors.UserError, match="has no verdict on any"):
     verdicts.read_file(write_lines(tmp_path / "y.jsonl", [
         {"item": "q9", "verdict": "first"}]), pairs)
