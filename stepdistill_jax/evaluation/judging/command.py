@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int | None:
           else "\n".join(dry_run.lines(estimate)))
     return None
   verdicts, scores, not_read, warnings, groups = [], [], {}, [], []
-  prompt = None
+  prompt, exit_code = None, 0
   graders = tuple(filter(
       None, map(str.strip, (args.graders or "").split(","))))
   seen: set[str] = set()
@@ -108,13 +108,18 @@ def run(args: argparse.Namespace) -> int | None:
   if args.model:
     from stepdistill_jax.evaluation.judging import asking, win_rates
 
-    judged = asking.ask(args, pairs, folder)
+    judged = asking.ask(args, pairs, folder, seen)
     verdicts += judged.verdicts
     scores, prompt = judged.scores, judged.prompt
     not_read[args.judge or args.model] = judged.reasons.as_json()
     warnings = win_rates.self_preference(args.model, {
         **dict.fromkeys(pairs.names, "system"),
         **dict.fromkeys(args.trained_by, "teacher")})
+    if missing := judged.outcome.missing:
+      warnings.append(
+          f"{missing:,} of the judge's {judged.outcome.total:,} judgements are "
+          "missing; run the same command again to go on")
+    exit_code = judged.exit_code
   results = report.make(
       pairs, verdicts, scores, warnings=warnings, not_read=not_read,
       groups=groups, prompt=prompt, seed=args.shuffle_seed)
@@ -123,7 +128,7 @@ def run(args: argparse.Namespace) -> int | None:
     print(json.dumps(results, ensure_ascii=False))
   else:
     print("\n".join([*report.lines(results), f"page: {page}"]))
-  return None
+  return exit_code
 
 
 def _pairs(args: argparse.Namespace) -> Any:

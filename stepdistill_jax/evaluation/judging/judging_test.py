@@ -1,6 +1,7 @@
 """Verdicts of models and people: read, counted, compared."""
 
 import csv
+import dataclasses
 import http.server
 import json
 import pathlib
@@ -18,6 +19,7 @@ from stepdistill_jax.evaluation.judging import (
   verdicts,
   win_rates,
 )
+from stepdistill_jax.teacher.ask import retries, supervisor
 from stepdistill_jax.util import errors
 from tests.support import real_data
 
@@ -307,7 +309,7 @@ class Judge(http.server.BaseHTTPRequestHandler):
       letter = "A" if "Answer A:\ngood" in asked else "B"
       text = json.dumps({"reason": "good", "answer_choice": letter})
     else:
-      grade = 9 if "\ngood" in asked else 3
+      grade = self.server.best if "\ngood" in asked else 3
       text = json.dumps({"reason": "r", "answer": grade})
     data = json.dumps({"choices": [{
         "index": 0, "finish_reason": "stop",
@@ -326,7 +328,7 @@ class Judge(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server():
   with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
-    server.asked = []
+    server.asked, server.best = [], 9
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -383,6 +385,35 @@ def test_a_pair_judged_in_one_order_alone_is_not_won(
   assert found["not_read"]["Llama-judge"]["judge_gave_no_answer"]["count"] == 1
 
 
+def test_an_interrupted_judge_says_what_is_missing(
+    server, tmp_path, monkeypatch, capsys):
+  pytest.importorskip("openai")
+  monkeypatch.setenv("OPENAI_API_KEY", "k")
+  path = write_pairs(tmp_path / "p.jsonl", 4)
+  whole = supervisor.run
+
+  def interrupted(*args, **kwargs):
+    outcome = whole(*args, **kwargs)
+    return dataclasses.replace(outcome, missing=3, progress=dataclasses.replace(
+        outcome.progress, stopped=retries.INTERRUPTED))
+
+  monkeypatch.setattr(supervisor, "run", interrupted)
+  ask = [
+      "judge", str(path), f"--output={tmp_path / 'out'}", "--model=j",
+      f"--base_url=http://127.0.0.1:{server.server_port}/v1"]
+  assert cli.main(ask) == 130
+  results = json.loads((tmp_path / "out/judging.json").read_text("utf-8"))
+  assert results["warnings"] == [
+      "3 of the judge's 8 judgements are missing; run the same command again "
+      "to go on"]
+  sheet = write_lines(tmp_path / "sheet.jsonl", [
+      {"item": "q0", "grader": "j", "verdict": "first"}])
+  asked = len(server.asked)
+  assert cli.main([*ask, f"--verdicts={sheet}"]) == 2
+  assert "are both called 'j'" in capsys.readouterr().err
+  assert len(server.asked) == asked
+
+
 def test_a_model_grades_single_answers(server, tmp_path, monkeypatch):
   pytest.importorskip("openai")
   monkeypatch.setenv("OPENAI_API_KEY", "k")
@@ -393,6 +424,11 @@ def test_a_model_grades_single_answers(server, tmp_path, monkeypatch):
   assert [(row["system"], row["mean"], row["graded"])
           for row in found["scores"]] == [
               ("finetune", 3.0, 2), ("step_by_step", 9.0, 2)]
+  monkeypatch.setattr(server, "best", 11)  # Of 10.
+  found = judge(server, path, tmp_path / "beyond", "--prompt=score")
+  assert [(row["mean"], row["graded"], row["unreadable"])
+          for row in found["scores"]] == [(3.0, 2, 0), (None, 0, 2)]
+  assert found["not_read"]["Llama-judge"]["grade_out_of_range"]["count"] == 2
 
 
 @pytest.mark.parametrize("arguments, message", [
