@@ -208,5 +208,6 @@ def tables(rows: Sequence[Row]) -> list[tables_lib.Table]:
         "$ per 1,000": lambda row: number(row.usd, 3)},
         f"quality: {' or '.join(dict.fromkeys(row.metric for row in here))} of "
         + " or ".join(f"{n:,}" for n in dict.fromkeys(row.n for row in here))
-        + " examples with its 95% interval; p: of the difference from the teacher, after Holm"))
+        + " examples with its 95% interval; p: of the difference from the "
+        "teacher, after Holm"))
   return found
