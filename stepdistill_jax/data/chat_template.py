@@ -28,6 +28,22 @@ _DAY = datetime.datetime(2024, 7, 26)
 Message = Mapping[str, Any]
 
 
+class _Generation(jinja2.ext.Extension):
+  """`{% generation %}`, which marks what an assistant wrote."""
+
+  tags = {"generation"}
+
+  def parse(self, parser: Any) -> jinja2.nodes.Node:
+    line = next(parser.stream).lineno
+    body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    # A scope of its own, as in transformers.
+    return jinja2.nodes.CallBlock(
+        self.call_method("_text"), [], [], body).set_lineno(line)
+
+  def _text(self, caller: Any) -> str:
+    return caller()
+
+
 class ChatTemplate:
   """A folder's template with the special tokens that it may name."""
 
@@ -48,13 +64,13 @@ class ChatTemplate:
     def refuse(message: str) -> NoReturn:
       raise jinja2.TemplateError(message)
 
-    def to_json(value: Any, indent: int | None = None) -> str:
+    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
       # Unlike jinja2's own, it escapes nothing for HTML.
-      return json.dumps(value, ensure_ascii=False, indent=indent)
+      return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True,
-        extensions=[jinja2.ext.loopcontrols])
+        extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = now.strftime
@@ -80,8 +96,8 @@ class ChatTemplate:
     try:
       return self._template.render(
           messages=messages, add_generation_prompt=add_generation_prompt,
-          **self._tokens)
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+          tools=None, documents=None, **self._tokens)
+    except Exception as error:  # It is a program, of whoever wrote it.
       raise errors.UserError(
           f"{self._where} refuses the messages: {error}") from error
 

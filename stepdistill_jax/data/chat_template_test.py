@@ -44,6 +44,20 @@ def test_a_prefix_goes_to_the_message_that_is_answered(prefix):
         {"role": "user", "content": text}]
 
 
+def test_what_templates_are_given_is_as_in_transformers():
+  render = lambda text: chat_template.ChatTemplate(
+      text, {}, "here").render(MESSAGES)
+  assert render("{{ messages[2] | tojson(ensure_ascii=True, sort_keys=True, "
+                "separators=(',', ':')) }}") == (
+                    '{"content":"\\u00e9","role":"assistant"}')
+  assert render("{% if tools is not none or documents is not none %}x"
+                "{% endif %}y") == "y"
+  assert render(
+      "{% set a = 1 %}{% for message in messages %}"
+      "{% generation %}{% set a = 2 %}{{ message.content }}{% endgeneration %}"
+      "{{ a }}{% endfor %}") == "Answer with a number.1 1 < 2 & 3? 1é1again1"
+
+
 def test_a_file_of_its_own_counts_more_and_lists_have_a_default(tmp_path):
   write(tmp_path, "a")
   (tmp_path / "chat_template.jinja").write_text("b{{ messages | length }}")
@@ -59,6 +73,7 @@ def test_a_file_of_its_own_counts_more_and_lists_have_a_default(tmp_path):
     (None, "has no chat template"), ("{% if %}", "is no chat template"),
     ("{{ raise_exception('no system') }}", "refuses the messages: no system"),
     ("{{ messages.append(1) }}", "refuses the messages"),
+    ("{{ 1 // 0 }}", "refuses the messages"),
     ("{{ ''.__class__.__mro__ }}", "refuses the messages")])
 def test_refused_in_a_line(template, told, tmp_path):
   with pytest.raises(errors.UserError, match=told) as caught:

@@ -44,6 +44,13 @@ def refused(folder, tmp_path, told):
     ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
      "scaled by 'yarn', which is not supported; expected default, linear"),
     ({"rope_scaling": {"type": "linear"}}, "`factor` is None"),
+    ({"rope_scaling": {"type": "linear", "factor": float("nan")}},
+     "`factor` is nan, expected a positive float"),
+    ({"rope_theta": float("inf")}, "`rope_theta` is inf, expected a positive"),
+    ({"rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 32}},
+     "`low_freq_factor` is 4, expected less than `high_freq_factor`, 4"),
     ({"partial_rotary_factor": 0.5}, "`partial_rotary_factor` is 0.5"),
     ({"attention_bias": True}, "`attention_bias` is true"),
     ({"mlp_bias": True}, "`mlp_bias` is True"),

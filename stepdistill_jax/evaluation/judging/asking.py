@@ -8,7 +8,7 @@ paid for twice, a killed call goes on, and budgets and limits are as of
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 import dataclasses
 import json
 import math
@@ -30,6 +30,7 @@ DATASET = "judge"
 NOT_ANSWERED = "judge_gave_no_answer"
 _GRADE_KEYS = ("score", "grade", "rating")  # Besides those of answers.
 CUT = "judgement_cut"  # Its completion ended by length.
+OUT_OF_RANGE = "grade_out_of_range"  # Of the prompt's schema.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Judged:
     reasons: what is none, under named reasons.
     outcome: of the collection.
     prompt: the prompt's id and hash.
+    exit_code: of the call, by the collection's end.
   """
 
   verdicts: list[verdicts_lib.Verdict]
@@ -68,6 +70,7 @@ class Judged:
   reasons: import_counts.Reasons
   outcome: job.Outcome
   prompt: tuple[str, str]
+  exit_code: int
 
 
 def prepare(args: argparse.Namespace, pairs: pairs_lib.Pairs,
@@ -107,13 +110,14 @@ def prepare(args: argparse.Namespace, pairs: pairs_lib.Pairs,
 
 
 def ask(args: argparse.Namespace, pairs: pairs_lib.Pairs,
-        folder: pathlib.Path) -> Judged:
+        folder: pathlib.Path, graders: Collection[str] = ()) -> Judged:
   """Asks the judge about each pair, in both orders.
 
   Args:
     args: of `stepdistill judge`.
     pairs: to judge.
     folder: of the call; see `prepare`.
+    graders: names that are taken, by people.
 
   Raises:
     errors.UserError: a mistake in the arguments, or something the collector
@@ -123,18 +127,24 @@ def ask(args: argparse.Namespace, pairs: pairs_lib.Pairs,
 
   spec, prompt, questions = prepare(args, pairs, folder)
   single = "answer" in prompt.fields
+  if spec.teacher_name in graders:
+    raise errors.UserError(
+        f"the judge and a grader of --verdicts are both called "
+        f"{spec.teacher_name!r}; give it another name with --judge=NAME")
   outcome = supervisor.run(spec, show=not args.json)
-  outcomes.judge(outcome, args.min_success_ratio)
+  exit_code = outcomes.judge(outcome, args.min_success_ratio)
   reasons = import_counts.Reasons()
   answers = list(_answers(pathlib.Path(outcome.folder), questions, reasons))
-  judged = Judged([], [], reasons, outcome, (prompt.id, prompt.sha256))
+  judged = Judged([], [], reasons, outcome, (prompt.id, prompt.sha256),
+                  exit_code)
   for question, text in answers:
     where = f"{question['item']}, {question['shown']}"
     read = read_grade if single else verdicts_lib.read_text
     value, reason = (None, "") if text is None else read(text)
     if single:
-      judged.scores.append(Score(question["item"], question["shown"],
-                                 spec.teacher_name, value, reason))
+      judged.scores.append(Score(
+          question["item"], question["shown"], spec.teacher_name,
+          value if _in_range(value, prompt) else None, reason))
     else:
       judged.verdicts.append(verdicts_lib.Verdict(
           question["item"], spec.teacher_name,
@@ -144,6 +154,8 @@ def ask(args: argparse.Namespace, pairs: pairs_lib.Pairs,
       reasons.add(NOT_ANSWERED, where)
     elif value is None:
       reasons.add(verdicts_lib.UNREADABLE, where, text)
+    elif single and not _in_range(value, prompt):
+      reasons.add(OUT_OF_RANGE, where, text)
   if all(text is None for _, text in answers):
     raise errors.UserError(
         "the judge gave no answer; see `stepdistill teacher audit "
@@ -164,6 +176,14 @@ def read_grade(text: str) -> tuple[float | None, str]:
   if value is None or not math.isfinite(value):
     return None, text.strip()
   return float(value), named[1] if named else parsed.rationale
+
+
+def _in_range(grade: float | None, prompt: prompts.Prompt) -> bool:
+  """Whether a grade is one that the prompt's schema allows."""
+  limits = ((prompt.schema or {}).get("properties") or {}).get("answer") or {}
+  return grade is not None and (
+      limits.get("minimum", -math.inf) <= grade
+      <= limits.get("maximum", math.inf))
 
 
 def _pairwise(pairs: pairs_lib.Pairs) -> Iterator[dict[str, str]]:

@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
   from stepdistill_jax.evaluation.judging import report, sheet
+  from stepdistill_jax.teacher.importing import counts as import_counts
 
   pairs = _pairs(args)
   if args.export_sheet:
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> int | None:
                         seed=args.shuffle_seed)
     print(f"{len(pairs.pairs):,} pairs -> {args.export_sheet} and {table}; "
           "give the filled table back with --verdicts=FILE")
+    for line in import_counts.with_places("  pairs: ", pairs.dropped.as_json()):
+      print(line)
     return None
   if not args.model and not args.verdicts:
     raise errors.UserError(
@@ -91,12 +94,13 @@ def run(args: argparse.Namespace) -> int | None:
           else "\n".join(dry_run.lines(estimate)))
     return None
   verdicts, scores, not_read, warnings, groups = [], [], {}, [], []
-  prompt = None
+  prompt, exit_code = None, 0
   graders = tuple(filter(
       None, map(str.strip, (args.graders or "").split(","))))
   seen: set[str] = set()
   for given in args.verdicts:
-    found, not_read[given] = _read_verdicts(given, pairs, graders, seen)
+    found, not_read[given] = _read_verdicts(
+        given, pairs, graders, seen, verdicts)
     verdicts += found
     groups.append(list(dict.fromkeys(said.grader for said in found)))
   for name in graders:
@@ -104,13 +108,18 @@ def run(args: argparse.Namespace) -> int | None:
   if args.model:
     from stepdistill_jax.evaluation.judging import asking, win_rates
 
-    judged = asking.ask(args, pairs, folder)
+    judged = asking.ask(args, pairs, folder, seen)
     verdicts += judged.verdicts
     scores, prompt = judged.scores, judged.prompt
     not_read[args.judge or args.model] = judged.reasons.as_json()
     warnings = win_rates.self_preference(args.model, {
         **dict.fromkeys(pairs.names, "system"),
         **dict.fromkeys(args.trained_by, "teacher")})
+    if missing := judged.outcome.missing:
+      warnings.append(
+          f"{missing:,} of the judge's {judged.outcome.total:,} judgements are "
+          "missing; run the same command again to go on")
+    exit_code = judged.exit_code
   results = report.make(
       pairs, verdicts, scores, warnings=warnings, not_read=not_read,
       groups=groups, prompt=prompt, seed=args.shuffle_seed)
@@ -119,7 +128,7 @@ def run(args: argparse.Namespace) -> int | None:
     print(json.dumps(results, ensure_ascii=False))
   else:
     print("\n".join([*report.lines(results), f"page: {page}"]))
-  return None
+  return exit_code
 
 
 def _pairs(args: argparse.Namespace) -> Any:
@@ -155,12 +164,14 @@ def _pairs(args: argparse.Namespace) -> Any:
 
 
 def _read_verdicts(given: str, pairs: Any, graders: tuple[str, ...],
-                   seen: set[str]) -> tuple[list[Any], dict[str, Any]]:
+                   seen: set[str], earlier: list[Any]
+                   ) -> tuple[list[Any], dict[str, Any]]:
   from stepdistill_jax.evaluation.judging import verdicts
 
   name, path = argument_parser.split_name(given)
   if not pathlib.Path(path).is_file():
     raise errors.UserError(f"there is no file --verdicts={path}")
   found, reasons = verdicts.read_file(
-      pathlib.Path(path), pairs, grader=name, graders=graders, seen=seen)
+      pathlib.Path(path), pairs, grader=name, graders=graders, seen=seen,
+      earlier=earlier)
   return found, reasons.as_json()

@@ -1,6 +1,7 @@
 """Verdicts of models and people: read, counted, compared."""
 
 import csv
+import dataclasses
 import http.server
 import json
 import pathlib
@@ -18,6 +19,7 @@ from stepdistill_jax.evaluation.judging import (
   verdicts,
   win_rates,
 )
+from stepdistill_jax.teacher.ask import retries, supervisor
 from stepdistill_jax.util import errors
 from tests.support import real_data
 
@@ -69,6 +71,14 @@ def test_rows_without_a_partner_are_counted(tmp_path):
               pairs_lib.MISSING: 1}
 
 
+def test_two_systems_of_one_name_are_refused(tmp_path):
+  first, second = (write_lines(tmp_path / name, [
+      {"id": 1, "question": "q", "text": "a"}])
+      for name in ("p.jsonl", "p.json"))
+  with pytest.raises(errors.UserError, match="both systems are called 'p'"):
+    pairs_lib.join_predictions(first, second)
+
+
 def test_an_answer_without_its_partner_is_named(tmp_path):
   rows = [{"item": "q0", "question": "?", "first": "a", "second": "b"},
           {"item": "q1", "question": "?", "first": "a", "second": None},
@@ -102,6 +112,13 @@ def test_scored_systems_are_pairs(tmp_path):
       {"item": "q0", "grader": "ann", "verdict": "second",
        "order": "swapped"}],
      {("q1", "ann"): 1.0, ("q0", "ann"): 0.0}),
+    # A name is not a matter of position; a spreadsheet's case and blanks are
+    # not one of meaning.
+    ([{"item": "q0", "grader": "ann", "verdict": "step_by_step",
+       "order": "swapped"},
+      {"item": "q1", "grader": "ann ", "verdict": "First",
+       "order": " Swapped"}],
+     {("q0", "ann"): 1.0, ("q1", "ann"): 1.0}),
     ([{"idx": "q0", "annotator1": 2, "annotator2": 0}],
      {("q0", "annotator1"): 1.0, ("q0", "annotator2"): 0.5}),
     ([{"pair_id": "q0", "judge_name": "j", "judgments": [
@@ -125,6 +142,24 @@ def test_files_of_verdicts_are_read(tmp_path, rows, expected):
   assert not reasons.as_json()
 
 
+@pytest.mark.parametrize("names", [NAMES, ("T5", "t5"), ("first", "second")])
+def test_verdicts_of_an_earlier_call_are_read_back(tmp_path, names):
+  path = write_pairs(tmp_path / "p.jsonl", 3)
+  rows = write_lines(tmp_path / "x.jsonl", [
+      {"item": "q0", "grader": "ann", "verdict": names[1], "order": "given"},
+      {"item": "q1", "grader": "ann", "verdict": "second", "order": "swapped"},
+      {"item": "q2", "grader": "ann", "verdict": "?"}])
+  said = []
+  for given in (rows, tmp_path / "x/verdicts.jsonl"):
+    output = given.with_suffix("")
+    assert cli.main(["judge", str(path), f"--names={','.join(names)}",
+                     f"--verdicts={given}", f"--output={output}"]) == 0
+    said.append((output / "verdicts.jsonl").read_text("utf-8"))
+  assert said[0] == said[1]
+  assert [json.loads(line)["preference"] for line in said[0].splitlines()] == [
+      1.0, 0.0, None]
+
+
 def test_what_is_no_verdict_is_counted(tmp_path):
   pairs = pairs_lib.read_pairs(write_pairs(tmp_path / "p.jsonl", 2), NAMES)
   path = write_lines(tmp_path / "x.jsonl", [
@@ -133,15 +168,19 @@ def test_what_is_no_verdict_is_counted(tmp_path):
       {"item": "q1", "grader": "ann", "verdict": ""},
       {"item": "q1", "grader": "bob", "verdict": "first"},
       {"item": "q1", "grader": "cyd", "verdict": "the blue one"},
+      {"item": "q1", "grader": "ann", "verdict": "first", "order": "left"},
       {"item": "q9", "grader": "ann", "verdict": "first"}])
   found, reasons = verdicts.read_file(path, pairs, graders=("ann", "cyd"))
   assert [(v.item, v.grader, v.preference) for v in found] == [
-      ("q0", "ann", 0.0), ("q1", "cyd", None)]
+      ("q0", "ann", 0.0), ("q1", "cyd", None), ("q1", "ann", None)]
   assert {reason: entry["count"] for reason, entry in
           reasons.as_json().items()} == {
               verdicts.REPEATED: 1, verdicts.NOT_GRADED: 1,
               verdicts.UNKNOWN_GRADER: 1, verdicts.UNREADABLE: 1,
-              verdicts.UNKNOWN_ITEM: 1}
+              verdicts.UNKNOWN_ITEM: 1, verdicts.UNKNOWN_ORDER: 1}
+  found, _ = verdicts.read_file(path, pairs)
+  with pytest.raises(errors.UserError, match="5 graded_twice"):
+    verdicts.read_file(path, pairs, earlier=found)
   with pytest.raises(errors.UserError, match="has no verdict on any"):
     verdicts.read_file(write_lines(tmp_path / "y.jsonl", [
         {"item": "q9", "verdict": "first"}]), pairs)
@@ -270,7 +309,7 @@ class Judge(http.server.BaseHTTPRequestHandler):
       letter = "A" if "Answer A:\ngood" in asked else "B"
       text = json.dumps({"reason": "good", "answer_choice": letter})
     else:
-      grade = 9 if "\ngood" in asked else 3
+      grade = self.server.best if "\ngood" in asked else 3
       text = json.dumps({"reason": "r", "answer": grade})
     data = json.dumps({"choices": [{
         "index": 0, "finish_reason": "stop",
@@ -289,7 +328,7 @@ class Judge(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server():
   with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
-    server.asked = []
+    server.asked, server.best = [], 9
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -346,6 +385,35 @@ def test_a_pair_judged_in_one_order_alone_is_not_won(
   assert found["not_read"]["Llama-judge"]["judge_gave_no_answer"]["count"] == 1
 
 
+def test_an_interrupted_judge_says_what_is_missing(
+    server, tmp_path, monkeypatch, capsys):
+  pytest.importorskip("openai")
+  monkeypatch.setenv("OPENAI_API_KEY", "k")
+  path = write_pairs(tmp_path / "p.jsonl", 4)
+  whole = supervisor.run
+
+  def interrupted(*args, **kwargs):
+    outcome = whole(*args, **kwargs)
+    return dataclasses.replace(outcome, missing=3, progress=dataclasses.replace(
+        outcome.progress, stopped=retries.INTERRUPTED))
+
+  monkeypatch.setattr(supervisor, "run", interrupted)
+  ask = [
+      "judge", str(path), f"--output={tmp_path / 'out'}", "--model=j",
+      f"--base_url=http://127.0.0.1:{server.server_port}/v1"]
+  assert cli.main(ask) == 130
+  results = json.loads((tmp_path / "out/judging.json").read_text("utf-8"))
+  assert results["warnings"] == [
+      "3 of the judge's 8 judgements are missing; run the same command again "
+      "to go on"]
+  sheet = write_lines(tmp_path / "sheet.jsonl", [
+      {"item": "q0", "grader": "j", "verdict": "first"}])
+  asked = len(server.asked)
+  assert cli.main([*ask, f"--verdicts={sheet}"]) == 2
+  assert "are both called 'j'" in capsys.readouterr().err
+  assert len(server.asked) == asked
+
+
 def test_a_model_grades_single_answers(server, tmp_path, monkeypatch):
   pytest.importorskip("openai")
   monkeypatch.setenv("OPENAI_API_KEY", "k")
@@ -356,6 +424,11 @@ def test_a_model_grades_single_answers(server, tmp_path, monkeypatch):
   assert [(row["system"], row["mean"], row["graded"])
           for row in found["scores"]] == [
               ("finetune", 3.0, 2), ("step_by_step", 9.0, 2)]
+  monkeypatch.setattr(server, "best", 11)  # Of 10.
+  found = judge(server, path, tmp_path / "beyond", "--prompt=score")
+  assert [(row["mean"], row["graded"], row["unreadable"])
+          for row in found["scores"]] == [(3.0, 2, 0), (None, 0, 2)]
+  assert found["not_read"]["Llama-judge"]["grade_out_of_range"]["count"] == 2
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -80,6 +80,12 @@ class Pairs:
   names: tuple[str, str]
   dropped: import_counts.Reasons
 
+  def __post_init__(self) -> None:
+    if self.names[0] == self.names[1]:
+      raise errors.UserError(
+          f"both systems are called {self.names[0]!r}; tell them apart with "
+          "--names=FIRST,SECOND")
+
 
 def read_pairs(path: pathlib.Path,
                names: tuple[str, str] | None = None) -> Pairs:

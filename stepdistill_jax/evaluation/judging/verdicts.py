@@ -35,6 +35,7 @@ NOT_GRADED = "not_graded"
 UNKNOWN_ITEM = "item_not_among_the_pairs"
 UNKNOWN_GRADER = "grader_unknown"
 REPEATED = "graded_twice"
+UNKNOWN_ORDER = "order_neither_given_nor_swapped"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def shown_to_given(preference: float | None, order: str) -> float | None:
 
 def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
               grader: str | None = None, graders: Sequence[str] = (),
-              seen: set[str] | None = None
+              seen: set[str] | None = None, earlier: Sequence[Verdict] = ()
               ) -> tuple[list[Verdict], import_counts.Reasons]:
   """Reads verdicts of people or of models from a file.
 
@@ -141,11 +142,12 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
   * `judgments`: a list of two with `decision` (`A>B`), the second of which saw
     the answers swapped;
   * `preference`: from 1 (the first is better) to 2, and `annotator`;
+  * `preference` and `grader`: the `verdicts.jsonl` of an earlier call;
   * one column that ends in `_result`: a model's;
   * a text file with a verdict a line, in the order of the pairs.
 
   A verdict is a word of position (`first`, `A`, `1`, …), `tie`, or the name
-  of one of the two systems.
+  of one of the two systems, which is no matter of position.
 
   Args:
     path: the file.
@@ -153,6 +155,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
     grader: whose verdicts they are, where the file does not say.
     graders: whose verdicts to take, others being counted; () for all.
     seen: all graders of the file are added to it.
+    earlier: verdicts of other files; a grader's second one is counted.
 
   Returns:
     The verdicts, and what is none under named reasons.
@@ -162,9 +165,8 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
   """
   reasons = import_counts.Reasons()
   grader = grader or path.name.partition(".")[0]
-  names = {name.lower(): value
-           for name, value in zip(pairs.names, (FIRST, SECOND), strict=True)}
   verdicts: dict[tuple[str, str, str], Verdict] = {}
+  taken = {(said.item, said.grader, said.order) for said in earlier}
   for number, entry in enumerate(_entries(path), start=1):
     if entry.problem or not isinstance(entry.value, dict):
       reasons.add(entry.problem or "row_not_object", entry.where)
@@ -182,21 +184,40 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
       if value is None or value == "":
         reasons.add(NOT_GRADED, entry.where, f"{item} by {who}")
         continue
-      preference = (value - 1.0 if isinstance(value, float) and 1 <= value <= 2
-                    else names.get(str(value).strip().lower(), _word(value)))
-      if preference is None:
-        reasons.add(UNREADABLE, entry.where, str(value))
+      preference = None
+      if order in (GIVEN, SWAPPED, NOT_SAID):
+        preference = _preference(value, order, pairs.names)
+        if preference is None:
+          reasons.add(UNREADABLE, entry.where, str(value))
+      else:
+        reasons.add(UNKNOWN_ORDER, entry.where, order)
+        order = NOT_SAID
       key = item, who, order
-      if key in verdicts:
-        reasons.add(REPEATED, entry.where)
+      if key in verdicts or key in taken:
+        reasons.add(REPEATED, entry.where, f"{item} by {who}")
         continue
-      verdicts[key] = Verdict(
-          item, who, shown_to_given(preference, order), order)
+      verdicts[key] = Verdict(item, who, preference, order)
   if not verdicts and not reasons[UNKNOWN_GRADER]:
     raise errors.UserError(
         f"{path} has no verdict on any of the {len(pairs.pairs)} pairs ("
         + ", ".join(import_counts.in_words(reasons.as_json(), True)) + ")")
   return list(verdicts.values()), reasons
+
+
+def _preference(value: Any, order: str, names: tuple[str, str]
+                ) -> float | None:
+  """The preference for the second system; None where it cannot be read."""
+  shown = (value - 1.0 if isinstance(value, float) and 1 <= value <= 2
+           else _word(value))
+  if shown is not None:
+    return shown_to_given(shown, order)
+  text = str(value).strip()
+  # Names that differ by case alone are told apart by it.
+  for fold in (str, str.lower):
+    same = [fold(name) == fold(text) for name in names]
+    if sum(same) == 1:
+      return (FIRST, SECOND)[same.index(True)]
+  return None
 
 
 def _entries(path: pathlib.Path) -> Iterator[text_files.Entry]:
@@ -226,14 +247,19 @@ def _graded(entry: text_files.Entry, grader: str
   annotators = [name for name in fields if re.fullmatch(r"annotator\d+", name)]
   results = [name for name in fields if name.endswith("_result")]
   if "verdict" in fields:
-    yield (str(fields.get("grader") or grader), fields["verdict"],
-           str(fields.get("order") or NOT_SAID))
+    order = fields.get("order")
+    yield (str(fields.get("grader") or grader).strip(), fields["verdict"],
+           NOT_SAID if order is None else str(order).strip().lower())
   elif annotators:
     yield from ((name, fields[name], NOT_SAID) for name in annotators)
   elif isinstance(fields.get("judgments"), list):
     who = str(fields.get("judge_name") or grader)
     for order, said in zip((GIVEN, SWAPPED), fields["judgments"], strict=False):
       yield who, said.get("decision") if isinstance(said, dict) else said, order
+  elif "preference" in fields and "grader" in fields:
+    order, value = str(fields.get("order", GIVEN)), fields["preference"]
+    yield (str(fields["grader"]), "none" if value is None else
+           1.0 + shown_to_given(float(value), order), order)
   elif "preference" in fields:
     value = fields["preference"]
     yield (str(fields.get("annotator") or grader),

@@ -206,6 +206,8 @@ def tables(rows: Sequence[Row]) -> list[tables_lib.Table]:
         if row.latency_s is None else
         f"{row.latency_s[0]:.3f}, {row.latency_s[1]:.3f}",
         "$ per 1,000": lambda row: number(row.usd, 3)},
-        f"quality: {here[0].metric} of {here[0].n:,} examples with its 95% "
-        "interval; p: of the difference from the teacher, after Holm"))
+        f"quality: {' or '.join(dict.fromkeys(row.metric for row in here))} of "
+        + " or ".join(f"{n:,}" for n in dict.fromkeys(row.n for row in here))
+        + " examples with its 95% interval; p: of the difference from the "
+        "teacher, after Holm"))
   return found

@@ -97,7 +97,8 @@ def _price(given: str) -> tuple[str, Any]:
     prompt, completion = map(float, prices.split(","))
   except ValueError:
     prompt = completion = math.nan
-  if not name or not (prompt >= 0 and completion >= 0):
+  if not name or not all(
+      0 <= price < math.inf for price in (prompt, completion)):
     raise errors.UserError(
         f"--price={given}: expected NAME=IN,OUT, dollars per million prompt "
         "and completion tokens, such as svamp=0.05,0.10")

@@ -28,7 +28,7 @@ def find(scores: Sequence[Mapping[str, Any]],
     made: systems and judges whose answers were made up, which are compared
       with none.
   """
-  lines: list[str] = []
+  lines = list(_of_questions(scores))
   for results in scores:
     for s in results["systems"]:
       where = f"{s['benchmark']}, {tables_lib.label_of(s)}"
@@ -37,6 +37,23 @@ def find(scores: Sequence[Mapping[str, Any]],
   for results in judged:
     lines += _of_judges(results, scores, made)
   return list(dict.fromkeys(lines))
+
+
+def _of_questions(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  """Benchmarks of which the calls scored other examples."""
+  scored: dict[str, dict[Any, list[str]]] = {}
+  for results in scores:
+    for s in results["systems"]:
+      data = results.get("data", {}).get(s["benchmark"], {})
+      examples = s.get("split"), data.get("fingerprint"), s["n"]
+      scored.setdefault(s["benchmark"], {}).setdefault(examples, []).append(
+          f"{tables_lib.label_of(s)} on {s['n']:,}")
+  for benchmark, found in scored.items():
+    if len(found) > 1:
+      yield (f"{benchmark}: not all systems answered the same examples ("
+             + "; ".join(", ".join(names) for names in found.values())
+             + "): their qualities, and shares of the teacher's, are not of "
+             "one test set; score them in one call")
 
 
 def _of_system(s: Mapping[str, Any]) -> Iterator[str]:

@@ -102,6 +102,30 @@ def test_pitfalls_are_found():
   assert len(found) == 5
 
 
+@pytest.mark.parametrize("change, n", [
+    ({"n": 24}, "200 or 24"), ({"split": "validation"}, "200")])
+def test_scores_of_other_examples_are_not_put_together_silently(change, n):
+  one, other = ({"comparisons": [], "systems": [s]}
+                for s in copy.deepcopy(RESULTS["systems"]))
+  assert not any("the same examples" in line
+                 for line in pitfalls.find([one, other], []))
+  other["systems"][0].update(change)
+  assert pitfalls.find([one, other], [])[0].startswith(
+      f"svamp: not all systems answered the same examples (palm on 200; "
+      f"student on {change.get('n', 200)})")
+  (table,) = card.tables(card.rows_of([one, other], None, {}))
+  assert f"accuracy of {n} examples" in table.note
+
+
+@pytest.mark.parametrize("price", [
+    "student=-1,2", "student=inf,1", "student=nan,1", "student=1", "=1,2"])
+def test_a_price_is_two_numbers(tmp_path, capsys, price):
+  (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+  assert cli.main(["scorecard", f"--scores={tmp_path}", f"--price={price}",
+                   f"--output={tmp_path}"]) == 2
+  assert f"--price={price}: expected NAME=IN,OUT" in capsys.readouterr().err
+
+
 def test_metric_and_judge_that_disagree_are_named():
   results = copy.deepcopy(RESULTS)
   results["comparisons"][0].update(

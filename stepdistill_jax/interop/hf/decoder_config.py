@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 from stepdistill_jax.interop import architecture
@@ -45,7 +46,7 @@ def number(
   """A positive number of the file; raises UserError for another value."""
   value = config.get(key, default)
   if isinstance(value, bool) or not isinstance(value, (kind, int)) or (
-      value <= 0):
+      not 0 < value < math.inf):
     raise errors.UserError(
         f"{file}: `{key}` is {value!r}, expected a positive {kind.__name__}")
   return value
@@ -75,6 +76,12 @@ def _rotary(config: Mapping[str, Any], file) -> dict[str, Any]:
         given, "original_max_position_embeddings", int, file)
   for key, name in names.items():
     values[name] = float(number(given, key, float, file))
+  if kind == "llama3" and not (
+      values["rope_low_freq_factor"] < values["rope_high_freq_factor"]):
+    raise errors.UserError(
+        f"{file}: `low_freq_factor` is {values['rope_low_freq_factor']:g}, "
+        "expected less than `high_freq_factor`, "
+        f"{values['rope_high_freq_factor']:g}")
   if given.get("partial_rotary_factor", 1.0) != 1.0:
     raise errors.UserError(
         f"{file}: `partial_rotary_factor` is {given['partial_rotary_factor']}, "
