@@ -50,9 +50,9 @@ StateCallbackFn = Callable[[SamplingLoopState], SamplingLoopState]
 LogitCallbackFn = Callable[[Array, SamplingLoopState], Array]
 
 
-def _known(value: Any) -> bool:
-  """True if a value is known when the program is traced."""
-  return not isinstance(value, jax.core.Tracer)
+def is_tracer(value: Any) -> bool:
+  """False if a value is known when the program is traced."""
+  return isinstance(value, jax.core.Tracer)
 
 
 def temperature_sample(
@@ -109,7 +109,7 @@ def temperature_sample(
   Raises:
     ValueError: both `topk` and `topp`, or more steps than `length`.
   """
-  if _known(topk) and _known(topp) and topk and topp:
+  if not (is_tracer(topk) or is_tracer(topp)) and topk and topp:
     raise errors.InvalidValue(
         f"temperature_sample takes topk or topp, not both; got topk={topk}, "
         f"topp={topp}")
@@ -118,7 +118,7 @@ def temperature_sample(
   if max_decode_steps is not None and max_decode_steps_hard_limit:
     max_decode_steps = jnp.minimum(
         max_decode_steps, max_decode_steps_hard_limit)
-  if (max_decode_steps is not None and _known(max_decode_steps)
+  if (max_decode_steps is not None and not is_tracer(max_decode_steps)
       and max_decode_steps > length):
     raise errors.InvalidValue(
         f"max_decode_steps={max_decode_steps} is more than the {length} "
@@ -224,16 +224,16 @@ def _sample_token(
 
   def at_temperature():
     scaled = logits / jnp.maximum(temperature, MIN_TEMPERATURE).reshape(-1, 1)
-    if not _known(topk) or topk:
+    if is_tracer(topk) or topk:
       scaled = jnp.where(
           jnp.asarray(topk) > 0, topk_mask(scaled, topk, NEG_INF_VALUE),
           scaled)
-    if not _known(topp) or topp:
+    if is_tracer(topp) or topp:
       scaled = topp_mask(scaled, topp, NEG_INF_VALUE)
     token = jax.random.categorical(key, scaled).astype(jnp.int32)
     return token, log_prob_of(token, scaled if rescale_log_probs else logits)
 
-  if _known(topk) and topk == 1 and _known(topp) and not topp:
+  if not is_tracer(topk) and topk == 1 and not is_tracer(topp) and not topp:
     return greedy()  # The most likely token alone is left, whatever the noise.
   cold = temperature <= MIN_TEMPERATURE
   if cold.ndim == 0:

@@ -140,6 +140,16 @@ def test_slices_of_several_starts():
   x = jnp.arange(12).reshape(3, 4)
   rows = layers.dynamic_vector_slice_in_dim(x, jnp.array([2, 0]), 1, -1)
   np.testing.assert_array_equal(rows, [[[2], [6], [10]], [[0], [4], [8]]])
+  written = decoding._dynamic_update_vector_slice_in_dim(
+      x, jnp.array([[90], [91], [92]]), jnp.array([3, 0, 1]), 0)
+  np.testing.assert_array_equal(
+      written, [[0, 1, 2, 90], [91, 5, 6, 7], [8, 92, 10, 11]])
+
+
+def test_what_is_traced_is_known_to_be():
+  known = []
+  jax.jit(lambda x: known.append(decoding._is_tracer(x)))(1.0)
+  assert known == [True] and not decoding._is_tracer(jnp.array(1.0))
 
 
 def test_checkpoint_steps_cut_periods():
