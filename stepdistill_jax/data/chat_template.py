@@ -41,7 +41,7 @@ class _Generation(jinja2.ext.Extension):
         self.call_method("_text"), [], [], body).set_lineno(line)
 
   def _text(self, caller: Any) -> str:
-    return caller()
+    return str(caller())
 
 
 class ChatTemplate:

@@ -112,14 +112,6 @@ def test_two_stage_top_k_is_top_k():
     np.testing.assert_array_equal(got, wanted)
 
 
-def test_private_names_that_public_code_takes():
-  update = decoding._dynamic_update_vector_slice_in_dim
-  got = update(jnp.zeros((2, 4)), jnp.ones((2, 1)), jnp.array([0, 3]), 0)
-  assert got.tolist() == [[1, 0, 0, 0], [0, 0, 0, 1]]
-  assert not decoding._is_tracer(1)
-  jax.jit(lambda x: (decoding._is_tracer(x) or 1 / 0, x)[1])(1)
-
-
 def test_position_embedders_of_a_cache_are_left_alone():
   cache = {"position_embedder_index": jnp.array([4]),
            "cache_index": jnp.array([1, 2]), "cached_key": jnp.ones((2, 3))}
