@@ -95,13 +95,13 @@ def test_a_macro_that_is_never_set_is_named_alone(gin_file):
 @pytest.mark.parametrize("value", ["foo", "[foo]", "-foo", "foo(3)"])
 def test_a_value_that_is_none_is_told_without_addresses(gin_file, value):
   with pytest.raises(errors.UserError) as refused:
-    parse(gin_file, f"BATCH_SIZE = {value}")
+    parse(gin_file, f"PACKED_FEATURE_LENGTHS = {value}")
   message = str(refused.value)
-  assert "foo is not a value; a string needs quotes: --gin.BATCH_SIZE=" in (
-      message)
+  assert ("foo is not a value; a string needs quotes: "
+          "--gin.PACKED_FEATURE_LENGTHS=") in message
   assert "<" not in message and "0x" not in message
   file = gin_file / "gin" / "bad.gin"
-  file.write_text(f"BATCH_SIZE = {value}")
+  file.write_text(f"PACKED_FEATURE_LENGTHS = {value}")
   with pytest.raises(errors.UserError, match=r"foo is not a value \(.*bad.gin"):
     gin_config.parse([str(file)], [])
 
