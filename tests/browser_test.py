@@ -144,6 +144,21 @@ def test_a_sheet_is_graded_by_keyboard(tmp_path):
     with tab.expect_download() as download:
       tab.click("#save")
     download.value.save_as(tmp_path / "verdicts.csv")
+    # One whose browser keeps nothing, and whose name is not of ASCII's letters.
+    tab = browser.new_context(accept_downloads=True).new_page()
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.add_init_script(
+        "Object.defineProperty(window, 'localStorage', "
+        "{get() { throw new DOMException('', 'SecurityError'); }})")
+    tab.goto((tmp_path / "sheet.html").as_uri())
+    tab.keyboard.press("0")
+    assert tab.text_content("#progress") == (
+        "1 of 4 pairs are graded. This browser keeps nothing: save before you "
+        "leave the page.")
+    tab.fill("#grader", "Анна")
+    with tab.expect_download() as download:
+      tab.click("#save")
+    assert download.value.suggested_filename == "verdicts_Анна.csv"
     browser.close()
   assert said == []
   found, reasons = verdicts.read_file(tmp_path / "verdicts.csv", pairs)

@@ -6,14 +6,31 @@ const element = (id) => document.getElementById(id);
 const grader = element("grader");
 const comment = element("comment");
 const buttons = document.querySelectorAll("[data-verdict]");
-const kept = JSON.parse(localStorage.getItem(KEY) || "{}");
+const NOT_KEPT = " This browser keeps nothing: save before you leave the page.";
+const kept = read();
 const graded = kept.graded || {};
 let at = kept.at || 0;
 grader.value = kept.grader || "";
 
+// A browser may forbid pages to keep anything.
+function read() {
+  try {
+    return JSON.parse(localStorage.getItem(KEY) || "{}");
+  } catch {
+    return {};
+  }
+}
+
 function keep() {
-  localStorage.setItem(
-      KEY, JSON.stringify({graded, at, grader: grader.value}));
+  try {
+    localStorage.setItem(
+        KEY, JSON.stringify({graded, at, grader: grader.value}));
+  } catch {
+    const progress = element("progress");
+    if (!progress.textContent.endsWith(NOT_KEPT)) {
+      progress.textContent += NOT_KEPT;
+    }
+  }
 }
 
 function show() {
@@ -63,7 +80,8 @@ function save() {
   const text = "\ufeff" + [COLUMNS.join(","), ...lines].join("\r\n") + "\r\n";
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "text/csv"}));
-  link.download = `verdicts_${grader.value.trim().replace(/\W+/g, "_")}.csv`;
+  link.download = `verdicts_${grader.value.trim().replace(
+      /[^\p{L}\p{N}]+/gu, "_")}.csv`;
   link.click();
 }
 
