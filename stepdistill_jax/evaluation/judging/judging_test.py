@@ -16,10 +16,12 @@ from stepdistill_jax.evaluation.judging import (
   agreement,
   asking,
   pairs as pairs_lib,
+  sheet,
   verdicts,
   win_rates,
 )
 from stepdistill_jax.teacher.ask import retries, supervisor
+from stepdistill_jax.teacher.importing import counts as import_counts
 from stepdistill_jax.util import errors
 from tests.support import real_data
 
@@ -260,6 +262,17 @@ def test_a_verdict_that_flips_is_a_tie(tmp_path):
 ])
 def test_a_judge_of_the_same_family_is_warned_of(judge, name, warns):
   assert bool(win_rates.self_preference(judge, {name: "system"})) == warns
+
+
+def test_a_spreadsheet_calculates_nothing_of_a_sheet(tmp_path):
+  pairs = pairs_lib.Pairs(
+      {"-1": pairs_lib.Pair("-1", "@now", "=1+1", "- a list")}, NAMES,
+      import_counts.Reasons())
+  table = sheet.write(pairs, tmp_path / "sheet.html")
+  with table.open(encoding="utf-8-sig", newline="") as file:
+    (row,) = csv.DictReader(file)
+  assert row["item"] == "-1" and row["question"] == "'@now"
+  assert {row["answer_1"], row["answer_2"]} == {"'=1+1", "'- a list"}
 
 
 def test_a_sheet_is_blind_balanced_and_read_back(tmp_path, capsys):

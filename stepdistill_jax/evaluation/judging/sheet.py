@@ -49,7 +49,10 @@ def write(pairs: pairs_lib.Pairs, page: pathlib.Path, *, seed: int = 0
   text = io.StringIO()
   writer = csv.DictWriter(text, [*COLUMNS, *_TEXTS], restval="")
   writer.writeheader()
-  writer.writerows(rows)
+  # A quote before what a spreadsheet would calculate.
+  writer.writerows({**row, **{
+      name: "'" * row[name].startswith(("=", "+", "-", "@")) + row[name]
+      for name in _TEXTS}} for row in rows)
   try:
     page.parent.mkdir(parents=True, exist_ok=True)
     durable_files.replace(page, pages.render(
