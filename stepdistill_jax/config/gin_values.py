@@ -62,7 +62,7 @@ _PATH_OR_NONE = Rule(
 
 RULES: Mapping[str, Rule] = {
     "TRAIN_STEPS": _COUNT,
-    "BATCH_SIZE": _COUNT,
+    "BATCH_SIZE": _COUNT_OR_NONE,  # None of an export: any size.
     "EVAL_PERIOD": _PERIOD,
     "EVAL_STEPS": _COUNT_OR_NONE,
     "CHECKPOINT_PERIOD": _PERIOD,
