@@ -15,7 +15,7 @@ start: nothing says what its examples are made from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import fcntl
 import functools
@@ -81,7 +81,8 @@ def spec_of(task: seqio.Task) -> dict[str, tf.TensorSpec]:
 def is_at_hand(task: seqio.Task, split: str) -> bool:
   """Whether the tokens of a task of ours are there, or soon made."""
   return (task.source.num_input_examples(split) or 0) <= _FEW or any(
-      place.is_dir() for place in _places(_made_from(task, split), task, split))
+      os.path.isdir(place)
+      for place in _places(_made_from(task, split), task, split))
 
 
 def prepared(task: seqio.Task, split: str) -> token_files.TokenFiles:
@@ -92,16 +93,20 @@ def prepared(task: seqio.Task, split: str) -> token_files.TokenFiles:
       can be written.
   """
   about = _made_from(task, split)
-  folders = _places(about, task, split)
+  folders, places = _places(about, task, split), []
   for folder in folders:
-    if (found := _open(folder)) is not None:
-      return found
-  place = _writable(*(folder.parent for folder in folders))
-  folder = place / folders[0].name
+    try:
+      if (found := _open(folder, progress.say)) is not None:
+        return found
+      places.append(folder.parent)
+    except PermissionError as error:  # Another user's, who keeps it.
+      progress.say(f"{folder} cannot be read ({error.strerror}): it is made "
+                   "elsewhere")
+  folder = _writable(places, folders) / folders[0].name
   with _lock(folder):
     if (found := _open(folder)) is not None:  # Another one made it.
       return found
-    _remove_stale(place, task, split, about)
+    _remove_stale(folder.parent, task, split, about)
     _make(folder, task, split, about)
   return token_files.TokenFiles(folder)
 
@@ -181,25 +186,33 @@ def _files(task: seqio.Task, split: str) -> list[list[Any]]:
           for file in fingerprints.files_of(task, split)]
 
 
-def _open(folder: pathlib.Path) -> token_files.TokenFiles | None:
-  """Opens a folder of tokens; says it where that is damaged."""
-  if not folder.is_dir():
+def _open(folder: pathlib.Path, say: Callable[[str], None] = lambda line: None
+          ) -> token_files.TokenFiles | None:
+  """Opens a folder of tokens; says it where that is damaged.
+
+  Raises:
+    PermissionError: it is there, and cannot be read.
+  """
+  if not os.path.isdir(folder):  # `Path.is_dir` raises in another's folder.
     return None
   try:
     return token_files.TokenFiles(folder)
   except token_files.DamagedError as error:
-    progress.say(f"{folder} is damaged ({error}): it is made anew")
+    say(f"{folder} is damaged ({error}): it is made anew")
     return None
 
 
-def _writable(*places: pathlib.Path) -> pathlib.Path:
+def _writable(places: Iterable[pathlib.Path],
+              folders: Iterable[pathlib.Path]) -> pathlib.Path:
+  """The first of `places` that can be written to, of all that folders have."""
   for place in places:
     with contextlib.suppress(OSError):
       place.mkdir(parents=True, exist_ok=True)
-      if os.access(place, os.W_OK):
+      if os.access(place, os.W_OK | os.X_OK):
         return place
   raise errors.UserError(
-      f"tokens can be written neither to {' nor to '.join(map(str, places))}; "
+      "tokens can be written neither to "
+      f"{' nor to '.join(str(folder.parent) for folder in folders)}; "
       "set XDG_CACHE_HOME to a folder that can be written to")
 
 
@@ -207,10 +220,19 @@ def _writable(*places: pathlib.Path) -> pathlib.Path:
 def _lock(folder: pathlib.Path) -> Iterator[None]:
   """Held by the one process of a host that makes a folder of tokens.
 
-  Where locks do not reach (another host), two make it, each under a name of
-  its own, and the first that is whole serves both.
+  Where locks do not reach (another host, a user whose lock cannot be opened),
+  two make it, each under a name of its own, and the first that is whole serves
+  both.
   """
-  with open(folder.with_name(f".{folder.name}.lock"), "wb") as file:
+  with contextlib.ExitStack() as stack:
+    file = None
+    for mode in ("rb", "wb"):  # Another user's is read; NFS wants to write.
+      with contextlib.suppress(OSError):
+        file = stack.enter_context(
+            open(folder.with_name(f".{folder.name}.lock"), mode))
+    if file is None:
+      yield
+      return
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -228,6 +250,8 @@ def _remove_stale(place: pathlib.Path, task: seqio.Task, split: str,
   for folder in place.glob(f"{task.name}-{split}-*"):
     try:
       of = token_files.read_about(folder)["made_from"]
+    except PermissionError:
+      continue
     except (token_files.DamagedError, KeyError):
       of = {"folder": about["folder"]}  # It was said.
     if of["folder"] == about["folder"] and of.get("records") != (

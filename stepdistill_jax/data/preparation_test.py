@@ -348,6 +348,32 @@ def test_records_that_cannot_be_written_to(folder, tmp_path, monkeypatch):
   assert made.name.startswith(STEP) and not made_folders(folder)
 
 
+def test_another_users_tokens_that_cannot_be_read(
+    folder, tmp_path, monkeypatch, said):
+  expected = prepare().read(range(32))
+  (made,) = made_folders(folder)
+  read_about = token_files.read_about
+
+  def denied(path):
+    if path.parent == folder:
+      raise PermissionError(errno.EACCES, "Permission denied")
+    return read_about(path)
+
+  def open_denied(path, mode):
+    if "w" in mode or path.parent == folder:
+      raise PermissionError(errno.EACCES, "Permission denied")
+    return open(path, mode)
+
+  monkeypatch.setattr(token_files, "read_about", denied)
+  monkeypatch.setattr(preparation, "open", open_denied, raising=False)
+  for _ in range(2):
+    files = prepare()
+    np.testing.assert_equal(files.read(range(32)), expected)
+    assert files.folder.parent == tmp_path / "cache/stepdistill_jax/tokens"
+  assert made_folders(folder) == [made] and len(said) == 2
+  assert f"{made} cannot be read (Permission denied)" in said[0]
+
+
 def test_anothers_task_is_read_as_seqio_reads_it(said, monkeypatch):
   monkeypatch.setattr(preparation, "_MANY", 10)
   dataset = tf.data.Dataset.range(70).map(

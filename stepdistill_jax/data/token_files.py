@@ -104,6 +104,7 @@ def read_about(folder: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     DamagedError: it is of another format, or a file has not its length.
+    PermissionError: it is another user's, who keeps it.
   """
   try:
     about = json.loads((folder / _ABOUT).read_text("utf-8"))
@@ -114,10 +115,10 @@ def read_about(folder: pathlib.Path) -> dict[str, Any]:
       if found != size:
         raise DamagedError(f"{name} has {found:,} bytes of {size:,}")
     return dict(about)
+  except (DamagedError, PermissionError):
+    raise
   except OSError as error:
     raise DamagedError(f"{_ABOUT} or a file is missing") from error
-  except DamagedError:
-    raise
   except (ValueError, LookupError, TypeError, AttributeError) as error:
     raise DamagedError(f"{_ABOUT} is not what was written") from error
 
@@ -134,7 +135,7 @@ class TokenFiles:
   """
 
   def __init__(self, folder: pathlib.Path):
-    """Opens a folder; raises DamagedError."""
+    """Opens a folder; raises what `read_about` does."""
     self.about = read_about(folder)
     self.folder = folder
     try:
@@ -144,11 +145,9 @@ class TokenFiles:
       self._files = {name: open(folder / name, "rb", buffering=0)
                      for name in _FILES}
       self.longest = dict(zip(self.names, self._look()))
-    except OSError as error:
-      raise DamagedError(f"a file is missing ({error.strerror})") from error
-    except DamagedError:
+    except (DamagedError, PermissionError):
       raise
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
       raise DamagedError("its files do not agree") from error
 
   def _look(self) -> list[int]:
