@@ -147,7 +147,8 @@ class TokenFiles:
       self.longest = dict(zip(self.names, self._look()))
     except (DamagedError, PermissionError):
       raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError,
+            AttributeError) as error:
       raise DamagedError("its files do not agree") from error
 
   def _look(self) -> list[int]:
