@@ -39,8 +39,7 @@ def eos_id(file: str) -> int:
   found = token and open_tokenizer(pathlib.Path(file)).token_to_id(token)
   for name in ("generation_config.json", "config.json"):
     if not isinstance(found, int):
-      found = beside(file, name).get("eos_token_id")
-      found = found[0] if isinstance(found, list) and found else found
+      found = next(iter(_named_ends(file, name)), None)
   if not isinstance(found, int):
     raise errors.UserError(
         f"the folder of {file} names no end token: expected `eos_token` in "
@@ -50,10 +49,24 @@ def eos_id(file: str) -> int:
 
 @functools.cache
 def end_ids(file: str) -> frozenset[int]:
-  """The ids, as the tokenizer has them, at which generation stops."""
-  more = beside(file, "generation_config.json").get("eos_token_id")
-  return frozenset({
-      eos_id(file), *(more if isinstance(more, list) else ())})
+  """The ids, as the tokenizer has them, at which generation stops.
+
+  Raises:
+    errors.UserError: the folder names none, or some that are no ids.
+  """
+  return frozenset({eos_id(file), *_named_ends(file, "generation_config.json")})
+
+
+def _named_ends(file: str, name: str) -> list[int]:
+  """`eos_token_id` of a file of the folder, which may be a list of them."""
+  found = beside(file, name).get("eos_token_id")
+  ends = found if isinstance(found, list) else [] if found is None else [found]
+  size = number_of_ids(file) if ends else 0
+  if any(type(end) is not int or not 0 <= end < size for end in ends):
+    raise errors.UserError(
+        f"{pathlib.Path(file).parent / name}: eos_token_id is {found!r}; "
+        f"expected ids from 0 to {size - 1:,}, as its tokenizer has them")
+  return ends
 
 
 def read_json(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import stepdistill_jax as sd
 from stepdistill_jax.interop.hf import (
   decoder_config,
   exporting as export_hf,
@@ -128,3 +129,22 @@ def test_an_imported_decoder_keeps_its_kind_of_tokenizer(
     stated.write_text(  # As the embedded benchmark's runs have it.
         "VOCABULARY = @seqio.SentencePieceVocabulary()\n"
         f"SentencePieceVocabulary.sentencepiece_model_file = {str(spiece)!r}\n")
+
+
+@pytest.mark.parametrize("text, told", [
+    ('{"eos_token_id": "2"}', "eos_token_id is '2'; expected ids from 0 to"),
+    ('{"eos_token_id": [2, 1.5]}', "eos_token_id is [2, 1.5]"),
+    ('{"eos_token_id": [2, 9999]}', "eos_token_id is [2, 9999]"),
+    ('{"eos_token_id": true}', "eos_token_id is True"),
+    ("{", "is not valid JSON"), ("[1]", "holds no JSON object")])
+def test_end_tokens_that_are_none(tmp_path, text, told):
+  folder = tmp_path / "damaged"
+  fixtures.write_folder(folder, "qwen3")
+  (folder / "generation_config.json").write_text(text)
+  refused(folder, tmp_path, told)
+
+
+def test_an_import_is_no_model_to_ask(folder, tmp_path):
+  import_hf.import_hf(folder, tmp_path / "student", quiet=True)
+  with pytest.raises(errors.UserError, match="pass the Hugging Face folder"):
+    sd.load(tmp_path / "student")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
+from stepdistill_jax.interop import import_result
 from stepdistill_jax.records import task_names
 from stepdistill_jax.runs import (
   checkpoint_manifest,
@@ -249,6 +250,11 @@ def find(path: str | os.PathLike[str], *, strict: bool = False) -> RunFolder:
       tuple(f"{line}; checkpoint_{checkpoint_paths.step_of(checkpoint.name)} "
             "is scored instead" for line in choice.passed_over))
   if not found.config_path.is_file():
+    if (found.path / import_result.HF_FOLDER).is_dir():
+      raise errors.UserError(
+          f"{found.path} is what `stepdistill checkpoint import-hf` wrote, "
+          "which is there to be trained from (INITIAL_CHECKPOINT_PATH); pass "
+          "the Hugging Face folder itself to use the model as it is")
     raise errors.UserError(
         f"{found.path} has checkpoints but no {CONFIG_FILE}, from which the "
         "model would be rebuilt; put the run's configuration there "

@@ -44,7 +44,8 @@ def require_finite(block: np.ndarray, name: str, start: int) -> None:
     raise errors.UserError(
         f"{name} has {finite.size - np.count_nonzero(finite):,} values that "
         f"are not finite in rows {start:,} to {start + len(block):,}; the "
-        "checkpoint is broken (float16 is too small for T5): take another one")
+        "checkpoint is broken (float16 is too small for many, such as T5): "
+        "take another one")
 
 
 def rows_per_block(rows: int, row_bytes: int,

@@ -12,6 +12,7 @@ It measures nothing itself: what a row lacks was not measured by those calls.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import dataclasses
 import json
 import math
@@ -50,8 +51,7 @@ def run(args: argparse.Namespace) -> int | None:
             for path in args.judged]
   graders = {g["grader"] for r in judged for g in r["graders"]}
   made = [name for name in args.made if name not in graders]
-  rows = card.rows_of(
-      scores, args.teacher, dict(map(_price, args.price)), made)
+  rows = card.rows_of(scores, args.teacher, _prices(args.price), made)
   found = card.tables(rows)
   wins = tables.make(
       "Judged", [(r, g) for r in judged for g in r["graders"]
@@ -86,6 +86,17 @@ def run(args: argparse.Namespace) -> int | None:
     text.print_table(table)
   print(f"page: {page}")
   return None
+
+
+def _prices(given: Sequence[str]) -> dict[str, Any]:
+  """Each system's `card.Price`."""
+  prices: dict[str, Any] = {}
+  for name, price in map(_price, given):
+    if prices.setdefault(name, price) != price:
+      raise errors.UserError(
+          f"--price={name} is given twice, with {prices[name]} and {price}; "
+          "expected one for each system")
+  return prices
 
 
 def _price(given: str) -> tuple[str, Any]:

@@ -149,7 +149,8 @@ def test_the_command_writes_one_page(tmp_path, capsys):
     (tmp_path / f"{name}.json").write_text(json.dumps(value))
   arguments = ["scorecard", f"--scores={tmp_path}", f"--judged={tmp_path}",
                f"--output={tmp_path / 'card'}"]
-  assert cli.main([*arguments, "--price=student=0.1,0.2"]) == 0
+  arguments.append("--price=student=0.1,0.2")
+  assert cli.main(arguments) == 0
   capsys.readouterr()
   page = (tmp_path / "card/report.html").read_text("utf-8")
   assert "0.020, 0.050" in page and "What to doubt" in page
@@ -158,6 +159,7 @@ def test_the_command_writes_one_page(tmp_path, capsys):
   for more, message in (
       ("--price=studen=0.1,0.2", "did you mean: student"),
       ("--price=student=cheap", "expected NAME=IN,OUT"),
+      ("--price=student=0.1,0.3", "--price=student is given twice"),
       ("--teacher=plam", "did you mean: palm")):
     assert cli.main([*arguments, more]) == 2
     assert message in capsys.readouterr().err

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from stepdistill_jax.data import tokenizer_files
 from stepdistill_jax.interop import (
   architecture,
   gin_decoder,
@@ -283,6 +284,8 @@ def import_hf(
         f"{config['vocab_size']} rows; they are of different models")
   if tokenizer.file is None:  # Else the file has all of them.
     special_tokens.check(folder, tokenizer.spiece, tokenizer.extra_ids)
+  else:
+    tokenizer_files.end_ids(tokenizer.file)  # Raises for what is none.
   writer = t5x_writer.CheckpointWriter(output, step, layout)
   journal = writer.journal(
       _identity(folder, copies, dtype, pad_vocabulary))
