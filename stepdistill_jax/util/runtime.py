@@ -18,7 +18,7 @@ import time
 from typing import Any
 import warnings
 
-from stepdistill_jax.util import devices, errors, locations
+from stepdistill_jax.util import devices, errors, lazy_keras, locations
 
 # As near to the process's start as this package can see.
 START_TIME = time.time()
@@ -102,6 +102,8 @@ def _of_gpus() -> dict[str, str]:
 def configure() -> None:
   """Quiets libraries, keeps freed memory, turns JAX's compilation cache on.
 
+  Keras, which nothing here uses, is imported when something does.
+
   With programs, what XLA found by timing a GPU's kernels is kept there too,
   for later runs and for other processes of the host; JAX does that by itself.
 
@@ -125,6 +127,7 @@ def configure() -> None:
   if devices.cuda_without_gpus():
     with devices.native_stderr_held_back():
       import jax  # noqa: F401
+  lazy_keras.install()
   _keep_freed_memory()
   _quiet_python()
 
