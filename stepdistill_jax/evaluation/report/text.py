@@ -105,9 +105,11 @@ def print_table(table: tables_lib.Table, console=None) -> None:
     if len(name) > max(map(len, cells)):
       name = "\n".join(name.split())
     words = [len(word) for cell in (name, *cells) for word in cell.split()]
+    least = [min(max(words, default=0), 13),
+             *(len(cell) for cell in cells if numbers)]
     shown.add_column(markup.escape(name), overflow="fold", no_wrap=numbers,
                      justify="right" if numbers else "left",
-                     min_width=min(max(words, default=0), 13))
+                     min_width=max(least))
   for row in table.rows:
     shown.add_row(*(markup.escape(cell) for cell in row))
   anything = console.options.update(width=10_000)

@@ -94,8 +94,9 @@ def _prices(given: Sequence[str]) -> dict[str, Any]:
   for name, price in map(_price, given):
     if prices.setdefault(name, price) != price:
       raise errors.UserError(
-          f"--price={name} is given twice, with {prices[name]} and {price}; "
-          "expected one for each system")
+          f"--price={name} is given twice, as {prices[name].prompt:g},"
+          f"{prices[name].completion:g} and as {price.prompt:g},"
+          f"{price.completion:g}; expected one for each system")
   return prices
 
 
