@@ -253,7 +253,10 @@ def _without_lookup_errors() -> Iterator[None]:
 
 
 def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
-  """Raises UserError for a macro on the command line that looks misspelt."""
+  """Raises UserError for a macro on the command line that looks misspelt.
+
+  One that nothing uses otherwise is warned of.
+  """
   used = set(in_files)
   referred = {name for value in bindings().values()
               for name in re.findall(r"%(\w+)", value)}
@@ -264,10 +267,13 @@ def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
       raise errors.UserError(
           f"{name} is set, and nothing in these gin files uses it: it would "
           f"change nothing; {_MUST_BE_USED[name]}")
-    if re.fullmatch(r"\w+", name) and name not in used and (
-        difflib.get_close_matches(name, used, cutoff=_MISSPELT)):
+    if name in used or not re.fullmatch(r"\w+", name):
+      continue
+    if difflib.get_close_matches(name, used, cutoff=_MISSPELT):
       raise errors.UserError(
           errors.unknown_name_message("gin macro", name, used))
+    print(f"warning: {name} is set, and nothing in these gin files uses it: "
+          "it changes nothing", file=sys.stderr)
 
 
 def check_early(

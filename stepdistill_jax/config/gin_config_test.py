@@ -42,8 +42,11 @@ def test_misspelt_macro_names_the_right_one(gin_file):
     parse(gin_file, "TRAIN_STEPZ = 7")
 
 
-def test_macros_that_nothing_uses_pass_as_in_t5x(gin_file):
+def test_macros_that_nothing_uses_pass_as_in_t5x_and_are_named(
+    gin_file, capsys):
   parse(gin_file, "USE_CACHED_TASKS = False")
+  assert capsys.readouterr().err.startswith(
+      "warning: USE_CACHED_TASKS is set, and nothing in these gin files uses")
 
 
 @pytest.mark.parametrize("value", ["/tmp/run", "~/run", "run", "gs://b/run"])
