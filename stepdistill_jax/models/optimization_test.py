@@ -1,3 +1,4 @@
+import gin
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -50,6 +51,7 @@ def test_mistakes(arguments, said):
 
 
 def test_a_name_needs_the_file_that_has_them():
+  gin.clear_config()  # Tests before it may have parsed that file.
   with pytest.raises(errors.UserError, match="gin/runs/paper.gin"):
     optimization.by_name("lion")
 
