@@ -242,6 +242,8 @@ def test_adapters_alone_are_trained_kept_and_merged(imported, run, tmp_path):
 
   assert cli.main(["checkpoint", "export-hf", str(whole), "--quiet",
                    f"--output={tmp_path / 'hf'}"]) == 0
+  assert "(LoRA) of rank 2 alone, merged" in (
+      tmp_path / "hf/README.md").read_text("utf-8")
   merged = hf_weights.open_folder(tmp_path / "hf")[
       "model.layers.1.mlp.down_proj.weight"]
   module = "decoder/layers_1/mlp/wo"

@@ -55,6 +55,8 @@ class Card:
     scores: from a `results.json`.
     prompt: of a decoder: arguments of `HuggingFaceVocabulary`.
     licence: the text of the licence files that came with the origin.
+    lora_rank: of the adapters that were trained instead of all parameters; 0
+      if there were none.
   """
 
   name: str
@@ -65,6 +67,7 @@ class Card:
   scores: Sequence[Score]
   prompt: Mapping[str, Any] | None = None
   licence: str = ""
+  lora_rank: int = 0
 
   @property
   def prefix(self) -> str:
@@ -182,4 +185,5 @@ def describe(
       else None,
       scores=_read_scores(results, source.path)
       if results else (), prompt=context.prompt(),
+      lora_rank=context.bound("LlamaConfig.lora_rank", 0),
       licence=context.licence())
