@@ -8,6 +8,7 @@ that the user has set is left as it is.
 from collections.abc import Iterator
 import contextlib
 import ctypes
+import gc
 import importlib.util
 import logging as python_logging
 import os
@@ -61,6 +62,10 @@ _GPU_FLAGS = (
 _MALLOC_OPTIONS = {"TRIM_THRESHOLD": (-1, 2**31 - 1), "TOP_PAD": (-2, 2**26),
                    "MMAP_THRESHOLD": (-3, 2**25)}
 
+# Imports and traces allocate objects by the million and leave few in cycles:
+# looking for those as often as Python does takes a tenth of a start.
+_PYTHONS_THRESHOLDS, _THRESHOLD = (700, 2_000), 10_000
+
 
 def _keep_freed_memory() -> None:
   """Keeps the memory of freed arrays in the process.
@@ -102,7 +107,8 @@ def _of_gpus() -> dict[str, str]:
 def configure() -> None:
   """Quiets libraries, keeps freed memory, turns JAX's compilation cache on.
 
-  Keras, which nothing here uses, is imported when something does.
+  Keras, which nothing here uses, is imported when something does, and Python
+  looks for garbage in cycles less often.
 
   With programs, what XLA found by timing a GPU's kernels is kept there too,
   for later runs and for other processes of the host; JAX does that by itself.
@@ -128,6 +134,8 @@ def configure() -> None:
     with devices.native_stderr_held_back():
       import jax  # noqa: F401
   lazy_keras.install()
+  if gc.get_threshold()[0] in _PYTHONS_THRESHOLDS:
+    gc.set_threshold(_THRESHOLD)
   _keep_freed_memory()
   _quiet_python()
 
@@ -165,30 +173,14 @@ def preempted_on_sigterm() -> Iterator[None]:
         signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
-@contextlib.contextmanager
-def _not_importable(*names: str) -> Iterator[None]:
-  """Makes packages look absent, unless they have been imported already."""
-  hidden = [name for name in names if name not in sys.modules]
-  for name in hidden:
-    sys.modules[name] = None  # type: ignore[assignment]  # As Python documents.
-  try:
-    yield
-  finally:
-    for name in hidden:
-      del sys.modules[name]
-
-
 def import_tensorflow() -> Any:
   """Imports TensorFlow quietly, and off the accelerators.
 
   After `devices.start` where the process computes: see there.
   It only reads data here and must not take JAX's memory. While it is
-  imported it logs missing GPU drivers, whatever the environment says, and
-  Keras, which comes with it, would load scikit-learn, Matplotlib and pandas
-  for what nobody here uses: seconds before the first step.
+  imported it logs missing GPU drivers, whatever the environment says.
   """
-  with devices.native_stderr_held_back(), _not_importable(
-      "sklearn", "matplotlib", "pandas"):
+  with devices.native_stderr_held_back():
     import tensorflow as tf
   for kind in ("GPU", "TPU"):
     # Already in use, by the caller's choice.

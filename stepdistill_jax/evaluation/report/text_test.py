@@ -13,7 +13,8 @@ TABLE = tables.make("What was found", [
     {"system": "few-shot [teacher]", "n": 1, "ci": "70.0 to 81.5", "p": None,
      "by": "-1.25", "size": "540,000,000,000"}], {
          "system": "system", "seeds": "n", "95%": "ci", "Holm p": "p",
-         "differs by": "by", "parameters": "size"}, "a note, as long as notes are: of two lines")
+         "differs by": "by", "parameters": "size"},
+    "a note, as long as notes are: of two lines")
 
 
 def printed(table, width):
