@@ -454,3 +454,20 @@ def test_methods_without_seeds_in_common_have_no_interval(tmp_path):
   assert difference["ci95"] is None
   assert difference["difference"] == pytest.approx(0.1)
   assert averages.BASELINE == "finetune"
+
+
+def test_a_student_of_several_data_sets_is_scored_on_each(tmp_path):
+  accuracies = {"esnli": 0.8, "anli1": 0.4, "cqa": 0.5, "svamp": 0.3}
+  systems = []
+  for seed in range(2):
+    run = write_run(tmp_path / f"run_{seed}", seed=seed)
+    config = run / "config.gin"
+    config.write_text(config.read_text().replace("'svamp'", "'four_sets'"))
+    systems += [{**system(run, accuracy), "benchmark": name}
+                for name, accuracy in accuracies.items()]
+  write_results(tmp_path / "scores", systems)
+  report = run_report.make([tmp_path])
+  found = report.groups.set_index("dataset")
+  assert found["mean"].to_dict() == pytest.approx(accuracies)
+  assert all(len(seeds) == 2 for seeds in found["accuracies"])
+  assert set(found["method"]) == {"step_by_step, on four_sets"}

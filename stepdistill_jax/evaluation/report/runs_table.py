@@ -82,15 +82,16 @@ def collect(
         + "".join(f"; {line}" for line in skipped[:3])
         + "; score one with `stepdistill-eval --checkpoint=MODEL_DIR "
         "--benchmarks=... --output=DIR` and pass DIR too")
-  return (_largest(runs, ["path", "split", "step"]),
+  return (_largest(runs, ["path", "dataset", "split", "step"]),
           _largest(teachers, ["dataset", "teacher", "split"]), open_runs,
           skipped)
 
 
 def latest(runs: pd.DataFrame) -> pd.DataFrame:
-  """Of each run and split the row of its last checkpoint."""
+  """Of each run, data set and split the row of its last checkpoint."""
   last = runs.sort_values(
-      "step", kind="stable", ascending=False).drop_duplicates(["run", "split"])
+      "step", kind="stable", ascending=False).drop_duplicates(
+          ["run", "dataset", "split"])
   return last.sort_index()
 
 
