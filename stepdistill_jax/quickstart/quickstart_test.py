@@ -146,7 +146,8 @@ def test_runs_that_overlap_have_a_bar_each():
   jobs = runs_lib.jobs(pathlib.Path("out"), PLAN)
   watcher = display.Display(jobs, console, clock=lambda: now[0])
   first, second, *_ = jobs
-  results = {"systems": [{"accuracy": 0.5, "ci95": [0.25, 0.75]}]}
+  results = {"systems": [
+      {"kind": "checkpoint", "accuracy": 0.5, "ci95": [0.25, 0.75]}]}
   with watcher:
     watcher.begin_run(first)
     watcher.begin_run(second)

@@ -52,11 +52,13 @@ class Display(progress.Bars):
   def end_run(self, job: jobs_lib.Job, results: dict[str, Any],
               seconds: float | None) -> None:
     """Called with a run's scores; `seconds` is None where it was done."""
-    scores = results["systems"][0]
-    low, high = scores["ci95"]
+    scores = [s for s in results["systems"] if s["kind"] == "checkpoint"]
     took = "done earlier" if seconds is None else progress.duration(seconds)
-    self._end(job, f"{scores['accuracy']:6.1%} [{low:.1%}, {high:.1%}]  {took}",
-              seconds)
+    low, high = scores[0]["ci95"]
+    text = (f"{scores[0]['accuracy']:6.1%} [{low:.1%}, {high:.1%}]"
+            if len(scores) == 1 else ", ".join(
+                f"{s['benchmark']} {s['accuracy']:.1%}" for s in scores))
+    self._end(job, f"{text}  {took}", seconds)
 
   def fail_run(self, job: jobs_lib.Job, line: str) -> None:
     """Called with the reason why a run did not come to its end."""
