@@ -131,12 +131,7 @@ def rows_of(scores: Sequence[Results], teacher: str | None,
 
 def _row(results: Results, s: Mapping[str, Any], label: str,
          teacher: str | None, prices: Mapping[str, Price]) -> Row:
-  metric = s.get("metric", "accuracy")
-  if metric == "accuracy":
-    quality, ci95 = s["accuracy"], s["ci95"]
-  else:
-    value = s["text_metrics"]["values"][metric]
-    quality, ci95 = value["mean"], value["ci95"]
+  metric, quality, ci95 = tables_lib.quality(s)
   cost = s.get("cost") or {}
   spoken = [cost.get("label_tokens_per_example"),
             cost.get("rationale_tokens_per_example")]
