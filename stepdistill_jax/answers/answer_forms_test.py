@@ -128,6 +128,20 @@ def test_published_lists_of_density_are_mended(damage, rounds, status):
   assert all(r["summary"].startswith("Tom's summary") for r in kept)
 
 
+def test_rounds_of_a_users_own_file_are_known_by_their_keys():
+  rounds = _rounds("a", "b", "c", "d")
+  for form, label, kept in (("chain_of_thought", "d", 4), ("message", "d", 4)):
+    parser = answer_forms.get_parser(datasets.get("dialogsum"), form)
+    found = parser(rounds, datasets.Row("", ""))
+    assert (found.label, found.status) == (label, "ok")
+    assert len(json.loads(found.rounds)) == kept
+    cut = parser(rounds[:-30], datasets.Row("", ""))
+    assert (cut.label, cut.status) == ("", answer_forms.TOO_FEW_ROUNDS)
+    plain = parser("Tom said [sic] that he is late.", datasets.Row("", ""))
+    assert plain.label == "Tom said [sic] that he is late."
+    assert not plain.rounds
+
+
 def test_every_round_of_density_is_kept():
   """Under the published keys, whose entities are one text."""
   parser = answer_forms.get_parser(datasets.get("mine"), "density")
