@@ -173,7 +173,8 @@ def find_list(
 def _bare_list(text: str, keys: Collection[str]) -> tuple[Any, bool]:
   """The last list of objects with one of the keys, and whether it is closed."""
   text = _ESCAPE.sub(_escaped, text[-_MOST_CHARS:])
-  found, end = (None, False), 0
+  found: tuple[Any, bool] = None, False
+  end = 0
   for match in itertools.islice(_LIST.finditer(text), _MOST_TRIES):
     start = match.start()
     if start < end:
