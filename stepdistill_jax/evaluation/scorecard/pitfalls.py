@@ -58,15 +58,20 @@ def _of_questions(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _of_system(s: Mapping[str, Any]) -> Iterator[str]:
   n = s["n"]
-  for what in ("unparsable", "missing"):
-    if n and s[what] / n > _UNREADABLE:
-      yield (f"{s[what]:,} of {n:,} answers are {what}: the score measures the "
-             "form of answers, too; look at them before comparing")
+  for what, count, why in (
+      # What is missing could not be read either, but says nothing of forms.
+      ("unparsable", s["unparsable"] - s["missing"],
+       "the score measures the form of answers, too"),
+      ("missing", s["missing"], "they count as wrong, or as empty texts")):
+    if n and count / n > _UNREADABLE:
+      yield (f"{count:,} of {n:,} answers are {what}: {why}; look at them "
+             "before comparing")
   table = s.get("by_class")
   if table:
     said = [sum(column) for column in zip(*table["confusion"])]
-    for label, count in zip(table["labels"], said):
-      if not count and not label.startswith("("):
+    right = [sum(row) for row in table["confusion"]]
+    for label, count, gold in zip(table["labels"], said, right):
+      if gold and not count and not label.startswith("("):
         yield f"the label {label!r} is never the answer"
   yield from (line for line in s["warnings"] if "questions are also in" in line)
 

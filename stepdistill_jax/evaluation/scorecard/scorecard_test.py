@@ -144,6 +144,40 @@ def test_a_label_that_is_never_said_is_named():
       pitfalls.find([results], []))
 
 
+def test_a_label_that_is_never_right_is_none_that_should_be_said():
+  results = copy.deepcopy(RESULTS)
+  results["systems"][1]["by_class"] = {
+      "labels": ["yes", "no", "(unparsable)"],
+      "confusion": [[3, 0, 0], [0, 0, 0]]}
+  assert not any("never the answer" in line
+                 for line in pitfalls.find([results], []))
+
+
+def test_missing_answers_are_not_called_unparsable():
+  results = copy.deepcopy(RESULTS)
+  results["systems"][1].update(unparsable=41, missing=40)
+  found = [line for line in pitfalls.find([results], [])
+           if "200 answers" in line]
+  assert found == ["svamp, student: 40 of 200 answers are missing: they count "
+                   "as wrong, or as empty texts; look at them before comparing"]
+
+
+def test_shares_are_of_one_teacher_who_is_named():
+  results = copy.deepcopy(RESULTS)
+  results["systems"].insert(1, system("llama", "teacher", 0.4))
+  shares = lambda name: [row[table.header.index("of the teacher's %")]
+                         for table in card.tables(card.rows_of(
+                             [results], name, {})) for row in table.rows]
+  assert shares(None) == ["not measured"] * 3
+  (table,) = card.tables(card.rows_of([results], None, {}))
+  assert "name palm or llama with --teacher" in table.note
+  assert shares("palm") == ["the teacher", "50", "75"]
+  # A teacher may be a file of predictions.
+  assert shares("student") == ["133", "67", "the teacher"]
+  (table,) = card.tables(card.rows_of([results], "student", {}))
+  assert "--teacher" not in table.note
+
+
 def test_the_command_writes_one_page(tmp_path, capsys):
   for name, value in (("results", RESULTS), ("judging", JUDGING)):
     (tmp_path / f"{name}.json").write_text(json.dumps(value))
