@@ -101,6 +101,11 @@ def _of_judges(results: Mapping[str, Any],
   yield from results["warnings"]
   teachers = {s["name"].removeprefix("teacher "): "teacher"
               for r in scores for s in r["systems"] if s["kind"] == "teacher"}
+  for taught in ((s.get("method") or {}).get("teacher")
+                 for r in scores for s in r["systems"]):
+    if taught:  # Of a student, whether it has a line of its own or not.
+      teachers[taught] = "teacher"
+  about = results.get("benchmarks")  # Empty of pairs of one's own.
   for grader in results["graders"]:
     name = grader["grader"]
     if name in made:
@@ -119,7 +124,8 @@ def _of_judges(results: Mapping[str, Any],
                f"{grader[share]['n']:,}")
     for pair in (p for r in scores for p in r["comparisons"]):
       if {pair["first"], pair["second"]} != {first, second} or (
-          not pair["significant"] or grader["ci95"] is None):
+          not pair["significant"] or grader["ci95"] is None) or (
+              about and pair["benchmark"] not in about):
         continue
       better = pair["difference"] if pair["first"] == second else (
           -pair["difference"])

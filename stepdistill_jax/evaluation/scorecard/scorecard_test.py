@@ -91,6 +91,28 @@ def test_a_judge_of_the_teachers_family_is_doubted():
              for line in pitfalls.find([RESULTS], [judging]))
 
 
+def test_a_judge_of_the_family_of_a_students_teacher_is_doubted():
+  results, judging = copy.deepcopy(RESULTS), copy.deepcopy(JUDGING)
+  results["systems"][1]["method"] = {"teacher": "llama3_1_405b"}
+  judging["graders"][0]["grader"] = "Llama-3.1-70B-Instruct"
+  assert any("same family (llama) as teacher llama3_1_405b" in line
+             for line in pitfalls.find([results], [judging]))
+  results["systems"][1]["method"] = {"teacher": None}
+  assert not any("same family" in line
+                 for line in pitfalls.find([results], [judging]))
+
+
+def test_a_judge_of_other_questions_disagrees_with_no_metric():
+  results, judging = copy.deepcopy(RESULTS), copy.deepcopy(JUDGING)
+  results["comparisons"][0].update(
+      significant=True, difference=-0.1, ci95=[-0.15, -0.05])
+  named = lambda: [line for line in pitfalls.find([results], [judging])
+                   if "prefers the other" in line]
+  for benchmarks, lines in (([], 1), (["svamp"], 1), (["dialogsum"], 0)):
+    judging["benchmarks"] = benchmarks
+    assert len(named()) == lines
+
+
 def test_pitfalls_are_found():
   found = pitfalls.find([RESULTS], [JUDGING])
   for part in (
