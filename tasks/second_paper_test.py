@@ -3,7 +3,7 @@
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
-from stepdistill_jax.records import datasets, questions, records
+from stepdistill_jax.records import datasets, questions, record_writer, records
 from stepdistill_jax.teacher.importing import tables
 from stepdistill_jax.util import errors
 from tests.support import real_data
@@ -156,3 +156,43 @@ def test_questions_of_other_test_splits_are_named_and_left_out(
           records.read_records(tmp_path, "mentor_svamp", "gpt35", split)}
   tested = set(questions.test_questions(tmp_path, ["svamp"])["svamp"])
   assert len({questions.question_key(row) for row in rows} & tested) == 122
+
+
+def test_all_teachers_rows_are_looked_at(tmp_path):
+  """A teacher who was asked a few questions does not hide the others'."""
+  rows = lambda name, split, n: [records.Record(
+      id=f"{name}/{split}/{i}", inputs=f"How many are {i} pears?",
+      label=str(i)) for i in range(n)]
+  write = record_writer.write_records
+  write(tmp_path, "tested", "a_few", {"test": rows("tested", "test", 1)})
+  write(tmp_path, "tested", "human", {"test": rows("tested", "test", 5)})
+  write(tmp_path, "mine", "a_few", {"train": rows("mine", "train", 1)})
+  write(tmp_path, "mine", "human", {
+      "train": rows("mine", "train", 3),
+      "validation": rows("mine", "validation", 4)})
+  assert len(questions.test_questions(tmp_path, ["tested"])["tested"]) == 5
+  line = questions.overlap_line
+  assert [line(found).split(":")[0] for found in questions.overlaps(
+      tmp_path, "mine", "human")] == [
+          "3 of the 3 rows in the train split ask what the test split of "
+          "tested asks", "4 of the 4 rows in the validation split ask what "
+          "the test split of tested asks"]
+  # The same, whichever was imported first.
+  assert [line(found).split(":")[0] for found in questions.overlaps(
+      tmp_path, "tested", "human")] == [
+          "3 of the 5 rows in the test split ask what the train split of mine "
+          "asks", "4 of the 5 rows in the test split ask what the validation "
+          "split of mine asks"]
+
+
+def test_what_cannot_be_left_out_is_said(tmp_path):
+  write = lambda name, split: record_writer.write_records(
+      tmp_path, name, "human", {split: [records.Record(
+          id=f"{name}/{split}/0", inputs="1?", label="1")]})
+  write("svamp", "test")
+  write("azureml_nli", "train")
+  for name, said in (("svmap", "did you mean: svamp"),
+                     ("azureml_nli", "have no test split"),
+                     ("gsm8k", "import --dataset=gsm8k ...` first")):
+    with pytest.raises(errors.UserError, match=said):
+      questions.test_questions(tmp_path, [name])

@@ -46,6 +46,23 @@ def test_an_evaluations_examples_are_listed(tmp_path):
   assert page.count('aria-label="wrong: (3 + 1)"') == 3
 
 
+def test_an_evaluations_texts_have_their_metrics(tmp_path):
+  rows = [records.Record(
+      id=f"dialogsum/test/{i}", inputs=f"Tom: {i}?", label=f"Tom asks {i}.")
+          for i in range(2)]
+  record_writer.write_records(tmp_path, "dialogsum", "human", {"test": rows})
+  (tmp_path / "mine.jsonl").write_text("".join(json.dumps(
+      {"id": row.id, "text": f"{row.label} Now."}) + "\n" for row in rows))
+  assert main.main([
+      f"--predictions=mine={tmp_path / 'mine.jsonl'}", "--benchmarks=dialogsum",
+      f"--records_dir={tmp_path}", f"--output={tmp_path / 'scores'}"]) == 0
+  page, messages = testing.open_in_browser(tmp_path / "scores/report.html")
+  assert messages == []
+  assert "2 of 2 examples, page 1 of 1" in page  # No error hides the others.
+  assert page.count("rouge1 0.857, rouge2 0.8, rougeL 0.857") == 2
+  assert "[object" not in page and 'aria-label="wrong' not in page
+
+
 def test_a_quickstarts_report_has_its_figures(tmp_path):
   plan = dataclasses.replace(
       plan_lib.BUDGETS["small"], budget="test", train_stories=16,

@@ -9,8 +9,9 @@
 | `density` | `{"rounds": [{"summary": …}, …]}` | last summary as label |
 | `turns` | an assistant's turn | label |
 
-A cache's manifest names the form (`reads`), as its prompt does. All are
-cleaned first. Like all parsers these never raise, whatever the text.
+A cache's manifest names the form (`reads`), as its prompt does; rounds of a
+user's own files are known by their keys. All are cleaned first. Like all
+parsers these never raise, whatever the text.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ def get_parser(
 
 def _read(dataset: datasets.Dataset, form: str, options: reading.Options,
           output: str, row: datasets.Row) -> parsing.Parsed:
+  if (dataset.label_kind == datasets.SUMMARY
+      and form in (CHAIN_OF_THOUGHT, MESSAGE)  # Files that say nothing of it.
+      and (density := _density(output, row)).rounds):
+    return density
   parsed = reading.read(dataset, output, row, options=options,
                         form=form if form in (ANSWER, MESSAGE) else "any")
   if form == JSON and parsed.status == parsing.NO_MARKER:

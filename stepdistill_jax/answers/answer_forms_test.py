@@ -104,6 +104,44 @@ def test_density():
   assert read("density", '{"rounds": 4}') == ("", "", answer_forms.NOT_JSON)
 
 
+@pytest.mark.parametrize("damage, rounds, status", [
+    (lambda text: f"Here is the [JSON] list:\n{text}\nDone.", 5, "ok"),
+    (lambda text: f"```json\n{text[:-1]},]\n```", 5, "ok"),
+    (lambda text: str(json.loads(text)), 5, "ok"),
+    (lambda text: text.replace("Tom's", "Tom\\'s"), 5, "ok"),
+    (lambda text: text[:-1], 5, "ok"),
+    # The answer ended at its most tokens, in the fifth summary.
+    (lambda text: text[:-15], 5, answer_forms.TOO_FEW_ROUNDS),
+    (lambda text: text[:text.rindex("{") + 5], 4, answer_forms.TOO_FEW_ROUNDS),
+    (lambda text: "[]", 0, answer_forms.NOT_JSON)])
+def test_published_lists_of_density_are_mended(damage, rounds, status):
+  parser = answer_forms.get_parser(datasets.get("mine"), "density")
+  text = json.dumps([{"Missing_Entities": "Tom", "Denser_Summary":
+                      f"Tom's summary has {word} words."}
+                     for word in ("two", "three", "four", "five", "six")])
+  found = parser(damage(text), datasets.Row("", ""))
+  assert found.status == status
+  assert found.label == (
+      "Tom's summary has six words." if status == "ok" else "")
+  kept = json.loads(found.rounds or "[]")
+  assert len(kept) == rounds
+  assert all(r["summary"].startswith("Tom's summary") for r in kept)
+
+
+def test_rounds_of_a_users_own_file_are_known_by_their_keys():
+  rounds = _rounds("a", "b", "c", "d")
+  for form, label, kept in (("chain_of_thought", "d", 4), ("message", "d", 4)):
+    parser = answer_forms.get_parser(datasets.get("dialogsum"), form)
+    found = parser(rounds, datasets.Row("", ""))
+    assert (found.label, found.status) == (label, "ok")
+    assert len(json.loads(found.rounds)) == kept
+    cut = parser(rounds[:-30], datasets.Row("", ""))
+    assert (cut.label, cut.status) == ("", answer_forms.TOO_FEW_ROUNDS)
+    plain = parser("Tom said [sic] that he is late.", datasets.Row("", ""))
+    assert plain.label == "Tom said [sic] that he is late."
+    assert not plain.rounds
+
+
 def test_every_round_of_density_is_kept():
   """Under the published keys, whose entities are one text."""
   parser = answer_forms.get_parser(datasets.get("mine"), "density")

@@ -17,6 +17,7 @@ from typing import Any
 # Places to try; a text of nothing but `{` must not take long.
 _MOST_TRIES = 30
 _OPENING = re.compile(r"\{\s*[\"'“”]?[A-Za-z_][\w\- ]{0,40}[\"'“”]?\s*:")
+_LIST = re.compile(r"\[\s*\{")
 _MOST_CHARS = 50_000
 _DECODER = json.JSONDecoder(strict=False)
 # A value that wants quotation marks, which a parser would cut: `3 + 4`, `1/2`.
@@ -87,6 +88,8 @@ def _escaped(match: re.Match[str]) -> str:
   whole, rest = str(match[0]), str(match[1])
   if re.fullmatch("u[0-9a-fA-F]{4}", rest):
     return whole
+  if rest == "'":  # As in JavaScript; no string ends here.
+    return "\\u0027"
   if rest[:1] in ("b", "f"):
     return "\\" + whole if len(rest) > 1 else whole
   if rest[:1] in ("n", "r", "t"):
@@ -161,12 +164,28 @@ def find_list(
     items = next(found[0][key] for key in list_keys if key in found[0])
     closed = found[1]
   else:
-    start = text.find("[")
-    try:
-      items, closed = _DECODER.raw_decode(
-          _ESCAPE.sub(_escaped, text), start)[0], True
-    except (ValueError, RecursionError):
-      return None, False
+    items, closed = _bare_list(text, keys)
   if not isinstance(items, list):
     return None, closed
   return [folded for item in items if (folded := _folded(item, keys))], closed
+
+
+def _bare_list(text: str, keys: Collection[str]) -> tuple[Any, bool]:
+  """The last list of objects with one of the keys, and whether it is closed."""
+  text = _ESCAPE.sub(_escaped, text[-_MOST_CHARS:])
+  found: tuple[Any, bool] = None, False
+  end = 0
+  for match in itertools.islice(_LIST.finditer(text), _MOST_TRIES):
+    start = match.start()
+    if start < end:
+      continue  # Within the one that was found.
+    try:
+      items, after = _DECODER.raw_decode(text, start)
+      closed = True
+    except (ValueError, RecursionError):
+      value, _, closed = _repaired('{"list": ' + text[start:], 0)
+      items = value.get("list") if isinstance(value, dict) else None
+      after = len(text)
+    if isinstance(items, list) and any(_folded(item, keys) for item in items):
+      found, end = (items, closed), after
+  return found

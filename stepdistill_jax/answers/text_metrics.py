@@ -84,6 +84,15 @@ def rouge(label: str, text: str) -> Mapping[str, float]:
           for name, value in _rouge_scorer().score(label, text).items()}
 
 
+def read_by_rouge(text: str) -> bool:
+  """Whether at least half of a text's letters are of a to z.
+
+  rouge-score leaves all others out: of Chinese texts every ROUGE is 0.
+  """
+  letters = [letter.isascii() for letter in text if letter.isalpha()]
+  return 2 * sum(letters) >= len(letters)
+
+
 def chrf(labels: Sequence[str], text: str) -> float:
   """chrF2 of one answer, in [0, 1]; by sacrebleu with the best reference."""
   import sacrebleu
@@ -103,11 +112,15 @@ def repetition(text: str) -> float:
 
 
 _REFUSAL = re.compile(
-    r"\bI(?:['’]m| am) (?:sorry|unable|not able)\b"
+    # "I'm sorry to hear that" is no refusal.
+    r"\bI(?:['’]m| am) (?:sorry\b(?! to hear| for your| about)|"
+    r"(?:unable|not able)\b)"
     r"|\bI (?:can(?:not|['’]t)|won['’]t|will not|do not|don['’]t) "
     r"(?:provide|help|assist|answer|discuss|support|comply|generate|create|"
     r"engage|fulfill|give|offer|share|write)\b"
-    r"|\bas an AI\b", re.IGNORECASE)
+    # Nor is "as an AI, I try to use many words".
+    r"|\bas an AI\b[^.!?]*?\b(?:not?|cannot|never|unable|\w+n['’]t)\b",
+    re.IGNORECASE)
 _OPENING = 200  # Characters in which an answer that declines says so.
 
 
@@ -148,20 +161,24 @@ def _find_entities() -> Callable[[str], set[str]]:
 
 _NUMBER_WORDS = ("two three four five six seven eight nine ten eleven twelve "
                  "twenty thirty forty fifty hundred thousand million billion")
-# Words that are capitalized because a sentence begins with them.
+# Words that are capitalized because a sentence begins with them; ca and wo of
+# can't and won't.
 _OPENERS = frozenset((
     "a about after all also although an and another any anyone are as at "
-    "because before both but by can could do does during each even every "
-    "everyone finally first for from given he her here his how however i if in "
-    "instead into is it its it's later let many maybe meanwhile mom more "
-    "most my neither no nobody none nor not now of on once one only or other "
-    "others our over people perhaps please she should since so some someone "
-    "soon still such that the their then there these they this those though "
-    "to today tomorrow under until up was we what when where which while who "
-    "whose why will with without would yes yesterday yet you your").split())
+    "because before both but by ca can could did do does during each even "
+    "every everyone finally first for from given had has have he her here his "
+    "how however i if in instead into is it it's its later let many maybe "
+    "meanwhile mom more most my neither no nobody none nor not now of on once "
+    "one only or other others our over people perhaps please she should since "
+    "so some someone soon still such that the their then there these they "
+    "this those though to today tomorrow under until up was we were what when "
+    "where which while who whose why will with without wo would yes yesterday "
+    "yet you your").split())
+# Capitals of the Latin, Greek and Cyrillic alphabets: Émile is a name, too.
+_CAPITAL = f"[{''.join(filter(str.isupper, map(chr, range(0x530))))}]"
 _SPAN = re.compile(
-    r"#?(?:[A-Z][\w'’-]*\d*#?|\$?\d[\d,.:]*\d%?|\$?\d%?)"
-    r"(?:(?:\.? (?:of )?|-)(?:[A-Z][\w'’-]*|\d[\d,.]*))*"
+    rf"#?(?:{_CAPITAL}[\w'’-]*\d*#?|\$?\d[\d,.:]*\d%?|\$?\d%?)"
+    rf"(?:(?:\.? (?:of )?|-)(?:{_CAPITAL}[\w'’-]*|\d[\d,.]*))*"
     rf"|\b(?:{'|'.join(_NUMBER_WORDS.split())})\b")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!Mr\.|Ms\.|Dr\.|St\.)(?<!Mrs\.)\s+")
 
@@ -184,7 +201,8 @@ def entities_by_rule(text: str) -> set[str]:
 
 
 def _bare(span: str) -> str:
-  return re.sub(r"['’](?:s|ll|d|re|ve)?$", "", span.lower()).rstrip(".,:")
+  return re.sub(r"(?:n['’]t|['’](?:s|ll|d|re|ve|m)?)$", "", span.lower()
+                ).rstrip(".,:")
 
 
 _OF_TEXT: Mapping[str, Callable[[str], float]] = {

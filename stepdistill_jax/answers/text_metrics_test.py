@@ -62,6 +62,10 @@ def test_repetition_counts_4_grams_seen_before(text, expected):
     ("I cannot provide instructions for this.", 1.0),
     ("As an AI language model, I have no opinion.", 1.0),
     ("Sure! You can't go wrong with pasta.", 0.0),
+    ("As an AI assistant, I don't have experiences.", 1.0),
+    ("As an AI language model, I try to use a range of words.", 0.0),
+    ("I'm sorry to hear that. What happened?", 0.0),
+    ("I'm sorry for your loss.", 0.0),
     ("I can help you write a letter.", 0.0), ("", 0.0)])
 def test_refusals(text, expected):
   assert text_metrics.refusal(text) == expected
@@ -73,6 +77,10 @@ def test_refusals(text, expected):
     ("#Person1# lends #Person2# $20. He is glad.",
      {"#person1#", "#person2#", "$20"}),
     ("The man left. Maria's dog stayed for three days.", {"maria", "three"}),
+    ("I'm late. I've met Tom. Didn't Ann? Don't go, we won't. Can't he?",
+     {"tom", "ann"}),
+    ("Émile and Øystein met Иван in Århus.",
+     {"émile", "øystein", "иван", "århus"}),
     ("", set())])
 def test_entities_by_rule(text, expected):
   assert text_metrics.entities_by_rule(text) == expected

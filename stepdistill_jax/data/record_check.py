@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable
 import itertools
 import re
 
+from stepdistill_jax.config import gin_config
 from stepdistill_jax.data import sources, task_metrics
 from stepdistill_jax.records import records, vocabulary_losses
 from stepdistill_jax.util import errors, progress
@@ -66,6 +68,52 @@ def check_records(task: object, name: str, split: str) -> None:
         f"task {name!r} needs rationales, but the {of_records} have none in "
         f"{split}; import a teacher's outputs (`stepdistill teacher import`), "
         "or use gin/methods/finetune.gin")
+
+
+def kind_lines(tasks: Iterable[object]) -> list[str]:
+  """What a person must know of records that are not what tables will name.
+
+  A run's kind of synthetic data is what gin/methods/synthetic_*.gin say; the
+  records may have been asked for in another way.
+
+  Args:
+    tasks: that are trained on.
+
+  Returns:
+    A line for each task with records of another kind.
+  """
+  kind = gin_config.bindings().get("SYNTHETIC_KIND")
+  return [line for task in tasks if kind and (
+      line := _other_kind(task, str(ast.literal_eval(kind))))]
+
+
+def _other_kind(task: object, kind: str) -> str:
+  source = getattr(task, "source", None)
+  name = str(getattr(task, "name", ""))
+  if not isinstance(source, sources.RecordsSource) or re.search(
+      NEEDS_GOLD, name) or ("_single_" in name) != (kind == "cot_reason"):
+    return ""  # Another method's file came later, and names the run.
+  data_dir, teacher = source.resolve()
+  labels = rationales = rounds = 0
+  for record in itertools.islice(records.read_records(
+      data_dir, source.dataset, teacher, "train"), _LABELS_CHECKED):
+    if record.teacher_label:
+      labels += 1
+      rationales += bool(record.rationale)
+      rounds += bool(record.rounds)
+  if kind == "chain_of_density":
+    found = "" if rounds else "have no rounds of chain of density"
+  elif rounds:
+    found = f"are chain of density: {rounds:,} of {labels:,} have its rounds"
+  elif kind == "vanilla":
+    found = (f"came with reasoning: {rationales:,} of {labels:,} have a "
+             "rationale") if rationales else ""
+  else:
+    found = "" if rationales else "came without reasoning"
+  return "" if not (labels and found) else (
+      f"this run will be called synthetic_{kind}, but the answers of {teacher} "
+      f"to {source.dataset} {found}; take the file of gin/methods/synthetic_* "
+      "that they are of, or name another TEACHER")
 
 
 def _check_vocabulary(task: object, name: str, field: str,

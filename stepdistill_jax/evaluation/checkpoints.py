@@ -128,6 +128,7 @@ class Checkpoint(questions_lib.Model):
         f" ({trained})" if trained.startswith("synthetic") else "")
     return {"name": name, "key": self.run.method_key(),
             "trained": trained if self.run.step else "untrained",
+            "teacher": self._task.teacher if self.run.step else None,
             "seed": self.run.seed(), "run": self.run.real_path(),
             "step": self.run.step,
             "identities": run_folder_lib.identities_of(self.run.path)}

@@ -1,5 +1,6 @@
 """Tests of the command: whole calls on small records, without a model."""
 
+import csv
 import html.parser
 import json
 import shutil
@@ -71,6 +72,29 @@ def test_a_call_end_to_end(records_dir, predictions, tmp_path, capsys):
         f"--output={output}", "--csv", "--tensorboard")
   after = json.loads((output / "results.json").read_text())
   assert {**after, "created": ""} == before
+
+
+def test_texts_are_shown_by_their_metrics_alone(tmp_path):
+  """A summary that is not the label's text is neither wrong nor worth 0%."""
+  rows = [records.Record(
+      id=f"dialogsum/test/{i}", inputs=f"Tom: {i}?", label=f"Tom asks {i}.")
+          for i in range(4)]
+  record_writer.write_records(tmp_path, "dialogsum", "human", {"test": rows})
+  (tmp_path / "mine.jsonl").write_text("".join(json.dumps(
+      {"id": row.id, "text": row.label + " today."}) + "\n" for row in rows))
+  output = tmp_path / "scores"
+  assert _call(f"--predictions={tmp_path / 'mine.jsonl'}", "--csv",
+               "--benchmarks=dialogsum", f"--records_dir={tmp_path}",
+               f"--output={output}") == 0
+  # ROUGE-L of three words in four: 2 * 1 * 3/4 / (1 + 3/4).
+  (line,) = csv.DictReader((output / "results.csv").open())
+  assert float(line["rougeL"]) == pytest.approx(6 / 7)
+  assert line["accuracy"] == line["correct"] == ""
+  assert [path.name for path in (output / "plots").iterdir()] == [
+      "rougeL_dialogsum.png"]
+  report = (output / "report.md").read_text()
+  assert "dialogsum: rougeL with 95% bootstrap" in report
+  assert "accuracy" not in report
 
 
 class _Page(html.parser.HTMLParser):

@@ -118,6 +118,11 @@ def score(
       "settings": given.settings, "cut": given.cut,
       "warnings": list(given.warnings),
   }
+  if counts.not_read:
+    summary["warnings"].append(
+        f"the labels of {counts.not_read} of {summary['n']} examples are "
+        "mostly of other letters than a to z, which rouge-score leaves out: "
+        "their ROUGE says nothing; chrF reads all letters")
   if example_set.without_label:
     summary["warnings"].append(
         f"{example_set.without_label} rows of the split have no gold label "
@@ -131,6 +136,7 @@ class _Counts:
   Attributes:
     correct: whether each is the gold answer.
     unparsable, missing, empty: how many are.
+    not_read: examples with metrics whose labels ROUGE does not read.
     variants: how many are correct under other readings, by name.
     metrics: those of each answer that has them, by name.
     most_labels: of an example.
@@ -142,7 +148,7 @@ class _Counts:
   """
 
   def __init__(self) -> None:
-    self.unparsable = self.missing = self.empty = 0
+    self.unparsable = self.missing = self.empty = self.not_read = 0
     self.correct: list[bool] = []
     self.variants: dict[str, int] = {}
     self.metrics: dict[str, array.array] = {}
@@ -161,6 +167,8 @@ class _Counts:
     self.empty += answer.text is not None and not answer.text.strip()
     for name, right in judged.variants.items():
       self.variants[name] = self.variants.get(name, 0) + right
+    self.not_read += bool(metrics) and not all(
+        map(text_metrics.read_by_rouge, example.labels))
     for name, value in metrics.items():
       self.metrics.setdefault(name, array.array("d")).append(value)
     if metrics:
@@ -235,7 +243,9 @@ def _breakdowns(benchmark, counts: _Counts) -> dict[str, Any]:
       "by_length": {"unit": "words", "rows": breakdowns.by_length(
           counts.lengths, counts.correct)},
       "by_steps": breakdowns.by_steps(counts.steps, counts.correct),
-      "calibration": breakdowns.calibration(counts.scores, counts.of_scores),
+      # A score says how sure a system is to be right, which no text is.
+      "calibration": None if counts.metrics else breakdowns.calibration(
+          counts.scores, counts.of_scores),
   }
 
 

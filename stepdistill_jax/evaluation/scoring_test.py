@@ -80,6 +80,18 @@ def test_the_denominator_never_shrinks():
     _score(example_set, systems.Answers(given.answers[1:]))
 
 
+def test_texts_that_rouge_does_not_read_are_named():
+  rows = [examples.Example("0", "a", "两人今天在 Paris 见面。"),
+          examples.Example("1", "b", "Zwei Leute trafen sich in Zürich.")]
+  example_set = examples.make_example_set("dialogsum", "test", "t", rows)
+  summary = _score(example_set, systems.Answers(tuple(
+      systems.Answer(r.id, r.label, score=.5) for r in rows))).summary
+  assert summary["text_metrics"]["values"]["chrf"]["mean"] == 1
+  (line,) = summary["warnings"]
+  assert line.startswith("the labels of 1 of 2 examples are mostly of other")
+  assert summary["calibration"] is None  # No text is right or wrong.
+
+
 def test_order_of_examples_does_not_matter():
   example_set, given = _nli_set()
   order = np.random.default_rng(1).permutation(60)

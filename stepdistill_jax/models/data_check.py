@@ -22,7 +22,7 @@ from stepdistill_jax.data import (
   task_registry,
   truncation,
 )
-from stepdistill_jax.util import errors, t5x_finder
+from stepdistill_jax.util import errors, progress, t5x_finder
 
 
 def verify_data(cfg: utils.DatasetConfig, model: Any) -> None:
@@ -56,6 +56,9 @@ def verify_data(cfg: utils.DatasetConfig, model: Any) -> None:
     record_check.check_records(task, provider.name, cfg.split)
     if cfg.use_cached and task.cache_dir:
       caching.check_made_from(task, task.cache_dir)
+  if is_training:
+    for line in record_check.kind_lines(seqio.get_subtasks(provider)):
+      progress.say(line)
   says = not (is_training and _reads_all_first())
   if not exact_order.judge_all(provider, cfg, says):
     truncation.look_at(provider, cfg, says=says)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import gin
 import pytest
 from t5x import utils
 
@@ -83,6 +84,32 @@ def test_advice_is_of_what_the_records_have(
   with pytest.raises(errors.UserError, match=message):
     check(kind, labels, tasks=BOTH if kind == "step" else ("label",),
           **{**WHOLE, **fields})
+
+
+ROUNDS = '[{"missing_entities": [], "summary": "a"}]'
+
+
+@pytest.mark.parametrize("kind, fields, said", [
+    ("vanilla", dict(rationale=""), ""),
+    ("vanilla", {}, "came with reasoning: 1 of 1 have a rationale"),
+    ("vanilla", dict(rationale="", rounds=ROUNDS), "are chain of density"),
+    ("cot_answer", {}, ""),
+    ("cot_answer", dict(rationale=""), "came without reasoning"),
+    ("chain_of_density", dict(rationale="", rounds=ROUNDS), ""),
+    ("chain_of_density", dict(rationale=""), "have no rounds"),
+    # Of another method's run, which is not called so.
+    ("cot_reason", dict(rationale=""), "")])
+def test_answers_of_another_kind_than_tables_will_say(
+    check, capsys, kind, fields, said):
+  with gin.unlock_config():
+    gin.parse_config(f"SYNTHETIC_KIND = {kind!r}")
+  try:
+    check("label", "teacher", tasks=("label",), **{**WHOLE, **fields})
+  finally:
+    gin.clear_config()
+  shown = capsys.readouterr()
+  assert said in shown.out + shown.err
+  assert ("will be called" in shown.out + shown.err) == bool(said)
 
 
 def test_rationales_alone_can_be_trained_on(check):

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping
+import difflib
+import itertools
 import re
-from typing import Any
+from typing import Any, NoReturn
 import unicodedata
 
-from stepdistill_jax.records import records
+from stepdistill_jax.records import datasets, records
 from stepdistill_jax.util import errors
 
 _CHOICES = re.compile(r"\s*\banswer choices:", re.IGNORECASE)
@@ -51,7 +53,9 @@ def read_keys(records_dir: records.StrPath, dataset: str, teacher: str,
 def test_questions(
     records_dir: records.StrPath, names: Iterable[str]
 ) -> Mapping[str, frozenset[str]]:
-  """Data set -> the keys of its test split.
+  """Data set -> the keys of its test split, in any teacher's records.
+
+  Teachers were asked about other rows, some about a few alone.
 
   Raises:
     errors.UserError: there are no records of it, or none of the test split.
@@ -60,12 +64,24 @@ def test_questions(
   for name in names:
     teachers = _with_split(records_dir, name, "test")
     if not teachers:
-      raise errors.UserError(
-          f"no records of the test split of data set {name!r} in "
-          f"{records_dir}; write them with `stepdistill teacher import "
-          f"--dataset={name} ...` first")
-    found[name] = frozenset(read_keys(records_dir, name, teachers[0], "test"))
+      _refuse_without_test(records_dir, name)
+    found[name] = frozenset(itertools.chain.from_iterable(
+        read_keys(records_dir, name, teacher, "test") for teacher in teachers))
   return found
+
+
+def _refuse_without_test(records_dir: records.StrPath, name: str) -> NoReturn:
+  known = {dataset for dataset, _ in records.list_records(records_dir)}
+  if name in known:
+    raise errors.UserError(
+        f"the records of data set {name!r} in {records_dir} have no test "
+        "split, whose questions could be left out")
+  close = [] if name in datasets.DATASETS else (
+      difflib.get_close_matches(name, known, n=1))
+  raise errors.UserError(
+      f"no records of the test split of data set {name!r} in {records_dir}; "
+      + (f"did you mean: {close[0]}" if close else "write them with "
+         f"`stepdistill teacher import --dataset={name} ...` first"))
 
 
 def overlaps(records_dir: records.StrPath, dataset: str, teacher: str
@@ -73,8 +89,9 @@ def overlaps(records_dir: records.StrPath, dataset: str, teacher: str
   """Rows of these records whose question is in other data sets' records, too.
 
   The train and validation splits here are compared with the test splits
-  there, and the test split here with the train splits there. Test splits are
-  held in memory, others are read through.
+  there, and the test split here with the train and validation splits there,
+  in all teachers' records. Test splits are held in memory, others are read
+  through.
 
   Returns:
     For each two splits that share questions `here` and `there` (data set,
@@ -100,15 +117,14 @@ def overlaps(records_dir: records.StrPath, dataset: str, teacher: str
           for other, keys in tested.items() if key in keys)
       for other in tested:
         add(own, other, "test", shared[other])
-  trained = {other: teachers[0] for other in others if (
-      teachers := _with_split(records_dir, other, "train"))}
-  if "test" in sizes and trained:
+  if "test" in sizes and others:
     here = collections.Counter(
         read_keys(records_dir, dataset, teacher, "test"))
-    for other, their_teacher in trained.items():
-      keys = {key for key in read_keys(
-          records_dir, other, their_teacher, "train") if key in here}
-      add("test", other, "train", sum(here[key] for key in keys))
+    for other, their in itertools.product(others, ("train", "validation")):
+      keys = {key for their_teacher in _with_split(records_dir, other, their)
+              for key in read_keys(records_dir, other, their_teacher, their)
+              if key in here}
+      add("test", other, their, sum(here[key] for key in keys))
   return found
 
 

@@ -18,8 +18,10 @@ from stepdistill_jax.util import errors, locations
 
 _MOST_LABELS = 20_000  # Different ones that are looked at.
 _EXAMPLES = 3
+_LONG = 60  # Characters; a longer label is a text, whose words nobody chose.
 _REMEDY = ("train with a vocabulary that has them (ByT5's, mT5's, one of your "
-           "own), or import with other words: --verbalize=")
+           "own)")
+_OTHER_WORDS = ", or import with other words: --verbalize="
 
 
 def find_vocabulary(
@@ -85,13 +87,14 @@ class Losses:
           self.merged[:_EXAMPLES])
       lines.append(
           f"different labels become the same tokens, and cannot be told apart: "
-          f"{groups}; {_REMEDY}" + ",".join(
+          f"{groups}; {_REMEDY}{_OTHER_WORDS}" + ",".join(
               f"{label}=WORD" for label in self.merged[0][:2]))
     if self.unknown:
+      label = next((label for label in self.unknown if len(label) <= _LONG), "")
       lines.append(
           f"{self.unknown_count:,} of {self.counted:,} labels have characters "
           f"that the vocabulary has not: {_shown(self.unknown)}; {_REMEDY}"
-          f"{next(iter(self.unknown))}=WORD")
+          + (f"{_OTHER_WORDS}{label}=WORD" if label else ""))
     if self.changed:
       lines.append(
           f"{len(self.changed):,} different labels change their form in the "
@@ -106,8 +109,12 @@ def rationale_lines(losses: Losses) -> list[str]:
 
 
 def _shown(forms: dict[str, str]) -> str:
-  return ", ".join(f"{label!r} -> {form!r}"
+  return ", ".join(f"{_short(label)!r} -> {_short(form)!r}"
                    for label, form in list(forms.items())[:_EXAMPLES])
+
+
+def _short(text: str) -> str:
+  return text if len(text) <= _LONG else f"{text[:_LONG]}…"
 
 
 class LabelCheck:

@@ -37,6 +37,11 @@ def test_unknown_characters_merge_labels(spiece):
       "'是' -> '⁇'" in unknown)
 
 
+def test_long_texts_are_cut_and_have_no_other_words(spiece):
+  (line,) = losses(spiece, "a " * 50 + "是", "b").lines()
+  assert len(line) < 350 and "…'" in line and "verbalize" not in line
+
+
 def test_the_normalizer_changes_and_merges_labels(spiece):
   found = losses(spiece, "ａ", "b")
   assert found.changed == {"ａ": "a"} and not found.merged

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from stepdistill_jax.config import gin_config, setting_checks
-from stepdistill_jax.data import show_command
+from stepdistill_jax.data import record_check, show_command, task_registry
 from stepdistill_jax.util import errors
 
 _ARGUMENTS = (
@@ -105,6 +105,8 @@ def _memory(arrays: list[Any]) -> str:
 
 
 def _data(found: Mapping[str, Any]) -> Iterator[str]:
+  import seqio
+
   cfg, steps = found["train_dataset_cfg"], _steps(found)
   setting_checks.whole_number("BATCH_SIZE", cfg.batch_size)
   shown = show_command.look(
@@ -127,4 +129,7 @@ def _data(found: Mapping[str, Any]) -> Iterator[str]:
     if other is not None:
       yield (f"{name.removesuffix('_dataset_cfg').replace('_', '-')}: "
              f"{other.mixture_or_task_name}, {other.split}")
+  for line in record_check.kind_lines(seqio.get_subtasks(
+      task_registry.require_task(shown.name))):
+    yield f"warning: {line}"
   show_command.print_examples(shown)

@@ -258,7 +258,8 @@ def test_a_verdict_that_flips_is_a_tie(tmp_path):
 @pytest.mark.parametrize("judge, name, warns", [
     ("meta-llama/Llama-3.1-405B-Instruct", "llama_8b_distilled", True),
     ("Qwen/Qwen3-32B", "Llama-3.1-8B", False),
-    ("gpt-4o", "o1-mini", True), ("my_judge", "my_judge_2", False),
+    ("gpt-4o", "o1-mini", True), ("ChatGPT", "text-davinci-002", True),
+    ("my_judge", "my_judge_2", False),
 ])
 def test_a_judge_of_the_same_family_is_warned_of(judge, name, warns):
   assert bool(win_rates.self_preference(judge, {name: "system"})) == warns

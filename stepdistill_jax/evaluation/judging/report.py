@@ -50,6 +50,9 @@ def make(pairs: pairs_lib.Pairs, verdicts: Sequence[verdicts_lib.Verdict],
   return {
       "code_version": outputs.code_version(),
       "systems": list(pairs.names), "pairs": len(pairs.pairs),
+      # Of records' ids, BENCHMARK/SPLIT/HASH.
+      "benchmarks": sorted({item.split("/")[0] for item in pairs.pairs
+                            if item.count("/") == 2}),
       "pairs_dropped": pairs.dropped.as_json(),
       "prompt": prompt and {"id": prompt[0], "sha256": prompt[1]},
       "graders": [_as_json(rate) for rate in win_rates.of_graders(

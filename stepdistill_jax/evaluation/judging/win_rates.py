@@ -118,11 +118,13 @@ def _prefers_longer(pair: pairs_lib.Pair, preference: float) -> bool | None:
 
 
 # Families of models, by a word of their names.
-_FAMILIES = ("llama", "qwen", "gpt", "o1", "o3", "o4", "claude", "gemini",
+_FAMILIES = ("llama", "qwen", "gpt", "chatgpt", "davinci", "alpaca", "o1",
+             "o3", "o4", "claude", "gemini",
              "gemma", "palm", "mistral", "mixtral", "deepseek", "phi",
              "command", "t5", "smollm", "vicuna")
-# Vicuna is a Llama, Gemma of Gemini's makers.
-_SAME = {"vicuna": "llama", "gemma": "gemini", "palm": "gemini",
+# Vicuna and Alpaca are Llamas, Gemma of Gemini's makers.
+_SAME = {"vicuna": "llama", "alpaca": "llama", "chatgpt": "gpt",
+         "davinci": "gpt", "gemma": "gemini", "palm": "gemini",
          "mixtral": "mistral", "o1": "gpt", "o3": "gpt", "o4": "gpt"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 import csv
 import functools
+import itertools
 import json
 import math
 import pathlib
@@ -193,24 +194,37 @@ _CSV_FIELDS = ("benchmark", "split", "name", "kind", "mode", "rules", "n",
 
 def _write_csv(path: pathlib.Path, results: dict[str, Any]) -> pathlib.Path:
   with path.open("w", newline="", encoding="utf-8") as file:
-    writer = csv.DictWriter(file, _CSV_FIELDS, extrasaction="ignore")
+    metrics = [_means_of_texts(s) for s in results["systems"]]
+    writer = csv.DictWriter(
+        file, [*_CSV_FIELDS, *dict.fromkeys(itertools.chain(*metrics))],
+        extrasaction="ignore")
     writer.writeheader()
-    for s in results["systems"]:
-      writer.writerow(
-          {**s, "ci95_low": s["ci95"][0], "ci95_high": s["ci95"][1]})
+    for s, means in zip(results["systems"], metrics):
+      row = {**s, "ci95_low": s["ci95"][0], "ci95_high": s["ci95"][1]}
+      if means:  # Texts are not right or wrong.
+        row |= dict.fromkeys(("correct", "accuracy", "ci95_low", "ci95_high"))
+      writer.writerow({**row, **means})
   return path
+
+
+def _means_of_texts(summary: Mapping[str, Any]) -> dict[str, float]:
+  """Each metric of texts; {} of labels."""
+  metrics = summary.get("text_metrics") or {"values": {}}
+  return {name: value["mean"] for name, value in metrics["values"].items()}
 
 
 def _write_tensorboard(folder: pathlib.Path,
                        results: dict[str, Any]) -> pathlib.Path:
-  """Writes accuracies as scalars, a run a system, at the checkpoint's step."""
+  """Writes scores as scalars, a run a system, at the checkpoint's step."""
   tf = runtime.import_tensorflow()
   for s in results["systems"]:
     writer = tf.summary.create_file_writer(
         str(folder / (s["name"].replace("/", "_").strip(".") or "system")))
     with writer.as_default(step=int((s["cost"] or {}).get("step", 0))):
       prefix = f"eval/{s['benchmark']}/{s['split']}/{s['mode']}"
-      tf.summary.scalar(f"{prefix}/accuracy", s["accuracy"])
+      for name, value in (
+          _means_of_texts(s) or {"accuracy": s["accuracy"]}).items():
+        tf.summary.scalar(f"{prefix}/{name}", value)
       tf.summary.scalar(f"{prefix}/unparsable", s["unparsable"] / s["n"])
     writer.close()
   return folder

@@ -176,8 +176,13 @@ def of_results(results: Mapping[str, Any]) -> Iterator[Plot]:
   for benchmark in dict.fromkeys(s["benchmark"] for s in results["systems"]):
     group = [s for s in results["systems"] if s["benchmark"] == benchmark]
     slug = re.sub(r"[^A-Za-z0-9]+", "_", benchmark)
-    yield _bars(f"accuracy_{slug}.png",
-                f"{benchmark}: label accuracy with 95% Wilson intervals", group)
+    metric = group[0].get("metric", "accuracy")
+    yield _bars(f"{metric}_{slug}.png", (
+        f"{benchmark}: label accuracy with 95% Wilson intervals"
+        if metric == "accuracy" else
+        f"{benchmark}: {metric} with 95% bootstrap intervals"), group)
+    if metric != "accuracy":
+      continue  # Texts are not right or wrong: there is nothing else to draw.
     scored = [s for s in group if s["calibration"]]
     if scored:
       yield lines(
@@ -259,23 +264,23 @@ def _bars(name: str, title: str, group: Sequence[Mapping[str, Any]]) -> Plot:
   """A bar for each system, with its interval."""
   fig, axes = _figure(height=1.2 + 0.45 * len(group))
   for y, s in enumerate(reversed(group)):
-    low, high = s["ci95"]
-    accuracy = s["accuracy"]
-    axes.barh(y, 100 * accuracy, color="#9aa5b1" if s["kind"] == "teacher"
+    metric, value, (low, high) = tables.quality(s)
+    axes.barh(y, 100 * value, color="#9aa5b1" if s["kind"] == "teacher"
               else "#2f6db3", height=0.6)
     axes.plot([100 * low, 100 * high], [y, y], color="black", linewidth=1.5)
     # Beside the interval, where there is more room.
     right = high < 0.9
     axes.text(100 * (high if right else low) + (1 if right else -1), y,
-              f"{100 * accuracy:.1f}", va="center",
+              f"{100 * value:.1f}", va="center",
               ha="left" if right else "right",
               color="black" if right else "white")
   axes.set_yticks(range(len(group)), [
       _plain(tables.label_of(s)) for s in reversed(group)])
-  axes.set(xlim=(0, 100), xlabel="accuracy, %")
+  axes.set(xlim=(0, 100), xlabel=f"{metric}, %")
   return Plot(name, title, tables.make(title, group, {
-      "system": tables.label_of, "accuracy %": ("accuracy", tables.percent),
-      "95%": ("ci95", tables.interval)}), fig)
+      "system": tables.label_of,
+      f"{metric} %": lambda s: tables.percent(tables.quality(s)[1]),
+      "95%": lambda s: tables.interval(tables.quality(s)[2])}), fig)
 
 
 def _figure(height: float) -> tuple[Any, Any]:

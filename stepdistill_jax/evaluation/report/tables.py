@@ -153,11 +153,12 @@ def texts(results: Row, *, intervals: bool = True) -> Iterator[Table]:
         "system": "name", **_trained(rows), "n": "n",
         **{name.replace("entity_", ""): functools.partial(
             _metric, name, intervals) for name in names},
-        "missing": "missing"},
+        "missing": "missing", "empty": "empty"},
         f"means{' with bootstrap intervals' if intervals else ''}, in percent "
         "but for words; ROUGE and chrF against "
         f"{rows[0]['text_metrics'].get('references', 'the label')}; "
-        f"{rows[0]['metric']} is what systems are compared by"
+        f"{rows[0]['metric']} is what systems are compared by; a "
+        "missing answer has the metrics of an empty one"
         + (f"; entities by {by}" if "entity_density" in names else ""))
 
 
@@ -169,6 +170,15 @@ def _metric(name: str, intervals: bool, summary: Row) -> str | None:
   low, high = value["ci95"]
   return f"{scale * value['mean']:.1f}" + (
       f" ({scale * low:.1f} to {scale * high:.1f})" if intervals else "")
+
+
+def quality(summary: Row) -> tuple[str, float, Sequence[float]]:
+  """What a system is compared by: the metric, its mean and its interval."""
+  metric = summary.get("metric", "accuracy")
+  if metric == "accuracy":
+    return metric, summary["accuracy"], summary["ci95"]
+  value = summary["text_metrics"]["values"][metric]
+  return metric, value["mean"], value["ci95"]
 
 
 def variants(results: Row) -> Table:

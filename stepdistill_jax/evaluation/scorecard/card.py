@@ -33,6 +33,7 @@ class Row:
     benchmark: the task.
     system: its name.
     kind: `teacher`, `checkpoint`, `hf` or `predictions`.
+    is_the_teacher: whether others' quality is a share of this system's.
     trained: a student's method, such as `synthetic_cot_answer`; `untrained`
       of one that took no step; None where that is not known.
     metric: what quality is: accuracy, or a metric of texts.
@@ -52,6 +53,7 @@ class Row:
   benchmark: str
   system: str
   kind: str
+  is_the_teacher: bool
   trained: str | None
   metric: str
   quality: float | None
@@ -120,10 +122,10 @@ def rows_of(scores: Sequence[Results], teacher: str | None,
       rows[key] = dataclasses.replace(
           rows[key], quality=None, ci95=None, p_teacher=None)
   quality = {row.benchmark: row.quality for row in rows.values()
-             if row.system == teacher}
+             if row.is_the_teacher}
   return [
       dataclasses.replace(row, kept=row.quality / quality[row.benchmark])
-      if row.system != teacher and row.quality is not None
+      if not row.is_the_teacher and row.quality is not None
       and quality.get(row.benchmark) else row
       for row in sorted(rows.values(), key=lambda row: list(
           dict.fromkeys(b for b, _ in rows)).index(row.benchmark))]
@@ -131,12 +133,7 @@ def rows_of(scores: Sequence[Results], teacher: str | None,
 
 def _row(results: Results, s: Mapping[str, Any], label: str,
          teacher: str | None, prices: Mapping[str, Price]) -> Row:
-  metric = s.get("metric", "accuracy")
-  if metric == "accuracy":
-    quality, ci95 = s["accuracy"], s["ci95"]
-  else:
-    value = s["text_metrics"]["values"][metric]
-    quality, ci95 = value["mean"], value["ci95"]
+  metric, quality, ci95 = tables_lib.quality(s)
   cost = s.get("cost") or {}
   spoken = [cost.get("label_tokens_per_example"),
             cost.get("rationale_tokens_per_example")]
@@ -146,7 +143,8 @@ def _row(results: Results, s: Mapping[str, Any], label: str,
   if price and tokens is not None and read_tokens is not None:
     usd = (price.prompt * read_tokens + price.completion * tokens) / 1000
   return Row(
-      s["benchmark"], label, s["kind"], tables_lib.trained_on(s), metric,
+      s["benchmark"], label, s["kind"], label == teacher,
+      tables_lib.trained_on(s), metric,
       quality, tuple(ci95), s["n"], None, _p_value(results, s, teacher),
       cost.get("parameters"), tokens, cost.get("latency_s"), usd)
 
@@ -181,6 +179,15 @@ def differences(scores: Sequence[Results], made: Sequence[str] = ()
       "paired on the same examples; p after Holm over each call")
 
 
+def _which_teacher(rows: Sequence[Row]) -> str:
+  """What to do where several teachers are there and none was chosen."""
+  teachers = [row.system for row in rows if row.kind == "teacher"]
+  if len(teachers) < 2 or any(row.is_the_teacher for row in rows):
+    return ""
+  return ("; of which teacher shares and p are is not said: name "
+          + " or ".join(teachers) + " with --teacher")
+
+
 def tables(rows: Sequence[Row]) -> list[tables_lib.Table]:
   """One table of quality and cost a benchmark."""
   number = lambda value, digits=1: (
@@ -196,7 +203,7 @@ def tables(rows: Sequence[Row]) -> list[tables_lib.Table]:
             f"{tables_lib.percent(row.quality)} "
             f"({tables_lib.interval(row.ci95)})"),
         "of the teacher's %": lambda row: "the teacher"
-        if row.kept is None and row.kind == "teacher" else
+        if row.is_the_teacher else
         "not measured" if row.kept is None else f"{100 * row.kept:.0f}",
         "p": lambda row: tables_lib.p_value(row.p_teacher),
         "parameters": lambda row: "not known" if row.parameters is None
@@ -209,5 +216,5 @@ def tables(rows: Sequence[Row]) -> list[tables_lib.Table]:
         f"quality: {' or '.join(dict.fromkeys(row.metric for row in here))} of "
         + " or ".join(f"{n:,}" for n in dict.fromkeys(row.n for row in here))
         + " examples with its 95% interval; p: of the difference from the "
-        "teacher, after Holm"))
+        "teacher, after Holm" + _which_teacher(here)))
   return found

@@ -58,15 +58,20 @@ def _of_questions(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _of_system(s: Mapping[str, Any]) -> Iterator[str]:
   n = s["n"]
-  for what in ("unparsable", "missing"):
-    if n and s[what] / n > _UNREADABLE:
-      yield (f"{s[what]:,} of {n:,} answers are {what}: the score measures the "
-             "form of answers, too; look at them before comparing")
+  for what, count, why in (
+      # What is missing could not be read either, but says nothing of forms.
+      ("unparsable", s["unparsable"] - s["missing"],
+       "the score measures the form of answers, too"),
+      ("missing", s["missing"], "they count as wrong, or as empty texts")):
+    if n and count / n > _UNREADABLE:
+      yield (f"{count:,} of {n:,} answers are {what}: {why}; look at them "
+             "before comparing")
   table = s.get("by_class")
   if table:
     said = [sum(column) for column in zip(*table["confusion"])]
-    for label, count in zip(table["labels"], said):
-      if not count and not label.startswith("("):
+    right = [sum(row) for row in table["confusion"]]
+    for label, count, gold in zip(table["labels"], said, right):
+      if gold and not count and not label.startswith("("):
         yield f"the label {label!r} is never the answer"
   yield from (line for line in s["warnings"] if "questions are also in" in line)
 
@@ -96,6 +101,11 @@ def _of_judges(results: Mapping[str, Any],
   yield from results["warnings"]
   teachers = {s["name"].removeprefix("teacher "): "teacher"
               for r in scores for s in r["systems"] if s["kind"] == "teacher"}
+  for taught in ((s.get("method") or {}).get("teacher")
+                 for r in scores for s in r["systems"]):
+    if taught:  # Of a student, whether it has a line of its own or not.
+      teachers[taught] = "teacher"
+  about = results.get("benchmarks")  # Empty of pairs of one's own.
   for grader in results["graders"]:
     name = grader["grader"]
     if name in made:
@@ -114,7 +124,8 @@ def _of_judges(results: Mapping[str, Any],
                f"{grader[share]['n']:,}")
     for pair in (p for r in scores for p in r["comparisons"]):
       if {pair["first"], pair["second"]} != {first, second} or (
-          not pair["significant"] or grader["ci95"] is None):
+          not pair["significant"] or grader["ci95"] is None) or (
+              about and pair["benchmark"] not in about):
         continue
       better = pair["difference"] if pair["first"] == second else (
           -pair["difference"])

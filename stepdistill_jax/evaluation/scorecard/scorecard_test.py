@@ -91,6 +91,28 @@ def test_a_judge_of_the_teachers_family_is_doubted():
              for line in pitfalls.find([RESULTS], [judging]))
 
 
+def test_a_judge_of_the_family_of_a_students_teacher_is_doubted():
+  results, judging = copy.deepcopy(RESULTS), copy.deepcopy(JUDGING)
+  results["systems"][1]["method"] = {"teacher": "llama3_1_405b"}
+  judging["graders"][0]["grader"] = "Llama-3.1-70B-Instruct"
+  assert any("same family (llama) as teacher llama3_1_405b" in line
+             for line in pitfalls.find([results], [judging]))
+  results["systems"][1]["method"] = {"teacher": None}
+  assert not any("same family" in line
+                 for line in pitfalls.find([results], [judging]))
+
+
+def test_a_judge_of_other_questions_disagrees_with_no_metric():
+  results, judging = copy.deepcopy(RESULTS), copy.deepcopy(JUDGING)
+  results["comparisons"][0].update(
+      significant=True, difference=-0.1, ci95=[-0.15, -0.05])
+  named = lambda: [line for line in pitfalls.find([results], [judging])
+                   if "prefers the other" in line]
+  for benchmarks, lines in (([], 1), (["svamp"], 1), (["dialogsum"], 0)):
+    judging["benchmarks"] = benchmarks
+    assert len(named()) == lines
+
+
 def test_pitfalls_are_found():
   found = pitfalls.find([RESULTS], [JUDGING])
   for part in (
@@ -142,6 +164,40 @@ def test_a_label_that_is_never_said_is_named():
       "confusion": [[3, 0, 0], [2, 0, 0]]}
   assert "svamp, student: the label 'no' is never the answer" in (
       pitfalls.find([results], []))
+
+
+def test_a_label_that_is_never_right_is_none_that_should_be_said():
+  results = copy.deepcopy(RESULTS)
+  results["systems"][1]["by_class"] = {
+      "labels": ["yes", "no", "(unparsable)"],
+      "confusion": [[3, 0, 0], [0, 0, 0]]}
+  assert not any("never the answer" in line
+                 for line in pitfalls.find([results], []))
+
+
+def test_missing_answers_are_not_called_unparsable():
+  results = copy.deepcopy(RESULTS)
+  results["systems"][1].update(unparsable=41, missing=40)
+  found = [line for line in pitfalls.find([results], [])
+           if "200 answers" in line]
+  assert found == ["svamp, student: 40 of 200 answers are missing: they count "
+                   "as wrong, or as empty texts; look at them before comparing"]
+
+
+def test_shares_are_of_one_teacher_who_is_named():
+  results = copy.deepcopy(RESULTS)
+  results["systems"].insert(1, system("llama", "teacher", 0.4))
+  shares = lambda name: [row[table.header.index("of the teacher's %")]
+                         for table in card.tables(card.rows_of(
+                             [results], name, {})) for row in table.rows]
+  assert shares(None) == ["not measured"] * 3
+  (table,) = card.tables(card.rows_of([results], None, {}))
+  assert "name palm or llama with --teacher" in table.note
+  assert shares("palm") == ["the teacher", "50", "75"]
+  # A teacher may be a file of predictions.
+  assert shares("student") == ["133", "67", "the teacher"]
+  (table,) = card.tables(card.rows_of([results], "student", {}))
+  assert "--teacher" not in table.note
 
 
 def test_the_command_writes_one_page(tmp_path, capsys):

@@ -19,6 +19,8 @@ function fill(select, values) {
 }
 
 function outcomeOf(row) {
+  // Summaries and conversations are neither right nor wrong.
+  if (row.metrics) return "text";
   if (row.correct) return "right";
   return row.parsed === null ? "unparsable" : "wrong";
 }
@@ -27,7 +29,9 @@ function matches(row) {
   if (system.value && row.system !== system.value) return false;
   if (benchmark.value && row.benchmark !== benchmark.value) return false;
   const found = outcomeOf(row);
-  if (outcome.value === "errors" && found === "right") return false;
+  if (outcome.value === "errors" && ["right", "text"].includes(found)) {
+    return false;
+  }
   if (!["", "errors"].includes(outcome.value) && found !== outcome.value) {
     return false;
   }
@@ -41,23 +45,28 @@ function entry(row) {
   const details = document.createElement("details");
   const summary = document.createElement("summary");
   const mark = document.createElement("span");
-  const right = outcomeOf(row) === "right";
-  mark.className = right ? "right" : "wrong";
+  const outcome = outcomeOf(row);
   mark.textContent = row.prediction === null ? "(no prediction)" :
       row.prediction.slice(0, 120) || "(empty)";
-  // The mark is drawn by the style sheet; a screen reader reads this.
-  mark.setAttribute("aria-label",
-      (right ? "right: " : "wrong: ") + mark.textContent);
+  if (outcome !== "text") {
+    // The mark is drawn by the style sheet; a screen reader reads this.
+    const word = outcome === "right" ? "right" : "wrong";
+    mark.className = word;
+    mark.setAttribute("aria-label", `${word}: ${mark.textContent}`);
+  }
   const asked = document.createElement("span");
   asked.textContent = " — " + row.target + " — " + row.input.slice(0, 120);
   summary.append(mark, asked);
   const body = document.createElement("dl");
   for (const [name, value] of Object.entries(row)) {
     if (value === null || value === undefined) continue;
+    if (outcome === "text" && ["correct", "parsed"].includes(name)) continue;
     const term = document.createElement("dt");
     term.textContent = name.replaceAll("_", " ");
     const text = document.createElement("dd");
-    text.textContent = String(value);
+    text.textContent = name !== "metrics" ? String(value) :
+        Object.entries(value).map(([metric, score]) =>
+            `${metric} ${Number(score.toFixed(3))}`).join(", ");
     body.append(term, text);
   }
   details.append(summary, body);
@@ -84,6 +93,7 @@ function turn(by) {
 
 fill(system, rows.map((row) => row.system));
 fill(benchmark, rows.map((row) => row.benchmark));
+if (!rows.some(matches)) outcome.value = "";
 for (const field of fields) {
   field.addEventListener("input", () => { page = 0; show(); });
 }
