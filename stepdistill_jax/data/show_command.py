@@ -64,7 +64,7 @@ def _configured(
   """Parses gin files: (data config, task, weights of the tasks)."""
   from stepdistill_jax.data import showing, task_registry
 
-  bindings = [*_OPEN, *args.gin_bindings]
+  bindings = list(args.gin_bindings)
   files = list(args.gin_file)
   if args.tokenizer:
     vocabulary = "hugging_face_vocabulary.HuggingFaceVocabulary"
@@ -79,7 +79,7 @@ def _configured(
     dataset = getattr(_parts(task)[0].source, "dataset", "")
     own = f"gin/datasets/{dataset}.gin"
     files = [own] if dataset and _is_there(own, _paths(args)) else []
-    gin_config.parse(files, bindings, _paths(args))
+    gin_config.parse(files, bindings, _paths(args), stand_ins=_OPEN)
     yield (showing.Config(
         split=args.split or "train", task_feature_lengths=_lengths(task)),
            args.task, [])
@@ -87,7 +87,7 @@ def _configured(
   # T5X's own, as a stand-in would take its name in gin's registry.
   train = importlib.import_module("t5x.train").train
   with gin_config.main_module(train=train):
-    gin_config.parse(files, bindings, _paths(args))
+    gin_config.parse(files, bindings, _paths(args), stand_ins=_OPEN)
     import gin
 
     found = gin_config.arguments_of(
