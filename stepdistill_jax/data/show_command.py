@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> None:
     with _configured(args) as (cfg, name, weights):
       shown = look(name, cfg, args.examples, weights)
   if args.html:
-    pathlib.Path(args.html).write_text(page(shown), "utf-8")
+    with errors.reported(OSError, lambda error: (
+        f"cannot write {args.html}: {error.strerror}")):
+      pathlib.Path(args.html).write_text(page(shown), "utf-8")
   if args.json:
     print(json.dumps(dataclasses.asdict(shown), indent=1))
     return
@@ -62,6 +64,19 @@ def _paths(args: argparse.Namespace) -> list[str]:
 def _configured(
     args: argparse.Namespace) -> Iterator[tuple[Any, str, list[float]]]:
   """Parses gin files: (data config, task, weights of the tasks)."""
+  import gin
+
+  try:
+    with _parsed(args) as parsed:
+      yield parsed
+  finally:
+    # Its lock would refuse what the next command of a program imports.
+    gin.clear_config()
+
+
+@contextlib.contextmanager
+def _parsed(
+    args: argparse.Namespace) -> Iterator[tuple[Any, str, list[float]]]:
   from stepdistill_jax.data import showing, task_registry
 
   bindings = list(args.gin_bindings)
