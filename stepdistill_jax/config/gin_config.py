@@ -366,7 +366,8 @@ def parse(
     gin_files: Sequence[str],
     gin_bindings: Sequence[str],
     extra_search_paths: Sequence[str] = (),
-    skip_unknown: bool | Sequence[str] = False) -> None:
+    skip_unknown: bool | Sequence[str] = False,
+    stand_ins: Sequence[str] = ()) -> None:
   """Replaces gin's configuration by that of files and bindings.
 
   Args:
@@ -374,6 +375,8 @@ def parse(
     gin_bindings: such as `TRAIN_STEPS = 100`; override the files.
     extra_search_paths: looked at before the default ones.
     skip_unknown: as in `gin.parse_config`.
+    stand_ins: bindings below `gin_bindings`, of what files may require and
+      the caller does not need; files need not use them.
 
   Raises:
     errors.UserError: a file does not exist, a macro is not set or misspelt,
@@ -393,7 +396,7 @@ def parse(
           skip_unknown=skip_unknown)
       in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
       _register_named(gin_bindings)
-      gin.parse_config(list(gin_bindings), skip_unknown)
+      gin.parse_config([*stand_ins, *gin_bindings], skip_unknown)
   except _PARSING_ERRORS as error:
     raise errors.UserError(_explain(error, gin_bindings)) from error
   _check_macros(gin_bindings, in_files)

@@ -49,6 +49,15 @@ def test_macros_that_nothing_uses_pass_as_in_t5x_and_are_named(
       "warning: USE_CACHED_TASKS is set, and nothing in these gin files uses")
 
 
+def test_stand_ins_are_below_bindings_and_are_not_named(gin_file, capsys):
+  gin_config.parse(
+      ["gin/main.gin"], ["BOUND_LATER = 1", "TRAIN_STEPS = 7"],
+      [str(gin_file)], stand_ins=("TRAIN_STEPS = 0", "MODEL_DIRS = 'none'"))
+  bound = gin_config.bindings()
+  assert bound["TRAIN_STEPS"] == "7" and bound["MODEL_DIRS"] == "'none'"
+  assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", ["/tmp/run", "~/run", "run", "gs://b/run"])
 def test_unquoted_paths_are_explained(gin_file, value):
   with pytest.raises(errors.UserError, match=(

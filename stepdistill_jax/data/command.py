@@ -87,7 +87,9 @@ def _add_show(show: argparse.ArgumentParser) -> None:
       "--chat", action="store_true",
       help="with --tokenizer, prompts by its chat template")
   argument_parser.add_records_dir(show)
-  show.add_argument("--html", metavar="FILE", help="write a page, too")
+  show.add_argument(
+      "--html", metavar="FILE", type=argument_parser.to_write,
+      help="write a page, too")
   show.add_argument("--json", action="store_true", help="print JSON")
   show.set_defaults(data_run=_show)
 

@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> None:
     with _configured(args) as (cfg, name, weights):
       shown = look(name, cfg, args.examples, weights)
   if args.html:
-    pathlib.Path(args.html).write_text(page(shown), "utf-8")
+    with errors.reported(OSError, lambda error: (
+        f"cannot write {args.html}: {error.strerror}")):
+      pathlib.Path(args.html).write_text(page(shown), "utf-8")
   if args.json:
     print(json.dumps(dataclasses.asdict(shown), indent=1))
     return
@@ -62,9 +64,22 @@ def _paths(args: argparse.Namespace) -> list[str]:
 def _configured(
     args: argparse.Namespace) -> Iterator[tuple[Any, str, list[float]]]:
   """Parses gin files: (data config, task, weights of the tasks)."""
+  import gin
+
+  try:
+    with _parsed(args) as parsed:
+      yield parsed
+  finally:
+    # Its lock would refuse what the next command of a program imports.
+    gin.clear_config()
+
+
+@contextlib.contextmanager
+def _parsed(
+    args: argparse.Namespace) -> Iterator[tuple[Any, str, list[float]]]:
   from stepdistill_jax.data import showing, task_registry
 
-  bindings = [*_OPEN, *args.gin_bindings]
+  bindings = list(args.gin_bindings)
   files = list(args.gin_file)
   if args.tokenizer:
     vocabulary = "hugging_face_vocabulary.HuggingFaceVocabulary"
@@ -79,7 +94,7 @@ def _configured(
     dataset = getattr(_parts(task)[0].source, "dataset", "")
     own = f"gin/datasets/{dataset}.gin"
     files = [own] if dataset and _is_there(own, _paths(args)) else []
-    gin_config.parse(files, bindings, _paths(args))
+    gin_config.parse(files, bindings, _paths(args), stand_ins=_OPEN)
     yield (showing.Config(
         split=args.split or "train", task_feature_lengths=_lengths(task)),
            args.task, [])
@@ -87,7 +102,7 @@ def _configured(
   # T5X's own, as a stand-in would take its name in gin's registry.
   train = importlib.import_module("t5x.train").train
   with gin_config.main_module(train=train):
-    gin_config.parse(files, bindings, _paths(args))
+    gin_config.parse(files, bindings, _paths(args), stand_ins=_OPEN)
     import gin
 
     found = gin_config.arguments_of(

@@ -1,5 +1,6 @@
 import json
 
+import gin
 import pytest
 
 from stepdistill_jax.cli import stepdistill as cli
@@ -121,6 +122,23 @@ def test_mistakes_are_one_line(folder, capsys, arguments, said):
   assert cli.main(["data", "show", *arguments]) == 2
   line, = capsys.readouterr().err.splitlines()
   assert said in line
+
+
+def test_damaged_features_are_one_line(folder, capsys, tmp_path):
+  features = record_writer.write_records(
+      tmp_path, "cqa", "palm540b", {"train": [
+          records.Record(id="cqa/train/0", inputs="a", label="b")]}
+  ) / "features.json"
+  features.write_text("{")
+  assert cli.main(
+      ["data", "show", "cqa_label_gold", f"--records_dir={tmp_path}"]) == 2
+  line, = capsys.readouterr().err.splitlines()
+  assert f"{features} is damaged; import these records anew" in line
+
+
+def test_what_follows_in_a_program_may_register_names(folder, capsys):
+  show(capsys, "svamp_step_gold_palm540b")
+  assert not gin.config.config_is_locked()
 
 
 def test_a_dry_run_says_what_would_be_trained(folder, capsys, tmp_path):

@@ -109,6 +109,7 @@ class RecordsSource(seqio.DataSource):
     # Records that were imported anew in this process have other shards.
     key = data_dir, teacher, os.stat(info).st_mtime_ns
     if self._found is None or self._found[0] != key:
+      records.require_features(data_dir, self.dataset, teacher)
       name = records.tfds_name(self.dataset, teacher)
       loader = seqio.utils.LazyTfdsLoader
       loader._MEMOIZED_BUILDERS.pop((name, data_dir), None)

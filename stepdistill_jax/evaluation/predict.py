@@ -81,14 +81,15 @@ def run(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> None:
   from stepdistill_jax.evaluation import api, texts
   from stepdistill_jax.teacher.importing import row_files
-  from stepdistill_jax.util import progress
+  from stepdistill_jax.util import errors, progress
 
   with texts.local_file(args.input, args.format) as path, (
       progress.Bars("texts")) as bars:
     if args.output:
       _check_output(pathlib.Path(args.output), path)
     # What is wrong with the file is found before the model is loaded.
-    next(texts.read(path, args.column), None)
+    if next(texts.read(path, args.column), None) is None:
+      raise errors.UserError(f"{args.input} has no text that can be asked")
     done, total = 0, row_files.guess_rows(path)
 
     def show(done_of_chunk: int, _: int, what: str) -> None:
@@ -117,6 +118,12 @@ def _check_output(output: pathlib.Path, path: pathlib.Path) -> None:
   if output.exists() and output.samefile(path):
     raise errors.UserError(
         f"--output={output} is the file of the texts; name another one")
+  if output.exists() and not output.is_file():
+    raise errors.UserError(f"{output} is not a file; name another --output")
+  if not os.access(output if output.exists() else output.parent, os.W_OK):
+    raise errors.UserError(
+        f"--output={output} cannot be written (permission denied); name "
+        "another one")
 
 
 class _Writer:
@@ -221,9 +228,10 @@ class _Writer:
       os.fsync(file.fileno())
 
   def _require_same(self, text: Any, row: Row) -> None:
-    if row.get("student") != self._key:
-      raise self._other(f"answers of {row.get('student')!r}, not of "
-                        f"{self._key!r}")
+    if (other := row.get("student")) != self._key:
+      raise self._other(f"answers of {other!r}, not of {self._key!r}" + (
+          " (a student of that name, asked with other flags or of other files)"
+          if str(other).rpartition(" ")[0] == self._student.name else ""))
     if (row.get("id"), row.get("input")) != (text.id, text.value):
       raise self._other(f"an answer to {row.get('input')!r:.60}, not to "
                         f"{text.value!r:.60}")
@@ -244,8 +252,6 @@ def _read_rows(path: pathlib.Path) -> Iterator[Row]:
   """
   from stepdistill_jax.util import errors
 
-  if not path.is_file():
-    raise errors.UserError(f"{path} is not a file; name another --output")
   with path.open("rb+") as file:
     end = 0
     for number, line in enumerate(file, start=1):

@@ -128,7 +128,7 @@ def test_a_resumed_call_writes_the_same_file(system, tmp_path, capsys):
   shorter = _write(tmp_path / "shorter.txt", "\n".join(LINES[:5]))
   for flags, message in (
       ((other,), "an answer to 'mary has 0"), ((shorter,), "an answer to '6'"),
-      ((questions, "--explain"), "answers of 'turned")):
+      ((questions, "--explain"), "asked with other flags")):
     assert _call(*flags, f"--output={output}") == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1 and "--overwrite" in said
@@ -184,6 +184,21 @@ def test_files_that_are_refused(
   printed = capsys.readouterr()
   assert message in printed.err and printed.err.count("\n") == 1
   assert not system.asked
+
+
+def test_mistakes_of_files_are_told_before_a_student_is_loaded(
+    tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(api, "load", None)
+  path = _write(tmp_path / "q.txt", "one")
+  closed = _write(tmp_path / "closed.jsonl", "")
+  monkeypatch.setattr(os, "access", lambda place, mode: place != closed)
+  for flags, message in (
+      ((_write(tmp_path / "blank.txt", "\n \n"),), "no text that can be asked"),
+      ((path, f"--output={tmp_path}", "--overwrite"), "is not a file"),
+      ((path, f"--output={closed}"), "cannot be written (permission denied)")):
+    assert _call(*flags) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
 
 
 def test_a_column_that_is_not_there(system, tmp_path, capsys):

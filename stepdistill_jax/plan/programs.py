@@ -179,14 +179,14 @@ def parsed(
 
   # Only the ids of EOS and padding reach a program.
   vocabulary = seqio.PassThroughVocabulary(32128, eos_id=1)
-  gin_bindings = [*STAYS_OPEN, *gin_bindings]
   with (gin_config.main_module(train=_capture), _without_records(vocabulary),
         device_mesh.fake_devices(devices)):
     no_training = errors.UserError(
         f"{', '.join(gin_files)}: no training run (train_script.train has "
         "no model, data or partitioner); give the files of `t5x train`")
     try:
-      gin_config.parse(gin_files, gin_bindings, search_paths)
+      gin_config.parse(
+          gin_files, gin_bindings, search_paths, stand_ins=STAYS_OPEN)
     except errors.UserError as error:
       if gin_config.missing_entry_point(error):
         raise no_training from error

@@ -346,6 +346,12 @@ def split_sizes(
   return {split: sum(numbers) for split, numbers in lengths.items()}
 
 
+def require_features(
+    records_dir: StrPath, dataset: str, teacher: str) -> None:
+  """Raises UserError if TFDS could not read how records are written."""
+  _read_json(version_dir(records_dir, dataset, teacher) / "features.json")
+
+
 def _shard_lengths(folder: pathlib.Path) -> dict[str, list[int]]:
   """Number of records of each split's shards."""
   path = folder / "dataset_info.json"

@@ -26,6 +26,21 @@ def existing(text: str) -> str:
   return path
 
 
+def to_write(text: str) -> str:
+  """The type of arguments that name a local file to write."""
+  path = os.path.expanduser(text)
+  if os.path.isdir(path):
+    raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
+  folder = os.path.dirname(path) or "."
+  if not os.path.isdir(folder):
+    raise argparse.ArgumentTypeError(
+        f"there is no folder {folder}; make it first")
+  if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+    raise argparse.ArgumentTypeError(
+        f"{text} cannot be written (permission denied); name another file")
+  return path
+
+
 def positive(text: str) -> int:
   """The type of arguments that are whole numbers of at least 1."""
   try:

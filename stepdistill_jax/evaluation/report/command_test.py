@@ -118,7 +118,7 @@ def test_runs_that_have_not_ended_are_listed(tmp_path, capsys):
   (run / "inference_eval").mkdir()
   (run / "inference_eval" / "svamp-metrics.jsonl").write_text("".join(
       json.dumps({"step": step, "accuracy": accuracy}) + "\n"
-      for step, accuracy in ((100, 62.5), (200, 50.0))))
+      for step, accuracy in ((100, 62.5), (200, 50.0))) + "[]\n{\"step\": 3,")
   arguments = ["report", str(tmp_path), f"--output={tmp_path / 'out'}"]
   assert cli.main([*arguments, "--json"]) == 0
   found, = json.loads(capsys.readouterr().out)["unfinished"]
@@ -429,8 +429,11 @@ def test_what_cannot_be_counted_is_reported(tmp_path):
   write_results(tmp_path / "scores", [
       system(run, 0.5), {**system(gone, 0.5), "name": "gone"}])
   write_run(tmp_path / "not_scored")
+  (tmp_path / "other").mkdir()
+  (tmp_path / "other" / "results.json").write_text('{"systems": ["a"]}')
   report = run_report.make([tmp_path])
   assert len(report.groups) == 1
+  assert any("not written by" in line for line in report.skipped)
   assert any("gone" in line for line in report.skipped)
   assert any("not_scored has no score" in line for line in report.skipped)
 

@@ -118,6 +118,8 @@ def _read_results(file, runs, teachers, skipped) -> None:
   """Appends what a `results.json` holds."""
   try:
     systems = json.loads(file.read_text(encoding="utf-8"))["systems"]
+    if not all(isinstance(system, dict) for system in systems):
+      raise TypeError
   except (ValueError, KeyError, TypeError):
     skipped.append(f"{file} was not written by stepdistill-eval")
     return
@@ -146,7 +148,8 @@ def _read_answers(file: pathlib.Path, skipped: list[str]) -> dict:
               (row["system"], row["benchmark"], row["split"]), {})[
                   row["id"]] = bool(row["correct"])
   except (OSError, ValueError, KeyError, TypeError) as error:
-    skipped.append(f"{file} has no answers ({error}): no intervals over seeds "
+    why = error.strerror if isinstance(error, OSError) else error
+    skipped.append(f"{file} has no answers ({why}): no intervals over seeds "
                    "from there")
     return {}
   return answers

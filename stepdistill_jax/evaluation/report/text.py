@@ -93,8 +93,10 @@ def print_table(table: tables_lib.Table, console=None) -> None:
   console = console or rich.console.Console()
   empty = [name for name, *cells in zip(table.header, *table.rows)
            if name and {*cells} <= {"–", "not measured"}]
-  note = "; ".join(filter(None, (
-      table.note, empty and "not measured: " + ", ".join(empty))))
+  note = table.note
+  if empty:
+    note = "; ".join(filter(None, (
+        note.removesuffix("."), "not measured: " + ", ".join(empty))))
   table = without(table, empty)
   shown = rich.table.Table(
       title=table.title, title_justify="left", caption=note or None,

@@ -14,7 +14,7 @@ TABLE = tables.make("What was found", [
      "by": "-1.25", "size": "540,000,000,000"}], {
          "system": "system", "seeds": "n", "95%": "ci", "Holm p": "p",
          "differs by": "by", "parameters": "size"},
-    "a note, as long as notes are: of two lines")
+    "a note, as long as notes are. Of two lines.")
 
 
 def printed(table, width):
@@ -27,12 +27,12 @@ def printed(table, width):
 def test_nothing_is_cut_off(width):
   shown = printed(TABLE, width)
   assert max(map(len, shown.splitlines())) <= width
-  for row in (TABLE.header, *TABLE.rows, (TABLE.note,)):
+  for row in (TABLE.header, *TABLE.rows, (TABLE.note.removesuffix("."),)):
     for word in " ".join(row).replace("–", "").split():
       assert word in shown, (word, shown)
   # A number stands on one line, however narrow the terminal.
   assert "43.0 to 57.0" in shown
-  assert "not measured: Holm p" in " ".join(shown.split())
+  assert "lines; not measured: Holm p" in " ".join(shown.split())
 
 
 def test_narrow_terminals_have_lists_and_wide_ones_a_table():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -23,15 +24,17 @@ def scores(path: pathlib.Path) -> list[tuple[int, float, pathlib.Path]]:
     path: the run's folder.
 
   Returns:
-    (step, accuracy in [0, 1], file) of its first scored task, by step.
+    (step, accuracy in [0, 1], file) of its first scored task, by step. What a
+    killed run left of a line is passed over: it writes the line again.
   """
   for file in sorted((path / "inference_eval").glob("*-metrics.jsonl")):
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-      entry = json.loads(line) if line.strip() else {}
-      key = next((k for k in _ACCURACY_KEYS if k in entry), None)
-      if key is not None:  # SeqIO's metrics are percentages.
-        found.append((int(entry["step"]), float(entry[key]) / 100, file))
+    for line in file.read_text("utf-8", "replace").splitlines():
+      with contextlib.suppress(ValueError, KeyError, TypeError):
+        entry = json.loads(line)
+        key = next((k for k in _ACCURACY_KEYS if k in entry), None)
+        if key is not None:  # SeqIO's metrics are percentages.
+          found.append((int(entry["step"]), float(entry[key]) / 100, file))
     if found:
       return found
   return []
