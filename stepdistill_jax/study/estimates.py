@@ -183,12 +183,11 @@ def _prepare(topology_name: str) -> Any:
 def _plan(topology_name: str, gin_files: Sequence[str],
           bindings: Sequence[str], programs: Sequence[str]) -> dict[str, Any]:
   """In the planner's process: what `with_costs` wants of a plan."""
-  from stepdistill_jax.plan import planning
-
   try:
+    topology = _prepare(topology_name)
+    from stepdistill_jax.plan import planning  # It imports JAX.
     plan = planning.make(planning.Request(
-        _prepare(topology_name), gin_files, bindings, programs=programs,
-        quick=True))
+        topology, gin_files, bindings, programs=programs, quick=True))
   except errors.UserError as error:
     return {"error": errors.first_line(error)}
   train = plan["programs"].get("train", {"bound": {"seconds": None}})
