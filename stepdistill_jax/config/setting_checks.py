@@ -5,6 +5,12 @@ from typing import Any, TypeGuard
 
 from stepdistill_jax.util import errors
 
+# Ends an error of data that a run would be scored on.
+NO_EVALUATION = (
+    "; to train without evaluations pass "
+    "--gin.train_script.train.train_eval_dataset_cfg=None "
+    "--gin.train_script.train.infer_eval_dataset_cfg=None")
+
 
 def is_whole_number(value: Any, least: int = 1) -> TypeGuard[int]:
   """Of at least `least`: gin's True is an int, and its 2.5 would be cut off."""
@@ -28,6 +34,23 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
   """Returns `value` if it is one of `choices`, else raises UserError."""
   errors.require_known(name, str(value), choices)
   return str(value)
+
+
+def periods(eval_period: int | None, save_period: int | None) -> None:
+  """Raises InvalidValue unless one period divides the other, as T5X asks.
+
+  Args:
+    eval_period: steps; None or 0 for no evaluations.
+    save_period: the same of checkpoints.
+  """
+  if eval_period and save_period and (
+      eval_period % save_period and save_period % eval_period):
+    near = max(1, round(save_period / eval_period)) * eval_period
+    raise errors.InvalidValue(
+        f"EVAL_PERIOD = {eval_period} and CHECKPOINT_PERIOD = {save_period}: "
+        "one must divide the other, so that checkpoints are of steps with an "
+        "evaluation or evaluations of steps with a checkpoint; take "
+        f"{eval_period} and {near}, for example")
 
 
 def text(name: str, value: Any) -> str:

@@ -311,7 +311,7 @@ def figures(task: seqio.Task, cfg: Any, most: int = COUNTED) -> Figures:
         lambda: truncation.read(task, cfg).take(most)).as_numpy_iterator())
   cut: dict[str, Any] = {}
   refused = ""
-  options = {"says": False, "looked_at": " "}
+  options = {"says": False, "looked_at": " (as shown)"}
   judge = truncation.Judge.of(task, cfg, refuses=False, **options)
   if judge is not None and lost is not None:
     _, record_of_cuts = judge(lost)

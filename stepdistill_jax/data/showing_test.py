@@ -163,3 +163,30 @@ def test_a_dry_run_says_what_would_be_trained(folder, capsys, tmp_path):
   said = capsys.readouterr().out
   assert "would stop: train_dataset_cfg: " in said
   assert "would stop: 'train_dataset_cfg'" not in said
+
+
+def test_a_dry_run_looks_where_a_training_would_begin(folder, capsys, tmp_path):
+  def said(run, *bindings):
+    assert t5x_command.main([
+        "train", "--dry_run", "--engine=embedded",
+        "--gin_file=gin/recipes/svamp_step_by_step.gin",
+        f"--gin.MODEL_DIR='{run}'", *bindings]) == 0
+    return capsys.readouterr().out
+
+  output = said(tmp_path / "new", "--gin.CHECKPOINT_PERIOD=70",
+                f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path / 'gone'}'")
+  for stop in (
+      "EVAL_PERIOD = 100 and CHECKPOINT_PERIOD = 70: one must",
+      f"no checkpoint at {tmp_path / 'gone'}: there is no such folder",
+      "task svamp_predict_gold has no split 'validation'; it has ['train']"):
+    assert f"would stop: {stop}" in output
+  assert f"{folder / 'spiece.model'} is a file, not a folder" in said(
+      folder / "spiece.model")
+  run = tmp_path / "run"
+  (run / "checkpoint_7").mkdir(parents=True)
+  (run / "checkpoint_7" / "checkpoint").write_text("")
+  (run / "run.json").write_text(json.dumps({
+      "starts": [{"step": 0}], "data": {}, "config": {"ALPHA": "0.25"}}))
+  output = said(run, f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path / 'gone'}'")
+  assert "goes on from step 7" in output and "no checkpoint at" not in output
+  assert f"would stop: {run} belongs to a run with another config: " in output

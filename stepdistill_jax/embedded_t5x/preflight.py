@@ -67,19 +67,6 @@ def check_data(cfg: datasets.DatasetConfig, partitioner,
             "--seqio_additional_cache_dirs")
 
 
-def check_periods(
-    eval_period: int | None,
-    save_cfg: checkpoint_config.SaveCheckpointConfig | None) -> None:
-  """Raises InvalidValue unless one period divides the other, as T5X asks."""
-  save = save_cfg.period if save_cfg else None
-  if eval_period and save and eval_period % save and save % eval_period:
-    raise errors.InvalidValue(
-        f"EVAL_PERIOD = {eval_period} and CHECKPOINT_PERIOD = {save}: one must "
-        "divide the other, so that checkpoints are of steps with an evaluation "
-        f"or evaluations of steps with a checkpoint; take {eval_period} and "
-        f"{max(1, round(save / eval_period)) * eval_period}, for example")
-
-
 def _check_vocabulary(name: str, vocabulary: seqio.Vocabulary) -> None:
   path = getattr(vocabulary, "sentencepiece_model_file", "") or vocabulary
   with errors.reported(Exception, lambda error: (

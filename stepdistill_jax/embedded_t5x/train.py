@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import seqio
 
-from stepdistill_jax.config import gin_config
+from stepdistill_jax.config import gin_config, setting_checks
 from stepdistill_jax.distributed import processes
 from stepdistill_jax.embedded_t5x import (
   data_shards as data_shards_lib,
@@ -46,12 +46,6 @@ from stepdistill_jax.runs import (
   signals as signals_lib,
 )
 from stepdistill_jax.util import errors, locations, progress
-
-# Ends an error about data to evaluate on that is not there.
-_NO_EVALUATION = (
-    "; to train without evaluations pass "
-    "--gin.train_script.train.train_eval_dataset_cfg=None "
-    "--gin.train_script.train.infer_eval_dataset_cfg=None")
 
 
 def _resolve_seeds(
@@ -129,11 +123,13 @@ def train(
     config = gin_config.bindings()
     eval_cfgs = [c for c in (train_eval_dataset_cfg, infer_eval_dataset_cfg)
                  if c is not None]
-    preflight.check_periods(eval_period if eval_cfgs else 0,
-                            checkpoint_cfg.save)
+    setting_checks.periods(
+        eval_period if eval_cfgs else 0,
+        checkpoint_cfg.save.period if checkpoint_cfg.save else 0)
     for cfg in (train_dataset_cfg, *eval_cfgs):
       preflight.check_data(
-          cfg, partitioner, "" if cfg is train_dataset_cfg else _NO_EVALUATION)
+          cfg, partitioner, "" if cfg is train_dataset_cfg
+          else setting_checks.NO_EVALUATION)
       if verify_matching_vocabs_fn and isinstance(
           model, models.BaseTransformerModel):
         verify_matching_vocabs_fn(cfg, model)

@@ -7,17 +7,21 @@ shapes. Works on either engine.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+import functools
 import math
+import os
 from typing import Any
 
 from stepdistill_jax.config import gin_config, setting_checks
 from stepdistill_jax.data import record_check, show_command, task_registry
+from stepdistill_jax.runs import checkpoint_paths, run_record
 from stepdistill_jax.util import errors
 
 _ARGUMENTS = (
     "model", "train_dataset_cfg", "train_eval_dataset_cfg",
     "infer_eval_dataset_cfg", "total_steps", "relative_steps", "eval_period",
     "checkpoint_cfg", "model_dir")
+_EVALUATIONS = ("train_eval_dataset_cfg", "infer_eval_dataset_cfg")
 
 
 def describe(train: Callable[..., Any]) -> None:
@@ -47,7 +51,12 @@ def describe(train: Callable[..., Any]) -> None:
     except (errors.UserError, AttributeError, KeyError, TypeError,
             ValueError) as error:
       warnings.append(_one_line(error))
-  for warning in warnings:
+  for check in _checks(found):
+    try:
+      check()
+    except errors.UserError as error:
+      warnings.append(_one_line(error))
+  for warning in dict.fromkeys(warnings):
     print(f"warning: this training would stop: {warning}")
   print("dry run: nothing was trained or written")
 
@@ -68,7 +77,60 @@ def _run(found: Mapping[str, Any]) -> Iterator[str]:
       if found.get("eval_period") else "") + (
       f"; a checkpoint every {save.period}" if save and save.period else "")
   path = getattr(restore, "path", None)
-  yield f"begins from {path}" if path else "begins from random parameters"
+  if (step := _step_there(found)) is not None:
+    yield f"goes on from step {step}, of its own last checkpoint"
+  else:
+    yield f"begins from {path}" if path else "begins from random parameters"
+
+
+def _step_there(found: Mapping[str, Any]) -> int | None:
+  """The last step that MODEL_DIR has a checkpoint of."""
+  folder = str(found.get("model_dir") or "")
+  return checkpoint_paths.latest_step(folder) if os.path.isdir(folder) else None
+
+
+def _checks(found: Mapping[str, Any]) -> Iterator[Callable[[], Any]]:
+  """What a training looks at before it compiles; each may be what stops it."""
+  save = getattr(found.get("checkpoint_cfg"), "save", None)
+  restore = getattr(found.get("checkpoint_cfg"), "restore", None)
+  scored = [found[name] for name in _EVALUATIONS if found.get(name) is not None]
+  yield functools.partial(
+      setting_checks.periods, found.get("eval_period") if scored else 0,
+      save.period if save else 0)
+  folder, path = str(found.get("model_dir") or ""), getattr(
+      restore, "path", None)
+  if "://" not in folder:
+    yield functools.partial(_check_folder, folder)
+  if (_step_there(found) is None and restore is not None and restore.mode ==
+      "specific" and isinstance(path, str) and "://" not in path
+      and path and not os.path.exists(f"{path}.index")):
+    yield functools.partial(checkpoint_paths.require, path)
+  for cfg in scored:
+    yield functools.partial(_check_split, cfg)
+
+
+def _check_folder(folder: str) -> None:
+  if os.path.exists(folder) and not os.path.isdir(folder):
+    raise errors.UserError(
+        f"MODEL_DIR={folder} is a file, not a folder; take another one")
+  record = run_record.read(folder) if os.path.isdir(folder) else None
+  if record is not None:  # Fingerprints of the data are the training's to make.
+    run_record.check_same_run(folder, gin_config.bindings(), record["data"])
+
+
+def _check_split(cfg: Any) -> None:
+  import seqio
+
+  from stepdistill_jax.data import task_registry
+
+  name = cfg.mixture_or_task_name
+  tasks = seqio.get_subtasks(
+      task_registry.require_task(name) if isinstance(name, str) else name)
+  splits = {split for task in tasks for split in (task.splits or ())}
+  if cfg.split not in splits:
+    raise errors.UserError(
+        f"task {name} has no split {cfg.split!r}; it has "
+        f"{sorted(splits) or 'none'}{setting_checks.NO_EVALUATION}")
 
 
 def _model(found: Mapping[str, Any]) -> Iterator[str]:
@@ -124,7 +186,7 @@ def _data(found: Mapping[str, Any]) -> Iterator[str]:
     yield (f"epochs: {examples / cfg.batch_size:.1f} steps are one" + (
         f", {steps} are {steps * cfg.batch_size / examples:.1f}"
         if steps else ""))
-  for name in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
+  for name in _EVALUATIONS:
     other = found.get(name)
     if other is not None:
       yield (f"{name.removesuffix('_dataset_cfg').replace('_', '-')}: "
