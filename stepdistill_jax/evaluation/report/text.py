@@ -86,7 +86,7 @@ def print_table(table: tables_lib.Table, console=None) -> None:
   Columns in which nothing is measured are named below it; rows that a terminal
   is too narrow for are printed as lists.
   """
-  from rich import markup, measure
+  from rich import markup
   import rich.console
   import rich.table
 
@@ -114,9 +114,9 @@ def print_table(table: tables_lib.Table, console=None) -> None:
                      min_width=max(least))
   for row in table.rows:
     shown.add_row(*(markup.escape(cell) for cell in row))
-  anything = console.options.update(width=10_000)
-  if measure.Measurement.get(
-      console, anything, shown).minimum <= console.width:
+  # With a rule before each column and behind the last, and spaces beside them.
+  if 1 + sum(3 + (column.min_width or 0)
+             for column in shown.columns) <= console.width:
     console.print(shown)
     return
   console.print(table.title, style="italic", markup=False)
