@@ -109,6 +109,20 @@ def runs(tmp_path):
   return tmp_path
 
 
+def test_texts_have_no_accuracy(tmp_path, capsys):
+  """An exact match of summaries is 0% of nearly all."""
+  run = write_run(tmp_path / "run", "finetune")
+  scored = {**system(run, 0.0), "metric": "rougeL",
+            "text_metrics": {"values": {}}}
+  other = system(write_run(tmp_path / "other", "step_by_step"), 0.5)
+  write_results(tmp_path / "scores", [scored, other])
+  assert cli.main(["report", str(tmp_path),
+                   f"--output={tmp_path / 'report'}"]) == 0
+  said = capsys.readouterr().out
+  assert "svamp has texts, which are compared by rougeL" in said
+  assert "50.00" in said and " 0.00" not in said
+
+
 def test_runs_that_have_not_ended_are_listed(tmp_path, capsys):
   run = write_run(tmp_path / "a", "finetune", "small")
   (run / "run.json").write_text(json.dumps({

@@ -127,6 +127,12 @@ def _read_results(file, runs, teachers, skipped) -> None:
   for system in systems:
     if system.get("mode") != "generate" or system.get("accuracy") is None:
       continue
+    if system.get("text_metrics"):
+      skipped.append(
+          f"{system['name']} in {file}: {system['benchmark']} has texts, which "
+          f"are compared by {system.get('metric')} and not by accuracy; see "
+          f"{file.with_name('report.md')}, or `stepdistill scorecard`")
+      continue
     if system["kind"] == "teacher":
       teachers.append({
           "dataset": system["benchmark"],
@@ -188,6 +194,10 @@ def _from_training(
     facts = run_facts.read(path)
   except errors.UserError as error:
     skipped.append(str(error))
+    return
+  if datasets.get(facts["dataset"]).label_kind in datasets.LONG_TEXTS:
+    skipped.append(f"{path}: {facts['dataset']} has texts, which have no "
+                   "accuracy; score it with stepdistill-eval")
     return
   found = unfinished.scores(path)
   if found:

@@ -60,6 +60,9 @@ def _of_system(s: Mapping[str, Any]) -> Iterator[str]:
   n = s["n"]
   for what, count, why in (
       # What is missing could not be read either, but says nothing of forms.
+      # Every text can be read, but for one of blanks.
+      ("empty", s["unparsable"] - s["missing"], "they say nothing")
+      if s.get("text_metrics") else
       ("unparsable", s["unparsable"] - s["missing"],
        "the score measures the form of answers, too"),
       ("missing", s["missing"], "they count as wrong, or as empty texts")):

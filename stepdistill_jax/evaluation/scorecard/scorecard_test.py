@@ -182,6 +182,9 @@ def test_missing_answers_are_not_called_unparsable():
            if "200 answers" in line]
   assert found == ["svamp, student: 40 of 200 answers are missing: they count "
                    "as wrong, or as empty texts; look at them before comparing"]
+  results["systems"][1].update(unparsable=80, text_metrics={"values": {}})
+  assert any("40 of 200 answers are empty: they say nothing" in line
+             for line in pitfalls.find([results], []))
 
 
 def test_shares_are_of_one_teacher_who_is_named():
