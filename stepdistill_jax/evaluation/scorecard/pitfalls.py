@@ -15,6 +15,7 @@ from stepdistill_jax.evaluation.report import tables as tables_lib
 
 _UNREADABLE = 0.05  # Share of answers above which a score says little.
 _SURE = 1.96  # Standard errors of a 95% interval.
+_FEW = 50  # Examples below which chance alone is worth more than 13 points.
 
 
 def find(scores: Sequence[Mapping[str, Any]],
@@ -54,6 +55,11 @@ def _of_questions(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
              + "; ".join(", ".join(names) for names in found.values())
              + "): their qualities, and shares of the teacher's, are not of "
              "one test set; score them in one call")
+    fewest = min(n for _, _, n in found)
+    if 0 < fewest < _FEW:
+      yield (f"{benchmark}: scored on {fewest} examples alone: by chance an "
+             f"accuracy may be {100 * _SURE / 2 / math.sqrt(fewest):.0f} "
+             "points off")
 
 
 def _of_system(s: Mapping[str, Any]) -> Iterator[str]:

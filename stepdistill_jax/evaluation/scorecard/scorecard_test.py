@@ -230,3 +230,15 @@ def test_what_is_no_result_is_refused(tmp_path):
     card.read(tmp_path, "results.json")
   with pytest.raises(errors.UserError, match="in two of the --scores"):
     card.rows_of([RESULTS, RESULTS], None, {})
+
+
+@pytest.mark.parametrize("n, line", [
+    (1, "svamp: scored on 1 examples alone: by chance an accuracy may be 98"),
+    (24, "svamp: scored on 24 examples alone: by chance an accuracy may be 20"),
+    (200, None)])
+def test_few_examples_are_doubted(n, line):
+  results = copy.deepcopy(RESULTS)
+  for system in results["systems"]:
+    system["n"] = n
+  assert [found.startswith(line or "") for found in pitfalls.find([results], [])
+          if "alone: by chance" in found] == ([True] if line else [])
