@@ -8,9 +8,9 @@ half of the time that importing SeqIO takes, for what reading data never uses.
 from collections.abc import Sequence
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 import types
+from typing import Any
 
 # Of TensorFlow Text: layers for models of Keras.
 _LAYERS = "tensorflow_text.python.keras"
@@ -40,6 +40,27 @@ class _NotForTensorFlow(importlib.abc.Loader):
     self._loader.exec_module(module)
 
 
+class _AtFirstUse(importlib.abc.Loader):
+  """Loads a module when a public name of it is asked for.
+
+  Not `importlib.util.LazyLoader`: for that any name is a use, such as
+  `__file__`, which `inspect` asks all modules for.
+  """
+
+  def __init__(self, loader: importlib.abc.Loader):
+    self._loader = loader
+
+  def exec_module(self, module: types.ModuleType) -> None:
+    def load(name: str) -> Any:
+      if name.startswith("__"):
+        raise AttributeError(f"module {module.__name__!r} has no {name!r}")
+      vars(module).pop("__getattr__", None)
+      self._loader.exec_module(module)
+      return getattr(module, name)
+
+    vars(module)["__getattr__"] = load
+
+
 class _Finder(importlib.abc.MetaPathFinder):
   """Finds modules as Python does, and changes how these two are loaded."""
 
@@ -51,8 +72,7 @@ class _Finder(importlib.abc.MetaPathFinder):
       return None
     spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
     if spec is not None and spec.loader is not None:
-      make = (_NotForTensorFlow if fullname == "keras"
-              else importlib.util.LazyLoader)
+      make = _NotForTensorFlow if fullname == "keras" else _AtFirstUse
       spec.loader = make(spec.loader)
     return spec
 
