@@ -1,8 +1,9 @@
 """Keras, imported when it is used.
 
-TensorFlow and TensorFlow Text import Keras when they are imported themselves,
-and Keras imports scikit-learn, pandas and matplotlib where they are installed:
-half of the time that importing SeqIO takes, for what reading data never uses.
+TensorFlow, TensorFlow Text and TensorBoard import Keras when they are imported
+themselves, and Keras imports scikit-learn, pandas and matplotlib where they are
+installed: half of the time that importing SeqIO takes, for what reading data
+never uses.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ import sys
 import types
 from typing import Any
 
-# Of TensorFlow Text: layers for models of Keras.
-_LAYERS = "tensorflow_text.python.keras"
+# Layers for models of Keras, and TensorBoard's callback for them.
+_FOR_KERAS = ("tensorflow_text.python.keras", "tensorboard.plugins.hparams.api")
 
 
 class _NotForTensorFlow(importlib.abc.Loader):
@@ -62,13 +63,13 @@ class _AtFirstUse(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-  """Finds modules as Python does, and changes how these two are loaded."""
+  """Finds modules as Python does, and changes how these are loaded."""
 
   def find_spec(
       self, fullname: str, path: Sequence[str] | None,
       target: types.ModuleType | None = None
   ) -> importlib.machinery.ModuleSpec | None:
-    if fullname not in ("keras", _LAYERS):
+    if fullname not in ("keras", *_FOR_KERAS):
       return None
     spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
     if spec is not None and spec.loader is not None:
