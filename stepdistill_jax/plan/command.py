@@ -75,13 +75,6 @@ def run(args: argparse.Namespace) -> int:
       ["train"])
   programs.prepare_process(topology)
   from stepdistill_jax.plan import search, text as plan_text
-  from stepdistill_jax.util import devices, runtime, t5x_finder
-
-  runtime.configure()
-  if "t5x" not in sys.modules:
-    t5x_finder.install("embedded")
-  devices.start()  # The CPU, which traces.
-  runtime.import_tensorflow()
   request = planning.Request(
       topology, args.gin_file, args.gin_bindings, search_paths, names,
       args.price, args.quick)

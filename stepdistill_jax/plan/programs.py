@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import signal
+import sys
 import threading
 import time
 import types
@@ -54,7 +55,24 @@ def libtpu_path() -> str | None:
 
 
 def prepare_process(topology: chips.Topology) -> None:
-  """Sets the environment for the compiler; before JAX is imported.
+  """Starts JAX on the CPU, which traces, for the compiler of other devices.
+
+  Called before JAX is imported.
+
+  Raises:
+    errors.UserError: the compiler is not installed.
+  """
+  _set_environment(topology)
+  from stepdistill_jax.util import runtime, t5x_finder
+  runtime.configure()
+  if "t5x" not in sys.modules:
+    t5x_finder.install("embedded")
+  devices_lib.start()
+  runtime.import_tensorflow()
+
+
+def _set_environment(topology: chips.Topology) -> None:
+  """Sets what the compiler and JAX read when they are imported.
 
   Raises:
     errors.UserError: the compiler is not installed.

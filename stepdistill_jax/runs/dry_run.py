@@ -121,8 +121,6 @@ def _check_folder(folder: str) -> None:
 def _check_split(cfg: Any) -> None:
   import seqio
 
-  from stepdistill_jax.data import task_registry
-
   name = cfg.mixture_or_task_name
   tasks = seqio.get_subtasks(
       task_registry.require_task(name) if isinstance(name, str) else name)

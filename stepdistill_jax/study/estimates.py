@@ -171,13 +171,6 @@ def _prepare(topology_name: str) -> Any:
 
   topology = chips.parse(topology_name)
   programs.prepare_process(topology)
-  from stepdistill_jax.util import devices, runtime, t5x_finder
-
-  runtime.configure()
-  if "t5x" not in sys.modules:
-    t5x_finder.install("embedded")
-  devices.start()  # The CPU, which traces.
-  runtime.import_tensorflow()
   return topology
 
 
