@@ -54,11 +54,7 @@ def main() -> int:
       chips.parse(f"{arguments.generation}-"
                   f"{int(n) * chips.CHIPS[arguments.generation].cores}")
       for n in arguments.chips.split(",")]
-  programs.prepare_process()
-  from stepdistill_jax.util import runtime, t5x_finder
-  runtime.configure()
-  t5x_finder.install("embedded")
-  runtime.import_tensorflow()
+  programs.prepare_process(topologies[0])
 
   print(f"{' '.join(arguments.gin_file)}, {arguments.pairs_per_chip} pairs a "
         "chip; bounds from the TPU compiler and published peaks\n"
