@@ -17,7 +17,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from stepdistill_jax.data import sources, vocabularies
+from stepdistill_jax.data import hugging_face_vocabulary, sources, vocabularies
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import filters as filters_lib
 from stepdistill_jax.teacher.audit import audit
@@ -101,8 +101,9 @@ def left_out_of(source: sources.RecordsSource) -> np.ndarray:
       data_dir, source.dataset, teacher) / "dataset_info.json"
   vocabulary = None
   if filters.max_pieces is not None:
-    vocabulary = vocabularies.task_vocabulary(
-        source.dataset).sentencepiece_model_file
+    own = vocabularies.task_vocabulary(source.dataset)
+    vocabulary = (hugging_face_vocabulary.followed(own)
+                  or own.sentencepiece_model_file)
   return _select(
       data_dir, source.dataset, teacher, share, seed, filters, vocabulary,
       os.stat(info).st_mtime_ns)
@@ -111,15 +112,22 @@ def left_out_of(source: sources.RecordsSource) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _select(
     data_dir: str, dataset: str, teacher: str, share: float, seed: int,
-    filters: filters_lib.Filters, vocabulary: str | None,
+    filters: filters_lib.Filters,
+    vocabulary: str | hugging_face_vocabulary.HuggingFaceVocabulary | None,
     unused_version: int) -> np.ndarray:
   """Chooses among the train records, and tells what it dropped."""
   if filters.any_on:
+    count_pieces = None
+    if isinstance(vocabulary, str):
+      count_pieces = audit.piece_counter(vocabulary)
+    elif vocabulary is not None:
+      encode = vocabulary.encode
+      count_pieces = lambda texts: [len(encode(text)) for text in texts]
     train = records.read_records(data_dir, dataset, teacher, "train")
     selection = filters_lib.select(
         train, datasets.of_records(data_dir, dataset, teacher),
         filters=filters, share=share, seed=seed,
-        count_pieces=audit.piece_counter(vocabulary) if vocabulary else None)
+        count_pieces=count_pieces)
   else:
     selection = filters_lib.select_share(
         records.read_ids(data_dir, dataset, teacher, "train"), share, seed)

@@ -36,6 +36,9 @@ class _LateVocabulary(
 
   @property
   def sentencepiece_model_file(self) -> str:
+    """Its path; empty where a decoder's tokenizer.json is followed."""
+    if hugging_face_vocabulary.tokenizer() is not None:
+      return ""
     try:
       return str(self._find())
     except errors.UserError:

@@ -12,6 +12,7 @@ import pytest
 
 import stepdistill_jax as sd
 from stepdistill_jax.cli import stepdistill as cli
+from stepdistill_jax.data import tokenizer_files
 from stepdistill_jax.embedded_t5x import checkpoints, train_test
 from stepdistill_jax.evaluation import scoring
 
@@ -66,6 +67,21 @@ def test_packed_rows_train_too(imported, tmp_path):
                "%PACKED_FEATURE_LENGTHS", "--gin.BATCH_SIZE=2",
                "--gin.LOOP_LAYERS=False") == 0
   assert losses(tmp_path / "run")[STEPS] < losses(tmp_path / "run")[1]
+
+
+def test_rationales_are_as_long_as_in_the_tokens_that_it_reads(
+    imported, tmp_path, capsys):
+  """And no vocabulary of T5's is looked for: there is none."""
+  def said(most):
+    assert train(imported, tmp_path / "run", "step_by_step", "--dry_run",
+                 f"--gin.preprocessors.filter_train_records.max_pieces={most}"
+                 ) == 0
+    return "".join(capsys.readouterr())
+  tokenizer = tokenizer_files.open_tokenizer(imported / "hf/tokenizer.json")
+  sizes = [len(tokenizer.encode(f"! {i} apples! !{i}").ids) for i in range(12)]
+  most = min(sizes)
+  assert max(sizes) > most
+  assert f"12 records: {sizes.count(most)} kept" in said(most)
 
 
 @pytest.mark.parametrize("method", ["finetune", "synthetic_cot_reason"])

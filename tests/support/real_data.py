@@ -19,9 +19,11 @@ _CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 def find_real_data() -> pathlib.Path | None:
   """The folder of real data, or None.
 
-  `$STEPDISTILL_DATA`, else `../shared/data` beside the checkout.
+  `$STEPDISTILL_DATA`, else `../shared/data` beside the checkout. In tests the
+  variable has another name (see conftest.py), so that nothing else finds it.
   """
-  configured = os.environ.get("STEPDISTILL_DATA")
+  configured = os.environ.get("STEPDISTILL_TEST_DATA") or os.environ.get(
+      "STEPDISTILL_DATA")
   folder = (pathlib.Path(configured) if configured
             else _CHECKOUT.parent / "shared" / "data")
   return folder if (folder / "svamp").is_dir() else None
