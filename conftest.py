@@ -19,10 +19,10 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What a developer's shell names is for the tests alone to find; a test that
 # needs it says so, or it would fail where nothing is configured.
-if "STEPDISTILL_DATA" in os.environ:
-  os.environ["STEPDISTILL_TEST_DATA"] = os.environ.pop("STEPDISTILL_DATA")
-for _name in ("STEPDISTILL_VOCAB", "STEPDISTILL_RECORDS"):
-  os.environ.pop(_name, None)
+os.environ.setdefault(
+    "STEPDISTILL_TEST_DATA", os.environ.pop("STEPDISTILL_DATA", ""))
+os.environ.pop("STEPDISTILL_VOCAB", None)
+os.environ.pop("STEPDISTILL_RECORDS", None)
 
 import pytest
 
