@@ -14,7 +14,7 @@ import sys
 from unittest import mock
 
 from stepdistill_jax.plan import chips, programs
-from stepdistill_jax.util import runtime, t5x_finder
+from stepdistill_jax.util import t5x_finder
 
 
 @contextlib.contextmanager
@@ -34,10 +34,7 @@ def _devices_for_google(devices):
 
 def main() -> None:
   output, topology, files, bindings = sys.argv[1:]
-  programs.prepare_process()
-  runtime.configure()
-  t5x_finder.install()
-  runtime.import_tensorflow()
+  programs.prepare_process(chips.parse(topology), engine=None)
   devices = programs.devices_of(chips.parse(topology))
   with _devices_for_google(devices), programs.parsed(
       json.loads(files), json.loads(bindings), devices) as config:

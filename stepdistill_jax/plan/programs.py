@@ -54,10 +54,15 @@ def libtpu_path() -> str | None:
   return str(path) if path.exists() else None
 
 
-def prepare_process(topology: chips.Topology) -> None:
+def prepare_process(
+    topology: chips.Topology, engine: str | None = "embedded") -> None:
   """Starts JAX on the CPU, which traces, for the compiler of other devices.
 
   Called before JAX is imported.
+
+  Args:
+    topology: the slice that is planned for.
+    engine: what `import t5x` gives from now on, see `t5x_finder.install`.
 
   Raises:
     errors.UserError: the compiler is not installed.
@@ -66,7 +71,7 @@ def prepare_process(topology: chips.Topology) -> None:
   from stepdistill_jax.util import runtime, t5x_finder
   runtime.configure()
   if "t5x" not in sys.modules:
-    t5x_finder.install("embedded")
+    t5x_finder.install(engine)
   devices_lib.start()
   runtime.import_tensorflow()
 

@@ -46,10 +46,25 @@ def alias_spec(fullname: str, target: str) -> Spec:
 
 
 class EmbeddedT5xFinder(importlib.abc.MetaPathFinder):
-  """Finds `t5x` and `t5x.*` in the embedded engine."""
+  """Finds `t5x` and `t5x.*` in the embedded engine.
+
+  `t5x.contrib` is no part of an engine but code of its users: it is that of
+  Google's package, where one is installed, and runs on ours.
+  """
 
   def find_spec(self, fullname: str, *unused: object) -> Spec:
-    if fullname != "t5x" and not fullname.startswith("t5x."):
+    if fullname == "t5x.contrib":
+      google = importlib.machinery.PathFinder.find_spec("t5x")
+      if google is None:
+        raise ModuleNotFoundError(
+            "no module named 't5x.contrib': the embedded engine takes it from "
+            "Google's T5X, which is not installed; put its checkout on "
+            "PYTHONPATH", name=fullname)
+      return importlib.machinery.PathFinder.find_spec(
+          fullname, google.submodule_search_locations)
+    # Below it, by its folder: PathFinder's.
+    if fullname != "t5x" and (not fullname.startswith("t5x.")
+                              or fullname.startswith("t5x.contrib.")):
       return None
     return alias_spec(fullname, EMBEDDED + fullname[len("t5x"):])
 

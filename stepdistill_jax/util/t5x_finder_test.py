@@ -45,6 +45,26 @@ def test_an_installed_t5x_is_preferred_and_can_be_refused(tmp_path):
     assert result.stdout.strip() == expected, result.stderr
 
 
+def test_what_users_contributed_runs_on_ours(tmp_path):
+  """`t5x.contrib` of a Google T5X that is there, on the embedded engine."""
+  package = tmp_path / "t5x" / "contrib" / "own"
+  package.mkdir(parents=True)
+  for folder in (tmp_path / "t5x", package.parent, package):
+    (folder / "__init__.py").write_text("")
+  (package / "models.py").write_text("from t5x import losses\n")
+  code = ("import stepdistill_jax\n"
+          "from t5x.contrib.own import models\n"
+          "from stepdistill_jax.embedded_t5x import losses\n"
+          "assert models.losses is losses")
+  path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+  found = _run(code, PYTHONPATH=path)
+  assert found.returncode == 0, found.stderr
+  if not t5x_finder.google_t5x_installed():
+    missing = _run(code)
+    assert missing.returncode == 1
+    assert "put its checkout on PYTHONPATH" in missing.stderr
+
+
 def test_unknown_engine_is_refused():
   with pytest.raises(ValueError, match="known: auto, google, embedded"):
     t5x_finder.install("googel")
