@@ -11,8 +11,8 @@ in one folder, which has what they say one needs:
 
 A block that cannot run here has `<!-- not run: REASON -->` before it, which
 no reader of the page sees. Blocks of other languages are files and figures.
-What would take long is made shorter by `_SHORTER`, by fewer steps (`t5x`) and
-by the smallest quickstart (`make`): the commands are those of the page.
+What would take long is made shorter by `_SHORTER`, by fewer and smaller steps
+(`t5x`) and by the smallest quickstart (`make`): the commands are those of the page.
 `make test-docs` runs them.
 """
 
@@ -157,9 +157,9 @@ def folder(tmp_path_factory):
   programs = pathlib.Path(sys.executable).parent
   _write_program(tmp_path / "bin/t5x", textwrap.dedent(f"""\
       #!/bin/sh
-      [ "$1" = train ] && set -- "$@" --gin.TRAIN_STEPS={_STEPS} \\
-        --gin.EVAL_PERIOD={_STEPS} --gin.CHECKPOINT_PERIOD={_STEPS} \\
-        --gin.EVAL_STEPS=1
+      [ "$1" = train ] && shift && set -- train --gin.BATCH_SIZE=4 "$@" \\
+        --gin.TRAIN_STEPS={_STEPS} --gin.EVAL_PERIOD={_STEPS} \\
+        --gin.CHECKPOINT_PERIOD={_STEPS} --gin.EVAL_STEPS=1
       exec {programs}/t5x "$@"
       """))
   _write_program(tmp_path / "bin/make", textwrap.dedent(f"""\
