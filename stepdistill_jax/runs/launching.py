@@ -156,7 +156,9 @@ def launch(
         _say_where(gin_config.bindings())
       result = configured()
       if mode == "train":
-        _say_next(gin_config.bindings(), tfds_data_dir)
+        # Of Google's engine, nothing imported these modules before.
+        with gin.unlock_config():
+          _say_next(gin_config.bindings(), tfds_data_dir)
       return result
     except _FOR_THE_USER as error:
       kind = next(kind for kind in _FOR_THE_USER if isinstance(error, kind))

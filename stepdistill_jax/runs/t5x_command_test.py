@@ -1,7 +1,9 @@
 """The `t5x` command: users' mistakes in one line, before any compilation."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 
 import jax
@@ -180,6 +182,29 @@ def test_folder_of_a_run_with_another_config(capsys, tmp_path):
   line = train(capsys, tmp_path)
   assert "BATCH_SIZE was 64, now 8" in line
   assert "--allow_config_change" in line
+
+
+def test_a_run_of_another_engine_ends_in_what_is_next(tmp_path):
+  """Of which none of ours is imported before gin's configuration is locked."""
+  package = tmp_path / "t5x"
+  package.mkdir()
+  (package / "__init__.py").write_text("")
+  (package / "train.py").write_text(
+      "import pathlib\n"
+      "def train(model_dir):\n"
+      "  pathlib.Path(model_dir, 'checkpoint_7').mkdir(parents=True)\n")
+  (tmp_path / "run.gin").write_text(
+      "from __gin__ import dynamic_registration\n"
+      "import __main__ as train_script\n"
+      "MODEL_DIR = 'run'\n"
+      "train_script.train.model_dir = %MODEL_DIR\n")
+  done = subprocess.run(
+      [sys.executable, "-m", "stepdistill_jax.runs.t5x_command", "train",
+       "--engine=google", "--gin_file=run.gin"], cwd=tmp_path,
+      capture_output=True, text=True, env={**os.environ, "PYTHONPATH": (
+          os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))})
+  assert done.returncode == 0, done.stderr
+  assert f"next: `stepdistill predict {tmp_path}/run FILE`" in done.stderr
 
 
 def test_strict_is_not_for_googles_engine(monkeypatch):
