@@ -12,8 +12,8 @@ in one folder, which has what they say one needs:
 A block that cannot run here has `<!-- not run: REASON -->` before it, which
 no reader of the page sees. Blocks of other languages are files and figures.
 What would take long is made shorter by `_SHORTER`, by fewer and smaller steps
-(`t5x`) and by the smallest quickstart (`make`): the commands are those of the page.
-`make test-docs` runs them.
+(`t5x`) and by the smallest quickstart (`make`): the commands are those of the
+page. `make test-docs` runs them.
 """
 
 import dataclasses
