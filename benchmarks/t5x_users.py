@@ -13,7 +13,8 @@ import chex, airio, fiddle and portpicker; the package t5 is stubbed.
 T5X is at commit cc342d419ec3e3e9c4bf1df33c82330cafdc1e16, magenta-realtime at
 1a2815e (the last with the modules below), the others at their main branches of
 November 2026. Third-party packages that a module imports and that are not
-installed are stubbed, on both engines alike.
+installed are stubbed, on both engines alike, and so are names that one has no
+more.
 
 The last line is the headline; the exit status is 1 if a module does not import
 on ours that does on Google's.
@@ -86,25 +87,40 @@ MODULES = {
         models.gp_models models.heteroscedastic_models models.models
         models.models_test data.metrics"""),
 }
-# Imports a module after stubbing what is not there; prints why it failed.
+# Imports a module after stubbing what is not there, and names that packages
+# which are there had once; prints why it failed.
 _IMPORT = """
-import importlib, importlib.util, json, sys, types
+import importlib, importlib.util, json, re, sys, types
 import stepdistill_jax
 ours = ("t5x", "stepdistill_jax")
-failed = {}
+class Stub(type):
+  def __getattr__(cls, name):
+    if name.startswith("__"):
+      raise AttributeError(name)
+    return stub(name)
+  def __getitem__(cls, unused_key):
+    return cls
+def stub(name):
+  return Stub(name, (), {"__init__": lambda self, *args, **options: None})
 def stubbed(name):
+  seen = set()
   while True:
     try:
       importlib.import_module(name)
       return None
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+      why = f"{type(error).__name__}: {error}"
       missing = error.name or ""
-      if missing.split(".")[0] in ours or missing in sys.modules or (
-          missing == name):
-        return f"{type(error).__name__}: {error}"
+      if missing.split(".")[0] in ours or missing == name or str(error) in seen:
+        return why
+      seen.add(str(error))
+      gone = re.match(r"cannot import name '(\\w+)'", str(error))
+      if gone:
+        setattr(sys.modules[missing], gone[1], stub(gone[1]))
+        continue
       module = types.ModuleType(missing)
       module.__path__ = []
-      module.__getattr__ = lambda n: type(n, (), {})
+      module.__getattr__ = Stub.__getattr__.__get__(module)
       sys.modules[missing] = module
     except BaseException as error:
       return f"{type(error).__name__}: {error}"
@@ -252,6 +268,9 @@ def main() -> int:
         print(f"left out, no checkout: {repository}")
     counted = [n for n in there["embedded"]
                if there.get("google", {}).get(n) is None]
+    for name in sorted(set(there["embedded"]) - set(counted)):
+      print(f"not counted, as Google's does not import it: {name}: "
+            f"{there['google'][name]}")
     failed = [n for n in counted if there["embedded"][n] is not None]
     for name in failed:
       print(f"does not import: {name}: {there['embedded'][name]}")
