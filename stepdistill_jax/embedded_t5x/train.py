@@ -33,12 +33,10 @@ from stepdistill_jax.embedded_t5x import (
   trainer as trainer_lib,
   utils,
 )
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  manager as checkpoint_manager_lib,
-)
 from stepdistill_jax.embedded_t5x.train_loop import run_actions
 from stepdistill_jax.runs import (
   checkpoint_paths,
+  checkpoint_writing,
   disk_errors,
   guards,
   run_lock,
@@ -271,7 +269,7 @@ def train(
                 "cut": reading and reading.result()},
           devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
           random_bits=bits)
-    run_state = resuming and checkpoint_manager_lib.read_run_state(
+    run_state = resuming and checkpoint_writing.read_run_state(
         restore_path) or {}
     trainer.period_so_far = run_state.get("period")
 

@@ -15,11 +15,11 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import lazy_arrays, state_utils
 from stepdistill_jax.runs import (
   array_reader,
   checkpoint_manifest,
   checkpoint_paths,
+  lazy_arrays,
 )
 from stepdistill_jax.util import errors, locations
 
@@ -39,16 +39,19 @@ def reason_given(folder: epath.Path) -> Iterator[None]:
         f"the checkpoint {folder}", error) from error
 
 
-def transformed(
-    arrays: Mapping[str, Any], state_dict,
-    transformation_fns: Sequence[Callable[..., Any]]) -> Mapping[str, Any]:
-  """Applies renames and the like; returns model name -> array."""
+def open_arrays(
+    folder: epath.Path, state_dict,
+    transformation_fns: Sequence[Callable[..., Any]]
+) -> Mapping[str, array_reader.Array]:
+  """A checkpoint's arrays by the model's names: renames are applied."""
+  with reason_given(folder):
+    arrays = array_reader.open_checkpoint(folder).arrays
   tree = traverse_util.unflatten_dict(dict(arrays), sep="/")
   if "optimizer" in tree and "target" not in tree:
     tree = tree["optimizer"]
   for transform in transformation_fns:
     tree = transform(tree, state_dict)
-  return state_utils.flatten_state_dict(tree)
+  return traverse_util.flatten_dict(tree, sep="/")
 
 
 def as_lazy(array: array_reader.Array, dtype=None,
@@ -124,9 +127,7 @@ def restore(
            or isinstance(v, Mapping) and not v
            or v is traverse_util.empty_node}
   wanted = {k: v for k, v in flat.items() if k not in empty}
-  with reason_given(folder):
-    arrays = array_reader.open_checkpoint(folder).arrays
-  found = transformed(arrays, state_dict, state_transformation_fns)
+  found = open_arrays(folder, state_dict, state_transformation_fns)
   missing = sorted(set(wanted) - set(found))
   if missing and fallback_state is None:
     raise errors.UserError(
@@ -152,7 +153,7 @@ def restore(
   lazies = {name: lazy(name) for name in wanted if name in found}
   result = dict(empty)
   if missing:
-    fallback = state_utils.flatten_state_dict(fallback_state)
+    fallback = traverse_util.flatten_dict(fallback_state, sep="/")
     result.update({name: fallback[name] for name in missing})
   with reason_given(folder):
     if lazy_parameters:
