@@ -20,14 +20,17 @@ import jax
 import seqio
 
 from stepdistill_jax.config import gin_config, setting_checks
-from stepdistill_jax.distributed import processes
-from stepdistill_jax.embedded_t5x import (
+from stepdistill_jax.data import dataset_providers
+from stepdistill_jax.distributed import (
   data_shards as data_shards_lib,
+  processes,
+)
+from stepdistill_jax.embedded_t5x import (
+  checkpoint_config,
   datasets,
   eval as eval_lib,
   models,
   partitioning,
-  preflight,
   state_initializer,
   train_loop,
   trainer as trainer_lib,
@@ -125,19 +128,18 @@ def train(
         eval_period if eval_cfgs else 0,
         checkpoint_cfg.save.period if checkpoint_cfg.save else 0)
     for cfg in (train_dataset_cfg, *eval_cfgs):
-      preflight.check_data(
+      dataset_providers.check(
           cfg, partitioner, "" if cfg is train_dataset_cfg
           else setting_checks.NO_EVALUATION)
       if verify_matching_vocabs_fn and isinstance(
           model, models.BaseTransformerModel):
         verify_matching_vocabs_fn(cfg, model)
-    data = preflight.describe_data(train_dataset_cfg)
+    data = dataset_providers.describe(train_dataset_cfg)
     run_record.check_same_run(model_dir, config, data)
     if jax.process_index() == 0:
-      preflight.make_folder(model_dir)
       stack.enter_context(run_lock.held(model_dir))
     save_cfg = checkpoint_cfg.save
-    restore_cfg, restore_path = preflight.find_checkpoint(
+    restore_cfg, restore_path = checkpoint_config.initial_checkpoint(
         model_dir, save_cfg, checkpoint_cfg.restore)
     processes.agree(
         "restore path", str(restore_path),
@@ -229,9 +231,9 @@ def train(
       with initial_bits():
         train_state = initializer.from_scratch(init_rng)
     elif not resuming:
-      preflight.require_finite(restore_path, train_state.params)
+      guards.require_finite(restore_path, train_state.params)
       if jax.process_index() == 0:
-        preflight.tell_whose_steps(restore_path, train_state)
+        state_initializer.tell_whose_steps(restore_path, train_state)
     trainer.train_state = state_initializer.cast_like(
         state_shape, train_state, restore_path)
     step = int(jax.device_get(train_state.step))

@@ -18,11 +18,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import (
-  preflight,
-  trainer as trainer_lib,
-  utils,
-)
+from stepdistill_jax.embedded_t5x import trainer as trainer_lib, utils
 from stepdistill_jax.runs import (
   fault_points,
   guards,
@@ -263,7 +259,7 @@ class TrainLoop:
     if self.manager is None:
       return
     self._check_metrics()  # What went wrong is not saved.
-    preflight.check_folder_is_there(self.model_dir)
+    run_record.require_folder(self.model_dir)
     trainer, start = self.trainer, time.time()
     trainer.watchdog.enter(trainer.watchdog.CHECKPOINT, self.step)
     run_state = {"guards": self.monitor.state}

@@ -110,6 +110,22 @@ def count_nonfinite(metrics: Mapping[str, Any]) -> int:
   return 0 if counted is None else int(jax.device_get(counted.count))
 
 
+def require_finite(path: str, params: Any) -> None:
+  """Raises errors.UserError if a restored parameter has a value like NaN.
+
+  Args:
+    path: of the checkpoint, for the error.
+    params: as they were restored.
+  """
+  count = jax.jit(lambda x: jnp.sum(~jnp.isfinite(x)))
+  for key, value in jax.tree_util.tree_leaves_with_path(params):
+    if bad := int(jax.device_get(count(value))):
+      name = "/".join(str(getattr(part, "key", part)) for part in key)
+      raise errors.UserError(
+          f"{path}: {name} has {bad:,} of {value.size:,} values that are not "
+          "finite; the checkpoint is broken: begin from another one")
+
+
 class Monitor:
   """Looks at the metrics of each period and stops or warns by policy.
 

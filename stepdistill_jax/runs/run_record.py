@@ -20,6 +20,7 @@ from typing import Any
 
 from etils import epath
 
+from stepdistill_jax.runs import run_lock
 from stepdistill_jax.util import errors, progress
 
 FILE_NAME = "run.json"
@@ -117,6 +118,16 @@ def read(model_dir) -> dict[str, Any] | None:
     raise errors.UserError(
         f"{path} is not what was written ({error}); mend it, or remove it to "
         "go on without a check of the configuration") from error
+
+
+def require_folder(model_dir: str) -> None:
+  """Raises UserError if the run folder was deleted, or is another now."""
+  if "://" not in model_dir and not any(
+      os.path.exists(os.path.join(model_dir, name))
+      for name in (run_lock.FILE_NAME, FILE_NAME)):
+    raise errors.UserError(
+        f"MODEL_DIR={model_dir} was deleted or moved while the run worked in "
+        "it; nothing is saved. Put it back and give the same command again")
 
 
 def data_shards(model_dir) -> int | None:
