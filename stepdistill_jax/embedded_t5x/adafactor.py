@@ -61,9 +61,7 @@ def factor_name_to_factordim(name: str | FactorDim | None) -> FactorDim:
   """A `FactorDim` from its name as gin files write it."""
   if not isinstance(name, str):
     return name
-  if name.lower() not in _FACTOR_DIM_NAMES:
-    raise errors.InvalidValue(
-        f"unknown factor {name!r}; known: {', '.join(_FACTOR_DIM_NAMES)}")
+  errors.require_known("factor", name.lower(), _FACTOR_DIM_NAMES)
   return _FACTOR_DIM_NAMES[name.lower()]
 
 

@@ -12,15 +12,10 @@ from typing import Any
 from etils import epath
 import jax
 
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.embedded_t5x import checkpoints, state_utils
 from stepdistill_jax.runs import checkpoint_paths, restore_choice
 from stepdistill_jax.util import errors, locations
-
-
-def _check_choice(config: str, name: str, value: Any, choices) -> None:
-  if value not in choices:
-    raise errors.InvalidValue(
-        f"`{config}.{name}` must be one of {list(choices)}; got {value!r}")
 
 
 def _check_assignment_map(rules: Any) -> None:
@@ -66,8 +61,8 @@ class SaveCheckpointConfig:
   period_minutes: float | None = None
 
   def __post_init__(self):
-    _check_choice("SaveCheckpointConfig", "dtype", self.dtype,
-                  (None, "float32", "bfloat16"))
+    setting_checks.require_choice(
+        "SaveCheckpointConfig.dtype", self.dtype, (None, "float32", "bfloat16"))
 
 
 @dataclasses.dataclass
@@ -99,10 +94,12 @@ class RestoreCheckpointConfig:
       checkpoints.OrbaxCheckpointManagerInterface)
 
   def __post_init__(self):
-    _check_choice("RestoreCheckpointConfig", "mode", self.mode,
-                  ("specific", "latest", "all"))
-    _check_choice("RestoreCheckpointConfig", "dtype", self.dtype,
-                  (None, "float32", "bfloat16", "float16"))
+    setting_checks.require_choice(
+        "RestoreCheckpointConfig.mode", self.mode,
+        ("specific", "latest", "all"))
+    setting_checks.require_choice(
+        "RestoreCheckpointConfig.dtype", self.dtype,
+        (None, "float32", "bfloat16", "float16"))
     if self.assignment_map is not None:
       _check_assignment_map(self.assignment_map)
       rename = functools.partial(
@@ -156,7 +153,7 @@ def get_first_valid_restore_config_and_paths(
       for path in paths:
         if not epath.Path(path + ".index").exists():  # TensorFlow's.
           checkpoint_paths.require(path)
-        restore_choice.require_good(path)
+          restore_choice.require_good(path)
       if paths:
         return cfg, paths
       continue

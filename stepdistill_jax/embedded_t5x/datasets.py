@@ -189,11 +189,11 @@ def get_zeros_batch_like_spec(batch_spec: Mapping[str, jax.ShapeDtypeStruct]):
 def get_zeros_batch_like_dataset(
     dataset: tf.data.Dataset, batch_size: int | None = None):
   """A batch of zeros with the shapes of a data set's."""
-  first = lambda shape: (batch_size or shape[0], *shape[1:])
-  return {
-      name: np.zeros(first(tuple(x.shape)),
-                     getattr(x.dtype, "as_numpy_dtype", x.dtype))
-      for name, x in dataset.element_spec.items()}
+  return get_zeros_batch_like_spec({
+      name: jax.ShapeDtypeStruct(
+          (batch_size or x.shape[0], *x.shape[1:]),
+          getattr(x.dtype, "as_numpy_dtype", x.dtype))
+      for name, x in dataset.element_spec.items()})
 
 
 def numpy_iterators(datasets: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,8 +19,7 @@ from stepdistill_jax.embedded_t5x import (
   partitioning,
   train_state as train_state_lib,
 )
-from stepdistill_jax.runs import checkpoint_paths
-from stepdistill_jax.util import errors, progress
+from stepdistill_jax.util import errors
 
 
 def _by_equation(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -125,9 +124,7 @@ class TrainStateInitializer:
         restore_cfg=restore_cfg, train_state=self.global_train_state_shape,
         partitioner=self._partitioner, ds_iter=ds_iter,
         model_dir=os.path.dirname(path.rstrip("/")))
-    return manager.restore(
-        path=path, fallback_state=fallback_state,
-        state_transformation_fns=restore_cfg.state_transformation_fns)
+    return restore(manager, [path], restore_cfg, fallback_state)
 
   def from_checkpoints(
       self, restore_cfgs: Sequence[checkpoint_config.RestoreCheckpointConfig],
@@ -168,51 +165,6 @@ def initializer_for(
       input_shapes={name: x.shape for name, x in batch.items()},
       input_types={name: x.dtype for name, x in batch.items()},
       partitioner=partitioner)
-
-
-def cast_like(shapes, train_state, path: str | None):
-  """Casts a train state to the dtypes that programs are compiled for.
-
-  Args:
-    shapes: the state with `jax.ShapeDtypeStruct` leaves.
-    train_state: as it was restored or made.
-    path: the checkpoint that it is from, to report a cast of its parameters.
-  """
-  cast = lambda x, shape: x if x.dtype == shape.dtype else x.astype(shape.dtype)
-  before = {str(x.dtype) for x in jax.tree.leaves(train_state.params)}
-  cast_state = jax.tree.map(cast, train_state, shapes)
-  after = {str(x.dtype) for x in jax.tree.leaves(cast_state.params)}
-  if before - after:
-    progress.say(
-        f"the parameters of {path} are {', '.join(sorted(before - after))}, "
-        f"and are trained in {', '.join(sorted(after))}: they go on from what "
-        f"was saved, rounded")
-  return cast_state
-
-
-def tell_whose_steps(path: str, train_state) -> None:
-  """Reports which steps a run counts that begins from another's checkpoint.
-
-  Args:
-    path: of the checkpoint.
-    train_state: as it was restored from that.
-  """
-  step = int(jax.device_get(train_state.step))
-  saved = checkpoint_paths.step_of(os.path.basename(path.rstrip("/")))
-  if step == 0 and saved:
-    progress.say(
-        f"begins from {path}: the {saved} steps of that do not count, neither "
-        "in TRAIN_STEPS nor in schedules and periods")
-  counts = [int(jax.device_get(x)) for key, x in (  # Optax's, of schedules.
-      jax.tree_util.tree_leaves_with_path(train_state.param_states))
-            if getattr(key[-1], "name", None) == "count"]
-  if step and counts and max(counts) == 0:
-    progress.say(
-        f"warning: begins from {path} at step {step}, but the optimizer counts "
-        "its steps, and follows its own schedule, from 0: learning_rate in "
-        "the logs and schedules of weights are those of other steps; bind "
-        "utils.RestoreCheckpointConfig.assignment_map = "
-        "((r'state/.*', None),) to begin from 0 in all of them")
 
 
 def get_fallback_state(

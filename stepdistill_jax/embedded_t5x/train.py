@@ -39,11 +39,13 @@ from stepdistill_jax.embedded_t5x import (
 from stepdistill_jax.embedded_t5x.train_loop import run_actions
 from stepdistill_jax.runs import (
   checkpoint_paths,
+  checkpoint_reading,
   checkpoint_writing,
   disk_errors,
   guards,
   run_lock,
   run_record,
+  schedule as schedule_lib,
   signals as signals_lib,
 )
 from stepdistill_jax.util import errors, locations, progress
@@ -233,8 +235,8 @@ def train(
     elif not resuming:
       guards.require_finite(restore_path, train_state.params)
       if jax.process_index() == 0:
-        state_initializer.tell_whose_steps(restore_path, train_state)
-    trainer.train_state = state_initializer.cast_like(
+        checkpoint_reading.tell_whose_steps(restore_path, train_state)
+    trainer.train_state = checkpoint_reading.cast_like(
         state_shape, train_state, restore_path)
     step = int(jax.device_get(train_state.step))
     del train_state  # The trainer's is donated at the first step.
@@ -307,7 +309,7 @@ def train(
     # ------------------------------------------------------------------------
     # Train loop
     # ------------------------------------------------------------------------
-    schedule = train_loop.Schedule(
+    schedule = schedule_lib.Schedule(
         last=total_steps, stats=stats_period,
         evaluation=eval_period if eval_cfgs else 0,
         checkpoint=(save_cfg and save_cfg.period) or 0,

@@ -1,12 +1,11 @@
 """The loop of a run: steps, and between them metrics, checkpoints, evaluations.
 
-Periods are in absolute steps: a run that was interrupted evaluates and saves
-at the same steps as one that was not.
+`runs.schedule` says at which steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import concurrent.futures
 import dataclasses
 import functools
@@ -23,14 +22,10 @@ from stepdistill_jax.runs import (
   fault_points,
   guards,
   run_record,
-  save_policy,
+  schedule as schedule_lib,
   signals as signals_lib,
 )
 from stepdistill_jax.util import progress as progress_lib
-
-# Metrics are written at least so often, in steps, unless the config says
-# otherwise: an evaluation period is long to wait for a first sign of life.
-_DEFAULT_STATS_PERIOD = 100
 
 
 def run_actions(
@@ -42,35 +37,6 @@ def run_actions(
     for action in actions.get(mode, ()):
       stop |= bool(action.run(train_state, metrics_by_task=metrics_by_task))
   return bool(multihost_utils.broadcast_one_to_all(np.array(stop)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """The steps at which something other than training happens.
-
-  Attributes:
-    stats: period of metrics; None takes the default, or a shorter period.
-    evaluation: period; 0 for the last step only.
-    checkpoint: period; 0 for none.
-    collection: period of Python's garbage collection; 0 leaves it to Python.
-  """
-
-  last: int
-  stats: int | None
-  evaluation: int
-  checkpoint: int
-  checkpoint_steps: Sequence[int]
-  collection: int
-
-  def next_stop(self, step: int) -> int:
-    """The next step at which anything happens."""
-    periods = [p for p in (self.evaluation, self.checkpoint) if p]
-    stats = self.stats
-    if stats is None:
-      stats = min([_DEFAULT_STATS_PERIOD, *periods])
-    periods += [p for p in (stats, self.collection) if p]
-    return min([self.last, *(step - step % p + p for p in periods),
-                *(s for s in self.checkpoint_steps if s > step)])
 
 
 @dataclasses.dataclass
@@ -139,7 +105,7 @@ class TrainLoop:
 
   trainer: trainer_lib.BaseTrainer
   train_iter: Any
-  schedule: Schedule
+  schedule: schedule_lib.Schedule
   step: int
   model_dir: str
   manager: Any
@@ -168,7 +134,7 @@ class TrainLoop:
       first, last = self.step, self.schedule.last
       with progress_lib.Progress(last, first) as progress:
         self.trainer.on_step = progress.at_step
-        saving = save_policy.TimedSaving(
+        saving = schedule_lib.TimedSaving(
             self.save_cfg and self.save_cfg.period_minutes)
         while self.step < last and not self.trainer.stop_training:
           if not self._train_period(progress):
@@ -202,7 +168,7 @@ class TrainLoop:
     self.check_threads()
     return True
 
-  def _between_periods(self, saving: save_policy.TimedSaving) -> None:
+  def _between_periods(self, saving: schedule_lib.TimedSaving) -> None:
     """What is due at this step: garbage, a checkpoint, an evaluation."""
     schedule, step = self.schedule, self.step
     last = step == schedule.last or self.trainer.stop_training

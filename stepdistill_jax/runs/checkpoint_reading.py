@@ -21,7 +21,7 @@ from stepdistill_jax.runs import (
   checkpoint_paths,
   lazy_arrays,
 )
-from stepdistill_jax.util import errors, locations
+from stepdistill_jax.util import errors, locations, progress
 
 
 @contextlib.contextmanager
@@ -162,3 +162,48 @@ def restore(
     result.update(read_all(lazies))
   return train_state.restore_state(
       traverse_util.unflatten_dict(result, sep="/"))
+
+
+def cast_like(shapes, train_state, path: str | None):
+  """Casts a train state to the dtypes that programs are compiled for.
+
+  Args:
+    shapes: the state with `jax.ShapeDtypeStruct` leaves.
+    train_state: as it was restored or made.
+    path: the checkpoint that it is from, to report a cast of its parameters.
+  """
+  cast = lambda x, shape: x if x.dtype == shape.dtype else x.astype(shape.dtype)
+  before = {str(x.dtype) for x in jax.tree.leaves(train_state.params)}
+  cast_state = jax.tree.map(cast, train_state, shapes)
+  after = {str(x.dtype) for x in jax.tree.leaves(cast_state.params)}
+  if before - after:
+    progress.say(
+        f"the parameters of {path} are {', '.join(sorted(before - after))}, "
+        f"and are trained in {', '.join(sorted(after))}: they go on from what "
+        f"was saved, rounded")
+  return cast_state
+
+
+def tell_whose_steps(path: str, train_state) -> None:
+  """Reports which steps a run counts that begins from another's checkpoint.
+
+  Args:
+    path: of the checkpoint.
+    train_state: as it was restored from that.
+  """
+  step = int(jax.device_get(train_state.step))
+  saved = checkpoint_paths.step_of(os.path.basename(path.rstrip("/")))
+  if step == 0 and saved:
+    progress.say(
+        f"begins from {path}: the {saved} steps of that do not count, neither "
+        "in TRAIN_STEPS nor in schedules and periods")
+  counts = [int(jax.device_get(x)) for key, x in (  # Optax's, of schedules.
+      jax.tree_util.tree_leaves_with_path(train_state.param_states))
+            if getattr(key[-1], "name", None) == "count"]
+  if step and counts and max(counts) == 0:
+    progress.say(
+        f"warning: begins from {path} at step {step}, but the optimizer counts "
+        "its steps, and follows its own schedule, from 0: learning_rate in "
+        "the logs and schedules of weights are those of other steps; bind "
+        "utils.RestoreCheckpointConfig.assignment_map = "
+        "((r'state/.*', None),) to begin from 0 in all of them")

@@ -25,6 +25,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.util import errors, progress
 
 METRIC = "guard/nonfinite_steps"
@@ -70,10 +71,8 @@ class Guards:
   def __post_init__(self):
     for name, choices in (("nonfinite", ("stop", "skip", "ignore")),
                           ("spike", ("warn", "stop", "ignore"))):
-      if getattr(self, name) not in choices:
-        raise errors.UserError(
-            f"guards.Guards.{name} must be one of {list(choices)}; got "
-            f"{getattr(self, name)!r}")
+      setting_checks.require_choice(
+          f"guards.Guards.{name}", getattr(self, name), choices)
 
 
 def guard_step(guards: Guards, old_state, new_state, grads, metrics):
