@@ -38,7 +38,6 @@ from stepdistill_jax.embedded_t5x import (
 )
 from stepdistill_jax.embedded_t5x.train_loop import run_actions
 from stepdistill_jax.runs import (
-  checkpoint_paths,
   checkpoint_reading,
   checkpoint_writing,
   disk_errors,
@@ -240,7 +239,7 @@ def train(
         state_shape, train_state, restore_path)
     step = int(jax.device_get(train_state.step))
     del train_state  # The trainer's is donated at the first step.
-    first_step = _first_step_of_run(model_dir, step)
+    first_step = run_record.first_step(model_dir, step)
     if relative_steps:
       total_steps = first_step + relative_steps
     if total_steps < step:
@@ -280,20 +279,6 @@ def train(
     # ------------------------------------------------------------------------
     # Evaluations
     # ------------------------------------------------------------------------
-    def train_eval_datasets() -> Mapping[str, Any]:
-      if train_eval_dataset_cfg is None:
-        return {}
-      return train_eval_get_dataset_fn(
-          train_eval_dataset_cfg, layout.shard_id, layout.num_shards,
-          eval_steps, model.FEATURE_CONVERTER_CLS)
-
-    def evaluator() -> eval_lib.InferenceEvaluator | None:
-      if infer_eval_dataset_cfg is None:
-        return None
-      return eval_lib.InferenceEvaluator(
-          infer_eval_dataset_cfg, inference_evaluator_cls, model, partitioner,
-          log_dir=model_dir, verify_matching_vocabs_fn=None)
-
     def act(mode: str, metrics_by_task: Mapping[str, Any]) -> None:
       trainer.stop_training |= run_actions(
           trainer_lib.ActionMode[mode], actions_by_mode, trainer.train_state,
@@ -302,8 +287,15 @@ def train(
     evaluations = None
     if eval_cfgs:
       evaluations = train_loop.Evaluations(
-          trainer, initializer.train_state_axes, train_eval_datasets,
-          evaluator, act)
+          trainer, initializer.train_state_axes, act,
+          make_datasets=train_eval_dataset_cfg and functools.partial(
+              train_eval_get_dataset_fn, train_eval_dataset_cfg,
+              layout.shard_id, layout.num_shards, eval_steps,
+              model.FEATURE_CONVERTER_CLS),
+          make_evaluator=infer_eval_dataset_cfg and functools.partial(
+              eval_lib.InferenceEvaluator, infer_eval_dataset_cfg,
+              inference_evaluator_cls, model, partitioner, log_dir=model_dir,
+              verify_matching_vocabs_fn=None))
       stack.callback(evaluations.close)
 
     # ------------------------------------------------------------------------
@@ -360,10 +352,3 @@ def train(
     if jax.process_index() == 0:
       run_record.finish(model_dir, loop.step)
     return loop.step, trainer.train_state
-
-
-def _first_step_of_run(model_dir: str, step: int) -> int:
-  """The step that the folder's run began at: 0, or the initial checkpoint's."""
-  starts = (run_record.read(model_dir) or {}).get("starts", [])
-  return min([step, *checkpoint_paths.all_steps(model_dir),
-              *(start["step"] for start in starts)])

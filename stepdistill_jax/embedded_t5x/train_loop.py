@@ -47,24 +47,24 @@ class Evaluations:
 
   Attributes:
     trainer: computes the losses; its train state is evaluated.
-    make_datasets: gives the data for losses by name; may be empty.
-    make_evaluator: gives an `eval.InferenceEvaluator`, or None.
     act: called with the name of an ActionMode and the metrics by task.
+    make_datasets: gives the data for losses by name; None for none.
+    make_evaluator: gives an `eval.InferenceEvaluator`; None for none.
   """
 
   trainer: trainer_lib.BaseTrainer
   train_state_axes: Any
-  make_datasets: Callable[[], Mapping[str, Any]]
-  make_evaluator: Callable[[], Any]
   act: Callable[[str, Mapping[str, Any]], None]
+  make_datasets: Callable[[], Mapping[str, Any]] | None
+  make_evaluator: Callable[[], Any] | None
 
   @functools.cached_property
   def _datasets(self) -> Mapping[str, Any]:
-    return self.make_datasets()
+    return self.make_datasets() if self.make_datasets else {}
 
   @functools.cached_property
   def _evaluator(self):
-    evaluator = self.make_evaluator()
+    evaluator = self.make_evaluator and self.make_evaluator()
     return evaluator if evaluator and evaluator.eval_tasks else None
 
   def run(self, step: int, wait: bool) -> concurrent.futures.Future | None:

@@ -123,9 +123,8 @@ def restore(
   state_dict = train_state.state_dict()
   flat = traverse_util.flatten_dict(
       state_dict, keep_empty_nodes=True, sep="/")
-  empty = {k: v for k, v in flat.items() if v is None
-           or isinstance(v, Mapping) and not v
-           or v is traverse_util.empty_node}
+  empty = {k: v for k, v in flat.items()
+           if v is None or v is traverse_util.empty_node}
   wanted = {k: v for k, v in flat.items() if k not in empty}
   found = open_arrays(folder, state_dict, state_transformation_fns)
   missing = sorted(set(wanted) - set(found))

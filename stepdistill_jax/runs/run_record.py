@@ -20,7 +20,7 @@ from typing import Any
 
 from etils import epath
 
-from stepdistill_jax.runs import run_lock
+from stepdistill_jax.runs import checkpoint_paths, run_lock
 from stepdistill_jax.util import errors, progress
 
 FILE_NAME = "run.json"
@@ -133,6 +133,18 @@ def require_folder(model_dir: str) -> None:
 def data_shards(model_dir) -> int | None:
   """In how many shards a run has cut its records; None for a new run."""
   return (read(model_dir) or {}).get("data", {}).get("shards")
+
+
+def first_step(model_dir, step: int) -> int:
+  """The step that a run began at: 0, or that of its initial checkpoint.
+
+  Args:
+    model_dir: the run folder.
+    step: at which training begins now.
+  """
+  starts = (read(model_dir) or {}).get("starts", [])
+  return min([step, *checkpoint_paths.all_steps(model_dir),
+              *(start["step"] for start in starts)])
 
 
 def random_bits(model_dir) -> str | None:
