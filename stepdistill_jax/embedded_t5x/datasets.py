@@ -21,7 +21,6 @@ import tensorflow as tf
 
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.data import dataset_providers, pipelines, truncation
-from stepdistill_jax.data.train_iterator import *  # noqa: F403
 from stepdistill_jax.util import errors
 
 
