@@ -32,7 +32,7 @@ from stepdistill_jax.runs import (
 from stepdistill_jax.util import durable_files, errors, progress, remote_storage
 
 DATASET_ITEM = "dataset"
-# What belongs to the run, not to the model: see `save`.
+# What belongs to the run, not to the model: see `write`.
 RUN_STATE_ITEM = "run_state"
 _UNCHECKED = ".unchecked"
 _TEMPORARY = ".orbax-checkpoint-tmp"
@@ -87,8 +87,9 @@ class CheckpointWriter:
     Args:
       directory: made if absent when the first checkpoint is saved.
       dataset_share: names the file of this host's position in the data.
-      keep: see `retention.to_delete`; so are the arguments that follow.
-      metric_name: see `retention.read_metric`; None keeps the latest.
+      keep: as in `retention.to_delete`, and so all that follow but
+        `metric_name`.
+      metric_name: as in `retention.read_metric`; None goes by age.
     """
     retention.check(keep, metric_mode)
     self.directory = epath.Path(directory)
