@@ -10,7 +10,7 @@ from stepdistill_jax.runs import (
   checkpoint_paths,
   fault_points,
   restore_choice,
-  save_policy,
+  schedule,
   t5x_command,
 )
 from stepdistill_jax.util import errors
@@ -154,11 +154,11 @@ def test_saving_by_the_clock(tmp_path):
 
 def test_a_save_is_due_when_so_many_minutes_have_passed():
   now = [0.0]
-  saving = save_policy.TimedSaving(2.0, now=lambda: now[0])
+  saving = schedule.TimedSaving(2.0, now=lambda: now[0])
   due = []
   for now[0] in (60.0, 119.0, 121.0):
     due.append(saving.is_due())
   assert due == [False, False, True]
   saving.saved()
   assert not saving.is_due() and saving.is_due(last=True)
-  assert not save_policy.TimedSaving(None).is_due(last=True)
+  assert not schedule.TimedSaving(None).is_due(last=True)

@@ -36,6 +36,13 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
   return str(value)
 
 
+def require_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+  """Raises InvalidValue, with all choices, unless `value` is one of a few."""
+  if value not in choices:
+    raise errors.InvalidValue(
+        f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
 def periods(eval_period: int | None, save_period: int | None) -> None:
   """Raises InvalidValue unless one period divides the other, as T5X asks.
 

@@ -47,13 +47,14 @@ def test_one_module_object_under_both_names():
 
 
 def test_an_unknown_task_names_both_files(tmp_path, monkeypatch):
+  from stepdistill_jax.data import dataset_providers
   from stepdistill_jax.embedded_t5x import datasets
   from stepdistill_jax.util import errors
   other = types.ModuleType("tasks")
   other.__file__ = str(tmp_path / "tasks.py")
   monkeypatch.setitem(sys.modules, "tasks", other)
   with pytest.raises(errors.UserError) as error:
-    datasets.find_task(datasets.DatasetConfig(
+    dataset_providers.find_task(datasets.DatasetConfig(
         "no_such_task", {"inputs": 4, "targets": 4}, "train", 2, False, seed=0))
   assert f"`import tasks` found {other.__file__}, and" in str(error.value)
   assert f"{OURS} is `import stepdistill_jax.tasks`" in str(error.value)

@@ -8,9 +8,13 @@ on any of this: padding is masked and rows do not see each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+from typing import Any
 
+import numpy as np
+
+INPUTS = "encoder_input_tokens"
 AUTO = "auto"
 # Multiples of 16 in steps of at least a quarter power of two: from 64 on at
 # most a fifth of a row is padding, and below that a compilation costs more.
@@ -99,3 +103,50 @@ def plan(
 def _power_of_two(n: int) -> int:
   """The least power of two that is not below n."""
   return 1 << max(0, n - 1).bit_length()
+
+
+def used_length(tokens: np.ndarray) -> int:
+  """Positions up to the last that is no padding in some row; at least 1."""
+  used = np.flatnonzero(tokens.reshape(-1, tokens.shape[-1]).any(axis=0))
+  return int(used[-1]) + 1 if used.size else 1
+
+
+def eighths(full: int) -> list[int]:
+  """What inputs are cut to: few lengths, as each is to be compiled.
+
+  Eighths of their full length, as multiples of 16.
+  """
+  return [min(full, -(-full * n // 128) * 16) for n in range(1, 9)]
+
+
+def cut(features: Mapping[str, Any], length: int) -> dict[str, Any]:
+  """Cuts the encoder's features to a length; what is cut off is padding."""
+  full = features[INPUTS].shape[-1]
+  return {
+      name: x[..., :length] if name.startswith("encoder_")
+      and x.ndim > 1 and x.shape[-1] == full else x
+      for name, x in features.items()}
+
+
+def by_length(
+    examples: Sequence[tuple[int, Mapping[str, np.ndarray]]], rows: int,
+    multiple: int) -> Iterator[tuple[np.ndarray, dict[str, Any], int]]:
+  """Batches of examples whose inputs are of like length, cut to that.
+
+  Args:
+    examples: numbers and model features, these all of one length.
+    rows: most rows of a batch.
+    multiple: as in `plan`.
+
+  Yields:
+    Numbers and features of a batch's examples, and the batch's rows.
+  """
+  inputs = [features[INPUTS] for _, features in examples]
+  planned = plan(
+      [used_length(tokens) for tokens in inputs], rows, multiple=multiple,
+      ladder=eighths(inputs[0].shape[-1]) if inputs else None)
+  for batch in planned:
+    numbers, features = zip(*(examples[i] for i in batch.indices))
+    stacked = {name: np.stack([f[name] for f in features])
+               for name in features[0]}
+    yield np.stack(numbers), cut(stacked, batch.length), batch.rows

@@ -31,6 +31,7 @@ import tensorflow as tf
 
 from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.data import (
+  dataset_providers,
   example_order,
   example_store,
   feature_converter,
@@ -252,10 +253,7 @@ def get_dataset(
     raise errors.InvalidValue(
         "num_epochs and continue_from_last_checkpoint (of utils.get_dataset) "
         "are not supported: training ends after its steps")
-  if cfg.batch_size % num_shards:
-    raise errors.UserError(
-        f"batch size {cfg.batch_size} is not divisible by the {num_shards} "
-        "hosts that load different data")
+  dataset_providers.check_divisible(cfg.batch_size, num_shards)
   converter = feature_converter_cls(
       pack=cfg.pack, use_custom_packing_ops=cfg.use_custom_packing_ops)
   provider = seqio.get_mixture_or_task(cfg.mixture_or_task_name) if isinstance(

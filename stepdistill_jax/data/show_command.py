@@ -191,8 +191,7 @@ def look(name: Any, cfg: Any, count: int, weights: list[float]) -> Shown:
   """Reads what is shown of a task."""
   from stepdistill_jax.data import showing, task_registry
 
-  provider = (task_registry.require_task(name) if isinstance(name, str)
-              else name)
+  provider = task_registry.require_task(name)
   parts = _parts(provider)
   return Shown(
       provider.name, dict(cfg.task_feature_lengths or {}), cfg.pack, weights,

@@ -176,12 +176,15 @@ def _is_registered(name: str) -> bool:
           or name in seqio.MixtureRegistry.names())
 
 
-def require_task(name: str) -> seqio.Task | seqio.Mixture:
-  """Returns a task or mixture.
+def require_task(
+    name: str | seqio.Task | seqio.Mixture) -> seqio.Task | seqio.Mixture:
+  """Returns a task or mixture, of its name or itself.
 
   Raises:
     errors.UserError: there is none of this name; lists the near ones.
   """
+  if not isinstance(name, str):
+    return name
   if not _is_registered(name):
     # A gin file's `import tasks` may have found another module of that name.
     import stepdistill_jax.tasks  # noqa: F401

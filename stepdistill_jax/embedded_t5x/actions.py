@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.util import errors
 
 
@@ -58,9 +59,8 @@ class EarlyStoppingAction(BaseAction):
       atol: a change of at most atol + rtol * |previous| is no improvement.
       rtol: see `atol`.
     """
-    if mode not in ("min", "max"):
-      raise errors.InvalidValue(
-          f"EarlyStoppingAction's mode must be 'min' or 'max', got {mode!r}")
+    setting_checks.require_choice(
+        "EarlyStoppingAction's mode", mode, ("min", "max"))
     if atol < 0 or rtol < 0:
       raise errors.InvalidValue(
           "EarlyStoppingAction's atol and rtol must be >= 0, got "

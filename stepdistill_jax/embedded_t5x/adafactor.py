@@ -20,7 +20,7 @@ import enum
 import re
 from typing import Any
 
-from flax import serialization, struct, traverse_util
+from flax import struct
 from flax.core import frozen_dict
 import jax
 import jax.numpy as jnp
@@ -61,9 +61,7 @@ def factor_name_to_factordim(name: str | FactorDim | None) -> FactorDim:
   """A `FactorDim` from its name as gin files write it."""
   if not isinstance(name, str):
     return name
-  if name.lower() not in _FACTOR_DIM_NAMES:
-    raise errors.InvalidValue(
-        f"unknown factor {name!r}; known: {', '.join(_FACTOR_DIM_NAMES)}")
+  errors.require_known("factor", name.lower(), _FACTOR_DIM_NAMES)
   return _FACTOR_DIM_NAMES[name.lower()]
 
 
@@ -107,10 +105,8 @@ class HParamMap:
 
   def __call__(self, params: PyTree) -> PyTree:
     """The tree of `params` with values in place of leaves."""
-    flat = traverse_util.flatten_dict(serialization.to_state_dict(params))
-    values = {path: self["/".join(path)] for path in flat}
-    return serialization.from_state_dict(
-        params, traverse_util.unflatten_dict(values))
+    return _unflat(
+        params, {path: self["/".join(path)] for path in _flat(params)})
 
 
 @struct.dataclass

@@ -215,7 +215,7 @@ def test_messages_name_the_parameter():
   rules = adafactor.Adafactor(logical_factor_rules={"embed": "row"})
   with pytest.raises(KeyError, match="'mlp'"):
     rules.set_param_axes({"k": PartitionSpec("embed", "mlp")})
-  with pytest.raises(ValueError, match="rows.*known: row"):
+  with pytest.raises(ValueError, match="rows.*mean: row"):
     adafactor.factor_name_to_factordim("rows")
 
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from stepdistill_jax.embedded_t5x import decoding_state as state_lib
+from stepdistill_jax.embedded_t5x.decoding_state import NEG_INF_VALUE
 
 Array = Any
 
-NEG_INF_VALUE = -1.0e7
 NEG_INF = np.array(NEG_INF_VALUE)
 
 

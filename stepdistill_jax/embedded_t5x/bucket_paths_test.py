@@ -21,7 +21,6 @@ from stepdistill_jax.embedded_t5x import (
   checkpoint_config,
   checkpoints,
   checkpoints_test,
-  preflight,
   state_initializer,
 )
 from stepdistill_jax.interop.t5x import importing_test as import_t5x_test
@@ -140,7 +139,7 @@ def test_saved_found_and_restored(bucket):
   later = checkpoints_test.save("gs://bucket/run", Model("a"), seed=1, step=5)
   assert checkpoints.all_steps("gs://bucket/run") == [3, 5]
   assert "POST" in bucket
-  cfg, path = preflight.find_checkpoint(
+  cfg, path = checkpoint_config.initial_checkpoint(
       "gs://bucket/run", checkpoint_config.SaveCheckpointConfig(), None)
   assert path == "gs://bucket/run/checkpoint_5"
   restored = Model("a").initializer().restore(cfg, path)

@@ -10,16 +10,12 @@ import re
 from typing import Any
 
 from etils import epath
+import jax
 
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.embedded_t5x import checkpoints, state_utils
 from stepdistill_jax.runs import checkpoint_paths, restore_choice
 from stepdistill_jax.util import errors, locations
-
-
-def _check_choice(config: str, name: str, value: Any, choices) -> None:
-  if value not in choices:
-    raise errors.InvalidValue(
-        f"`{config}.{name}` must be one of {list(choices)}; got {value!r}")
 
 
 def _check_assignment_map(rules: Any) -> None:
@@ -65,8 +61,8 @@ class SaveCheckpointConfig:
   period_minutes: float | None = None
 
   def __post_init__(self):
-    _check_choice("SaveCheckpointConfig", "dtype", self.dtype,
-                  (None, "float32", "bfloat16"))
+    setting_checks.require_choice(
+        "SaveCheckpointConfig.dtype", self.dtype, (None, "float32", "bfloat16"))
 
 
 @dataclasses.dataclass
@@ -98,10 +94,12 @@ class RestoreCheckpointConfig:
       checkpoints.OrbaxCheckpointManagerInterface)
 
   def __post_init__(self):
-    _check_choice("RestoreCheckpointConfig", "mode", self.mode,
-                  ("specific", "latest", "all"))
-    _check_choice("RestoreCheckpointConfig", "dtype", self.dtype,
-                  (None, "float32", "bfloat16", "float16"))
+    setting_checks.require_choice(
+        "RestoreCheckpointConfig.mode", self.mode,
+        ("specific", "latest", "all"))
+    setting_checks.require_choice(
+        "RestoreCheckpointConfig.dtype", self.dtype,
+        (None, "float32", "bfloat16", "float16"))
     if self.assignment_map is not None:
       _check_assignment_map(self.assignment_map)
       rename = functools.partial(
@@ -155,7 +153,7 @@ def get_first_valid_restore_config_and_paths(
       for path in paths:
         if not epath.Path(path + ".index").exists():  # TensorFlow's.
           checkpoint_paths.require(path)
-        restore_choice.require_good(path)
+          restore_choice.require_good(path)
       if paths:
         return cfg, paths
       continue
@@ -180,4 +178,42 @@ def find_one(restore_cfg: RestoreCheckpointConfig,
     raise errors.InvalidValue(
         f"{needed_by} needs one checkpoint; {restore_cfg.path} "
         f"(mode {restore_cfg.mode!r}) has {len(paths)}")
+  return cfg, paths[0]
+
+
+def initial_checkpoint(
+    model_dir: str, save_cfg: SaveCheckpointConfig | None,
+    restore_cfg: RestoreCheckpointConfig | None
+) -> tuple[RestoreCheckpointConfig | None, str | None]:
+  """What training begins from.
+
+  Returns:
+    (how to restore, path), or (None, None) to begin from scratch.
+  """
+  candidates = []
+  if os.path.isdir(model_dir) or "://" in model_dir:
+    candidates.append(RestoreCheckpointConfig(
+        path=model_dir, mode="latest",  # In the saved dtype: no more rounding.
+        restore_dataset=bool(save_cfg and save_cfg.save_dataset)))
+  if restore_cfg is not None and restore_cfg.path:
+    if restore_cfg.mode == "all":
+      raise errors.UserError(
+          "RestoreCheckpointConfig.mode='all' cannot begin a training; "
+          "use 'specific' or 'latest'")
+    candidates.append(restore_cfg)
+  cfg, paths = get_first_valid_restore_config_and_paths(
+      candidates)
+  if len(paths) > 1:
+    raise errors.UserError(
+        f"training begins from one checkpoint, not from {list(paths)}")
+  if not paths:
+    return cfg, None
+  folder = os.path.dirname(paths[0].rstrip("/"))
+  if folder == model_dir.rstrip("/") and jax.process_index() == 0:
+    # Newer ones are bad, and their steps will be saved again.
+    _, step = checkpoint_paths.get_step_from_checkpoint_dir(paths[0])
+    for newer in checkpoint_paths.all_steps(folder):
+      if newer > step:
+        restore_choice.set_aside(
+            checkpoint_paths.get_checkpoint_dir(folder, newer))
   return cfg, paths[0]

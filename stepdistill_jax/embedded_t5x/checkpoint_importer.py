@@ -9,12 +9,8 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
-from stepdistill_jax.embedded_t5x.lazy_arrays import (
-  LazyArray as LazyArray,
-  LazyAwaitableArray as LazyAwaitableArray,
-  LazyThreadPoolArray as LazyThreadPoolArray,
-  fetch,
-)
+from stepdistill_jax.runs import lazy_arrays
+from stepdistill_jax.runs.lazy_arrays import *  # noqa: F403
 from stepdistill_jax.util import errors
 
 
@@ -109,7 +105,7 @@ _NAMES: Mapping[str, Callable[..., str]] = {
 
 @t5_importer.add("global_step")
 def _(unused_options, unused_name, value):
-  return "state/step", np.asarray(fetch(value), np.int32)
+  return "state/step", np.asarray(lazy_arrays.fetch(value), np.int32)
 
 
 def _add(pattern: str, name_of: Callable[..., str]) -> None:
@@ -125,13 +121,13 @@ for _item in _NAMES.items():
   _add(*_item)
 
 
-def load_tf_ckpt(path: str) -> dict[str, LazyThreadPoolArray]:
+def load_tf_ckpt(path: str) -> dict[str, lazy_arrays.LazyArray]:
   """A TensorFlow checkpoint's variables by name, read when asked for."""
   import tensorflow as tf
   reader = tf.train.load_checkpoint(path)
   dtypes = reader.get_variable_to_dtype_map()
   return {
-      name: LazyThreadPoolArray(
+      name: lazy_arrays.LazyThreadPoolArray(
           shape, dtypes[name].as_numpy_dtype,
           lambda name=name: reader.get_tensor(name))
       for name, shape in reader.get_variable_to_shape_map().items()}
@@ -173,5 +169,5 @@ def restore_from_t5_checkpoint(
           f"{path} has {name} of shape {tuple(array.shape)}; the model has "
           + (f"{tuple(known[name].shape)}" if name in known else "none such"))
   if not lazy_parameters:
-    arrays = {n: fetch(x) for n, x in arrays.items()}
+    arrays = {n: lazy_arrays.fetch(x) for n, x in arrays.items()}
   return traverse_util.unflatten_dict(arrays, sep="/")

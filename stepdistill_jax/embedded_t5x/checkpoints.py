@@ -1,29 +1,33 @@
 """T5X's name for checkpoints: a face over the modules that do the work.
 
-`checkpoint_paths` finds them, `checkpoint_files` reads and writes them.
+The room `runs` has what does it: `checkpoint_paths` finds checkpoints,
+`checkpoint_writing` and `checkpoint_reading` write and read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import os
 from typing import Any
 
 from etils import epath
 from flax import traverse_util
+import gin
 import jax
 import numpy as np
 
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  reading as checkpoint_reading,
+from stepdistill_jax.embedded_t5x import checkpoint_importer
+from stepdistill_jax.runs import (
+  checkpoint_paths,
+  checkpoint_reading,
+  checkpoint_writing,
+  lazy_arrays,
+  restore_choice,
+  retention,
 )
-from stepdistill_jax.embedded_t5x.checkpoint_files.manager import *  # noqa: F403
-from stepdistill_jax.embedded_t5x.lazy_arrays import (
-  LazyArray as LazyArray,
-  LazyAwaitableArray as LazyAwaitableArray,
-  LazyThreadPoolArray as LazyThreadPoolArray,
-)
-from stepdistill_jax.runs import array_reader, checkpoint_paths, retention
 from stepdistill_jax.runs.checkpoint_paths import *  # noqa: F403
+from stepdistill_jax.runs.checkpoint_writing import *  # noqa: F403
+from stepdistill_jax.runs.lazy_arrays import *  # noqa: F403
 from stepdistill_jax.util import errors
 
 PyTree = Any
@@ -71,21 +75,161 @@ def load_t5x_checkpoint(
     The nested state dict of numpy arrays: `target`, `state`.
   """
   del remap
-  path = find_checkpoint(path, step)
-  with checkpoint_reading.reason_given(epath.Path(path)):
-    arrays = array_reader.open_checkpoint(path).arrays
+  folder = epath.Path(find_checkpoint(path, step))
+  arrays = checkpoint_reading.open_arrays(folder, {}, state_transformation_fns)
   flat = {
       name: checkpoint_reading.as_lazy(
           array, restore_dtype if name.startswith("target/") else None)
-      for name, array in checkpoint_reading.transformed(
-          arrays, {}, state_transformation_fns).items()}
+      for name, array in arrays.items()}
   if not lazy_parameters:
-    with checkpoint_reading.reason_given(epath.Path(path)):
+    with checkpoint_reading.reason_given(folder):
       flat = checkpoint_reading.read_all(flat)
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
-class Checkpointer(OrbaxCheckpointManagerInterface):  # noqa: F405
+@gin.configurable(module="t5x.checkpoints")
+class OrbaxCheckpointManagerInterface(checkpoint_writing.CheckpointWriter):
+  """Saves and restores the checkpoints of one folder."""
+
+  def __init__(
+      self, directory: str, train_state, partitioner, dataset_iterator=None,
+      save_dtype=None, restore_dtype=None, keep: int | None = None,
+      period: int | None = 1, checkpoint_steps: Sequence[int] | None = None,
+      keep_dataset_checkpoints: int | None = None,
+      force_keep_period: int | None = None,
+      metric_name_to_monitor: str | None = None, metric_mode: str = "max",
+      keep_checkpoints_without_metrics: bool = True):
+    """Initializes.
+
+    Args:
+      directory: MODEL_DIR, made if absent when the first checkpoint is saved.
+      train_state: the state's shapes.
+      partitioner: gives shardings, and this host's share of the data.
+      dataset_iterator: if given, its position is saved and restored too.
+      save_dtype: of saved parameters; None keeps theirs.
+      restore_dtype: of restored parameters; None keeps the saved one.
+      keep: number of checkpoints kept, the latest, or the best besides the
+        latest if a metric is monitored; None keeps all.
+      period: in steps; `save` heeds it only with force=False.
+      checkpoint_steps: for T5X's interface; the train loop reads them.
+      force_keep_period: checkpoints at multiples of it are always kept.
+      metric_name_to_monitor: `COLLECTION/NAME` in the run's TensorBoard files,
+        such as `inference_eval/my_task/accuracy`; None keeps the latest.
+      metric_mode: `max` if more is better, else `min`.
+      keep_checkpoints_without_metrics: whether checkpoints of steps at which
+        the metric is not known stay.
+    """
+    del checkpoint_steps, keep_dataset_checkpoints
+    layout = partitioner.get_data_layout()
+    super().__init__(
+        directory, f"{layout.shard_id:03}-of-{layout.num_shards:03}", keep=keep,
+        keep_period=force_keep_period, metric_name=metric_name_to_monitor,
+        metric_mode=metric_mode,
+        keep_without_metric=keep_checkpoints_without_metrics)
+    self._train_state = train_state
+    self._partitioner = partitioner
+    self._dataset_iterator = dataset_iterator
+    self._writes_dataset = layout.is_first_host_in_replica_set
+    self._save_dtype = np.dtype(save_dtype) if save_dtype else None
+    self._restore_dtype = restore_dtype
+    self._period = period or 1
+
+  def should_save(self, step: int) -> bool:
+    return step % self._period == 0 and step not in self.all_steps()
+
+  def save(
+      self, train_state,
+      state_transformation_fns: Sequence[Callable[..., Any]] = (),
+      force: bool = True, run_state: Mapping[str, Any] | None = None) -> bool:
+    """Starts to write a checkpoint.
+
+    The arrays are copied before this returns; writing goes on behind.
+
+    Args:
+      state_transformation_fns: `fn(state dict, names) -> (dict, names)`.
+      force: save whatever `period` says.
+      run_state: what else a run needs to go on exactly, for JSON.
+
+    Returns:
+      Whether a checkpoint is written; not if there is one of this step.
+
+    Raises:
+      errors.UserError: this or the last checkpoint cannot be written.
+    """
+    step = int(jax.device_get(lazy_arrays.fetch(train_state.step)))
+    self.wait_until_finished()  # Raises the last one's error, if it had one.
+    if step in self.all_steps() or (
+        not force and not self.should_save(step)):
+      return False
+    state_dict = train_state.state_dict()
+    for transform in state_transformation_fns:
+      state_dict, _ = transform(state_dict, state_dict)
+    state_dict = jax.tree.map(lazy_arrays.fetch, state_dict)
+
+    dataset = None
+    if self._dataset_iterator is not None:
+      dataset = checkpoint_writing.DatasetArgs(
+          self._dataset_iterator if self._writes_dataset else None)
+    self.write(step, state_dict, dtype=self._save_dtype, dataset=dataset,
+               run_state=run_state)
+    return True
+
+  def restore(
+      self, step: int | None = None, path: str | None = None,
+      fallback_state: Mapping[str, Any] | None = None,
+      state_transformation_fns: Sequence[Callable[..., Any]] = (),
+      lazy_parameters: bool = False):
+    """Restores a train state, and the data's position if it was given.
+
+    Args:
+      step: of the folder's checkpoints; None with no `path` is the latest.
+      path: of a checkpoint.
+      lazy_parameters: give `LazyArray`s of all but the step.
+
+    Raises:
+      ValueError: `step` and `path` are both given, or there is no checkpoint.
+    """
+    if step is not None and path is not None:
+      raise errors.InvalidValue("give `step` or `path`, not both")
+    if path is None:
+      step = self.latest_step() if step is None else step
+      if step is None:
+        raise errors.InvalidValue(f"no checkpoint in {self.directory}")
+      path = checkpoint_paths.get_checkpoint_dir(self.directory, step)
+    checkpoint_paths.require(path)
+    restore_choice.require_good(
+        os.fspath(path), if_not_just_checked=True)
+    state = checkpoint_reading.restore(
+        path, self._train_state, self._partitioner,
+        dtype=self._restore_dtype, fallback_state=fallback_state,
+        state_transformation_fns=state_transformation_fns,
+        lazy_parameters=lazy_parameters)
+    if self._dataset_iterator is not None:
+      self._dataset_handler.restore(
+          epath.Path(path) / checkpoint_writing.DATASET_ITEM,
+          checkpoint_writing.DatasetArgs(self._dataset_iterator))
+    return state
+
+  def restore_from_tf_checkpoint(
+      self, path_or_dir: str, strict: bool = True, translator=None):
+    """Restores a train state from a TensorFlow checkpoint of Mesh T5.
+
+    Args:
+      strict: every variable of the checkpoint must be one of the state's.
+      translator: a `checkpoint_importer.CheckpointTranslator`; None is T5's.
+    """
+    state_dict = checkpoint_importer.restore_from_t5_checkpoint(
+        self._train_state.state_dict(), path_or_dir, strict=strict,
+        translator=translator)
+    if self._restore_dtype is not None:
+      state_dict["target"] = jax.tree.map(
+          lambda x: x.astype(self._restore_dtype), state_dict["target"])
+    state = self._train_state.restore_state(state_dict)
+    return self._partitioner.move_params_to_devices(
+        state, self._partitioner.get_mesh_axes(self._train_state))
+
+
+class Checkpointer(OrbaxCheckpointManagerInterface):
   """T5X's older interface to the same checkpoints; it waits for each.
 
   Attributes:
@@ -143,8 +287,7 @@ class Checkpointer(OrbaxCheckpointManagerInterface):  # noqa: F405
 
 
 CheckpointerConstructor = Callable[..., Checkpointer]
-CheckpointManagerConstructor = Callable[
-    ..., OrbaxCheckpointManagerInterface]  # noqa: F405
+CheckpointManagerConstructor = Callable[..., OrbaxCheckpointManagerInterface]
 
 
 class SaveBestCheckpointer(Checkpointer):

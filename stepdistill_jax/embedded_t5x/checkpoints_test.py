@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from stepdistill_jax.embedded_t5x import (
   adafactor,
@@ -88,6 +89,26 @@ def test_round_trip(tmp_path):
   assert_equal(restored, state)
   assert int(restored.step) == 7
   assert restored.params["a"]["kernel"].sharding.mesh == PARTITIONER.mesh
+
+
+def test_a_tensorflow_checkpoint_begins_a_state(tmp_path):
+  path = str(tmp_path / "model.ckpt-5")
+  table = np.arange(32, dtype=np.float32).reshape(8, 4)
+  tf.raw_ops.SaveV2(
+      prefix=path, tensor_names=["shared/embedding", "global_step"],
+      shape_and_slices=["", ""], tensors=[table, np.int64(5)])
+
+  def init(rng, input_shapes, input_types):
+    del rng, input_shapes, input_types
+    axes = flax_partitioning.AxisMetadata(("vocab", "embed"))
+    return {"params": {"token_embedder": {"embedding": jnp.zeros((8, 4))}},
+            "params_axes": {"token_embedder": {"embedding_axes": axes}}}
+
+  state = state_initializer.TrainStateInitializer(
+      None, init, {}, PARTITIONER).from_checkpoint([
+          checkpoint_config.RestoreCheckpointConfig(path, "specific")])
+  assert_equal(state.params["token_embedder"]["embedding"], table)
+  assert int(state.step) == 5
 
 
 def test_layout_is_t5xs(tmp_path):

@@ -1,30 +1,26 @@
 """SeqIO tasks as batches: for training, for teacher-forced evaluation.
 
 The order of training batches is a function of the data set's seed alone, so
-that the batch of any step can be found again (`TrainIterator.skip`).
+that the batch of any step can be found again (`train_iterator`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-import concurrent.futures
-import contextlib
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import importlib
-import itertools
 import time
 from typing import Any
 
-import clu.data
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.config import setting_checks, tasks_finder
-from stepdistill_jax.data import pipelines, truncation
+from stepdistill_jax.config import setting_checks
+from stepdistill_jax.data import dataset_providers, pipelines, truncation
 from stepdistill_jax.util import errors
 
 
@@ -64,54 +60,6 @@ def import_module(module: str) -> None:
   importlib.import_module(module)
 
 
-def find_task(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
-  """The task or mixture that a config names.
-
-  Raises:
-    errors.UserError: there is none of that name; the message lists near ones.
-  """
-  if cfg.module:
-    try:
-      import_module(cfg.module)
-    except ModuleNotFoundError as error:
-      if not f"{cfg.module}.".startswith(f"{error.name}."):
-        raise  # It is there; what it imports is not.
-      raise errors.InvalidValue(
-          f"there is no module {cfg.module!r} to import "
-          f"(MIXTURE_OR_TASK_MODULE): {error}") from error
-  name = cfg.mixture_or_task_name
-  if isinstance(name, seqio.DatasetProviderBase):
-    return name
-  errors.require_known(
-      "SeqIO task or mixture", name,
-      {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()},
-      "(set MIXTURE_OR_TASK_NAME; the gin file must import the module that "
-      "registers it, and tasks of a data set and teacher come with their "
-      "records: `stepdistill teacher import`)" + tasks_finder.collision())
-  return seqio.get_mixture_or_task(name)
-
-
-def _check_divisible(batch_size: int, num_shards: int) -> None:
-  if batch_size % num_shards:
-    raise errors.InvalidValue(
-        f"batch size {batch_size} is not divisible by the {num_shards} hosts "
-        "that load different data")
-
-
-@contextlib.contextmanager
-def lengths_told(cfg: DatasetConfig) -> Iterator[None]:
-  """Makes a UserError of SeqIO's where lengths are not those of the features.
-  """
-  try:
-    yield
-  except ValueError as error:
-    if "task_feature_lengths" not in str(error):
-      raise
-    raise errors.InvalidValue(
-        f"TASK_FEATURE_LENGTHS = {dict(cfg.task_feature_lengths or {})}: "
-        f"{' '.join(str(error).split())}") from error
-
-
 def shared_time_seed() -> int:
   """A new seed, the same on all hosts."""
   return int(multihost_utils.broadcast_one_to_all(
@@ -133,7 +81,7 @@ def get_dataset(
   """
   if continue_from_last_checkpoint:
     raise ValueError("continue_from_last_checkpoint=True is not supported")
-  _check_divisible(cfg.batch_size, num_shards)
+  dataset_providers.check_divisible(cfg.batch_size, num_shards)
   return get_dataset_inner(
       cfg, seqio.ShardInfo(index=shard_id, num_shards=num_shards),
       feature_converter_cls,
@@ -147,7 +95,7 @@ def get_dataset_inner(
   """`get_dataset` with a given seed."""
   make = functools.partial(
       seqio.get_dataset,
-      mixture_or_task_name=find_task(cfg),
+      mixture_or_task_name=dataset_providers.find_task(cfg),
       task_feature_lengths=cfg.task_feature_lengths,
       dataset_split=cfg.split,
       shuffle=cfg.shuffle,
@@ -160,7 +108,7 @@ def get_dataset_inner(
       trim_output_features=cfg.trim_output_features,
       batch_size=cfg.batch_size // shard_info.num_shards,
       verbose=False)
-  with lengths_told(cfg), truncation.in_rows(cfg.pack):
+  with dataset_providers.lengths_told(cfg), truncation.in_rows(cfg.pack):
     # SeqIO's packing loops.
     return make() if cfg.pack else pipelines.build(make)
 
@@ -179,8 +127,8 @@ def get_training_eval_datasets(
   deterministic tasks.
   """
   del deterministic, model_dir, start_step
-  _check_divisible(cfg.batch_size, num_shards)
-  provider = find_task(cfg)
+  dataset_providers.check_divisible(cfg.batch_size, num_shards)
+  provider = dataset_providers.find_task(cfg)
   parts = [task for task in seqio.get_subtasks(provider)
            if cfg.split in task.splits]
   if isinstance(provider, seqio.Mixture) and parts:
@@ -200,100 +148,6 @@ def get_training_eval_datasets(
   return {part.name: batches(part) for part in parts}
 
 
-class TrainIterator:
-  """Training batches on the devices; can be peeked at, skipped and saved."""
-
-  def __init__(
-      self, iterator_at: Callable[[int], Any],
-      shard_batch: Callable[[Any], Any], element_spec: Any):
-    """Initializes.
-
-    Args:
-      iterator_at: gives the `clu.data.DatasetIterator` over numpy batches
-        that begins with a batch of this number. It is called once: two
-        iterators of one tf.data pipeline do not shuffle alike.
-    """
-    self._iterator_at = iterator_at
-    self._first_batch = 0
-    self._shard_batch = shard_batch
-    self.element_spec = element_spec
-    self._first: concurrent.futures.Future | None = None
-
-  @functools.cached_property
-  def _iterator(self):
-    return self._iterator_at(self._first_batch)
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    if self._first is not None:
-      batch, self._first = self._first.result(), None
-    else:
-      batch = next(self._iterator)
-    return self._shard_batch(batch)
-
-  def peek_async(self) -> concurrent.futures.Future:
-    """Starts to prepare the next batch in the background."""
-    if self._first is None:
-      # No `with`: its end would wait for the batch.
-      pool = concurrent.futures.ThreadPoolExecutor(1)
-      self._first = pool.submit(next, self._iterator)
-      pool.shutdown(wait=False)
-    return self._first
-
-  def skip(self, num_batches: int) -> None:
-    """Goes to a later batch; only before the first one is asked for."""
-    if "_iterator" in self.__dict__:
-      raise ValueError("Batches can be skipped at the start only")
-    self._first_batch += num_batches
-
-  def save(self, filename) -> None:
-    if self._first is not None:
-      raise ValueError("A peeked batch would be lost: take it, then save")
-    self._iterator.save(filename)
-
-  def restore(self, filename) -> None:
-    self._first = None
-    self._iterator.restore(filename)
-
-  load = restore
-
-
-def prepare_train_iter(
-    train_iter, *, partitioner, checkpoint_cfg=None, data_layout=None
-) -> TrainIterator:
-  """Wraps what a `get_dataset_fn` returned for the train loop.
-
-  A `tf.data.Dataset` with an attribute `starting_at(batch)`, which gives the
-  dataset from that batch on, resumes without reading what lies before.
-  """
-  del data_layout  # T5X's interface has it.
-  if not isinstance(train_iter, tf.data.Dataset):
-
-    def skipped(batch: int):
-      for _ in itertools.islice(train_iter, batch):
-        pass
-      return train_iter
-
-    return TrainIterator(
-        skipped, partitioner.shard_batch, train_iter.element_spec)
-  saved = checkpoint_cfg and checkpoint_cfg.save and (
-      checkpoint_cfg.save.save_dataset)
-  starting_at = getattr(train_iter, "starting_at", train_iter.skip)
-
-  def iterator_at(batch: int):
-    dataset = starting_at(batch) if batch else train_iter
-    if not saved:
-      # A saved position is that of T5X's pipeline, which does not prefetch.
-      dataset = dataset.prefetch(tf.data.AUTOTUNE)
-    return clu.data.TfDatasetIterator(dataset, checkpoint=True)
-
-  spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype.as_numpy_dtype)
-          for name, x in train_iter.element_spec.items()}
-  return TrainIterator(iterator_at, partitioner.shard_batch, spec)
-
-
 def get_vocabulary(
     cfg: DatasetConfig) -> tuple[seqio.Vocabulary, seqio.Vocabulary]:
   """The vocabularies of `inputs` and `targets`.
@@ -301,7 +155,7 @@ def get_vocabulary(
   Where a task has no features of those names, all its features (those with a
   PassThroughVocabulary apart) must agree, and theirs is returned twice.
   """
-  features = find_task(cfg).output_features
+  features = dataset_providers.find_task(cfg).output_features
   if "inputs" in features and "targets" in features:
     return features["inputs"].vocabulary, features["targets"].vocabulary
   vocabularies = [f.vocabulary for f in features.values()]
@@ -334,11 +188,11 @@ def get_zeros_batch_like_spec(batch_spec: Mapping[str, jax.ShapeDtypeStruct]):
 def get_zeros_batch_like_dataset(
     dataset: tf.data.Dataset, batch_size: int | None = None):
   """A batch of zeros with the shapes of a data set's."""
-  first = lambda shape: (batch_size or shape[0], *shape[1:])
-  return {
-      name: np.zeros(first(tuple(x.shape)),
-                     getattr(x.dtype, "as_numpy_dtype", x.dtype))
-      for name, x in dataset.element_spec.items()}
+  return get_zeros_batch_like_spec({
+      name: jax.ShapeDtypeStruct(
+          (batch_size or x.shape[0], *x.shape[1:]),
+          getattr(x.dtype, "as_numpy_dtype", x.dtype))
+      for name, x in dataset.element_spec.items()})
 
 
 def numpy_iterators(datasets: Mapping[str, Any]) -> Mapping[str, Any]:

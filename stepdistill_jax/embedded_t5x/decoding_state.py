@@ -19,6 +19,8 @@ import jax.numpy as jnp
 Array = Any
 PyTree = Any
 
+# What masked logits are set to, and what a sequence that is none has.
+NEG_INF_VALUE = -1.0e7
 # A counter: one for all rows, unless rows started at different positions.
 _INDEX_LEAF = "cache_index"
 # The same for all beams of a row; the network expands them where it uses them.

@@ -11,8 +11,8 @@ from etils import epath
 import jax
 import seqio
 
-from stepdistill_jax.data import pipelines, truncation
-from stepdistill_jax.embedded_t5x import datasets, gin_utils, preflight, utils
+from stepdistill_jax.data import dataset_providers, pipelines, truncation
+from stepdistill_jax.embedded_t5x import gin_utils, utils
 from stepdistill_jax.runs import checkpoint_paths
 from stepdistill_jax.util import errors, progress
 
@@ -110,9 +110,9 @@ def evaluate(
     fallback_init_rng: seed for what a checkpoint lacks.
   """
   del use_orbax
-  preflight.check_data(dataset_cfg, partitioner)
   truncation.look_at(
-      datasets.find_task(dataset_cfg), dataset_cfg, refuses=False)
+      dataset_providers.check(dataset_cfg, partitioner), dataset_cfg,
+      refuses=False)
   cfg, paths = utils.get_first_valid_restore_config_and_paths(
       [restore_checkpoint_cfg])
   if not paths:

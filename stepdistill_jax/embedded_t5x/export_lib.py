@@ -75,9 +75,8 @@ def save(
   cfg, path = utils.find_one(restore_checkpoint_cfg, "export")
   state = utils.initializer_for(
       train_state_initializer_cls, model, partitioner, spec).restore(cfg, path)
-  params = traverse_util.flatten_dict(
-      flax.core.unfreeze(state.params), sep="/")
-  params = {k: np.asarray(v, np.float32) for k, v in params.items()}
+  params = {name: np.asarray(x, np.float32) for name, x
+            in utils.flatten_dict_string_keys(state.params).items()}
 
   @jax.jit
   def predict(params, inputs):

@@ -23,14 +23,8 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax.config import setting_checks
-from stepdistill_jax.data import truncation
-from stepdistill_jax.embedded_t5x import (
-  checkpoint_config,
-  datasets,
-  gin_utils,
-  preflight,
-  utils,
-)
+from stepdistill_jax.data import dataset_providers, truncation
+from stepdistill_jax.embedded_t5x import checkpoint_config, gin_utils, utils
 from stepdistill_jax.util import errors, progress
 
 # mode -> the model's method.
@@ -230,8 +224,7 @@ def infer(
     raise errors.InvalidValue(
         f"infer.shard_id must be one of 0 to {num_shards - 1}, as "
         f"infer.num_shards = {num_shards}; got {shard_id}")
-  preflight.check_data(dataset_cfg, partitioner)
-  provider = datasets.find_task(dataset_cfg)
+  provider = dataset_providers.check(dataset_cfg, partitioner)
   truncation.look_at(provider, dataset_cfg, refuses=False)
   if verify_matching_vocabs_fn is not None:
     verify_matching_vocabs_fn(dataset_cfg, model)
@@ -251,7 +244,7 @@ def infer(
         seed=dataset_cfg.seed)
 
   def features(provider) -> tf.data.Dataset:
-    with datasets.lengths_told(dataset_cfg):
+    with dataset_providers.lengths_told(dataset_cfg):
       return converter(examples(provider), task_feature_lengths=lengths)
 
   errors.require_known(

@@ -14,7 +14,6 @@ import tensorflow as tf
 from stepdistill_jax.data import batching
 
 InferFnCallable = Callable[..., Any]
-_INPUTS = "encoder_input_tokens"
 
 
 def _as_uniform_step(infer_step):
@@ -36,44 +35,8 @@ def _pad_batch(tree, size: int):
       if len(x) < size else x, tree)
 
 
-def _used_length(tokens: np.ndarray) -> int:
-  """Positions up to the last that is no padding in some row; at least 1."""
-  used = np.flatnonzero(tokens.reshape(-1, tokens.shape[-1]).any(axis=0))
-  return int(used[-1]) + 1 if used.size else 1
-
-
-def _lengths(full: int) -> list[int]:
-  """What inputs are cut to: few lengths, as each is to be compiled.
-
-  Eighths of their full length, as multiples of 16.
-  """
-  return [min(full, -(-full * n // 128) * 16) for n in range(1, 9)]
-
-
-def _cut(batch: Mapping[str, Any], length: int):
-  """Cuts the encoder's features to a length; what is cut off is padding."""
-  full = batch[_INPUTS].shape[-1]
-  return {
-      name: x[..., :length] if name.startswith("encoder_")
-      and x.ndim > 1 and x.shape[-1] == full else x
-      for name, x in batch.items()}
-
-
-def _by_length(ds: tf.data.Dataset, size: int, devices: int):
-  """Batches of (indices, features, rows) whose inputs are of like length."""
-  examples = list(ds.as_numpy_iterator())
-  inputs = [features[_INPUTS] for _, features in examples]
-  planned = batching.plan(
-      [_used_length(tokens) for tokens in inputs], size, multiple=devices,
-      ladder=_lengths(inputs[0].shape[-1]) if inputs else None)
-  for batch in planned:
-    indices, features = jax.tree.map(
-        lambda *xs: np.stack(xs), *[examples[i] for i in batch.indices])
-    yield indices, _cut(features, batch.length), batch.rows
-
-
 def _by_host(ds: tf.data.Dataset, layout, size: int, cut: bool):
-  """Likewise of this host: example i goes to shard i mod num_shards.
+  """Batches of this host: example i goes to shard i mod num_shards.
 
   All hosts have as many batches, of as many rows and, with `cut`, of one
   length: they run one program.
@@ -87,11 +50,11 @@ def _by_host(ds: tf.data.Dataset, layout, size: int, cut: bool):
   for _ in range(-(-len(ds) // (size * layout.num_shards))):
     indices, features = next(batches, blank)
     if cut:
-      inputs = features[_INPUTS]
+      inputs = features[batching.INPUTS]
       used = np.max(multihost_utils.process_allgather(
-          np.array(_used_length(inputs))))
-      features = _cut(features, batching.bucket_length(
-          int(used), _lengths(inputs.shape[-1])))
+          np.array(batching.used_length(inputs))))
+      features = batching.cut(features, batching.bucket_length(
+          int(used), batching.eighths(inputs.shape[-1])))
     yield indices, features, size
 
 
@@ -138,11 +101,12 @@ def get_infer_fn(
   devices = partitioner.mesh.shape.get("data", 1)
 
   def infer_fn(ds: tf.data.Dataset, train_state, rng: jax.Array | None = None):
-    tokens = ds.element_spec[1].get(_INPUTS)
+    tokens = ds.element_spec[1].get(batching.INPUTS)
     cut = bool(trim_inputs and tokens is not None and tokens.shape.rank
                and tokens.dtype.is_integer)
     batches = (
-        _by_length(ds, local_size, devices)
+        batching.by_length(
+            list(ds.as_numpy_iterator()), local_size, devices)
         if cut and jax.process_count() == 1
         else _by_host(ds, layout, local_size, cut))
     indices, results = [], []

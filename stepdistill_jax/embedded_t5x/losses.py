@@ -166,13 +166,10 @@ class SpecialLossNormalizingFactor(enum.Enum):
 def convert_special_loss_normalizing_factor_to_enum(
     x: str) -> SpecialLossNormalizingFactor:
   """The factor of that name, in any case; gin files cannot write enums."""
-  try:
-    return SpecialLossNormalizingFactor[x.upper()]
-  except KeyError:
-    names = ", ".join(f.name for f in SpecialLossNormalizingFactor)
-    raise errors.InvalidValue(
-        f"unknown loss_normalizing_factor {x!r}; give a number or one of "
-        f"{names}") from None
+  factors = SpecialLossNormalizingFactor.__members__
+  errors.require_known(
+      "loss_normalizing_factor", x.upper(), factors, "(or give a number)")
+  return factors[x.upper()]
 
 
 def _sum_weights_per_segment(

@@ -20,9 +20,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import device_mesh, local_chunks
-from stepdistill_jax.embedded_t5x.device_mesh import *  # noqa: F403
-from stepdistill_jax.embedded_t5x.local_chunks import *  # noqa: F403
+from stepdistill_jax.distributed import device_mesh, local_chunks
+from stepdistill_jax.distributed.device_mesh import *  # noqa: F403
+from stepdistill_jax.distributed.local_chunks import *  # noqa: F403
 from stepdistill_jax.util import errors
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]

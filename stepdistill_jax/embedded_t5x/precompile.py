@@ -11,11 +11,8 @@ from etils import epath
 import jax
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import (
-  preflight,
-  trainer as trainer_lib,
-  utils,
-)
+from stepdistill_jax.data import dataset_providers
+from stepdistill_jax.embedded_t5x import trainer as trainer_lib, utils
 from stepdistill_jax.util import progress
 
 
@@ -38,7 +35,7 @@ def precompile(
   names: the program before and after XLA's optimizations, as text, and the
   mesh's device ids.
   """
-  preflight.check_data(train_dataset_cfg, partitioner)
+  dataset_providers.check(train_dataset_cfg, partitioner)
   if verify_matching_vocabs_fn is not None:
     verify_matching_vocabs_fn(train_dataset_cfg, model)
   random_bits = functools.partial(

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 
 from stepdistill_jax.embedded_t5x import decoding_state as state_lib
 from stepdistill_jax.embedded_t5x.binary_search import topk_mask, topp_mask
+from stepdistill_jax.embedded_t5x.decoding_state import NEG_INF_VALUE
 from stepdistill_jax.util import errors
 
 Array = Any
 
-# What masked logits are set to.
-NEG_INF_VALUE = -1.0e7
 # At and below this, sampling is greedy: 1/temperature would overflow.
 MIN_TEMPERATURE = 1e-4
 

@@ -19,7 +19,7 @@ from stepdistill_jax.embedded_t5x import (
   partitioning,
   train_state as train_state_lib,
 )
-from stepdistill_jax.util import errors, progress
+from stepdistill_jax.util import errors
 
 
 def _by_equation(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,9 +124,7 @@ class TrainStateInitializer:
         restore_cfg=restore_cfg, train_state=self.global_train_state_shape,
         partitioner=self._partitioner, ds_iter=ds_iter,
         model_dir=os.path.dirname(path.rstrip("/")))
-    return manager.restore(
-        path=path, fallback_state=fallback_state,
-        state_transformation_fns=restore_cfg.state_transformation_fns)
+    return restore(manager, [path], restore_cfg, fallback_state)
 
   def from_checkpoints(
       self, restore_cfgs: Sequence[checkpoint_config.RestoreCheckpointConfig],
@@ -167,26 +165,6 @@ def initializer_for(
       input_shapes={name: x.shape for name, x in batch.items()},
       input_types={name: x.dtype for name, x in batch.items()},
       partitioner=partitioner)
-
-
-def cast_like(shapes, train_state, path: str | None):
-  """Casts a train state to the dtypes that programs are compiled for.
-
-  Args:
-    shapes: the state with `jax.ShapeDtypeStruct` leaves.
-    train_state: as it was restored or made.
-    path: the checkpoint that it is from, to report a cast of its parameters.
-  """
-  cast = lambda x, shape: x if x.dtype == shape.dtype else x.astype(shape.dtype)
-  before = {str(x.dtype) for x in jax.tree.leaves(train_state.params)}
-  cast_state = jax.tree.map(cast, train_state, shapes)
-  after = {str(x.dtype) for x in jax.tree.leaves(cast_state.params)}
-  if before - after:
-    progress.say(
-        f"the parameters of {path} are {', '.join(sorted(before - after))}, "
-        f"and are trained in {', '.join(sorted(after))}: they go on from what "
-        f"was saved, rounded")
-  return cast_state
 
 
 def get_fallback_state(

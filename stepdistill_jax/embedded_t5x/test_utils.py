@@ -17,13 +17,13 @@ import numpy as np
 from stepdistill_jax.embedded_t5x import (
   adafactor,
   checkpoints,
-  lazy_arrays,
   models,
   optimizers,
   partitioning,
   train_state as train_state_lib,
 )
 from stepdistill_jax.embedded_t5x.examples.t5 import network
+from stepdistill_jax.runs import lazy_arrays
 
 MeshSpec = Sequence[tuple[str, int]]
 # One for all train states: trees of different optimizers differ.

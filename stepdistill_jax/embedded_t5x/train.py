@@ -20,29 +20,31 @@ import jax
 import seqio
 
 from stepdistill_jax.config import gin_config, setting_checks
-from stepdistill_jax.distributed import processes
-from stepdistill_jax.embedded_t5x import (
+from stepdistill_jax.data import dataset_providers
+from stepdistill_jax.distributed import (
   data_shards as data_shards_lib,
+  processes,
+)
+from stepdistill_jax.embedded_t5x import (
+  checkpoint_config,
   datasets,
   eval as eval_lib,
   models,
   partitioning,
-  preflight,
   state_initializer,
   train_loop,
   trainer as trainer_lib,
   utils,
 )
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  manager as checkpoint_manager_lib,
-)
 from stepdistill_jax.embedded_t5x.train_loop import run_actions
 from stepdistill_jax.runs import (
-  checkpoint_paths,
+  checkpoint_reading,
+  checkpoint_writing,
   disk_errors,
   guards,
   run_lock,
   run_record,
+  schedule as schedule_lib,
   signals as signals_lib,
 )
 from stepdistill_jax.util import errors, locations, progress
@@ -127,19 +129,18 @@ def train(
         eval_period if eval_cfgs else 0,
         checkpoint_cfg.save.period if checkpoint_cfg.save else 0)
     for cfg in (train_dataset_cfg, *eval_cfgs):
-      preflight.check_data(
+      dataset_providers.check(
           cfg, partitioner, "" if cfg is train_dataset_cfg
           else setting_checks.NO_EVALUATION)
       if verify_matching_vocabs_fn and isinstance(
           model, models.BaseTransformerModel):
         verify_matching_vocabs_fn(cfg, model)
-    data = preflight.describe_data(train_dataset_cfg)
+    data = dataset_providers.describe(train_dataset_cfg)
     run_record.check_same_run(model_dir, config, data)
     if jax.process_index() == 0:
-      preflight.make_folder(model_dir)
       stack.enter_context(run_lock.held(model_dir))
     save_cfg = checkpoint_cfg.save
-    restore_cfg, restore_path = preflight.find_checkpoint(
+    restore_cfg, restore_path = checkpoint_config.initial_checkpoint(
         model_dir, save_cfg, checkpoint_cfg.restore)
     processes.agree(
         "restore path", str(restore_path),
@@ -231,14 +232,14 @@ def train(
       with initial_bits():
         train_state = initializer.from_scratch(init_rng)
     elif not resuming:
-      preflight.require_finite(restore_path, train_state.params)
+      guards.require_finite(restore_path, train_state.params)
       if jax.process_index() == 0:
-        preflight.tell_whose_steps(restore_path, train_state)
-    trainer.train_state = state_initializer.cast_like(
+        checkpoint_reading.tell_whose_steps(restore_path, train_state)
+    trainer.train_state = checkpoint_reading.cast_like(
         state_shape, train_state, restore_path)
     step = int(jax.device_get(train_state.step))
     del train_state  # The trainer's is donated at the first step.
-    first_step = _first_step_of_run(model_dir, step)
+    first_step = run_record.first_step(model_dir, step)
     if relative_steps:
       total_steps = first_step + relative_steps
     if total_steps < step:
@@ -271,27 +272,13 @@ def train(
                 "cut": reading and reading.result()},
           devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
           random_bits=bits)
-    run_state = resuming and checkpoint_manager_lib.read_run_state(
+    run_state = resuming and checkpoint_writing.read_run_state(
         restore_path) or {}
     trainer.period_so_far = run_state.get("period")
 
     # ------------------------------------------------------------------------
     # Evaluations
     # ------------------------------------------------------------------------
-    def train_eval_datasets() -> Mapping[str, Any]:
-      if train_eval_dataset_cfg is None:
-        return {}
-      return train_eval_get_dataset_fn(
-          train_eval_dataset_cfg, layout.shard_id, layout.num_shards,
-          eval_steps, model.FEATURE_CONVERTER_CLS)
-
-    def evaluator() -> eval_lib.InferenceEvaluator | None:
-      if infer_eval_dataset_cfg is None:
-        return None
-      return eval_lib.InferenceEvaluator(
-          infer_eval_dataset_cfg, inference_evaluator_cls, model, partitioner,
-          log_dir=model_dir, verify_matching_vocabs_fn=None)
-
     def act(mode: str, metrics_by_task: Mapping[str, Any]) -> None:
       trainer.stop_training |= run_actions(
           trainer_lib.ActionMode[mode], actions_by_mode, trainer.train_state,
@@ -300,14 +287,21 @@ def train(
     evaluations = None
     if eval_cfgs:
       evaluations = train_loop.Evaluations(
-          trainer, initializer.train_state_axes, train_eval_datasets,
-          evaluator, act)
+          trainer, initializer.train_state_axes, act,
+          make_datasets=train_eval_dataset_cfg and functools.partial(
+              train_eval_get_dataset_fn, train_eval_dataset_cfg,
+              layout.shard_id, layout.num_shards, eval_steps,
+              model.FEATURE_CONVERTER_CLS),
+          make_evaluator=infer_eval_dataset_cfg and functools.partial(
+              eval_lib.InferenceEvaluator, infer_eval_dataset_cfg,
+              inference_evaluator_cls, model, partitioner, log_dir=model_dir,
+              verify_matching_vocabs_fn=None))
       stack.callback(evaluations.close)
 
     # ------------------------------------------------------------------------
     # Train loop
     # ------------------------------------------------------------------------
-    schedule = train_loop.Schedule(
+    schedule = schedule_lib.Schedule(
         last=total_steps, stats=stats_period,
         evaluation=eval_period if eval_cfgs else 0,
         checkpoint=(save_cfg and save_cfg.period) or 0,
@@ -358,10 +352,3 @@ def train(
     if jax.process_index() == 0:
       run_record.finish(model_dir, loop.step)
     return loop.step, trainer.train_state
-
-
-def _first_step_of_run(model_dir: str, step: int) -> int:
-  """The step that the folder's run began at: 0, or the initial checkpoint's."""
-  starts = (run_record.read(model_dir) or {}).get("starts", [])
-  return min([step, *checkpoint_paths.all_steps(model_dir),
-              *(start["step"] for start in starts)])

@@ -1,12 +1,11 @@
 """The loop of a run: steps, and between them metrics, checkpoints, evaluations.
 
-Periods are in absolute steps: a run that was interrupted evaluates and saves
-at the same steps as one that was not.
+`runs.schedule` says at which steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import concurrent.futures
 import dataclasses
 import functools
@@ -18,23 +17,15 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import (
-  preflight,
-  trainer as trainer_lib,
-  utils,
-)
+from stepdistill_jax.embedded_t5x import trainer as trainer_lib, utils
 from stepdistill_jax.runs import (
   fault_points,
   guards,
   run_record,
-  save_policy,
+  schedule as schedule_lib,
   signals as signals_lib,
 )
 from stepdistill_jax.util import progress as progress_lib
-
-# Metrics are written at least so often, in steps, unless the config says
-# otherwise: an evaluation period is long to wait for a first sign of life.
-_DEFAULT_STATS_PERIOD = 100
 
 
 def run_actions(
@@ -48,35 +39,6 @@ def run_actions(
   return bool(multihost_utils.broadcast_one_to_all(np.array(stop)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """The steps at which something other than training happens.
-
-  Attributes:
-    stats: period of metrics; None takes the default, or a shorter period.
-    evaluation: period; 0 for the last step only.
-    checkpoint: period; 0 for none.
-    collection: period of Python's garbage collection; 0 leaves it to Python.
-  """
-
-  last: int
-  stats: int | None
-  evaluation: int
-  checkpoint: int
-  checkpoint_steps: Sequence[int]
-  collection: int
-
-  def next_stop(self, step: int) -> int:
-    """The next step at which anything happens."""
-    periods = [p for p in (self.evaluation, self.checkpoint) if p]
-    stats = self.stats
-    if stats is None:
-      stats = min([_DEFAULT_STATS_PERIOD, *periods])
-    periods += [p for p in (stats, self.collection) if p]
-    return min([self.last, *(step - step % p + p for p in periods),
-                *(s for s in self.checkpoint_steps if s > step)])
-
-
 @dataclasses.dataclass
 class Evaluations:
   """A run's evaluations: with teacher forcing, then by decoding.
@@ -85,24 +47,24 @@ class Evaluations:
 
   Attributes:
     trainer: computes the losses; its train state is evaluated.
-    make_datasets: gives the data for losses by name; may be empty.
-    make_evaluator: gives an `eval.InferenceEvaluator`, or None.
     act: called with the name of an ActionMode and the metrics by task.
+    make_datasets: gives the data for losses by name; None for none.
+    make_evaluator: gives an `eval.InferenceEvaluator`; None for none.
   """
 
   trainer: trainer_lib.BaseTrainer
   train_state_axes: Any
-  make_datasets: Callable[[], Mapping[str, Any]]
-  make_evaluator: Callable[[], Any]
   act: Callable[[str, Mapping[str, Any]], None]
+  make_datasets: Callable[[], Mapping[str, Any]] | None
+  make_evaluator: Callable[[], Any] | None
 
   @functools.cached_property
   def _datasets(self) -> Mapping[str, Any]:
-    return self.make_datasets()
+    return self.make_datasets() if self.make_datasets else {}
 
   @functools.cached_property
   def _evaluator(self):
-    evaluator = self.make_evaluator()
+    evaluator = self.make_evaluator and self.make_evaluator()
     return evaluator if evaluator and evaluator.eval_tasks else None
 
   def run(self, step: int, wait: bool) -> concurrent.futures.Future | None:
@@ -143,7 +105,7 @@ class TrainLoop:
 
   trainer: trainer_lib.BaseTrainer
   train_iter: Any
-  schedule: Schedule
+  schedule: schedule_lib.Schedule
   step: int
   model_dir: str
   manager: Any
@@ -172,7 +134,7 @@ class TrainLoop:
       first, last = self.step, self.schedule.last
       with progress_lib.Progress(last, first) as progress:
         self.trainer.on_step = progress.at_step
-        saving = save_policy.TimedSaving(
+        saving = schedule_lib.TimedSaving(
             self.save_cfg and self.save_cfg.period_minutes)
         while self.step < last and not self.trainer.stop_training:
           if not self._train_period(progress):
@@ -206,7 +168,7 @@ class TrainLoop:
     self.check_threads()
     return True
 
-  def _between_periods(self, saving: save_policy.TimedSaving) -> None:
+  def _between_periods(self, saving: schedule_lib.TimedSaving) -> None:
     """What is due at this step: garbage, a checkpoint, an evaluation."""
     schedule, step = self.schedule, self.step
     last = step == schedule.last or self.trainer.stop_training
@@ -263,7 +225,7 @@ class TrainLoop:
     if self.manager is None:
       return
     self._check_metrics()  # What went wrong is not saved.
-    preflight.check_folder_is_there(self.model_dir)
+    run_record.require_folder(self.model_dir)
     trainer, start = self.trainer, time.time()
     trainer.watchdog.enter(trainer.watchdog.CHECKPOINT, self.step)
     run_state = {"guards": self.monitor.state}

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x import checkpoints, device_mesh, utils
+from stepdistill_jax.distributed import device_mesh
+from stepdistill_jax.embedded_t5x import checkpoints, utils
 from stepdistill_jax.runs import run_record, t5x_command
 from stepdistill_jax.util import errors
 from tests.support import real_data as testing

@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec as PartitionSpec
 import seqio
 import tensorflow as tf
 
-from stepdistill_jax.embedded_t5x import device_mesh
+from stepdistill_jax.data.train_iterator import *  # noqa: F403
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.embedded_t5x.checkpoint_config import *  # noqa: F403
 from stepdistill_jax.embedded_t5x.checkpoints import (
   get_local_data as get_local_data,

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from t5x.examples.t5 import network as t5_network
 
-from stepdistill_jax.embedded_t5x import device_mesh
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.models import losses, scanned_network
 
 # Logits of a block: 256 MiB in float32. Smaller ones make matrix products of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from t5x.examples.t5 import network as t5_network
 
-from stepdistill_jax.embedded_t5x import device_mesh
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.models import blocked_loss, losses
 from tests.support import exactness, student_fixtures as fixtures
 

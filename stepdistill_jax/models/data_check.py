@@ -38,9 +38,7 @@ def verify_data(cfg: utils.DatasetConfig, model: Any) -> None:
       its records has what the task is about, or its cache is of other records,
       or its lengths cut a label.
   """
-  name = cfg.mixture_or_task_name
-  provider = (task_registry.require_task(name) if isinstance(name, str)
-              else name)
+  provider = task_registry.require_task(cfg.mixture_or_task_name)
   try:
     utils.verify_matching_vocabs(cfg, model)
   except ValueError as error:

@@ -18,7 +18,7 @@ from flax.linen import spmd
 import jax
 import jax.numpy as jnp
 
-from stepdistill_jax.embedded_t5x import device_mesh
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import (
   network as scalable,
 )

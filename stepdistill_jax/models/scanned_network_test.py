@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from t5x.examples.t5 import network as plain_network
 
-from stepdistill_jax.embedded_t5x import device_mesh
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.models import layer_loop, scanned_network
 from stepdistill_jax.util import errors
 from tests.support import tiny_models

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from t5x import models as t5x_models
 
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.data import feature_converter
 from stepdistill_jax.models import (
   batches,
@@ -60,10 +61,7 @@ class TaskLoss(t5x_models.BaseTransformerModel):
         time (`blocked_loss`); the loss is the same. None does so on one
         accelerator. With `mutual_information`, all are stored.
     """
-    if aggregation not in AGGREGATIONS:
-      raise ValueError(
-          f"aggregation must be one of {', '.join(AGGREGATIONS)}, got "
-          f"{aggregation!r}")
+    setting_checks.require_choice("aggregation", aggregation, AGGREGATIONS)
     if loss_normalizing_factor is not None and aggregation != "token_sum":
       raise ValueError(
           "loss_normalizing_factor applies to aggregation 'token_sum' alone; "

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.models import schedules
 
 LABEL, RATIONALE = "label", "rationale"
@@ -71,12 +72,10 @@ def label_and_rationale(
   Returns:
     The weights of the tasks `label` and `rationale`.
   """
+  setting_checks.require_choice(
+      "parametrization", parametrization, PARAMETRIZATIONS)
   if parametrization == "lambda":
     return TaskWeights({LABEL: 1.0, RATIONALE: lambda_})
-  if parametrization != "alpha":
-    raise ValueError(
-        f"parametrization must be one of {', '.join(PARAMETRIZATIONS)}, got "
-        f"{parametrization!r}")
   schedule = schedules.as_schedule(alpha)
   if not schedules.is_constant(schedule):
     return TaskWeights({

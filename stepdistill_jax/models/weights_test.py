@@ -32,7 +32,7 @@ def test_any_number_of_tasks_keeps_its_order():
 
 
 @pytest.mark.parametrize("make,message", [
-    (lambda: weights.label_and_rationale("beta"), "must be one of alpha"),
+    (lambda: weights.label_and_rationale("beta"), "must be one of 'alpha'"),
     (lambda: weights.label_and_rationale(alpha=1.5), "between 0 and 1"),
     (lambda: weights.TaskWeights({}), "at least one task"),
     (lambda: weights.TaskWeights({"label": -1.0}), "must not be negative"),

@@ -198,7 +198,8 @@ def parsed(
   import seqio
 
   from stepdistill_jax.config import gin_config
-  from stepdistill_jax.embedded_t5x import device_mesh, utils
+  from stepdistill_jax.distributed import device_mesh
+  from stepdistill_jax.embedded_t5x import utils
 
   # Only the ids of EOS and padding reach a program.
   vocabulary = seqio.PassThroughVocabulary(32128, eos_id=1)

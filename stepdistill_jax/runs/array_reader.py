@@ -1,7 +1,7 @@
 """T5X's checkpoints as files: what is in them, read slice by slice.
 
-No jax, no devices, nothing read but what is asked for. The embedded engine's
-`checkpoint_files.reading` restores train states with it.
+No jax, no devices, nothing read but what is asked for. `checkpoint_reading`
+restores train states with it.
 """
 
 from __future__ import annotations

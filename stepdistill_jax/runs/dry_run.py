@@ -13,7 +13,12 @@ import os
 from typing import Any
 
 from stepdistill_jax.config import gin_config, setting_checks
-from stepdistill_jax.data import record_check, show_command, task_registry
+from stepdistill_jax.data import (
+  dataset_providers,
+  record_check,
+  show_command,
+  task_registry,
+)
 from stepdistill_jax.runs import checkpoint_paths, run_record
 from stepdistill_jax.util import errors
 
@@ -119,16 +124,9 @@ def _check_folder(folder: str) -> None:
 
 
 def _check_split(cfg: Any) -> None:
-  import seqio
-
-  name = cfg.mixture_or_task_name
-  tasks = seqio.get_subtasks(
-      task_registry.require_task(name) if isinstance(name, str) else name)
-  splits = {split for task in tasks for split in (task.splits or ())}
-  if cfg.split not in splits:
-    raise errors.UserError(
-        f"task {name} has no split {cfg.split!r}; it has "
-        f"{sorted(splits) or 'none'}{setting_checks.NO_EVALUATION}")
+  dataset_providers.tasks_with_split(
+      task_registry.require_task(cfg.mixture_or_task_name), cfg.split,
+      setting_checks.NO_EVALUATION)
 
 
 def _model(found: Mapping[str, Any]) -> Iterator[str]:

@@ -25,6 +25,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.util import errors, progress
 
 METRIC = "guard/nonfinite_steps"
@@ -70,10 +71,8 @@ class Guards:
   def __post_init__(self):
     for name, choices in (("nonfinite", ("stop", "skip", "ignore")),
                           ("spike", ("warn", "stop", "ignore"))):
-      if getattr(self, name) not in choices:
-        raise errors.UserError(
-            f"guards.Guards.{name} must be one of {list(choices)}; got "
-            f"{getattr(self, name)!r}")
+      setting_checks.require_choice(
+          f"guards.Guards.{name}", getattr(self, name), choices)
 
 
 def guard_step(guards: Guards, old_state, new_state, grads, metrics):
@@ -108,6 +107,22 @@ def count_nonfinite(metrics: Mapping[str, Any]) -> int:
   """How many of the steps that metrics are merged over were not finite."""
   counted = metrics.get(METRIC)
   return 0 if counted is None else int(jax.device_get(counted.count))
+
+
+def require_finite(path: str, params: Any) -> None:
+  """Raises errors.UserError if a restored parameter has a value like NaN.
+
+  Args:
+    path: of the checkpoint, for the error.
+    params: as they were restored.
+  """
+  count = jax.jit(lambda x: jnp.sum(~jnp.isfinite(x)))
+  for key, value in jax.tree_util.tree_leaves_with_path(params):
+    if bad := int(jax.device_get(count(value))):
+      name = "/".join(str(getattr(part, "key", part)) for part in key)
+      raise errors.UserError(
+          f"{path}: {name} has {bad:,} of {value.size:,} values that are not "
+          "finite; the checkpoint is broken: begin from another one")
 
 
 class Monitor:

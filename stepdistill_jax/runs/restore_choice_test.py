@@ -22,6 +22,7 @@ from stepdistill_jax.embedded_t5x import (
 from stepdistill_jax.runs import (
   array_reader,
   checkpoint_manifest,
+  checkpoint_writing,
   restore_choice,
   run_record,
 )
@@ -284,10 +285,7 @@ def test_what_was_left_unfinished_is_removed(run):
 
 
 def test_run_state_goes_with_the_checkpoint(run):
-  from stepdistill_jax.embedded_t5x.checkpoint_files import (
-    manager as checkpoint_manager,
-  )
-  assert checkpoint_manager.read_run_state(
+  assert checkpoint_writing.read_run_state(
       str(run / "checkpoint_10")) == {"x": 10}
   np.testing.assert_equal(checkpoints.load_t5x_checkpoint(
       str(run), 10)["state"]["step"], 10)

@@ -5,6 +5,7 @@ import os
 
 from etils import epath
 
+from stepdistill_jax.config import setting_checks
 from stepdistill_jax.util import errors
 
 # A folder with this ending is not a checkpoint: what is being deleted
@@ -109,6 +110,4 @@ def check(keep: int | None, mode: str) -> None:
   if keep is not None and keep < 1:
     raise errors.UserError(
         f"SaveCheckpointConfig.keep = {keep}: give 1 or more, or None for all")
-  if mode not in ("max", "min"):
-    raise errors.InvalidValue(
-        f"metric_mode must be 'max' or 'min'; got {mode!r}")
+  setting_checks.require_choice("metric_mode", mode, ("max", "min"))

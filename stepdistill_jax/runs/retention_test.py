@@ -71,5 +71,5 @@ def test_metrics_are_read_from_the_runs_files(tmp_path):
 def test_settings_that_mean_nothing():
   with pytest.raises(errors.UserError, match="keep = 0"):
     retention.check(0, "max")
-  with pytest.raises(errors.UserError, match="'max' or 'min'; got 'best'"):
+  with pytest.raises(errors.UserError, match="one of 'max', 'min'; got 'best'"):
     retention.check(1, "best")

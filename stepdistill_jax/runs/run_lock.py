@@ -100,15 +100,20 @@ def is_beating(model_dir: str) -> bool:
 def held(
     model_dir: str, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[None]:
-  """Holds a run folder's lock.
+  """Holds a run folder's lock; makes the folder.
 
   Args:
-    model_dir: the run folder, which exists.
+    model_dir: the run folder.
     sleep: in seconds; for tests.
 
   Raises:
-    errors.UserError: another run holds it, or the folder is not writable.
+    errors.UserError: another run holds it, or the folder cannot be made or
+      written into.
   """
+  with errors.reported(OSError, lambda error: (
+      f"cannot make MODEL_DIR={model_dir}: "
+      f"{error.strerror or errors.first_line(error)}; take another one")):
+    epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
   path = epath.Path(model_dir) / FILE_NAME
   local = "://" not in model_dir
   descriptor, locked = None, False

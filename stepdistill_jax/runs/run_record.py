@@ -20,6 +20,7 @@ from typing import Any
 
 from etils import epath
 
+from stepdistill_jax.runs import checkpoint_paths, run_lock
 from stepdistill_jax.util import errors, progress
 
 FILE_NAME = "run.json"
@@ -119,9 +120,31 @@ def read(model_dir) -> dict[str, Any] | None:
         "go on without a check of the configuration") from error
 
 
+def require_folder(model_dir: str) -> None:
+  """Raises UserError if the run folder was deleted, or is another now."""
+  if "://" not in model_dir and not any(
+      os.path.exists(os.path.join(model_dir, name))
+      for name in (run_lock.FILE_NAME, FILE_NAME)):
+    raise errors.UserError(
+        f"MODEL_DIR={model_dir} was deleted or moved while the run worked in "
+        "it; nothing is saved. Put it back and give the same command again")
+
+
 def data_shards(model_dir) -> int | None:
   """In how many shards a run has cut its records; None for a new run."""
   return (read(model_dir) or {}).get("data", {}).get("shards")
+
+
+def first_step(model_dir, step: int) -> int:
+  """The step that a run began at: 0, or that of its initial checkpoint.
+
+  Args:
+    model_dir: the run folder.
+    step: at which training begins now.
+  """
+  starts = (read(model_dir) or {}).get("starts", [])
+  return min([step, *checkpoint_paths.all_steps(model_dir),
+              *(start["step"] for start in starts)])
 
 
 def random_bits(model_dir) -> str | None:

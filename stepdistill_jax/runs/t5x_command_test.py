@@ -11,7 +11,7 @@ import pytest
 import seqio
 
 from stepdistill_jax.config import gin_config
-from stepdistill_jax.embedded_t5x import device_mesh
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.runs import t5x_command
 from stepdistill_jax.util import devices, errors, t5x_finder
 from tests.support import real_data as testing, testing_tasks

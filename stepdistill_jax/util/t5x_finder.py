@@ -75,6 +75,10 @@ class FormerNamesFinder(importlib.abc.MetaPathFinder):
   _NAMES = {"stepdistill_jax.resilience": "stepdistill_jax.runs",
             "stepdistill_jax.embedded_t5x.command":
                 "stepdistill_jax.runs.t5x_command",
+            "stepdistill_jax.embedded_t5x.device_mesh":
+                "stepdistill_jax.distributed.device_mesh",
+            "stepdistill_jax.embedded_t5x.lazy_arrays":
+                "stepdistill_jax.runs.lazy_arrays",
             "stepdistill_jax.data.cuts": "stepdistill_jax.data.truncation"}
 
   def find_spec(self, fullname: str, *unused: object) -> Spec:

@@ -80,5 +80,8 @@ def test_former_names_of_rooms_are_found():
       "from stepdistill_jax.embedded_t5x import command\n"
       "from stepdistill_jax.runs import t5x_command\n"
       "assert command is t5x_command\n"
+      "from stepdistill_jax.distributed import device_mesh\n"
+      "from stepdistill_jax.embedded_t5x import device_mesh as former\n"
+      "assert former is device_mesh\n"
       "print(gin.get_configurable(guards.Guards)().nonfinite)\n")
   assert result.stdout == "skip\n", result.stderr

@@ -163,15 +163,13 @@ class MultiHeadDotProductAttention(nn.Module):
       key = self._to_heads("key", inputs_kv, self.kernel_init)
       value = self._to_heads("value", inputs_kv, self.kernel_init)
       if static_kv:
-        self.put_variable("cache", "cross_key", _as_cached(key))
-        self.put_variable("cache", "cross_value", _as_cached(value))
+        self._put_in_cache("cross", key, value)
     if not network_cache:
       if prefill or decode:
         key, value, mask, bias = self._with_own_index(
             key, value, mask, bias, prefill, prefill_lengths)
     elif prefill:
-      self.put_variable("cache", "cached_key", _as_cached(key))
-      self.put_variable("cache", "cached_value", _as_cached(value))
+      self._put_in_cache("cached", key, value)
     elif decode:
       from_cache = self.has_variable("cache", "cached_key")
       key, value = self._cached(key, value, decode_index)
@@ -255,6 +253,10 @@ class MultiHeadDotProductAttention(nn.Module):
       bias = jnp.take_along_axis(bias, at, axis=-2, mode="clip")
     return key, value, mask, bias
 
+  def _put_in_cache(self, kind: str, key: Array, value: Array) -> None:
+    self.put_variable("cache", f"{kind}_key", _as_cached(key))
+    self.put_variable("cache", f"{kind}_value", _as_cached(value))
+
   def _cached(
       self, key: Array, value: Array, index: Array | None
   ) -> tuple[Array, Array]:
@@ -271,10 +273,7 @@ class MultiHeadDotProductAttention(nn.Module):
       them.
     """
     if not self.has_variable("cache", "cached_key"):
-      self.put_variable(
-          "cache", "cached_key", jnp.zeros_like(_as_cached(key)))
-      self.put_variable(
-          "cache", "cached_value", jnp.zeros_like(_as_cached(value)))
+      self._put_in_cache("cached", jnp.zeros_like(key), jnp.zeros_like(value))
       return key, value
     cached = []
     for name, new in (("cached_key", key), ("cached_value", value)):

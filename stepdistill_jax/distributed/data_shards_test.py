@@ -7,7 +7,7 @@ import pytest
 from t5x import utils
 import tensorflow as tf
 
-from stepdistill_jax.embedded_t5x import data_shards
+from stepdistill_jax.distributed import data_shards
 from stepdistill_jax.util import errors
 from tests.support import testing_tasks
 

@@ -15,13 +15,13 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from stepdistill_jax.embedded_t5x import lazy_arrays, state_utils
 from stepdistill_jax.runs import (
   array_reader,
   checkpoint_manifest,
   checkpoint_paths,
+  lazy_arrays,
 )
-from stepdistill_jax.util import errors, locations
+from stepdistill_jax.util import errors, locations, progress
 
 
 @contextlib.contextmanager
@@ -39,16 +39,19 @@ def reason_given(folder: epath.Path) -> Iterator[None]:
         f"the checkpoint {folder}", error) from error
 
 
-def transformed(
-    arrays: Mapping[str, Any], state_dict,
-    transformation_fns: Sequence[Callable[..., Any]]) -> Mapping[str, Any]:
-  """Applies renames and the like; returns model name -> array."""
+def open_arrays(
+    folder: epath.Path, state_dict,
+    transformation_fns: Sequence[Callable[..., Any]]
+) -> Mapping[str, array_reader.Array]:
+  """A checkpoint's arrays by the model's names: renames are applied."""
+  with reason_given(folder):
+    arrays = array_reader.open_checkpoint(folder).arrays
   tree = traverse_util.unflatten_dict(dict(arrays), sep="/")
   if "optimizer" in tree and "target" not in tree:
     tree = tree["optimizer"]
   for transform in transformation_fns:
     tree = transform(tree, state_dict)
-  return state_utils.flatten_state_dict(tree)
+  return traverse_util.flatten_dict(tree, sep="/")
 
 
 def as_lazy(array: array_reader.Array, dtype=None,
@@ -120,13 +123,10 @@ def restore(
   state_dict = train_state.state_dict()
   flat = traverse_util.flatten_dict(
       state_dict, keep_empty_nodes=True, sep="/")
-  empty = {k: v for k, v in flat.items() if v is None
-           or isinstance(v, Mapping) and not v
-           or v is traverse_util.empty_node}
+  empty = {k: v for k, v in flat.items()
+           if v is None or v is traverse_util.empty_node}
   wanted = {k: v for k, v in flat.items() if k not in empty}
-  with reason_given(folder):
-    arrays = array_reader.open_checkpoint(folder).arrays
-  found = transformed(arrays, state_dict, state_transformation_fns)
+  found = open_arrays(folder, state_dict, state_transformation_fns)
   missing = sorted(set(wanted) - set(found))
   if missing and fallback_state is None:
     raise errors.UserError(
@@ -152,7 +152,7 @@ def restore(
   lazies = {name: lazy(name) for name in wanted if name in found}
   result = dict(empty)
   if missing:
-    fallback = state_utils.flatten_state_dict(fallback_state)
+    fallback = traverse_util.flatten_dict(fallback_state, sep="/")
     result.update({name: fallback[name] for name in missing})
   with reason_given(folder):
     if lazy_parameters:
@@ -161,3 +161,48 @@ def restore(
     result.update(read_all(lazies))
   return train_state.restore_state(
       traverse_util.unflatten_dict(result, sep="/"))
+
+
+def cast_like(shapes, train_state, path: str | None):
+  """Casts a train state to the dtypes that programs are compiled for.
+
+  Args:
+    shapes: the state with `jax.ShapeDtypeStruct` leaves.
+    train_state: as it was restored or made.
+    path: the checkpoint that it is from, to report a cast of its parameters.
+  """
+  cast = lambda x, shape: x if x.dtype == shape.dtype else x.astype(shape.dtype)
+  before = {str(x.dtype) for x in jax.tree.leaves(train_state.params)}
+  cast_state = jax.tree.map(cast, train_state, shapes)
+  after = {str(x.dtype) for x in jax.tree.leaves(cast_state.params)}
+  if before - after:
+    progress.say(
+        f"the parameters of {path} are {', '.join(sorted(before - after))}, "
+        f"and are trained in {', '.join(sorted(after))}: they go on from what "
+        f"was saved, rounded")
+  return cast_state
+
+
+def tell_whose_steps(path: str, train_state) -> None:
+  """Reports which steps a run counts that begins from another's checkpoint.
+
+  Args:
+    path: of the checkpoint.
+    train_state: as it was restored from that.
+  """
+  step = int(jax.device_get(train_state.step))
+  saved = checkpoint_paths.step_of(os.path.basename(path.rstrip("/")))
+  if step == 0 and saved:
+    progress.say(
+        f"begins from {path}: the {saved} steps of that do not count, neither "
+        "in TRAIN_STEPS nor in schedules and periods")
+  counts = [int(jax.device_get(x)) for key, x in (  # Optax's, of schedules.
+      jax.tree_util.tree_leaves_with_path(train_state.param_states))
+            if getattr(key[-1], "name", None) == "count"]
+  if step and counts and max(counts) == 0:
+    progress.say(
+        f"warning: begins from {path} at step {step}, but the optimizer counts "
+        "its steps, and follows its own schedule, from 0: learning_rate in "
+        "the logs and schedules of weights are those of other steps; bind "
+        "utils.RestoreCheckpointConfig.assignment_map = "
+        "((r'state/.*', None),) to begin from 0 in all of them")

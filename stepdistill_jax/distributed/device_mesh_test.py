@@ -7,7 +7,8 @@ from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x import device_mesh, partitioning
+from stepdistill_jax.distributed import device_mesh
+from stepdistill_jax.embedded_t5x import partitioning
 from stepdistill_jax.util import errors
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from stepdistill_jax.embedded_t5x import train_loop
+from stepdistill_jax.runs import schedule as schedule_lib
 
 
 def schedule(**options):
-  return train_loop.Schedule(**{
+  return schedule_lib.Schedule(**{
       "last": 1000, "stats": None, "evaluation": 0, "checkpoint": 0,
       "checkpoint_steps": (), "collection": 0, **options})
 

@@ -17,15 +17,10 @@ import os
 from typing import Any
 
 from etils import epath
-import gin
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from stepdistill_jax.embedded_t5x import lazy_arrays
-from stepdistill_jax.embedded_t5x.checkpoint_files import (
-  reading as checkpoint_reading,
-)
 from stepdistill_jax.runs import (
   checkpoint_manifest,
   checkpoint_paths,
@@ -37,7 +32,7 @@ from stepdistill_jax.runs import (
 from stepdistill_jax.util import durable_files, errors, progress, remote_storage
 
 DATASET_ITEM = "dataset"
-# What belongs to the run, not to the model: see `save`.
+# What belongs to the run, not to the model: see `write`.
 RUN_STATE_ITEM = "run_state"
 _UNCHECKED = ".unchecked"
 _TEMPORARY = ".orbax-checkpoint-tmp"
@@ -74,61 +69,36 @@ class DatasetArgs(ocp.args.CheckpointArgs):
   item: Any | None = None
 
 
-@gin.configurable(module="t5x.checkpoints")
-class OrbaxCheckpointManagerInterface:
-  """Saves and restores the checkpoints of one folder.
+class CheckpointWriter:
+  """Writes the checkpoints of one folder, and deletes those that must go.
 
   Attributes:
+    directory: MODEL_DIR.
     before_commit: called in the background, on host 0, when a checkpoint's
       files are complete and before it gets its name.
   """
 
   def __init__(
-      self, directory: str, train_state, partitioner, dataset_iterator=None,
-      save_dtype=None, restore_dtype=None, keep: int | None = None,
-      period: int | None = 1, checkpoint_steps: Sequence[int] | None = None,
-      keep_dataset_checkpoints: int | None = None,
-      force_keep_period: int | None = None,
-      metric_name_to_monitor: str | None = None, metric_mode: str = "max",
-      keep_checkpoints_without_metrics: bool = True):
+      self, directory: str, dataset_share: str, *, keep: int | None = None,
+      keep_period: int | None = None, metric_name: str | None = None,
+      metric_mode: str = "max", keep_without_metric: bool = True):
     """Initializes.
 
     Args:
-      directory: MODEL_DIR, made if absent when the first checkpoint is saved.
-      train_state: the state's shapes.
-      partitioner: gives shardings, and this host's share of the data.
-      dataset_iterator: if given, its position is saved and restored too.
-      save_dtype: of saved parameters; None keeps theirs.
-      restore_dtype: of restored parameters; None keeps the saved one.
-      keep: number of checkpoints kept, the latest, or the best besides the
-        latest if a metric is monitored; None keeps all.
-      period: in steps; `save` heeds it only with force=False.
-      checkpoint_steps: for T5X's interface; the train loop reads them.
-      force_keep_period: checkpoints at multiples of it are always kept.
-      metric_name_to_monitor: `COLLECTION/NAME` in the run's TensorBoard files,
-        such as `inference_eval/my_task/accuracy`; None keeps the latest.
-      metric_mode: `max` if more is better, else `min`.
-      keep_checkpoints_without_metrics: whether checkpoints of steps at which
-        the metric is not known stay.
+      directory: made if absent when the first checkpoint is saved.
+      dataset_share: names the file of this host's position in the data.
+      keep: as in `retention.to_delete`, and so all that follow but
+        `metric_name`.
+      metric_name: as in `retention.read_metric`; None goes by age.
     """
-    del checkpoint_steps, keep_dataset_checkpoints
     retention.check(keep, metric_mode)
-    self._train_state = train_state
-    self._partitioner = partitioner
-    self._dataset_iterator = dataset_iterator
-    self._save_dtype = np.dtype(save_dtype) if save_dtype else None
-    self._restore_dtype = restore_dtype
-    layout = partitioner.get_data_layout()
-    self._writes_dataset = layout.is_first_host_in_replica_set
-    self._dataset_handler = DatasetCheckpointHandler(
-        f"{checkpoint_paths.TRAIN_DS_PREFIX}-"
-        f"{layout.shard_id:03}-of-{layout.num_shards:03}")
     self.directory = epath.Path(directory)
-    self._period = period or 1
-    self._metric_name = metric_name_to_monitor
+    self._dataset_handler = DatasetCheckpointHandler(
+        f"{checkpoint_paths.TRAIN_DS_PREFIX}-{dataset_share}")
+    self._metric_name = metric_name
     self._to_delete = functools.partial(
-        retention.to_delete, keep=keep, keep_period=force_keep_period,
-        mode=metric_mode, keep_without_metric=keep_checkpoints_without_metrics)
+        retention.to_delete, keep=keep, keep_period=keep_period,
+        mode=metric_mode, keep_without_metric=keep_without_metric)
     self.before_commit: Callable[[], None] = lambda: None
     self._lazy_checkpointer: ocp.AsyncCheckpointer | None = None
 
@@ -166,9 +136,6 @@ class OrbaxCheckpointManagerInterface:
 
   def latest_step(self) -> int | None:
     return checkpoint_paths.latest_step(self.directory)
-
-  def should_save(self, step: int) -> bool:
-    return step % self._period == 0 and step not in self.all_steps()
 
   def wait_until_finished(self) -> None:
     """Waits for what is being written; raises UserError if that failed."""
@@ -220,45 +187,32 @@ class OrbaxCheckpointManagerInterface:
           os.fspath(self.directory), self._metric_name, steps)
     return self._to_delete(steps, metric=metric)
 
-  def save(
-      self, train_state,
-      state_transformation_fns: Sequence[Callable[..., Any]] = (),
-      force: bool = True, run_state: Mapping[str, Any] | None = None) -> bool:
+  def write(
+      self, step: int, state_dict: Mapping[str, Any], *,
+      dtype: np.dtype | None = None, dataset: DatasetArgs | None = None,
+      run_state: Mapping[str, Any] | None = None) -> None:
     """Starts to write a checkpoint.
 
     The arrays are copied before this returns; writing goes on behind.
 
     Args:
-      state_transformation_fns: `fn(state dict, names) -> (dict, names)`.
-      force: save whatever `period` says.
+      state_dict: nested dict of arrays; the parameters are its `target`.
+      dtype: of the saved parameters; None keeps theirs.
+      dataset: the position in the data; None where none is saved.
       run_state: what else a run needs to go on exactly, for JSON.
 
-    Returns:
-      Whether a checkpoint is written; not if there is one of this step.
-
     Raises:
-      errors.UserError: this or the last checkpoint cannot be written.
+      errors.UserError: it cannot be written.
     """
-    step = int(jax.device_get(lazy_arrays.fetch(train_state.step)))
-    self.wait_until_finished()  # Raises the last one's error, if it had one.
-    if step in self.all_steps() or (
-        not force and not self.should_save(step)):
-      return False
-    state_dict = train_state.state_dict()
-    for transform in state_transformation_fns:
-      state_dict, _ = transform(state_dict, state_dict)
-    state_dict = jax.tree.map(lazy_arrays.fetch, state_dict)
 
     def save_args(path, unused_value) -> ocp.SaveArgs:
-      in_target = path[0].key == "target"
-      return ocp.SaveArgs(dtype=self._save_dtype if in_target else None)
+      return ocp.SaveArgs(dtype=dtype if path[0].key == "target" else None)
 
     args = {checkpoint_paths.STATE_ITEM: ocp.args.PyTreeSave(
         state_dict,
         save_args=jax.tree_util.tree_map_with_path(save_args, state_dict))}
-    if self._dataset_iterator is not None:
-      args[DATASET_ITEM] = DatasetArgs(
-          self._dataset_iterator if self._writes_dataset else None)
+    if dataset is not None:
+      args[DATASET_ITEM] = dataset
     if run_state:
       args[RUN_STATE_ITEM] = ocp.args.JsonSave(dict(run_state))
     final = epath.Path(checkpoint_paths.get_checkpoint_dir(
@@ -269,62 +223,6 @@ class OrbaxCheckpointManagerInterface:
           else final.with_name(final.name + _UNCHECKED),
           args=ocp.args.Composite(**args), custom_metadata=restore_choice.MARK)
     fault_points.reach("save_started")
-    return True
-
-  def restore(
-      self, step: int | None = None, path: str | None = None,
-      fallback_state: Mapping[str, Any] | None = None,
-      state_transformation_fns: Sequence[Callable[..., Any]] = (),
-      lazy_parameters: bool = False):
-    """Restores a train state, and the data's position if it was given.
-
-    Args:
-      step: of the folder's checkpoints; None with no `path` is the latest.
-      path: of a checkpoint.
-      lazy_parameters: give `LazyArray`s of all but the step.
-
-    Raises:
-      ValueError: `step` and `path` are both given, or there is no checkpoint.
-    """
-    if step is not None and path is not None:
-      raise errors.InvalidValue("give `step` or `path`, not both")
-    if path is None:
-      step = self.latest_step() if step is None else step
-      if step is None:
-        raise errors.InvalidValue(f"no checkpoint in {self.directory}")
-      path = checkpoint_paths.get_checkpoint_dir(self.directory, step)
-    checkpoint_paths.require(path)
-    restore_choice.require_good(
-        os.fspath(path), if_not_just_checked=True)
-    state = checkpoint_reading.restore(
-        path, self._train_state, self._partitioner,
-        dtype=self._restore_dtype, fallback_state=fallback_state,
-        state_transformation_fns=state_transformation_fns,
-        lazy_parameters=lazy_parameters)
-    if self._dataset_iterator is not None:
-      self._dataset_handler.restore(
-          epath.Path(path) / DATASET_ITEM, DatasetArgs(self._dataset_iterator))
-    return state
-
-
-  def restore_from_tf_checkpoint(
-      self, path_or_dir: str, strict: bool = True, translator=None):
-    """Restores a train state from a TensorFlow checkpoint of Mesh T5.
-
-    Args:
-      strict: every variable of the checkpoint must be one of the state's.
-      translator: a `checkpoint_importer.CheckpointTranslator`; None is T5's.
-    """
-    from stepdistill_jax.embedded_t5x import checkpoint_importer
-    state_dict = checkpoint_importer.restore_from_t5_checkpoint(
-        self._train_state.state_dict(), path_or_dir, strict=strict,
-        translator=translator)
-    if self._restore_dtype is not None:
-      state_dict["target"] = jax.tree.map(
-          lambda x: x.astype(self._restore_dtype), state_dict["target"])
-    state = self._train_state.restore_state(state_dict)
-    return self._partitioner.move_params_to_devices(
-        state, self._partitioner.get_mesh_axes(self._train_state))
 
 
 def read_run_state(path: str) -> Mapping[str, Any]:

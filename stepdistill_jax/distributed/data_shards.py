@@ -19,15 +19,15 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from stepdistill_jax.data import dataset_providers
 from stepdistill_jax.distributed import processes
-from stepdistill_jax.embedded_t5x import datasets
 from stepdistill_jax.util import errors
 
 
 def _num_records(cfg) -> int | None:
   """Of the smallest task that has the split; None if one does not know."""
   counts = []
-  for task in seqio.get_subtasks(datasets.find_task(cfg)):
+  for task in seqio.get_subtasks(dataset_providers.find_task(cfg)):
     if cfg.split in (task.splits or ()):
       try:
         counts.append(task.num_input_examples(cfg.split))
@@ -94,9 +94,9 @@ def get_dataset(
   """This host's share of every global batch.
 
   Args:
-    get_dataset_fn: as `datasets.get_dataset`. What it returns may have a true
-      attribute `same_on_any_hosts`: its global batches do not depend on the
-      number of shares, and nothing is left to do here.
+    get_dataset_fn: as T5X's `utils.get_dataset`. What it returns may have a
+      true attribute `same_on_any_hosts`: its global batches do not depend on
+      the number of shares, and nothing is left to do here.
     cfg: the data.
     layout: of this process.
     recorded: the number of shards that the run began with; None for a new run.
