@@ -134,6 +134,15 @@ def shapes_over_slices(
   return (1, in_slice // num_partitions, num_partitions), (slices, 1, 1)
 
 
+def _two_core_submesh(num_partitions: int) -> HardwareMesh:
+  """T5X's tile of TPU v2 and v3: cores first, then chips of the same host."""
+  tile = [1, 1, 1, 1]
+  for dimension in (3, 0, 1, 0):
+    if math.prod(tile) < num_partitions:
+      tile[dimension] *= 2
+  return tuple(tile)
+
+
 def make_mesh(
     num_partitions: int | None = None,
     model_parallel_submesh: HardwareMesh | None = None,
@@ -154,6 +163,9 @@ def make_mesh(
         ici_mesh_shape, dcn_mesh_shape, devices=devices,
         allow_split_physical_axes=True)
     return Mesh(grid, ("replica", "data", "model"))
+  if not model_parallel_submesh and num_partitions in (1, 2, 4, 8, 16) and (
+      devices[0].device_kind in ("TPU v2", "TPU v3")):
+    model_parallel_submesh = _two_core_submesh(num_partitions)
   if model_parallel_submesh:
     return Mesh(submesh_grid(model_parallel_submesh, devices),
                 ("data", "model"))

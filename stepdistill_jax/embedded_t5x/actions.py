@@ -38,6 +38,8 @@ def _scalar(metrics_by_task, task: str, metric: str) -> float | None:
   """The metric as a float; None, with a warning, if there is none."""
   value = metrics_by_task.get(task, {}).get(metric)
   try:
+    if isinstance(value, int):  # A count; as in T5X, no metric to judge by.
+      raise TypeError
     return float(getattr(value, "value", value))  # clu's, or a number.
   except (TypeError, ValueError):
     logging.warning(

@@ -36,7 +36,8 @@ def _check_axes_complete(axes, variables) -> None:
   unnamed = (set(traverse_util.flatten_dict(variables, sep="/"))
              - set(traverse_util.flatten_dict(_axis_names(axes), sep="/")))
   if unnamed:
-    raise ValueError(f"Parameters without axis names: {sorted(unnamed)}")
+    names = ", ".join(map(repr, sorted(unnamed)))
+    raise ValueError(f"Missing axis names for parameters: {{{names}}}")
 
 
 def _split_variables(model_variables) -> tuple[Any, dict[str, Any]]:
