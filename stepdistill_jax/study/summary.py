@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -83,7 +83,7 @@ def write(
     folder: pathlib.Path, study: definition.Study,
     resolved: Sequence[resolving.Resolved], jobs: Sequence[jobs_lib.Job],
     chosen: Sequence[choices_lib.Choice], failed: Mapping[str, str],
-    miniature: bool) -> list[tables.Table]:
+    miniature: bool, asked: Container[str]) -> list[tables.Table]:
   """Writes the report of what is scored so far.
 
   Args:
@@ -94,6 +94,8 @@ def write(
     chosen: by sweeps.
     failed: names of runs or cells, and why they could not be done.
     miniature: whether the students are tiny.
+    asked: names of the runs that were asked for: of these it says what is
+      left.
 
   Returns:
     The tables for the terminal; empty where nothing is scored.
@@ -105,9 +107,14 @@ def write(
     return []
   runs = [path for job in jobs
           if (path := jobs_lib.run_dir(folder, job)).is_dir()]
-  report = run_report.make([*scored, *runs])
+  cells = {one.cell.name: one.cell for one in resolved}
+  report = run_report.make([*scored, *runs], {
+      job.name: (job.name.rpartition("-seed")[0], " ".join(filter(None, (
+          cells[job.group].method, cells[job.group].variant))))
+      for job in jobs})
   lines = list(_lines(study, resolved, jobs, report.groups))
-  left = [job for job in jobs if not jobs_lib.is_done(folder, job)]
+  left = [job for job in jobs if job.name in asked
+          and not jobs_lib.is_done(folder, job)]
   first = [beside(lines, report.teachers, study), beating(
       lines, report.teachers), _choices(chosen), _failures(failed),
            _left(left, failed)]
