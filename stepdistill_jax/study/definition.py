@@ -256,6 +256,7 @@ def _grid(study: Mapping[str, Any], own: Mapping[str, Any],
   _check_keys(own, _GRID_KEYS, where)
   table = {**study, **own, "gin": {
       **_table(study, "gin", where), **_table(own, "gin", where)}}
+  _check_quoted(table["gin"], where)
   variant, run = (table.get(key, "") for key in ("name", "run"))
   for key, value in (("name", variant), ("run", run)):
     if not isinstance(value, str) or not value.replace("_", "a").isalnum() and (
@@ -282,6 +283,22 @@ def _grid(study: Mapping[str, Any], own: Mapping[str, Any],
   for key, values in sweep.items():
     _check_swept(key, values, where)
   return Grid(tuple(cells), seeds, run, table["gin"], sweep, sweep_seeds)
+
+
+def _check_quoted(gin: Mapping[str, Any], where: str) -> None:
+  """Raises UserError for `gin.network.T5Config.dropout_rate = 0.0`.
+
+  TOML has tables in tables there, and gin a macro that nothing uses.
+  """
+  for name, value in gin.items():
+    path, inner = name, value
+    while isinstance(inner, dict) and inner and (
+        "." not in name and not name.isupper()):
+      path, inner = f"{path}.{next(iter(inner))}", next(iter(inner.values()))
+    if path != name:
+      raise errors.UserError(
+          f"{where}: gin.{name} is a table; a name with dots needs quotes: "
+          f"gin.\"{path}\" = {inner!r:.60}")
 
 
 def _check_swept(key: str, values: Any, where: str) -> None:

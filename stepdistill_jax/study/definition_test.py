@@ -116,6 +116,8 @@ sweep = {alpha = [0.3, 0.7], learning_rate = [1e-3, 1e-4]}
     ("seeds = [0, 0]", "seeds names one twice"),
     ("limit = 0", "limit must be a whole number from 1 on"),
     ("gin = 3", "gin must be a table"),
+    ("gin.network.T5Config.dropout_rate = 0.2",
+     "needs quotes: gin.\"network.T5Config.dropout_rate\" = 0.2"),
     ("gin = {TRAIN_STEP = 3}", "TRAIN_STEP"),
     ('gin = {ALPHA = "much"}', "ALPHA must be"),
     ("sweep = {alhpa = [1]}", "unknown key 'alhpa'; did you mean: alpha"),
