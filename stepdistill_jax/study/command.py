@@ -125,9 +125,10 @@ class _Session:
 
   def _all_jobs(self, failed: Mapping[str, str] = {}) -> tuple[list, list]:
     """The study's runs, as far as they are known; the choices."""
-    from stepdistill_jax.study import choices, resolving
+    from stepdistill_jax.study import choices, folder as folder_lib, resolving
 
-    chosen = choices.choose(self._folder, self._resolved, failed)
+    chosen = choices.choose(self._folder, self._resolved, {
+        **folder_lib.failed(self._folder), **failed})
     return resolving.jobs(
         self._resolved, {c.cell: c.setting for c in chosen}, self._options,
         self._study.limit), chosen
@@ -320,6 +321,7 @@ class _Session:
     from stepdistill_jax.evaluation.report import text as text_report
     from stepdistill_jax.study import folder as folder_lib, summary
 
+    folder_lib.add_failed(self._folder, failed)
     jobs, chosen = self._all_jobs(failed)
     asked = self._jobs(failed)
     wanted = {job.group for job in asked}

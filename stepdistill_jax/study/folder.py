@@ -93,7 +93,8 @@ def claimed(
     durable_files.replace(folder / FILE, json.dumps({
         **before, "schema_version": 1, "study": study.name,
         "title": study.title, "created": before.get("created") or _now(),
-        "cells": cells, "versions": dict(run_record.versions())},
+        "cells": cells, "versions": dict(run_record.versions()),
+        **({"failed": {}} if stale else {})},
         indent=1) + "\n")
     yield aside
 
@@ -199,6 +200,19 @@ def _put_aside(folder: pathlib.Path, path: pathlib.Path) -> str:
   target.parent.mkdir(parents=True, exist_ok=True)
   path.rename(target)
   return f"put aside: {path} -> {target}"
+
+
+def failed(folder: pathlib.Path) -> dict[str, str]:
+  """Names of runs that failed in earlier calls, and why."""
+  return dict(_read(folder / FILE).get("failed", {}))
+
+
+def add_failed(folder: pathlib.Path, more: Mapping[str, str]) -> None:
+  """Keeps what failed, so that what a sweep chose stays chosen."""
+  value = _read(folder / FILE)
+  durable_files.replace(folder / FILE, json.dumps(
+      {**value, "failed": {**value.get("failed", {}), **more}}, indent=1)
+                        + "\n")
 
 
 def write_data(folder: pathlib.Path, jobs: Sequence[jobs_lib.Job],
