@@ -115,10 +115,15 @@ class _Session:
   """One call of the command."""
 
   def __init__(self, args, study, options, folder, resolved, console):
+    from stepdistill_jax.study import jobs as jobs_lib
+
     self._args, self._study, self._options = args, study, options
     self._folder, self._resolved, self._console = folder, resolved, console
+    left = {job.group for job in self._jobs()
+            if not jobs_lib.is_done(folder, job)}
     self._blocked = {one.cell.name: line for one in resolved
-                     if (line := _blocked(one, options.records_dir))}
+                     if one.cell.name in left and (
+                         line := _blocked(one, options.records_dir))}
 
   def _say(self, line: str) -> None:
     self._console.print(line, markup=False, soft_wrap=True)

@@ -238,4 +238,5 @@ def write_data(folder: pathlib.Path, jobs: Sequence[jobs_lib.Job],
         vocabulary.read_bytes()).hexdigest()}
   value = _read(folder / FILE)
   durable_files.replace(folder / FILE, json.dumps(
-      {**value, "data_sha256": found}, indent=1) + "\n")
+      {**value, "data_sha256": {**value.get("data_sha256", {}), **found}},
+      indent=1) + "\n")
