@@ -154,9 +154,9 @@ class _Session:
       matching = fnmatch.filter(names, f"*{pattern}*") if pattern else []
       if not matching:
         raise errors.UserError(
-            f"--only={self._args.only}: {pattern!r} is in no run's name; did "
-            "you mean one of "
-            + ", ".join(errors.near_names(pattern, names, 3)) + "?")
+            f"--only={pattern} is in no run's name; did you mean: "
+            + ", ".join(errors.near_names(pattern, {
+                part for name in names for part in name.split("-")}, 3)) + "?")
       asked.update(matching)
     kept = [job for job in found if job.name in asked]
     if not kept:

@@ -87,7 +87,7 @@ def write(
         title=" ".join(title.split()), runs=len(jobs), how=how, where=where,
         folder=study, again=shlex.join(again))]
     for variable in wanted:
-      lines.append(f': "${{{variable}:?folder of a `checkpoint import-hf`, '
+      lines.append(f': "${{{variable}:?folder of an import-hf, '
                    'where all machines reach it}"\n')
     lines.append("failed=''\n")
     for job in jobs:

@@ -38,6 +38,11 @@ def test_a_script_goes_on_after_a_failure_and_gives_the_machine_back(tmp_path):
       '#!/bin/bash\nprintf "%s\\n" "$*" >> calls\n'
       '[[ $(wc -l < calls) != 2 ]]\n')
   launcher.chmod(0o755)
+  unset = subprocess.run(
+      [tmp_path / "jobs/tpu_vm.sh"], cwd=tmp_path, capture_output=True,
+      text=True, env={"PATH": "/usr/bin:/bin", "RUNS": "a", "RECORDS": "b"})
+  (line,) = unset.stderr.splitlines()  # Nothing in it was run.
+  assert unset.returncode and "STUDENT_BASE: folder of an import-hf" in line
   done = subprocess.run(
       [tmp_path / "jobs/tpu_vm.sh"], cwd=tmp_path, capture_output=True,
       text=True, env={"PATH": "/usr/bin:/bin", "RUNS": "gs://b/runs",
