@@ -35,7 +35,8 @@ def choose(
   Args:
     folder: of the study.
     resolved: the cells.
-    failed: names of runs that do not count: they were tried and failed.
+    failed: names of runs that were tried and failed: without a score they do
+      not count.
   """
   failed, found = set(failed), []
   for one in resolved:
@@ -66,15 +67,16 @@ class _Name:
 
 def _accuracy(folder, names: Sequence[str], failed: set[str]
               ) -> float | _Open | None:
-  if failed & set(names):
-    return None
-  values = []
+  values, missing = [], []
   for name in names:
     try:
       results = jobs_lib.read_results(
           folder, _Name(name), resolving.VALIDATION)
     except FileNotFoundError:
-      return _Open()
+      missing.append(name)
+      continue
     values += [s["accuracy"] for s in results["systems"]
                if s["kind"] == "checkpoint"]
-  return float(np.mean(values))
+  if failed & set(missing):  # Else it was tried again, and has a score.
+    return None
+  return _Open() if missing else float(np.mean(values))

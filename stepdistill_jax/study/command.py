@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-import contextlib
 import dataclasses
 import fnmatch
 import functools
 import json
+import math
 import pathlib
 import sys
 from typing import Any
@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     chips.parse(args.topology)  # Unknown, it ends here.
   elif args.price is not None:
     raise errors.UserError("--price needs a slice: --topology=v5e-8")
+  if args.price is not None and not 0 <= args.price < math.inf:
+    raise errors.UserError(f"--price={args.price:g}: expected 0 or more")
   path = definition.find(args.study)
   study = definition.read(path, _pairs(args.teacher, "teacher"))
   options = resolving.Options(
@@ -113,33 +115,55 @@ class _Session:
   """One call of the command."""
 
   def __init__(self, args, study, options, folder, resolved, console):
+    from stepdistill_jax.study import jobs as jobs_lib
+
     self._args, self._study, self._options = args, study, options
     self._folder, self._resolved, self._console = folder, resolved, console
+    left = {job.group for job in self._jobs()
+            if not jobs_lib.is_done(folder, job)}
     self._blocked = {one.cell.name: line for one in resolved
-                     if (line := _blocked(one, options.records_dir))}
+                     if one.cell.name in left and (
+                         line := _blocked(one, options.records_dir))}
 
   def _say(self, line: str) -> None:
     self._console.print(line, markup=False, soft_wrap=True)
 
-  def _jobs(self, failed: Mapping[str, str] = {}) -> tuple[list, list]:
-    """The runs that are asked for, as far as they are known; the choices."""
-    from stepdistill_jax.study import choices, resolving
+  def _all_jobs(self, failed: Mapping[str, str] = {}) -> tuple[list, list]:
+    """The study's runs, as far as they are known; the choices."""
+    from stepdistill_jax.study import choices, folder as folder_lib, resolving
 
-    chosen = choices.choose(self._folder, self._resolved, failed)
-    found = resolving.jobs(
+    chosen = choices.choose(self._folder, self._resolved, {
+        **folder_lib.failed(self._folder), **failed})
+    return resolving.jobs(
         self._resolved, {c.cell: c.setting for c in chosen}, self._options,
-        self._study.limit)
-    patterns = [p for p in (self._args.only or "").split(",") if p]
-    if not patterns:
-      return found, chosen
-    kept = [job for job in found if any(
-        fnmatch.fnmatchcase(job.name, f"*{p}*") for p in patterns)]
+        self._study.limit), chosen
+
+  def _jobs(self, failed: Mapping[str, str] = {}) -> list:
+    """Those of them that are asked for."""
+    from stepdistill_jax.study import resolving
+
+    found, _ = self._all_jobs(failed)
+    if self._args.only is None:
+      return found
+    # With those that a sweep's choice will bring.
+    names = {resolving.job_name(one.cell, setting, seed)
+             for one in self._resolved for setting in one.settings()
+             for seed in (*one.seeds, *one.grid.sweep_seeds)}
+    asked: set[str] = set()
+    for pattern in self._args.only.split(","):
+      matching = fnmatch.filter(names, f"*{pattern}*") if pattern else []
+      if not matching:
+        raise errors.UserError(
+            f"--only={pattern} is in no run's name; did you mean: "
+            + ", ".join(errors.near_names(pattern, {
+                part for name in names for part in name.split("-")}, 3)) + "?")
+      asked.update(matching)
+    kept = [job for job in found if job.name in asked]
     if not kept:
       raise errors.UserError(
-          f"--only={self._args.only} is in no run's name; did you mean one of "
-          + ", ".join(errors.near_names(
-              patterns[0], [job.name for job in found], 3)) + "?")
-    return kept, chosen
+          f"--only={self._args.only}: these runs wait for what a sweep "
+          "chooses; leave it out, or ask for the sweep's runs first")
+    return kept
 
   def _rows(self, jobs: Sequence[Any]) -> list[Any]:
     from stepdistill_jax.study import estimates
@@ -167,7 +191,7 @@ class _Session:
         self._say(f"{what} {cells[0]}{more}: {line}")
 
   def dry_run(self) -> int:
-    jobs, _ = self._jobs()
+    jobs = self._jobs()
     rows = self._rows(jobs)
     if self._args.json:
       print(json.dumps({
@@ -182,12 +206,15 @@ class _Session:
   def write_commands(self, target: pathlib.Path) -> int:
     from stepdistill_jax.study import jobs as jobs_lib, launch_commands
 
-    jobs, _ = self._jobs()
+    jobs = self._jobs()
     left = [job for job in jobs
             if not jobs_lib.is_trained(self._folder, job)]
-    again = ["stepdistill", "study", self._args.study,
+    file = pathlib.Path(self._args.study)
+    again = ["stepdistill", "study", str(
+        file.absolute() if file.is_file() else file),
              f"--output={self._folder}",
              *(["--miniature"] if self._args.miniature else []),
+             *([f"--only={self._args.only}"] if self._args.only else []),
              *([f"--records_dir={self._options.records_dir.absolute()}"]
                if self._args.records_dir else []), *(
                  f"--{flag}={value}" for flag, values in (
@@ -202,42 +229,39 @@ class _Session:
     return 0
 
   def run(self) -> int:
-    from stepdistill_jax.runs import run_lock
     from stepdistill_jax.study import folder as folder_lib
 
-    jobs, _ = self._jobs()
+    jobs = self._jobs()
     rows = self._rows(jobs)
     self._say(f"{self._study.title} -> {self._folder}")
     self._print_plan(rows, {job.group for job in jobs})
     cells = folder_lib.cells_of(self._resolved, self._study.limit)
-    with contextlib.ExitStack() as stack:
-      for line in folder_lib.claim(
-          self._folder, self._study, cells, self._args.accept):
+    failed: dict[str, str] = {}
+    with folder_lib.claimed(self._folder, self._study, cells,
+                            self._args.accept) as aside:
+      for line in aside:
         self._say(line)
-      with errors.reported(errors.UserError, lambda error: str(error).replace(
-          "take another MODEL_DIR", "take another --output")):
-        stack.enter_context(run_lock.held(str(self._folder)))
       try:
-        failed = self._run_all(rows)
+        self._run_all(rows, failed)
       except KeyboardInterrupt:
-        self._report({})
+        self._report(failed)
         self._say("stopped; the same command goes on from here")
         raise
       except errors.UserError:
-        self._report({})
+        self._report(failed)
         raise
-      jobs, _ = self._jobs(failed)
-      folder_lib.write_data(self._folder, jobs, self._resolved)
       report = self._report(failed)
     for name, line in failed.items():
       self._say(f"failed: {name}: {line}")
     if self._args.json:
-      sys.stdout.write(report.read_text("utf-8"))
+      sys.stdout.write(report.read_text("utf-8") if report.is_file() else (
+          json.dumps({"study": self._study.name, "failed": failed,
+                      "blocked": self._blocked}) + "\n"))
     return 1 if failed or any(
-        job.group in self._blocked for job in jobs) else 0
+        job.group in self._blocked for job in self._jobs(failed)) else 0
 
-  def _run_all(self, rows: Sequence[Any]) -> dict[str, str]:
-    """Does all that can be done; returns the names of what failed, and why."""
+  def _run_all(self, rows: Sequence[Any], failed: dict[str, str]) -> None:
+    """Does all that can be done; adds what failed, and why, as it does."""
     from stepdistill_jax.study import (
       display,
       estimates,
@@ -252,13 +276,12 @@ class _Session:
     if warning := check():
       self._say(warning)
     self._import_students()
-    failed: dict[str, str] = {}
     shown: set[str] = set()
     while True:  # Once more where a sweep's choice has brought further runs.
-      jobs = [job for job in self._jobs(failed)[0]
+      jobs = [job for job in self._jobs(failed)
               if job.group not in self._blocked and job.name not in failed]
       if all(jobs_lib.is_done(self._folder, job) for job in jobs):
-        return failed
+        return
       jobs = [job for job in jobs if job.name not in shown
               or not jobs_lib.is_done(self._folder, job)]
       if not shown:
@@ -268,32 +291,52 @@ class _Session:
           self._folder, jobs, place, logs=self._folder / "logs",
           on_failure=check) as workers:
         with display.Display(jobs, self._console) as watcher:
-          failed |= workers.run(watcher)
+          workers.run(watcher, failed)
 
   def _import_students(self) -> None:
-    """Fetches and imports what the runs that are left begin from."""
+    """Fetches and imports what the runs that are left begin from.
+
+    Raises:
+      errors.UserError: none of them can be had.
+    """
     from stepdistill_jax.study import jobs as jobs_lib, resolving, students
 
-    groups = {job.group for job in self._jobs()[0]
+    groups = {job.group for job in self._jobs()
               if not jobs_lib.is_trained(self._folder, job)}
-    wanted = dict.fromkeys(
-        one.student for one in self._resolved
-        if one.cell.name in groups - self._blocked.keys()
-        and one.student != resolving.RANDOM)
-    self._options = dataclasses.replace(self._options, student_files={
-        student: students.gin_file(student, self._say) for student in wanted})
+    wanted = {one.cell.name: one.student for one in self._resolved
+              if one.cell.name in groups - self._blocked.keys()
+              and one.student != resolving.RANDOM}
+    files, missing = {}, {}
+    for student in dict.fromkeys(wanted.values()):
+      try:
+        files[student] = students.gin_file(student, self._say)
+      except errors.UserError as error:
+        missing[student] = str(error)
+    lost = {cell: missing[student] for cell, student in wanted.items()
+            if student in missing}
+    if lost and lost.keys() == groups - self._blocked.keys():
+      raise errors.UserError("; ".join(missing.values()))
+    for line in missing.values():
+      self._say(f"cannot run all: {line}")
+    self._blocked |= lost
+    self._options = dataclasses.replace(self._options, student_files=files)
 
   def _report(self, failed: Mapping[str, str]) -> pathlib.Path:
-    """Writes the report of what is scored, and prints its tables."""
+    """Writes the report of all that is scored, and prints its tables."""
     from stepdistill_jax.evaluation.report import text as text_report
-    from stepdistill_jax.study import summary
+    from stepdistill_jax.study import folder as folder_lib, summary
 
-    jobs, chosen = self._jobs(failed)
-    wanted = {job.group for job in jobs}
+    folder_lib.add_failed(self._folder, failed)
+    jobs, chosen = self._all_jobs(failed)
+    asked = self._jobs(failed)
+    wanted = {job.group for job in asked}
     tables = summary.write(
         self._folder, self._study, self._resolved, jobs, chosen,
         {**{cell: line for cell, line in self._blocked.items()
-            if cell in wanted}, **failed}, self._args.miniature)
+            if cell in wanted}, **failed}, self._args.miniature,
+        asked={job.name for job in asked})
+    if tables:
+      folder_lib.write_data(self._folder, jobs, self._resolved)
     if tables and self._args.miniature:
       self._say(summary.IN_MINIATURE)
     for table in tables:

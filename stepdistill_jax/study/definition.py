@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import itertools
+import math
 import pathlib
+import re
 import tomllib
 from typing import Any
 
+from stepdistill_jax.config import gin_values
 from stepdistill_jax.study import gin_names
 from stepdistill_jax.util import errors, locations
 
@@ -28,6 +31,9 @@ _KEYS = (*_GRID_KEYS, "title", "students", "limit", "grid", "expected")
 _EXPECTED_KEYS = (*AXES, "percent", "source")
 _TYPES = {"datasets": str, "methods": str, "sizes": str, "teachers": str,
           "shares": (int, float), "seeds": int, "percent": (int, float)}
+_WORDS = {str: "texts", int: "whole numbers"}
+# Of a grid: its runs would have the names of a sweep's, or of other seeds'.
+_LIKE_A_SETTING = re.compile(rf"({'|'.join((*SWEPT, 'seed'))})\d*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,22 +157,28 @@ def read(path: pathlib.Path,
       raise errors.UserError(
           f"{where}: {name} must be [[{name}]] tables, got {tables!r:.60}")
   limit, students = table.get("limit"), table.get("students", {})
+  title = table.get("title", path.stem)
+  if not isinstance(title, str):
+    raise errors.UserError(f"{where}: title must be a text, got {title!r}")
   if limit is not None and (type(limit) is not int or limit < 1):
     raise errors.UserError(
         f"{where}: limit must be a whole number from 1 on, got {limit!r}")
   if not isinstance(students, dict) or not all(
-      isinstance(v, str) for v in students.values()):
+      isinstance(v, str) and v for v in students.values()):
     raise errors.UserError(
         f"{where}: [students] must have texts, a size's student each")
+  gin_names.check((), (), students, f"{where}, [students]")
   renamed = teachers or {}
-  found = [_grid({**table, **grid, "gin": {
-      **_table(table, "gin", where), **_table(grid, "gin", where)}}, renamed,
+  found = [_grid(
+      table, grid, renamed,
       f"{where}, [[grid]] {number}" if len(grids) > 1 else where)
       for number, grid in enumerate(grids, 1)]
   _check_renamed(renamed, found, where)
+  run = {dataclasses.replace(cell, variant="")
+         for grid in found for cell in grid.cells}
   return Study(
-      path.stem, str(table.get("title", path.stem)), tuple(found), students,
-      limit, dict(_expected(expected, table, renamed, where)), text)
+      path.stem, title, tuple(found), students, limit,
+      _expected(expected, table, renamed, run, where), text)
 
 
 def _check_renamed(renamed, grids, where) -> None:
@@ -200,18 +212,31 @@ def _values(table: Mapping[str, Any], key: str, where: str) -> tuple[Any, ...]:
   kind = _TYPES[key]
   if not isinstance(values, (list, tuple)) or not values or not all(
       isinstance(v, kind) and not isinstance(v, bool) for v in values):
-    what = "texts" if kind is str else "numbers"
     got = "nothing" if values is None else f"{values!r:.60}"
     raise errors.UserError(
-        f"{where}: {key} must be a list of {what}, got {got}")
+        f"{where}: {key} must be a list of {_WORDS.get(kind, 'numbers')}, got "
+        f"{got}")
   if key == "shares" and not all(0 < v <= 1 for v in values):
     raise errors.UserError(
         f"{where}: shares must be above 0 and at most 1, got {values}")
+  if key == "percent" and not all(0 <= v <= 100 for v in values):
+    raise errors.UserError(
+        f"{where}: percent must be from 0 to 100, got {values}")
   if key == "seeds" and min(values) < 0:
     raise errors.UserError(f"{where}: seeds must be 0 or more, got {values}")
-  if key != "percent" and len(set(values)) < len(values):
-    raise errors.UserError(f"{where}: {key} names one twice: {values}")
+  if key != "percent":
+    _check_differ(values, key, where)
   return tuple(map(float, values) if key == "shares" else values)
+
+
+def _check_differ(values: Sequence[Any], key: str, where: str) -> None:
+  """Raises UserError for values that would give their runs one name."""
+  names = [v if isinstance(v, (str, int)) else f"{v:g}" for v in values]
+  if len(set(names)) < len(names):
+    raise errors.UserError(
+        f"{where}: {key} names one twice: {list(values)}" + (
+            "" if isinstance(values[0], (str, int))
+            else " (six digits count)"))
 
 
 def _cells(table: Mapping[str, Any], renamed: Mapping[str, str], where: str,
@@ -225,9 +250,13 @@ def _cells(table: Mapping[str, Any], renamed: Mapping[str, str], where: str,
         if gin_names.needs_teacher(method) else "", variant)
 
 
-def _grid(table: Mapping[str, Any], renamed: Mapping[str, str], where: str
-          ) -> Grid:
-  _check_keys(table, _KEYS, where)
+def _grid(study: Mapping[str, Any], own: Mapping[str, Any],
+          renamed: Mapping[str, str], where: str) -> Grid:
+  """A [[grid]], with what it does not say from the study."""
+  _check_keys(own, _GRID_KEYS, where)
+  table = {**study, **own, "gin": {
+      **_table(study, "gin", where), **_table(own, "gin", where)}}
+  _check_quoted(table["gin"], where)
   variant, run = (table.get(key, "") for key in ("name", "run"))
   for key, value in (("name", variant), ("run", run)):
     if not isinstance(value, str) or not value.replace("_", "a").isalnum() and (
@@ -235,6 +264,10 @@ def _grid(table: Mapping[str, Any], renamed: Mapping[str, str], where: str
       raise errors.UserError(
           f"{where}: {key} must be a name of letters, digits and _, got "
           f"{value!r}")
+  if _LIKE_A_SETTING.fullmatch(variant):
+    raise errors.UserError(
+        f"{where}: name = {variant!r} is how settings of a sweep and seeds are "
+        "named; take another")
   if run:
     gin_names.check_run(run, where)
   cells = dict.fromkeys(_cells(table, renamed, where, variant))
@@ -248,26 +281,67 @@ def _grid(table: Mapping[str, Any], renamed: Mapping[str, str], where: str
   sweep.pop("seeds", None)
   _check_keys(sweep, (*SWEPT, "seeds"), f"{where}, sweep")
   for key, values in sweep.items():
-    if not isinstance(values, list) or not values or not all(
-        isinstance(v, (int, float)) and not isinstance(v, bool)
-        for v in values):
-      raise errors.UserError(
-          f"{where}: sweep.{key} must be a list of numbers, got {values!r}")
+    _check_swept(key, values, where)
   return Grid(tuple(cells), seeds, run, table["gin"], sweep, sweep_seeds)
 
 
-def _expected(entries, table, renamed, where
-              ) -> Iterator[tuple[Cell, tuple[float, str]]]:
+def _check_quoted(gin: Mapping[str, Any], where: str) -> None:
+  """Raises UserError for `gin.network.T5Config.dropout_rate = 0.0`.
+
+  TOML has tables in tables there, and gin a macro that nothing uses.
+  """
+  for name, value in gin.items():
+    path, inner = name, value
+    while isinstance(inner, dict) and inner and (
+        "." not in name and not name.isupper()):
+      path, inner = f"{path}.{next(iter(inner))}", next(iter(inner.values()))
+    if path != name:
+      raise errors.UserError(
+          f"{where}: gin.{name} is a table; a name with dots needs quotes: "
+          f"gin.\"{path}\" = {inner!r:.60}")
+
+
+def _check_swept(key: str, values: Any, where: str) -> None:
+  if not isinstance(values, list) or not values or not all(
+      isinstance(v, (int, float)) and not isinstance(v, bool)
+      and math.isfinite(v) for v in values):
+    raise errors.UserError(
+        f"{where}: sweep.{key} must be a list of numbers, got {values!r}")
+  _check_differ(values, f"sweep.{key}", where)
+  rule = gin_values.RULES.get(SWEPT[key])
+  for value in values:
+    if rule is not None and not rule.allows(value):
+      raise errors.UserError(
+          f"{where}: sweep.{key} must have values that are each "
+          f"{rule.expected}; got {value!r}")
+
+
+def _expected(entries, table, renamed, run: set[Cell], where: str
+              ) -> dict[Cell, tuple[float, str]]:
   """The accuracies that papers have: the product of the axes, in order."""
   defaults = {key: table[key] for key in AXES if key in table}
+  found: dict[Cell, tuple[float, str]] = {}
   for number, entry in enumerate(entries, 1):
     here = f"{where}, [[expected]] {number}"
     _check_keys(entry, _EXPECTED_KEYS, here)
-    cells = list(_cells({**defaults, **entry}, renamed, here))
+    source = entry.get("source", "")
+    if not isinstance(source, str):
+      raise errors.UserError(f"{here}: source must be a text, got {source!r}")
+    # No teacher has a part in some methods' cells.
+    cells = list(dict.fromkeys(_cells({**defaults, **entry}, renamed, here)))
     percent = _values(entry, "percent", here)
     if len(percent) != len(cells):
       raise errors.UserError(
           f"{here}: percent has {len(percent)} numbers for {len(cells)} cells "
           f"({' × '.join(AXES)})")
     for cell, value in zip(cells, percent):
-      yield cell, (value / 100, str(entry.get("source", "")))
+      if cell.method != TEACHER_LINE and cell not in run:
+        raise errors.UserError(
+            f"{here}: no [[grid]] runs {cell.name}; did you mean: " + ", ".join(
+                errors.near_names(cell.name, [c.name for c in run], 3)) + "?")
+      if cell in found:
+        raise errors.UserError(
+            f"{here}: {cell.name} has an accuracy already, "
+            f"{100 * found[cell][0]:g}")
+      found[cell] = value / 100, source
+  return found

@@ -8,22 +8,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import json
 import pathlib
+import re
 from typing import Any
 
 from stepdistill_jax.records import datasets, records
-from stepdistill_jax.runs import run_record
+from stepdistill_jax.runs import run_lock, run_record
 from stepdistill_jax.study import definition, jobs as jobs_lib, resolving
 from stepdistill_jax.util import durable_files, errors, locations
 
 FILE = "study.json"
 _LINES_SHOWN = 3
+# What follows a cell's name in that of a run's or score's folder.
+_OF_A_RUN = re.compile(
+    rf"(-({'|'.join(definition.SWEPT)})-?\d[\d.e+-]*)*-seed\d+"
+    rf"(-{resolving.VALIDATION})?")
 
+
+@dataclasses.dataclass(frozen=True)
+class _Change:
+  """What has changed of a cell with runs.
+
+  Attributes:
+    line: says so.
+    kinds: of its folders, which are not what they would be now.
+  """
+
+  line: str
+  kinds: tuple[str, ...] = ("runs", "scores")
 
 def cells_of(resolved: Sequence[resolving.Resolved], limit: int | None
              ) -> dict[str, Any]:
@@ -35,28 +53,59 @@ def cells_of(resolved: Sequence[resolving.Resolved], limit: int | None
       "limit": limit, "gin": one.fingerprint()} for one in resolved}
 
 
-def claim(
+@contextlib.contextmanager
+def claimed(
     folder: pathlib.Path, study: definition.Study, cells: Mapping[str, Any],
-    accept: bool) -> list[str]:
-  """Makes a folder this study's, or checks that it is.
+    accept: bool) -> Iterator[list[str]]:
+  """Makes a folder this study's, or checks that it is; holds its lock.
 
   Args:
     folder: of the study.
     study: whose it is to be.
     cells: of `cells_of`.
     accept: take changes, although runs were made: their folders go to
-      `replaced/`.
+      `replaced/`; of a changed `limit` their scores alone.
 
-  Returns:
-    A line for each run that was put aside.
+  Yields:
+    A line for each folder that was put aside.
 
   Raises:
     errors.UserError: it is another study's, or something else, or the study
-      has changed since runs were made.
+      has changed since runs were made, or another process works in it.
   """
+  _check(folder, study, cells, accept)  # Nothing is written where it refuses.
+  folder.mkdir(parents=True, exist_ok=True)
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(run_lock.held(str(folder)))
+    except errors.UserError as error:
+      raise errors.UserError(str(error).replace(
+          "another run", "another process").replace(
+              "take another MODEL_DIR", "take another --output=DIR")) from error
+    # Once more, as another process may have been here until now.
+    before, changed = _check(folder, study, cells, accept)
+    stale = [path for cell, change in changed.items()
+             for path in _of_cell(folder, cell, change.kinds)]
+    if stale:  # And what says how they did.
+      stale += sorted(folder.glob("report.*"))
+    aside = [_put_aside(folder, path) for path in stale]
+    durable_files.replace(folder / "study.toml", study.text)
+    durable_files.replace(folder / FILE, json.dumps({
+        **before, "schema_version": 1, "study": study.name,
+        "title": study.title, "created": before.get("created") or _now(),
+        "cells": cells, "versions": dict(run_record.versions()),
+        **({"failed": {}} if stale else {})},
+        indent=1) + "\n")
+    yield aside
+
+
+def _check(folder: pathlib.Path, study: definition.Study,
+           cells: Mapping[str, Any], accept: bool
+           ) -> tuple[dict[str, Any], dict[str, _Change]]:
+  """What FILE says, and what has changed since; see `claimed`."""
   path = folder / FILE
   if not path.exists() and folder.is_dir() and any(
-      p.name != "runs" and not p.name.startswith(".")
+      p.name not in ("runs", run_lock.FILE_NAME) and not p.name.startswith(".")
       for p in folder.iterdir()):
     raise errors.UserError(
         f"{folder} is not empty and not a study's; choose another folder with "
@@ -70,20 +119,17 @@ def claim(
   changed = _changes(before.get("cells", {}), cells, made)
   if changed and not accept:
     more = len(changed) - _LINES_SHOWN
+    kinds = {kind for change in changed.values() for kind in change.kinds}
+    aside = "" if not kinds else (
+        f", and puts these {'runs' if 'runs' in kinds else 'scores'} aside in "
+        f"{folder / 'replaced'}")
     raise errors.UserError(
         f"the study has changed since runs in {folder} were made: "
-        + "; ".join(list(changed.values())[:_LINES_SHOWN])
+        + "; ".join([c.line for c in changed.values()][:_LINES_SHOWN])
         + (f"; and {more} more" if more > 0 else "")
-        + "; --accept takes the changes, and puts these runs aside in "
-        f"{folder / 'replaced'}; or choose another folder with --output=DIR")
-  aside = [line for cell in changed for line in _put_aside(folder, cell)]
-  folder.mkdir(parents=True, exist_ok=True)
-  durable_files.replace(folder / "study.toml", study.text)
-  durable_files.replace(path, json.dumps({
-      **before, "schema_version": 1, "study": study.name, "title": study.title,
-      "created": before.get("created") or _now(), "cells": cells,
-      "versions": dict(run_record.versions())}, indent=1) + "\n")
-  return aside
+        + f"; --accept takes the changes{aside}; or choose another folder with "
+        "--output=DIR")
+  return before, changed
 
 
 def _now() -> str:
@@ -101,11 +147,12 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     return dict(value)
 
 
-def _of_cell(folder: pathlib.Path, cell: str) -> list[pathlib.Path]:
+def _of_cell(folder: pathlib.Path, cell: str,
+             kinds: Iterable[str] = ("runs", "scores")) -> list[pathlib.Path]:
   """The folders of a cell's runs and scores."""
-  return [path for kind in ("runs", "scores") for path in sorted(
-      (folder / kind).glob(f"{cell}-*")) if path.name.startswith(
-          (f"{cell}-seed", *(f"{cell}-{name}" for name in definition.SWEPT)))]
+  return [path for kind in kinds for path in sorted((folder / kind).glob("*"))
+          if path.name.startswith(cell)
+          and _OF_A_RUN.fullmatch(path.name[len(cell):])]
 
 
 def _made(folder: pathlib.Path, cells: Iterable[str]) -> set[str]:
@@ -113,22 +160,25 @@ def _made(folder: pathlib.Path, cells: Iterable[str]) -> set[str]:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any],
-             made: Iterable[str]) -> dict[str, str]:
+             made: Iterable[str]) -> dict[str, _Change]:
   """Cells with runs that are not what they were -> what has changed."""
   found = {}
   for cell in sorted(made):
     if cell not in now:
-      found[cell] = f"{cell} is no longer in it"
+      found[cell] = _Change(f"{cell} is no longer in it")
+      continue
+    keys = [key for key in now[cell] if before[cell].get(key) != now[cell][key]]
+    if not keys:
       continue
     differences = [
         f"{key} was {_short(before[cell].get(key), now[cell][key])}, now "
         f"{_short(now[cell][key], before[cell].get(key))}"
-        for key in now[cell] if before[cell].get(key) != now[cell][key]]
-    # The gin files' fingerprint says what the others do not.
-    if len(differences) > 1:
-      differences = [d for d in differences if not d.startswith("gin was")]
-    if differences:
-      found[cell] = f"{cell}: {', '.join(differences)}"
+        # The gin files' fingerprint says what the others do not.
+        for key in keys if key != "gin" or len(keys) == 1]
+    # A run of a sweep has its setting in its name.
+    kinds = () if keys == ["sweep"] else ("scores",) if (
+        set(keys) <= {"sweep", "limit"}) else ("runs", "scores")
+    found[cell] = _Change(f"{cell}: {', '.join(differences)}", kinds)
   return found
 
 
@@ -140,16 +190,29 @@ def _short(value: Any, other: Any) -> str:
   return str(value)
 
 
-def _put_aside(folder: pathlib.Path, cell: str) -> Iterable[str]:
-  for path in _of_cell(folder, cell):
-    target = folder / "replaced" / path.parent.name / path.name
-    number = 1
-    while target.exists():
-      number += 1
-      target = target.with_name(f"{path.name}.{number}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    path.rename(target)
-    yield f"put aside: {path} -> {target}"
+def _put_aside(folder: pathlib.Path, path: pathlib.Path) -> str:
+  """Moves what is in a study's folder to `replaced/`; returns a line of it."""
+  target = folder / "replaced" / path.relative_to(folder)
+  number = 1
+  while target.exists():
+    number += 1
+    target = target.with_name(f"{path.name}.{number}")
+  target.parent.mkdir(parents=True, exist_ok=True)
+  path.rename(target)
+  return f"put aside: {path} -> {target}"
+
+
+def failed(folder: pathlib.Path) -> dict[str, str]:
+  """Names of runs that failed in earlier calls, and why."""
+  return dict(_read(folder / FILE).get("failed", {}))
+
+
+def add_failed(folder: pathlib.Path, more: Mapping[str, str]) -> None:
+  """Keeps what failed, so that what a sweep chose stays chosen."""
+  value = _read(folder / FILE)
+  durable_files.replace(folder / FILE, json.dumps(
+      {**value, "failed": {**value.get("failed", {}), **more}}, indent=1)
+                        + "\n")
 
 
 def write_data(folder: pathlib.Path, jobs: Sequence[jobs_lib.Job],
@@ -175,4 +238,5 @@ def write_data(folder: pathlib.Path, jobs: Sequence[jobs_lib.Job],
         vocabulary.read_bytes()).hexdigest()}
   value = _read(folder / FILE)
   durable_files.replace(folder / FILE, json.dumps(
-      {**value, "data_sha256": found}, indent=1) + "\n")
+      {**value, "data_sha256": {**value.get("data_sha256", {}), **found}},
+      indent=1) + "\n")

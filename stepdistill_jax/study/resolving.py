@@ -18,6 +18,11 @@ from stepdistill_jax.util import errors
 
 RANDOM = "random"
 VALIDATION = "validation"
+# Macros that a study binds itself -> what says their values.
+_OF_THE_STUDY = {
+    "MODEL_DIR": "--output=DIR", "RANDOM_SEED": "seeds = [...]",
+    "TRAIN_SHARE": "shares = [...]",
+    "TEACHER": "teachers = [...], or --teacher=OLD=NEW"}
 Setting = tuple[tuple[str, float], ...]  # Of a sweep: (name, value) each.
 # A study's students are scored, not gone on with.
 _ONE_CHECKPOINT = {"CHECKPOINTS_KEPT": 1}
@@ -85,7 +90,7 @@ class Resolved:
   def settings(self) -> list[Setting]:
     """What is swept: the settings to choose from; one that is empty if none."""
     swept = {name: values for name, values in self.grid.sweep.items()
-             if name != "alpha" or gin_names.has_alpha(self.cell.method)}
+             if definition.SWEPT[name] in self.text.used}
     return [tuple(zip(swept, values))
             for values in itertools.product(*swept.values())]
 
@@ -120,7 +125,12 @@ def resolve(study: definition.Study, options: Options) -> list[Resolved]:
   sizes = list(dict.fromkeys(
       cell.size for grid in study.grids for cell in grid.cells))
   found: dict[str, Resolved] = {}
-  for grid in study.grids:
+  swept = {name: () for grid in study.grids for name in grid.sweep}
+  for binding in options.gin:
+    _check_free(binding.partition("=")[0].strip(), swept, "--gin")
+  for number, grid in enumerate(study.grids, 1):
+    for name in grid.gin:
+      _check_free(name, grid.sweep, f"{study.name}, grid {number}, gin")
     for cell in grid.cells:
       one = _resolve(study, grid, cell, options, sizes)
       before = found.get(cell.name)
@@ -134,7 +144,22 @@ def resolve(study: definition.Study, options: Options) -> list[Resolved]:
             "one of the grids a name of its own: name = \"...\"")
       found[cell.name] = dataclasses.replace(before, seeds=tuple(
           dict.fromkeys((*before.seeds, *one.seeds))))
+    for name in grid.sweep:
+      if not any(name in dict(found[cell.name].settings()[0])
+                 for cell in grid.cells):
+        raise errors.UserError(
+            f"{study.name}, grid {number}: no method of it has what is swept, "
+            f"{name} ({definition.SWEPT[name]})")
   return list(found.values())
+
+
+def _check_free(name: str, sweep: Mapping[str, Any], where: str) -> None:
+  """Raises UserError for a macro that the study binds by itself."""
+  macros = {**_OF_THE_STUDY, **{
+      definition.SWEPT[swept]: "its sweep" for swept in sweep}}
+  if name in macros:
+    raise errors.UserError(
+        f"{where}: {name} is the study's own; {macros[name]} says it")
 
 
 def _resolve(study, grid, cell, options, sizes) -> Resolved:
@@ -161,9 +186,7 @@ def _resolve(study, grid, cell, options, sizes) -> Resolved:
   bindings += options.gin
   text = _read(tuple(files), tuple(bindings))
   # As if they came first; a file is read once for all values of an axis.
-  text = dataclasses.replace(text, macros={**text.macros, **{
-      name: value for name, value in axes.items()
-      if not any(b.startswith(f"{name} =") for b in bindings)}})
+  text = dataclasses.replace(text, macros={**text.macros, **axes})
   bindings = [f"{name} = {value!r}" for name, value in axes.items()] + bindings
   seeds = grid.seeds[:_MINIATURE_SEEDS] if options.miniature else grid.seeds
   scored = text.value("eval_task/task_names.task_name.dataset")

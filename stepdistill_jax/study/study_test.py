@@ -206,7 +206,8 @@ def test_commands_for_other_machines_are_bash(start, tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     (["tabel1"], "unknown study 'tabel1'; did you mean: table1"),
-    (["table1", "--only=svmap"], "--only=svmap is in no run's name"),
+    (["table1", "--only=cqa,svmap"],
+     "--only=svmap is in no run's name; did you mean: svamp"),
     (["table1", "--teacher=palm"], "expected --teacher=A=B"),
     (["table1", "--student=basis=x"], "unknown size 'basis'"),
     (["table1", "--topology=v5e-9"], "unknown slice 'v5e-9'"),

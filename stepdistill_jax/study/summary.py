@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from stepdistill_jax.evaluation.report import run_facts, run_report, tables
+from stepdistill_jax.runs import run_record
 from stepdistill_jax.study import (
   choices as choices_lib,
   definition,
@@ -83,7 +84,7 @@ def write(
     folder: pathlib.Path, study: definition.Study,
     resolved: Sequence[resolving.Resolved], jobs: Sequence[jobs_lib.Job],
     chosen: Sequence[choices_lib.Choice], failed: Mapping[str, str],
-    miniature: bool) -> list[tables.Table]:
+    miniature: bool, asked: Container[str]) -> list[tables.Table]:
   """Writes the report of what is scored so far.
 
   Args:
@@ -94,6 +95,8 @@ def write(
     chosen: by sweeps.
     failed: names of runs or cells, and why they could not be done.
     miniature: whether the students are tiny.
+    asked: names of the runs that were asked for: of these it says what is
+      left.
 
   Returns:
     The tables for the terminal; empty where nothing is scored.
@@ -105,12 +108,17 @@ def write(
     return []
   runs = [path for job in jobs
           if (path := jobs_lib.run_dir(folder, job)).is_dir()]
-  report = run_report.make([*scored, *runs])
+  cells = {one.cell.name: one.cell for one in resolved}
+  report = run_report.make([*scored, *runs], {
+      job.name: (job.name.rpartition("-seed")[0], " ".join(filter(None, (
+          cells[job.group].method, cells[job.group].variant))))
+      for job in jobs})
   lines = list(_lines(study, resolved, jobs, report.groups))
-  left = [job for job in jobs if not jobs_lib.is_done(folder, job)]
+  left = [job for job in jobs if job.name in asked
+          and not jobs_lib.is_done(folder, job)]
   first = [beside(lines, report.teachers, study), beating(
       lines, report.teachers), _choices(chosen), _failures(failed),
-           _left(left, failed)]
+           _left(left, failed), _other_records(folder, jobs)]
   first = [table for table in first if table.rows]
   run_report.write(
       report, folder, title=study.title, first=first,
@@ -286,6 +294,24 @@ def _choices(chosen: Sequence[choices_lib.Choice]) -> tables.Table:
 def _failures(failed: Mapping[str, str]) -> tables.Table:
   return tables.make("Not done", failed.items(), {
       "run": lambda pair: pair[0], "why": lambda pair: pair[1]})
+
+
+def _other_records(folder: pathlib.Path, jobs: Sequence[jobs_lib.Job]
+                   ) -> tables.Table:
+  """Cells whose runs did not learn from the same records."""
+  found: dict[str, dict[str, int]] = {}
+  for job in jobs:
+    record = run_record.read(jobs_lib.run_dir(folder, job)) or {}
+    if digest := record.get("data", {}).get("files_sha256"):
+      runs = found.setdefault(job.group, {})
+      runs[str(digest)] = runs.get(str(digest), 0) + 1
+  return tables.make(
+      "Learned from different records",
+      [pair for pair in found.items() if len(pair[1]) > 1], {
+          "runs": lambda pair: pair[0],
+          "records": lambda pair: ", ".join(
+              f"{digest[:12]}: {n}" for digest, n in pair[1].items())},
+      "the records were changed between these runs: their mean is of neither")
 
 
 def _left(left: Sequence[jobs_lib.Job], failed) -> tables.Table:

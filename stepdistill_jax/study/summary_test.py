@@ -1,5 +1,6 @@
 """Measured beside expected, and the search for what beats the teacher."""
 
+import json
 import types
 
 import pandas as pd
@@ -64,3 +65,15 @@ def test_the_smallest_student_and_the_least_data_are_searched_for():
                            TEACHERS).rows
   assert row.count("none") == 2
   assert not summary.beating(lines[:1], TEACHERS).rows
+
+
+def test_runs_that_learned_from_other_records_are_named(tmp_path):
+  jobs = [types.SimpleNamespace(name=f"{cell}-seed{seed}", group=cell)
+          for cell in ("a", "b") for seed in (0, 1)]
+  for job in jobs:
+    (tmp_path / "runs" / job.name).mkdir(parents=True)
+    digest = "new" if job.name == "b-seed1" else "old"
+    (tmp_path / "runs" / job.name / "run.json").write_text(
+        json.dumps({"data": {"files_sha256": digest}}))
+  table = summary._other_records(tmp_path, jobs)
+  assert list(map(tuple, table.rows)) == [("b", "old: 1, new: 1")]

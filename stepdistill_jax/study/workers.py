@@ -184,11 +184,13 @@ class Workers:
       process.kill()
     self._pool.shutdown(wait=True, cancel_futures=True)
 
-  def run(self, watcher: display.Display) -> dict[str, str]:
+  def run(self, watcher: display.Display,
+          failures: dict[str, str] | None = None) -> dict[str, str]:
     """Does all jobs that are not done yet.
 
     Args:
       watcher: shows progress.
+      failures: takes what fails, as it does.
 
     Returns:
       Names of the runs that failed, and why; empty without logs.
@@ -199,7 +201,7 @@ class Workers:
     for job in self._done:
       watcher.begin_run(job)
       watcher.end_run(job, self._results(job), None)
-    failures: dict[str, str] = {}
+    failures = {} if failures is None else failures
     starts: collections.Counter[str] = collections.Counter()
     while self._todo:
       under_way: dict[concurrent.futures.Future, tuple[Any, float]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -81,14 +82,23 @@ def _full_names(runs: pd.DataFrame) -> pd.Series:
     several = text.groupby(
         [runs[key] for key in keys], dropna=False).transform("nunique") > 1
     names = names + (", " + prefix + text).where(several & (text != ""), "")
+  several = runs["note"].groupby(
+      [*(runs[key] for key in _POINT), names], dropna=False).transform(
+          "nunique") > 1
+  names = names + (", " + runs["note"]).where(several, "")
   return names
 
 
-def group(runs: pd.DataFrame) -> pd.DataFrame:
+def group(runs: pd.DataFrame,
+          groups_of: Mapping[str, tuple[str, str]] | None = None
+          ) -> pd.DataFrame:
   """Groups runs by everything but the seed.
 
   Args:
     runs: see `runs_table.collect`, one row a run and split.
+    groups_of: name of a run's folder -> (its group's name, what tells that
+      from others), where that is known: a run's configuration does not show
+      all differences.
 
   Returns:
     A row each, in the order of a table, with the columns
@@ -103,11 +113,14 @@ def group(runs: pd.DataFrame) -> pd.DataFrame:
       paths: of the runs;
       correct: seed to the answers, as of the runs.
   """
+  of = [(groups_of or {}).get(pathlib.Path(path).name, ("", ""))
+        for path in runs["path"]]
+  runs = runs.assign(group=[name for name, _ in of], note=[n for _, n in of])
   runs = runs.assign(full_name=_full_names(runs))
   found: list[dict[str, Any]] = []
   for _, here in runs.groupby(_POINT[:2], sort=False):
     points = [_by_seed(members) for _, members in here.groupby(
-        [*_POINT, "full_name"], sort=False, dropna=False)]
+        [*_POINT, "full_name", "group"], sort=False, dropna=False)]
     arrays = [_answers(list(p["correct"])) for p in points]
     estimates = iter(effect.estimate_all(
         [a for a in arrays if a is not None]))

@@ -253,6 +253,37 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path):
       "step_by_step, llama3": [0]}
 
 
+def test_groups_that_are_known_are_not_averaged(tmp_path):
+  # Of a difference that no method's name and no setting shows.
+  write_results(tmp_path / "scores", [
+      system(write_run(tmp_path / f"{name}{seed}", seed=seed, extra=extra),
+             accuracy)
+      for name, accuracy, extra in (
+          ("a", 0.2, ""), ("b", 0.6, "network.T5Config.dropout_rate = 0.3"))
+      for seed in (0, 1)])
+  groups = run_report.make([tmp_path], {
+      f"{name}{seed}": (name, f"the {name}") for name in "ab"
+      for seed in (0, 1)}).groups
+  assert {g.method: (g.mean, list(g.accuracies))
+          for g in groups.itertuples()} == {
+              "step_by_step, the a": (pytest.approx(0.2), [0, 1]),
+              "step_by_step, the b": (pytest.approx(0.6), [0, 1])}
+
+
+def test_runs_that_were_moved_with_their_scores_are_found(tmp_path):
+  here, there = tmp_path / "here", tmp_path / "on another machine"
+  write_results(here / "scores/a", [
+      system(write_run(here / "runs/a"), 0.4)])
+  here.rename(there)
+  group, = run_report.make([there / "scores"]).groups.itertuples()
+  assert group.mean == pytest.approx(0.4)
+  assert group.paths == (str(there / "runs/a"),)
+  # Another run of that name is none of these scores.
+  (there / "runs").rename(there / "others")
+  with pytest.raises(errors.UserError, match="no scored run"):
+    run_report.make([there / "scores"])
+
+
 def test_schedules_and_optimizers_by_name_are_other_settings(tmp_path):
   changes = ("", "LEARNING_RATE_SCHEDULE = 'linear'\nRANDOM_SEED = 1",
              "LEARNING_RATE_SCHEDULE = 'cosine'", "WARMUP_STEPS = 5",

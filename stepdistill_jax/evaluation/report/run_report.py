@@ -46,13 +46,14 @@ class RunReport:
   skipped: list[str]
 
 
-def make(paths: Sequence[str | pathlib.Path]) -> RunReport:
-  """Reads runs; see `runs_table.collect`."""
+def make(paths: Sequence[str | pathlib.Path],
+         groups_of: Mapping[str, tuple[str, str]] | None = None) -> RunReport:
+  """Reads runs; see `runs_table.collect`, for `groups_of` `averages.group`."""
   runs, teachers, unfinished, skipped = runs_table.collect(paths)
   if runs.empty:
     groups, differences = runs, []
   else:
-    groups = averages.group(runs_table.latest(runs))
+    groups = averages.group(runs_table.latest(runs), groups_of)
     differences = averages.differences(groups)
   return RunReport(runs, groups, differences, teachers, unfinished, skipped)
 

@@ -161,12 +161,25 @@ def _read_answers(file: pathlib.Path, skipped: list[str]) -> dict:
   return answers
 
 
+def _folder_of(run: pathlib.Path, scores: pathlib.Path) -> pathlib.Path:
+  """A run's folder; of one that was moved together with its scores, the new.
+  """
+  if run.is_dir():
+    return run.resolve()
+  for parent in scores.resolve().parents:
+    for start in range(1, len(run.parts) - 1):
+      moved = parent.joinpath(*run.parts[start:])
+      if (moved / run_folder.CONFIG_FILE).is_file():
+        return moved
+  return run
+
+
 def _of_checkpoint(
     system: Mapping[str, Any], file: pathlib.Path, answers: Mapping[tuple, Any],
     skipped: list[str]) -> Iterable[dict[str, Any]]:
   checkpoint = pathlib.Path(system["source"])
   try:
-    facts = run_facts.read(checkpoint.parent.resolve())
+    facts = run_facts.read(_folder_of(checkpoint.parent, file))
   except errors.UserError as error:
     skipped.append(f"{system['name']} in {file}: {error}")
     return
