@@ -142,12 +142,15 @@ def restore(
 
   def lazy(name: str) -> lazy_arrays.LazyArray:
     spec = mesh_axes.get(name)
+    sharding = NamedSharding(
+        partitioner.mesh, PartitionSpec() if spec is None else spec)
+    if lazy_parameters and not partitioner.params_on_devices:
+      sharding = None
     # Only parameters are cast: the step is an integer, and the optimizer's
     # state is float32 whatever the parameters are.
     return as_lazy(
         found[name], dtype if name.startswith("target/") else None,
-        NamedSharding(partitioner.mesh, PartitionSpec() if spec is None
-                      else spec))
+        sharding)
 
   lazies = {name: lazy(name) for name in wanted if name in found}
   result = dict(empty)
