@@ -88,7 +88,7 @@ def _check_shapes(path, wanted, found: Mapping[str, Any]) -> None:
            for name, x in wanted.items()
            if name in found and tuple(found[name].shape) != tuple(x.shape)]
   if wrong:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"the checkpoint {path} is of another model: {'; '.join(wrong[:3])}"
         f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}")
 
@@ -129,7 +129,7 @@ def restore(
   found = transformed(arrays, state_dict, state_transformation_fns)
   missing = sorted(set(wanted) - set(found))
   if missing and fallback_state is None:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"the checkpoint {path} lacks {len(missing)} of the model's "
         f"{len(wanted)} arrays, such as {missing[0]}; give "
         "RestoreCheckpointConfig an `assignment_map`, with "
