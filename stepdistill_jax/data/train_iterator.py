@@ -40,18 +40,24 @@ class TrainIterator:
     return self
 
   def __next__(self) -> Any:
-    if self._first is not None:
-      batch, self._first = self._first.result(), None
-    else:
-      batch = next(self._iterator)
-    return self._shard_batch(batch)
+    if self._first is None:
+      return self._take()
+    batch, self._first = self._first.result(), None
+    return batch
+
+  def _take(self) -> Any:
+    return self._shard_batch(next(self._iterator))
+
+  def peek(self) -> Any:
+    """The next batch, which stays the next."""
+    return self.peek_async().result()
 
   def peek_async(self) -> concurrent.futures.Future[Any]:
     """Starts to prepare the next batch in the background."""
     if self._first is None:
       # No `with`: its end would wait for the batch.
       pool = concurrent.futures.ThreadPoolExecutor(1)
-      self._first = pool.submit(next, self._iterator)
+      self._first = pool.submit(self._take)
       pool.shutdown(wait=False)
     return self._first
 
@@ -62,9 +68,15 @@ class TrainIterator:
     self._first_batch += num_batches
 
   def save(self, filename: str) -> None:
+    """Saves the position; a batch that was peeked at is behind it, as in T5X.
+    """
     if self._first is not None:
-      raise ValueError("A peeked batch would be lost: take it, then save")
+      self._first.result()  # It is being read.
     self._iterator.save(filename)
+
+  def reset(self) -> None:
+    self._first = None
+    self._iterator.reset()
 
   def restore(self, filename: str) -> None:
     self._first = None

@@ -116,12 +116,12 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
       positions `[batch]`, else None.
     """
     ones = jnp.ones_like(decoder_input_tokens)
-    decode = functools.partial(
-        self.module.apply, encoded=encoded_inputs,
-        encoder_input_tokens=encoder_input_tokens, decoder_target_tokens=ones,
-        enable_dropout=False, mutable=["cache"], method=self.module.decode)
+    decode = lambda variables, tokens, **options: self.module.apply(
+        variables, encoded_inputs, encoder_input_tokens, tokens, ones,
+        enable_dropout=False, mutable=["cache"], method=self.module.decode,
+        **options)
     _, variables = decode(
-        {"params": params}, decoder_input_tokens=ones, decode=True,
+        {"params": params}, ones, decode=True,
         max_decode_length=decoder_input_tokens.shape[1])
     if not prefill_decoder_prompt:
       return variables["cache"], None
@@ -129,8 +129,7 @@ class EncoderDecoderModel(base_models.BaseTransformerModel):
     last = jnp.sum(decoder_input_tokens != 0, axis=1)
     _, variables = decode(
         {"params": params, "cache": variables["cache"]},
-        decoder_input_tokens=decoder_input_tokens, prefill=True,
-        prefill_lengths=last)
+        decoder_input_tokens, prefill=True, prefill_lengths=last)
     # Flaxformer's position embedders count by themselves.
     cache = traverse_util.flatten_dict(flax.core.unfreeze(variables["cache"]))
     return traverse_util.unflatten_dict({

@@ -32,13 +32,14 @@ STEPS = {"predict": "predict_batch", "score": "score_batch",
          "predict_with_aux": "predict_batch_with_aux"}
 # (predictions or scores, auxiliary values by name)
 Inferences = tuple[Sequence[Any], Mapping[str, Any]]
+_Inferences = Inferences  # T5X's name, which its notebooks import.
 WriteFn = MergeFn = SummarizeConfigFn = Callable[..., None]
 
 
 def _add_file_task(paths, source, key_map, features, task_id) -> str:
   """Registers a task with the split `infer` over files."""
-  if not tf.io.gfile.glob(list(paths)):
-    raise errors.InvalidValue(f"no file matches {list(paths)}")
+  if not tf.io.gfile.glob(paths):
+    raise errors.InvalidValue(f"no file matches {paths}")
   if task_id is None:
     names = ":".join([*paths, *(str(v) for v in key_map.values())])
     task_id = hashlib.sha256(names.encode()).hexdigest()[:10]
@@ -71,9 +72,10 @@ def create_task_from_tfexample_file(
   if file_type != "tfrecord":
     raise errors.InvalidValue(
         f"file type {file_type!r} is not supported; expected 'tfrecord'")
+  paths = [paths] if isinstance(paths, str) else list(paths)
   keys = [inputs_key, *([targets_key] if targets_key else [])]
   source = seqio.TFExampleDataSource(
-      {"infer": list(paths)},
+      {"infer": paths},
       feature_description={
           k: tf.io.FixedLenFeature([], tf.string) for k in keys},
       reader_cls=tf.data.TFRecordDataset)
@@ -103,6 +105,15 @@ def create_task_from_text_file(
   return _add_file_task(
       paths, source, {"inputs": "inputs", "targets": "targets"}, features,
       task_id)
+
+
+def extract_tokens_and_aux_values(result: Any) -> Inferences:
+  """Of what an `infer_fn` gives: outputs, and auxiliary values by name."""
+  pairs, aux = result if isinstance(result, tuple) else (result, {})
+  return [output for _, output in pairs], aux
+
+
+_extract_tokens_and_aux_values = extract_tokens_and_aux_values
 
 
 def _json_value(value: Any) -> Any:
@@ -281,10 +292,9 @@ def infer(
       result = infer_fn(
           model_ds.enumerate(), train_state=train_state,
           rng=jax.random.fold_in(jax.random.PRNGKey(0), index))
-      pairs, aux = result if isinstance(result, tuple) else (result, {})
       if writes:
         write_fn(
-            os.fspath(chunk_path), ([output for _, output in pairs], aux),
+            os.fspath(chunk_path), extract_tokens_and_aux_values(result),
             task_ds, mode,
             task.output_features[output_vocab_feature_name].vocabulary)
         done.write_text("")

@@ -66,6 +66,25 @@ def _rows(tree, num_rows: int):
           for i in range(num_rows)]
 
 
+def _is_cut(result, step, arguments, spec: Mapping[str, Any]) -> bool:
+  """Whether a result is shorter as the inputs were cut.
+
+  Args:
+    step: gave the result; not called, where no axis has the inputs' length.
+    arguments: of the step, its batch the second.
+    spec: of whole examples.
+  """
+  params, batch, *others = arguments
+  length = batch[batching.INPUTS].shape[-1]
+  shapes = lambda tree: [x.shape for x in jax.tree.leaves(tree)]
+  if length == spec[batching.INPUTS].shape[-1] or not any(
+      length in shape[1:] for shape in shapes(result)):
+    return False
+  whole = {name: jax.ShapeDtypeStruct((len(x), *spec[name].shape), x.dtype)
+           for name, x in batch.items()}
+  return shapes(step.trace(params, whole, *others).out_info) != shapes(result)
+
+
 def get_infer_fn(
     infer_step: Callable[..., Any], batch_size: int, train_state_axes,
     partitioner, keep_aux_as_numpy: bool = False, trim_inputs: bool = True
@@ -81,8 +100,9 @@ def get_infer_fn(
     trim_inputs: cut encoder padding that all rows of a batch have, with a
       compilation for each eighth of the inputs' length; in one process rows
       of like length go together, so that sampling, unlike greedy decoding and
-      beam search, draws other numbers than in T5X. False is for steps
-      whose results have the inputs' length, or networks that see padding.
+      beam search, draws other numbers than in T5X. Results that have the
+      inputs' length are of whole inputs all the same. False is for networks
+      that see padding.
 
   Returns:
     A function of an enumerated dataset, a train state and optionally a PRNG
@@ -98,9 +118,11 @@ def get_infer_fn(
       out_axis_resources=None)
   layout = partitioner.get_data_layout(batch_size)
   local_size = batch_size // layout.num_shards
-  devices = partitioner.mesh.shape.get("data", 1)
+  devices = partitioner.data_mesh_size
 
   def infer_fn(ds: tf.data.Dataset, train_state, rng: jax.Array | None = None):
+    nonlocal trim_inputs
+    first_rng = rng
     tokens = ds.element_spec[1].get(batching.INPUTS)
     cut = bool(trim_inputs and tokens is not None and tokens.shape.rank
                and tokens.dtype.is_integer)
@@ -114,10 +136,15 @@ def get_infer_fn(
       step_rng = None
       if rng is not None:
         step_rng, rng = jax.random.split(rng)
-      results.append(partitioned_step(
+      arguments = (
           train_state.params,
           partitioner.shard_batch(_pad_batch(batch, rows)), step_rng,
-          train_state.flax_mutables))
+          train_state.flax_mutables)
+      results.append(partitioned_step(*arguments))
+      if cut and _is_cut(
+          results[-1], partitioned_step, arguments, ds.element_spec[1]):
+        trim_inputs = False
+        return infer_fn(ds, train_state, first_rng)
       indices.append(_all_hosts(np.concatenate(
           [index, np.full(rows - len(index), -1, np.int64)]),
                                 partitioner))

@@ -95,3 +95,14 @@ def test_padding_of_whole_batches_is_cut():
       4, 4, 4, 2, 4, 2]  # The two longest are a batch of their own.
   whole = infer_fn(lengths, batch_size=2, trim_inputs=False)(ds, STATE)
   assert all(row[:3] == [32, 32, 32] for _, row in whole)
+
+
+def test_results_of_the_inputs_length_are_of_whole_inputs():
+  tokens = np.zeros((3, 128), np.int32)
+  tokens[:, :2] = [[5, 6]]
+  ds = tf.data.Dataset.from_tensor_slices(
+      {"encoder_input_tokens": tokens}).enumerate()
+  step = lambda params, batch: batch["encoder_input_tokens"] * params["w"]
+  fn = infer_fn(step)
+  for _ in range(2):
+    np.testing.assert_array_equal([x for _, x in fn(ds, STATE)], 10 * tokens)

@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from etils import epath
+from flax import traverse_util
 import jax
 
 from stepdistill_jax.util import devices
@@ -34,6 +35,10 @@ class InferenceType(enum.Enum):
 
   PREDICT_WITH_AUX = 1
   SCORE = 2
+
+
+_STEPS = {InferenceType.PREDICT_WITH_AUX: "predict_batch_with_aux",
+          InferenceType.SCORE: "score_batch"}
 
 
 class T5XScriptType(enum.Enum):
@@ -99,15 +104,16 @@ class InteractiveModel:
     """Restores or initializes.
 
     Args:
-      output_dir: for checkpoints, from the latest of which it goes on.
+      output_dir: for checkpoints.
       dtype: of restored and saved parameters.
-      checkpoint_path: what to begin from; empty begins from scratch.
+      checkpoint_path: what to begin from; empty goes on from the latest in
+        `output_dir`, or begins from scratch.
       learning_rate_fn: by default that of `create_learning_rate_scheduler`.
     """
     self._batch_size = batch_size
     self._output_dir, self._dtype = output_dir, dtype
     self._checkpoint = (checkpoint_path, restore_mode)
-    self._lengths = task_feature_lengths
+    self._task_feature_lengths = task_feature_lengths
     self._converter = model.FEATURE_CONVERTER_CLS(pack=False)
     self._features = {
         "inputs": seqio.Feature(model.input_vocabulary, add_eos=add_eos),
@@ -123,7 +129,7 @@ class InteractiveModel:
     initial = utils.RestoreCheckpointConfig(
         checkpoint_path or (), restore_mode, dtype=dtype)
     state = initializer.from_checkpoint_or_scratch(
-        [latest, initial], init_rng=init_rng)
+        [initial, latest], init_rng=init_rng)
     self._manager = latest.checkpoint_manager_cls(
         output_dir, initializer.global_train_state_shape, partitioner,
         save_dtype=dtype, keep=5)
@@ -150,18 +156,26 @@ class InteractiveModel:
       preprocessors = [
           seqio.preprocessors.tokenize, seqio.preprocessors.append_eos]
     return get_dataset_from_natural_text_examples(
-        examples, preprocessors, self._lengths, self._features)
+        examples, preprocessors, self._task_feature_lengths, self._features)
 
   def _model_dataset(self, task_ds: tf.data.Dataset) -> tf.data.Dataset:
     kept = task_ds.map(lambda x: {k: x[k] for k in self._features})
-    return self._converter(kept, task_feature_lengths=self._lengths)
+    return self._converter(
+        kept, task_feature_lengths=self._task_feature_lengths)
 
   def train_step(self, examples: Sequence[Example], preprocessors=None):
-    """One step on as many examples as a batch has."""
+    """One step on as many examples as a batch has, and a checkpoint."""
+    if len(examples) < self._batch_size:
+      raise errors.InvalidValue(
+          f"a step takes a batch of {self._batch_size} examples; got "
+          f"{len(examples)}")
+    if self.trainer.stop_training:
+      return
     batch = self._model_dataset(
         self._task_dataset(examples, preprocessors)).batch(
             self._batch_size, drop_remainder=True)
     self.train_step_from_batch_iterator(batch.as_numpy_iterator())
+    self.save_checkpoint()
 
   train_step_with_preprocessors = train_step
 
@@ -173,38 +187,53 @@ class InteractiveModel:
     self._manager.wait_until_finished()
 
   @functools.cache  # noqa: B019, a notebook has one model.
-  def _infer_fn(self, step_name: str):
+  def _infer_fn(self, step_name: str, options: frozenset[tuple[Any, Any]]):
+    step = functools.partial(
+        getattr(self.model, step_name),
+        **traverse_util.unflatten_dict(dict(options)))
     return utils.get_infer_fn(
-        getattr(self.model, step_name), self._batch_size,
-        self.train_state_axes, self.partitioner)
+        step, self._batch_size, self.train_state_axes, self.partitioner)
 
   def infer_with_preprocessors(
-      self, mode: str, examples: Sequence[Example], preprocessors=None):
-    """Predictions as (example, text), or scores as (example, number).
+      self, mode: InferenceType, examples: Sequence[Example],
+      preprocessors=None, **inference_kwargs):
+    """Predictions as (example, bytes), or scores as (example, number).
 
     Args:
-      mode: `predict`, `predict_with_aux` or `score`.
       preprocessors: by default, tokenize and append EOS.
+      **inference_kwargs: of the model's `predict_batch_with_aux` or
+        `score_batch`.
 
     Returns:
-      The pairs; with auxiliary values, the pairs and the values by name.
+      The pairs, and auxiliary values by name.
     """
+    if not isinstance(mode, InferenceType):
+      raise errors.InvalidValue(
+          f"mode is to be one of {list(InferenceType)}; got {mode!r}")
     task_ds = self._task_dataset(examples, preprocessors)
-    rng = {} if mode == "score" else {"rng": jax.random.PRNGKey(0)}
-    result = self._infer_fn(infer.STEPS[mode])(
-        self._model_dataset(task_ds).enumerate(), self.train_state, **rng)
-    pairs, aux = result if isinstance(result, tuple) else (result, None)
-    outputs = [output for _, output in pairs]
-    if mode != "score":
+    infer_fn = self._infer_fn(_STEPS[mode], frozenset(
+        traverse_util.flatten_dict(inference_kwargs).items()))
+    outputs, aux = infer.extract_tokens_and_aux_values(infer_fn(
+        self._model_dataset(task_ds).enumerate(), self.train_state,
+        rng=jax.random.PRNGKey(0)))
+    if mode is InferenceType.PREDICT_WITH_AUX:
       decode = self._features["targets"].vocabulary.decode_tf
-      outputs = [decode(tf.constant(o)).numpy().decode() for o in outputs]
-    pairs = list(zip(task_ds.as_numpy_iterator(), outputs))
-    return pairs if aux is None else (pairs, aux)
+      outputs = [decode(tf.constant(o)).numpy() for o in outputs]
+    return list(zip(task_ds.as_numpy_iterator(), outputs)), aux
 
-  predict = functools.partialmethod(infer_with_preprocessors, "predict")
-  predict_with_aux = functools.partialmethod(
-      infer_with_preprocessors, "predict_with_aux")
-  score = functools.partialmethod(infer_with_preprocessors, "score")
+  def predict_with_aux(self, examples: Sequence[Example]):
+    """Predictions as (example, bytes), and `scores`."""
+    return self.infer_with_preprocessors(
+        InferenceType.PREDICT_WITH_AUX, examples)
+
+  def score(self, examples: Sequence[Example]):
+    """Scores of the targets as (example, number)."""
+    return self.infer_with_preprocessors(InferenceType.SCORE, examples)[0]
+
+  def predict(self, examples: Sequence[Example]):
+    """Predictions as (example, text)."""
+    return [(example, text.decode())
+            for example, text in self.predict_with_aux(examples)[0]]
 
   def evaluate(
       self, examples: Sequence[Mapping[str, str]],
@@ -215,21 +244,27 @@ class InteractiveModel:
     Args:
       metric_fns: of `(targets, predictions)`, of these and `aux_values`, or
         of `(targets, scores)`, as SeqIO's tasks have them.
-      postprocessor: of texts, called with `is_target`.
+      postprocessor: of texts, called with `example` and `is_target`.
     """
     postprocess = postprocessor or (lambda text, **_: text)
     takes = [inspect.signature(fn).parameters for fn in metric_fns]
+    infers = functools.partial(
+        self.infer_with_preprocessors, examples=examples,
+        preprocessors=preprocessors)
     targets = [
-        postprocess(_text(e, "targets"), is_target=True) for e in examples]
+        postprocess(
+            e["targets_pretokenized"].decode(), example=e, is_target=True)
+        for e in self._task_dataset(
+            examples, preprocessors).as_numpy_iterator()]
     given = {}
     if any("scores" in names for names in takes):
       given["scores"] = [
-          score for _, score in self.score(examples, preprocessors)]
+          score for _, score in infers(InferenceType.SCORE)[0]]
     if any("predictions" in names for names in takes):
-      pairs, given["aux_values"] = self.predict_with_aux(
-          examples, preprocessors)
+      pairs, given["aux_values"] = infers(InferenceType.PREDICT_WITH_AUX)
       given["predictions"] = [
-          postprocess(text, is_target=False) for _, text in pairs]
+          postprocess(text.decode(), example=example, is_target=False)
+          for example, text in pairs]
     metrics = {}
     for metric_fn, names in zip(metric_fns, takes):
       metrics.update(metric_fn(
@@ -246,10 +281,15 @@ class InteractiveModel:
       metrics_fns=None):
     """Trains on the batches in turn, and each `eval_period` asks the others.
 
+    Args:
+      train_batches: one batch, or several.
+
     Returns:
       The last predictions, scores and metrics; None for what was not asked.
     """
     predictions = scores = metrics = None
+    if train_batches and isinstance(train_batches[0], Mapping):
+      train_batches = [train_batches]
     for step in range(num_steps):
       if train_batches:
         self.train_step(train_batches[step % len(train_batches)])
@@ -329,6 +369,7 @@ def get_gin_config_from_interactive_model(
     imports_str: gin text of the imports that those two need.
   """
   path, mode = interactive_model._checkpoint
+  lengths = dict(interactive_model._task_feature_lengths)
   infers = script_type is T5XScriptType.INFERENCE
   if infers and not path:
     raise errors.InvalidValue("inference needs a checkpoint to restore")
@@ -339,7 +380,7 @@ def get_gin_config_from_interactive_model(
       f"include 't5x/configs/runs/{'infer' if infers else 'pretrain'}.gin'",
       f"MODEL_DIR = {interactive_model._output_dir!r}",
       f"MIXTURE_OR_TASK_NAME = {task_name!r}",
-      f"TASK_FEATURE_LENGTHS = {dict(interactive_model._lengths)!r}",
+      f"TASK_FEATURE_LENGTHS = {lengths!r}",
       "USE_CACHED_TASKS = False",
       f"BATCH_SIZE = {interactive_model._batch_size}",
       model_config_str, partitioner_config_str]

@@ -145,28 +145,43 @@ class PjitPartitioner:
     if not model_parallel_submesh and not (ici_mesh_shape or dcn_mesh_shape):
       ici_mesh_shape, dcn_mesh_shape = device_mesh.shapes_over_slices(
           num_partitions, device_mesh.devices_here(backend)) or (None, None)
-    self._mesh_arguments = (
-        num_partitions, model_parallel_submesh, backend, ici_mesh_shape,
-        dcn_mesh_shape)
-    self._params_on_devices = params_on_devices
+    # T5X's names of what a subclass reads.
+    self._num_partitions = num_partitions
+    self._model_parallel_submesh = model_parallel_submesh
+    self._backend = backend
+    self._ici_mesh_shape = ici_mesh_shape
+    self._dcn_mesh_shape = dcn_mesh_shape
+    self.params_on_devices = params_on_devices
     rules = tuple(logical_axis_rules or standard_logical_axis_rules())
     if ici_mesh_shape is not None and dcn_mesh_shape is not None:
       rules = tuple((name, ("replica", "data") if name == "batch" else axis)
                     for name, axis in rules)
-    self.logical_axis_rules: LogicalAxisRules = rules
-    # How the first axis of a batch is split.
-    self.data_partition_spec: PartitionSpec = (
-        flax_partitioning.logical_to_mesh_axes(["batch"], rules))
-    (axis,) = self.data_partition_spec
-    self._data_axes = (axis,) if isinstance(axis, str) else tuple(axis or ())
+    self._logical_axis_rules: LogicalAxisRules = rules
 
   @property
-  def params_on_devices(self) -> bool:
-    return self._params_on_devices
+  def logical_axis_rules(self) -> LogicalAxisRules:
+    return self._logical_axis_rules
+
+  @property
+  def data_partition_spec(self) -> PartitionSpec:
+    """How the first axis of a batch is split; subclasses may override it."""
+    return flax_partitioning.logical_to_mesh_axes(
+        ["batch"], self._logical_axis_rules)
+
+  @property
+  def _data_axes(self) -> tuple[str, ...]:
+    (axis,) = self.data_partition_spec
+    return (axis,) if isinstance(axis, str) else tuple(axis or ())
 
   @functools.cached_property
   def mesh(self) -> Mesh:
-    return device_mesh.make_mesh(*self._mesh_arguments)
+    return device_mesh.make_mesh(
+        self._num_partitions, self._model_parallel_submesh, self._backend,
+        self._ici_mesh_shape, self._dcn_mesh_shape)
+
+  @functools.cached_property
+  def _local_chunker(self) -> local_chunks.LocalChunker:
+    return local_chunks.LocalChunker(self.mesh)
 
   @property
   def data_sharding(self) -> NamedSharding:
@@ -197,8 +212,7 @@ class PjitPartitioner:
       self, global_shape: tuple[int, ...], mesh_axes: Sequence[str | None]
   ) -> local_chunks.LocalChunkInfo:
     """This host's part of an array; see `LocalChunker`."""
-    return local_chunks.LocalChunker(self.mesh).get_local_chunk_info(
-        global_shape, mesh_axes)
+    return self._local_chunker.get_local_chunk_info(global_shape, mesh_axes)
 
   def shardings(self, resources):
     """A tree of PartitionSpecs, None meaning replicated, as shardings."""

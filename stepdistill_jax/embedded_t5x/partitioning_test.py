@@ -1,6 +1,9 @@
 """Rules from axis names to mesh axes, and functions compiled with them."""
 
+import functools
+
 from flax.linen import partitioning as flax_partitioning
+import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -79,3 +82,30 @@ def test_partitioner_needs_a_size():
   both = partitioning.PjitPartitioner(
       num_partitions=1, model_parallel_submesh=(1, 1, 1, 1))
   assert dict(both.mesh.shape)["model"] == 1
+
+
+class _ExpertPartitioner(partitioning.PjitPartitioner):
+  """A user's: another mesh, and batches split over two of its axes."""
+
+  @property
+  def data_partition_spec(self):
+    return P(("expert", "data"))
+
+  @functools.cached_property
+  def mesh(self):
+    mesh = partitioning.default_mesh(
+        self._num_partitions, self._model_parallel_submesh, self._backend)
+    return jax.sharding.Mesh(
+        mesh.devices[:, None], ("data", "expert", "model"))
+
+
+def test_a_subclass_has_a_mesh_of_its_own():
+  partitioner = _ExpertPartitioner(
+      num_partitions=1, logical_axis_rules=[("batch", "data")])
+  assert partitioner.data_mesh_size == jax.device_count()
+  assert partitioner._local_chunker.num_chunks["expert"] == 1
+  assert partitioner.logical_axis_rules == (("batch", "data"),)
+  batch = partitioner.shard_batch({"x": np.ones((8, 2))})
+  assert batch["x"].sharding.spec == P(("expert", "data"))
+  partitioner.params_on_devices = False
+  assert not partitioner.params_on_devices

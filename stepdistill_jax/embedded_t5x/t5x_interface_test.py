@@ -24,6 +24,7 @@ from stepdistill_jax.embedded_t5x import (
   checkpoints,
   decoding,
   gin_utils,
+  infer,
   interactive_model,
   metrics,
   models,
@@ -153,6 +154,37 @@ def test_checkpoint_steps_cut_periods():
   assert find(0, 0) == (5, True)
   assert find(1, 5) == (10, False)  # 10 is saved as a multiple.
   assert find(2, 20) == (3, True)
+  assert find(2, 23) == (10, False)  # It is saved; T5X's goes on forever.
+
+
+def test_a_batch_that_was_peeked_at_stays_the_next(tmp_path):
+  ds = tf.data.Dataset.from_tensor_slices(
+      {"x": np.arange(32, dtype=np.int32)}).batch(8)
+  make = lambda: utils.prepare_train_iter(
+      ds, partitioner=partitioning.PjitPartitioner(num_partitions=1))
+  first = lambda batch: int(batch["x"][0])
+  batches = make()
+  assert first(batches.peek()) == 0
+  batches.save(str(tmp_path / "position"))  # T5X's train.py saves here.
+  assert [first(next(batches)) for _ in range(2)] == [0, 8]
+  batches.reset()
+  assert first(next(batches)) == 0
+  again = make()
+  again.restore(str(tmp_path / "position"))
+  assert first(next(again)) == 8
+
+
+def test_a_task_of_one_file(tmp_path):
+  path = str(tmp_path / "examples.tfrecord")
+  with tf.io.TFRecordWriter(path) as writer:
+    writer.write(tf.train.Example(features=tf.train.Features(feature={
+        "text": tf.train.Feature(bytes_list=tf.train.BytesList(
+            value=[b"a"]))})).SerializeToString())
+  name = infer.create_task_from_tfexample_file(
+      path, "tfrecord", "text", None,
+      {"inputs": seqio.Feature(seqio.ByteVocabulary())})
+  ds = seqio.get_mixture_or_task(name).get_dataset(split="infer")
+  assert [e["inputs_pretokenized"] for e in ds.as_numpy_iterator()] == [b"a"]
 
 
 def test_axis_names_can_be_overridden():
@@ -409,7 +441,7 @@ def test_examples_of_a_notebook_are_a_task():
         ["a"], [], None, features)
   model = types.SimpleNamespace(
       _features=features, _checkpoint=("", "latest"), _output_dir="/x",
-      _lengths={"inputs": 8}, _batch_size=2, _dtype="float32")
+      _task_feature_lengths={"inputs": 8}, _batch_size=2, _dtype="float32")
   name = "t5x_interface_test_notebook"
   interactive_model.get_seqio_task_from_examples(
       name, model, [{"input": "ab", "target": "c"}] * 3,

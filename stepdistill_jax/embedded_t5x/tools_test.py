@@ -36,12 +36,12 @@ def make_model(vocabulary):
       optimizer_def=optimizers.adam(learning_rate=0.01))
 
 
-def make_interactive(tmp_path, vocabulary):
+def make_interactive(tmp_path, vocabulary, checkpoint_path=""):
   return interactive_model.InteractiveModel(
       batch_size=4, task_feature_lengths=LENGTHS, output_dir=str(tmp_path),
       partitioner=partitioning.PjitPartitioner(num_partitions=1),
       model=make_model(vocabulary), dtype="float32", restore_mode="specific",
-      checkpoint_path="",
+      checkpoint_path=checkpoint_path,
       input_shapes={"encoder_input_tokens": (4, 12),
                     "decoder_target_tokens": (4, 8),
                     "decoder_input_tokens": (4, 8)},
@@ -78,11 +78,39 @@ def test_interactive_model_trains_predicts_and_goes_on(tmp_path):
   assert model.step == 8 and len(predictions) == 2 and none is None
   assert metrics["score"] > np.mean(scores)  # Learned meanwhile.
   scores = [score for _, score in model.score(examples)]
-  model.save_checkpoint()
   again = make_interactive(tmp_path, testing_tasks.VOCABULARY)
   assert again.step == 8
   np.testing.assert_allclose(
       [score for _, score in again.score(examples)], scores, rtol=1e-6)
+
+
+def test_interactive_model_by_t5x_s_interface(tmp_path):
+  examples = [{"input": w, "target": w} for w in ("ab", "cd", "ef", "gh")]
+  model = make_interactive(tmp_path, testing_tasks.VOCABULARY)
+  preprocessors = [seqio.preprocessors.tokenize,
+                   seqio.preprocessors.append_eos]
+  with pytest.raises(ValueError, match="a batch of 4 examples; got 3"):
+    model.train_step_with_preprocessors(examples[:3], preprocessors)
+  model.train_loop(2, train_batches=examples)  # One batch, again and again.
+  kind = interactive_model.InferenceType
+  pairs, aux = model.infer_with_preprocessors(
+      kind.PREDICT_WITH_AUX, examples, preprocessors, num_decodes=2,
+      return_all_decodes=False)
+  assert all(isinstance(text, bytes) for _, text in pairs)
+  assert len(pairs) == len(aux["scores"]) == 4
+  scores, aux = model.infer_with_preprocessors(
+      kind.SCORE, examples, preprocessors)
+  assert scores[0][0]["targets_pretokenized"] == b"ab" and aux == {}
+  with pytest.raises(ValueError, match="InferenceType"):
+    model.infer_with_preprocessors("score", examples, preprocessors)
+  metrics = model.evaluate_with_preprocessors(
+      examples, preprocessors,
+      [lambda targets, predictions: {"targets": targets}],
+      lambda text, example, is_target: (text, is_target, sorted(example)[0]))
+  assert metrics["targets"][0] == ("ab", True, "inputs")
+  initial = make_interactive(
+      tmp_path, testing_tasks.VOCABULARY, str(tmp_path / "checkpoint_1"))
+  assert (initial.step, model.step) == (1, 2)
 
 
 def test_export_runs_without_this_project(tmp_path):

@@ -118,7 +118,7 @@ def find_next_checkpoint_step(
   for step in (checkpoint_steps or ())[checkpoint_steps_index:]:
     if step > host_step + inner_num_steps:
       break
-    if first_step < step <= epoch_end_step and (
+    if max(first_step, host_step) < step <= epoch_end_step and (
         (step - first_step) % checkpoint_period):
       return step - host_step, True
   return inner_num_steps, is_checkpoint_step

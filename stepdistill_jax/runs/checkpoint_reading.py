@@ -91,7 +91,7 @@ def _check_shapes(path, wanted, found: Mapping[str, Any]) -> None:
            for name, x in wanted.items()
            if name in found and tuple(found[name].shape) != tuple(x.shape)]
   if wrong:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"the checkpoint {path} is of another model: {'; '.join(wrong[:3])}"
         f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}")
 
@@ -129,7 +129,7 @@ def restore(
   found = open_arrays(folder, state_dict, state_transformation_fns)
   missing = sorted(set(wanted) - set(found))
   if missing and fallback_state is None:
-    raise errors.UserError(
+    raise errors.InvalidValue(
         f"the checkpoint {path} lacks {len(missing)} of the model's "
         f"{len(wanted)} arrays, such as {missing[0]}; give "
         "RestoreCheckpointConfig an `assignment_map`, with "
@@ -142,12 +142,15 @@ def restore(
 
   def lazy(name: str) -> lazy_arrays.LazyArray:
     spec = mesh_axes.get(name)
+    sharding = NamedSharding(
+        partitioner.mesh, PartitionSpec() if spec is None else spec)
+    if lazy_parameters and not partitioner.params_on_devices:
+      sharding = None
     # Only parameters are cast: the step is an integer, and the optimizer's
     # state is float32 whatever the parameters are.
     return as_lazy(
         found[name], dtype if name.startswith("target/") else None,
-        NamedSharding(partitioner.mesh, PartitionSpec() if spec is None
-                      else spec))
+        sharding)
 
   lazies = {name: lazy(name) for name in wanted if name in found}
   result = dict(empty)

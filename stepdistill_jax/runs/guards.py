@@ -88,12 +88,12 @@ def guard_step(guards: Guards, old_state, new_state, grads, metrics):
   Returns:
     (the state to go on with, metrics with `METRIC`).
   """
-  if guards.nonfinite == "ignore":
+  values = jax.tree.leaves((grads, metrics.get("loss")))
+  checked = [x for x in values
+             if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+  if guards.nonfinite == "ignore" or not checked:  # A model may have no weight.
     return new_state, metrics
-  checked = [*jax.tree.leaves(grads), *jax.tree.leaves(metrics.get("loss"))]
-  finite = jnp.all(jnp.stack([
-      jnp.all(jnp.isfinite(x)) for x in checked
-      if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]))
+  finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in checked]))
   metrics = {**metrics, METRIC: Count((~finite).astype(jnp.int32))}
   if guards.nonfinite == "skip":
     # The step counts all the same: the data goes on.

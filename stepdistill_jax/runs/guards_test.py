@@ -49,6 +49,12 @@ def test_a_finite_step_is_untouched():
     assert metrics[guards.METRIC].compute() == 0
 
 
+def test_a_model_without_weights_has_nothing_to_check():
+  state, metrics = guards.guard_step(
+      guards.Guards(), OLD, NEW, {}, {"tokens": jnp.array(3)})
+  assert state is NEW and set(metrics) == {"tokens"}
+
+
 def test_monitor_stops_on_what_is_not_finite():
   monitor = guards.Monitor(guards.Guards())
   monitor.check(10, {"loss": 1.0, guards.METRIC: 0})

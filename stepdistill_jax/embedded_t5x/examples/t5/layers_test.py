@@ -75,3 +75,10 @@ def test_dropout_of_attention_drops_weights(from_cache):
   expected = jnp.einsum("bhqk,bkhd->bqhd", weights * keep / 0.5, value)
   # Products in another order.
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_numpy_s_embeddings_are_looked_up():
+  table = np.arange(6, dtype=np.float32).reshape(3, 2)
+  got = linear.Embed(3, 2).apply(
+      {"params": {"embedding": table}}, np.array([[2, 0]]))
+  np.testing.assert_array_equal(got, table[[[2, 0]]])

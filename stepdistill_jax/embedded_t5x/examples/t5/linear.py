@@ -136,7 +136,7 @@ def _look_up(table: Array, ids: Array, size: int, dtype: DType) -> Array:
   that it is elsewhere, where the product costs more. Both add up in float32.
   """
   del size
-  return table.at[ids].get(
+  return jnp.asarray(table).at[ids].get(  # A checkpoint may be NumPy's.
       mode="fill", fill_value=0, wrap_negative_indices=False).astype(dtype)
 
 
