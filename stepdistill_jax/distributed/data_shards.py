@@ -16,6 +16,9 @@ from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -150,3 +153,11 @@ def check_first_batch(train_iter, layout) -> None:
   problems = [p for p in processes.exchange("first batch", problem) if p]
   if problems:
     raise errors.InvalidValue(problems[0]) from error
+
+
+def on_all_hosts(values: np.ndarray, partitioner: Any) -> np.ndarray:
+  """The values of a global batch, of which each host has its own rows."""
+  if jax.process_count() == 1:
+    return values
+  return np.asarray(multihost_utils.process_allgather(
+      partitioner.shard_batch(values), tiled=True))

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from stepdistill_jax.data import batching
+from stepdistill_jax.distributed import data_shards
 
 InferFnCallable = Callable[..., Any]
 
@@ -145,20 +146,11 @@ def get_infer_fn(
           results[-1], partitioned_step, arguments, ds.element_spec[1]):
         trim_inputs = False
         return infer_fn(ds, train_state, first_rng)
-      indices.append(_all_hosts(np.concatenate(
-          [index, np.full(rows - len(index), -1, np.int64)]),
-                                partitioner))
+      indices.append(data_shards.on_all_hosts(np.concatenate(
+          [index, np.full(rows - len(index), -1, np.int64)]), partitioner))
     return _collect(results, indices, keep_aux_as_numpy) if results else []
 
   return infer_fn
-
-
-def _all_hosts(index: np.ndarray, partitioner) -> np.ndarray:
-  """The rows' indices of the global batch, on every host; -1 is padding."""
-  if jax.process_count() == 1:
-    return index
-  return np.asarray(multihost_utils.process_allgather(
-      partitioner.shard_batch(index), tiled=True))
 
 
 def _collect(results, indices, keep_aux_as_numpy: bool):

@@ -11,46 +11,13 @@ from etils import epath
 from flax import traverse_util
 import flax.core
 import jax
-from jax.extend import core
-import jax.numpy as jnp
 
 from stepdistill_jax.embedded_t5x import (
   checkpoint_config,
   partitioning,
   train_state as train_state_lib,
 )
-from stepdistill_jax.util import errors
-
-
-def _by_equation(function: Callable[..., Any]) -> Callable[..., Any]:
-  """The function, its equations computed one by one, those in vain left out."""
-
-  def call(*args: Any) -> Any:
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-    needed = set(filter(_is_variable, closed.jaxpr.outvars))
-    equations = []
-    for equation in reversed(closed.jaxpr.eqns):
-      if not needed.isdisjoint(equation.outvars):
-        equations.append(equation)
-        needed.update(filter(_is_variable, equation.invars))
-    values = core.jaxpr_as_fun(core.ClosedJaxpr(
-        closed.jaxpr.replace(eqns=equations[::-1]), closed.consts))(
-            *jax.tree.leaves(args))
-    # Each has a buffer of its own, as a step overwrites all of them.
-    buffers: set[int] = set()
-    for i, value in enumerate(values):
-      if not isinstance(value, jax.Array):  # A constant.
-        value = jnp.array(value)
-      buffer = value.unsafe_buffer_pointer()
-      values[i] = jnp.copy(value) if buffer in buffers else value
-      buffers.add(buffer)
-    return jax.tree.unflatten(jax.tree.structure(shape), values)
-
-  return call
-
-
-def _is_variable(atom: Any) -> bool:
-  return isinstance(atom, core.Var)
+from stepdistill_jax.util import equations, errors
 
 
 class TrainStateInitializer:
@@ -106,7 +73,7 @@ class TrainStateInitializer:
     mesh = getattr(self._partitioner, "mesh", None)
     if mesh is not None and mesh.size == 1:
       state = partitioning.PjittedFnWithContext(
-          _by_equation(self._initialize), mesh,
+          equations.one_by_one(self._initialize), mesh,
           self._partitioner.logical_axis_rules)(init_rng)
       return self._partitioner.move_params_to_devices(
           state, self.train_state_axes)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepdistill_jax.embedded_t5x import state_initializer
+from stepdistill_jax.util import equations
 from tests.support import exactness_cases, student_fixtures as fixtures
 
 
@@ -26,7 +26,7 @@ def test_equation_by_equation(make, bits):
   with jax.default_prng_impl(bits):
     rng = jax.random.PRNGKey(3)
     expected = jax.jit(initialize)(rng)
-    found = state_initializer._by_equation(initialize)(rng)
+    found = equations.one_by_one(initialize)(rng)
   assert jax.tree.structure(found) == jax.tree.structure(expected)
   for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
     # In a program of its own a draw is not joined with what scales it, by one
@@ -39,7 +39,7 @@ def test_equal_values_have_buffers_of_their_own():
     y = jnp.zeros([3]) + x
     return x, y, y, jax.device_put(y)
 
-  values = state_initializer._by_equation(twice)(jnp.float32(2.0))
+  values = equations.one_by_one(twice)(jnp.float32(2.0))
   total = jax.jit(lambda *all: sum(map(jnp.sum, all)),
                   donate_argnums=(0, 1, 2, 3))(*values)
   assert float(total) == 20.0
