@@ -1,11 +1,14 @@
 """What T5X's users call by T5X's names does what it does there."""
 
+import builtins
+import gc
 import os
 import subprocess
 import sys
 import threading
 import types
 
+import clu.values
 import flax.core
 from flax.linen import partitioning as flax_partitioning
 import gin
@@ -17,6 +20,7 @@ import seqio
 import tensorflow as tf
 import tensorstore as ts
 
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.embedded_t5x import (
   binary_search,
   checkpoint_importer,
@@ -218,6 +222,44 @@ def test_places_of_devices():
   assert partitioning.bounds_from_last_device(devices[-1]) == (2, 2, 1, 2)
   assert partitioning.bounds_from_last_device(jax.devices()[0]) == (
       1, jax.local_device_count())
+
+
+@pytest.mark.parametrize("parts, tile", [
+    (1, (1, 1, 1, 1)), (2, (1, 1, 1, 2)), (4, (2, 1, 1, 2)), (8, (2, 2, 1, 2)),
+    (16, (4, 2, 1, 2))])
+def test_older_tpus_have_t5x_s_tiles(parts, tile):
+  """TPU v2 and v3, of two cores a chip; up to 8 parts stay on a host."""
+  devices = test_utils.make_devices(4, 4, 1, kind="TPU v3")
+  with device_mesh.fake_devices(devices):
+    rows = partitioning.default_mesh(parts).devices
+  assert rows.shape == (32 // parts, parts)
+  for row in rows:
+    places = list(zip(*map(partitioning.get_coords, row)))
+    assert tuple(max(x) - min(x) + 1 for x in places) == tile
+    assert parts > 8 or len({device.process_index for device in row}) == 1
+
+
+def test_imports_without_collection_where_the_variable_asks(monkeypatch):
+  from t5x import disable_gc_during_import as gc_lib
+  before = builtins.__import__
+  monkeypatch.setattr(builtins, "__import__", before)  # Put back at the end.
+  gc_lib.try_disable_gc_during_import()
+  assert builtins.__import__ is before
+  monkeypatch.setenv("EXPERIMENTAL_DISABLE_GC_DURING_IMPORT", "true")
+  gc_lib.try_disable_gc_during_import()
+  assert builtins.__import__ is gc_lib.gc_disabled_import
+  with gc_lib.disabled_gc():
+    assert not gc.isenabled()
+  assert gc.isenabled()
+
+
+def test_counts_do_not_end_a_training():
+  """As in T5X: metrics are numbers of clu's, or floats."""
+  def ends(*values):
+    action = trainer.EarlyStoppingAction(("task", "metric"), "min", patience=2)
+    return [action.run(None, {"task": {"metric": v}}) for v in values][-1]
+  assert ends(1.0, 2.0) and ends(clu.values.Scalar(1), clu.values.Scalar(2))
+  assert not ends(1, 2)
 
 
 def test_a_host_s_part_of_an_array():
