@@ -43,6 +43,7 @@ class _Change:
   line: str
   kinds: tuple[str, ...] = ("runs", "scores")
 
+
 def cells_of(resolved: Sequence[resolving.Resolved], limit: int | None
              ) -> dict[str, Any]:
   """What decides each cell's runs, as JSON values."""
