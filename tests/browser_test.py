@@ -122,7 +122,8 @@ def test_a_studys_page_is_for_everyone(tmp_path):
         jobs_lib.scores_dir(tmp_path, job),
         [command_test.system(run, .5 + .1 * (method == "step_by_step"))])
   assert summary.write(
-      tmp_path, study, resolved, jobs, [], {jobs[1].name: "no records"}, True)
+      tmp_path, study, resolved, jobs, [], {jobs[1].name: "no records"}, True,
+      {job.name for job in jobs})
   page, messages = testing.open_in_browser(tmp_path / "report.html")
   assert messages == []
   assert not testing.accessibility_problems(tmp_path / "report.html")
