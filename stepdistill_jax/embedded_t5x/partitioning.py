@@ -183,7 +183,7 @@ class PjitPartitioner:
   def _local_chunker(self) -> local_chunks.LocalChunker:
     return local_chunks.LocalChunker(self.mesh)
 
-  @property
+  @functools.cached_property  # For each feature of each batch.
   def data_sharding(self) -> NamedSharding:
     return NamedSharding(self.mesh, self.data_partition_spec)
 
