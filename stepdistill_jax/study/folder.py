@@ -91,12 +91,11 @@ def claimed(
       stale += sorted(folder.glob("report.*"))
     aside = [_put_aside(folder, path) for path in stale]
     durable_files.replace(folder / "study.toml", study.text)
-    durable_files.replace(folder / FILE, json.dumps({
+    _write(folder, {
         **before, "schema_version": 1, "study": study.name,
         "title": study.title, "created": before.get("created") or _now(),
         "cells": cells, "versions": dict(run_record.versions()),
-        **({"failed": {}} if stale else {})},
-        indent=1) + "\n")
+        **({"failed": {}} if stale else {})})
     yield aside
 
 
@@ -146,6 +145,16 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     value = json.loads(path.read_text("utf-8"))
     value["study"], value["cells"].items()
     return dict(value)
+
+
+def _write(folder: pathlib.Path, value: Mapping[str, Any]) -> None:
+  durable_files.replace(folder / FILE, json.dumps(value, indent=1) + "\n")
+
+
+def _add(folder: pathlib.Path, key: str, more: Mapping[str, Any]) -> None:
+  """Adds to one of the objects in FILE."""
+  value = _read(folder / FILE)
+  _write(folder, {**value, key: {**value.get(key, {}), **more}})
 
 
 def _of_cell(folder: pathlib.Path, cell: str,
@@ -210,10 +219,7 @@ def failed(folder: pathlib.Path) -> dict[str, str]:
 
 def add_failed(folder: pathlib.Path, more: Mapping[str, str]) -> None:
   """Keeps what failed, so that what a sweep chose stays chosen."""
-  value = _read(folder / FILE)
-  durable_files.replace(folder / FILE, json.dumps(
-      {**value, "failed": {**value.get("failed", {}), **more}}, indent=1)
-                        + "\n")
+  _add(folder, "failed", more)
 
 
 def write_data(folder: pathlib.Path, jobs: Sequence[jobs_lib.Job],
@@ -237,7 +243,4 @@ def write_data(folder: pathlib.Path, jobs: Sequence[jobs_lib.Job],
     vocabulary = locations.t5_vocabulary_path()
     found["vocabulary"] = {vocabulary.name: hashlib.sha256(
         vocabulary.read_bytes()).hexdigest()}
-  value = _read(folder / FILE)
-  durable_files.replace(folder / FILE, json.dumps(
-      {**value, "data_sha256": {**value.get("data_sha256", {}), **found}},
-      indent=1) + "\n")
+  _add(folder, "data_sha256", found)
