@@ -11,6 +11,7 @@ from stepdistill_jax.models.lora import (
     train_adapters,  # noqa: F401
 )
 from stepdistill_jax.models.optimization import (
+    clip_by_global_norm,  # noqa: F401
     learning_rate,  # noqa: F401
     optimizer,  # noqa: F401
 )

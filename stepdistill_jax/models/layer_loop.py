@@ -22,6 +22,7 @@ from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import (
   network as scalable,
 )
+from stepdistill_jax.models import joined_kernels, layer_dropout
 from stepdistill_jax.util import errors
 
 Array = Any
@@ -43,37 +44,43 @@ def wanted(loop_layers: bool | None, length: int) -> bool:
 
 
 def run_in_loop(
-    stack: Any, layer: Callable[..., Array], x: Array, length: int, *,
+    stack: Any, layer: Callable[[Any, Array], Array], x: Array, length: int, *,
     remat_policy: str | None, dropout: bool = False) -> Array:
   """Runs a stack's layers one after the other, in a compiled loop.
 
   Args:
     stack: the encoder or decoder, whose parameters are there.
-    layer: (parameters of a layer, `[batch, length, embed]`, dropout key or
-      None) -> `[batch, length, embed]`.
+    layer: (parameters of a layer, `[batch, length, embed]`) -> the same shape.
     x: the first layer's input.
     length: number of layers.
     remat_policy: 'none' keeps all that the backward pass needs, 'minimal'
       recomputes all but matrix products without batch axes, 'full' keeps the
       layers' inputs alone; or a name in `jax.checkpoint_policies`.
-    dropout: whether layers need keys.
+    dropout: whether layers drop out, see `layer_dropout.apply`.
 
   Raises:
     errors.UserError: an unknown policy.
   """
   cfg = stack.config
   params = stack.variables["params"]
+  layers = [params[f"layers_{i}"] for i in range(length)]
+  # Of several devices each has a part of every kernel.
+  join = len(device_mesh.devices_here()) == 1
   # The layers cast them to this dtype anyway; so the copy is a small one.
   stacked = jax.tree.map(
       lambda *leaves: jnp.stack([jnp.asarray(p, cfg.dtype) for p in leaves]),
-      *(params[f"layers_{i}"] for i in range(length)))
+      *(map(joined_kernels.join, layers) if join else layers))
   keys = None
   if dropout:
     keys = jax.random.split(stack.make_rng("dropout"), length)
 
   def body(x: Array, of_layer: Any) -> tuple[Array, None]:
+    params, key = of_layer
+    if join:
+      params = joined_kernels.separate(params, layers[0])
     x = spmd.with_logical_constraint(x, ("batch", "length", "embed"))
-    return layer(of_layer[0], x, of_layer[1]), None
+    return (layer(params, x) if key is None else
+            layer_dropout.apply(layer, params, x, key)), None
 
   if remat_policy not in (None, "none"):
     body = jax.checkpoint(
@@ -86,10 +93,3 @@ def _policy(name: str) -> Any:
     return scalable.checkpoint_policy(name)
   except ValueError as error:
     raise errors.UserError(str(error)) from error
-
-
-def apply(module: Any, params: Any, key: Array, *arguments: Any,
-          **options: Any) -> Array:
-  """Applies a layer to a layer's parameters."""
-  rngs = {} if key is None else {"dropout": key}
-  return module.apply({"params": params}, *arguments, rngs=rngs, **options)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import gin
+import jax
 import jax.numpy as jnp
 import optax
 from t5x import adafactor, optimizers
 
-from stepdistill_jax.config import gin_values
+from stepdistill_jax.config import gin_values, inherited_bindings
+from stepdistill_jax.runs import guards
 from stepdistill_jax.util import errors
 
 SCHEDULES, OPTIMIZERS = gin_values.SCHEDULES, gin_values.OPTIMIZERS
@@ -69,6 +71,25 @@ def learning_rate(
   return joined
 
 
+@inherited_bindings.followed_by_function(optax.clip_by_global_norm)
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """`optax.clip_by_global_norm`, whose gin bindings count here, in few kernels.
+
+  Args:
+    max_norm: gradients of a larger norm are divided by it, times this.
+  """
+
+  def update(gradients: Any, state: Any, params: Any = None) -> Any:
+    del params
+    norm = jnp.sqrt(guards.sum_of_squares(gradients))
+    return jax.tree.map(
+        lambda x: jnp.where(
+            norm < max_norm, x, x / norm.astype(x.dtype) * max_norm),
+        gradients), state
+
+  return optax.GradientTransformation(optax.init_empty_state, update)
+
+
 def optimizer(
     name: str, learning_rate: Callable[[Any], Any], max_norm: float = 1.0,
     weight_decay: float = 0.0) -> Any:
@@ -95,7 +116,7 @@ def optimizer(
       "lion": lambda: optax.lion(learning_rate, weight_decay=weight_decay),
       "sgd": lambda: optax.sgd(learning_rate, momentum=0.9),
   }[name]()
-  return optimizers.chain([optax.clip_by_global_norm(max_norm), rule])
+  return optimizers.chain([clip_by_global_norm(max_norm), rule])
 
 
 def by_name(definition: Any) -> Any:

@@ -5,6 +5,7 @@ import optax
 import pytest
 from t5x import utils
 
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.models import optimization
 from stepdistill_jax.runs import run_record
 from stepdistill_jax.util import errors
@@ -79,3 +80,36 @@ def test_runs_of_before_go_on():
   assert run_record.differences(NEW, changed) == ["WARMUP_STEPS was 0, now 10"]
   other = {**OLD, "optax.linear_schedule.end_value": "1e-6"}
   assert run_record.differences(other, NEW)
+
+
+@pytest.mark.parametrize("on_accelerators", [False, True])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_clipping_is_optax_s(monkeypatch, on_accelerators, scale):
+  monkeypatch.setattr(
+      device_mesh, "on_accelerators", lambda: on_accelerators)
+  rng = np.random.default_rng(0)
+  gradients = {str(i): jnp.asarray(
+      scale * rng.normal(size=(2, 3 + i % 2)), jnp.float32) for i in range(9)}
+  results = []
+  for rule in (optimization.clip_by_global_norm, optax.clip_by_global_norm):
+    clip = rule(max_norm=2.0)
+    results.append(clip.update(gradients, clip.init(gradients))[0])
+  for name, got in results[0].items():
+    # The norm is summed in another order on accelerators.
+    np.testing.assert_allclose(
+        got, results[1][name], rtol=1e-6 if on_accelerators else 0)
+
+
+def test_gin_bindings_of_optax_s_clipping_count():
+  with gin.unlock_config():
+    gin.external_configurable(
+        optax.clip_by_global_norm, module="optax_of_test")
+    gin.bind_parameter(
+        "optax_of_test.clip_by_global_norm.max_norm", 0.5)
+  try:
+    clip = optimization.clip_by_global_norm()
+    gradient = {"w": jnp.array([3.0, 4.0])}
+    np.testing.assert_allclose(
+        clip.update(gradient, ())[0]["w"], [0.3, 0.4], rtol=1e-6)
+  finally:
+    gin.clear_config()

@@ -34,9 +34,9 @@ class Encoder(t5_network.Encoder):
         x.shape[-2], x.shape[-2], True)
     module = t5_network.EncoderLayer(self.config, parent=None)
 
-    def layer(params: Any, x: Array, key: Array) -> Array:
-      return layer_loop.apply(
-          module, params, key, x, encoder_mask, deterministic,
+    def layer(params: Any, x: Array) -> Array:
+      return module.apply(
+          {"params": params}, x, encoder_mask, deterministic,
           encoder_bias=bias)
 
     return layer_loop.run_in_loop(
@@ -66,9 +66,9 @@ class Decoder(t5_network.Decoder):
         max_decode_length, index)
     module = t5_network.DecoderLayer(self.config, parent=None)
 
-    def layer(params: Any, y: Array, key: Array) -> Array:
-      return layer_loop.apply(
-          module, params, key, y, encoded, decoder_mask, encoder_decoder_mask,
+    def layer(params: Any, y: Array) -> Array:
+      return module.apply(
+          {"params": params}, y, encoded, decoder_mask, encoder_decoder_mask,
           deterministic, decoder_bias=bias)
 
     return layer_loop.run_in_loop(

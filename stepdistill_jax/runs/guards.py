@@ -13,6 +13,7 @@ or gradient was not finite.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
@@ -26,9 +27,11 @@ import jax
 import jax.numpy as jnp
 
 from stepdistill_jax.config import setting_checks
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.util import errors, progress
 
 METRIC = "guard/nonfinite_steps"
+_STACKED = 48  # Arrays; XLA fuses no kernel of 100 operands or more.
 _SPIKE_HISTORY = 20  # Periods.
 _SPIKE_LEAST_HISTORY = 8
 # The median absolute deviation of a normal distribution, in its sigmas.
@@ -89,8 +92,8 @@ def guard_step(guards: Guards, old_state, new_state, grads, metrics):
     (the state to go on with, metrics with `METRIC`).
   """
   values = jax.tree.leaves((grads, metrics.get("loss")))
-  checked = [x for x in values
-             if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+  checked = _stacked([x for x in values if jnp.issubdtype(
+      jnp.result_type(x), jnp.inexact)])
   if guards.nonfinite == "ignore" or not checked:  # A model may have no weight.
     return new_state, metrics
   finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in checked]))
@@ -101,6 +104,28 @@ def guard_step(guards: Guards, old_state, new_state, grads, metrics):
     new_state = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old), new_state, kept)
   return new_state, metrics
+
+
+def sum_of_squares(tree: Any) -> jax.Array:
+  """Σ x² over all numbers of a tree of arrays, a float32 scalar."""
+  return jnp.asarray(sum(
+      jnp.sum(jnp.square(x)) for x in _stacked(jax.tree.leaves(tree))),
+                     jnp.float32)
+
+
+def _stacked(arrays: Sequence[Any]) -> Sequence[Any]:
+  """On accelerators arrays of one shape as one; elsewhere all as they are.
+
+  A sum is two kernels on a GPU, however few numbers it is of, and a network
+  has hundreds of arrays. XLA reads them where they are.
+  """
+  if not device_mesh.on_accelerators():
+    return arrays
+  alike = collections.defaultdict(list)
+  for x in arrays:
+    alike[jnp.shape(x), jnp.result_type(x)].append(x)
+  return [jnp.stack(group[i:i + _STACKED]) for group in alike.values()
+          for i in range(0, len(group), _STACKED)]
 
 
 def count_nonfinite(metrics: Mapping[str, Any]) -> int:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.runs import guards, watchdog
 from stepdistill_jax.util import errors
 
@@ -131,3 +132,29 @@ def test_a_restored_value_that_is_not_finite_is_named(dtype, value):
   with pytest.raises(errors.UserError, match=(
       "old/checkpoint_3: encoder/b has 2 of 4 values that are not finite")):
     guards.require_finite("old/checkpoint_3", params)
+
+
+@pytest.mark.parametrize("on_accelerators", [False, True])
+def test_squares_are_summed_wherever_and_in_whatever_groups(
+    monkeypatch, on_accelerators):
+  monkeypatch.setattr(
+      device_mesh, "on_accelerators", lambda: on_accelerators)
+  arrays = [jnp.arange(6.0) + i for i in range(100)]
+  tree = {"alike": arrays, "others": [jnp.float32(2), jnp.ones((2, 3))]}
+  want = sum(float(np.sum(np.square(x))) for x in jax.tree.leaves(tree))
+  # Whole numbers below 2**24: float32 has them all.
+  assert guards.sum_of_squares(tree) == want
+  program = str(jax.make_jaxpr(lambda x: guards.sum_of_squares(x))(tree))
+  # 100 of a shape are sums of 48, 48 and 4.
+  assert program.count("reduce_sum") == (5 if on_accelerators else 102)
+  assert guards.sum_of_squares({}) == 0
+
+
+@pytest.mark.parametrize("place", [0, 47, 48, 99])
+def test_one_bad_number_of_many_arrays_is_found(monkeypatch, place):
+  monkeypatch.setattr(device_mesh, "on_accelerators", lambda: True)
+  grads = [jnp.ones(3) for _ in range(100)]
+  for value, count in ((jnp.nan, 1), (1e38, 0)):
+    grads[place] = grads[place].at[1].set(value)
+    _, metrics = guards.guard_step(guards.Guards(), OLD, NEW, grads, {})
+    assert metrics[guards.METRIC].compute() == count

@@ -152,8 +152,8 @@ class Decoder(nn.Module):
         decode or prefill or self.is_initializing()):
       module = DecoderLayer(cfg, parent=None)
       x = layer_loop.run_in_loop(
-          self, lambda params, x, key: layer_loop.apply(
-              module, params, key, x, mask, positions),
+          self, lambda params, x: module.apply(
+              {"params": params}, x, mask, positions),
           x, cfg.num_layers, remat_policy=cfg.remat_policy)
     else:
       for i in range(cfg.num_layers):

@@ -43,6 +43,7 @@ def dot_product_attention(
     value: `[batch, kv_length, heads, v_dim]`.
     bias: broadcastable to `[batch, heads, q_length, kv_length]`: hidden
       positions, relative positions.
+    dropout_rng: a key; or what is kept, bool `[batch, heads, 1, kv_length]`.
     dropout_rate: share of weights dropped. One draw serves all query
       positions, as in T5.
     dtype: of the attention weights and the result.
@@ -61,10 +62,11 @@ def dot_product_attention(
     logits = logits + bias.astype(logits.dtype)
   weights = jax.nn.softmax(logits).astype(dtype)
   if not deterministic and dropout_rate > 0.0:
-    keep_prob = 1.0 - dropout_rate
-    batch, heads, _, kv_length = weights.shape
-    keep = jax.random.bernoulli(
-        dropout_rng, keep_prob, (batch, heads, 1, kv_length))
+    keep_prob, keep = 1.0 - dropout_rate, dropout_rng
+    if keep.dtype != bool:
+      batch, heads, _, kv_length = weights.shape
+      keep = jax.random.bernoulli(
+          dropout_rng, keep_prob, (batch, heads, 1, kv_length))
     # One draw for all queries: it can act on the values, and the backward pass
     # need not keep the weights twice.
     scale = (keep.astype(value.dtype) / jnp.asarray(keep_prob, dtype))[:, :, 0]
@@ -189,7 +191,8 @@ class MultiHeadDotProductAttention(nn.Module):
       bias = masks.combine_biases(hidden, bias)
     dropout_rng = None
     if not deterministic and self.dropout_rate > 0.0:
-      dropout_rng = self.make_rng("dropout")
+      dropout_rng = self.weights_dropout(
+          (batch, self.num_heads, 1, key.shape[2 if from_cache else 1]))
     x = dot_product_attention(
         query, key, value, bias, dropout_rng, self.dropout_rate, deterministic,
         self.dtype, self.float32_logits, from_cache)
@@ -199,6 +202,11 @@ class MultiHeadDotProductAttention(nn.Module):
     return self.dense_cls(
         features=inputs_q.shape[-1], axis=(-2, -1), dtype=self.dtype,
         kernel_init=self.kernel_init, kernel_axes=self.out_axes, name="out")(x)
+
+  def weights_dropout(self, shape: tuple[int, ...]) -> Array:
+    """The key of a draw of this shape; a loop of layers gives what is kept."""
+    del shape
+    return self.make_rng("dropout")
 
   def _to_heads(self, name: str, inputs: Array, init) -> Array:
     """[batch, length, embed] -> [batch, length, heads, head_dim]."""
