@@ -255,8 +255,10 @@ def _compute(
     tokens = losses.token_loss(
         logits, targets, label_smoothing=settings.label_smoothing,
         z_loss=settings.z_loss)
-    loss = jnp.sum(counts * (tokens.cross_entropy + tokens.z_loss))
-    return loss, (tokens, jnp.argmax(logits, axis=-1) == targets)
+    correct = jnp.argmax(logits, axis=-1) == targets
+    # As one array: a GPU starts a kernel for each that a loop gives back.
+    return (jnp.sum(counts * (tokens.cross_entropy + tokens.z_loss)),
+            jnp.stack([*tokens, correct], axis=-1))
 
   def of_block(of_kernel: Any, places: Any) -> Any:
     order, is_counted = places
@@ -266,16 +268,15 @@ def _compute(
     logits = constrained(
         jnp.einsum("sbe,ev->sbv", hidden, kernel), "batch", None, "vocab")
     if not with_gradient:
-      return of_kernel, (
-          *losses_of(logits, targets, counts), None)
-    (loss, others), gradient = jax.value_and_grad(losses_of, has_aux=True)(
+      return of_kernel, (losses_of(logits, targets, counts)[1], None)
+    gradient, tokens = jax.grad(losses_of, has_aux=True)(
         logits, targets, counts)
     if of_kernel is not None:
       # Of each shard its own: they are added up once, after the loop.
       of_kernel = constrained(
           of_kernel + jnp.einsum("sbe,sbv->sev", hidden, gradient),
           "batch", None, "vocab")
-    return of_kernel, (loss, others, jnp.einsum(
+    return of_kernel, (tokens, jnp.einsum(
         "sbv,ev->sbe", gradient, kernel).astype(arrays[0].dtype))
 
   def step(of_kernel: Any, places: Any) -> Any:
@@ -293,7 +294,7 @@ def _compute(
     of_kernel = constrained(
         jnp.zeros((shards, *kernel.shape), jnp.float32),
         "batch", None, "vocab")
-  of_kernel, (loss, (tokens, correct), of_hidden) = jax.lax.scan(
+  of_kernel, (tokens, of_hidden) = jax.lax.scan(
       step, of_kernel, blocks)
 
   def back(x: jnp.ndarray) -> jnp.ndarray:
@@ -302,9 +303,10 @@ def _compute(
     x = _at(x.reshape((shards, -1, *x.shape[3:])), place)
     return x.reshape((*targets.shape, *x.shape[2:]))
 
-  tokens = losses.TokenLoss(*(
-      jnp.where(has_weight, back(x), 0.0) for x in tokens))
-  result = Result(jnp.sum(loss), tokens, back(correct) & has_weight)
+  tokens = jnp.where(has_weight[..., None], back(tokens), 0.0)
+  token_loss = losses.TokenLoss(tokens[..., 0], tokens[..., 1])
+  loss = jnp.sum(counts * (token_loss.cross_entropy + token_loss.z_loss))
+  result = Result(loss, token_loss, tokens[..., 2] > 0)
   if not with_gradient:
     return result, (None, None)
   of_hidden = back(of_hidden)

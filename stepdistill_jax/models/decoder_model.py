@@ -48,7 +48,7 @@ class StepDistillDecoder(task_loss.TaskLoss, t5x_models.DecoderOnlyModel):
       aggregation: str = "task_mean",
       loss_normalizing_factor: float | None = None,
       mutual_information: schedules.Weight = 0.0,
-      logits_in_blocks: bool | None = False):
+      logits_in_blocks: bool | None = None):
     """Makes a student.
 
     Args:

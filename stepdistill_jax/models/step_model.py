@@ -40,7 +40,7 @@ class StepDistillModel(task_loss.TaskLoss, t5x_models.EncoderDecoderModel):
       aggregation: str = "task_mean",
       loss_normalizing_factor: float | None = None,
       mutual_information: schedules.Weight = 0.0,
-      logits_in_blocks: bool | None = False,
+      logits_in_blocks: bool | None = None,
       loop_layers: bool | None = None):
     """Makes a student.
 
