@@ -70,7 +70,8 @@ def _kept_by(kept: Callable[[float, Shape], Array]) -> Iterator[None]:
     x, rate = args[0], module.rate
     once = {axis % x.ndim for axis in module.broadcast_dims}
     shape = tuple(1 if i in once else n for i, n in enumerate(x.shape))
-    return jnp.where(kept(rate, shape), x / (1 - rate), 0).astype(x.dtype)
+    keep = jnp.broadcast_to(kept(rate, shape), x.shape)
+    return jax.lax.select(keep, x / (1 - rate), jnp.zeros_like(x))
 
   with nn.intercept_methods(intercept):
     yield

@@ -22,6 +22,7 @@ from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.embedded_t5x.examples.scalable_t5 import (
   network as scalable,
 )
+from stepdistill_jax.embedded_t5x.examples.t5 import attention
 from stepdistill_jax.models import joined_kernels, layer_dropout
 from stepdistill_jax.util import errors
 
@@ -90,6 +91,12 @@ def run_in_loop(
 
 def _policy(name: str) -> Any:
   try:
-    return scalable.checkpoint_policy(name)
+    policy = scalable.checkpoint_policy(name)
   except ValueError as error:
     raise errors.UserError(str(error)) from error
+  if name != "minimal":
+    return policy
+  # Heads as attention takes them, not as the products give them.
+  policies = jax.checkpoint_policies
+  return policies.save_from_both_policies(
+      policy, policies.save_only_these_names(attention.HEADS))

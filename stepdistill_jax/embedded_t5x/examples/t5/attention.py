@@ -15,6 +15,7 @@ from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from stepdistill_jax.embedded_t5x.examples.t5 import linear, masks
@@ -26,6 +27,7 @@ with_sharding_constraint = nn_partitioning.with_sharding_constraint
 # Added to the logits of hidden positions. Not -inf: a row that sees nothing
 # (padding) must give finite numbers.
 _HIDDEN = -1e10
+HEADS = "heads"  # Of queries, keys and values, for `jax.checkpoint_policies`.
 
 
 def dot_product_attention(
@@ -54,10 +56,15 @@ def dot_product_attention(
   Returns:
     `[batch, q_length, heads, v_dim]`.
   """
+  if not from_cache:
+    # A loop of layers keeps them as the backward pass reads them.
+    query, key, value = (
+        checkpoint_name(_as_cached(x), HEADS) for x in (query, key, value))
+  else:
+    query = _as_cached(query)
   if float32_logits:
     query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-  axes = "bhkd" if from_cache else "bkhd"
-  logits = jnp.einsum(f"bqhd,{axes}->bhqk", query, key)
+  logits = jnp.einsum("bhqd,bhkd->bhqk", query, key)
   if bias is not None:
     logits = logits + bias.astype(logits.dtype)
   weights = jax.nn.softmax(logits).astype(dtype)
@@ -70,10 +77,8 @@ def dot_product_attention(
     # One draw for all queries: it can act on the values, and the backward pass
     # need not keep the weights twice.
     scale = (keep.astype(value.dtype) / jnp.asarray(keep_prob, dtype))[:, :, 0]
-    if not from_cache:
-      scale = jnp.swapaxes(scale, 1, 2)
     value = value * scale[..., None]
-  return jnp.einsum(f"bhqk,{axes}->bqhd", weights, value)
+  return jnp.einsum("bhqk,bhkd->bqhd", weights, value)
 
 
 def _as_cached(heads: Array) -> Array:
