@@ -35,6 +35,7 @@ from stepdistill_jax.data import (
   example_order,
   example_store,
   feature_converter,
+  pair_rows as pair_rows_lib,
   pipelines,
   preparation,
   selection,
@@ -48,7 +49,15 @@ _FINEST_RATE = 1000
 
 
 class Batches:
-  """Says which examples are in a host's share of each global batch."""
+  """Says which examples are in a host's share of each global batch.
+
+  Attributes:
+    rows: of a share, that `fit_rows` found; None without it.
+    last_step: that these rows hold, the batches of all steps before included.
+  """
+
+  rows: pair_rows_lib.Shape | None = None
+  last_step: float = math.inf
 
   def __init__(
       self, cfg: utils.DatasetConfig, store: example_store.ExampleStore,
@@ -59,6 +68,7 @@ class Batches:
     self._store = store
     self._rates = rates
     self._row_lengths = row_lengths
+    self._num_shards = num_shards
     self._share = cfg.batch_size // num_shards
     self._shard_id = shard_id
     self._row_sizes: Any = None
@@ -78,6 +88,42 @@ class Batches:
     return orders[0] if len(orders) == 1 else (
         example_order.MixtureOrder(orders, self._rates, seed))
 
+  @functools.cached_property
+  def _sizes(self) -> np.ndarray:
+    """Tokens of each example's inputs and targets, int32 `[2, examples]`."""
+    return np.stack(self._row_lengths(self._store)[:2])
+
+  def fit_rows(self, request: pair_rows_lib.Request) -> None:
+    """Finds rows for the shares of all hosts, and takes them from here on."""
+    hosts, recorded = self._num_shards, request.recorded
+    if recorded and recorded.rows % hosts == 0:
+      recorded = recorded._replace(rows=recorded.rows // hosts)
+    else:
+      recorded = None
+
+    # A batch more: it may be looked at when the last step is done.
+    self.last_step = request.steps
+    inputs, targets = self._sizes.max(axis=1).tolist()
+    self.rows = pair_rows_lib.shape_of(
+        self._sizes_of, (request.steps + 1) * hosts, (inputs, targets),
+        math.lcm(request.multiple, hosts) // hosts, recorded)
+
+  def _sizes_of(self, shares: np.ndarray) -> np.ndarray:
+    """`[2, shares, pairs]`, of all hosts' shares, numbered through."""
+    at = shares[:, None] * self._share + np.arange(self._share)
+    return self._sizes[:, self._order.at(at.reshape(-1))].reshape(2, *at.shape)
+
+  def rows_in_words(self) -> str:
+    """What `fit_rows` found."""
+    assert self.rows is not None
+    rows, *lengths = self.rows
+    used = self._sizes_of(np.arange(self._num_shards)).sum(axis=(1, 2))
+    rows *= self._num_shards
+    inputs, targets = used / rows / lengths
+    return (f"the {self._cfg.batch_size} pairs of a batch share {rows} rows of "
+            f"{lengths[0]} input and {lengths[1]} target tokens ({inputs:.0%} "
+            f"and {targets:.0%} of them used by the first batch)")
+
   def num_examples(self) -> int:
     """Of an epoch of all parts."""
     return sum(self._store.counts)
@@ -93,15 +139,21 @@ class Batches:
     return found
 
   def from_step(self, first: int) -> Iterator[Any]:
-    """Examples to convert together, from a step on, without end."""
+    """Examples to convert together, from a step on, to the last if any is."""
     step = first
-    while True:
+    while step <= self.last_step:
       start = step * self._cfg.batch_size + self._shard_id * self._share
       if self._cfg.pack:
         yield from self._pieces(self._order.rows(start, self._share))
       else:
-        yield self._store.take(
-            self._order.at(np.arange(start, start + self._share)))
+        examples = self._order.at(np.arange(start, start + self._share))
+        placement = {}
+        if self.rows is not None:
+          sizes = self._sizes[:, examples]
+          rows, = pair_rows_lib.place(sizes[:, None], self.rows)
+          placement = {feature_converter.PLACEMENT: pair_rows_lib.starts(
+              sizes, rows)}
+        yield {**self._store.take(examples), **placement}
       step += 1
 
   def _pieces(self, rows: Sequence[np.ndarray]) -> Iterator[Any]:
@@ -151,8 +203,7 @@ def _integer_rates(rates: Sequence[float]) -> list[int]:
 def _examples(cfg: utils.DatasetConfig, provider: Any
               ) -> tuple[example_store.ExampleStore, list[int]]:
   """(all examples, rates of the parts) of a task or mixture."""
-  tasks = [task for task in seqio.get_subtasks(provider)
-           if cfg.split in task.splits]
+  tasks = _tasks(provider, cfg)
   rates = [1] if len(tasks) == 1 else _integer_rates(
       [provider.get_rate(task) for task in tasks])
   datasets = [None if _keeps_tokens(task, cfg) else truncation.read(task, cfg)
@@ -215,12 +266,21 @@ def judge_all(provider: Any, cfg: utils.DatasetConfig, says: bool) -> bool:
   Raises:
     errors.UserError: as a `truncation.Judge` does.
   """
-  tasks = [task for task in seqio.get_subtasks(provider)
-           if cfg.split in task.splits]
+  return are_at_hand(provider, cfg) and all(
+      _prepared_part(task, cfg, says=says).cut
+      for task in _tasks(provider, cfg))
+
+
+def are_at_hand(provider: Any, cfg: utils.DatasetConfig) -> bool:
+  """Whether all tokens of a task or mixture are there, or soon made."""
   return bool(cfg.task_feature_lengths) and all(
       _keeps_tokens(task, cfg) and preparation.is_at_hand(task, cfg.split)
-      for task in tasks) and all(
-          _prepared_part(task, cfg, says=says).cut for task in tasks)
+      for task in _tasks(provider, cfg))
+
+
+def _tasks(provider: Any, cfg: utils.DatasetConfig) -> list[seqio.Task]:
+  return [task for task in seqio.get_subtasks(provider)
+          if cfg.split in task.splits]
 
 
 @gin.configurable(module="stepdistill_jax.data.exact_order")
@@ -231,7 +291,8 @@ def get_dataset(
     num_shards: int,
     feature_converter_cls: Callable[..., seqio.FeatureConverter],
     num_epochs: int | None = None,
-    continue_from_last_checkpoint: bool = False) -> tf.data.Dataset:
+    continue_from_last_checkpoint: bool = False,
+    pair_rows: pair_rows_lib.Request | None = None) -> tf.data.Dataset:
   """The batches of one share of a data set, without end.
 
   Args:
@@ -241,6 +302,8 @@ def get_dataset(
     feature_converter_cls: makes model features of task features.
     num_epochs: must be None; T5X's interface has it.
     continue_from_last_checkpoint: must be False; T5X's interface has it.
+    pair_rows: puts the same pairs into rows that several share; the dataset
+      then ends with the run, and its `rows` is the global batch's shape.
 
   Returns:
     A dataset of feature -> [batch_size / num_shards, ...]. Its attribute
@@ -253,6 +316,7 @@ def get_dataset(
     raise errors.InvalidValue(
         "num_epochs and continue_from_last_checkpoint (of utils.get_dataset) "
         "are not supported: training ends after its steps")
+  pair_rows_lib.require_bool(cfg)
   dataset_providers.check_divisible(cfg.batch_size, num_shards)
   converter = feature_converter_cls(
       pack=cfg.pack, use_custom_packing_ops=cfg.use_custom_packing_ops)
@@ -271,7 +335,11 @@ def get_dataset(
         store.element_spec, store.sizes, cfg.task_feature_lengths)
 
   batches = Batches(cfg, store, rates, row_lengths, shard_id, num_shards)
-  share = cfg.batch_size // num_shards
+  share, spec = cfg.batch_size // num_shards, store.batches_spec()
+  if pair_rows is not None:
+    batches.fit_rows(pair_rows)
+    spec = {**spec, feature_converter.PLACEMENT: tf.TensorSpec(
+        [4, share], tf.int32)}
 
   def starting_at(step: int) -> tf.data.Dataset:
     if not start.is_taken:
@@ -281,17 +349,18 @@ def get_dataset(
 
   def batches_from(start: _Start) -> tf.data.Dataset:
     shares = tf.data.Dataset.from_generator(
-        lambda: batches.from_step(start.take()),
-        output_signature=store.batches_spec())
+        lambda: batches.from_step(start.take()), output_signature=spec)
     if not hasattr(converter, "of_many"):  # SeqIO's, for a task of its own.
       return converter(shares.unbatch().map(lambda example: {
           name: tf.ensure_shape(example[name], spec.shape)
           for name, spec in store.element_spec.items()
       }), cfg.task_feature_lengths).batch(share, drop_remainder=True)
     rows = shares.map(
-        converter.of_many(store.element_spec, cfg.task_feature_lengths),
+        converter.of_many(
+            store.element_spec, cfg.task_feature_lengths, batches.rows),
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return rows.unbatch().batch(share, drop_remainder=True)
+    return rows if batches.rows else rows.unbatch().batch(
+        share, drop_remainder=True)
 
   start = _Start(0)
   dataset = pipelines.build(lambda: batches_from(start))
@@ -299,4 +368,6 @@ def get_dataset(
   dataset.batches = batches
   dataset.cut = lambda: store.cut
   dataset.same_on_any_hosts = True
+  dataset.rows = batches.rows and batches.rows._replace(
+      rows=batches.rows.rows * num_shards)
   return dataset
