@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from stepdistill_jax.data import pair_rows
+from stepdistill_jax.data import exact_order, pair_rows
 from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.embedded_t5x import train_test
 from stepdistill_jax.runs import run_record, t5x_command
@@ -61,8 +61,11 @@ def assert_same_steps(folder, expected):
     (["gin/methods/step_by_step_mixture.gin"], ()),
     (["gin/methods/finetune.gin"], ())],
     ids=["step_by_step", "microbatches", "mixture", "finetune"])
-def test_steps_are_those_of_a_row_for_each_pair(train, tmp_path, files, more,
-                                                capfd):
+def test_steps_are_those_of_a_row_for_each_pair(
+    train, tmp_path, files, more, capfd, monkeypatch):
+  multiple, asked = pair_rows.multiple, []
+  monkeypatch.setattr(pair_rows, "multiple", lambda *arguments: (
+      asked.append(multiple(*arguments)) or asked[-1]))
   own = train(tmp_path / "own", *PLAIN, *OWN, *more, files=files)
   assert "share" not in capfd.readouterr().err
   shared = train(tmp_path / "shared", *PLAIN, *PAIRS, *more, files=files)
@@ -70,8 +73,9 @@ def test_steps_are_those_of_a_row_for_each_pair(train, tmp_path, files, more,
   assert_same_steps(shared, own)
   assert data_of(own)["pack"] is False
   assert data_of(shared)["pack"] == "pairs"
+  assert asked == [2 if more else 1]
   shape = pair_rows.Shape(*data_of(shared)["packed_rows"])
-  assert shape.rows % (2 if more else 1) == 0
+  assert shape.rows < 8 and shape.rows % asked[0] == 0
 
 
 def test_resumed_equals_whole_with_dropout(train, tmp_path):
@@ -114,7 +118,37 @@ def test_what_cannot_have_it_goes_on_without_or_says_why(
   train(tmp_path / "run", files=mutual, steps=2)
   assert data_of(tmp_path / "run")["pack"] is False
   capfd.readouterr()
+  other = tmp_path / "other"
   assert t5x_command.main([
       *trials.arguments(records, [*trials.NO_EVALUATION, *PAIRS], 2),
-      f"--gin_file={mutual[0]}", f'--gin.MODEL_DIR="{tmp_path / "other"}"']) == 2
+      f"--gin_file={mutual[0]}", f'--gin.MODEL_DIR="{other}"']) == 2
   assert "the mutual-information term needs" in capfd.readouterr().err
+
+
+def test_a_plan_has_the_rows_of_the_run(train, tmp_path, records, monkeypatch):
+  import jax
+
+  from stepdistill_jax.plan import programs
+
+  def planned():
+    with programs.parsed(
+        ["gin/recipes/tracking_step_by_step.gin"],
+        ["TRAIN_STEPS = 2", "BATCH_SIZE = 8", *PAIRS], jax.devices()[:1]
+    ) as arguments:
+      return programs.build(arguments)
+
+  run = train(tmp_path / "run", *PAIRS, steps=2)
+  monkeypatch.setenv("STEPDISTILL_RECORDS", str(records))
+  plan = planned()
+  shape = pair_rows.Shape(*data_of(run)["packed_rows"])
+  assert plan.train_batch["encoder_input_tokens"].shape == (
+      shape.rows, shape.inputs)
+  assert plan.train_batch["decoder_segment_ids"].shape == (
+      shape.rows, shape.targets)
+  assert "the 8 pairs of a batch share" in plan.rows
+  assert plan.eval_batch["decoder_target_tokens"].shape[0] == 8
+  # Without them it says what it plans instead.
+  monkeypatch.setattr(exact_order, "are_at_hand", lambda *_: False)
+  plan = planned()
+  assert "the plan of PACK = False" in plan.rows
+  assert plan.train_batch is plan.eval_batch

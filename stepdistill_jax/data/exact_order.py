@@ -16,15 +16,13 @@ every epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import fractions
-import functools
 import math
 from typing import Any
 
 import gin
-import numpy as np
 import seqio
 from t5x import utils
 import tensorflow as tf
@@ -32,7 +30,7 @@ import tensorflow as tf
 from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.data import (
   dataset_providers,
-  example_order,
+  example_batches,
   example_store,
   feature_converter,
   pair_rows as pair_rows_lib,
@@ -46,136 +44,6 @@ from stepdistill_jax.util import errors
 # A mixture's rates are rounded to whole numbers of which the largest is at
 # most this times the smallest.
 _FINEST_RATE = 1000
-
-
-class Batches:
-  """Says which examples are in a host's share of each global batch.
-
-  Attributes:
-    rows: of a share, that `fit_rows` found; None without it.
-    last_step: that these rows hold, the batches of all steps before included.
-  """
-
-  rows: pair_rows_lib.Shape | None = None
-  last_step: float = math.inf
-
-  def __init__(
-      self, cfg: utils.DatasetConfig, store: example_store.ExampleStore,
-      rates: Sequence[int],
-      row_lengths: Callable[[example_store.ExampleStore], Any],
-      shard_id: int, num_shards: int):
-    self._cfg = cfg
-    self._store = store
-    self._rates = rates
-    self._row_lengths = row_lengths
-    self._num_shards = num_shards
-    self._share = cfg.batch_size // num_shards
-    self._shard_id = shard_id
-    self._row_sizes: Any = None
-
-  @functools.cached_property
-  def _order(self) -> Any:
-    """Made late: it needs the number of examples, so all of them read."""
-    cfg, seed = self._cfg, self._cfg.seed
-    orders = [
-        example_order.ExampleOrder(count, seed + 1_000_003 * i, cfg.shuffle)
-        for i, count in enumerate(self._store.counts)]
-    if cfg.pack:  # Of one part: `get_dataset` leaves mixtures to SeqIO.
-      *sizes, inputs, targets = self._row_lengths(self._store)
-      self._row_sizes = *sizes, inputs, targets
-      return example_order.PackedOrder(
-          orders[0], sizes[0], sizes[1], inputs, targets)
-    return orders[0] if len(orders) == 1 else (
-        example_order.MixtureOrder(orders, self._rates, seed))
-
-  @functools.cached_property
-  def _sizes(self) -> np.ndarray:
-    """Tokens of each example's inputs and targets, int32 `[2, examples]`."""
-    return np.stack(self._row_lengths(self._store)[:2])
-
-  def fit_rows(self, request: pair_rows_lib.Request) -> None:
-    """Finds rows for the shares of all hosts, and takes them from here on."""
-    hosts, recorded = self._num_shards, request.recorded
-    if recorded and recorded.rows % hosts == 0:
-      recorded = recorded._replace(rows=recorded.rows // hosts)
-    else:
-      recorded = None
-
-    # A batch more: it may be looked at when the last step is done.
-    self.last_step = request.steps
-    inputs, targets = self._sizes.max(axis=1).tolist()
-    self.rows = pair_rows_lib.shape_of(
-        self._sizes_of, (request.steps + 1) * hosts, (inputs, targets),
-        math.lcm(request.multiple, hosts) // hosts, recorded)
-
-  def _sizes_of(self, shares: np.ndarray) -> np.ndarray:
-    """`[2, shares, pairs]`, of all hosts' shares, numbered through."""
-    at = shares[:, None] * self._share + np.arange(self._share)
-    return self._sizes[:, self._order.at(at.reshape(-1))].reshape(2, *at.shape)
-
-  def rows_in_words(self) -> str:
-    """What `fit_rows` found."""
-    assert self.rows is not None
-    rows, *lengths = self.rows
-    used = self._sizes_of(np.arange(self._num_shards)).sum(axis=(1, 2))
-    rows *= self._num_shards
-    inputs, targets = used / rows / lengths
-    return (f"the {self._cfg.batch_size} pairs of a batch share {rows} rows of "
-            f"{lengths[0]} input and {lengths[1]} target tokens ({inputs:.0%} "
-            f"and {targets:.0%} of them used by the first batch)")
-
-  def num_examples(self) -> int:
-    """Of an epoch of all parts."""
-    return sum(self._store.counts)
-
-  def examples_of_steps(self, first: int, last: int) -> list[int]:
-    """Numbers of a host's examples in the steps from first to before last."""
-    found = []
-    for step in range(first, last):
-      start = step * self._cfg.batch_size + self._shard_id * self._share
-      found += (np.concatenate(self._order.rows(start, self._share))
-                if self._cfg.pack else self._order.at(
-                    np.arange(start, start + self._share))).tolist()
-    return found
-
-  def from_step(self, first: int) -> Iterator[Any]:
-    """Examples to convert together, from a step on, to the last if any is."""
-    step = first
-    while step <= self.last_step:
-      start = step * self._cfg.batch_size + self._shard_id * self._share
-      if self._cfg.pack:
-        yield from self._pieces(self._order.rows(start, self._share))
-      else:
-        examples = self._order.at(np.arange(start, start + self._share))
-        placement = {}
-        if self.rows is not None:
-          sizes = self._sizes[:, examples]
-          rows, = pair_rows_lib.place(sizes[:, None], self.rows)
-          placement = {feature_converter.PLACEMENT: pair_rows_lib.starts(
-              sizes, rows)}
-        yield {**self._store.take(examples), **placement}
-      step += 1
-
-  def _pieces(self, rows: Sequence[np.ndarray]) -> Iterator[Any]:
-    """Whole rows in pieces that the packing takes in one block."""
-    lengths = self._cfg.task_feature_lengths
-    most = max(lengths["inputs"], lengths["targets"])
-    piece: list[np.ndarray] = []
-    for i, row in enumerate(rows):
-      piece.append(row)
-      last = i + 1 == len(rows)
-      # A row that does not follow the one before it would flow into it.
-      if last or sum(map(len, piece)) + len(rows[i + 1]) > most or (
-          self._fits_behind(row, rows[i + 1])):
-        yield self._store.take(np.concatenate(piece))
-        piece = []
-
-  def _fits_behind(self, row: np.ndarray, following: np.ndarray) -> bool:
-    """Whether packing would put the next row's first example into a row."""
-    sizes = self._row_sizes
-    both = np.append(row, following[0])
-    return bool(sizes[0][both].sum() <= sizes[2]
-                and sizes[1][both].sum() <= sizes[3])
 
 
 @dataclasses.dataclass
@@ -334,7 +202,8 @@ def get_dataset(
     return converter.row_sizes(
         store.element_spec, store.sizes, cfg.task_feature_lengths)
 
-  batches = Batches(cfg, store, rates, row_lengths, shard_id, num_shards)
+  batches = example_batches.Batches(
+      cfg, store, rates, row_lengths, shard_id, num_shards)
   share, spec = cfg.batch_size // num_shards, store.batches_spec()
   if pair_rows is not None:
     batches.fit_rows(pair_rows)

@@ -88,7 +88,15 @@ def wanted(
 
 
 def with_bool(cfg: Any) -> Any:
-  """A config whose `pack` is T5X's, of None too."""
+  """A config whose `pack` is T5X's; None stays None.
+
+  Raises:
+    errors.UserError: `pack` is another text than 'pairs'.
+  """
+  if cfg and isinstance(cfg.pack, str) and cfg.pack != PAIRS:
+    raise errors.InvalidValue(
+        f"DatasetConfig.pack = {cfg.pack!r}: it is True, False, {PAIRS!r} or "
+        "None")
   return cfg and dataclasses.replace(
       cfg, pack=bool(cfg.pack) and cfg.pack != PAIRS)
 
