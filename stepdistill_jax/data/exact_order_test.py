@@ -64,11 +64,12 @@ def _tasks():
     seqio.MixtureRegistry.add(MIXTURE, [(PLAIN, 1.0), ("exact_plain_b", 0.5)])
 
 
-def make(task, shard=0, shards=1, pack=False, seed=3, shuffle=True, **options):
+def make(task, shard=0, shards=1, pack=False, seed=3, shuffle=True,
+         batch_size=BATCH, **options):
   return exact_order.get_dataset(
       utils.DatasetConfig(
           mixture_or_task_name=task, task_feature_lengths=LENGTHS,
-          split="train", batch_size=BATCH, shuffle=shuffle, seed=seed,
+          split="train", batch_size=batch_size, shuffle=shuffle, seed=seed,
           pack=pack), shard, shards, CONVERTER, **options)
 
 
@@ -174,6 +175,17 @@ def test_a_run_keeps_the_rows_that_it_has():
   # Other devices cannot.
   assert make(PAIRED, pair_rows=pair_rows.Request(
       9, 4, larger._replace(rows=6))).rows.rows % 4 == 0
+
+
+def test_large_batches_are_placed_in_groups():
+  request = pair_rows.Request(2, 8)
+  dataset = make(PAIRED, batch_size=96, pair_rows=request)
+  assert dataset.rows.rows % 8 == 0 and dataset.rows.rows < 48
+  for expected, found in zip(
+      take(make(PAIRED, batch_size=96), 3), take(dataset, 3), strict=True):
+    assert sequences_in(found) == sequences_in(expected)
+  # A number without divisors is one group.
+  assert make(PAIRED, batch_size=67, pair_rows=request).rows.rows % 8 == 0
 
 
 def test_other_engines_refuse_pairs():

@@ -16,6 +16,8 @@ from stepdistill_jax.data import (
   pair_rows,
 )
 
+_GROUP = 64  # Pairs, see `Batches._group`.
+
 
 class Batches:
   """Says which examples are in a host's share of each global batch.
@@ -41,7 +43,6 @@ class Batches:
     self._store = store
     self._rates = rates
     self._row_lengths = row_lengths
-    self._num_shards = num_shards
     self._share = cfg.batch_size // num_shards
     self._shard_id = shard_id
     self._row_sizes: Any = None
@@ -66,36 +67,50 @@ class Batches:
     """Tokens of each example's inputs and targets, int32 `[2, examples]`."""
     return np.stack(self._row_lengths(self._store)[:2])
 
+  @functools.cached_property
+  def _group(self) -> int:
+    """Pairs that are placed together: the time grows with their square."""
+    most = max(n for n in range(1, _GROUP + 1) if self._share % n == 0)
+    return most if most > _GROUP // 2 else self._share
+
   def fit_rows(self, request: pair_rows.Request) -> None:
     """Finds rows for the shares of all hosts, and takes them from here on."""
-    hosts, recorded = self._num_shards, request.recorded
-    if recorded and recorded.rows % hosts == 0:
-      recorded = recorded._replace(rows=recorded.rows // hosts)
-    else:
-      recorded = None
-
+    groups, recorded = self._cfg.batch_size // self._group, request.recorded
+    if recorded:
+      recorded = recorded._replace(rows=recorded.rows // groups) if (
+          recorded.rows % groups == 0) else None
     # A batch more: it may be looked at when the last step is done.
     self.last_step = request.steps
     inputs, targets = self._sizes.max(axis=1).tolist()
-    self.rows = pair_rows.shape_of(
-        self._sizes_of, (request.steps + 1) * hosts, (inputs, targets),
-        math.lcm(request.multiple, hosts) // hosts, recorded)
+    self._rows_of_group = pair_rows.shape_of(
+        self._sizes_of, (request.steps + 1) * groups, (inputs, targets),
+        math.lcm(request.multiple, groups) // groups, recorded)
+    self.rows = self._rows_of_group._replace(
+        rows=self._rows_of_group.rows * self._share // self._group)
 
-  def _sizes_of(self, shares: np.ndarray) -> np.ndarray:
-    """`[2, shares, pairs]`, of all hosts' shares, numbered through."""
-    at = shares[:, None] * self._share + np.arange(self._share)
+  def _sizes_of(self, groups: np.ndarray) -> np.ndarray:
+    """`[2, groups, pairs]`, of all hosts' groups, numbered through."""
+    at = groups[:, None] * self._group + np.arange(self._group)
     return self._sizes[:, self._order.at(at.reshape(-1))].reshape(2, *at.shape)
 
   def rows_in_words(self) -> str:
     """What `fit_rows` found."""
     assert self.rows is not None
-    rows, *lengths = self.rows
-    used = self._sizes_of(np.arange(self._num_shards)).sum(axis=(1, 2))
-    rows *= self._num_shards
-    inputs, targets = used / rows / lengths
+    groups = self._cfg.batch_size // self._group
+    rows = self._rows_of_group.rows * groups
+    used = self._sizes_of(np.arange(groups)).sum(axis=(1, 2))
+    inputs, targets = used / rows / self.rows[1:]
     return (f"the {self._cfg.batch_size} pairs of a batch share {rows} rows of "
-            f"{lengths[0]} input and {lengths[1]} target tokens ({inputs:.0%} "
-            f"and {targets:.0%} of them used by the first batch)")
+            f"{self.rows.inputs} input and {self.rows.targets} target tokens "
+            f"({inputs:.0%} and {targets:.0%} of them used by the first batch)")
+
+  def _placement(self, examples: np.ndarray) -> np.ndarray:
+    """Where examples of a step go: a stacked `packing.Placement`."""
+    sizes = self._sizes[:, examples]
+    rows = pair_rows.place(
+        sizes.reshape(2, -1, self._group), self._rows_of_group)
+    rows += np.arange(len(rows))[:, None] * self._rows_of_group.rows
+    return pair_rows.starts(sizes, rows.reshape(-1))
 
   def num_examples(self) -> int:
     """Of an epoch of all parts."""
@@ -120,13 +135,9 @@ class Batches:
         yield from self._pieces(self._order.rows(start, self._share))
       else:
         examples = self._order.at(np.arange(start, start + self._share))
-        placement = {}
-        if self.rows is not None:
-          sizes = self._sizes[:, examples]
-          rows, = pair_rows.place(sizes[:, None], self.rows)
-          placement = {feature_converter.PLACEMENT: pair_rows.starts(
-              sizes, rows)}
-        yield {**self._store.take(examples), **placement}
+        yield {**self._store.take(examples), **(
+            {feature_converter.PLACEMENT: self._placement(examples)}
+            if self.rows else {})}
       step += 1
 
   def _pieces(self, rows: Sequence[np.ndarray]) -> Iterator[Any]:

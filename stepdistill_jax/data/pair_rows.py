@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stepdistill_jax.config import inherited_bindings
-from stepdistill_jax.util import errors
+from stepdistill_jax.util import errors, progress
 
 PAIRS = "pairs"  # The value of PACK.
 _AT_ONCE = 512  # Batches that are placed together.
@@ -80,11 +80,16 @@ def wanted(
   """
   if cfg.pack not in (None, PAIRS):
     return False
+  if cfg.pack is None and not (
+      on_accelerators if recorded is None else recorded == PAIRS):
+    return False
   reason = _against(cfg, model, get_dataset_fn)
   if cfg.pack == PAIRS and reason:
     raise errors.UserError(f"PACK = 'pairs', but {reason}; set PACK = False")
-  is_default = on_accelerators if recorded is None else recorded == PAIRS
-  return not reason and (cfg.pack == PAIRS or is_default)
+  if reason:
+    progress.say(f"each pair has a row of its own, as with PACK = False: "
+                 f"{reason}")
+  return not reason
 
 
 def with_bool(cfg: Any) -> Any:

@@ -425,8 +425,13 @@ def _shared_rows(arguments: Mapping[str, Any]) -> tuple[Any, str]:
           for k, x in spec.items()}, dataset.batches.rows_in_words()
 
 
-def build(arguments: Mapping[str, Any]) -> Programs:
+def build(arguments: Mapping[str, Any],
+          batch: Mapping[str, Any] | None = None) -> Programs:
   """Makes the run's programs, nothing compiled yet.
+
+  Args:
+    arguments: of `train`, from `parsed`.
+    batch: of training, if known: feature -> shape and dtype.
 
   Raises:
     errors.UserError: the batch does not divide by devices or microbatches.
@@ -442,7 +447,9 @@ def build(arguments: Mapping[str, Any]) -> Programs:
   paired = len(getattr(model, "task_names", ("label",))) > 1 and (
       "_mix_" not in str(cfg.mixture_or_task_name))
   unpacked = batch_spec(model, cfg, paired)
-  batch, rows = _shared_rows(arguments)
+  rows = ""
+  if batch is None:
+    batch, rows = _shared_rows(arguments)
   batch = batch or unpacked
   initializer = utils.TrainStateInitializer(
       model.optimizer_def, model.get_initial_variables,
