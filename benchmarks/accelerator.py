@@ -4,10 +4,11 @@
     JAX_PLATFORMS=cpu python benchmarks/accelerator.py --sizes=tiny --steps=1
 
 Trains T5 v1.1 by the recipes of SVAMP and ANLI on whatever device JAX finds, in
-bfloat16 where the recipe has it, 64 pairs a step, packed and not, without
-dropout; the papers' pattern in torch beside it where torch is; and greedy
-decoding beside Hugging Face's `generate` (benchmarks/decode.py) where also
-$STEPDISTILL_DATA has SVAMP and T5's vocabulary. Prints
+bfloat16 where the recipe has it, 64 pairs a step, packed (`PACK = 'pairs'`, the
+default there) and not, without dropout; the papers' pattern in torch beside it
+where torch is; and greedy decoding beside Hugging Face's `generate`
+(benchmarks/decode.py) where also $STEPDISTILL_DATA has SVAMP and T5's
+vocabulary. Prints
 
   first step   seconds from the process's start, with an empty compilation
                cache and with a full one

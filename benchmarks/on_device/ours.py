@@ -7,17 +7,14 @@ the lengths of `lengths`, and come from memory.
 from __future__ import annotations
 
 import argparse
-import ast
 import collections
 import glob
 import itertools
 import json
-import re
 import tempfile
 import time
 
 from benchmarks.on_device import lengths
-from stepdistill_jax.util import locations
 
 
 def main() -> None:
@@ -43,18 +40,16 @@ def main() -> None:
   from stepdistill_jax.plan import figures, flops, programs
 
   size = "" if args.size == "tiny" else f"_{args.size}"
-  files = [f"gin/recipes/{args.dataset}_step_by_step{size}.gin",
-           *(["gin/runs/packed.gin"] if args.packed else [])]
+  files = [f"gin/recipes/{args.dataset}_step_by_step{size}.gin"]
   examples = lengths.pairs(args.dataset, 4096)
-  rows = (_packed_rows(args.dataset, examples, args.pairs) if args.packed
-          else args.pairs)
-  bindings = [f"BATCH_SIZE = {rows}", "DROPOUT_RATE = 0.0", *(
+  bindings = [f"BATCH_SIZE = {args.pairs}", "DROPOUT_RATE = 0.0", *(
       ["models.StepDistillModel.loop_layers = False"] if args.plain else []),
               *args.gin]
   with programs.parsed(files, bindings, jax.devices()) as arguments:
-    found = programs.build(arguments)
-    trainer, cfg = found.trainer, arguments["train_dataset_cfg"]
-    batches = itertools.cycle(_batches(arguments["model"], cfg, examples))
+    made = _batches(arguments, examples, args.packed)
+    found = programs.build(arguments, batch={
+        k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in made[0].items()})
+    trainer, batches = found.trainer, itertools.cycle(made)
     trainer.train_state = found.initializer.from_scratch(jax.random.PRNGKey(0))
     trainer.train(batches, 1, start_step=0)
     jax.block_until_ready(trainer.train_state.params)
@@ -81,34 +76,40 @@ def main() -> None:
       "peak_bytes": stats.get("peak_bytes_in_use"), "kernels": kernels}))
 
 
-def _packed_rows(dataset: str, examples, pairs: int) -> int:
-  """Rows that hold about as many pairs."""
-  text = (locations.resource_root() / f"gin/datasets/{dataset}.gin").read_text()
-  room = ast.literal_eval(
-      re.search(r"PACKED_FEATURE_LENGTHS = (\{.*?\})", text, re.DOTALL)[1])
-  total = lambda *names: sum(len(e[name]) for e in examples for name in names)
-  return max(1, round(pairs * max(
-      total("inputs", "inputs") / room["inputs"],
-      total("label", "rationale") / room["targets"]) / len(examples)))
-
-
-def _batches(model, cfg, examples) -> list:
-  """A few batches as the feature converter makes them, packed or not."""
+def _batches(arguments, examples, packed: bool) -> list:
+  """A few batches as a run has them with `PACK = 'pairs'`, or `False`."""
+  import numpy as np
   import tensorflow as tf
+
+  from stepdistill_jax.data import feature_converter, pair_rows
 
   names = {"inputs": "inputs", "targets": "label", "rationale_inputs": "inputs",
            "rationale_targets": "rationale"}
-  ds = tf.data.Dataset.from_generator(
-      lambda: ({k: e[name] for k, name in names.items()} for e in examples),
-      output_signature={k: tf.TensorSpec([None], tf.int32) for k in names})
-  converter = model.FEATURE_CONVERTER_CLS(pack=cfg.pack)
-  known = set(converter.TASK_FEATURES) | set(names)
-  ds = converter(ds, {k: v for k, v in cfg.task_feature_lengths.items()
-                      if k in known})
-  found = list(ds.batch(cfg.batch_size, drop_remainder=True).take(16)
-               .as_numpy_iterator())
-  if not found:
+  model, cfg = arguments["model"], arguments["train_dataset_cfg"]
+  pairs, given = cfg.batch_size, {
+      k: v for k, v in cfg.task_feature_lengths.items() if k in names}
+  number = min(16, len(examples) // pairs)
+  if not number:
     raise SystemExit(f"{len(examples)} examples fill no batch of {cfg}")
+  converter = model.FEATURE_CONVERTER_CLS(pack=False)
+  spec = {k: tf.TensorSpec([None], tf.int32) for k in names}
+  *sizes, _, _ = converter.row_sizes(spec, lambda keys: np.array(
+      [[len(e[names[k]]) for e in examples] for k in keys]), given)
+  sizes = np.stack(sizes)[:, :number * pairs].reshape(2, number, pairs)
+  shape = pair_rows.shape_of(
+      lambda at: sizes[:, at], number, tuple(sizes.max(axis=(1, 2)).tolist()),
+      pair_rows.multiple(arguments["partitioner"], arguments["trainer_cls"])
+  ) if packed else None
+  convert = converter.of_many(spec, given, shape)
+  found = []
+  for i in range(number):
+    batch = {k: tf.ragged.constant(
+        [e[name] for e in examples[i * pairs:(i + 1) * pairs]], tf.int32)
+             for k, name in names.items()}
+    if shape:
+      rows, = pair_rows.place(sizes[:, i:i + 1], shape)
+      batch[feature_converter.PLACEMENT] = pair_rows.starts(sizes[:, i], rows)
+    found.append({k: x.numpy() for k, x in convert(batch).items()})
   return found
 
 

@@ -75,7 +75,8 @@ RULES: Mapping[str, Rule] = {
         lambda v: v is None or _is_whole(v, 0), "0"),
     "LEARNING_RATE": Rule(
         "a number of at least 0", lambda v: _is_number(v) and v >= 0, "1e-3"),
-    "PACK": Rule("True or False", lambda v: isinstance(v, bool), "True"),
+    "PACK": Rule("True, False, 'pairs' or None", lambda v: (
+        v in (None, "pairs") or isinstance(v, bool)), "True"),
     "LABELS": _one_of(LABELS),
     "EVAL_LABELS": _one_of(LABELS),
     "LEARNING_RATE_SCHEDULE": _one_of(SCHEDULES),

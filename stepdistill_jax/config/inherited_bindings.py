@@ -25,6 +25,14 @@ def of(configurable: Callable[..., Any]) -> dict[str, Any]:
     return {}
 
 
+def argument(cls: Any, name: str) -> Any:
+  """What gin gives an argument of a class that follows its bases, or None."""
+  for owner in getattr(cls, "__mro__", ()):
+    if name in (bound := of(owner)):
+      return copy.deepcopy(bound[name])  # Resolves gin's references.
+  return None
+
+
 def followed_by_class(cls: type) -> type:
   """Makes bindings of a class's bases, and of their methods, count for it.
 

@@ -143,7 +143,7 @@ def describe(cfg: Any) -> Mapping[str, Any]:
   folders = {str(f.parent.absolute()) for of_task in files for f in of_task}
   return {"task": provider.name, "split": cfg.split,
           "task_feature_lengths": dict(cfg.task_feature_lengths or {}),
-          "batch_size": cfg.batch_size, "pack": cfg.pack,
+          "batch_size": cfg.batch_size, "pack": bool(cfg.pack),
           "shuffle": cfg.shuffle, "folders": sorted(folders),
           "files_sha256": fingerprints.digest_of(files),
           "vocabularies_sha256": fingerprints.vocabularies_of(*tasks)}

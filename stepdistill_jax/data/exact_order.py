@@ -16,15 +16,13 @@ every epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import fractions
-import functools
 import math
 from typing import Any
 
 import gin
-import numpy as np
 import seqio
 from t5x import utils
 import tensorflow as tf
@@ -32,9 +30,10 @@ import tensorflow as tf
 from stepdistill_jax.config import inherited_bindings
 from stepdistill_jax.data import (
   dataset_providers,
-  example_order,
+  example_batches,
   example_store,
   feature_converter,
+  pair_rows as pair_rows_lib,
   pipelines,
   preparation,
   selection,
@@ -45,85 +44,6 @@ from stepdistill_jax.util import errors
 # A mixture's rates are rounded to whole numbers of which the largest is at
 # most this times the smallest.
 _FINEST_RATE = 1000
-
-
-class Batches:
-  """Says which examples are in a host's share of each global batch."""
-
-  def __init__(
-      self, cfg: utils.DatasetConfig, store: example_store.ExampleStore,
-      rates: Sequence[int],
-      row_lengths: Callable[[example_store.ExampleStore], Any],
-      shard_id: int, num_shards: int):
-    self._cfg = cfg
-    self._store = store
-    self._rates = rates
-    self._row_lengths = row_lengths
-    self._share = cfg.batch_size // num_shards
-    self._shard_id = shard_id
-    self._row_sizes: Any = None
-
-  @functools.cached_property
-  def _order(self) -> Any:
-    """Made late: it needs the number of examples, so all of them read."""
-    cfg, seed = self._cfg, self._cfg.seed
-    orders = [
-        example_order.ExampleOrder(count, seed + 1_000_003 * i, cfg.shuffle)
-        for i, count in enumerate(self._store.counts)]
-    if cfg.pack:  # Of one part: `get_dataset` leaves mixtures to SeqIO.
-      *sizes, inputs, targets = self._row_lengths(self._store)
-      self._row_sizes = *sizes, inputs, targets
-      return example_order.PackedOrder(
-          orders[0], sizes[0], sizes[1], inputs, targets)
-    return orders[0] if len(orders) == 1 else (
-        example_order.MixtureOrder(orders, self._rates, seed))
-
-  def num_examples(self) -> int:
-    """Of an epoch of all parts."""
-    return sum(self._store.counts)
-
-  def examples_of_steps(self, first: int, last: int) -> list[int]:
-    """Numbers of a host's examples in the steps from first to before last."""
-    found = []
-    for step in range(first, last):
-      start = step * self._cfg.batch_size + self._shard_id * self._share
-      found += (np.concatenate(self._order.rows(start, self._share))
-                if self._cfg.pack else self._order.at(
-                    np.arange(start, start + self._share))).tolist()
-    return found
-
-  def from_step(self, first: int) -> Iterator[Any]:
-    """Examples to convert together, from a step on, without end."""
-    step = first
-    while True:
-      start = step * self._cfg.batch_size + self._shard_id * self._share
-      if self._cfg.pack:
-        yield from self._pieces(self._order.rows(start, self._share))
-      else:
-        yield self._store.take(
-            self._order.at(np.arange(start, start + self._share)))
-      step += 1
-
-  def _pieces(self, rows: Sequence[np.ndarray]) -> Iterator[Any]:
-    """Whole rows in pieces that the packing takes in one block."""
-    lengths = self._cfg.task_feature_lengths
-    most = max(lengths["inputs"], lengths["targets"])
-    piece: list[np.ndarray] = []
-    for i, row in enumerate(rows):
-      piece.append(row)
-      last = i + 1 == len(rows)
-      # A row that does not follow the one before it would flow into it.
-      if last or sum(map(len, piece)) + len(rows[i + 1]) > most or (
-          self._fits_behind(row, rows[i + 1])):
-        yield self._store.take(np.concatenate(piece))
-        piece = []
-
-  def _fits_behind(self, row: np.ndarray, following: np.ndarray) -> bool:
-    """Whether packing would put the next row's first example into a row."""
-    sizes = self._row_sizes
-    both = np.append(row, following[0])
-    return bool(sizes[0][both].sum() <= sizes[2]
-                and sizes[1][both].sum() <= sizes[3])
 
 
 @dataclasses.dataclass
@@ -151,8 +71,7 @@ def _integer_rates(rates: Sequence[float]) -> list[int]:
 def _examples(cfg: utils.DatasetConfig, provider: Any
               ) -> tuple[example_store.ExampleStore, list[int]]:
   """(all examples, rates of the parts) of a task or mixture."""
-  tasks = [task for task in seqio.get_subtasks(provider)
-           if cfg.split in task.splits]
+  tasks = _tasks(provider, cfg)
   rates = [1] if len(tasks) == 1 else _integer_rates(
       [provider.get_rate(task) for task in tasks])
   datasets = [None if _keeps_tokens(task, cfg) else truncation.read(task, cfg)
@@ -215,12 +134,21 @@ def judge_all(provider: Any, cfg: utils.DatasetConfig, says: bool) -> bool:
   Raises:
     errors.UserError: as a `truncation.Judge` does.
   """
-  tasks = [task for task in seqio.get_subtasks(provider)
-           if cfg.split in task.splits]
+  return are_at_hand(provider, cfg) and all(
+      _prepared_part(task, cfg, says=says).cut
+      for task in _tasks(provider, cfg))
+
+
+def are_at_hand(provider: Any, cfg: utils.DatasetConfig) -> bool:
+  """Whether all tokens of a task or mixture are there, or soon made."""
   return bool(cfg.task_feature_lengths) and all(
       _keeps_tokens(task, cfg) and preparation.is_at_hand(task, cfg.split)
-      for task in tasks) and all(
-          _prepared_part(task, cfg, says=says).cut for task in tasks)
+      for task in _tasks(provider, cfg))
+
+
+def _tasks(provider: Any, cfg: utils.DatasetConfig) -> list[seqio.Task]:
+  return [task for task in seqio.get_subtasks(provider)
+          if cfg.split in task.splits]
 
 
 @gin.configurable(module="stepdistill_jax.data.exact_order")
@@ -231,7 +159,8 @@ def get_dataset(
     num_shards: int,
     feature_converter_cls: Callable[..., seqio.FeatureConverter],
     num_epochs: int | None = None,
-    continue_from_last_checkpoint: bool = False) -> tf.data.Dataset:
+    continue_from_last_checkpoint: bool = False,
+    pair_rows: pair_rows_lib.Request | None = None) -> tf.data.Dataset:
   """The batches of one share of a data set, without end.
 
   Args:
@@ -241,6 +170,8 @@ def get_dataset(
     feature_converter_cls: makes model features of task features.
     num_epochs: must be None; T5X's interface has it.
     continue_from_last_checkpoint: must be False; T5X's interface has it.
+    pair_rows: puts the same pairs into rows that several share; the dataset
+      then ends with the run, and its `rows` is the global batch's shape.
 
   Returns:
     A dataset of feature -> [batch_size / num_shards, ...]. Its attribute
@@ -253,6 +184,7 @@ def get_dataset(
     raise errors.InvalidValue(
         "num_epochs and continue_from_last_checkpoint (of utils.get_dataset) "
         "are not supported: training ends after its steps")
+  pair_rows_lib.require_bool(cfg)
   dataset_providers.check_divisible(cfg.batch_size, num_shards)
   converter = feature_converter_cls(
       pack=cfg.pack, use_custom_packing_ops=cfg.use_custom_packing_ops)
@@ -270,8 +202,13 @@ def get_dataset(
     return converter.row_sizes(
         store.element_spec, store.sizes, cfg.task_feature_lengths)
 
-  batches = Batches(cfg, store, rates, row_lengths, shard_id, num_shards)
-  share = cfg.batch_size // num_shards
+  batches = example_batches.Batches(
+      cfg, store, rates, row_lengths, shard_id, num_shards)
+  share, spec = cfg.batch_size // num_shards, store.batches_spec()
+  if pair_rows is not None:
+    batches.fit_rows(pair_rows)
+    spec = {**spec, feature_converter.PLACEMENT: tf.TensorSpec(
+        [4, share], tf.int32)}
 
   def starting_at(step: int) -> tf.data.Dataset:
     if not start.is_taken:
@@ -281,17 +218,18 @@ def get_dataset(
 
   def batches_from(start: _Start) -> tf.data.Dataset:
     shares = tf.data.Dataset.from_generator(
-        lambda: batches.from_step(start.take()),
-        output_signature=store.batches_spec())
+        lambda: batches.from_step(start.take()), output_signature=spec)
     if not hasattr(converter, "of_many"):  # SeqIO's, for a task of its own.
       return converter(shares.unbatch().map(lambda example: {
           name: tf.ensure_shape(example[name], spec.shape)
           for name, spec in store.element_spec.items()
       }), cfg.task_feature_lengths).batch(share, drop_remainder=True)
     rows = shares.map(
-        converter.of_many(store.element_spec, cfg.task_feature_lengths),
+        converter.of_many(
+            store.element_spec, cfg.task_feature_lengths, batches.rows),
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return rows.unbatch().batch(share, drop_remainder=True)
+    return rows if batches.rows else rows.unbatch().batch(
+        share, drop_remainder=True)
 
   start = _Start(0)
   dataset = pipelines.build(lambda: batches_from(start))
@@ -299,4 +237,6 @@ def get_dataset(
   dataset.batches = batches
   dataset.cut = lambda: store.cut
   dataset.same_on_any_hosts = True
+  dataset.rows = batches.rows and batches.rows._replace(
+      rows=batches.rows.rows * num_shards)
   return dataset

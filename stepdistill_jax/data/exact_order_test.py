@@ -10,7 +10,13 @@ from t5x import utils
 import tensorflow as tf
 
 import stepdistill_jax  # noqa: F401
-from stepdistill_jax.data import exact_order, example_order, feature_converter
+from stepdistill_jax.data import (
+  exact_order,
+  example_order,
+  feature_converter,
+  pair_rows,
+)
+from stepdistill_jax.util import errors
 
 SIZES = {"a": 23, "b": 7}
 PLAIN, PAIRED, MIXTURE = "exact_plain_a", "exact_paired", "exact_mixture"
@@ -58,12 +64,13 @@ def _tasks():
     seqio.MixtureRegistry.add(MIXTURE, [(PLAIN, 1.0), ("exact_plain_b", 0.5)])
 
 
-def make(task, shard=0, shards=1, pack=False, seed=3, shuffle=True):
+def make(task, shard=0, shards=1, pack=False, seed=3, shuffle=True,
+         batch_size=BATCH, **options):
   return exact_order.get_dataset(
       utils.DatasetConfig(
           mixture_or_task_name=task, task_feature_lengths=LENGTHS,
-          split="train", batch_size=BATCH, shuffle=shuffle, seed=seed,
-          pack=pack), shard, shards, CONVERTER)
+          split="train", batch_size=batch_size, shuffle=shuffle, seed=seed,
+          pack=pack), shard, shards, CONVERTER, **options)
 
 
 def take(dataset, batches):
@@ -112,6 +119,78 @@ def test_global_batches_do_not_depend_on_the_hosts(task, pack, shards):
     np.testing.assert_equal(
         {name: np.concatenate([part[name] for part in parts])
          for name in batch}, batch)
+
+
+def sequences_in(batch):
+  """(inputs, targets, task, weight) of each sequence of a batch, sorted."""
+  found = []
+  names = ("encoder_input_tokens", "decoder_target_tokens", "decoder_task_ids",
+           "decoder_loss_weights")
+  if "encoder_segment_ids" not in batch:  # A segment each.
+    batch = {name: value.reshape(-1, value.shape[-1])
+             for name, value in batch.items()}
+    segments = [(batch[names[0]] > 0).astype(int),
+                (batch[names[1]] > 0).astype(int)]
+  else:
+    segments = [batch["encoder_segment_ids"], batch["decoder_segment_ids"]]
+  for row in range(len(batch[names[0]])):
+    for segment in range(1, segments[0][row].max() + 1):
+      inside = [side[row] == segment for side in segments]
+      found.append(tuple(
+          tuple(batch[name][row][inside[i > 0]].tolist())
+          for i, name in enumerate(names)))
+  return sorted(found)
+
+
+@pytest.mark.parametrize("task", [PLAIN, MIXTURE, PAIRED])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_shared_rows_have_the_pairs_of_rows_of_their_own(task, shards):
+  """In each host's share, at any step; the last one too."""
+  request = pair_rows.Request(steps=14, multiple=2)
+  shape = None
+  for shard in range(shards):
+    dataset = make(task, shard, shards, pair_rows=request)
+    assert shape in (None, dataset.rows)
+    shape = dataset.rows
+    own, shared = take(make(task, shard, shards), 15), take(dataset, 99)
+    assert len(shared) == 15
+    for expected, found in zip(own, shared):
+      assert sequences_in(found) == sequences_in(expected)
+      assert found["encoder_input_tokens"].shape == (
+          shape.rows // shards, shape.inputs)
+    for step in (1, 5, 14):
+      np.testing.assert_equal(
+          take(dataset.starting_at(step), 1), shared[step:step + 1])
+  assert shape.rows % 2 == 0
+  positions = shape.rows * (shape.inputs + shape.targets)
+  assert positions < BATCH * sum(LENGTHS.values()) * (1 if task == PAIRED
+                                                      else 0.7)
+
+
+def test_a_run_keeps_the_rows_that_it_has():
+  found = make(PAIRED, pair_rows=pair_rows.Request(9, 2)).rows
+  larger = found._replace(targets=found.targets + 8)
+  assert make(PAIRED, pair_rows=pair_rows.Request(
+      9, 2, larger)).rows == larger
+  # Other devices cannot.
+  assert make(PAIRED, pair_rows=pair_rows.Request(
+      9, 4, larger._replace(rows=6))).rows.rows % 4 == 0
+
+
+def test_large_batches_are_placed_in_groups():
+  request = pair_rows.Request(2, 8)
+  dataset = make(PAIRED, batch_size=96, pair_rows=request)
+  assert dataset.rows.rows % 8 == 0 and dataset.rows.rows < 48
+  for expected, found in zip(
+      take(make(PAIRED, batch_size=96), 3), take(dataset, 3), strict=True):
+    assert sequences_in(found) == sequences_in(expected)
+  # A number without divisors is one group.
+  assert make(PAIRED, batch_size=67, pair_rows=request).rows.rows % 8 == 0
+
+
+def test_other_engines_refuse_pairs():
+  with pytest.raises(errors.UserError, match="PACK is True or False"):
+    make(PAIRED, pack="pairs")
 
 
 def test_packed_rows_are_as_full_as_the_converters():

@@ -17,12 +17,14 @@ import seqio
 import tensorflow as tf
 
 from stepdistill_jax.config import inherited_bindings
-from stepdistill_jax.data import packing
+from stepdistill_jax.data import packing, pair_rows
 
 _TOKENS = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
 # Optional features that tasks may give beside the tokens.
 TASK_IDS = "task_ids"  # int32 [1]: the task of a mixture's component.
 RECORD_WEIGHTS = "record_weights"  # float32 [1] or [K]: weight in the loss.
+# Of many examples: a `packing.Placement`, stacked.
+PLACEMENT = "placement"
 _AT_ONCE = 64  # Examples.
 
 
@@ -179,17 +181,21 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
 
   def of_many(
       self, element_spec: Mapping[str, tf.TensorSpec],
-      task_feature_lengths: Mapping[str, int]
+      task_feature_lengths: Mapping[str, int],
+      placed: pair_rows.Shape | None = None
   ) -> Callable[[Mapping[str, Any]], packing.Tensors]:
     """What converts many examples at once.
 
     Args:
       element_spec: of one example.
       task_feature_lengths: as in `__call__`.
+      placed: rows that the examples go to as their `PLACEMENT` says, int32
+        `[4, examples]`; None without one.
 
     Returns:
       A function of name -> `[examples, (length)]`, to name -> `[rows, ...]`;
-      each example has a row of its own, unless the converter packs.
+      each example has a row of its own, unless the converter packs, or they
+      are placed.
 
     Raises:
       ValueError: as `__call__` does.
@@ -212,8 +218,13 @@ class StepDistillFeatureConverter(seqio.FeatureConverter):
     # Nothing branches on tensors; AutoGraph would rewrite it for seconds.
     @tf.autograph.experimental.do_not_convert
     def convert(examples: Mapping[str, Any]) -> packing.Tensors:
-      return self._add_decoder_inputs(
-          place(_as_records(examples, prefixes, lengths)))
+      records = _as_records(examples, prefixes, lengths)
+      if placed is not None:
+        return self._add_decoder_inputs(packing.pack_block(
+            records, input_length=placed.inputs, target_length=placed.targets,
+            placement=packing.Placement(*tf.unstack(examples[PLACEMENT])),
+            num_rows=placed.rows))
+      return self._add_decoder_inputs(place(records))
 
     return convert  # type: ignore[no-any-return]
 

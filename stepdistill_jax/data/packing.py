@@ -70,7 +70,7 @@ def place_records(
 
 def _scatter(
     values: Tensors, sizes: tf.Tensor, rows: tf.Tensor, starts: tf.Tensor,
-    num_rows: tf.Tensor, length: int) -> Tensors:
+    num_rows: Any, length: int) -> Tensors:
   """Writes sequences into rows.
 
   Args:
@@ -91,9 +91,8 @@ def _scatter(
   rows = tf.broadcast_to(rows[:, None], tf.shape(positions))
   where = tf.boolean_mask(tf.stack([rows, positions], axis=-1), real)
   return {
-      name: tf.ensure_shape(
-          tf.scatter_nd(where, tf.boolean_mask(value, real),
-                        tf.stack([num_rows, length])), [None, length])
+      name: tf.scatter_nd(where, tf.boolean_mask(value, real),
+                          tf.stack([num_rows, length]))
       for name, value in values.items()
   }
 
@@ -106,7 +105,8 @@ def _sequence_starts(record_start: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
 
 def pack_block(
     block: Tensors, *, input_length: int, target_length: int,
-    max_records_per_row: int | None = None) -> Tensors:
+    max_records_per_row: int | None = None,
+    placement: Placement | None = None, num_rows: int | None = None) -> Tensors:
   """Packs a block of records into rows.
 
   Args:
@@ -116,6 +116,8 @@ def pack_block(
     input_length: tokens of a row's inputs.
     target_length: tokens of a row's targets.
     max_records_per_row: 1 gives each record a row of its own; None fills rows.
+    placement: where the records go; None for `place_records`.
+    num_rows: of that placement; rows that nothing is in are padding.
 
   Returns:
     `encoder_{input_tokens,segment_ids,positions}` `[rows, input_length]`
@@ -135,15 +137,16 @@ def pack_block(
             f"the {name} of a record do not fit in a packed row of {length} "
             "tokens; raise it in TASK_FEATURE_LENGTHS, or train with "
             "PACK = False"))
-  placement = place_records(
-      input_totals, target_totals, input_length=input_length,
-      target_length=target_length, max_records_per_row=max_records_per_row)
+  if placement is None:
+    placement = place_records(
+        input_totals, target_totals, input_length=input_length,
+        target_length=target_length, max_records_per_row=max_records_per_row)
 
   num_targets = tf.shape(input_sizes)[1]  # K
   def flat(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0))
   rows = tf.repeat(placement.row, num_targets)  # [records * K]
-  num_rows = placement.row[-1] + 1
+  total = placement.row[-1] + 1 if num_rows is None else num_rows
   # Segments count from 1 in a row: label 1, rationale 1, label 2, ...
   segments = (placement.index_in_row[:, None] * num_targets
               + tf.range(num_targets)[None, :] + 1)
@@ -158,7 +161,9 @@ def pack_block(
         "tokens": tokens, "segment_ids": fill(segments),
         "positions": tf.broadcast_to(tf.range(shape[1])[None, :], shape),
         **{name: fill(value) for name, value in constants.items()}}
-    return _scatter(values, flat(sizes), rows, starts, num_rows, length)
+    return {name: tf.ensure_shape(value, [num_rows, length])
+            for name, value in _scatter(
+                values, flat(sizes), rows, starts, total, length).items()}
 
   encoder = stream(
       block["inputs"], input_sizes,

@@ -77,7 +77,7 @@ def _configured(
 @contextlib.contextmanager
 def _parsed(
     args: argparse.Namespace) -> Iterator[tuple[Any, str, list[float]]]:
-  from stepdistill_jax.data import showing, task_registry
+  from stepdistill_jax.data import pair_rows, showing, task_registry
 
   bindings = list(args.gin_bindings)
   files = list(args.gin_file)
@@ -111,7 +111,7 @@ def _parsed(
       raise errors.UserError(
           f"{', '.join(files)}: no training run (train_script.train has no "
           "train_dataset_cfg); name a task, or give the files of `t5x train`")
-    cfg = found["train_dataset_cfg"]
+    cfg = pair_rows.with_bool(found["train_dataset_cfg"])
     yield (dataclasses.replace(cfg, split=args.split or cfg.split),
            args.task or cfg.mixture_or_task_name, weights_of(found))
 

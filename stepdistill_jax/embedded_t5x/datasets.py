@@ -33,6 +33,8 @@ class DatasetConfig:
     task_feature_lengths: feature -> length in tokens; None means the longest
       of the data.
     seed: of the shuffle and of random preprocessing; None takes a new one.
+    pack: as T5X has it. In training, 'pairs' and None are choices of
+      `data.pair_rows`.
     use_cached: read what `seqio_cache_tasks` wrote.
     use_custom_packing_ops: pack with tensor2tensor's compiled operation.
     module: imported first, for its registrations; T5X deprecates it.
@@ -45,7 +47,7 @@ class DatasetConfig:
   shuffle: bool
   seed: int | None
   use_cached: bool = False
-  pack: bool = False
+  pack: bool | str | None = False
   use_custom_packing_ops: bool = False
   module: str | None = None
   use_memory_cache: bool = True

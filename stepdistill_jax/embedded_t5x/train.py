@@ -20,9 +20,10 @@ import jax
 import seqio
 
 from stepdistill_jax.config import gin_config, setting_checks
-from stepdistill_jax.data import dataset_providers
+from stepdistill_jax.data import dataset_providers, pair_rows
 from stepdistill_jax.distributed import (
   data_shards as data_shards_lib,
+  device_mesh,
   processes,
 )
 from stepdistill_jax.embedded_t5x import (
@@ -123,6 +124,12 @@ def train(
     stack.enter_context(disk_errors.reported(model_dir))
     signals = stack.enter_context(signals_lib.SignalWatch())
     config = gin_config.bindings()
+    packing, packed_rows = run_record.packing(model_dir)
+    in_pairs = pair_rows.wanted(
+        train_dataset_cfg, model, get_dataset_fn,
+        device_mesh.on_accelerators(), packing)
+    train_dataset_cfg, train_eval_dataset_cfg = map(
+        pair_rows.with_bool, (train_dataset_cfg, train_eval_dataset_cfg))
     eval_cfgs = [c for c in (train_eval_dataset_cfg, infer_eval_dataset_cfg)
                  if c is not None]
     setting_checks.periods(
@@ -176,6 +183,12 @@ def train(
     train_dataset_cfg = dataclasses.replace(
         train_dataset_cfg, seed=seeds["data"])
     layout = partitioner.get_data_layout(train_dataset_cfg.batch_size)
+    if in_pairs:
+      get_dataset_fn = functools.partial(
+          get_dataset_fn, pair_rows=pair_rows.Request(
+              relative_steps or total_steps,
+              pair_rows.multiple(partitioner, trainer_cls),
+              packed_rows and pair_rows.Shape(*packed_rows)))
     train_dataset, data_shards = data_shards_lib.get_dataset(
         get_dataset_fn, train_dataset_cfg, layout,
         run_record.data_shards(model_dir), model.FEATURE_CONVERTER_CLS)
@@ -185,8 +198,14 @@ def train(
           concurrent.futures.ThreadPoolExecutor(1)).submit(train_dataset.cut)
     train_iter = utils.prepare_train_iter(
         train_dataset, partitioner=partitioner, checkpoint_cfg=checkpoint_cfg)
+    num_rows = train_dataset.rows.rows if in_pairs else layout.batch_size
+    if in_pairs:
+      progress.say("PACK = 'pairs': " + train_dataset.batches.rows_in_words()
+                   + "; PACK = False gives each a row of its own")
+      data = {**data, "pack": pair_rows.PAIRS,
+              "packed_rows": list(train_dataset.rows)}
     batch_spec = {
-        name: jax.ShapeDtypeStruct((layout.batch_size, *x.shape[1:]), x.dtype)
+        name: jax.ShapeDtypeStruct((num_rows, *x.shape[1:]), x.dtype)
         for name, x in train_iter.element_spec.items()}
 
     # ------------------------------------------------------------------------
@@ -200,7 +219,7 @@ def train(
         model=model, train_state=state_shape, partitioner=partitioner,
         train_state_axes=initializer.train_state_axes,
         eval_names=(), summary_dir=model_dir, rng=trainer_rng))
-    trainer.check_batch_size(layout.batch_size)
+    trainer.check_batch_size(num_rows)
     background = concurrent.futures.ThreadPoolExecutor(1)
     # All its work is asked for before the end; an error does not wait for it,
     # as a compilation may take minutes.

@@ -18,6 +18,7 @@ from stepdistill_jax.data import (
   caching,
   exact_order,
   feature_converter,
+  pair_rows,
   record_check,
   task_registry,
   truncation,
@@ -38,6 +39,7 @@ def verify_data(cfg: utils.DatasetConfig, model: Any) -> None:
       its records has what the task is about, or its cache is of other records,
       or its lengths cut a label.
   """
+  pair_rows.require_bool(cfg)
   provider = task_registry.require_task(cfg.mixture_or_task_name)
   try:
     utils.verify_matching_vocabs(cfg, model)

@@ -70,6 +70,7 @@ def make(
         "decoder_alone": not figures.network_sizes(programs).encoder_layers,
         "batch": {k: list(x.shape) for k, x in programs.train_batch.items()},
         "batch_size": arguments["train_dataset_cfg"].batch_size,
+        "rows": programs.rows,
         "state_bytes": state,
         "train_flops": figures.train_flops(programs),
         "programs": {}}

@@ -299,12 +299,16 @@ class Programs:
     initializer: has the train state's shapes and shardings.
     trainer: has the steps.
     train_batch: of the global batch.
+    eval_batch: the same in evaluations.
+    rows: what is said of the global batch's rows, or "".
   """
 
   arguments: Mapping[str, Any]
   initializer: Any
   trainer: Any
   train_batch: Mapping[str, Any]
+  eval_batch: Mapping[str, Any]
+  rows: str = ""
 
   @property
   def partitioner(self):
@@ -327,6 +331,7 @@ class Programs:
     if name == "train":
       step, arguments = self.trainer._partitioned_train_step, (state, batch)
     elif name == "eval":
+      batch = self.eval_batch
       step, arguments = self.trainer._partitioned_eval_step, (state, batch)
     else:
       from stepdistill_jax.embedded_t5x import inference
@@ -383,20 +388,69 @@ class OutOfMemory(Exception):
     self.seconds = seconds
 
 
-def build(arguments: Mapping[str, Any]) -> Programs:
+def _shared_rows(arguments: Mapping[str, Any]) -> tuple[Any, str]:
+  """Shapes of a batch whose pairs share rows, else None; what to say of it."""
+  import jax
+  import seqio
+  import tensorflow as tf
+
+  from stepdistill_jax.data import exact_order, pair_rows
+  from stepdistill_jax.distributed import device_mesh
+  model, cfg, partitioner, get_dataset_fn = (
+      arguments.get(name) for name in (
+          "model", "train_dataset_cfg", "partitioner", "get_dataset_fn"))
+  if get_dataset_fn is None or not pair_rows.wanted(
+      cfg, model, get_dataset_fn, device_mesh.on_accelerators()):
+    return None, ""
+  cfg = dataclasses.replace(pair_rows.with_bool(cfg), seed=cfg.seed or 0)
+  try:
+    known = exact_order.are_at_hand(
+        seqio.get_mixture_or_task(cfg.mixture_or_task_name), cfg)
+  except (ValueError, errors.UserError):  # No records, or no vocabulary.
+    known = False
+  if not known:
+    return None, (
+        "a run puts these pairs into rows that several share, whose shape "
+        "follows from its records; they are not here, or not tokenized yet, so "
+        "this is the plan of PACK = False, which needs more")
+  layout = partitioner.get_data_layout(cfg.batch_size)
+  dataset = get_dataset_fn(
+      cfg, layout.shard_id, layout.num_shards, model.FEATURE_CONVERTER_CLS,
+      pair_rows=pair_rows.Request(
+          arguments.get("relative_steps") or arguments["total_steps"],
+          pair_rows.multiple(partitioner, arguments["trainer_cls"])))
+  spec: Mapping[str, tf.TensorSpec] = dataset.element_spec
+  return {k: jax.ShapeDtypeStruct(
+      (dataset.rows.rows, *x.shape[1:]), x.dtype.as_numpy_dtype)
+          for k, x in spec.items()}, dataset.batches.rows_in_words()
+
+
+def build(arguments: Mapping[str, Any],
+          batch: Mapping[str, Any] | None = None) -> Programs:
   """Makes the run's programs, nothing compiled yet.
+
+  Args:
+    arguments: of `train`, from `parsed`.
+    batch: of training, if known: feature -> shape and dtype.
 
   Raises:
     errors.UserError: the batch does not divide by devices or microbatches.
   """
   import jax
   from t5x import utils
+
+  from stepdistill_jax.data import pair_rows
   model, cfg, partitioner = (arguments[name] for name in (
       "model", "train_dataset_cfg", "partitioner"))
+  cfg = pair_rows.with_bool(cfg)
   partitioner.get_data_layout(cfg.batch_size)  # Raises UserError.
   paired = len(getattr(model, "task_names", ("label",))) > 1 and (
       "_mix_" not in str(cfg.mixture_or_task_name))
-  batch = batch_spec(model, cfg, paired)
+  unpacked = batch_spec(model, cfg, paired)
+  rows = ""
+  if batch is None:
+    batch, rows = _shared_rows(arguments)
+  batch = batch or unpacked
   initializer = utils.TrainStateInitializer(
       model.optimizer_def, model.get_initial_variables,
       {k: x.shape for k, x in batch.items()}, partitioner,
@@ -406,5 +460,5 @@ def build(arguments: Mapping[str, Any]) -> Programs:
       partitioner=partitioner, train_state_axes=initializer.train_state_axes,
       eval_names=(), summary_dir=None, rng=jax.random.PRNGKey(0))
   if hasattr(trainer, "check_batch_size"):  # Google's T5X has none.
-    trainer.check_batch_size(cfg.batch_size)
-  return Programs(arguments, initializer, trainer, batch)
+    trainer.check_batch_size(next(iter(batch.values())).shape[0])
+  return Programs(arguments, initializer, trainer, batch, unpacked, rows)

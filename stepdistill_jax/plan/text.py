@@ -97,7 +97,8 @@ def lines_of(plan: Mapping[str, Any]) -> list[str]:
           if plan["quick"] else ""),
       f"mesh: {mesh}; batch {plan['batch_size']}, {inputs} "
       f"{plan['batch']['encoder_input_tokens']}, {targets} "
-      f"{plan['batch']['decoder_target_tokens']}"]
+      f"{plan['batch']['decoder_target_tokens']}",
+      *filter(None, [plan.get("rows")])]
   for name, figures in plan["programs"].items():
     lines += _program(name, figures, chip["usable_bytes"])
   recipe = plan.get("recipe")

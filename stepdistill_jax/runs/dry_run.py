@@ -15,6 +15,7 @@ from typing import Any
 from stepdistill_jax.config import gin_config, setting_checks
 from stepdistill_jax.data import (
   dataset_providers,
+  pair_rows,
   record_check,
   show_command,
   task_registry,
@@ -26,6 +27,11 @@ _ARGUMENTS = (
     "model", "train_dataset_cfg", "train_eval_dataset_cfg",
     "infer_eval_dataset_cfg", "total_steps", "relative_steps", "eval_period",
     "checkpoint_cfg", "model_dir")
+# PACK -> what is said of rows.
+_ROWS = {
+    None: ("; each in a row of its own, but on GPUs and TPUs in rows that "
+           "several share (PACK = 'pairs'), where the model can have them"),
+    pair_rows.PAIRS: "; rows that several share are fitted when a run begins"}
 _EVALUATIONS = ("train_eval_dataset_cfg", "infer_eval_dataset_cfg")
 
 
@@ -165,12 +171,14 @@ def _memory(arrays: list[Any]) -> str:
 def _data(found: Mapping[str, Any]) -> Iterator[str]:
   import seqio
 
-  cfg, steps = found["train_dataset_cfg"], _steps(found)
+  raw, steps = found["train_dataset_cfg"], _steps(found)
+  cfg = pair_rows.with_bool(raw)
   setting_checks.whole_number("BATCH_SIZE", cfg.batch_size)
   shown = show_command.look(
       cfg.mixture_or_task_name, cfg, 1, show_command.weights_of(found))
   unit = "packed rows" if cfg.pack else "examples"
-  yield f"task: {shown.name}, {cfg.split}; {cfg.batch_size} {unit} a step"
+  yield f"task: {shown.name}, {cfg.split}; {cfg.batch_size} {unit} a step" + (
+      _ROWS.get(raw.pack, ""))
   known = [f.records for f in shown.figures]
   counted = all(f.records == f.counted for f in shown.figures)
   examples = sum(f.examples for f in shown.figures)

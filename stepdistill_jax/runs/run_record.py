@@ -57,7 +57,8 @@ _BOUND_LATER = {"LONG_RATIONALE": "'cut_tail'",
                 "long_prompts.do": "%LONG_PROMPT",
                 "SYNTHETIC_KIND": None}  # A name; any value is today's.
 
-_BITS = "USE_HARDWARE_RNG"
+# What a run begins with is recorded, and it goes on with that.
+_LEFT_TO_RUNS = ("USE_HARDWARE_RNG", "PACK")
 # Of runs before they were recorded.
 _FORMER_BITS = "threefry2x32"
 
@@ -135,6 +136,13 @@ def data_shards(model_dir) -> int | None:
   return (read(model_dir) or {}).get("data", {}).get("shards")
 
 
+def packing(model_dir) -> tuple[bool | str | None, Sequence[int] | None]:
+  """(PACK of a run so far, None for a new run; the shape of `pairs`' rows)."""
+  record = read(model_dir)
+  data = record["data"] if record else {"pack": None}
+  return data.get("pack", False), data.get("packed_rows")
+
+
 def first_step(model_dir, step: int) -> int:
   """The step that a run began at: 0, or that of its initial checkpoint.
 
@@ -184,9 +192,9 @@ def _changes(
            for end, value in _BOUND_LATER.items()
            if f".{name}".endswith(f".{end}")}
   old, new = _same_schedule(old, new)
-  # What a run begins with is recorded, and it goes on with that.
-  if (old.get(_BITS), new.get(_BITS)) == ("False", "None"):
-    new = {**new, _BITS: "False"}
+  for name in _LEFT_TO_RUNS:
+    if (old.get(name), new.get(name)) == ("False", "None"):
+      new = {**new, name: "False"}
   old = {**later, **old}
   return {name: f"{name} was {old.get(name, 'unset')}, "
                 f"now {new.get(name, 'unset')}"

@@ -42,7 +42,7 @@ class Case:
   """One way of computing the loss.
 
   Attributes:
-    layout: `paired`, `joined` or `packed`.
+    layout: `paired`, `joined`, `packed` or `pairs`.
     microbatches: that the batch is cut into.
     mesh: of `MESHES`; None for one device.
     scanned: whether the layers are one scanned layer.
@@ -63,17 +63,24 @@ CASES = (
     Case("packed", 1, "model"), Case("paired", 2, "model"),
     Case("packed", 1, "sharded"), Case("paired", 4, "sharded"),
     Case("joined", 2, "sharded_model"),
+    Case("pairs"), Case("pairs", 4), Case("pairs", 1, "data"),
+    Case("pairs", 2, "sharded_model"),
     Case("packed", 1, scanned=True), Case("paired", 4, scanned=True),
     Case("packed", 2, "sharded_model", scanned=True),
     *(dataclasses.replace(case, family="decoder") for case in (
         Case("paired"), Case("packed", 4), Case("joined", 2),
         Case("packed", 8, "data"), Case("paired", 2, "model"),
-        Case("joined", 2, "sharded_model"),
+        Case("pairs", 2, "sharded"), Case("joined", 2, "sharded_model"),
         Case("packed", 2, "sharded_model", scanned=True))),
 )
 
 
-def make_batch(layout: str, examples) -> Mapping[str, np.ndarray]:
+def make_batch(case: Case, examples) -> Mapping[str, np.ndarray]:
+  layout = case.layout
+  if layout == "pairs":
+    return fixtures.pairs_batch(
+        examples, LONGEST, LONGEST,
+        case.microbatches * (8 if case.mesh else 1))
   if layout == "packed":
     return fixtures.packed_batch(examples, 24, 20, rows=PAIRS)
   return getattr(fixtures, f"{layout}_batch")(examples, LONGEST, LONGEST)
@@ -143,7 +150,7 @@ def run(families: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     network = case.family, case.scanned
     if network not in expected:
       model = make_student(case)
-    batch = make_batch(case.layout, examples)
+    batch = make_batch(case, examples)
     step, state = make_step(model, case, batch)
     params = jax.device_get(state.params)
     if network not in expected:

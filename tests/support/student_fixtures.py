@@ -12,7 +12,7 @@ from t5x import optimizers
 from t5x.examples.t5 import network as t5_network
 import tensorflow as tf
 
-from stepdistill_jax.data import feature_converter
+from stepdistill_jax.data import feature_converter, pair_rows
 from stepdistill_jax.models import (
   decoder_model,
   step_model,
@@ -112,6 +112,25 @@ def packed_batch(examples, input_length=40, target_length=32, rows=16):
   batch = convert(examples, input_length, target_length, pack=True)
   return {name: np.pad(v, [(0, rows - len(v)), (0, 0)])
           for name, v in batch.items()}
+
+
+def pairs_batch(examples, input_length=10, target_length=10, multiple=1):
+  """All examples in the fewest rows, as of `PACK = 'pairs'`."""
+  converter = feature_converter.StepDistillFeatureConverter(pack=False)
+  given = {"inputs": input_length, "targets": target_length}
+  keys = list(examples[0])
+  spec = {key: tf.TensorSpec([None], tf.int32) for key in keys}
+  *sizes, _, _ = converter.row_sizes(spec, lambda names: np.array(
+      [[len(e[name]) for e in examples] for name in names]), given)
+  sizes = np.stack(sizes)
+  shape = pair_rows.shape_of(
+      lambda at: sizes[:, None], 1, tuple(sizes.max(axis=1)), multiple)
+  rows, = pair_rows.place(sizes[:, None], shape)
+  return {name: value.numpy() for name, value in converter.of_many(
+      spec, given, shape)({
+          feature_converter.PLACEMENT: pair_rows.starts(sizes, rows),
+          **{key: tf.ragged.constant([e[key].tolist() for e in examples],
+                                     tf.int32) for key in keys}}).items()}
 
 
 def convert(examples, input_length, target_length, **options):

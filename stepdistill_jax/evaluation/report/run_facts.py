@@ -79,8 +79,10 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       "teacher": task.teacher, **size_of(config), "share": _share(config),
       "seed": _seed(path, config),
       "optimizer": optimizer,
-      "settings": {name: lookup(config, name, before.get(name))
-                   for name in SETTINGS}}
+      "settings": {**{name: lookup(config, name, before.get(name))
+                      for name in SETTINGS},
+                   # Its other values are of rows alone: batches are the same.
+                   "PACK": lookup(config, "PACK") is True}}
 
 
 def bindings(path: pathlib.Path) -> dict[str, Any]:
