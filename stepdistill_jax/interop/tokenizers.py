@@ -119,7 +119,7 @@ def vocabulary_size(tokenizer: Tokenizer, where="the tokenizer") -> int:
     where: names it in errors.
 
   Raises:
-    errors.UserError: it is no SentencePiece model.
+    errors.UserError: it is not a SentencePiece model.
   """
   if tokenizer.file is not None:
     return tokenizer_files.number_of_ids(tokenizer.file)

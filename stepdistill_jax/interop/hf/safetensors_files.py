@@ -125,11 +125,6 @@ def read_rows(
   return rows
 
 
-def _begins_with(file: pathlib.Path, prefix: bytes) -> bool:
-  with file.open("rb") as stream:
-    return stream.read(len(prefix)) == prefix
-
-
 class Writer:
   """Writes a file whose tensors are known beforehand, in any order."""
 
@@ -158,9 +153,10 @@ class Writer:
     self._file = file
     self._size = start + position
     prefix = struct.pack("<Q", len(encoded)) + encoded
-    if not file.exists() or not _begins_with(file, prefix):
-      file.write_bytes(prefix)
+    file.touch()
     self._stream = file.open("r+b", buffering=0)
+    if self._stream.read(len(prefix)) != prefix:
+      file.write_bytes(prefix)
     self._stream.truncate(self._size)
 
   def write_rows(self, name: str, start: int, rows: np.ndarray) -> None:
