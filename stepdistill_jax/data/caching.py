@@ -38,13 +38,10 @@ def find_tasks(names: Sequence[str]) -> list[seqio.Task]:
   Raises:
     errors.UserError: a name is unknown; lists the near ones.
   """
-  found: dict[str, seqio.Task] = {}
-  for name in names:
-    provider = task_registry.require_task(name)
-    for task in (provider.tasks if isinstance(provider, seqio.Mixture)
-                 else [provider]):
-      found[task.name] = task
-  return list(found.values())
+  return list({
+      task.name: task for name in names
+      for task in seqio.get_subtasks(task_registry.require_task(name))
+  }.values())
 
 
 def cache_task(

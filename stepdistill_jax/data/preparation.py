@@ -246,7 +246,7 @@ def _lock(folder: pathlib.Path) -> Iterator[None]:
 
 def _remove_stale(place: pathlib.Path, task: seqio.Task, split: str,
                   about: Mapping[str, Any]) -> None:
-  """Removes tokens of records that are no more; says so."""
+  """Removes tokens of records that no longer exist; says so."""
   for folder in place.glob(f"{task.name}-{split}-*"):
     try:
       of = token_files.read_about(folder)["made_from"]

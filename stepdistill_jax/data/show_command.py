@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import importlib
@@ -35,15 +35,21 @@ def run(args: argparse.Namespace) -> None:
   if args.chat and not args.tokenizer:
     raise errors.UserError("--chat needs --tokenizer")
   gin_config.check_early(args.gin_file, [*_OPEN, *args.gin_bindings],
-                         _paths(args), ["train"])
+                         args.gin_search_paths, ["train"])
   runtime.configure()
   os.environ.setdefault("JAX_PLATFORMS", "cpu")  # No device is needed.
   runtime.import_tensorflow()
   with data_folder.tfds_data_dir(args.records_dir or None):
+    import gin
+
     import stepdistill_jax.tasks  # noqa: F401
 
-    with _configured(args) as (cfg, name, weights):
-      shown = look(name, cfg, args.examples, weights)
+    try:
+      with _parsed(args) as (cfg, name, weights):
+        shown = look(name, cfg, args.examples, weights)
+    finally:
+      # Its lock would refuse what the next command of a program imports.
+      gin.clear_config()
   if args.html:
     with errors.reported(OSError, lambda error: (
         f"cannot write {args.html}: {error.strerror}")):
@@ -56,27 +62,12 @@ def run(args: argparse.Namespace) -> None:
     print(f"page: {args.html}")
 
 
-def _paths(args: argparse.Namespace) -> list[str]:
-  return [p for p in args.gin_search_paths.split(",") if p]
-
-
 @contextlib.contextmanager
-def _configured(
+def _parsed(
     args: argparse.Namespace) -> Iterator[tuple[Any, str, list[float]]]:
   """Parses gin files: (data config, task, weights of the tasks)."""
   import gin
 
-  try:
-    with _parsed(args) as parsed:
-      yield parsed
-  finally:
-    # Its lock would refuse what the next command of a program imports.
-    gin.clear_config()
-
-
-@contextlib.contextmanager
-def _parsed(
-    args: argparse.Namespace) -> Iterator[tuple[Any, str, list[float]]]:
   from stepdistill_jax.data import showing, task_registry
 
   bindings = list(args.gin_bindings)
@@ -93,8 +84,10 @@ def _parsed(
     task = task_registry.require_task(args.task)
     dataset = getattr(_parts(task)[0].source, "dataset", "")
     own = f"gin/datasets/{dataset}.gin"
-    files = [own] if dataset and _is_there(own, _paths(args)) else []
-    gin_config.parse(files, bindings, _paths(args), stand_ins=_OPEN)
+    files = [own] if dataset and any(
+        os.path.isfile(os.path.join(folder, own))
+        for folder in gin_config.search_paths(args.gin_search_paths)) else []
+    gin_config.parse(files, bindings, args.gin_search_paths, stand_ins=_OPEN)
     yield (showing.Config(
         split=args.split or "train", task_feature_lengths=_lengths(task)),
            args.task, [])
@@ -102,9 +95,7 @@ def _parsed(
   # T5X's own, as a stand-in would take its name in gin's registry.
   train = importlib.import_module("t5x.train").train
   with gin_config.main_module(train=train):
-    gin_config.parse(files, bindings, _paths(args), stand_ins=_OPEN)
-    import gin
-
+    gin_config.parse(files, bindings, args.gin_search_paths, stand_ins=_OPEN)
     found = gin_config.arguments_of(
         gin.get_configurable(train), ["model", "train_dataset_cfg"])
     if "train_dataset_cfg" not in found:
@@ -120,11 +111,6 @@ def weights_of(arguments: Any) -> list[float]:
   """The weights of a student's tasks at its first step; [] for others."""
   weights = getattr(arguments.get("model"), "task_weights", None)
   return [] if weights is None else [float(w) for w in weights.at(0)]
-
-
-def _is_there(name: str, paths: Sequence[str]) -> bool:
-  return any(os.path.isfile(os.path.join(folder, name))
-             for folder in gin_config.search_paths(paths))
 
 
 def _parts(provider: Any) -> list[Any]:
@@ -213,7 +199,6 @@ def print_examples(shown: Shown) -> None:
     if example.left_out:
       console.print(f"  left out of training: {example.left_out}",
                     markup=False)
-    most = _most(example)
     for sequence in example.sequences:
       console.print(f"  {sequence.name}: {sequence.notes()}", markup=False)
       console.print(f"    {sequence.text}", markup=False)
@@ -222,7 +207,7 @@ def print_examples(shown: Shown) -> None:
         style = _COLOURS.get(min(token.task, 3), "dim")
         if token.task and not token.weight:
           style += " strike"
-        elif token.task and (token.weight or 0) >= most:
+        elif token.task and (token.weight or 0) >= example.most:
           style += " bold"
         shown_tokens.append(token.piece, style).append(" ")
       console.print(shown_tokens)
@@ -230,23 +215,8 @@ def print_examples(shown: Shown) -> None:
                     markup=False)
 
 
-def _most(example: Any) -> float:
-  return max((token.weight or 0.0 for sequence in example.sequences
-              for token in sequence.tokens), default=0.0)
-
-
 def page(shown: Shown) -> str:
   """The page of what is shown."""
-  def of_sequence(sequence: Any) -> dict[str, Any]:
-    return {
-        "name": sequence.name, "text": sequence.text,
-        "notes": sequence.notes, "tokens": sequence.tokens,
-        "rows": [(token.piece, token.id,
-                  "read only" if token.weight is None else token.weight)
-                 for token in sequence.tokens]}
-
   return pages.render(
       _TEMPLATE, title=f"Examples of {shown.name}", notes=shown.notes(),
-      examples=[{"id": e.id, "left_out": e.left_out, "most": _most(e),
-                 "sequences": [of_sequence(s) for s in e.sequences]}
-                for e in shown.examples])
+      examples=shown.examples)

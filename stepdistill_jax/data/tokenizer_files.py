@@ -52,7 +52,7 @@ def end_ids(file: str) -> frozenset[int]:
   """The ids, as the tokenizer has them, at which generation stops.
 
   Raises:
-    errors.UserError: the folder names none, or some that are no ids.
+    errors.UserError: the folder names none, or some that are not ids.
   """
   return frozenset({eos_id(file), *_named_ends(file, "generation_config.json")})
 
