@@ -29,7 +29,7 @@ _METADATA_FILE = "_CHECKPOINT_METADATA"
 _COMMITTED_FILE = "commit_success.txt"
 # What `custom_metadata` of a checkpoint with a manifest holds.
 MARK = {"manifest": checkpoint_manifest.MANIFEST_FILE}
-# Checkpoints just found good, or told to have no manifest: what is chosen and
+# Checkpoints just found good, or without a manifest: what is chosen and
 # then restored is not read twice.
 _just_checked: set[str] = set()
 

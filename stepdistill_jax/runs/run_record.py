@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from stepdistill_jax.runs import checkpoint_paths, run_lock
-from stepdistill_jax.util import errors, progress
+from stepdistill_jax.util import durable_files, errors, progress
 
 FILE_NAME = "run.json"
 SCHEMA_VERSION = 1
@@ -120,6 +120,15 @@ def read(model_dir) -> dict[str, Any] | None:
         "go on without a check of the configuration") from error
 
 
+def peek(model_dir) -> dict[str, Any]:
+  """The contents of a record; empty where it is missing or damaged."""
+  try:
+    record = json.loads((epath.Path(model_dir) / FILE_NAME).read_text())
+  except (OSError, ValueError):
+    return {}
+  return record if isinstance(record, dict) else {}
+
+
 def require_folder(model_dir: str) -> None:
   """Raises UserError if the run folder was deleted, or is another now."""
   if "://" not in model_dir and not any(
@@ -168,13 +177,8 @@ def _write(model_dir, value: Mapping[str, Any], name: str = FILE_NAME) -> None:
   """Replaces a file at once, so that no reader sees half of it."""
   folder = epath.Path(model_dir)
   folder.mkdir(parents=True, exist_ok=True)
-  partial = folder / f"{name}.partial"
-  with partial.open("w") as stream:
-    stream.write(json.dumps(value, indent=2, default=str) + "\n")
-    if "://" not in str(partial):
-      stream.flush()
-      os.fsync(stream.fileno())
-  partial.replace(folder / name)
+  durable_files.replace(
+      folder / name, json.dumps(value, indent=2, default=str) + "\n")
 
 
 def _changes(
