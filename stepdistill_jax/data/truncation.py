@@ -387,20 +387,20 @@ class Judge:
             f"{where}: {what}; a cut label is another answer: pass {holds}" + (
                 ", or --gin.LONG_RATIONALE=\\\"cut_head\\\" or \\\"drop\\\""
                 if texts.rationales & set(names) else ""))
-      if texts.rationales & set(names):
-        record[kind]["done"] = do
-        if do == "refuse" and self.refuses:
-          raise errors.UserError(
-              f"{where}: {what}, and LONG_RATIONALE is 'refuse': pass {holds}, "
-              "or another choice: 'cut_tail', 'cut_head', 'drop'")
+      choice, macro, others = (
+          (do, "LONG_RATIONALE", "'cut_tail', 'cut_head', 'drop'")
+          if texts.rationales & set(names)
+          else (prompts if kind == "inputs" else None, "LONG_PROMPT",
+                "'cut_tail', 'cut_head'"))
+      if choice is not None:
+        record[kind]["done"] = choice
+      if choice == "refuse" and self.refuses:
+        raise errors.UserError(
+            f"{where}: {what}, and {macro} is 'refuse': pass {holds}, or "
+            f"another choice: {others}")
       done = ("cut at the beginning" if texts.keeps_end(names[0])
               else "cut at the end")
       if kind == "inputs" and prompts:
-        record[kind]["done"] = prompts
-        if prompts == "refuse" and self.refuses:
-          raise errors.UserError(
-              f"{where}: {what}, and LONG_PROMPT is 'refuse': pass {holds}, or "
-              "another choice: 'cut_tail', 'cut_head'")
         done = ("the question is cut at the "
                 + ("beginning" if prompts == "cut_head" else "end"))
       if set(names) & texts.rationales and not keep.all():

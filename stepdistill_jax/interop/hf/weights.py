@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -68,12 +69,8 @@ def _shards(folder: pathlib.Path, index: str) -> dict[str, list[str]]:
 
 
 def _read_safetensors(file: pathlib.Path) -> dict[str, Tensor]:
-  def tensor(slot: safetensors_files.Slot) -> Tensor:
-    return Tensor(
-        slot.shape, slot.dtype, file,
-        lambda start, stop: safetensors_files.read_rows(
-            file, slot, start, stop))
-  return {name: tensor(slot)
+  return {name: Tensor(slot.shape, slot.dtype, file, functools.partial(
+      safetensors_files.read_rows, file, slot))
           for name, slot in safetensors_files.read_header(file).items()}
 
 
