@@ -184,7 +184,7 @@ def read_literals(file: pathlib.Path) -> Mapping[str, Any]:
   Returns:
     `T5Config.emb_dim`-like names (the configurable's last component and the
     parameter; a macro by its name) -> values; references and macros as text,
-    `@seqio.ByteVocabulary()` and `%DROPOUT_RATE`.
+    `@seqio.ByteVocabulary()` and `%DROPOUT_RATE`, but those in lists and dicts.
 
   Raises:
     errors.UserError: it is not a gin file.

@@ -49,11 +49,9 @@ def rebuild_model(config_path: pathlib.Path, records_dir: pathlib.Path):
 
 def _macro(name: str, config_path: pathlib.Path):
   macro = gin.config.ConfigurableReference(f"{name}/gin.macro", True)
-  try:
+  with errors.reported((ValueError, TypeError, RuntimeError), lambda error: (
+      f"{name} of {config_path.name}: {str(error).strip().splitlines()[0]}")):
     return copy.deepcopy(macro)  # Calls what it refers to.
-  except (ValueError, TypeError, RuntimeError) as error:
-    first = str(error).strip().splitlines()[0]
-    raise errors.UserError(f"{name} of {config_path.name}: {first}") from error
 
 
 def parameter_shapes(model) -> dict[str, tuple[int, ...]]:

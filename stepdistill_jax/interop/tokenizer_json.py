@@ -26,11 +26,9 @@ _UNKNOWN_ID = 2
 def _parse(spiece: bytes):
   from google.protobuf import message
   from sentencepiece import sentencepiece_model_pb2
-  try:
+  with errors.reported(message.DecodeError, lambda error: (
+      f"the tokenizer is no SentencePiece model: {error}")):
     return sentencepiece_model_pb2.ModelProto.FromString(spiece)
-  except message.DecodeError as error:
-    raise errors.UserError(
-        f"the tokenizer is no SentencePiece model: {error}") from error
 
 
 def _user_defined(model) -> list[str]:

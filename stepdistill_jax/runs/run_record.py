@@ -104,7 +104,9 @@ def read(model_dir) -> dict[str, Any] | None:
   path = epath.Path(model_dir) / FILE_NAME
   if not path.exists():
     return None
-  try:
+  with errors.reported((ValueError, KeyError, TypeError), lambda error: (
+      f"{path} is not what was written ({error}); mend it, or remove it to go "
+      "on without a check of the configuration")):
     record = json.loads(path.read_text())
     if not isinstance(record, dict):
       raise ValueError("not a dict")
@@ -114,10 +116,6 @@ def read(model_dir) -> dict[str, Any] | None:
     if not all(isinstance(s["step"], int) for s in record["starts"]):
       raise ValueError("a start has no step")
     return record
-  except (ValueError, KeyError, TypeError) as error:
-    raise errors.UserError(
-        f"{path} is not what was written ({error}); mend it, or remove it to "
-        "go on without a check of the configuration") from error
 
 
 def peek(model_dir) -> dict[str, Any]:

@@ -129,10 +129,8 @@ def run(
   runtime.configure()
   # A second run in a process that has imported `t5x` keeps its engine.
   if engine is not None or "t5x" not in sys.modules:
-    try:
+    with errors.reported((ModuleNotFoundError, ValueError), str):
       t5x_finder.install(engine)
-    except (ModuleNotFoundError, ValueError) as error:
-      raise errors.UserError(str(error)) from error
   if strict and t5x_finder.current_engine() == "google":
     raise errors.UserError(
         "--strict: Google's T5X does not check its checkpoints; restore with "

@@ -131,9 +131,10 @@ def t5_vocabulary_path() -> pathlib.Path:
   if configured := os.environ.get("STEPDISTILL_VOCAB"):
     candidates = [pathlib.Path(configured).expanduser()]
   else:
-    folders = filter(None, (os.environ.get("STEPDISTILL_DATA"), data_home()))
-    candidates = [pathlib.Path(folder).expanduser() / "vocab" / "spiece.model"
-                  for folder in folders]
+    folders = [data_home()]
+    if data := os.environ.get("STEPDISTILL_DATA"):
+      folders.insert(0, pathlib.Path(data).expanduser())
+    candidates = [folder / "vocab" / "spiece.model" for folder in folders]
   for candidate in candidates:
     if candidate.is_file():
       return candidate

@@ -100,10 +100,9 @@ def read_header(file: pathlib.Path) -> Mapping[str, Slot]:
           + ("; it is a git-lfs pointer: run `git lfs pull` in its folder"
              if pointer else f" ({size:,} bytes): is it damaged or cut off?"))
     header = stream.read(length)
-  try:
+  with errors.reported((ValueError, KeyError, TypeError, AttributeError),
+                       lambda error: f"{file}: {error}"):
     return _parse_header(header, size)
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.UserError(f"{file}: {error}") from error
 
 
 def read_rows(
