@@ -17,8 +17,6 @@ from stepdistill_jax.config import data_folder, gin_config
 from stepdistill_jax.util import errors, pages, runtime
 
 _TEMPLATE = pathlib.Path(__file__).parent / "templates" / "examples.html"
-_MACROS = {"inputs": "MAX_INPUTS", "label": "MAX_LABEL",
-           "rationale": "MAX_RATIONALE", "both": "MAX_SINGLE"}
 # What files require of who trains.
 _OPEN = ("MODEL_DIR = 'none'", "INITIAL_CHECKPOINT_PATH = None")
 # Of the terminal; the names of the tasks say the same without colours.
@@ -127,15 +125,9 @@ def _lengths(provider: Any) -> dict[str, int]:
   if texts is None:
     return {}
   bound = gin_config.bindings()
-  lengths = {}
-  for name in texts.names:
-    kind = ("inputs" if name.endswith("inputs") else
-            "both" if name in texts.labels & texts.rationales else
-            "label" if name in texts.labels else "rationale")
-    value = bound.get(_MACROS[kind], "")
-    if re.fullmatch(r"\d+", value):
-      lengths[name] = int(value)
-  return lengths
+  stated = {name: bound.get(texts.macro(name), "") for name in texts.names}
+  return {name: int(value) for name, value in stated.items()
+          if re.fullmatch(r"\d+", value)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,6 +103,14 @@ class Texts:
   labels: frozenset[str] = frozenset()
   rationales: frozenset[str] = frozenset()
 
+  def macro(self, name: str) -> str:
+    """The macro of gin files that is the length of a feature."""
+    if name.endswith("inputs"):
+      return "MAX_INPUTS"
+    if name not in self.rationales:
+      return "MAX_LABEL"
+    return "MAX_SINGLE" if name in self.labels else "MAX_RATIONALE"
+
   def limits(
       self, sequence_length: Mapping[str, int] | None) -> dict[str, int | None]:
     """The most tokens of each feature, EOS included; None for no limit.
@@ -437,9 +445,7 @@ class Judge:
     length = next((limits[n] for n in names if limits[n] is not None), None)
     needed = -(-((length or 0) + most) // _MULTIPLE) * _MULTIPLE
     is_input = names[0].endswith("inputs")
-    macro = ("MAX_INPUTS" if is_input else "MAX_LABEL" if not (
-        set(names) & self.texts.rationales) else "MAX_RATIONALE" if not (
-            set(names) & self.texts.labels) else "MAX_SINGLE")
+    macro = self.texts.macro(names[0])
     bound = gin_config.bindings()
     if not self.packed and macro in bound and (
         f"%{macro}" in bound.get("TASK_FEATURE_LENGTHS", "")):

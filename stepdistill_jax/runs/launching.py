@@ -135,10 +135,6 @@ def launch(
           f"no gin file configures `{function_name}`; include a run file, such "
           f"as --gin_file=t5x/configs/runs/{run_file}.gin")
     gin_config.make_folders_absolute()
-    if not dry_run:
-      for name, value in gin_config.bindings().items():
-        if _IS_FOLDER.search(name):
-          remote_storage.require_reachable(value)
     configured = gin.get_configurable(entry)
     if dry_run:
       if mode == "train":
@@ -146,6 +142,9 @@ def launch(
         with gin.unlock_config():  # The data's modules register some.
           dry_run_lib.describe(entry)
       return None
+    for name, value in gin_config.bindings().items():
+      if _IS_FOLDER.search(name):
+        remote_storage.require_reachable(value)
     try:
       if mode == "train":
         _say_where(gin_config.bindings())
