@@ -320,8 +320,10 @@ def check_early(
       raise errors.UserError(line)
   if not complete:
     return None
-  for name in text.macros.keys() - of_files - text.used:
-    _refuse_misspelt_macro(name, of_files | text.used)
+  known = of_files | text.used
+  for name in text.macros:
+    if name not in known:
+      _refuse_misspelt_macro(name, known)
   _require_set(text.macros, early_names.REQUIRED)
   return text
 
