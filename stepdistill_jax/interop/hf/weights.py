@@ -159,7 +159,7 @@ def open_folder(folder: pathlib.Path) -> Mapping[str, Tensor]:
 
 def check_float(name: str, tensor: Tensor) -> None:
   """Raises UserError for a tensor of a quantized checkpoint."""
-  if tensor.dtype not in import_result.DTYPES.values():
+  if tensor.dtype.name not in import_result.DTYPES:
     raise errors.UserError(
         f"{tensor.file}: the tensor {name} is of dtype {tensor.dtype}, "
         "expected float32, bfloat16 or float16; is the checkpoint quantized?")
