@@ -102,7 +102,7 @@ def test_restarts_on_one_machine_are_bounded(stand_ins):
   assert len(calls) == 3
 
 
-def test_mistakes_on_one_machine_are_told(stand_ins, tmp_path):
+def test_mistakes_on_one_machine_are_reported(stand_ins, tmp_path):
   process, _ = stand_ins("gpu/single_machine.sh", "train", RESTARTS="x")
   assert process.returncode == 2 and "RESTARTS=x" in process.stderr
   (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
@@ -165,7 +165,8 @@ def test_a_workload_hands_t5x_its_arguments(stand_ins):
     (("strat", *PLACE), "unknown subcommand strat"),
     (("run", "--gin_file=x"), "own arguments go after --"),
     (("run", *PLACE, "--num-slices=two"), "expected a whole number")])
-def test_mistakes_are_told_and_nothing_is_called(stand_ins, arguments, words):
+def test_mistakes_are_reported_and_nothing_is_called(
+    stand_ins, arguments, words):
   process, calls = stand_ins("gke/gke.sh", *arguments)
   assert process.returncode == 2
   assert words in process.stderr

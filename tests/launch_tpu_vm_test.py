@@ -132,7 +132,7 @@ def test_a_first_creation_that_fails_ends_it(gcloud):
   assert _verbs(calls)[-1] == "create"
 
 
-def test_without_gcloud_this_is_told(tmp_path):
+def test_without_gcloud_this_is_reported(tmp_path):
   (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
   for subcommand in ("create", "status", "watch"):
     process = subprocess.run(
@@ -199,7 +199,7 @@ def test_arguments_reach_t5x_as_they_were_given(gcloud, tmp_path):
     (("create", "--name", "n"), "written --option=VALUE"),
     (("watch", "--name=n", "--zone=z", "--poll=soon"), "a whole number"),
 ])
-def test_mistakes_are_told_and_nothing_is_called(gcloud, arguments, words):
+def test_mistakes_are_reported_and_nothing_is_called(gcloud, arguments, words):
   process, calls = gcloud(*arguments)
   assert process.returncode == 2
   assert words in process.stderr

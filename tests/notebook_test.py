@@ -56,7 +56,7 @@ def test_the_published_files_are_fetched_once_and_checked(
 @pytest.mark.parametrize("answer, words", [
     (OSError("no route to host"), "no route to host"),
     (b"<html>", "is not the file that was published")])
-def test_without_the_published_files_this_is_told(
+def test_without_the_published_files_this_is_reported(
     download, answer, words, tmp_path, monkeypatch, capsys):
   def urlopen(url, timeout):
     if isinstance(answer, Exception):

@@ -111,7 +111,7 @@ def two_processes(records_dir, tmp_path_factory):
   return model_dir, "".join(line for _, line in printed), noticed_at - killed_at
 
 
-def test_a_killed_process_is_told_and_all_go_on(two_processes):
+def test_a_killed_process_is_reported_and_all_go_on(two_processes):
   model_dir, printed, seconds = two_processes
   assert "process 0 of 2: process 1 is lost" in printed
   assert "by flags, 8 x cpu, 4 in each of 2 processes" in printed

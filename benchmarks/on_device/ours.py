@@ -62,7 +62,7 @@ def main() -> None:
     jax.block_until_ready(trainer.train_state.params)
     seconds = time.perf_counter() - start
     # Of the tokens there are: neither padding nor a row's other pairs.
-    sizes = figures.network_sizes(found)
+    sizes = figures.network_config(found)
     of_pair = sum(
         flops.train(sizes, 1, len(e["inputs"]), len(e[target]))
         for e in examples for target in ("label", "rationale")) / len(examples)

@@ -5,7 +5,7 @@
       --gin_file=gin/recipes/tracking_step_by_step.gin \\
       --gin.MODEL_DIR=\\"/tmp/run\\"
 
-When a process dies, or all saved because they were told to (exit code 75),
+When a process dies, or all saved because they were asked to (exit code 75),
 all are started again: training goes on from the last checkpoint. A user's
 mistake (exit code 2) ends it. Lines of process I begin with `[I]`. Ctrl-C and
 SIGTERM are passed on, so that training can save.
@@ -155,11 +155,11 @@ def main(argv=None):
                *map(shlex.quote, command)]
       print(" ".join(words))
     return 0
-  told_to_end = []
+  asked_to_end = []
   running = None
 
   def pass_on(number, unused_frame):
-    told_to_end.append(number)
+    asked_to_end.append(number)
     if running is not None:
       running.send(signal.SIGTERM)
 
@@ -173,7 +173,7 @@ def main(argv=None):
       return 0
     if EXIT_MISTAKE in codes:
       return EXIT_MISTAKE
-    if told_to_end:
+    if asked_to_end:
       return EXIT_START_AGAIN
     if restart < args.restarts:
       say(f"exit codes {codes}; starting all again ({restart + 1} of at most "

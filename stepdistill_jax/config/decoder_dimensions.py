@@ -51,6 +51,5 @@ class DecoderDimensions:
 
   @property
   def last_token(self) -> int:
-    if self.num_tokens is None:
-      return self.vocab_size - 1
-    return self.num_tokens
+    return (self.vocab_size - 1 if self.num_tokens is None
+            else self.num_tokens)

@@ -53,6 +53,9 @@ class Macro:
 
   name: str
 
+  def __str__(self) -> str:
+    return f"%{self.name}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
@@ -60,6 +63,9 @@ class Reference:
 
   name: str
   evaluated: bool
+
+  def __str__(self) -> str:
+    return f"@{self.name}" + ("()" if self.evaluated else "")
 
 
 REQUIRED = Macro("gin.REQUIRED")
@@ -143,15 +149,14 @@ def read(source: str | TextIO, into: Text) -> Iterator[str]:
       into.imports.setdefault(statement.bound_name(), statement)
     elif isinstance(statement, config_parser.BlockDeclaration):
       named(statement.selector, "", statement.location)
-    elif statement.arg_name:
-      named(statement.selector, statement.arg_name, statement.location)
-      scope = f"{statement.scope}/" if statement.scope else ""
-      into.arguments[f"{scope}{statement.selector}.{statement.arg_name}"] = (
-          statement.value)
     else:
-      macro = (f"{statement.scope}/{statement.selector}" if statement.scope
-               else statement.selector)
-      into.macros[macro] = statement.value
+      scope = f"{statement.scope}/" if statement.scope else ""
+      bound = f"{scope}{statement.selector}"
+      if statement.arg_name:
+        named(statement.selector, statement.arg_name, statement.location)
+        into.arguments[f"{bound}.{statement.arg_name}"] = statement.value
+      else:
+        into.macros[bound] = statement.value
     for reference in delegate.references:
       named(reference, "", statement.location)
     into.used.update(delegate.macros)
@@ -188,9 +193,7 @@ def _top_level(module: str) -> Mapping[str, Any] | None:
   found: dict[str, Any] = {
       p.name.removesuffix(".py"): None for p in file.parent.iterdir()
   } if file.name == "__init__.py" else {}
-  body = list(ast.parse(file.read_text("utf-8")).body)
-  while body:
-    node = body.pop(0)
+  for node in ast.parse(file.read_text("utf-8")).body:
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
       found[node.name] = None if node.name in found else node
     elif isinstance(node, ast.ImportFrom):
@@ -293,13 +296,9 @@ def _module_of(
   if statement.is_from or statement.alias:
     return statement.module, parts[1:]
   module = statement.module.split(".")
-  same = 0
-  while same < len(module) and same < len(parts) - 1 and (
-      module[same] == parts[same]):
-    same += 1
-  if same < len(module):
+  if parts[:-1][:len(module)] != module:
     return "", []
-  return statement.module, parts[same:]
+  return statement.module, parts[len(module):]
 
 
 def _import_of(

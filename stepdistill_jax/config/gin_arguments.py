@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from stepdistill_jax.util import argument_parser, errors
 
 
+def paths(text: str) -> list[str]:
+  """The type of arguments that are several paths with commas between them."""
+  return [path for path in text.split(",") if path]
+
+
 def add(parser: argparse.ArgumentParser) -> None:
   """Adds --gin_file, --gin_bindings and --gin_search_paths."""
-  parser.add_argument(
-      "--gin_file", action="append", default=[], metavar="FILE",
+  add = parser.add_argument
+  add("--gin_file", action="append", default=[], metavar="FILE",
       type=argument_parser.local_or_remote,
       help="gin file; may be repeated, later ones override")
-  parser.add_argument(
-      "--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'",
+  add("--gin_bindings", action="append", default=[], metavar="'NAME = VALUE'",
       type=argument_parser.local_or_remote,
       help="a binding that overrides the files; --gin.NAME=VALUE is the same")
-  parser.add_argument(
-      "--gin_search_paths", default="", metavar="DIR,...",
+  add("--gin_search_paths", default="", metavar="DIR,...", type=paths,
       help="where gin files are looked for first")
 
 

@@ -87,6 +87,15 @@ def _gin_files_below(folders: Sequence[str]) -> Iterator[str]:
     yield "t5x/" + str(path.relative_to(_EMBEDDED_ROOT))
 
 
+def _folders_of(
+    gin_files: Sequence[str], extra_search_paths: Sequence[str]) -> list[str]:
+  """The folders to search, in which, or elsewhere, all the files are."""
+  folders = search_paths(extra_search_paths)
+  for name in gin_files:
+    _check_file(name, folders)
+  return folders
+
+
 def _check_file(name: str, folders: Sequence[str]) -> None:
   if _remote_exists(name) or _embedded_path(name) or any(
       os.path.isfile(os.path.join(folder, name)) for folder in folders):
@@ -115,12 +124,13 @@ def _selectors_near(selector: str) -> list[str]:
   registry = gin.config._REGISTRY
   parts = selector.count(".") + 1
   names = [".".join(name.split(".")[-parts:]) for name, _ in registry.items()]
-  module = _module_named(selector.partition(".")[0])
-  if module is not None:
-    names += [f"{selector.partition('.')[0]}.{name}"
-              for name, value in vars(module).items()
-              if isinstance(value, (types.FunctionType, type))
-              and not name.startswith("_")]
+  first = selector.partition(".")[0]
+  if (statement := _import_of(first)) is not None:
+    with contextlib.suppress(ImportError):
+      module = importlib.import_module(statement.module)
+      names += [f"{first}.{name}" for name, value in vars(module).items()
+                if isinstance(value, (types.FunctionType, type))
+                and not name.startswith("_")]
   return names
 
 
@@ -190,14 +200,11 @@ def _explain(error: Exception, bindings: Sequence[str]) -> str:
   return f"gin config: {_explain_name(message) or message}"
 
 
-def _module_named(name: str) -> types.ModuleType | None:
-  """What a name at the beginning of a selector stands for in gin files."""
-  statement = _import_of(name)
-  try:
-    return statement and importlib.import_module(
-        statement.module)
-  except ImportError:
-    return None
+def _explained(
+    bindings: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+  """Makes a line of what gin raises inside."""
+  return errors.reported(
+      _PARSING_ERRORS, lambda error: _explain(error, bindings))
 
 
 def _import_of(selector: str) -> config_parser.ImportStatement | None:
@@ -257,10 +264,9 @@ def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
 
   One that nothing uses otherwise is warned of.
   """
-  used = set(in_files)
   referred = {name for value in bindings().values()
               for name in re.findall(r"%(\w+)", value)}
-  used |= referred
+  used = {*in_files, *referred}
   for binding in gin_bindings:
     name = binding.partition("=")[0].strip()
     if name in _MUST_BE_USED and name not in referred:
@@ -269,9 +275,7 @@ def _check_macros(gin_bindings: Sequence[str], in_files: Iterable[str]) -> None:
           f"change nothing; {_MUST_BE_USED[name]}")
     if name in used or not re.fullmatch(r"\w+", name):
       continue
-    if difflib.get_close_matches(name, used, cutoff=_MISSPELT):
-      raise errors.UserError(
-          errors.unknown_name_message("gin macro", name, used))
+    _refuse_misspelt_macro(name, used)
     print(f"warning: {name} is set, and nothing in these gin files uses it: "
           "it changes nothing", file=sys.stderr)
 
@@ -292,25 +296,21 @@ def check_early(
     What the files and bindings say; None where they do not say all.
 
   Raises:
-    errors.UserError: a file does not exist or is no gin, a name is misspelt,
+    errors.UserError: a file does not exist or is not gin, a name is misspelt,
       a macro is not set, or one on the command line has a value that cannot
       work.
   """
-  folders = search_paths(extra_search_paths)
-  for name in gin_files:
-    _check_file(name, folders)
+  folders = _folders_of(gin_files, extra_search_paths)
   pairs = (binding.split("=", 1) for binding in gin_bindings if "=" in binding)
   gin_values.check({name.strip(): value.strip() for name, value in pairs})
   if main_names is None:
     return None
   text = early_names.Text()
-  try:
+  with _explained(gin_bindings):
     # Not all of them: a file that is elsewhere may say anything.
     complete = all([_read_early(name, folders, text) for name in gin_files])
-    of_files = dict(text.macros)
+    of_files = set(text.macros)
     list(early_names.read("\n".join(gin_bindings), text))
-  except _PARSING_ERRORS as error:
-    raise errors.UserError(_explain(error, gin_bindings)) from error
   if not all(
       name.selector.partition(".")[2] in main_names for name in text.names
       if name.statement and name.statement.module == "__main__"):
@@ -320,7 +320,11 @@ def check_early(
       raise errors.UserError(line)
   if not complete:
     return None
-  _check_macros_early(text, of_files)
+  known = of_files | text.used
+  for name in text.macros:
+    if name not in known:
+      _refuse_misspelt_macro(name, known)
+  _require_set(text.macros, early_names.REQUIRED)
   return text
 
 
@@ -340,22 +344,17 @@ def _read_early(
                 for included in early_names.read(file, text)])
 
 
-def _check_macros_early(
-    text: early_names.Text, of_files: Mapping[str, Any]) -> None:
-  """Raises UserError for macros that are misspelt or not set."""
-  known = [name for name in of_files if re.fullmatch(r"\w+", name)]
-  for name in text.macros:
-    if name not in text.used and name not in of_files and (
-        re.fullmatch(r"\w+", name)) and (
-            difflib.get_close_matches(name, known, cutoff=_MISSPELT)):
-      raise errors.UserError(errors.unknown_name_message(
-          "gin macro", name, {*known, *text.used}))
-  _require_set(sorted(name for name, value in text.macros.items()
-                      if value == early_names.REQUIRED))
+def _refuse_misspelt_macro(name: str, known: Iterable[str]) -> None:
+  known = [other for other in known if re.fullmatch(r"\w+", other)]
+  if re.fullmatch(r"\w+", name) and (
+      difflib.get_close_matches(name, known, cutoff=_MISSPELT)):
+    raise errors.UserError(
+        errors.unknown_name_message("gin macro", name, known))
 
 
-def _require_set(missing: Sequence[str]) -> None:
-  if missing:
+def _require_set(macros: Mapping[str, Any], required: Any) -> None:
+  """Raises UserError for macros that still are `%gin.REQUIRED`."""
+  if missing := sorted(n for n, value in macros.items() if value == required):
     raise errors.UserError(
         f"gin macro{'s' if len(missing) > 1 else ''} not set: "
         f"{', '.join(missing)}; pass for instance --gin.{missing[0]}=VALUE "
@@ -382,31 +381,24 @@ def parse(
     errors.UserError: a file does not exist, a macro is not set or misspelt,
       or the text is not valid gin.
   """
-  folders = search_paths(extra_search_paths)
-  for name in gin_files:
-    _check_file(name, folders)
+  folders = _folders_of(gin_files, extra_search_paths)
   gin.clear_config()
   gin.config.register_file_reader(_open_remote, _remote_exists)
   # Gin only appends to its search path; a second run has its own.
   gin.config._LOCATION_PREFIXES[:] = ["", *folders]
-  try:
-    with _without_lookup_errors():
-      gin.parse_config_files_and_bindings(
-          list(gin_files), [], finalize_config=False,
-          skip_unknown=skip_unknown)
-      in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
-      _register_named(gin_bindings)
-      gin.parse_config([*stand_ins, *gin_bindings], skip_unknown)
-  except _PARSING_ERRORS as error:
-    raise errors.UserError(_explain(error, gin_bindings)) from error
+  with _explained(gin_bindings), _without_lookup_errors():
+    gin.parse_config_files_and_bindings(
+        list(gin_files), [], finalize_config=False,
+        skip_unknown=skip_unknown)
+    in_files = [name for name in bindings() if re.fullmatch(r"\w+", name)]
+    _register_named(gin_bindings)
+    gin.parse_config([*stand_ins, *gin_bindings], skip_unknown)
   _check_macros(gin_bindings, in_files)
-  _require_set(unset_macros())
+  _require_set(bindings(), "%gin.REQUIRED")
   gin_values.check(bindings())
   gin_types.check()
-  try:
+  with _explained(gin_bindings):
     gin.finalize()
-  except ValueError as error:
-    raise errors.UserError(_explain(error, gin_bindings)) from error
 
 
 def bindings() -> Mapping[str, str]:
@@ -448,12 +440,6 @@ def make_folders_absolute() -> None:
       if _FOLDERS.fullmatch(
           scope if selector == "gin.macro" else f"{selector}.{name}"):
         arguments[name] = absolute(value)
-
-
-def unset_macros() -> list[str]:
-  """Macros that still are `%gin.REQUIRED`."""
-  return sorted(name for name, value in bindings().items()
-                if value == "%gin.REQUIRED")
 
 
 def missing_entry_point(error: errors.UserError) -> str:

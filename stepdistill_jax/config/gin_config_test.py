@@ -1,4 +1,4 @@
-"""Gin files and bindings: what is found, and how mistakes are told."""
+"""Gin files and bindings: what is found, and how mistakes are reported."""
 
 import logging
 
@@ -65,7 +65,7 @@ def test_unquoted_paths_are_explained(gin_file, value):
     parse(gin_file, f"MODEL_DIR = {value}")
 
 
-def test_a_name_that_two_things_have_is_told(gin_file):
+def test_a_name_that_two_things_have_is_reported(gin_file):
   for module in ("one.network", "other.network"):
     gin.external_configurable(
         lambda size=1: size, "AmbiguousConfig", module=module)
@@ -90,7 +90,7 @@ def test_files_that_include_themselves_are_named(gin_file):
     gin_config.parse(["gin/one.gin"], [], [str(gin_file)])
 
 
-def test_an_open_bracket_is_told(gin_file):
+def test_an_open_bracket_is_reported(gin_file):
   with pytest.raises(errors.UserError, match=(
       "gin config: .*EOF in multi-line statement")):
     parse(gin_file, "SIZES = [1, 2")
@@ -105,7 +105,7 @@ def test_a_macro_that_is_never_set_is_named_alone(gin_file):
 
 
 @pytest.mark.parametrize("value", ["foo", "[foo]", "-foo", "foo(3)"])
-def test_a_value_that_is_none_is_told_without_addresses(gin_file, value):
+def test_a_value_that_is_none_is_reported_without_addresses(gin_file, value):
   with pytest.raises(errors.UserError) as refused:
     parse(gin_file, f"PACKED_FEATURE_LENGTHS = {value}")
   message = str(refused.value)

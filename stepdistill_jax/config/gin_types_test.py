@@ -1,4 +1,4 @@
-"""Literals of the wrong kind are told by name; what may work passes."""
+"""Literals of the wrong kind are reported by name; what may work passes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def parse(*bindings):
     ("shuffle = 'False'", "True or False; got 'False'"),
     ("mesh = (1, 'x')", "a list or None; got"), ("path = 3", "a text; got 3"),
 ])
-def test_wrong_kinds_are_told(binding, expected):
+def test_wrong_kinds_are_reported(binding, expected):
   name = binding.partition(" ")[0]
   with pytest.raises(errors.UserError, match=(
       rf"gin config: gin_types_test\.GinTypesSizes\.{name} must be "
@@ -76,7 +76,7 @@ def test_what_may_work_passes(binding):
   parse(binding)
 
 
-def test_a_macro_is_told_by_its_own_name():
+def test_a_macro_is_reported_by_its_own_name():
   with pytest.raises(errors.UserError, match="gin config: WIDTH must be a who"):
     parse("WIDTH = 'wide'", "MACRO = %WIDTH", "width = %MACRO")
 

@@ -44,13 +44,17 @@ def _one_of(names: Sequence[str]) -> Rule:
               f"'\"{names[1]}\"'", is_text=True)
 
 
+def _or_none(rule: Rule) -> Rule:
+  return dataclasses.replace(
+      rule, expected=f"{rule.expected}, or None",
+      allows=lambda value: value is None or rule.allows(value))
+
+
 _COUNT = Rule("a whole number above 0", _is_whole, "100")
-_COUNT_OR_NONE = Rule(
-    "a whole number above 0, or None",
-    lambda v: v is None or _is_whole(v), "100")
-_PERIOD = Rule(
-    "a whole number of at least 0 (0: no period), or None",
-    lambda v: v is None or _is_whole(v, 0), "100")
+_NOT_NEGATIVE = Rule(
+    "a whole number of at least 0", lambda v: _is_whole(v, 0), "100")
+_PERIOD = _or_none(dataclasses.replace(
+    _NOT_NEGATIVE, expected=f"{_NOT_NEGATIVE.expected} (0: no period)"))
 _FOLDER = Rule(
     "a folder's path", lambda v: isinstance(v, str) and bool(v.strip()),
     "'\"/tmp/run\"'", is_text=True)
@@ -61,18 +65,17 @@ _PATH_OR_NONE = Rule(
     "'\"/tmp/run/checkpoint_400\"'", is_text=True)
 
 RULES: Mapping[str, Rule] = {
-    "TRAIN_STEPS": _COUNT,
-    "BATCH_SIZE": _COUNT_OR_NONE,  # None of an export: any size.
-    "EVAL_PERIOD": _PERIOD,
-    "EVAL_STEPS": _COUNT_OR_NONE,
-    "CHECKPOINT_PERIOD": _PERIOD,
-    "MAX_INPUTS": _COUNT,
-    "MAX_LABEL": _COUNT,
-    "MAX_RATIONALE": _COUNT,
-    "MAX_SINGLE": _COUNT,
-    "RANDOM_SEED": Rule(
-        "a whole number, or None",
-        lambda v: v is None or _is_whole(v, 0), "0"),
+    **dict.fromkeys(("TRAIN_STEPS", "MAX_INPUTS", "MAX_LABEL",
+                     "MAX_RATIONALE", "MAX_SINGLE"), _COUNT),
+    # None of an export: any size.
+    **dict.fromkeys(("BATCH_SIZE", "EVAL_STEPS"), _or_none(_COUNT)),
+    **dict.fromkeys(("EVAL_PERIOD", "CHECKPOINT_PERIOD"), _PERIOD),
+    **dict.fromkeys(
+        ("MODEL_DIR", "EVAL_OUTPUT_DIR", "INFER_OUTPUT_DIR"), _FOLDER),
+    **dict.fromkeys(
+        ("CHECKPOINT_PATH", "INITIAL_CHECKPOINT_PATH"), _PATH_OR_NONE),
+    "RANDOM_SEED": _or_none(
+        Rule("a whole number", lambda v: _is_whole(v, 0), "0")),
     "LEARNING_RATE": Rule(
         "a number of at least 0", lambda v: _is_number(v) and v >= 0, "1e-3"),
     "PACK": Rule("True, False, 'pairs' or None", lambda v: (
@@ -80,8 +83,7 @@ RULES: Mapping[str, Rule] = {
     "LABELS": _one_of(LABELS),
     "EVAL_LABELS": _one_of(LABELS),
     "LEARNING_RATE_SCHEDULE": _one_of(SCHEDULES),
-    "WARMUP_STEPS": Rule(
-        "a whole number of at least 0", lambda v: _is_whole(v, 0), "100"),
+    "WARMUP_STEPS": _NOT_NEGATIVE,
     "OPTIMIZER": _one_of(OPTIMIZERS),
     "DROPOUT_RATE": Rule(
         "a number from 0 to below 1",
@@ -92,11 +94,6 @@ RULES: Mapping[str, Rule] = {
     "ALPHA": Rule(
         "a number from 0 to 1, or a schedule such as @students.linear()",
         lambda v: _is_number(v) and 0 <= v <= 1, "0.5"),
-    "MODEL_DIR": _FOLDER,
-    "EVAL_OUTPUT_DIR": _FOLDER,
-    "INFER_OUTPUT_DIR": _FOLDER,
-    "CHECKPOINT_PATH": _PATH_OR_NONE,
-    "INITIAL_CHECKPOINT_PATH": _PATH_OR_NONE,
 }
 
 

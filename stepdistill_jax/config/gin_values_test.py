@@ -1,4 +1,4 @@
-"""Values of macros that cannot work are told before anything is compiled."""
+"""Values that cannot work are reported before anything is compiled."""
 
 import pytest
 

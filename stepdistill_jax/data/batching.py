@@ -106,7 +106,7 @@ def _power_of_two(n: int) -> int:
 
 
 def used_length(tokens: np.ndarray) -> int:
-  """Positions up to the last that is no padding in some row; at least 1."""
+  """Positions up to the last that is not padding in some row; at least 1."""
   used = np.flatnonzero(tokens.reshape(-1, tokens.shape[-1]).any(axis=0))
   return int(used[-1]) + 1 if used.size else 1
 

@@ -38,13 +38,10 @@ def find_tasks(names: Sequence[str]) -> list[seqio.Task]:
   Raises:
     errors.UserError: a name is unknown; lists the near ones.
   """
-  found: dict[str, seqio.Task] = {}
-  for name in names:
-    provider = task_registry.require_task(name)
-    for task in (provider.tasks if isinstance(provider, seqio.Mixture)
-                 else [provider]):
-      found[task.name] = task
-  return list(found.values())
+  return list({
+      task.name: task for name in names
+      for task in seqio.get_subtasks(task_registry.require_task(name))
+  }.values())
 
 
 def cache_task(
@@ -69,16 +66,13 @@ def cache_task(
   if (folder / _COMPLETED).is_file() and not overwrite:
     check_made_from(task, folder)
     return False
-  try:
-    with whole_folders.written(folder) as temporary:
-      for split in task.splits:
-        _write_split(task, split, temporary, shards)
-      write_made_from(task, temporary)
-      (temporary / _COMPLETED).touch()
-  except OSError as error:
-    raise errors.UserError(
-        f"cannot write to {cache_dir}: {error.strerror}; choose another "
-        "folder with --output=DIR") from error
+  with errors.reported(OSError, lambda error: (
+      f"cannot write to {cache_dir}: {error.strerror}; choose another folder "
+      "with --output=DIR")), whole_folders.written(folder) as temporary:
+    for split in task.splits:
+      _write_split(task, split, temporary, shards)
+    write_made_from(task, temporary)
+    (temporary / _COMPLETED).touch()
   return True
 
 

@@ -75,11 +75,10 @@ class ChatTemplate:
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = now.strftime
     self._where, self._tokens = where, dict(tokens)
-    try:
+    with errors.reported(
+        jinja2.TemplateError,
+        lambda error: f"{where} is no chat template: {error}"):
       self._template = environment.from_string(text)
-    except jinja2.TemplateError as error:
-      raise errors.UserError(
-          f"{where} is no chat template: {error}") from error
 
   def render(
       self, messages: Sequence[Message], *,
@@ -93,13 +92,12 @@ class ChatTemplate:
     Raises:
       errors.UserError: the template refuses the messages.
     """
-    try:
+    # It is a program, of whoever wrote it, and raises whatever it likes.
+    with errors.reported(Exception, lambda error: (
+        f"{self._where} refuses the messages: {error}")):
       return self._template.render(
           messages=messages, add_generation_prompt=add_generation_prompt,
           tools=None, documents=None, **self._tokens)
-    except Exception as error:  # It is a program, of whoever wrote it.
-      raise errors.UserError(
-          f"{self._where} refuses the messages: {error}") from error
 
 
 _TURN = re.compile(r"^(system|user|assistant): ", re.MULTILINE)

@@ -69,13 +69,13 @@ def test_a_file_of_its_own_counts_more_and_lists_have_a_default(tmp_path):
       '[{"role": "assistant", "content": "é"}]')
 
 
-@pytest.mark.parametrize("template,told", [
+@pytest.mark.parametrize("template,expected", [
     (None, "has no chat template"), ("{% if %}", "is no chat template"),
     ("{{ raise_exception('no system') }}", "refuses the messages: no system"),
     ("{{ messages.append(1) }}", "refuses the messages"),
     ("{{ 1 // 0 }}", "refuses the messages"),
     ("{{ ''.__class__.__mro__ }}", "refuses the messages")])
-def test_refused_in_a_line(template, told, tmp_path):
-  with pytest.raises(errors.UserError, match=told) as caught:
+def test_refused_in_a_line(template, expected, tmp_path):
+  with pytest.raises(errors.UserError, match=expected) as caught:
     chat_template.read(write(tmp_path, template)).render(MESSAGES)
   assert "\n" not in str(caught.value)

@@ -36,61 +36,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "filters, and the tasks' weights."))
   lengths = subparsers.add_parser(
       "lengths", help="lengths in pieces, with lines for a gin file")
-  lengths.add_argument(
-      "--dataset", required=True, help="such as svamp, or a union: svamp_asdiv")
-  lengths.add_argument("--teacher", required=True, help="such as palm540b")
+  add = lengths.add_argument
+  add("--dataset", required=True, help="such as svamp, or a union: svamp_asdiv")
+  add("--teacher", required=True, help="such as palm540b")
   argument_parser.add_records_dir(lengths, "--records")
-  lengths.add_argument(
-      "--vocabulary", metavar="FILE",
-      help="SentencePiece model, or a decoder's tokenizer.json (default: the "
-      "data set's own, else T5's)")
-  lengths.add_argument("--json", action="store_true", help="print JSON")
+  add("--vocabulary", metavar="FILE", help="SentencePiece model, or a "
+      "decoder's tokenizer.json (default: the data set's own, else T5's)")
+  add("--json", action="store_true", help="print JSON")
   lengths.set_defaults(data_run=_lengths)
   cache = subparsers.add_parser(
       "cache", help="tokenize tasks, so that their first run begins at once",
       description="Tokenizes tasks into files beside their records, as a first "
       "run does; or, with --output, into SeqIO's cache.")
-  cache.add_argument(
-      "--tasks", required=True, metavar="NAME,...",
+  add = cache.add_argument
+  add("--tasks", required=True, metavar="NAME,...",
       help="tasks or mixtures, such as svamp_step_gold_palm540b")
-  cache.add_argument(
-      "--output", metavar="DIR",
+  add("--output", metavar="DIR",
       help="write SeqIO's cache here, for runs with USE_CACHED_TASKS")
   argument_parser.add_records_dir(cache, "--records")
-  cache.add_argument(
-      "--shards", type=int, default=16,
+  add("--shards", type=int, default=16,
       help="of a split, at least as many as hosts (default: %(default)s)")
-  cache.add_argument(
-      "--overwrite", action="store_true",
+  add("--overwrite", action="store_true",
       help="replace older caches of these tasks: needed after an import")
-  cache.add_argument(
-      "--beam", metavar="OPTIONS", type=argument_parser.local_or_remote,
+  add("--beam", metavar="OPTIONS", type=argument_parser.local_or_remote,
       help="let SeqIO write its cache with Apache Beam and these pipeline "
       "options, such as --beam=--runner=DirectRunner")
   cache.set_defaults(data_run=_cache)
 
 
 def _add_show(show: argparse.ArgumentParser) -> None:
-  show.add_argument(
-      "task", nargs="?", metavar="TASK",
+  add = show.add_argument
+  add("task", nargs="?", metavar="TASK",
       help="task or mixture (default: the recipe's)")
-  show.add_argument(
-      "--split", default="", help="default: the recipe's, else train")
-  show.add_argument(
-      "--examples", type=argument_parser.positive, default=3, metavar="N",
+  add("--split", default="", help="default: the recipe's, else train")
+  add("--examples", type=argument_parser.positive, default=3, metavar="N",
       help="how many are shown (default: %(default)s)")
   gin_arguments.add(show)
-  show.add_argument(
-      "--tokenizer", metavar="FILE", type=argument_parser.existing,
+  add("--tokenizer", metavar="FILE", type=argument_parser.existing,
       help="a decoder's tokenizer.json")
-  show.add_argument(
-      "--chat", action="store_true",
+  add("--chat", action="store_true",
       help="with --tokenizer, prompts by its chat template")
   argument_parser.add_records_dir(show)
-  show.add_argument(
-      "--html", metavar="FILE", type=argument_parser.to_write,
+  add("--html", metavar="FILE", type=argument_parser.to_write,
       help="write a page, too")
-  show.add_argument("--json", action="store_true", help="print JSON")
+  add("--json", action="store_true", help="print JSON")
   show.set_defaults(data_run=_show)
 
 

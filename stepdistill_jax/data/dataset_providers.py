@@ -122,7 +122,7 @@ def check_divisible(batch_size: int, num_shards: int) -> None:
 
 
 @contextlib.contextmanager
-def lengths_told(cfg: Any) -> Iterator[None]:
+def lengths_explained(cfg: Any) -> Iterator[None]:
   """Makes a UserError of SeqIO's where lengths are not those of the features.
   """
   try:

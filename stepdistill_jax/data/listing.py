@@ -59,14 +59,11 @@ def _tasks(
     dataset: str, teachers: list[str], is_union: bool
 ) -> dict[str, list[str]]:
   """Kind -> the tasks of these teachers."""
-  kinds = {}
-  for kind in task_names.KINDS:
-    if is_union and kind in ("mix", "single", "pinto"):
-      continue
-    kinds[kind] = list(dict.fromkeys(
-        task_names.task_name(kind, dataset, labels, teacher)
-        for teacher in teachers for labels in ("gold", "teacher")))
-  return {kind: names for kind, names in kinds.items() if names}
+  return {kind: list(dict.fromkeys(
+      task_names.task_name(kind, dataset, labels, teacher)
+      for teacher in teachers for labels in ("gold", "teacher")))
+          for kind in task_names.KINDS if teachers and not (
+              is_union and kind in ("mix", "single", "pinto"))}
 
 
 def lines(

@@ -1,4 +1,4 @@
-"""Building tf.data pipelines fast, and what cannot be told from a seed."""
+"""Building tf.data pipelines fast, and what a seed does not determine."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ def _lock(folder: pathlib.Path) -> Iterator[None]:
 
 def _remove_stale(place: pathlib.Path, task: seqio.Task, split: str,
                   about: Mapping[str, Any]) -> None:
-  """Removes tokens of records that are no more; says so."""
+  """Removes tokens of records that no longer exist; says so."""
   for folder in place.glob(f"{task.name}-{split}-*"):
     try:
       of = token_files.read_about(folder)["made_from"]
@@ -297,13 +297,10 @@ def _make(folder: pathlib.Path, task: seqio.Task, split: str,
 
   dtypes = {key: dtype(key, spec) for key, spec in dataset.element_spec.items()
             if key not in ("id", "records")}
-  try:
+  with errors.reported(tf.errors.OpError, lambda error: (
+      f"the records in {about['folder']} cannot be read "
+      f"({errors.one_line(error.message)}); import these records anew")):
     _write(folder, batches(), dtypes, task.name, total, {"made_from": about})
-  except tf.errors.OpError as error:
-    raise errors.UserError(
-        f"the records in {about['folder']} cannot be read "
-        f"({errors.one_line(error.message)}); import these records anew"
-    ) from error
 
 
 def _words(vocabulary: seqio.Vocabulary) -> word_pieces.WordPieces | None:
@@ -364,20 +361,18 @@ def _write(folder: pathlib.Path, batches: Iterable[tuple[Columns, np.ndarray]],
            about: Mapping[str, Any]) -> None:
   """Writes a folder of tokens."""
   what = f"tokens of {name}"
-  try:
-    with (whole_folders.written(folder) as temporary,
-          progress.Bars("examples") as bars,
-          token_files.Writer(temporary, dtypes) as writer):
-      for columns, ids in batches:
-        writer.add(columns, ids)
-        bars.update(writer.count, total, what)
-      if not writer.count:
-        raise errors.UserError(
-            f"task {name}: no example is left" + (
-                " of its records; `stepdistill teacher audit` says why"
-                if about else ": its preprocessors leave all of them out"))
-      writer.finish(about)
-  except OSError as error:
-    raise errors.UserError(
-        f"cannot write the {what} to {folder.parent}: {error.strerror}; it "
-        "takes about a third of the records' bytes") from error
+  with (errors.reported(OSError, lambda error: (
+      f"cannot write the {what} to {folder.parent}: {error.strerror}; it "
+      "takes about a third of the records' bytes")),
+        whole_folders.written(folder) as temporary,
+        progress.Bars("examples") as bars,
+        token_files.Writer(temporary, dtypes) as writer):
+    for columns, ids in batches:
+      writer.add(columns, ids)
+      bars.update(writer.count, total, what)
+    if not writer.count:
+      raise errors.UserError(
+          f"task {name}: no example is left" + (
+              " of its records; `stepdistill teacher audit` says why"
+              if about else ": its preprocessors leave all of them out"))
+    writer.finish(about)

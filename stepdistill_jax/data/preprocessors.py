@@ -140,20 +140,27 @@ def _as_features(example: _Example, *values: Any) -> tf.Tensor:
   return tf.stack([tf.broadcast_to(x, shape) for x in values], axis=-1)
 
 
-@_first_step
-def label_example(
-    example: _Example, *, label_source: str, prefix: str
+def _label_texts(
+    example: _Example, label_source: str, inputs: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-  """Records -> texts of the label task; records without label are left out."""
+  """Texts whose target is the label."""
   return {
       "id": example["id"],
-      "inputs": prefix + example["inputs"],
+      "inputs": inputs,
       "targets": label_text(example, label_source),
       **_labeled_by(example, label_source),
       "task_ids": _as_features(example, LABEL_TASK_ID),
       RECORD_WEIGHTS: _as_features(
           example, _label_weight(example, label_source)),
   }
+
+
+@_first_step
+def label_example(
+    example: _Example, *, label_source: str, prefix: str
+) -> dict[str, tf.Tensor]:
+  """Records -> texts of the label task; records without label are left out."""
+  return _label_texts(example, label_source, prefix + example["inputs"])
 
 
 @_first_step
@@ -183,11 +190,8 @@ def single_example(
   missing = (label == "") | (
       (rationale == "") & (example["split"] == "train"))
   return {
-      "id": example["id"],
-      "inputs": example["inputs"],
+      **_label_texts(example, label_source, example["inputs"]),
       "targets": tf.where(missing, "", target),
-      **_labeled_by(example, label_source),
-      "task_ids": _as_features(example, LABEL_TASK_ID),
       RECORD_WEIGHTS: _as_features(example, record_weight(example)),
   }
 
@@ -197,16 +201,8 @@ def pinto_example(
     example: _Example, *, label_source: str) -> dict[str, tf.Tensor]:
   """Records -> the label of question and rationale; see `with_rationale`."""
   rationale = example["rationale"]
-  return {
-      "id": example["id"],
-      "inputs": example["inputs"] + tf.where(
-          rationale == "", "", records.RATIONALE_TEXT + rationale),
-      "targets": label_text(example, label_source),
-      **_labeled_by(example, label_source),
-      "task_ids": _as_features(example, LABEL_TASK_ID),
-      RECORD_WEIGHTS: _as_features(
-          example, _label_weight(example, label_source)),
-  }
+  return _label_texts(example, label_source, example["inputs"] + tf.where(
+      rationale == "", "", records.RATIONALE_TEXT + rationale))
 
 
 @_first_step

@@ -35,10 +35,11 @@ def check_records(task: object, name: str, split: str) -> None:
   if not is_training and split not in source.splits:
     return  # Another part of a mixture is scored.
 
+  def read() -> Iterable[records.Record]:
+    return records.read_records(data_dir, source.dataset, teacher, split)
+
   def any_has(*fields: str) -> bool:
-    return any(
-        getattr(record, field) for record in records.read_records(
-            data_dir, source.dataset, teacher, split) for field in fields)
+    return any(getattr(record, field) for record in read() for field in fields)
 
   of_records = f"records of {source.dataset} by {teacher} in {data_dir}"
   if not re.search(_ONLY_RATIONALE, name):
@@ -54,14 +55,9 @@ def check_records(task: object, name: str, split: str) -> None:
           f"none in {split}; " + _labels_advice(
               other if any_has(other) else "", is_training))
     if not human and not is_training:
-      _say_whose_labels(
-          name, split, teacher, records.read_records(
-              data_dir, source.dataset, teacher, split))
-  if is_training and not re.search(_ONLY_RATIONALE, name):
-    _check_vocabulary(
-        task, name, "label" if re.search(NEEDS_GOLD, name)
-        else "teacher_label", records.read_records(
-            data_dir, source.dataset, teacher, split))
+      _say_whose_labels(name, split, teacher, read())
+    if is_training:
+      _check_vocabulary(task, name, wanted[0], read())
   if is_training and re.search(_NEEDS_RATIONALE, name) and not any_has(
       "rationale"):
     raise errors.UserError(

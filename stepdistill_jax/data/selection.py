@@ -92,11 +92,9 @@ def left_out_of(source: sources.RecordsSource) -> np.ndarray:
   filters = filter_train_records()
   if source.teacher is None:
     filters = filters_lib.Filters(dedupe=filters.dedupe)
-  if share == 1 and not filters.any_on:
+  if share == 1 and not filters.any_on or "train" not in source.split_sizes():
     return np.zeros([0], np.int64)
   data_dir, teacher = source.resolve()
-  if "train" not in source.split_sizes():
-    return np.zeros([0], np.int64)
   info = records.version_dir(
       data_dir, source.dataset, teacher) / "dataset_info.json"
   vocabulary = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import importlib
@@ -17,8 +17,6 @@ from stepdistill_jax.config import data_folder, gin_config
 from stepdistill_jax.util import errors, pages, runtime
 
 _TEMPLATE = pathlib.Path(__file__).parent / "templates" / "examples.html"
-_MACROS = {"inputs": "MAX_INPUTS", "label": "MAX_LABEL",
-           "rationale": "MAX_RATIONALE", "both": "MAX_SINGLE"}
 # What files require of who trains.
 _OPEN = ("MODEL_DIR = 'none'", "INITIAL_CHECKPOINT_PATH = None")
 # Of the terminal; the names of the tasks say the same without colours.
@@ -35,15 +33,21 @@ def run(args: argparse.Namespace) -> None:
   if args.chat and not args.tokenizer:
     raise errors.UserError("--chat needs --tokenizer")
   gin_config.check_early(args.gin_file, [*_OPEN, *args.gin_bindings],
-                         _paths(args), ["train"])
+                         args.gin_search_paths, ["train"])
   runtime.configure()
   os.environ.setdefault("JAX_PLATFORMS", "cpu")  # No device is needed.
   runtime.import_tensorflow()
   with data_folder.tfds_data_dir(args.records_dir or None):
+    import gin
+
     import stepdistill_jax.tasks  # noqa: F401
 
-    with _configured(args) as (cfg, name, weights):
-      shown = look(name, cfg, args.examples, weights)
+    try:
+      with _parsed(args) as (cfg, name, weights):
+        shown = look(name, cfg, args.examples, weights)
+    finally:
+      # Its lock would refuse what the next command of a program imports.
+      gin.clear_config()
   if args.html:
     with errors.reported(OSError, lambda error: (
         f"cannot write {args.html}: {error.strerror}")):
@@ -56,27 +60,12 @@ def run(args: argparse.Namespace) -> None:
     print(f"page: {args.html}")
 
 
-def _paths(args: argparse.Namespace) -> list[str]:
-  return [p for p in args.gin_search_paths.split(",") if p]
-
-
 @contextlib.contextmanager
-def _configured(
+def _parsed(
     args: argparse.Namespace) -> Iterator[tuple[Any, str, list[float]]]:
   """Parses gin files: (data config, task, weights of the tasks)."""
   import gin
 
-  try:
-    with _parsed(args) as parsed:
-      yield parsed
-  finally:
-    # Its lock would refuse what the next command of a program imports.
-    gin.clear_config()
-
-
-@contextlib.contextmanager
-def _parsed(
-    args: argparse.Namespace) -> Iterator[tuple[Any, str, list[float]]]:
   from stepdistill_jax.data import pair_rows, showing, task_registry
 
   bindings = list(args.gin_bindings)
@@ -93,8 +82,10 @@ def _parsed(
     task = task_registry.require_task(args.task)
     dataset = getattr(_parts(task)[0].source, "dataset", "")
     own = f"gin/datasets/{dataset}.gin"
-    files = [own] if dataset and _is_there(own, _paths(args)) else []
-    gin_config.parse(files, bindings, _paths(args), stand_ins=_OPEN)
+    files = [own] if dataset and any(
+        os.path.isfile(os.path.join(folder, own))
+        for folder in gin_config.search_paths(args.gin_search_paths)) else []
+    gin_config.parse(files, bindings, args.gin_search_paths, stand_ins=_OPEN)
     yield (showing.Config(
         split=args.split or "train", task_feature_lengths=_lengths(task)),
            args.task, [])
@@ -102,9 +93,7 @@ def _parsed(
   # T5X's own, as a stand-in would take its name in gin's registry.
   train = importlib.import_module("t5x.train").train
   with gin_config.main_module(train=train):
-    gin_config.parse(files, bindings, _paths(args), stand_ins=_OPEN)
-    import gin
-
+    gin_config.parse(files, bindings, args.gin_search_paths, stand_ins=_OPEN)
     found = gin_config.arguments_of(
         gin.get_configurable(train), ["model", "train_dataset_cfg"])
     if "train_dataset_cfg" not in found:
@@ -122,11 +111,6 @@ def weights_of(arguments: Any) -> list[float]:
   return [] if weights is None else [float(w) for w in weights.at(0)]
 
 
-def _is_there(name: str, paths: Sequence[str]) -> bool:
-  return any(os.path.isfile(os.path.join(folder, name))
-             for folder in gin_config.search_paths(paths))
-
-
 def _parts(provider: Any) -> list[Any]:
   import seqio
 
@@ -141,15 +125,9 @@ def _lengths(provider: Any) -> dict[str, int]:
   if texts is None:
     return {}
   bound = gin_config.bindings()
-  lengths = {}
-  for name in texts.names:
-    kind = ("inputs" if name.endswith("inputs") else
-            "both" if name in texts.labels & texts.rationales else
-            "label" if name in texts.labels else "rationale")
-    value = bound.get(_MACROS[kind], "")
-    if re.fullmatch(r"\d+", value):
-      lengths[name] = int(value)
-  return lengths
+  stated = {name: bound.get(texts.macro(name), "") for name in texts.names}
+  return {name: int(value) for name, value in stated.items()
+          if re.fullmatch(r"\d+", value)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +191,6 @@ def print_examples(shown: Shown) -> None:
     if example.left_out:
       console.print(f"  left out of training: {example.left_out}",
                     markup=False)
-    most = _most(example)
     for sequence in example.sequences:
       console.print(f"  {sequence.name}: {sequence.notes()}", markup=False)
       console.print(f"    {sequence.text}", markup=False)
@@ -222,7 +199,7 @@ def print_examples(shown: Shown) -> None:
         style = _COLOURS.get(min(token.task, 3), "dim")
         if token.task and not token.weight:
           style += " strike"
-        elif token.task and (token.weight or 0) >= most:
+        elif token.task and (token.weight or 0) >= example.most:
           style += " bold"
         shown_tokens.append(token.piece, style).append(" ")
       console.print(shown_tokens)
@@ -230,23 +207,8 @@ def print_examples(shown: Shown) -> None:
                     markup=False)
 
 
-def _most(example: Any) -> float:
-  return max((token.weight or 0.0 for sequence in example.sequences
-              for token in sequence.tokens), default=0.0)
-
-
 def page(shown: Shown) -> str:
   """The page of what is shown."""
-  def of_sequence(sequence: Any) -> dict[str, Any]:
-    return {
-        "name": sequence.name, "text": sequence.text,
-        "notes": sequence.notes, "tokens": sequence.tokens,
-        "rows": [(token.piece, token.id,
-                  "read only" if token.weight is None else token.weight)
-                 for token in sequence.tokens]}
-
   return pages.render(
       _TEMPLATE, title=f"Examples of {shown.name}", notes=shown.notes(),
-      examples=[{"id": e.id, "left_out": e.left_out, "most": _most(e),
-                 "sequences": [of_sequence(s) for s in e.sequences]}
-                for e in shown.examples])
+      examples=shown.examples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import re
@@ -86,10 +86,10 @@ class TokenSequence:
   cut: int | None
   limit: int | None
 
-  def weights(self) -> Iterator[tuple[float | None, int]]:
-    """(weight, number of tokens) of each run of equal weights."""
-    for weight, group in itertools.groupby(t.weight for t in self.tokens):
-      yield weight, len(list(group))
+  def rows(self) -> list[tuple[str, int, float | str]]:
+    """(piece, id, weight) of each token, for a table."""
+    return [(t.piece, t.id, "read only" if t.weight is None else t.weight)
+            for t in self.tokens]
 
   def notes(self) -> str:
     """Its length, what it lost and what its tokens weigh, in words."""
@@ -97,7 +97,8 @@ class TokenSequence:
         f" of at most {self.limit}" if self.limit is not None else "")]
     if self.cut:
       parts.append(f"{self.cut} cut")
-    runs = [(w, n) for w, n in self.weights() if w is not None]
+    runs = [(weight, len(list(equal))) for weight, equal in itertools.groupby(
+        t.weight for t in self.tokens if t.weight is not None)]
     if runs:
       parts.append("weight " + ", ".join(
           f"{weight:g}" + (f" ({count} tokens)" if len(runs) > 1 else "")
@@ -115,6 +116,12 @@ class Example:
   id: str
   sequences: Sequence[TokenSequence]
   left_out: str = ""
+
+  @property
+  def most(self) -> float:
+    """The largest weight of a token."""
+    return max((token.weight or 0.0 for sequence in self.sequences
+                for token in sequence.tokens), default=0.0)
 
 
 def piece(vocabulary: seqio.Vocabulary, token: int) -> str:
@@ -300,20 +307,15 @@ def figures(task: seqio.Task, cfg: Any, most: int = COUNTED) -> Figures:
         paired = bool(texts.labels - texts.rationales)
         stays = texts.labels and record.split != "train"
         (alone if paired or stays else left_out)[no_rationale] += 1
-  lost, number = None, 0
-  if texts is not None:
-    lost = list(pipelines.build(lambda: truncation.read(task, cfg).map(
-        lambda example: example[truncation.TOKENS_CUT]).take(most).batch(
-            2000)).as_numpy_iterator())
-    number = sum(map(len, lost))
-  else:
-    number = sum(1 for _ in pipelines.build(
-        lambda: truncation.read(task, cfg).take(most)).as_numpy_iterator())
+  lost = list(pipelines.build(lambda: truncation.read(task, cfg).map(
+      lambda example: example.get(truncation.TOKENS_CUT, 0)).take(most).batch(
+          2000)).as_numpy_iterator())
+  number = sum(map(len, lost))
   cut: dict[str, Any] = {}
   refused = ""
-  options = {"says": False, "looked_at": " (as shown)"}
-  judge = truncation.Judge.of(task, cfg, refuses=False, **options)
-  if judge is not None and lost is not None:
+  judge = truncation.Judge.of(
+      task, cfg, refuses=False, says=False, looked_at=" (as shown)")
+  if judge is not None:
     _, record_of_cuts = judge(lost)
     kept = record_of_cuts.pop("kept")
     cut = {kind: found for kind, found in record_of_cuts.items()

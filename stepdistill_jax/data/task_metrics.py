@@ -33,8 +33,8 @@ def accuracy_for(dataset: str) -> Callable[..., Mapping[str, float]]:
 
   `accuracy`: answers that count as the target; equations and numbers are
   compared by value, other labels as texts. `teacher_agreement`: the same of
-  targets that are a teacher's labels, as there is no human one. `unparsable`:
-  answers that are no label at all, which count as wrong.
+  targets that are a teacher's labels, without a human one. `unparsable`:
+  answers that are not a label, which count as wrong.
   """
   (label_accuracy,) = metrics.label_metric_fns(
       dataset, spec=lambda: datasets.of_records(

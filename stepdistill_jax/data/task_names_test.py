@@ -23,6 +23,6 @@ def test_names(kind, labels, teacher, expected):
     (("label", "cqa", "human"), "LABELS must be"),
     (("step", "cqa", "gold"), "bind TEACHER"),
 ])
-def test_mistakes_are_told(arguments, message):
+def test_mistakes_are_reported(arguments, message):
   with pytest.raises(errors.UserError, match=message):
     task_names.task_name(*arguments)

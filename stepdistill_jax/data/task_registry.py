@@ -17,13 +17,13 @@
 
 `step` tasks have the features `inputs`, `targets`, `rationale_inputs` and
 `rationale_targets`; the components of mixtures also have `task_ids`.
-Registering reads no data and needs no records: whoever asks for a task whose
-records are missing is told what to run.
+Registering reads no data and needs no records: an error for a task whose
+records are missing says what to run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import functools
 import itertools
 
@@ -37,12 +37,28 @@ from stepdistill_jax.data import (
   truncation,
   vocabularies,
 )
-from stepdistill_jax.records import datasets, declared, records
+from stepdistill_jax.records import (
+  datasets,
+  declared,
+  records,
+  task_names as task_names_lib,
+)
 from stepdistill_jax.util import errors
 
 _GOLD = preprocessors.GOLD
 _MAX_TASK_ID = 16
-_PREFIXES = {"label": "", "predict": preprocessors.PREDICT_PREFIX}
+# Form of a task -> what makes its texts; those with a label take its source.
+_FIRST_STEPS: Mapping[str, preprocessors.FirstStep] = {
+    "label": functools.partial(preprocessors.label_example, prefix=""),
+    "predict": functools.partial(
+        preprocessors.label_example, prefix=preprocessors.PREDICT_PREFIX),
+    "explain": preprocessors.rationale_example,
+    "rationale": preprocessors.rationale_example,
+    "single": preprocessors.single_example,
+    "pinto": preprocessors.pinto_example,
+    "step": preprocessors.paired_example}
+_OF_LABELS = ("label", "predict")
+_OF_RATIONALES = ("explain", "rationale")
 _PAIRED_FEATURES = (
     "inputs", "targets", "rationale_inputs", "rationale_targets")
 # What mixtures' components declare besides.
@@ -53,20 +69,21 @@ _TASK_IDS_AND_WEIGHTS = {"task_ids": tf.int32, **_WEIGHTS}
 
 def register_dataset(dataset: str, teachers: Iterable[str]) -> None:
   """Registers what is not registered yet of a data set by these teachers."""
-  _add_label_tasks(dataset, _GOLD, None)
-  for teacher in teachers:
-    _add_label_tasks(dataset, teacher, teacher)
-    for form in ("explain", "rationale"):
-      _add_task(f"{dataset}_{form}_{teacher}", dataset, teacher,
-                preprocessors.rationale_example)
-    for label_source in (_GOLD, teacher):
-      _add_single_task(dataset, label_source, teacher)
-      _add_task(
-          f"{dataset}_pinto_{label_source}_{teacher}", dataset, teacher,
-          functools.partial(preprocessors.pinto_example,
-                            label_source=label_source), has_label=True)
-      _add_paired_task(dataset, label_source, teacher)
-      _add_mixture(dataset, label_source, teacher)
+  for form in _OF_LABELS:  # Human labels need no teacher.
+    _add_task(f"{dataset}_{form}_{_GOLD}", form, dataset, _GOLD, None)
+  for teacher, labels in itertools.product(teachers, ("gold", "teacher")):
+    label_source = _GOLD if labels == "gold" else teacher
+    for form in _FIRST_STEPS:
+      _add_task(task_names_lib.task_name(form, dataset, labels, teacher), form,
+                dataset, label_source, teacher)
+    name = task_names_lib.task_name("mix", dataset, labels, teacher)
+    if name not in seqio.MixtureRegistry.names():
+      _add_task(f"{name}.label", "predict", dataset, label_source, teacher,
+                _TASK_IDS_AND_WEIGHTS)
+      _add_task(f"{name}.rationale", "rationale", dataset, label_source,
+                teacher, _TASK_IDS_AND_WEIGHTS)
+      seqio.MixtureRegistry.add(
+          name, [(f"{name}.label", 1.0), (f"{name}.rationale", 1.0)])
 
 
 def register_declared(name: str) -> None:
@@ -87,40 +104,18 @@ def register_union(name: str, teachers: Iterable[str]) -> None:
     name: of `datasets.UNIONS`.
     teachers: such as `palm540b`.
   """
-  for teacher in teachers:
-    for form, label_source in itertools.product(
-        ("label", "predict", "explain", "rationale", "step"), (_GOLD, teacher)):
-      labels = {"step": f"{label_source}_{teacher}", "explain": teacher,
-                "rationale": teacher}.get(form, label_source)
-      union = f"{name}_{form}_{labels}"
-      if union in seqio.MixtureRegistry.names():
-        continue
-      parts = []
-      for dataset in datasets.members(name):
-        parts.append(f"{union}.{dataset}")
-        _add_union_part(parts[-1], dataset, teacher, form, label_source)
-      seqio.MixtureRegistry.add(union, [(part, _mixing_rate)
-                                        for part in parts])
-
-
-def _add_union_part(
-    name: str, dataset: str, teacher: str, form: str, label_source: str
-) -> None:
-  if form == "step":
-    _add_task(
-        name, dataset, teacher, functools.partial(
-            preprocessors.paired_example, label_source=label_source),
-        _PAIRED_FEATURES, has_label=True, passed_through=_WEIGHTS)
-  elif form in ("explain", "rationale"):
-    _add_task(name, dataset, teacher, preprocessors.rationale_example,
-              passed_through=_WEIGHTS)
-  else:
-    _add_task(
-        name, dataset, None if label_source == _GOLD else teacher,
-        functools.partial(
-            preprocessors.label_example, label_source=label_source,
-            prefix=_PREFIXES[form]),
-        has_label=True, passed_through=_WEIGHTS)
+  for teacher, labels, form in itertools.product(
+      teachers, ("gold", "teacher"), (*_OF_LABELS, *_OF_RATIONALES, "step")):
+    union = task_names_lib.task_name(form, name, labels, teacher)
+    if union in seqio.MixtureRegistry.names():
+      continue
+    parts = [f"{union}.{dataset}" for dataset in datasets.members(name)]
+    for part, dataset in zip(parts, datasets.members(name)):
+      _add_task(
+          part, form, dataset, _GOLD if labels == "gold" else teacher,
+          None if labels == "gold" and form in _OF_LABELS else teacher,
+          _WEIGHTS)
+    seqio.MixtureRegistry.add(union, [(part, _mixing_rate) for part in parts])
 
 
 def _mixing_rate(task: seqio.Task) -> float:
@@ -195,88 +190,40 @@ def require_task(
   return seqio.get_mixture_or_task(name)
 
 
-def _text_feature(dataset: str) -> seqio.Feature:
-  return seqio.Feature(vocabularies.task_vocabulary(dataset), add_eos=True)
-
-
 def _add_task(
-    name: str, dataset: str, teacher: str | None,
-    first_step: preprocessors.FirstStep,
-    features: Sequence[str] = ("inputs", "targets"), *,
-    has_label: bool = False, has_both: bool = False,
-    passed_through: Mapping[str, tf.DType] = _NOTHING,
-    postprocess_fn: Callable[..., str] | None = None) -> None:
+    name: str, form: str, dataset: str, label_source: str, teacher: str | None,
+    passed_through: Mapping[str, tf.DType] = _NOTHING) -> None:
   """Adds a task unless it is there.
 
   Components of mixtures declare what is `passed_through`: mixtures drop all
-  other features that are no texts. `has_both`: the targets hold rationale and
-  label.
+  other features that are not texts.
   """
   if name in seqio.TaskRegistry.names():
     return
+  first_step, has_label = _FIRST_STEPS[form], form not in _OF_RATIONALES
+  if has_label:
+    first_step = functools.partial(first_step, label_source=label_source)
+  features = _PAIRED_FEATURES if form == "step" else _PAIRED_FEATURES[:2]
   output_features = {
-      feature: _text_feature(dataset) for feature in features}
+      feature: seqio.Feature(
+          vocabularies.task_vocabulary(dataset), add_eos=True)
+      for feature in features}
   for feature, dtype in passed_through.items():
     output_features[feature] = seqio.Feature(
         seqio.PassThroughVocabulary(size=_MAX_TASK_ID), add_eos=False,
         dtype=dtype)
+  rationales = {"step": ["rationale_targets"], "single": ["targets"],
+                **dict.fromkeys(_OF_RATIONALES, ["targets"])}.get(form, [])
   source = sources.RecordsSource(dataset, teacher)
-  texts = truncation.Texts(
-      tuple(features), labels=frozenset(["targets"] if has_label else []),
-      rationales=frozenset(
-          {"rationale_targets"} & set(features)
-          | set([] if has_label and not has_both else ["targets"])))
   seqio.TaskRegistry.add(
       name,
       source=source,
       preprocessors=preprocessors.standard_preprocessors(
-          first_step, source, texts),
-      postprocess_fn=postprocess_fn or (
-          task_metrics.scored_label if has_label else None),
+          first_step, source, truncation.Texts(
+              features, labels=frozenset(["targets"] if has_label else []),
+              rationales=frozenset(rationales))),
+      postprocess_fn=task_metrics.single_target_postprocessor(
+          preprocessors.single_target_separator) if form == "single" else (
+              task_metrics.scored_label if has_label else None),
       output_features=output_features,
       metric_fns=[task_metrics.accuracy_for(dataset)] if has_label else [])
-
-
-def _add_label_tasks(
-    dataset: str, label_source: str, teacher: str | None) -> None:
-  for form, prefix in _PREFIXES.items():
-    _add_task(
-        f"{dataset}_{form}_{label_source}", dataset, teacher,
-        functools.partial(preprocessors.label_example,
-                          label_source=label_source, prefix=prefix),
-        has_label=True)
-
-
-def _add_single_task(dataset: str, label_source: str, teacher: str) -> None:
-  _add_task(
-      f"{dataset}_single_{label_source}_{teacher}", dataset, teacher,
-      functools.partial(preprocessors.single_example,
-                        label_source=label_source),
-      has_label=True, has_both=True,
-      postprocess_fn=task_metrics.single_target_postprocessor(
-          preprocessors.single_target_separator))
-
-
-def _add_paired_task(dataset: str, label_source: str, teacher: str) -> None:
-  _add_task(
-      f"{dataset}_step_{label_source}_{teacher}", dataset, teacher,
-      functools.partial(preprocessors.paired_example,
-                        label_source=label_source),
-      _PAIRED_FEATURES, has_label=True)
-
-
-def _add_mixture(dataset: str, label_source: str, teacher: str) -> None:
-  name = f"{dataset}_mix_{label_source}_{teacher}"
-  if name in seqio.MixtureRegistry.names():
-    return
-  _add_task(
-      f"{name}.label", dataset, teacher,
-      functools.partial(
-          preprocessors.label_example, label_source=label_source,
-          prefix=preprocessors.PREDICT_PREFIX),
-      has_label=True, passed_through=_TASK_IDS_AND_WEIGHTS)
-  _add_task(f"{name}.rationale", dataset, teacher,
-            preprocessors.rationale_example,
-            passed_through=_TASK_IDS_AND_WEIGHTS)
-  seqio.MixtureRegistry.add(
-      name, [(f"{name}.label", 1.0), (f"{name}.rationale", 1.0)])

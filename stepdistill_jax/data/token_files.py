@@ -15,6 +15,7 @@ numbers are little endian.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import json
 import os
 import pathlib
@@ -106,7 +107,8 @@ def read_about(folder: pathlib.Path) -> dict[str, Any]:
     DamagedError: it is of another format, or a file has not its length.
     PermissionError: it is another user's, who keeps it.
   """
-  try:
+  with _damage(f"{_ABOUT} is not what was written",
+               f"{_ABOUT} or a file is missing"):
     about = json.loads((folder / _ABOUT).read_text("utf-8"))
     if about["format"] != FORMAT:
       raise DamagedError(f"it is of format {about['format']}, not {FORMAT}")
@@ -115,12 +117,19 @@ def read_about(folder: pathlib.Path) -> dict[str, Any]:
       if found != size:
         raise DamagedError(f"{name} has {found:,} bytes of {size:,}")
     return dict(about)
+
+
+@contextlib.contextmanager
+def _damage(of_contents: str, of_files: str) -> Iterator[None]:
+  """Makes a DamagedError of what wrong or missing files raise inside."""
+  try:
+    yield
   except (DamagedError, PermissionError):
     raise
   except OSError as error:
-    raise DamagedError(f"{_ABOUT} or a file is missing") from error
+    raise DamagedError(of_files) from error
   except (ValueError, LookupError, TypeError, AttributeError) as error:
-    raise DamagedError(f"{_ABOUT} is not what was written") from error
+    raise DamagedError(of_contents) from error
 
 
 class TokenFiles:
@@ -138,18 +147,13 @@ class TokenFiles:
     """Opens a folder; raises what `read_about` does."""
     self.about = read_about(folder)
     self.folder = folder
-    try:
+    with _damage("its files do not agree", "its files do not agree"):
       self.names = tuple(self.about["dtypes"])
       self.count: int = self.about["examples"]
       self._dtypes = [np.dtype(d) for d in self.about["dtypes"].values()]
       self._files = {name: open(folder / name, "rb", buffering=0)
                      for name in _FILES}
       self.longest = dict(zip(self.names, self._look()))
-    except (DamagedError, PermissionError):
-      raise
-    except (OSError, ValueError, LookupError, TypeError,
-            AttributeError) as error:
-      raise DamagedError("its files do not agree") from error
 
   def _look(self) -> list[int]:
     """The features' largest sizes, if examples begin where sizes say so."""

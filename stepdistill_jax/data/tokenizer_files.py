@@ -52,7 +52,7 @@ def end_ids(file: str) -> frozenset[int]:
   """The ids, as the tokenizer has them, at which generation stops.
 
   Raises:
-    errors.UserError: the folder names none, or some that are no ids.
+    errors.UserError: the folder names none, or some that are not ids.
   """
   return frozenset({eos_id(file), *_named_ends(file, "generation_config.json")})
 
@@ -78,10 +78,9 @@ def read_json(
   """
   if may_lack and not file.is_file():
     return {}
-  try:
+  with errors.reported(
+      ValueError, lambda error: f"{file} is not valid JSON: {error}"):
     value = json.loads(file.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise errors.UserError(f"{file} is not valid JSON: {error}") from error
   if not isinstance(value, dict):
     raise errors.UserError(f"{file} holds no JSON object")
   return value
@@ -114,22 +113,16 @@ def token_counter(
 
 @functools.cache
 def open_tokenizer(file: pathlib.Path) -> Any:
-  try:
+  with errors.reported(ImportError, f"{file} needs the package tokenizers: "
+                       "pip install tokenizers"):
     import tokenizers
-  except ImportError as error:
-    raise errors.UserError(
-        f"{file} needs the package tokenizers: pip install tokenizers"
-    ) from error
   if not file.is_file():
     raise errors.UserError(
         f"there is no tokenizer at {file}; `stepdistill checkpoint import-hf` "
         "keeps a checkpoint's in the folder hf/ that it writes")
-  try:
+  with errors.reported(Exception, lambda error: (  # It raises these itself.
+      f"{file} is no tokenizer.json: {str(error).splitlines()[0]}")):
     tokenizer = tokenizers.Tokenizer.from_str(file.read_text("utf-8"))
-  except Exception as error:  # It raises Exception itself.
-    raise errors.UserError(
-        f"{file} is no tokenizer.json: {str(error).splitlines()[0]}"
-    ) from error
   tokenizer.no_truncation()
   tokenizer.no_padding()
   return tokenizer

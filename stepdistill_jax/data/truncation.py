@@ -50,9 +50,8 @@ def long_rationales(do: str = "cut_tail") -> str:
       such records out of the train split (of others the tail is cut);
       `refuse` ends the run before it trains.
   """
-  if do not in _CHOICES:
-    raise errors.UserError(errors.unknown_name_message(
-        "LONG_RATIONALE (preprocessors.long_rationales.do)", do, _CHOICES))
+  errors.require_known(
+      "LONG_RATIONALE (preprocessors.long_rationales.do)", do, _CHOICES)
   return do
 
 
@@ -65,10 +64,9 @@ def long_prompts(do: str = "cut_tail") -> str:
       both with all that stands around it; `refuse` ends the run before it
       trains.
   """
-  choices = [choice for choice in _CHOICES if choice != "drop"]
-  if do not in choices:
-    raise errors.UserError(errors.unknown_name_message(
-        "LONG_PROMPT (preprocessors.long_prompts.do)", do, choices))
+  errors.require_known(
+      "LONG_PROMPT (preprocessors.long_prompts.do)", do,
+      [choice for choice in _CHOICES if choice != "drop"])
   return do
 
 
@@ -104,6 +102,14 @@ class Texts:
   names: Sequence[str]
   labels: frozenset[str] = frozenset()
   rationales: frozenset[str] = frozenset()
+
+  def macro(self, name: str) -> str:
+    """The macro of gin files that is the length of a feature."""
+    if name.endswith("inputs"):
+      return "MAX_INPUTS"
+    if name not in self.rationales:
+      return "MAX_LABEL"
+    return "MAX_SINGLE" if name in self.labels else "MAX_RATIONALE"
 
   def limits(
       self, sequence_length: Mapping[str, int] | None) -> dict[str, int | None]:
@@ -355,6 +361,7 @@ class Judge:
       errors.UserError: a label is cut, or a rationale where gin refuses that.
     """
     do, texts, kinds = long_rationales(), self.texts, self._kinds()
+    where = f"task {self.task}, {self.split}{self.looked_at}"
     prompts = (long_prompts() if hugging_face_vocabulary.tokenizer() else None)
     drops = do == "drop" and self.split.startswith("train")
     at = [i for i, name in enumerate(texts.names) if name in texts.rationales]
@@ -385,26 +392,23 @@ class Judge:
       if self.refuses and texts.labels & set(names) and not (
           texts.rationales & set(names) and do in ("cut_head", "drop")):
         raise errors.UserError(
-            f"task {self.task}, {self.split}{self.looked_at}: {what}; a cut "
-            f"label is another answer: pass {holds}" + (
+            f"{where}: {what}; a cut label is another answer: pass {holds}" + (
                 ", or --gin.LONG_RATIONALE=\\\"cut_head\\\" or \\\"drop\\\""
                 if texts.rationales & set(names) else ""))
-      if texts.rationales & set(names):
-        record[kind]["done"] = do
-        if do == "refuse" and self.refuses:
-          raise errors.UserError(
-              f"task {self.task}, {self.split}{self.looked_at}: {what}, and "
-              f"LONG_RATIONALE is 'refuse': pass {holds}, or another choice: "
-              "'cut_tail', 'cut_head', 'drop'")
+      choice, macro, others = (
+          (do, "LONG_RATIONALE", "'cut_tail', 'cut_head', 'drop'")
+          if texts.rationales & set(names)
+          else (prompts if kind == "inputs" else None, "LONG_PROMPT",
+                "'cut_tail', 'cut_head'"))
+      if choice is not None:
+        record[kind]["done"] = choice
+      if choice == "refuse" and self.refuses:
+        raise errors.UserError(
+            f"{where}: {what}, and {macro} is 'refuse': pass {holds}, or "
+            f"another choice: {others}")
       done = ("cut at the beginning" if texts.keeps_end(names[0])
               else "cut at the end")
       if kind == "inputs" and prompts:
-        record[kind]["done"] = prompts
-        if prompts == "refuse" and self.refuses:
-          raise errors.UserError(
-              f"task {self.task}, {self.split}{self.looked_at}: {what}, and "
-              f"LONG_PROMPT is 'refuse': pass {holds}, or another choice: "
-              "'cut_tail', 'cut_head'")
         done = ("the question is cut at the "
                 + ("beginning" if prompts == "cut_head" else "end"))
       if set(names) & texts.rationales and not keep.all():
@@ -414,14 +418,13 @@ class Judge:
       progress.say(f"task {self.task}, {self.split}: {len(keep):,} of "
                    f"{self.records:,} records have what the task needs")
     if lines and self.says:
-      progress.say(f"warning: task {self.task}, {self.split}{self.looked_at}: "
-                   + "; ".join(lines))
-    if not self.looked_at and not keep.all():
-      if not with_rationale:  # Labels alone would train, with the loss of both.
-        raise errors.UserError(
-            f"task {self.task}: no record with a rationale is left of "
-            f"{len(keep):,}, as LONG_RATIONALE is 'drop' and all are too "
-            "long; " + lines[-1])
+      progress.say(f"warning: {where}: {'; '.join(lines)}")
+    # Labels alone would train, with the loss of both.
+    if not self.looked_at and not keep.all() and not with_rationale:
+      raise errors.UserError(
+          f"task {self.task}: no record with a rationale is left of "
+          f"{len(keep):,}, as LONG_RATIONALE is 'drop' and all are too long; "
+          + lines[-1])
     return keep, record
 
   def _kinds(self) -> dict[str, list[str]]:
@@ -442,9 +445,7 @@ class Judge:
     length = next((limits[n] for n in names if limits[n] is not None), None)
     needed = -(-((length or 0) + most) // _MULTIPLE) * _MULTIPLE
     is_input = names[0].endswith("inputs")
-    macro = ("MAX_INPUTS" if is_input else "MAX_LABEL" if not (
-        set(names) & self.texts.rationales) else "MAX_RATIONALE" if not (
-            set(names) & self.texts.labels) else "MAX_SINGLE")
+    macro = self.texts.macro(names[0])
     bound = gin_config.bindings()
     if not self.packed and macro in bound and (
         f"%{macro}" in bound.get("TASK_FEATURE_LENGTHS", "")):

@@ -44,7 +44,7 @@ class _LateVocabulary(
     except errors.UserError:
       if not self._sentencepiece_model_file:
         raise
-      # A model is used after SeqIO was told of its records for a while.
+      # A model is used after SeqIO had its records' folder for a while.
       return self._sentencepiece_model_file
 
   def _find(self) -> pathlib.Path:

@@ -14,7 +14,7 @@ def _nowhere(monkeypatch, tmp_path):
   monkeypatch.setenv("STEPDISTILL_RECORDS", str(tmp_path / "nothing"))
 
 
-def test_it_stays_when_seqio_is_told_of_other_records(tmp_path):
+def test_it_stays_when_seqio_gets_other_records(tmp_path):
   """As after `rebuild_model`, whose model is used later."""
   testing.write_tiny_vocabulary(records.vocabulary_path(tmp_path, "own"))
   vocabulary = vocabularies.DatasetVocabulary("own")

@@ -72,7 +72,7 @@ def test_a_run_keeps_its_number_or_says_why_it_cannot():
     data_shards.choose(_cfg(), _layout(0, 1), recorded=3)
 
 
-def test_a_host_without_examples_is_told():
+def test_a_host_without_examples_is_reported():
   batches = utils.prepare_train_iter(
       tf.data.Dataset.from_tensor_slices({"x": np.zeros([0, 1])}).batch(1)
       .repeat(), partitioner=types.SimpleNamespace(shard_batch=lambda x: x))

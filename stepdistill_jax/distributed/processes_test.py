@@ -54,19 +54,19 @@ def test_flags_come_before_the_environment():
     (("h:1", 2, 2), "--process_index=2 of --process_count=2"),
     (("h:1", 0, 0), "--process_count=0"),
 ])
-def test_mistakes_in_flags_are_told(flags, words):
+def test_mistakes_in_flags_are_reported(flags, words):
   with pytest.raises(errors.UserError, match=words):
     processes.find(False, *flags, environ={})
 
 
-def test_multiprocess_without_any_sign_of_others_is_told():
+def test_multiprocess_without_any_sign_of_others_is_reported():
   with pytest.raises(errors.UserError, match="--multiprocess_gpu"):
     processes.find(True, environ={"JAX_PLATFORMS": "cpu"})
   with pytest.raises(errors.UserError, match="not a whole number"):
     processes.from_environment({"JAX_NUM_PROCESSES": "two"}, _alone)
 
 
-def test_a_lost_peer_is_told_from_a_mistake():
+def test_a_lost_peer_is_distinguished_from_a_mistake():
   class JaxRuntimeError(Exception):
     pass
 

@@ -58,7 +58,7 @@ class EarlyStoppingAction(BaseAction):
     Args:
       mode: `min` if less is better, else `max`.
       patience: how many values in a row must bring no improvement.
-      atol: a change of at most atol + rtol * |previous| is no improvement.
+      atol: a change of at most atol + rtol * |previous| is not an improvement.
       rtol: see `atol`.
     """
     setting_checks.require_choice(

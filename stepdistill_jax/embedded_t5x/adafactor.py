@@ -5,7 +5,7 @@ so that the optimizer needs hardly any memory. Steps are scaled by the
 parameter's own size.
 
 Which axes are "row" and which "column" matters for parameters of more than
-two axes and for stacked layers. It is told by *factor rules*: a `FactorDim`
+two axes and for stacked layers. *Factor rules* say which: a `FactorDim`
 for each axis, given by logical axis names (`logical_factor_rules`) or by
 parameter names (`factor_map`). Matrices and vectors fall back on the
 heuristic that T5 was trained with: the two largest axes, if large enough.

@@ -239,13 +239,13 @@ def test_modes_find_checkpoints(tmp_path):
       f"{folder}/checkpoint_5/") == (folder, 5)
 
 
-@pytest.mark.parametrize("rules, told", [
+@pytest.mark.parametrize("rules, expected", [
     ((("target/(", "x"),), "'target/.' is no regular expression: missing"),
     (("target/a", "target/b"), "pairs; got 'target/a'"),
     ((("target/a",),), "pairs; got .'target/a',"),
 ])
-def test_renames_that_are_none_are_told(rules, told):
-  with pytest.raises(errors.UserError, match=told):
+def test_renames_that_are_none_are_reported(rules, expected):
+  with pytest.raises(errors.UserError, match=expected):
     checkpoint_config.RestoreCheckpointConfig("x", assignment_map=rules)
 
 

@@ -110,7 +110,7 @@ def get_dataset_inner(
       trim_output_features=cfg.trim_output_features,
       batch_size=cfg.batch_size // shard_info.num_shards,
       verbose=False)
-  with dataset_providers.lengths_told(cfg), truncation.in_rows(cfg.pack):
+  with dataset_providers.lengths_explained(cfg), truncation.in_rows(cfg.pack):
     # SeqIO's packing loops.
     return make() if cfg.pack else pipelines.build(make)
 
@@ -198,7 +198,7 @@ def get_zeros_batch_like_dataset(
 
 
 def numpy_iterators(datasets: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Iterators of numpy batches; what is no tf.data.Dataset as it is."""
+  """Iterators of numpy batches; what is not a tf.data.Dataset as it is."""
   return {name: ds.as_numpy_iterator() if isinstance(ds, tf.data.Dataset)
           else ds for name, ds in datasets.items()}
 

@@ -137,14 +137,15 @@ def test_scores_and_auxiliary_values(run_folder, tmp_path):
   assert all("scores" in line["aux"] for line in lines)
 
 
-@pytest.mark.parametrize("binding, told", [
+@pytest.mark.parametrize("binding, expected", [
     ("shard_id = 2", "shard_id must be one of 0 to 0, .*; got 2"),
     ("checkpoint_period = 0", "checkpoint_period must be a whole number"),
     ("output_vocab_feature_name = 'target'",
      "unknown feature 'target'; did you mean: targets"),
 ])
-def test_what_cannot_be_inferred_is_told(run_folder, tmp_path, binding, told):
-  with pytest.raises(errors.UserError, match=told):
+def test_what_cannot_be_inferred_is_reported(
+    run_folder, tmp_path, binding, expected):
+  with pytest.raises(errors.UserError, match=expected):
     run_infer(run_folder, tmp_path, f"infer_script.infer.{binding}")
 
 

@@ -255,7 +255,7 @@ def infer(
         seed=dataset_cfg.seed)
 
   def features(provider) -> tf.data.Dataset:
-    with dataset_providers.lengths_told(dataset_cfg):
+    with dataset_providers.lengths_explained(dataset_cfg):
       return converter(examples(provider), task_feature_lengths=lengths)
 
   errors.require_known(

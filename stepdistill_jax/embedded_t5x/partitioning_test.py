@@ -65,13 +65,13 @@ def test_shardings_of_a_tree_with_none():
   assert shardings["a"].spec == P() and shardings["b"].spec == P("data")
 
 
-@pytest.mark.parametrize("arguments, told", [
+@pytest.mark.parametrize("arguments, expected", [
     (dict(backend="no_such"), r"backend = 'no_such': .*None takes"),
     (dict(logical_axis_rules=[("batch", "dta")]),
      r"map `batch` to \['dta'\]; the mesh has the axes \['data', 'model'\]"),
 ])
-def test_what_the_machine_or_the_mesh_lacks_is_told(arguments, told):
-  with pytest.raises(errors.UserError, match=told):
+def test_what_the_machine_or_the_mesh_lacks_is_reported(arguments, expected):
+  with pytest.raises(errors.UserError, match=expected):
     partitioning.PjitPartitioner(1, **arguments).get_data_layout(8)
 
 

@@ -99,7 +99,7 @@ class TrainLoop:
     concurrent_metrics: let metrics be computed while training goes on; no
       action then looks at those of training and decoding.
     monitor: stops the run where losses go wrong.
-    signals: knows whether the run is told to end.
+    signals: knows whether the run is asked to end.
     background: where the results of an evaluation are waited for.
   """
 
@@ -186,7 +186,7 @@ class TrainLoop:
         self.evaluate()
 
   def evaluate(self) -> None:
-    """All evaluations of the current state; results are told behind."""
+    """All evaluations of the current state; results are logged behind."""
     start, watchdog = time.time(), self.trainer.watchdog
     watchdog.enter(watchdog.EVALUATION, self.step)
     fault_points.reach("evaluation")

@@ -100,7 +100,7 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode, TrainState):
 
     Args:
       optimizer_def: an `optimizers.OptimizerDef`. One with `set_param_axes`
-        (Adafactor) is told the axis names before its state is made.
+        (Adafactor) gets the axis names before its state is made.
     """
     params, others = _split_variables(model_variables)
     if not hasattr(optimizer_def, "create"):

@@ -123,9 +123,9 @@ def test_restored_state_has_the_dtypes_of_the_program(
   _, state = run_train(tmp_path, *bindings, steps=5)
   assert {x.dtype for x in jax.tree.leaves(state.params)} == {
       np.dtype("float32")}
-  told = " ".join(capsys.readouterr().err.split())
+  message = " ".join(capsys.readouterr().err.split())
   rounded = saved == "bfloat16" or begun_from == "bfloat16"
-  assert ("are bfloat16, and are trained in float32" in told) == rounded
+  assert ("are bfloat16, and are trained in float32" in message) == rounded
   if begun_from:  # Its own data, from what was read in that dtype.
     load = lambda folder: checkpoints.load_t5x_checkpoint(
         str(folder), step=3)["target"]
@@ -174,7 +174,7 @@ def test_begins_from_another_runs_checkpoint(whole_run, tmp_path):
   assert sorted(scalars(tmp_path / "train", "loss")) == [4]
 
 
-def test_nothing_to_train_in_a_new_folder_is_told(
+def test_nothing_to_train_in_a_new_folder_is_reported(
     whole_run, tmp_path, capsys):
   folder, _, _ = whole_run
   new = tmp_path / "new"
@@ -213,7 +213,7 @@ def test_other_data_in_the_same_folder_is_refused(whole_run):
 
 @pytest.mark.parametrize("text", [
     "", "[]", "null", b"\xff", '{"starts": 3}', '{"starts": [3]}'])
-def test_a_damaged_record_is_told_in_a_line(tmp_path, text):
+def test_a_damaged_record_is_reported_in_a_line(tmp_path, text):
   (tmp_path / "run.json").write_bytes(
       text if isinstance(text, bytes) else text.encode())
   with pytest.raises(errors.UserError, match="run.json is not what was writ"):
@@ -325,7 +325,7 @@ def test_restarts_tell_what_changed(tmp_path, capsys, monkeypatch):
   assert second["config_changes"] == ["TRAIN_STEPS was 5, now 9"]
 
 
-@pytest.mark.parametrize("binding, told", [
+@pytest.mark.parametrize("binding, expected", [
     ("models.EncoderDecoderModel.loss_normalizing_factor = 'REAL_TOKENS'",
      "unknown loss_normalizing_factor 'REAL_TOKENS'"),
     ("t5.network.T5Config.mlp_activations = ('gelo',)",
@@ -341,8 +341,9 @@ def test_restarts_tell_what_changed(tmp_path, capsys, monkeypatch):
     ("TASK_FEATURE_LENGTHS = {'inputs': 16, 'targets': -1}",
      r"TASK_FEATURE_LENGTHS\['targets'\] must be a whole number of at least 1"),
 ])
-def test_values_that_cannot_work_are_told_in_a_line(tmp_path, binding, told):
-  with pytest.raises(errors.UserError, match=told):
+def test_values_that_cannot_work_are_reported_in_a_line(
+    tmp_path, binding, expected):
+  with pytest.raises(errors.UserError, match=expected):
     run_train(tmp_path, *NO_EVAL, binding)
 
 

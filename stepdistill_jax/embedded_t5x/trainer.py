@@ -59,7 +59,7 @@ _time = time.time  # T5X's name: tests of its users set the clock by it.
 
 
 class PreemptionError(Exception):
-  """Training was told to end."""
+  """Training was asked to end."""
 
 
 def merge_metrics(a: MetricMapType, b: MetricMapType) -> MetricMapType:
@@ -221,7 +221,7 @@ class BaseTrainer(abc.ABC):
     period_so_far: the metrics merged since the last that were written, and of
       how many steps, where `should_stop` cut a period (`unfinished_period`).
     nonfinite_so_far: how many of those steps were not finite.
-    watchdog: is told what the trainer is waiting for.
+    watchdog: gets what the trainer is waiting for.
   """
 
   def __init__(

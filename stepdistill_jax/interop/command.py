@@ -39,13 +39,6 @@ def _existing(text: str) -> pathlib.Path:
   return _path(argument_parser.existing(text))
 
 
-def _not_negative(text: str) -> int:
-  value = int(text)
-  if value < 0:
-    raise argparse.ArgumentTypeError(f"expected 0 or more, got {value}")
-  return value
-
-
 def _gigabytes(text: str) -> int:
   value = float(text)
   if not value > 0:
@@ -71,10 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
   def conversion(sub, positional: str, help_text: str, kind=str,
                  output_help: str = ""):
-    sub.add_argument("path", metavar=positional, help=help_text, type=kind)
-    sub.add_argument("--output", type=_path, required=not output_help,
-                     metavar="DIR", help=f"the folder to write{output_help}")
-    sub.add_argument("--quiet", action="store_true", help="show no progress")
+    add = sub.add_argument
+    add("path", metavar=positional, help=help_text, type=kind)
+    add("--output", type=_path, required=not output_help, metavar="DIR",
+        help=f"the folder to write{output_help}")
+    add("--quiet", action="store_true", help="show no progress")
 
   sub = command(
       "import-hf", "Hugging Face folder, or name on the hub → T5X checkpoint",
@@ -83,15 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       sub, "FOLDER|NAME", "a folder with config.json, weights and tokenizer, "
       "or a model's name on the Hugging Face hub, which is fetched",
       output_help=" (of a NAME: one that gin files and studies find by it)")
-  sub.add_argument("--revision", metavar="REV",
-                   help="of a NAME: branch, tag or commit")
-  sub.add_argument("--step", type=_not_negative, default=0,
-                   help="that it gets (default 0); our recipes count their own")
-  sub.add_argument(
-      "--dtype", choices=("float32", "bfloat16", "source"), default="float32",
+  add = sub.add_argument
+  add("--revision", metavar="REV", help="of a NAME: branch, tag or commit")
+  add("--step", type=argument_parser.not_negative, default=0,
+      help="that it gets (default 0); our recipes count their own")
+  add("--dtype", choices=("float32", "bfloat16", "source"), default="float32",
       help="of the parameters; float32 (the default) loses nothing")
-  sub.add_argument(
-      "--pad_vocabulary", type=argument_parser.positive, default=1, metavar="N",
+  add("--pad_vocabulary", type=argument_parser.positive, default=1, metavar="N",
       help="round the vocabulary's size up to a multiple of N, so that it can "
       "be sharded (128 makes 32,128 of 32,100); greedy outputs stay the same")
   _add_layout(sub)
@@ -102,29 +94,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   conversion(sub, "CHECKPOINT",
              "MODEL_DIR/checkpoint_STEP, or MODEL_DIR for its latest; local or "
              "gs://", argument_parser.local_or_remote)
-  sub.add_argument(
-      "--dtype", choices=("original", "float32", "bfloat16", "float16"),
+  add = sub.add_argument
+  add("--dtype", choices=("original", "float32", "bfloat16", "float16"),
       default="original", help="of the weights; original (the default): what "
       "they had before an import, else what the checkpoint has")
-  sub.add_argument("--results", type=_existing, metavar="FILE",
-                   help="results.json of stepdistill-eval, for the model card")
-  sub.add_argument("--tokenizer", type=_existing, metavar="PATH",
-                   help="a Hugging Face folder or a SentencePiece model; by "
-                   "default what the run was trained with")
+  add("--results", type=_existing, metavar="FILE",
+      help="results.json of stepdistill-eval, for the model card")
+  add("--tokenizer", type=_existing, metavar="PATH",
+      help="a Hugging Face folder or a SentencePiece model; by default what "
+      "the run was trained with")
   argument_parser.add_records_dir(
       sub, advice=", for a data set with its own vocabulary",
       type=argument_parser.existing)
-  sub.add_argument("--family", choices=("t5", "mt5"),
-                   help="by default that of the initial checkpoint, else t5")
-  sub.add_argument("--vocab_size", type=argument_parser.positive, metavar="N",
-                   help="rows of the vocabulary to keep")
-  sub.add_argument("--name", help="the model's; by default the folder's")
-  sub.add_argument("--max_new_tokens", type=argument_parser.positive,
-                   default=256, metavar="N",
-                   help="where generation stops at the latest (default 256)")
-  sub.add_argument("--max_shard_gb", type=_gigabytes, default=None,
-                   metavar="GB", help="larger models become several files "
-                   "(default 5)")
+  add("--family", choices=("t5", "mt5"),
+      help="by default that of the initial checkpoint, else t5")
+  add("--vocab_size", type=argument_parser.positive, metavar="N",
+      help="rows of the vocabulary to keep")
+  add("--name", help="the model's; by default the folder's")
+  add("--max_new_tokens", type=argument_parser.positive, default=256,
+      metavar="N", help="where generation stops at the latest (default 256)")
+  add("--max_shard_gb", type=_gigabytes, default=None, metavar="GB",
+      help="larger models become several files (default 5)")
   _add_strict(sub)
 
   sub = command(
@@ -133,29 +123,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       "/models/t5_1_1_base/checkpoint_1000000 --output=/models/t5")
   conversion(sub, "CHECKPOINT", "a checkpoint, or a folder for its latest; "
              "local or gs://", argument_parser.local_or_remote)
-  sub.add_argument("--step", type=_not_negative, default=None,
-                   help="that it gets (default: its own)")
-  sub.add_argument(
-      "--dtype", choices=("float32", "bfloat16", "source"), default="source",
+  add = sub.add_argument
+  add("--step", type=argument_parser.not_negative, default=None,
+      help="that it gets (default: its own)")
+  add("--dtype", choices=("float32", "bfloat16", "source"), default="source",
       help="of the parameters (default: as they are)")
-  sub.add_argument("--optimizer_state", action="store_true",
-                   help="copy the optimizer's state too")
+  add("--optimizer_state", action="store_true",
+      help="copy the optimizer's state too")
   _add_strict(sub)
   _add_layout(sub)
 
   sub = command(
       "inspect", "arrays, shapes, dtypes, sizes and step; no weights are read",
       _inspect, "stepdistill checkpoint inspect /runs/svamp")
-  sub.add_argument("path", metavar="PATH", help="a T5X checkpoint or run "
-                   "folder (local or gs://), a Hugging Face folder, or a "
-                   "safetensors file", type=argument_parser.local_or_remote)
+  sub.add_argument(
+      "path", metavar="PATH", type=argument_parser.local_or_remote,
+      help="a T5X checkpoint or run folder (local or gs://), a Hugging Face "
+      "folder, or a safetensors file")
 
   sub = command(
       "verify", "are the files what was written? by their checksums",
       _verify, "stepdistill checkpoint verify /runs/svamp")
-  sub.add_argument("path", metavar="PATH",
-                   help="a checkpoint, or a run folder for all of its; local "
-                   "or gs://", type=argument_parser.local_or_remote)
+  sub.add_argument(
+      "path", metavar="PATH", type=argument_parser.local_or_remote,
+      help="a checkpoint, or a run folder for all of its; local or gs://")
 
 
 def _add_layout(sub) -> None:

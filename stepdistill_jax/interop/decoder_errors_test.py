@@ -21,15 +21,15 @@ def _folder(tmp_path_factory):
   return folder
 
 
-def refused(folder, tmp_path, told):
+def refused(folder, tmp_path, expected):
   with pytest.raises(errors.UserError) as caught:
     import_hf.import_hf(folder, tmp_path / "out", quiet=True)
   message = str(caught.value)
-  assert told in message and str(folder) in message and "\n" not in message
+  assert expected in message and str(folder) in message and "\n" not in message
   assert not (tmp_path / "out" / "checkpoint_0").exists()
 
 
-@pytest.mark.parametrize("change,told", [
+@pytest.mark.parametrize("change,expected", [
     ({"model_type": "mixtral"}, "mixtures of experts (MoE)"),
     ({"model_type": "qwen3_moe"}, "mixtures of experts (MoE)"),
     ({"model_type": "mistral"}, "looks through sliding windows"),
@@ -61,17 +61,17 @@ def refused(folder, tmp_path, told):
     ({"intermediate_size": 48}, "mlp.gate_proj.weight is of shape (40, 24)"),
     ({"tie_word_embeddings": True}, "lm_head.weight differs from"),
 ])
-def test_configurations(folder, tmp_path, change, told):
+def test_configurations(folder, tmp_path, change, expected):
   file = folder / "config.json"
   config = file.read_text()
   file.write_text(json.dumps({**json.loads(config), **change}))
   try:
-    refused(folder, tmp_path, told)
+    refused(folder, tmp_path, expected)
   finally:
     file.write_text(config)
 
 
-@pytest.mark.parametrize("change,told", [
+@pytest.mark.parametrize("change,expected", [
     (lambda t: t.pop("model.layers.1.self_attn.k_proj.weight"),
      "lacks the tensor model.layers.1.self_attn.k_proj.weight"),
     (lambda t: t.pop("model.embed_tokens.weight"),
@@ -81,20 +81,20 @@ def test_configurations(folder, tmp_path, change, told):
                          t["model.norm.weight"]}), "quantized"),
     (lambda t: t.update({"model.layers.0.self_attn.q_proj.lora_A.weight":
                          t["model.norm.weight"]}), "merge the adapter")])
-def test_tensors(tmp_path, change, told):
+def test_tensors(tmp_path, change, expected):
   folder = tmp_path / "hf"
   tensors = fixtures.write_folder(folder, "llama3_1")
   change(tensors)
   hf_fixtures.write_safetensors(folder / "model.safetensors", tensors)
-  refused(folder, tmp_path, told)
+  refused(folder, tmp_path, expected)
 
 
-@pytest.mark.parametrize("name,told", [
+@pytest.mark.parametrize("name,expected", [
     ("tokenizer.json", "has no tokenizer.json")])
-def test_a_folder_without_its_tokenizer(tmp_path, name, told):
+def test_a_folder_without_its_tokenizer(tmp_path, name, expected):
   fixtures.write_folder(tmp_path / "hf", "qwen3")
   (tmp_path / "hf" / name).unlink()
-  refused(tmp_path / "hf", tmp_path, told)
+  refused(tmp_path / "hf", tmp_path, expected)
 
 
 def test_a_llama_that_transformers_would_not_load():
@@ -131,17 +131,17 @@ def test_an_imported_decoder_keeps_its_kind_of_tokenizer(
         f"SentencePieceVocabulary.sentencepiece_model_file = {str(spiece)!r}\n")
 
 
-@pytest.mark.parametrize("text, told", [
+@pytest.mark.parametrize("text, expected", [
     ('{"eos_token_id": "2"}', "eos_token_id is '2'; expected ids from 0 to"),
     ('{"eos_token_id": [2, 1.5]}', "eos_token_id is [2, 1.5]"),
     ('{"eos_token_id": [2, 9999]}', "eos_token_id is [2, 9999]"),
     ('{"eos_token_id": true}', "eos_token_id is True"),
     ("{", "is not valid JSON"), ("[1]", "holds no JSON object")])
-def test_end_tokens_that_are_none(tmp_path, text, told):
+def test_end_tokens_that_are_none(tmp_path, text, expected):
   folder = tmp_path / "damaged"
   fixtures.write_folder(folder, "qwen3")
   (folder / "generation_config.json").write_text(text)
-  refused(folder, tmp_path, told)
+  refused(folder, tmp_path, expected)
 
 
 def test_an_import_is_no_model_to_ask(folder, tmp_path):

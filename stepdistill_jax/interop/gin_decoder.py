@@ -8,43 +8,8 @@ import math
 import pathlib
 from typing import Any
 
-from stepdistill_jax.interop import architecture, gin_model
+from stepdistill_jax.interop import architecture, gin_model, text_templates
 from stepdistill_jax.util import locations
-
-_MODEL = """\
-# {title}
-#
-# Written with the checkpoint beside it: the model, without a method of ours.
-#
-# Required to be set: STUDENT_TASK_WEIGHTS, by gin/methods/*.gin
-from __gin__ import dynamic_registration
-
-include 'gin/models/decoder.gin'
-include '{student}'
-"""
-
-_STUDENT = """\
-# {title}
-#
-# Sets the network's dimensions, its tokenizer and the checkpoint to begin
-# from, so that it can follow a whole recipe of a decoder:
-#
-#   t5x train --gin_file={recipe} \\
-#     --gin_file={file} --gin.MODEL_DIR='"..."'
-#
-# Commonly overridden options:
-# - CHAT: prompts by the checkpoint's chat template
-from __gin__ import dynamic_registration
-
-from stepdistill_jax.models.llama import network
-from t5x import utils
-
-INITIAL_CHECKPOINT_PATH = {checkpoint!r}
-TOKENIZER = {tokenizer!r}
-
-network.LlamaConfig:
-"""
-
 
 # Sizes in the names of recipes, by their parameters in millions.
 _SIZES = {"smollm2_135m": 135, "qwen2_5_0_5b": 494, "llama3_2_1b": 1236,
@@ -99,11 +64,12 @@ def write(
   """Writes the gin files beside a checkpoint; returns the model's."""
   model = (folder / gin_model.MODEL_FILE).absolute()
   student = (folder / gin_model.STUDENT_FILE).absolute()
-  student.write_text(_STUDENT.format(
-      title=title, file=student, recipe=recipe(arch),
-      checkpoint=str(checkpoint.absolute()), tokenizer=str(tokenizer))
-                     + gin_model.dimensions(arch) + gin_model.RESTORE,
+  student.write_text(text_templates.render(
+      "decoder_student.gin.jinja", title=title, file=student,
+      recipe=recipe(arch), checkpoint=str(checkpoint.absolute()),
+      tokenizer=str(tokenizer), dimensions=gin_model.dimensions(arch)),
                      encoding="utf-8")
-  model.write_text(_MODEL.format(title=title, student=student),
+  model.write_text(text_templates.render(
+      "decoder_model.gin.jinja", title=title, student=student),
                    encoding="utf-8")
   return model

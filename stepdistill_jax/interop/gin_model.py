@@ -10,14 +10,13 @@ import pathlib
 import shlex
 from typing import Any
 
+from stepdistill_jax.config import early_names
 from stepdistill_jax.embedded_t5x import examples
-from stepdistill_jax.interop import architecture, tokenizers
+from stepdistill_jax.interop import architecture, text_templates, tokenizers
 from stepdistill_jax.util import errors
 
 MODEL_FILE = "model.gin"
 STUDENT_FILE = "student.gin"
-# T5X's file of a model whose dimensions are none of these.
-_ANY_SIZE = "t5x/examples/t5/t5_1_1/base.gin"
 # T5X's folders of sizes; their smallest are nobody's.
 _FAMILIES = ("t5_1_0", "t5_1_1", "mt5", "byt5")
 
@@ -101,55 +100,6 @@ def why_no_recipe(arch: architecture.Architecture, pieces: int | None) -> str:
           f"import it by `import-hf --pad_vocabulary={multiple}`")
 
 
-_HEADER = """\
-# {title}
-#
-# Written with the checkpoint beside it. To train from it:
-#
-#   t5x train --gin_file={file} \\
-#     --gin_file=t5x/configs/runs/finetune.gin \\
-#     --gin.INITIAL_CHECKPOINT_PATH='"{checkpoint}"' ...
-#
-# Required to be set:
-#
-#   - DROPOUT_RATE: the run files set it
-"""
-
-RESTORE = """
-# The checkpoint has no optimizer state: it begins anew, and so do the steps,
-# which are then those of the run alone (as TRAIN_STEPS).
-utils.RestoreCheckpointConfig:
-  fallback_to_scratch = True
-  assignment_map = ((r'state/.*', None),)
-"""
-
-_GO_ON = """
-# The checkpoint has an optimizer's state: a run goes on from it, and from the
-# checkpoint's step, which TRAIN_STEPS counts then.
-utils.RestoreCheckpointConfig.assignment_map = None
-"""
-
-_STUDENT = """\
-# {title}
-#
-# Sets the network's dimensions and the checkpoint to begin from, so that it
-# can follow a whole recipe:
-#
-#   {environment}t5x train \\
-#     --gin_file=gin/recipes/svamp_step_by_step_{size}.gin \\
-#     --gin_file={file} --gin.MODEL_DIR='"..."'
-
-from __gin__ import dynamic_registration
-
-from t5x import utils
-from t5x.examples.t5 import network
-
-INITIAL_CHECKPOINT_PATH = {checkpoint!r}
-
-network.T5Config:
-"""
-
-
 def sentencepiece_vocabulary(model_file: str, extra_ids: int) -> str:
   """Gin lines for a SentencePiece model with sentinels after its pieces."""
   return ("\nVOCABULARY = @seqio.SentencePieceVocabulary()\n"
@@ -186,34 +136,18 @@ def model_text(
     optimizer_state: whether the checkpoint has an optimizer's state.
   """
   known = known_file(arch)
-  imports = ["import seqio", "from t5x import utils"]
   if not known:
     vocabulary = vocabulary or "\nVOCABULARY = %gin.REQUIRED\n"
-    imports.append("from t5x.examples.t5 import network")
-  return "".join([
-      _HEADER.format(title=title, file=file, checkpoint=checkpoint),
-      "\nfrom __gin__ import dynamic_registration\n\n",
-      *(f"{line}\n" for line in imports),
-      f"\ninclude '{known or _ANY_SIZE}'\n", vocabulary,
-      "" if known else f"\nnetwork.T5Config:\n{dimensions(arch)}",
-      "" if optimizer_state else RESTORE])
+  return text_templates.render(
+      "t5_model.gin.jinja", known=known, title=title, file=file,
+      checkpoint=checkpoint, vocabulary=vocabulary,
+      dimensions=dimensions(arch), optimizer_state=optimizer_state)
 
 
 def environment(spiece: pathlib.Path | None) -> str:
   """Has a command's tasks read a checkpoint's own SentencePiece model."""
   return ("" if spiece is None
           else f"STEPDISTILL_VOCAB={shlex.quote(str(spiece))} ")
-
-
-def student_text(arch: architecture.Architecture, *, title: str, file: str,
-                 checkpoint: str, spiece: pathlib.Path | None = None,
-                 optimizer_state: bool = False) -> str:
-  """Returns a gin file that lets a recipe begin from a checkpoint."""
-  text = _STUDENT.format(title=title, file=file, checkpoint=checkpoint,
-                         size=recipe_size(arch),
-                         environment=environment(spiece))
-  return text + dimensions(arch) + (
-      _GO_ON if optimizer_state else RESTORE)
 
 
 def write(folder: pathlib.Path, arch: architecture.Architecture, *,
@@ -233,8 +167,11 @@ def write(folder: pathlib.Path, arch: architecture.Architecture, *,
   if no_recipe:
     student.unlink(missing_ok=True)
   else:
-    student.write_text(student_text(
-        arch, file=str(student), spiece=spiece, **common), encoding="utf-8")
+    student.write_text(
+        text_templates.render(
+            "t5_student.gin.jinja", file=student, size=recipe_size(arch),
+            environment=environment(spiece), dimensions=dimensions(arch),
+            **common), encoding="utf-8")
   return model
 
 
@@ -247,33 +184,18 @@ def read_literals(file: pathlib.Path) -> Mapping[str, Any]:
   Returns:
     `T5Config.emb_dim`-like names (the configurable's last component and the
     parameter; a macro by its name) -> values; references and macros as text,
-    `@seqio.ByteVocabulary()` and `%DROPOUT_RATE`.
+    `@seqio.ByteVocabulary()` and `%DROPOUT_RATE`, but those in lists and dicts.
 
   Raises:
-    errors.UserError: it is no gin file.
+    errors.UserError: it is not a gin file.
   """
-  from gin import config_parser
-
-  class Delegate(config_parser.ParserDelegate):
-    """Keeps references and macros as the text that they are written as."""
-
-    def configurable_reference(self, scoped_configurable_name, evaluate):
-      return f"@{scoped_configurable_name}" + ("()" if evaluate else "")
-
-    def macro(self, macro_name):
-      return f"%{macro_name}"
-
-  found: dict[str, Any] = {}
-  try:
-    statements = config_parser.ConfigParser(
-        file.read_text(encoding="utf-8"), Delegate())
-    for statement in statements:
-      if not isinstance(statement, config_parser.BindingStatement):
-        continue
-      selector = statement.selector.split(".")[-1]
-      key = f"{selector}.{statement.arg_name}" if statement.arg_name else (
-          selector)
-      found[key] = statement.value
-  except (SyntaxError, ValueError) as error:
-    raise errors.UserError(f"{file} is no gin file: {error}") from error
-  return found
+  text = early_names.Text()
+  with errors.reported(
+      (SyntaxError, ValueError), lambda error: (
+          f"{file} is no gin file: {error}")):
+    list(early_names.read(file.read_text(encoding="utf-8"), text))
+  return {
+      ".".join(name.rpartition("/")[2].split(".")[-2:]):
+      str(value) if isinstance(
+          value, (early_names.Macro, early_names.Reference)) else value
+      for name, value in {**text.macros, **text.arguments}.items()}

@@ -12,8 +12,10 @@ from stepdistill_jax.interop import architecture
 
 PROVENANCE_FILE = "import.json"
 HF_FOLDER = "hf"
-DTYPES = {"float32": np.dtype(np.float32),
-          "bfloat16": np.dtype(ml_dtypes.bfloat16), "source": None}
+# What a user may choose; None leaves a dtype as it is.
+DTYPES = {"source": None, "original": None, "float32": np.dtype(np.float32),
+          "bfloat16": np.dtype(ml_dtypes.bfloat16),
+          "float16": np.dtype(np.float16)}
 
 
 @dataclasses.dataclass(frozen=True)

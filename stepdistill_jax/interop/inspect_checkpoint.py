@@ -22,13 +22,22 @@ from stepdistill_jax.runs import array_reader as t5x_reader
 from stepdistill_jax.util import errors, locations
 
 
-def _stored_bytes(folder: pathlib.Path) -> int:
-  return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-
-
-def _describe(arrays: Mapping[str, Any]) -> list[dict[str, Any]]:
-  return [{"name": name, "shape": list(a.shape), "dtype": str(a.dtype),
-           "bytes": a.nbytes} for name, a in sorted(arrays.items())]
+def _describe(
+    path: str, layout: str, arrays: Mapping[str, Any],
+    parameters: Mapping[str, Any], step: int | None = None,
+    model: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """What is printed of any checkpoint; its `stored_bytes` if it is local."""
+  local = pathlib.Path(path)
+  files = local.rglob("*") if local.is_dir() else [local]
+  return {
+      "path": path, "format": layout, "step": step, "model": model,
+      "parameters": sum(a.nbytes // a.dtype.itemsize
+                        for a in parameters.values()),
+      "bytes": sum(a.nbytes for a in arrays.values()),
+      "stored_bytes": None if "://" in path else sum(
+          f.stat().st_size for f in files if f.is_file()),
+      "arrays": [{"name": name, "shape": list(a.shape), "dtype": str(a.dtype),
+                  "bytes": a.nbytes} for name, a in sorted(arrays.items())]}
 
 
 def _model_of(checkpoint: t5x_reader.Checkpoint) -> dict[str, Any] | None:
@@ -56,73 +65,29 @@ def _model_of(checkpoint: t5x_reader.Checkpoint) -> dict[str, Any] | None:
           "gin_file": gin_model.known_file(arch)}
 
 
-def inspect_t5x(path) -> dict[str, Any]:
-  """Describes a T5X checkpoint.
+def inspect(path: str) -> dict[str, Any]:
+  """Describes whatever checkpoint is at `path`.
 
   Returns:
     path, format, step, model (or None), parameters (their number), bytes,
     stored_bytes (None if it is remote) and arrays.
-  """
-  checkpoint = t5x_reader.open_checkpoint(path)
-  parameters = checkpoint.parameters
-  local = "://" not in checkpoint.path
-  return {
-      "path": checkpoint.path,
-      "format": f"T5X ({checkpoint.layout})",
-      "step": checkpoint.step,
-      "model": _model_of(checkpoint),
-      "parameters": sum(a.nbytes // a.dtype.itemsize
-                        for a in parameters.values()),
-      "bytes": sum(a.nbytes for a in checkpoint.arrays.values()),
-      "stored_bytes": (
-          _stored_bytes(pathlib.Path(checkpoint.path)) if local else None),
-      "arrays": _describe(checkpoint.arrays),
-  }
-
-
-def inspect_hf(folder: pathlib.Path) -> dict[str, Any]:
-  """Describes a Hugging Face folder, likewise."""
-  tensors = hf_weights.open_folder(folder)
-  return {
-      "path": str(folder),
-      "format": "Hugging Face",
-      "step": None,
-      "model": None,
-      "parameters": sum(t.nbytes // t.dtype.itemsize
-                        for t in tensors.values()),
-      "bytes": sum(t.nbytes for t in tensors.values()),
-      "stored_bytes": _stored_bytes(folder),
-      "arrays": _describe(tensors),
-  }
-
-
-def inspect_file(file: pathlib.Path) -> dict[str, Any]:
-  """Describes one safetensors file, likewise."""
-  slots = safetensors_files.read_header(file)
-  return {
-      "path": str(file), "format": "safetensors", "step": None, "model": None,
-      "parameters": sum(s.nbytes // s.dtype.itemsize for s in slots.values()),
-      "bytes": sum(s.nbytes for s in slots.values()),
-      "stored_bytes": file.stat().st_size,
-      "arrays": _describe(slots),
-  }
-
-
-def inspect(path: str) -> dict[str, Any]:
-  """Describes whatever checkpoint is at `path`.
 
   Raises:
     errors.UserError: there is none.
   """
   path = locations.absolute(path)
-  if "://" in path:
-    return inspect_t5x(path)
-  local = pathlib.Path(path)
-  if local.suffix == ".safetensors" and local.is_file():
-    return inspect_file(local)
-  if (local / "config.json").is_file():
-    return inspect_hf(local)
-  return inspect_t5x(path)
+  if "://" not in path:
+    local = pathlib.Path(path)
+    if local.suffix == ".safetensors" and local.is_file():
+      slots = safetensors_files.read_header(local)
+      return _describe(path, "safetensors", slots, slots)
+    if (local / "config.json").is_file():
+      tensors = hf_weights.open_folder(local)
+      return _describe(path, "Hugging Face", tensors, tensors)
+  checkpoint = t5x_reader.open_checkpoint(path)
+  return _describe(
+      checkpoint.path, f"T5X ({checkpoint.layout})", checkpoint.arrays,
+      checkpoint.parameters, checkpoint.step, _model_of(checkpoint))
 
 
 def size(count: float) -> str:
@@ -138,26 +103,25 @@ def text(found: Mapping[str, Any]) -> str:
   """The description as a table for people."""
   lines = [f"{found['path']}: {found['format']}"
            + (f", step {found['step']:,}" if found["step"] is not None else "")]
-  model = found["model"]
-  if model and "num_kv_heads" in model:
+  if model := found["model"]:
+    if "num_kv_heads" in model:
+      network = (
+          f"decoder: {model['num_layers']} layers, width {model['emb_dim']}, "
+          f"{model['num_heads']} heads and {model['num_kv_heads']} key-value "
+          f"heads of {model['head_dim']}, MLP of {model['mlp_dim']}, "
+          f"vocabulary {model['vocab_size']:,}, rotary positions to the base "
+          f"{model['rope_theta']:g} (scaling: {model['rope_scaling']})")
+    else:
+      network = (
+          f"T5: {model['num_encoder_layers']} + {model['num_decoder_layers']} "
+          f"layers, width {model['emb_dim']}, {model['num_heads']} heads of "
+          f"{model['head_dim']}, {'gated' if model['gated_mlp'] else 'plain'} "
+          f"MLP of {model['mlp_dim']}, vocabulary {model['vocab_size']:,}")
+    rank, file = model.get("lora_rank"), model["gin_file"]
     lines.append(
-        f"decoder: {model['num_layers']} layers, width {model['emb_dim']}, "
-        f"{model['num_heads']} heads and {model['num_kv_heads']} key-value "
-        f"heads of {model['head_dim']}, MLP of {model['mlp_dim']}, "
-        f"vocabulary {model['vocab_size']:,}, rotary positions to the base "
-        f"{model['rope_theta']:g} (scaling: {model['rope_scaling']}), "
-        f"{'tied' if model['logits_via_embedding'] else 'own'} head"
-        + (f", adapters of rank {model['lora_rank']}" if model["lora_rank"]
-           else "")
-        + (f" ({model['gin_file']})" if model["gin_file"] else ""))
-  elif model:
-    lines.append(
-        f"T5: {model['num_encoder_layers']} + {model['num_decoder_layers']} "
-        f"layers, width {model['emb_dim']}, {model['num_heads']} heads of "
-        f"{model['head_dim']}, {'gated' if model['gated_mlp'] else 'plain'} "
-        f"MLP of {model['mlp_dim']}, vocabulary {model['vocab_size']:,}, "
-        f"{'tied' if model['logits_via_embedding'] else 'own'} head"
-        + (f" ({model['gin_file']})" if model["gin_file"] else ""))
+        f"{network}, {'tied' if model['logits_via_embedding'] else 'own'} head"
+        + (f", adapters of rank {rank}" if rank else "")
+        + (f" ({file})" if file else ""))
   lines.append("")
   width = max((len(a["name"]) for a in found["arrays"]), default=0)
   for array in found["arrays"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 
 import flax
@@ -11,11 +12,6 @@ import jax
 
 from stepdistill_jax.config import data_folder, gin_config
 from stepdistill_jax.util import errors, locations
-
-
-@gin.configurable("stepdistill_eval_value")
-def _value(value=gin.REQUIRED):
-  return value
 
 
 def rebuild_model(config_path: pathlib.Path, records_dir: pathlib.Path):
@@ -52,15 +48,10 @@ def rebuild_model(config_path: pathlib.Path, records_dir: pathlib.Path):
 
 
 def _macro(name: str, config_path: pathlib.Path):
-  with gin.unlock_config():
-    gin.bind_parameter("stepdistill_eval_value.value",
-                       gin.config.ConfigurableReference(
-                           f"{name}/gin.macro", True))
-  try:
-    return _value()
-  except (ValueError, TypeError, RuntimeError) as error:
-    first = str(error).strip().splitlines()[0]
-    raise errors.UserError(f"{name} of {config_path.name}: {first}") from error
+  macro = gin.config.ConfigurableReference(f"{name}/gin.macro", True)
+  with errors.reported((ValueError, TypeError, RuntimeError), lambda error: (
+      f"{name} of {config_path.name}: {str(error).strip().splitlines()[0]}")):
+    return copy.deepcopy(macro)  # Calls what it refers to.
 
 
 def parameter_shapes(model) -> dict[str, tuple[int, ...]]:

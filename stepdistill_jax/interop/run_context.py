@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from typing import Any
@@ -23,7 +22,6 @@ from stepdistill_jax.runs import run_record
 from stepdistill_jax.util import errors, locations
 
 CONFIG_FILE = "config.gin"
-RUN_FILE = "run.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +100,7 @@ class Context:
 
   def _run_data(self) -> Mapping[str, Any]:
     """What `run.json` says of the training data; empty without one."""
-    try:
-      data = json.loads((self.run_folder / RUN_FILE).read_text("utf-8"))["data"]
-    except (OSError, ValueError, KeyError, TypeError):
-      return {}
+    data = run_record.peek(self.run_folder).get("data")
     return data if isinstance(data, dict) else {}
 
   def records_dir(self) -> pathlib.Path:

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import re
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from etils import epath
 
@@ -19,6 +19,7 @@ from stepdistill_jax.runs import (
   checkpoint_manifest,
   checkpoint_paths,
   restore_choice,
+  run_record,
 )
 from stepdistill_jax.util import errors, locations
 
@@ -149,7 +150,7 @@ class RunFolder:
 
 def seed_of(run: epath.Path | pathlib.Path) -> int | None:
   """The seed of a run's folder, where its files name one."""
-  seeds = _record(run).get("seeds")
+  seeds = run_record.peek(run).get("seeds")
   if isinstance(seeds, dict):
     seeds = next(iter(seeds.values()), None)
   if isinstance(seeds, int):
@@ -166,7 +167,7 @@ def identities_of(run: epath.Path | pathlib.Path) -> list[str]:
   A copied folder has the same beginning in its record; a repeated run has the
   same configuration, data and seed.
   """
-  record, found = _record(run), []
+  record, found = run_record.peek(run), []
   starts = record.get("starts")
   if isinstance(starts, list) and starts:
     found.append(json.dumps(
@@ -196,15 +197,6 @@ def copy_lines(first: Mapping[_Run, _Run]) -> list[str]:
   return [f"{run} has the record, or configuration, data and seed, of "
           f"{original}: they count as one run"
           for run, original in first.items() if run != original]
-
-
-def _record(run: epath.Path | pathlib.Path) -> dict[str, Any]:
-  """The contents of `run.json`; empty where it is missing or damaged."""
-  try:
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-  except (OSError, ValueError):
-    return {}
-  return record if isinstance(record, dict) else {}
 
 
 def _method_key(run: epath.Path | pathlib.Path) -> str:

@@ -7,7 +7,6 @@ not in its SentencePiece model, so a run would read it as unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import pathlib
 import re
 from typing import Any
@@ -75,26 +74,21 @@ def added_tokens(folder: pathlib.Path, spiece: bytes | None, extra_ids: int
   return added
 
 
-def _listed(folder: pathlib.Path) -> Iterator[tuple[str, int]]:
+def _listed(folder: pathlib.Path) -> list[tuple[str, int]]:
   """(token, id) of each file that lists added tokens."""
-  yield from _numbered(tokenizer_files.read_json(
-      folder / "added_tokens.json", True).items())
-  listed = tokenizer_files.read_json(
-      folder / "tokenizer.json", True).get("added_tokens")
-  yield from _numbered((entry.get("content"), entry.get("id"))
-                       for entry in listed or () if isinstance(entry, dict))
-  listed = tokenizer_files.read_json(
-      folder / "tokenizer_config.json", True).get("added_tokens_decoder")
-  yield from _numbered(
-      (entry.get("content"), int(number))
-      for number, entry in (listed or {}).items()
-      if isinstance(entry, dict) and number.isdecimal())
+  def read(name: str) -> dict[str, Any]:
+    return tokenizer_files.read_json(folder / name, may_lack=True)
 
-
-def _numbered(pairs: Any) -> Iterator[tuple[str, int]]:
-  for token, number in pairs:
-    if isinstance(token, str) and type(number) is int:
-      yield token, number
+  listed = read("tokenizer.json").get("added_tokens") or ()
+  by_id = read("tokenizer_config.json").get("added_tokens_decoder") or {}
+  pairs: list[tuple[Any, Any]] = [
+      *read("added_tokens.json").items(),
+      *((entry.get("content"), entry.get("id"))
+        for entry in listed if isinstance(entry, dict)),
+      *((entry.get("content"), int(number)) for number, entry in by_id.items()
+        if isinstance(entry, dict) and number.isdecimal())]
+  return [(token, number) for token, number in pairs
+          if isinstance(token, str) and type(number) is int]
 
 
 def _pieces(spiece: bytes) -> Any:

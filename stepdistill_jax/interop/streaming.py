@@ -29,6 +29,8 @@ BLOCK_BYTES = 16 * 2**20
 JOURNAL_FILE = "conversion_journal.jsonl"
 _SYNC_BYTES = 4 * 2**30  # Between waits for the disk.
 _SYNCED = {"synced": True}
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_OF_TENSORSTORE = ("RESOURCE_EXHAUSTED", "No space left", "PERMISSION_DENIED")
 
 
 def require_finite(block: np.ndarray, name: str, start: int) -> None:
@@ -221,40 +223,48 @@ def check_free_space(folder: pathlib.Path, needed: int) -> None:
         f"{needed / 1e9:.1f} GB")
 
 
-def run(tasks: Sequence[Task], journal: Journal, progress: Progress) -> None:
+def make_folder(folder: pathlib.Path) -> None:
+  """Makes a folder to write to; raises UserError if that cannot be."""
+  with errors.reported(OSError, lambda error: f"cannot make {folder}: {error}"):
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def run(tasks: Sequence[Task], journal: Journal, title: str, *,
+        quiet: bool = False) -> None:
   """Runs the tasks that are not yet done, in order.
 
   When this returns, all is on the disk.
+
+  Args:
+    tasks: all of the conversion.
+    journal: of what was done before.
+    title: of the progress.
+    quiet: shows none.
 
   Raises:
     errors.UserError: the disk is full, or cannot be written.
   """
   unsynced = 0
+  shown = Progress(title, sum(task.nbytes for task in tasks), quiet=quiet)
   try:
     for task in tasks:
       if task.name in journal.done:
-        progress.skip(task.nbytes)
+        shown.skip(task.nbytes)
         continue
-      task.run(progress.advance)
+      task.run(shown.advance)
       journal.mark(task.name)
       unsynced += task.nbytes
       if unsynced > _SYNC_BYTES:
         journal.sync()
         unsynced = 0
     journal.sync()
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS,
-                           errno.EACCES):
-      raise
-    raise errors.UserError(
-        f"cannot write: {error}; mend that and run the same command again, it "
-        "goes on where it stopped") from error
-  except ValueError as error:  # TensorStore's for the same.
-    if not any(word in str(error) for word in (
-        "RESOURCE_EXHAUSTED", "No space left", "PERMISSION_DENIED")):
+  except (OSError, ValueError) as error:
+    # TensorStore raises ValueErrors for the same, with details in brackets.
+    if getattr(error, "errno", None) not in _DISK_ERRORS and not any(
+        word in str(error) for word in _OF_TENSORSTORE):
       raise
     raise errors.UserError(
         f"cannot write: {str(error).split(' [')[0]}; mend that and run the "
         "same command again, it goes on where it stopped") from error
   finally:
-    progress.close()
+    shown.close()

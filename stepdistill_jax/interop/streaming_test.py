@@ -172,8 +172,8 @@ def test_a_full_disk_is_a_line(tmp_path, code):
 
   with pytest.raises(errors.UserError, match="goes on where it stopped"):
     streaming.run([streaming.Task("x", 1, fail)],
-                  streaming.Journal(tmp_path / "journal", {}),
-                  streaming.Progress("import", 1, quiet=True))
+                  streaming.Journal(tmp_path / "journal", {}), "import",
+                  quiet=True)
 
 
 def test_too_little_space_is_said_before(tmp_path):

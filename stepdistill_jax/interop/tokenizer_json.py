@@ -26,11 +26,9 @@ _UNKNOWN_ID = 2
 def _parse(spiece: bytes):
   from google.protobuf import message
   from sentencepiece import sentencepiece_model_pb2
-  try:
+  with errors.reported(message.DecodeError, lambda error: (
+      f"the tokenizer is no SentencePiece model: {error}")):
     return sentencepiece_model_pb2.ModelProto.FromString(spiece)
-  except message.DecodeError as error:
-    raise errors.UserError(
-        f"the tokenizer is no SentencePiece model: {error}") from error
 
 
 def _user_defined(model) -> list[str]:
@@ -94,16 +92,13 @@ def of_spiece(spiece: bytes, extra_ids: int) -> dict[str, Any]:
               "id": pieces[1][0], "ids": [1], "tokens": [pieces[1][0]]}}},
       "decoder": {"type": "Sequence", "decoders": [
           {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-          {"type": "Fuse"}, *_dummy_prefix_off(model.normalizer_spec)]},
+          {"type": "Fuse"},
+          *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+            if model.normalizer_spec.add_dummy_prefix else [])]},
       "model": _bpe(model, pieces) if trainer.model_type == _BPE else {
           "type": "Unigram", "unk_id": _UNKNOWN_ID, "byte_fallback": False,
           "vocab": [list(piece) for piece in pieces]},
   }
-
-
-def _dummy_prefix_off(spec) -> list[dict[str, Any]]:
-  return [{"type": "Strip", "content": " ", "start": 1, "stop": 0}
-         ] if spec.add_dummy_prefix else []
 
 
 def _normalizer(spec) -> dict[str, Any]:
@@ -176,8 +171,8 @@ def to_spiece(
     The serialized model, and the number of sentinels that follow its pieces.
 
   Raises:
-    errors.UserError: it is no unigram model, or has other special tokens than
-      T5 has.
+    errors.UserError: it is not a unigram model, or has other special tokens
+      than T5 has.
   """
   from sentencepiece import sentencepiece_model_pb2
   model = tokenizer.get("model")

@@ -119,7 +119,7 @@ def vocabulary_size(tokenizer: Tokenizer, where="the tokenizer") -> int:
     where: names it in errors.
 
   Raises:
-    errors.UserError: it is no SentencePiece model.
+    errors.UserError: it is not a SentencePiece model.
   """
   if tokenizer.file is not None:
     return tokenizer_files.number_of_ids(tokenizer.file)
@@ -128,11 +128,9 @@ def vocabulary_size(tokenizer: Tokenizer, where="the tokenizer") -> int:
   import sentencepiece
   if not tokenizer.spiece:
     raise errors.UserError(f"{where} is no SentencePiece model: it is empty")
-  try:
+  with errors.reported(RuntimeError, f"{where} is no SentencePiece model"):
     processor = sentencepiece.SentencePieceProcessor(
         model_proto=tokenizer.spiece)
-  except RuntimeError as error:
-    raise errors.UserError(f"{where} is no SentencePiece model") from error
   return processor.GetPieceSize() + tokenizer.extra_ids
 
 

@@ -61,12 +61,9 @@ def _not_finite(checkpoint: str) -> list[str]:
 
 def run(path: str, as_json: bool = False) -> int:
   """Prints what is found; returns 1 if a checkpoint is bad."""
-  try:
+  with errors.reported(OSError, lambda error: (
+      f"{error.filename or path} cannot be read: {error.strerror or error}")):
     found = verify(locations.absolute(path))
-  except OSError as error:
-    raise errors.UserError(
-        f"{error.filename or path} cannot be read: "
-        f"{error.strerror or error}") from error
   if as_json:
     print(json.dumps(found, indent=1))
   else:

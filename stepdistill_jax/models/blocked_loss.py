@@ -33,7 +33,7 @@ from stepdistill_jax.models import losses, scanned_network
 # Logits of a block: 256 MiB in float32. Smaller ones make matrix products of
 # too few rows, larger ones save no time.
 BLOCK_LOGITS = 2**26
-# Logits of ids that are no tokens: exp() of it is 0, and sums stay finite.
+# Logits of ids that are not tokens: exp() of it is 0, and sums stay finite.
 NO_TOKEN = -1e9
 
 
@@ -102,7 +102,7 @@ def without_head() -> Iterator[_Found]:
   """Networks applied inside return what their head would be given.
 
   The head is what T5X's networks call so: the layer `logits_dense`, or the
-  embeddings' `attend`; a method `only_tokens` hides ids that are no tokens.
+  embeddings' `attend`; a method `only_tokens` hides ids that are not tokens.
   Nothing else may come after it: `_Found.head` is None where something does.
   """
   found = _Found()

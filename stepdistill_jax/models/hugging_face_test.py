@@ -34,7 +34,7 @@ def torch_twin(module, params):
       **{**hf_config.from_architecture(arch), "dropout_rate": 0.0})
   config.scale_decoder_outputs = False  # Only tied heads are scaled.
   twin = transformers.T5ForConditionalGeneration(config)
-  # T5Config ties the head whatever it is told; v1.1 has one of its own.
+  # T5Config ties the head whatever its value says; v1.1 has one of its own.
   twin.lm_head.weight = torch.nn.Parameter(
       torch.empty_like(twin.lm_head.weight))
   state = {}

@@ -40,7 +40,7 @@ def learning_rate(
     warmup_steps: steps from 0 to `peak`.
 
   Raises:
-    errors.UserError: an unknown name, or a warm-up that is no part of the run.
+    errors.UserError: an unknown name, or a warm-up that is not part of the run.
 
   Examples:
     >>> rate = learning_rate("linear", 1.0, total_steps=12, warmup_steps=2)

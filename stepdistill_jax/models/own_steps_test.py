@@ -128,11 +128,11 @@ def test_interrupted_run_equals_the_whole_one(command, run, tmp_path):
 def test_t5xs_own_meaning_by_one_line(command, tmp_path, capsys):
   line = "--gin.utils.RestoreCheckpointConfig.assignment_map=None"
   assert train(command, tmp_path, line) == errors.USER_ERROR_EXIT_CODE
-  told = " ".join(capsys.readouterr().err.split())
-  assert "TRAIN_STEPS=4 is less than the step of" in told
+  message = " ".join(capsys.readouterr().err.split())
+  assert "TRAIN_STEPS=4 is less than the step of" in message
   assert train(command, tmp_path / "run", line, steps=STEP + 2) == 0
-  told = " ".join(capsys.readouterr().err.split())
-  assert f"at step {STEP}, but the optimizer counts its steps" in told
+  message = " ".join(capsys.readouterr().err.split())
+  assert f"at step {STEP}, but the optimizer counts its steps" in message
   run = tmp_path / "run"
   assert checkpoints.all_steps(str(run)) == [STEP, STEP + 1, STEP + 2]
   assert sorted(train_test.scalars(run / "train", "loss")) == [
@@ -145,7 +145,8 @@ def test_a_network_with_too_few_embeddings_is_refused(
       command, tmp_path,
       "--gin.t5x.examples.t5.network.T5Config.vocab_size=256") == (
           errors.USER_ERROR_EXIT_CODE)
-  told = " ".join(capsys.readouterr().err.split())
+  message = " ".join(capsys.readouterr().err.split())
   needed = task_names.vocabulary_of("svamp_label_gold").vocab_size
-  assert f"T5Config.vocab_size = 256 is less than the {needed} tokens" in told
-  assert "set network.T5Config.vocab_size = 384" in told
+  assert (f"T5Config.vocab_size = 256 is less than the {needed} tokens"
+          in message)
+  assert "set network.T5Config.vocab_size = 384" in message

@@ -82,7 +82,7 @@ def test_layers_are_in_a_loop_where_that_pays(monkeypatch):
   assert scanned_network.in_loop(looped, None) is looped
 
 
-def test_an_unknown_policy_is_told():
+def test_an_unknown_policy_is_reported():
   _, looped = _models(remat_policy="some")
   params = tiny_models.initial_variables(looped)["params"]
   with pytest.raises(errors.UserError, match="unknown remat_policy 'some'"):

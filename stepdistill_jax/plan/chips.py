@@ -143,20 +143,9 @@ def _shapes(chip: Chip) -> Mapping[int, tuple[int, ...]]:
 
 def known_names() -> list[str]:
   """The accelerator types that `parse` understands, and shapes."""
-  names = []
-  for chip in CHIPS.values():
-    for shape in _shapes(chip).values():
-      topology = Topology(chip, shape)
-      names.append(topology.name)
-      names.append(f"{chip.name}-{topology.num_chips * chip.cores}")
-  return names
-
-
-def _all_types() -> str:
-  """All accelerator types, as a shell would write them."""
-  return ", ".join(
-      f"{chip.name}-{{{','.join(str(n * chip.cores) for n in _shapes(chip))}}}"
-      for chip in CHIPS.values())
+  return [name for chip in CHIPS.values()
+          for number, shape in _shapes(chip).items() for name in (
+              Topology(chip, shape).name, f"{chip.name}-{number * chip.cores}")]
 
 
 def parse(name: str) -> Topology:
@@ -178,9 +167,12 @@ def parse(name: str) -> Topology:
   match = re.fullmatch(r"(.+?)\s*[:-]\s*([0-9]+(?:x[0-9]+)*)", text)
   generation = match and _ALIASES.get(match[1], match[1])
   if not match or generation not in CHIPS:
+    types = ", ".join(  # As a shell would write them.
+        f"{c.name}-{{{','.join(str(n * c.cores) for n in _shapes(c))}}}"
+        for c in CHIPS.values())
     raise errors.UserError(errors.unknown_name_message(
         "topology", name, known_names(),
-        f"known: {_all_types()}; also v5litepod-16, v5e:4x4, v4:2x2x4"))
+        f"known: {types}; also v5litepod-16, v5e:4x4, v4:2x2x4"))
   chip = CHIPS[generation]
   shapes = _shapes(chip)
   if "x" in match[2]:

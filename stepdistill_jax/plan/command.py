@@ -68,15 +68,14 @@ def run(args: argparse.Namespace) -> int:
       topology, slices=topology.slices * args.num_slices)
   names = [name for name in args.programs.split(",") if name]
   planning.check_programs(names)
-  search_paths = [p for p in args.gin_search_paths.split(",") if p]
   from stepdistill_jax.config import gin_config
   gin_config.check_early(
-      args.gin_file, [*programs.STAYS_OPEN, *args.gin_bindings], search_paths,
-      ["train"])
+      args.gin_file, [*programs.STAYS_OPEN, *args.gin_bindings],
+      args.gin_search_paths, ["train"])
   programs.prepare_process(topology)
   from stepdistill_jax.plan import search, text as plan_text
   request = planning.Request(
-      topology, args.gin_file, args.gin_bindings, search_paths, names,
+      topology, args.gin_file, args.gin_bindings, args.gin_search_paths, names,
       args.price, args.quick)
   say = lambda text: print(text, file=sys.stderr, flush=True)
   if args.search:

@@ -41,8 +41,8 @@ def state_bytes(programs: programs_lib.Programs) -> Mapping[str, float]:
   return found
 
 
-def network_sizes(programs: programs_lib.Programs) -> flops_lib.Sizes:
-  return flops_lib.Sizes.of(programs.arguments["model"].module.config)
+def network_config(programs: programs_lib.Programs) -> Any:
+  return programs.arguments["model"].module.config
 
 
 def _rows(batch: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -75,9 +75,9 @@ def kept_activations(programs: programs_lib.Programs) -> float:
   kept = jax.eval_shape(
       residuals, params, batch,
       jax.eval_shape(lambda: jax.random.PRNGKey(0)))
-  sizes = network_sizes(programs)
-  split_by_model = {sizes.heads, sizes.mlp, sizes.vocab,
-                    sizes.heads * sizes.head_dim}
+  config = network_config(programs)
+  split_by_model = {config.num_heads, config.mlp_dim, config.vocab_size,
+                    config.num_heads * config.head_dim}
   model_size = mesh.shape.get("model", 1)
   data_size = mesh.size // model_size
   of_params = {(p.shape, p.dtype) for p in jax.tree.leaves(params)}
@@ -86,7 +86,7 @@ def kept_activations(programs: programs_lib.Programs) -> float:
     if rows not in leaf.shape[:2] or (leaf.shape, leaf.dtype) in of_params:
       continue
     size = _bytes(leaf.shape, leaf.dtype) / min(data_size, rows)
-    if split_by_model & set(leaf.shape[1:]) - {sizes.embed}:
+    if split_by_model & set(leaf.shape[1:]) - {config.emb_dim}:
       size /= model_size
     total += size
   return total
@@ -114,7 +114,8 @@ def memory(
 
 def train_flops(programs: programs_lib.Programs) -> int:
   """Useful matmul FLOPs of a train step, on all chips."""
-  return flops_lib.train(network_sizes(programs), *_rows(programs.train_batch))
+  return flops_lib.train(
+      network_config(programs), *_rows(programs.train_batch))
 
 
 def useful_flops(programs: programs_lib.Programs,
@@ -122,11 +123,8 @@ def useful_flops(programs: programs_lib.Programs,
   """Useful matmul FLOPs of one run of a program, on all chips."""
   if compiled.name == "train":
     return train_flops(programs)
-  sizes = network_sizes(programs)
-  rows, inputs, targets = _rows(compiled.batch)
-  if compiled.name == "eval":
-    return flops_lib.forward(sizes, rows, inputs, targets)
-  return flops_lib.decode(sizes, rows, inputs, targets)
+  count = flops_lib.forward if compiled.name == "eval" else flops_lib.decode
+  return count(network_config(programs), *_rows(compiled.batch))
 
 
 def bound(
@@ -152,7 +150,7 @@ def bound(
   return {"seconds": seconds[limit], "limited_by": limit, "by": seconds}
 
 
-def of_program(
+def program_figures(
     topology: chips.Topology, programs: programs_lib.Programs,
     compiled: programs_lib.Compiled, state: Mapping[str, float],
     activations: float) -> Mapping[str, Any]:
@@ -182,15 +180,15 @@ def of_program(
       "bound": bound(topology, done, traffic, sent)}
 
 
-def loop_layers(sizes: flops_lib.Sizes) -> str:
+def loop_layers(config: Any) -> str:
   """The gin file or binding that has a network's layers run in a loop."""
-  return "gin/models/scanned.gin" if sizes.encoder_layers else (
+  return "gin/models/scanned.gin" if flops_lib.layers(config)[0] else (
       "LOOP_LAYERS = True")
 
 
-def of_one_that_does_not_fit(
+def refused_program_figures(
     topology: chips.Topology, error: programs_lib.OutOfMemory, name: str,
-    state: Mapping[str, float], sizes: flops_lib.Sizes) -> Mapping[str, Any]:
+    state: Mapping[str, float], config: Any) -> Mapping[str, Any]:
   """The figures of a program that XLA refused."""
   kinds = {kind: size for kind, size in state.items()
            if name == "train" or kind == "parameters"}
@@ -207,10 +205,10 @@ def of_one_that_does_not_fit(
           f"{rules}.parameter_partitioning_dims = 2",
           f"{rules}.activation_partitioning_dims = 2",
           "partitioning.PjitPartitioner.num_partitions = N",
-          "trainer.Trainer.num_microbatches = N", loop_layers(sizes)]}
+          "trainer.Trainer.num_microbatches = N", loop_layers(config)]}
 
 
-def of_recipe(
+def recipe_figures(
     topology: chips.Topology, steps: int, batch_size: int,
     seconds: float, price: float | None) -> Mapping[str, Any]:
   """Time, chip-hours and cost of all steps, evaluation apart.

@@ -3,120 +3,89 @@
 Two FLOPs for each multiply-add. Going backward costs twice the forward
 products (one for the input's gradient, one for the parameter's or the other
 operand's); what is computed again for rematerialization is not useful work and
-does not count here: `of_program` counts it, in a traced program.
+does not count here: `program_flops` counts it, in a traced program.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import math
 from typing import Any
 
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-  """A T5's or a decoder's dimensions.
-
-  Attributes:
-    vocab: rows of the embedding.
-    embed: width of the residual stream.
-    heads: attention heads.
-    head_dim: of each.
-    mlp: width of the hidden layer.
-    mlp_inputs: projections into it: 2 where gated.
-    encoder_layers: number of; 0 of a decoder alone, whose rows are inputs and
-      then targets.
-    decoder_layers: number of.
-    kv_heads: key-value heads; None is `heads`.
-  """
-
-  vocab: int
-  embed: int
-  heads: int
-  head_dim: int
-  mlp: int
-  mlp_inputs: int
-  encoder_layers: int
-  decoder_layers: int
-  kv_heads: int | None = None
-
-  @classmethod
-  def of(cls, config) -> Sizes:
-    """Of a `T5Config` or a `LlamaConfig`."""
-    decoder_alone = hasattr(config, "num_kv_heads")
-    return cls(
-        config.vocab_size, config.emb_dim, config.num_heads, config.head_dim,
-        config.mlp_dim, len(config.mlp_activations),
-        0 if decoder_alone else config.num_encoder_layers,
-        config.num_layers if decoder_alone else config.num_decoder_layers,
-        config.num_kv_heads if decoder_alone else None)
+def layers(config: Any) -> tuple[int, int]:
+  """Blocks of the encoder, none in a decoder alone, and of the decoder."""
+  if hasattr(config, "num_layers"):
+    return 0, config.num_layers
+  return config.num_encoder_layers, config.num_decoder_layers
 
 
-def _attention(sizes: Sizes, queries: int, keys: int, project_keys: int) -> int:
+def _attention(config: Any, queries: int, keys: int, project_keys: int) -> int:
   """One attention block of one row."""
-  joined = sizes.heads * sizes.head_dim
+  joined = config.num_heads * config.head_dim
   # Query and output maps act on queries, key and value maps on keys.
-  joined_kv = (sizes.kv_heads or sizes.heads) * sizes.head_dim
-  projections = 2 * sizes.embed * (
+  joined_kv = getattr(
+      config, "num_kv_heads", config.num_heads) * config.head_dim
+  projections = 2 * config.emb_dim * (
       2 * queries * joined + 2 * project_keys * joined_kv)
   products = 2 * 2 * queries * keys * joined
   return projections + products
 
 
-def _mlp(sizes: Sizes, length: int) -> int:
-  return 2 * length * sizes.embed * sizes.mlp * (sizes.mlp_inputs + 1)
+def _mlp(config: Any, length: int) -> int:
+  return 2 * length * config.emb_dim * config.mlp_dim * (
+      len(config.mlp_activations) + 1)
 
 
-def forward(sizes: Sizes, rows: int, inputs: int, targets: int) -> int:
+def forward(config: Any, rows: int, inputs: int, targets: int) -> int:
   """FLOPs of a forward pass.
 
   Args:
-    sizes: of the network.
+    config: of the network, a `T5Config` or a `LlamaConfig`.
     rows: of the batch.
     inputs: length of a row of the encoder.
     targets: length of a row of the decoder.
   """
-  logits = 2 * targets * sizes.embed * sizes.vocab
-  if not sizes.encoder_layers:
+  logits = 2 * targets * config.emb_dim * config.vocab_size
+  encoder_layers, decoder_layers = layers(config)
+  if not encoder_layers:
     length = inputs + targets
-    return rows * (logits + sizes.decoder_layers * (
-        _attention(sizes, length, length, length) + _mlp(sizes, length)))
-  encoder = sizes.encoder_layers * (
-      _attention(sizes, inputs, inputs, inputs) + _mlp(sizes, inputs))
-  decoder = sizes.decoder_layers * (
-      _attention(sizes, targets, targets, targets)
-      + _attention(sizes, targets, inputs, inputs) + _mlp(sizes, targets))
+    return rows * (logits + decoder_layers * (
+        _attention(config, length, length, length) + _mlp(config, length)))
+  encoder = encoder_layers * (
+      _attention(config, inputs, inputs, inputs) + _mlp(config, inputs))
+  decoder = decoder_layers * (
+      _attention(config, targets, targets, targets)
+      + _attention(config, targets, inputs, inputs) + _mlp(config, targets))
   return rows * (encoder + decoder + logits)
 
 
-def train(sizes: Sizes, rows: int, inputs: int, targets: int) -> int:
+def train(config: Any, rows: int, inputs: int, targets: int) -> int:
   """FLOPs of a train step: forward and backward."""
-  return 3 * forward(sizes, rows, inputs, targets)
+  return 3 * forward(config, rows, inputs, targets)
 
 
 def decode(
-    sizes: Sizes, rows: int, inputs: int, targets: int, beams: int = 1) -> int:
+    config: Any, rows: int, inputs: int, targets: int, beams: int = 1) -> int:
   """FLOPs of an answer of `targets` tokens with cached keys and values.
 
   Each step attends to the whole cache, filled or not.
   """
-  if not sizes.encoder_layers:
+  encoder_layers, decoder_layers = layers(config)
+  if not encoder_layers:
     length = inputs + targets
-    prompt = _attention(sizes, length, length, length) + _mlp(sizes, length)
-    step = _attention(sizes, 1, length, 1) + _mlp(sizes, 1)
-    return rows * (sizes.decoder_layers * (prompt + beams * targets * step)
-                   + beams * targets * 2 * sizes.embed * sizes.vocab)
-  encoder = sizes.encoder_layers * (
-      _attention(sizes, inputs, inputs, inputs) + _mlp(sizes, inputs))
-  joined = sizes.heads * sizes.head_dim
-  cross_keys = sizes.decoder_layers * 2 * 2 * inputs * sizes.embed * joined
-  step = sizes.decoder_layers * (
-      _attention(sizes, 1, targets, 1) + _attention(sizes, 1, inputs, 0)
-      + _mlp(sizes, 1)) + 2 * sizes.embed * sizes.vocab
+    prompt = _attention(config, length, length, length) + _mlp(config, length)
+    step = _attention(config, 1, length, 1) + _mlp(config, 1)
+    return rows * (decoder_layers * (prompt + beams * targets * step)
+                   + beams * targets * 2 * config.emb_dim * config.vocab_size)
+  encoder = encoder_layers * (
+      _attention(config, inputs, inputs, inputs) + _mlp(config, inputs))
+  joined = config.num_heads * config.head_dim
+  cross_keys = decoder_layers * 2 * 2 * inputs * config.emb_dim * joined
+  step = decoder_layers * (
+      _attention(config, 1, targets, 1) + _attention(config, 1, inputs, 0)
+      + _mlp(config, 1)) + 2 * config.emb_dim * config.vocab_size
   return rows * (encoder + cross_keys + beams * targets * step)
 
 
-def of_program(jaxpr: Any) -> int:
+def program_flops(jaxpr: Any) -> int:
   """FLOPs of all matrix products of a traced program, turn by turn of loops.
 
   With what is computed again for rematerialization, and a TPU's gradients of
@@ -133,7 +102,7 @@ def of_program(jaxpr: Any) -> int:
       total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(
           operand[axis] for axis in contracted)
       continue
-    inner = [of_program(value) for parameter in equation.params.values()
+    inner = [program_flops(value) for parameter in equation.params.values()
              for value in (parameter if isinstance(parameter, (tuple, list))
                            else (parameter,))
              if hasattr(getattr(value, "jaxpr", value), "eqns")]

@@ -14,10 +14,11 @@ when it runs: of GPUs in several hosts it is counted here.
 """
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import math
 import re
+from typing import Any
 
 import numpy as np
 
@@ -134,6 +135,39 @@ _NO_KERNEL = frozenset((
     "partition-id", "replica-id", "iota", "opt-barrier"))
 
 
+def _instructions(
+    text: str, is_opened: Callable[[str], bool], each_turn: bool = True
+) -> Iterator[tuple[str, re.Match[str], int | None]]:
+  """All that runs in a program, by XLA's text; a loop's body once.
+
+  Args:
+    text: `compiled.as_text()`.
+    is_opened: takes an operation: whether to go through what it calls.
+    each_turn: whether what is in a loop runs as often as that.
+
+  Yields:
+    (name of the computation, `_INSTRUCTION`'s match, how often it runs; None
+    for a loop of unknown length, whose body counts as run once).
+  """
+  computations, entry = _computations(text)
+
+  def visit(name: str, times: int) -> Iterator[Any]:
+    for line in computations.get(name, ()):
+      if not (match := _INSTRUCTION.match(line)):
+        continue
+      if match[3] == "while":
+        body, turns = _loop(line, computations)
+        yield name, match, None if turns is None else times
+        yield from visit(body, times * (each_turn and turns or 1))
+        continue
+      yield name, match, times
+      for called in _CALLED.findall(line) if is_opened(match[3]) else ():
+        for inner in re.findall(r"[\w.\-]+", called):
+          yield from visit(inner, times)
+
+  return visit(entry, 1)
+
+
 def kernels(text: str, each_turn: bool = True) -> int:
   """Kernels that a GPU starts in one run of a program, by XLA's text.
 
@@ -142,25 +176,10 @@ def kernels(text: str, each_turn: bool = True) -> int:
     each_turn: those of a loop count for each turn, or once where its turns are
       not known; False counts them once, as they are compiled.
   """
-  computations, entry = _computations(text)
-
-  def count(name: str) -> int:
-    found = 0
-    for line in computations.get(name, ()):
-      match = _INSTRUCTION.match(line)
-      if not match:
-        continue
-      if match[3] == "while":
-        body, turns = _loop(line, computations)
-        found += count(body) * (each_turn and turns or 1)
-      elif match[3] in ("call", "conditional"):
-        found += sum(count(inner) for called in _CALLED.findall(line)
-                     for inner in re.findall(r"[\w.\-]+", called))
-      else:
-        found += match[3] not in _NO_KERNEL and not match[3].endswith("-done")
-    return found
-
-  return count(entry)
+  return sum(
+      times for _, match, times in _instructions(
+          text, ("call", "conditional").__contains__, each_turn)
+      if match[3] not in _NO_KERNEL and not match[3].endswith("-done"))
 
 
 def _loop(line: str, computations: Mapping[str, list[str]]
@@ -185,36 +204,10 @@ def collectives(
       its share between slices is counted as of one that does.
   """
   per_slice = num_devices // num_slices
-  computations, entry = _computations(text)
   sent, count = collections.Counter(), collections.Counter()
   unknown = 0
 
-  def visit(name: str, times: int) -> None:
-    nonlocal unknown
-    for line in computations.get(name, ()):
-      match = _INSTRUCTION.match(line)
-      if not match:
-        continue
-      shape, operation = match[2], match[3]
-      kind = operation.removesuffix("-start")
-      if kind in KINDS:
-        _add(kind, name, line, shape, times)
-      if operation == "send" and "xla_megascale_runtime" in line:
-        # A sum passes each slice twice; anything else goes to all others.
-        reduced = "_xla_megascale_reduce_operation" in line
-        sent[BETWEEN_SLICES] += times * max(_sizes(shape)) * (
-            2 * (num_slices - 1) / num_slices if reduced else num_slices - 1)
-        count[BETWEEN_SLICES] += times
-      if operation == "while":
-        body, turns = _loop(line, computations)
-        unknown += turns is None
-        visit(body, times * (turns or 1))
-      elif kind not in KINDS:
-        for called in _CALLED.findall(line):
-          for inner in re.findall(r"[\w.\-]+", called):
-            visit(inner, times)
-
-  def _add(kind, computation, line, shape, times):
+  def add(kind, computation, line, shape, times):
     devices = _group(line, num_devices)
     group = len(devices)
     if group < 2 and kind != "collective-permute":
@@ -243,5 +236,18 @@ def collectives(
       sent[BETWEEN_SLICES] += times * size / inside * part(group // inside)
       count[BETWEEN_SLICES] += times
 
-  visit(entry, 1)
+  for name, match, times in _instructions(
+      text, lambda operation: operation.removesuffix("-start") not in KINDS):
+    line, shape, operation = match.string, match[2], match[3]
+    kind = operation.removesuffix("-start")
+    if operation == "while":
+      unknown += times is None
+    elif kind in KINDS:
+      add(kind, name, line, shape, times)
+    elif operation == "send" and "xla_megascale_runtime" in line:
+      # A sum passes each slice twice; anything else goes to all others.
+      reduced = "_xla_megascale_reduce_operation" in line
+      sent[BETWEEN_SLICES] += times * max(_sizes(shape)) * (
+          2 * (num_slices - 1) / num_slices if reduced else num_slices - 1)
+      count[BETWEEN_SLICES] += times
   return Collectives(dict(sent), dict(count), unknown)

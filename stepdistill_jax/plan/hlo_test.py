@@ -54,7 +54,7 @@ def test_bytes_and_counts_by_kind():
       5 * 256 * 3 / 4 + 400 * 3 / 4)
 
 
-def test_a_loop_without_a_constant_end_is_told():
+def test_a_loop_without_a_constant_end_is_reported():
   text = _TEXT.replace("constant(5)", "parameter(1)")
   found = hlo.collectives(text, num_devices=8)
   assert found.unknown_loops == 1

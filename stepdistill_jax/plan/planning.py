@@ -4,7 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
-from stepdistill_jax.plan import chips, figures, programs as programs_lib
+from stepdistill_jax.plan import (
+  chips,
+  figures,
+  flops as flops_lib,
+  programs as programs_lib,
+)
 from stepdistill_jax.util import errors
 
 PROGRAMS = ("train", "eval", "decode")
@@ -67,7 +72,8 @@ def make(
                  "label": topology.chip.label,
                  "usable_bytes": topology.chip.usable_bytes},
         "mesh": mesh,
-        "decoder_alone": not figures.network_sizes(programs).encoder_layers,
+        "decoder_alone": not flops_lib.layers(
+            figures.network_config(programs))[0],
         "batch": {k: list(x.shape) for k, x in programs.train_batch.items()},
         "batch_size": arguments["train_dataset_cfg"].batch_size,
         "rows": programs.rows,
@@ -81,15 +87,15 @@ def make(
       try:
         compiled = programs.compile(name, request.quick)
       except programs_lib.OutOfMemory as error:
-        plan["programs"][name] = figures.of_one_that_does_not_fit(
-            topology, error, name, state, figures.network_sizes(programs))
+        plan["programs"][name] = figures.refused_program_figures(
+            topology, error, name, state, figures.network_config(programs))
         continue
-      plan["programs"][name] = figures.of_program(
+      plan["programs"][name] = figures.program_figures(
           topology, programs, compiled, state, activations)
     steps = arguments.get("relative_steps") or arguments.get("total_steps")
   train = plan["programs"].get("train", {})
   if "bound" in train and steps:
-    plan["recipe"] = figures.of_recipe(
+    plan["recipe"] = figures.recipe_figures(
         topology, int(steps), plan["batch_size"], train["bound"]["seconds"],
         request.price)
   plan["fits"] = all(p["fits"] for p in plan["programs"].values())

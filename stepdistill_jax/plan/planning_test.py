@@ -99,7 +99,7 @@ def test_without_the_compiler_for_gpus_its_extra_is_named():
 
 
 @_needs_libtpu
-def test_what_does_not_fit_is_told_and_the_code_is_1():
+def test_what_does_not_fit_is_reported_and_the_code_is_1():
   process = _plan(
       *_SMALL, "--topology=v5e-4", "--programs=train",
       "--gin.BATCH_SIZE=262144", "--gin.network.T5Config.mlp_dim=16384")
@@ -142,7 +142,7 @@ def test_what_xla_says_is_missing(message, gib):
     (("--topology=v5e-8", "--price=-1"), "--price=-1: expected 0 or more"),
     (("--topology=v5e-8", "--num_slices=0"), "--num_slices=0: expected 1"),
 ])
-def test_mistakes_are_told_in_a_line(arguments, words):
+def test_mistakes_are_reported_in_a_line(arguments, words):
   process = _plan(*arguments)
   assert process.returncode == 2
   assert words in process.stderr
@@ -150,7 +150,7 @@ def test_mistakes_are_told_in_a_line(arguments, words):
 
 
 @_needs_libtpu
-def test_files_of_another_mode_are_told_in_a_line():
+def test_files_of_another_mode_are_reported_in_a_line():
   process = _plan("--topology=v5e-8", "--gin_file=gin/runs/eval.gin")
   assert process.returncode == 2
   assert ("no training run (train_script.train has no model, data or "

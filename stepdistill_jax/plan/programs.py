@@ -358,7 +358,7 @@ class Programs:
     seconds = time.monotonic() - start
     traced = None
     if name != "decode" and hasattr(step, "trace"):
-      traced = flops_lib.of_program(step.trace(*arguments).jaxpr)
+      traced = flops_lib.program_flops(step.trace(*arguments).jaxpr)
     return Compiled(name, executable, batch, seconds, traced)
 
 

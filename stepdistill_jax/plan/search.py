@@ -49,11 +49,11 @@ class Candidate:
     return (f"data {num_chips // self.model} x model {self.model}{sharded}"
             f"{split}, {self.microbatches} microbatches, remat {self.remat}")
 
-  def changes(self, sizes: flops_lib.Sizes) -> list[str]:
+  def changes(self, config: Any) -> list[str]:
     """Gin files and bindings that arrange a run of such a network so."""
     rules = "partitioning.standard_logical_axis_rules"
     return [
-        figures.loop_layers(sizes),
+        figures.loop_layers(config),
         f"partitioning.PjitPartitioner.num_partitions = {self.model}",
         f"{rules}.parameter_partitioning_dims = {self.parameter_dims}",
         f"{rules}.activation_partitioning_dims = {self.activation_dims}",
@@ -88,7 +88,7 @@ def candidates(
 
 
 def estimate(
-    candidate: Candidate, topology: chips.Topology, sizes: flops_lib.Sizes,
+    candidate: Candidate, topology: chips.Topology, config: Any,
     rows: int, inputs: int, targets: int, num_parameters: float,
     optimizer_bytes: float) -> tuple[float, float]:
   """(bytes per chip, seconds per step), by formulas, to order candidates.
@@ -96,7 +96,7 @@ def estimate(
   Args:
     candidate: the arrangement.
     topology: the slice.
-    sizes: of the network.
+    config: of the network.
     rows: of the global batch.
     inputs: of a row.
     targets: of a row.
@@ -105,31 +105,33 @@ def estimate(
   """
   chip, chips_ = topology.chip, topology.num_chips
   again = {"full": 4 / 3, "minimal": 1.1, "none": 1.0}[candidate.remat]
-  compute = again * flops_lib.train(sizes, rows, inputs, targets) / (
+  compute = again * flops_lib.train(config, rows, inputs, targets) / (
       chips_ * chip.flops)
   logit_positions = targets
   data = chips_ // candidate.model
   state_parts = chips_ if candidate.parameter_dims == 2 else candidate.model
   local = rows / data / candidate.microbatches
-  joined = sizes.heads * sizes.head_dim
-  stream = sizes.embed / (
+  joined = config.num_heads * config.head_dim
+  stream = config.emb_dim / (
       candidate.model if candidate.activation_dims == 2 else 1)
-  encoder, decoder = sizes.encoder_layers, sizes.decoder_layers
+  encoder, decoder = flops_lib.layers(config)
   if not encoder:  # Its rows are inputs, then targets.
     inputs, targets = 0, inputs + targets
   positions = encoder * inputs + decoder * targets
-  scores = local * sizes.heads / candidate.model * 6  # bfloat16 and float32
+  # bfloat16 and float32.
+  scores = local * config.num_heads / candidate.model * 6
   widest = scores * max(inputs * inputs, targets * inputs)
   kept = 2 * local * positions * stream
+  hidden = len(config.mlp_activations) * config.mlp_dim
   products = 2 * local / candidate.model * (
-      positions * (4 * joined + 2 * sizes.mlp_inputs * sizes.mlp)
+      positions * (4 * joined + 2 * hidden)
       + decoder * 2 * (inputs + targets) * joined)
   if candidate.remat in ("minimal", "none"):
     kept += products
   if candidate.remat == "none":
     kept += products + scores * (encoder * inputs**2 + decoder * (
         targets**2 + targets * inputs))
-  logits = 3 * 4 * local * logit_positions * sizes.vocab / candidate.model
+  logits = 3 * 4 * local * logit_positions * config.vocab_size / candidate.model
   memory = (
       (4 + 4 + 4) * num_parameters / state_parts + optimizer_bytes / state_parts
       + kept + 2 * widest + logits)
@@ -140,7 +142,7 @@ def estimate(
     sent += 8 * num_parameters / candidate.model
   if candidate.model > 1:  # Two sums a layer, each way and once more again.
     share = (candidate.model - 1) / candidate.model
-    sent += (candidate.microbatches * 2 * 2 * share * local * sizes.embed
+    sent += (candidate.microbatches * 2 * 2 * share * local * config.emb_dim
              * positions * (6 if candidate.remat == "full" else 4))
   return memory, compute + sent / chip.ici_bandwidth
 
@@ -162,7 +164,7 @@ def _facts(request: planning.Request) -> tuple[Any, ...]:
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     everything = sum(
         x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    return (figures.network_sizes(programs), rows, inputs, targets, parameters,
+    return (figures.network_config(programs), rows, inputs, targets, parameters,
             everything - 4 * parameters,
             arguments["train_dataset_cfg"].batch_size)
 
@@ -170,9 +172,9 @@ def _facts(request: planning.Request) -> tuple[Any, ...]:
 def _try(
     request: planning.Request, candidate: Candidate,
     estimated: tuple[float, float],
-    sizes: flops_lib.Sizes) -> Mapping[str, Any]:
+    config: Any) -> Mapping[str, Any]:
   """Compiles a candidate's train step, quickly."""
-  changes = candidate.changes(sizes)
+  changes = candidate.changes(config)
   found = {
       "name": candidate.name(request.topology.num_chips),
       **dataclasses.asdict(candidate), "changes": changes, "fits": False,
@@ -220,11 +222,11 @@ def search(
   *facts, batch_size = _facts(request)
   topology, start = request.topology, now()
   all_of_them = candidates(
-      topology.num_chips, facts[0].heads, batch_size, topology.slices)
+      topology.num_chips, facts[0].num_heads, batch_size, topology.slices)
   if not all_of_them:
     raise errors.UserError(
-        f"batch size {batch_size} and {facts[0].heads} heads cannot be divided "
-        f"over {topology.num_chips} chips; change BATCH_SIZE")
+        f"batch size {batch_size} and {facts[0].num_heads} heads cannot be "
+        f"divided over {topology.num_chips} chips; change BATCH_SIZE")
   estimates = {c: estimate(c, topology, *facts) for c in all_of_them}
   room = _SPARE * topology.chip.usable_bytes
 

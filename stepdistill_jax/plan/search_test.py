@@ -2,12 +2,14 @@
 
 import pytest
 
-from stepdistill_jax.plan import chips, flops, search, text as plan_text
+from stepdistill_jax.interop import architecture
+from stepdistill_jax.plan import chips, search, text as plan_text
 from stepdistill_jax.util import errors
 
-_XXL = flops.Sizes(32128, 4096, 64, 64, 10240, 2, 24, 24)
+_XXL = architecture.Architecture(
+    32128, 4096, 64, 64, 10240, 24, 24, ("gelu", "linear"), False)
 _V5E_64 = chips.parse("v5e-64")
-_RUN = dict(topology=_V5E_64, sizes=_XXL, rows=32, inputs=1024, targets=256,
+_RUN = dict(topology=_V5E_64, config=_XXL, rows=32, inputs=1024, targets=256,
             num_parameters=11.1e9, optimizer_bytes=8 * 11.1e9)
 
 
@@ -52,11 +54,12 @@ def test_names_and_changes_say_what_is_tried():
 
 
 def test_decoders_are_arranged_and_estimated_as_one_sequence():
-  sizes = flops.Sizes(128384, 4096, 32, 128, 14336, 2, 0, 32, kv_heads=8)
-  changes = _candidate(microbatches=2).changes(sizes)
+  config = architecture.DecoderArchitecture(
+      128384, 4096, 32, 8, 128, 14336, 32)
+  changes = _candidate(microbatches=2).changes(config)
   assert changes[0] == "LOOP_LAYERS = True"
   assert not any("scanned.gin" in change for change in changes)
-  run = dict(_RUN, sizes=sizes, num_parameters=8e9, optimizer_bytes=8 * 8e9)
+  run = dict(_RUN, config=config, num_parameters=8e9, optimizer_bytes=8 * 8e9)
   memory, seconds = search.estimate(_candidate(), **run)
   more_prompt = search.estimate(_candidate(), **{**run, "inputs": 2048})
   more_target = search.estimate(

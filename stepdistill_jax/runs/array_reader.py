@@ -152,31 +152,31 @@ def _open_all(specs: Mapping[str, dict[str, Any]], path) -> dict[str, Array]:
   return arrays
 
 
-def _orbax_names(state: epath.Path) -> Mapping[str, str]:
-  """Reads orbax's metadata: `a/b/c` name -> name of the stored array."""
+def _orbax_names(
+    state: epath.Path) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+  """Reads orbax's metadata: `a/b/c` name -> name of the stored array; and all.
+  """
   file = state / METADATA_FILE
   with errors.reported(
       (ValueError, KeyError, TypeError, AttributeError), lambda error: (
           f"{file} is not orbax's metadata: {error!r}; is it damaged?")):
-    tree = json.loads(file.read_text())["tree_metadata"]
-    names = {}
-    for entry in tree.values():
+    metadata, names = json.loads(file.read_text()), {}
+    for entry in metadata["tree_metadata"].values():
       # Empty subtrees and None are listed, but have no array.
       if entry["value_metadata"]["value_type"] in ("None", "Dict", "List"):
         continue
       keys = [str(key["key"]) for key in entry["key_metadata"]]
       names["/".join(keys)] = ".".join(keys)
-  return names
+  return names, metadata
 
 
 def _open_orbax(
     state: epath.Path, path: str, wanted: Container[str] | None
 ) -> Checkpoint:
-  options = {}
+  options: Mapping[str, Any] = {}
   values: dict[str, Any] = {}
   if (state / METADATA_FILE).exists():
-    names = _orbax_names(state)
-    options = json.loads((state / METADATA_FILE).read_text())
+    names, options = _orbax_names(state)
   else:  # Orbax before 2023: an index like T5X's older one, with names.
     if not (state / legacy_checkpoints.INDEX_FILE).exists():
       raise errors.UserError(

@@ -101,12 +101,10 @@ def write(checkpoint: str | os.PathLike[str]) -> epath.Path:
   text = _dump({"schema_version": _SCHEMA_VERSION, "algorithm": _ALGORITHM,
                 "files": entries})
   target = folder / MANIFEST_FILE
-  if not _is_local(folder):
-    target.write_text(text)  # Appears at once.
-    return target
   durable_files.replace(target, text)
-  for path in {(folder / name).parent for name in names} | {folder}:
-    durable_files.sync_folder(path)
+  for path in {(folder / name).parent for name in names}:
+    if _is_local(folder):
+      durable_files.sync_folder(path)
   return target
 
 

@@ -106,7 +106,7 @@ class CheckpointWriter:
   def _checkpointer(self) -> ocp.AsyncCheckpointer:
     # Made when first needed: restoring alone must not touch the folder.
     if self._lazy_checkpointer is None:
-      # Its errors are raised, and told, where a checkpoint is waited for.
+      # Its errors are raised, and reported, where a checkpoint is waited for.
       logging.getLogger("absl").addFilter(_is_not_of_orbax)
       if jax.process_index() == 0:
         self._remove_unfinished()
@@ -140,13 +140,13 @@ class CheckpointWriter:
   def wait_until_finished(self) -> None:
     """Waits for what is being written; raises UserError if that failed."""
     if self._lazy_checkpointer is not None:
-      with _told_to_user(self.directory):
+      with _reported_to_user(self.directory):
         self._lazy_checkpointer.wait_until_finished()
 
   def check_for_errors(self) -> None:
     """Raises UserError if what is being written has failed; does not wait."""
     if self._lazy_checkpointer is not None:
-      with _told_to_user(self.directory):
+      with _reported_to_user(self.directory):
         self._lazy_checkpointer.check_for_errors()
 
   def close(self) -> None:
@@ -217,7 +217,7 @@ class CheckpointWriter:
       args[RUN_STATE_ITEM] = ocp.args.JsonSave(dict(run_state))
     final = epath.Path(checkpoint_paths.get_checkpoint_dir(
         os.fspath(self.directory), step))
-    with _told_to_user(self.directory):
+    with _reported_to_user(self.directory):
       self._checkpointer.save(
           final if "://" in os.fspath(final)
           else final.with_name(final.name + _UNCHECKED),
@@ -253,7 +253,7 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
-def _told_to_user(directory: epath.Path) -> Iterator[None]:
+def _reported_to_user(directory: epath.Path) -> Iterator[None]:
   """Makes a line of what the disk says when it takes no checkpoint."""
   try:
     yield

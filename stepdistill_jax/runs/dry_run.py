@@ -7,6 +7,7 @@ shapes. Works on either engine.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import functools
 import math
 import os
@@ -45,44 +46,48 @@ def describe(train: Callable[..., Any]) -> None:
     train: T5X's `train`, for which gin has arguments.
   """
   found: dict[str, Any] = {}
-  warnings = []
+  warnings: list[str] = []
   for name in _ARGUMENTS:  # One by one: each may be what is wrong.
-    try:
+    with _noted(warnings, f"{name}: "):
       found.update(gin_config.arguments_of(train, [name]))
-    except (errors.UserError, AttributeError, TypeError, ValueError) as error:
-      warnings.append(f"{name}: {_one_line(error)}")
   for part, needed in (
       (_run, ()), (_model, ("model", "train_dataset_cfg")),
       (_data, ("train_dataset_cfg",))):
-    if not found.keys() >= set(needed):
-      continue  # It was said.
-    try:
-      for line in part(found):
-        print(line)
-    except (errors.UserError, AttributeError, KeyError, TypeError,
-            ValueError) as error:
-      warnings.append(_one_line(error))
+    if found.keys() >= set(needed):  # Else it was said.
+      with _noted(warnings):
+        for line in part(found):
+          print(line)
   for check in _checks(found):
-    try:
+    with _noted(warnings):
       check()
-    except errors.UserError as error:
-      warnings.append(_one_line(error))
   for warning in dict.fromkeys(warnings):
     print(f"warning: this training would stop: {warning}")
   print("dry run: nothing was trained or written")
 
 
-def _one_line(error: Exception) -> str:
-  return errors.one_line(str(error).split(errors.GIN_CALL)[0])
+@contextlib.contextmanager
+def _noted(warnings: list[str], prefix: str = "") -> Iterator[None]:
+  """Adds an error inside to the warnings, in a line."""
+  try:
+    yield
+  except (errors.UserError, AttributeError, KeyError, TypeError,
+          ValueError) as error:
+    line = errors.one_line(str(error).split(errors.GIN_CALL)[0])
+    warnings.append(f"{prefix}{line}")
 
 
 def _steps(found: Mapping[str, Any]) -> int | None:
   return found.get("relative_steps") or found.get("total_steps")
 
 
+def _checkpoint_configs(found: Mapping[str, Any]) -> tuple[Any, Any]:
+  """(how checkpoints are saved, which is restored); None for none."""
+  cfg = found.get("checkpoint_cfg")
+  return getattr(cfg, "save", None), getattr(cfg, "restore", None)
+
+
 def _run(found: Mapping[str, Any]) -> Iterator[str]:
-  save = getattr(found.get("checkpoint_cfg"), "save", None)
-  restore = getattr(found.get("checkpoint_cfg"), "restore", None)
+  save, restore = _checkpoint_configs(found)
   yield f"run: {found.get('model_dir')}, {_steps(found)} steps" + (
       f"; evaluated every {found['eval_period']}"
       if found.get("eval_period") else "") + (
@@ -102,8 +107,7 @@ def _step_there(found: Mapping[str, Any]) -> int | None:
 
 def _checks(found: Mapping[str, Any]) -> Iterator[Callable[[], Any]]:
   """What a training looks at before it compiles; each may be what stops it."""
-  save = getattr(found.get("checkpoint_cfg"), "save", None)
-  restore = getattr(found.get("checkpoint_cfg"), "restore", None)
+  save, restore = _checkpoint_configs(found)
   scored = [found[name] for name in _EVALUATIONS if found.get(name) is not None]
   yield functools.partial(
       setting_checks.periods, found.get("eval_period") if scored else 0,

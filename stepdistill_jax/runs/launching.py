@@ -27,14 +27,8 @@ ENTRY_POINTS = {
 
 # What ends a command without a traceback.
 _FOR_THE_USER = (errors.UserError, errors.Preempted, KeyboardInterrupt)
-# mode -> a run file for it: ours, or T5X's own where we have none.
-_RUN_FILES = {
-    "train": "gin/runs/train.gin",
-    "eval": "gin/runs/eval.gin",
-    "infer": "gin/runs/infer.gin",
-    "precompile": "t5x/configs/runs/precompile.gin",
-    "export": "t5x/configs/runs/export.gin",
-}
+# Modes with run files of ours; others have T5X's own.
+_HAVE_RUN_FILES = ("train", "eval", "infer")
 
 
 def main_names(mode: str) -> list[str]:
@@ -57,9 +51,10 @@ def _mode_advice(mode: str, missing: str) -> str:
                 if missing == f"{other}_script.{function}"), mode)
   if meant == mode:
     return ""
+  folder = "gin" if mode in _HAVE_RUN_FILES else "t5x/configs"
   return (f"these gin files are for `t5x {meant}`, not for `t5x {mode}`; "
-          f"include a run file for {mode}, such as {_RUN_FILES[mode]}, and "
-          "the model, data set and method, instead of a recipe")
+          f"include a run file for {mode}, such as {folder}/runs/{mode}.gin, "
+          "and the model, data set and method, instead of a recipe")
 
 
 def _say_where(bindings: Mapping[str, str]) -> None:
@@ -140,10 +135,6 @@ def launch(
           f"no gin file configures `{function_name}`; include a run file, such "
           f"as --gin_file=t5x/configs/runs/{run_file}.gin")
     gin_config.make_folders_absolute()
-    if not dry_run:
-      for name, value in gin_config.bindings().items():
-        if _IS_FOLDER.search(name):
-          remote_storage.require_reachable(value)
     configured = gin.get_configurable(entry)
     if dry_run:
       if mode == "train":
@@ -151,6 +142,9 @@ def launch(
         with gin.unlock_config():  # The data's modules register some.
           dry_run_lib.describe(entry)
       return None
+    for name, value in gin_config.bindings().items():
+      if _IS_FOLDER.search(name):
+        remote_storage.require_reachable(value)
     try:
       if mode == "train":
         _say_where(gin_config.bindings())

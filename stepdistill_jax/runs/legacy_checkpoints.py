@@ -114,13 +114,6 @@ def _from_spec(spec: Mapping[str, Any]) -> ZarrArray:
   return ZarrArray(folder, tuple(metadata["shape"]), _DTYPES[name])
 
 
-def _joined_chunks(value: Mapping[str, Any]) -> np.ndarray:
-  """Joins an array that flax split because msgpack's items end at 4 GiB."""
-  shape = [value["shape"][str(i)] for i in range(len(value["shape"]))]
-  chunks = [value["chunks"][str(i)] for i in range(len(value["chunks"]))]
-  return np.concatenate(chunks).reshape(shape)
-
-
 def _flatten(tree: Any, prefix: str, flat: dict[str, Any], depth: int = 0):
   """Fills `flat` with name -> ZarrArray, array or scalar."""
   if depth > MAX_DEPTH:
@@ -132,16 +125,14 @@ def _flatten(tree: Any, prefix: str, flat: dict[str, Any], depth: int = 0):
   if {"driver", "kvstore"} <= set(tree) or tree.get("driver") == "cast":
     flat[prefix] = _from_spec(tree)
   elif _CHUNKED in tree:
-    flat[prefix] = _joined_chunks(tree)
+    # Flax splits arrays, as msgpack's items end at 4 GiB.
+    shape, chunks = ([tree[name][str(i)] for i in range(len(tree[name]))]
+                     for name in ("shape", "chunks"))
+    flat[prefix] = np.concatenate(chunks).reshape(shape)
   else:
     for key, value in tree.items():
       _flatten(value, f"{prefix}/{key}" if prefix else str(key), flat,
                depth + 1)
-
-
-def _index_file(path) -> epath.Path:
-  path = epath.Path(path)
-  return path / INDEX_FILE if path.is_dir() else path
 
 
 def read_index(path) -> Mapping[str, Any]:
@@ -156,7 +147,8 @@ def read_index(path) -> Mapping[str, Any]:
   Raises:
     errors.UserError: it is not such an index.
   """
-  file = _index_file(path)
+  file = epath.Path(path)
+  file = file / INDEX_FILE if file.is_dir() else file
   if not file.exists():
     raise errors.UserError(
         f"{path} is no checkpoint of T5X's older layout: there is no {file}")

@@ -29,7 +29,7 @@ _METADATA_FILE = "_CHECKPOINT_METADATA"
 _COMMITTED_FILE = "commit_success.txt"
 # What `custom_metadata` of a checkpoint with a manifest holds.
 MARK = {"manifest": checkpoint_manifest.MANIFEST_FILE}
-# Checkpoints just found good, or told to have no manifest: what is chosen and
+# Checkpoints just found good, or without a manifest: what is chosen and
 # then restored is not read twice.
 _just_checked: set[str] = set()
 
@@ -133,15 +133,19 @@ def require_good(checkpoint: str, *, if_not_just_checked: bool = False) -> None:
     if if_not_just_checked and checkpoint in _just_checked:
       _just_checked.remove(checkpoint)
       return 0
-    found = problems(checkpoint)
-    if found:
-      raise errors.UserError(checkpoint_manifest.describe(checkpoint, found))
-    _found_good(checkpoint, found)
+    _require(checkpoint)
     if if_not_just_checked:
       _just_checked.discard(checkpoint)
     return 0
 
   _on_first_host(decide)
+
+
+def _require(checkpoint: str) -> None:
+  found = problems(checkpoint)
+  if found:
+    raise errors.UserError(checkpoint_manifest.describe(checkpoint, found))
+  _found_good(checkpoint, found)
 
 
 def _found_good(checkpoint: str, found) -> None:
@@ -213,10 +217,7 @@ def choose(path: str | os.PathLike[str], *, strict: bool = False) -> Choice:
     return _newest_good([checkpoint_paths.get_checkpoint_dir(folder, step)
                          for step in steps], strict)
   checkpoint = t5x_reader.resolve(folder)
-  found = problems(checkpoint)
-  if found:
-    raise errors.UserError(checkpoint_manifest.describe(checkpoint, found))
-  _found_good(checkpoint, found)
+  _require(checkpoint)
   return Choice(checkpoint)
 
 

@@ -84,9 +84,9 @@ def test_all_damage_is_found(written, tmp_path, kind):
   for trial in range(15):
     folder = tmp_path / str(trial)
     shutil.copytree(written, folder)
-    told = damage.inflict(kind, folder / "checkpoint_10", rng)
-    assert restore_choice.problems(str(folder / "checkpoint_10")), told
-    assert latest(folder) == "checkpoint_5", told
+    message = damage.inflict(kind, folder / "checkpoint_10", rng)
+    assert restore_choice.problems(str(folder / "checkpoint_10")), message
+    assert latest(folder) == "checkpoint_5", message
 
 
 def test_the_report_names_path_and_file(run, capsys):
@@ -126,7 +126,7 @@ def test_googles_checkpoints_restore_with_a_line(run, capsys):
       capsys.readouterr().err.split())
 
 
-def test_googles_checkpoint_without_a_file_is_told_in_a_line(run):
+def test_googles_checkpoint_without_a_file_is_reported_in_a_line(run):
   checkpoint = run / "checkpoint_10"
   for name in (checkpoint_manifest.MANIFEST_FILE, "_CHECKPOINT_METADATA"):
     (checkpoint / name).unlink()
@@ -134,9 +134,9 @@ def test_googles_checkpoint_without_a_file_is_told_in_a_line(run):
   largest.unlink()
   assert latest(run) == "checkpoint_5"
   with pytest.raises(
-      errors.UserError, match="cannot be opened: NOT_FOUND") as told:
+      errors.UserError, match="cannot be opened: NOT_FOUND") as caught:
     checkpoints.load_t5x_checkpoint(str(run), 10)
-  assert "\n" not in str(told.value) and len(str(told.value)) < 800
+  assert "\n" not in str(caught.value) and len(str(caught.value)) < 800
 
 
 def test_what_cannot_be_read_is_not_called_damaged(run, monkeypatch):
@@ -146,12 +146,12 @@ def test_what_cannot_be_read_is_not_called_damaged(run, monkeypatch):
 
   monkeypatch.setattr(checkpoint_manifest, "_checksum", refuse)
   for read in (latest, restore_choice.choose):
-    with pytest.raises(errors.Unreadable) as told:
+    with pytest.raises(errors.Unreadable) as caught:
       read(run)
-    assert "checkpoint_10 cannot be read: " in str(told.value)
-    assert "Permission denied" in str(told.value)
+    assert "checkpoint_10 cannot be read: " in str(caught.value)
+    assert "Permission denied" in str(caught.value)
     for word in ("damaged", "not what was written", "move"):
-      assert word not in str(told.value)
+      assert word not in str(caught.value)
 
 
 def test_an_error_of_reading_a_good_checkpoint_is_given_as_it_is(

@@ -115,43 +115,16 @@ def held(
       f"{error.strerror or errors.first_line(error)}; take another one")):
     epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
   path = epath.Path(model_dir) / FILE_NAME
-  local = "://" not in model_dir
-  descriptor, locked = None, False
-  before = _read(path)
-  try:
-    if local:
-      descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-      try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        locked = True
-      except BlockingIOError:
-        _refuse(model_dir, _read(path) or {})
-      except OSError:
-        pass  # A file system without locks: the beats count.
-    if before and _may_be_alive(before, locked) and _beats(
-        path, before, sleep):
-      _refuse(model_dir, _read(path) or before)
-    if before:
-      progress.say(f"took over the stale lock of {_describe(before)}")
-
-    def beat(number: int) -> None:
-      if descriptor is None:
-        path.write_text(_content(number))
-      else:
-        text = _content(number).encode()
-        os.pwrite(descriptor, text, 0)
-        os.ftruncate(descriptor, len(text))
-
-    beat(0)
-  except (OSError, errors.UserError) as error:
-    if descriptor is not None:
-      os.close(descriptor)
-    if isinstance(error, errors.UserError):
-      raise
-    raise errors.UserError(
-        f"cannot write into MODEL_DIR={model_dir}: {error.strerror or error}; "
-        "make it writable, or take another one") from error
+  before, descriptor, locked = _read(path), None, False
   done = threading.Event()
+
+  def beat(number: int) -> None:
+    if descriptor is None:
+      path.write_text(_content(number))
+    else:
+      text = _content(number).encode()
+      os.pwrite(descriptor, text, 0)
+      os.ftruncate(descriptor, len(text))
 
   def keep_beating() -> None:
     number = 0
@@ -163,18 +136,36 @@ def held(
         if not remote_storage.is_of_files(error):
           raise
 
-  beating = threading.Thread(target=keep_beating, daemon=True)
-  beating.start()
-  try:
-    yield
-  finally:
-    done.set()
-    beating.join()
-    with contextlib.suppress(OSError):
-      # Emptied, not removed: who waits for the lock has the file open.
-      if descriptor is not None:
-        os.ftruncate(descriptor, 0)
-      elif path.exists():
-        path.write_text("")
-    if descriptor is not None:
-      os.close(descriptor)
+  with contextlib.ExitStack() as stack:
+    with errors.reported(OSError, lambda error: (
+        f"cannot write into MODEL_DIR={model_dir}: {error.strerror or error}; "
+        "make it writable, or take another one")):
+      if "://" not in model_dir:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        stack.callback(os.close, descriptor)
+        try:
+          fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+          locked = True
+        except BlockingIOError:
+          _refuse(model_dir, _read(path) or {})
+        except OSError:
+          pass  # A file system without locks: the beats count.
+      if before and _may_be_alive(before, locked) and _beats(
+          path, before, sleep):
+        _refuse(model_dir, _read(path) or before)
+      if before:
+        progress.say(f"took over the stale lock of {_describe(before)}")
+      beat(0)
+    beating = threading.Thread(target=keep_beating, daemon=True)
+    beating.start()
+    try:
+      yield
+    finally:
+      done.set()
+      beating.join()
+      with contextlib.suppress(OSError):
+        # Emptied, not removed: who waits for the lock has the file open.
+        if descriptor is not None:
+          os.ftruncate(descriptor, 0)
+        elif path.exists():
+          path.write_text("")

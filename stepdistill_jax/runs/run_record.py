@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from stepdistill_jax.runs import checkpoint_paths, run_lock
-from stepdistill_jax.util import errors, progress
+from stepdistill_jax.util import durable_files, errors, progress
 
 FILE_NAME = "run.json"
 SCHEMA_VERSION = 1
@@ -105,7 +105,9 @@ def read(model_dir) -> dict[str, Any] | None:
   path = epath.Path(model_dir) / FILE_NAME
   if not path.exists():
     return None
-  try:
+  with errors.reported((ValueError, KeyError, TypeError), lambda error: (
+      f"{path} is not what was written ({error}); mend it, or remove it to go "
+      "on without a check of the configuration")):
     record = json.loads(path.read_text())
     if not isinstance(record, dict):
       raise ValueError("not a dict")
@@ -115,10 +117,15 @@ def read(model_dir) -> dict[str, Any] | None:
     if not all(isinstance(s["step"], int) for s in record["starts"]):
       raise ValueError("a start has no step")
     return record
-  except (ValueError, KeyError, TypeError) as error:
-    raise errors.UserError(
-        f"{path} is not what was written ({error}); mend it, or remove it to "
-        "go on without a check of the configuration") from error
+
+
+def peek(model_dir) -> dict[str, Any]:
+  """The contents of a record; empty where it is missing or damaged."""
+  try:
+    record = json.loads((epath.Path(model_dir) / FILE_NAME).read_text())
+  except (OSError, ValueError):
+    return {}
+  return record if isinstance(record, dict) else {}
 
 
 def require_folder(model_dir: str) -> None:
@@ -176,13 +183,8 @@ def _write(model_dir, value: Mapping[str, Any], name: str = FILE_NAME) -> None:
   """Replaces a file at once, so that no reader sees half of it."""
   folder = epath.Path(model_dir)
   folder.mkdir(parents=True, exist_ok=True)
-  partial = folder / f"{name}.partial"
-  with partial.open("w") as stream:
-    stream.write(json.dumps(value, indent=2, default=str) + "\n")
-    if "://" not in str(partial):
-      stream.flush()
-      os.fsync(stream.fileno())
-  partial.replace(folder / name)
+  durable_files.replace(
+      folder / name, json.dumps(value, indent=2, default=str) + "\n")
 
 
 def _changes(

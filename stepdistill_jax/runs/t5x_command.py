@@ -51,43 +51,33 @@ def build_parser() -> argparse.ArgumentParser:
       formatter_class=argparse.RawDescriptionHelpFormatter,
       usage="t5x MODE --gin_file=FILE [--gin_file=FILE ...] "
       "[--gin.NAME=VALUE ...]")
-  parser.add_argument(
-      "mode", choices=MODES, metavar="MODE",
+  add = parser.add_argument
+  add("mode", choices=MODES, metavar="MODE",
       help="; ".join(f"{mode}: {what}" for mode, what in MODES.items()))
   gin_arguments.add(parser)
   argument_parser.add_records_dir(
       parser, "--tfds_data_dir", type=argument_parser.local_or_remote,
       advice=", and of other TFDS tasks; also T5X's --tfds_data_dir")
-  parser.add_argument(
-      "--seqio_additional_cache_dirs", default="", metavar="DIR,...",
-      type=argument_parser.local_or_remote,
-      help="where cached SeqIO tasks are")
-  parser.add_argument(
-      "--engine", choices=t5x_finder.ENGINES, default=None,
+  add("--seqio_additional_cache_dirs", default="", metavar="DIR,...",
+      type=argument_parser.local_or_remote, help="where cached SeqIO tasks are")
+  add("--engine", choices=t5x_finder.ENGINES, default=None,
       help="auto (default) takes Google's T5X if it is installed")
-  parser.add_argument(
-      "--allow_config_change", action="store_true",
+  add("--allow_config_change", action="store_true",
       help="let a run go on with a config other than it began with")
-  parser.add_argument(
-      "--strict", action="store_true",
-      help="refuse to start where a checkpoint is bad, rather than to take the "
-      "one before it")
-  parser.add_argument(
-      "--dry_run", action="store_true",
-      help="parse the gin files and, of train, print what would be trained: "
-      "task, examples, lengths, batches, parameters, steps")
+  add("--strict", action="store_true", help="refuse to start where a "
+      "checkpoint is bad, rather than to take the one before it")
+  add("--dry_run", action="store_true", help="parse the gin files and, of "
+      "train, print what would be trained: task, examples, lengths, batches, "
+      "parameters, steps")
   several = parser.add_argument_group(
       "several processes (SLURM, Open MPI, GKE and TPU VMs are recognized)")
-  several.add_argument(
-      "--multiprocess_gpu", type=_true_or_false, nargs="?", const=True,
+  add = several.add_argument
+  add("--multiprocess_gpu", type=_true_or_false, nargs="?", const=True,
       default=False, metavar="BOOL",
       help="this is one of several processes, on whatever devices")
-  several.add_argument(
-      "--coordinator_address", metavar="HOST:PORT", help="of process 0")
-  several.add_argument(
-      "--process_count", type=int, metavar="N", help="number of processes")
-  several.add_argument(
-      "--process_index", type=int, metavar="I", help="of this one, from 0")
+  add("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+  add("--process_count", type=int, metavar="N", help="number of processes")
+  add("--process_index", type=int, metavar="I", help="of this one, from 0")
   return parser
 
 
@@ -139,10 +129,8 @@ def run(
   runtime.configure()
   # A second run in a process that has imported `t5x` keeps its engine.
   if engine is not None or "t5x" not in sys.modules:
-    try:
+    with errors.reported((ModuleNotFoundError, ValueError), str):
       t5x_finder.install(engine)
-    except (ModuleNotFoundError, ValueError) as error:
-      raise errors.UserError(str(error)) from error
   if strict and t5x_finder.current_engine() == "google":
     raise errors.UserError(
         "--strict: Google's T5X does not check its checkpoints; restore with "
@@ -194,10 +182,6 @@ def _first_line(mode: str, cluster: processes.Cluster | None) -> str:
   return f"t5x {mode}: engine {engine} ({name}){started}"
 
 
-def _split(paths: str) -> list[str]:
-  return [p for p in paths.split(",") if p]
-
-
 @entry_points.ending_process
 @entry_points.command
 def main(argv: Sequence[str] | None = None) -> int:
@@ -218,9 +202,10 @@ def _main(argv: list[str]) -> int:
         f"t5x {args.mode} needs at least one --gin_file; see "
         f"{parser.prog} --help")
   run(args.mode, args.gin_file, args.gin_bindings, engine=args.engine,
-      gin_search_paths=_split(args.gin_search_paths),
+      gin_search_paths=args.gin_search_paths,
       tfds_data_dir=args.records_dir,
-      seqio_additional_cache_dirs=_split(args.seqio_additional_cache_dirs),
+      seqio_additional_cache_dirs=gin_arguments.paths(
+          args.seqio_additional_cache_dirs),
       allow_config_change=args.allow_config_change, strict=args.strict,
       dry_run=args.dry_run,
       cluster=None if args.dry_run else processes.find(

@@ -65,7 +65,7 @@ def test_unquoted_string_is_explained(capsys, tmp_path):
   assert "a string needs quotes: --gin.MIXTURE_OR_TASK_NAME=" in line
 
 
-def test_unknown_parameter_is_told(capsys, tmp_path):
+def test_unknown_parameter_is_reported(capsys, tmp_path):
   line = train(capsys, tmp_path, "--gin.trainer.Trainer.num_micro=2")
   assert "num_micro" in line
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+import contextlib
 import importlib
 import os
 from typing import Any, NoReturn
@@ -41,16 +42,18 @@ def to_write(text: str) -> str:
   return path
 
 
-def positive(text: str) -> int:
+def positive(text: str, least: int = 1) -> int:
   """The type of arguments that are whole numbers of at least 1."""
-  try:
-    value = int(text)
-  except ValueError:
-    value = 0
-  if value < 1:
-    raise argparse.ArgumentTypeError(
-        f"expected a whole number of at least 1, got {text}")
-  return value
+  with contextlib.suppress(ValueError):
+    if (value := int(text)) >= least:
+      return value
+  raise argparse.ArgumentTypeError(
+      f"expected a whole number of at least {least}, got {text}")
+
+
+def not_negative(text: str) -> int:
+  """The same of at least 0."""
+  return positive(text, least=0)
 
 
 def split_name(value: str) -> tuple[str | None, str]:

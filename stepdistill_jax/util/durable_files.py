@@ -3,18 +3,24 @@
 from collections.abc import Iterable
 import contextlib
 import os
+from typing import IO
 
 
 def write(path: str | os.PathLike[str],
-          data: bytes | Iterable[bytes | str]) -> None:
+          data: bytes | str | Iterable[bytes | str]) -> None:
   """Writes a file and waits until its bytes are on the disk."""
   with open(path, "wb") as stream:
-    for part in [data] if isinstance(data, bytes) else data:
-      # A lone surrogate in a model's text must not stop a report.
-      stream.write(part.encode("utf-8", "backslashreplace")
-                   if isinstance(part, str) else part)
+    _write_to(stream, data)
     stream.flush()
     os.fsync(stream.fileno())
+
+
+def _write_to(
+    stream: IO[bytes], data: bytes | str | Iterable[bytes | str]) -> None:
+  for part in [data] if isinstance(data, (bytes, str)) else data:
+    # A lone surrogate in a model's text must not stop a report.
+    stream.write(part.encode("utf-8", "backslashreplace")
+                 if isinstance(part, str) else part)
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
@@ -30,7 +36,8 @@ def replace(path: str | os.PathLike[str],
             data: bytes | str | Iterable[bytes | str]) -> None:
   """Puts a file in its place in one step, on the disk when this returns.
 
-  Readers see all of it or what was there before.
+  Readers see all of it or what was there before. In an object store a file
+  appears at its end.
 
   Args:
     path: of the file.
@@ -40,10 +47,15 @@ def replace(path: str | os.PathLike[str],
   Raises:
     OSError: it cannot be written; the file stays as it was.
   """
+  if "://" in os.fspath(path):
+    from etils import epath  # Late: `--help` is quick.
+    with epath.Path(path).open("wb") as stream:
+      _write_to(stream, data)
+    return
   folder, name = os.path.split(os.fspath(path))
   temporary = os.path.join(folder, f".{name}.{os.getpid()}")
   try:
-    write(temporary, [data] if isinstance(data, str) else data)
+    write(temporary, data)
     os.replace(temporary, path)
   except BaseException:
     with contextlib.suppress(OSError):

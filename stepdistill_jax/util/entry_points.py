@@ -69,12 +69,6 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
   def wrapper(*args: object, **kwargs: object) -> int:
     try:
       return main(*args, **kwargs) or 0
-    except errors.UserError as error:
-      if os.environ.get("STEPDISTILL_TRACEBACK"):
-        raise
-      print(f"error: {errors.one_line(str(error).split(errors.GIN_CALL)[0])}",
-            file=sys.stderr)
-      return errors.USER_ERROR_EXIT_CODE
     except errors.Preempted as stopped:
       print(stopped, file=sys.stderr)
       return errors.PREEMPTED_EXIT_CODE
@@ -86,7 +80,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       return 141  # 128 + SIGPIPE.
     except Exception as error:  # Storage libraries raise what they like.
-      line = remote_storage.explain(error)
+      line = (errors.one_line(str(error).split(errors.GIN_CALL)[0])
+              if isinstance(error, errors.UserError)
+              else remote_storage.explain(error))
       if line is None or os.environ.get("STEPDISTILL_TRACEBACK"):
         raise
       print(f"error: {line}", file=sys.stderr)

@@ -38,13 +38,13 @@ def test_other_errors_keep_their_traceback():
     main()
 
 
-@pytest.mark.parametrize("main, code, told", [
+@pytest.mark.parametrize("main, code, expected", [
     ("raise errors.UserError('no such file: x')", 2, "error: no such file: x"),
     ("1 / 0", 1, "ZeroDivisionError: division by zero"),
     ("threading.Thread(target=lambda: 1 / 0).start(); busy.join()", 1,
      "error in the thread Thread-2"),
 ])
-def test_an_error_ends_a_command_whatever_its_threads_do(main, code, told):
+def test_an_error_ends_a_command_whatever_its_threads_do(main, code, expected):
   """A compilation or a pipeline of data may never end."""
   program = f"""
 import threading
@@ -63,7 +63,7 @@ main()
   done = subprocess.run([sys.executable, "-c", program], capture_output=True,
                         text=True, timeout=60, check=False)
   assert done.returncode == code, done.stderr
-  assert told in done.stderr
+  assert expected in done.stderr
 
 
 def test_near_names_come_first():
@@ -79,12 +79,12 @@ def test_unknown_command_is_a_user_error(capsys):
 
 
 def test_an_error_has_one_line_and_a_user_error_keeps_its_own():
-  def told(error):
+  def message_of(error):
     with pytest.raises(errors.UserError) as raised, errors.reported(
         Exception, lambda error: f"outer: {error}"):
       raise error
     return raised.value
 
-  assert str(told(OSError("full"))) == "outer: full"
+  assert str(message_of(OSError("full"))) == "outer: full"
   inner = errors.InvalidValue("inner")
-  assert told(inner) is inner
+  assert message_of(inner) is inner

@@ -52,7 +52,7 @@ def import_folder(name: str) -> pathlib.Path | None:
     name: `ORGANIZATION/NAME`, or with `@REVISION` after it.
 
   Returns:
-    The folder; None if the text is no such name, or a path that is there.
+    The folder; None if the text is not such a name, or a path that is there.
   """
   if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", name) or (
       os.path.exists(name)):
@@ -128,14 +128,13 @@ def t5_vocabulary_path() -> pathlib.Path:
   Raises:
     errors.UserError: it is in none of the places of the module's table.
   """
-  configured = os.environ.get("STEPDISTILL_VOCAB")
-  candidates = [pathlib.Path(configured).expanduser()] if configured else []
-  if not configured:
-    if os.environ.get("STEPDISTILL_DATA"):
-      candidates.append(
-          pathlib.Path(os.environ["STEPDISTILL_DATA"]).expanduser()
-          / "vocab" / "spiece.model")
-    candidates.append(data_home() / "vocab" / "spiece.model")
+  if configured := os.environ.get("STEPDISTILL_VOCAB"):
+    candidates = [pathlib.Path(configured).expanduser()]
+  else:
+    folders = [data_home()]
+    if data := os.environ.get("STEPDISTILL_DATA"):
+      folders.insert(0, pathlib.Path(data).expanduser())
+    candidates = [folder / "vocab" / "spiece.model" for folder in folders]
   for candidate in candidates:
     if candidate.is_file():
       return candidate

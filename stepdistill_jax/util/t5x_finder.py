@@ -48,7 +48,7 @@ def alias_spec(fullname: str, target: str) -> Spec:
 class EmbeddedT5xFinder(importlib.abc.MetaPathFinder):
   """Finds `t5x` and `t5x.*` in the embedded engine.
 
-  `t5x.contrib` is no part of an engine but code of its users: it is that of
+  `t5x.contrib` is not part of an engine but code of its users: it is that of
   Google's package, where one is installed, and runs on ours.
   """
 

@@ -95,7 +95,7 @@ class KillTrial:
     lost: rows that are not in the cache at the end.
     repeated: lines too many.
     in_doubt: requests that were under way when their process was killed, as
-      the collectors themselves have told.
+      the collectors themselves have reported.
     stats: the server's books.
     seconds: from the first start to the last end.
   """

@@ -1,6 +1,6 @@
 """A stand-in for Google Cloud Storage on this machine, for tests.
 
-TensorFlow asks `https://*.googleapis.com` whatever it is told, TensorStore
+TensorFlow asks `https://*.googleapis.com` whatever its settings, TensorStore
 likewise by default: both go through `https_proxy`. This is that proxy, and the
 two hosts behind it, with a certificate of its own. What is stored is in
 memory. It knows as much of the JSON interface as the two libraries use.

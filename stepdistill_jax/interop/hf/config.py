@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import enum
-import json
 import numbers
 import pathlib
 import re
 from typing import Any
 
+from stepdistill_jax.data import tokenizer_files
 from stepdistill_jax.interop import architecture
 from stepdistill_jax.interop.hf import decoder_config, names as hf_names
 from stepdistill_jax.util import errors, locations
@@ -32,6 +32,15 @@ _RELATIVES = {
 # approximation, which is flax's default; the exact `gelu` has no counterpart.
 _ACTIVATIONS = {"relu": "relu", "gelu_new": "gelu", "silu": "silu",
                 "swish": "silu"}
+# Whole numbers of the file -> fields of `Architecture`.
+_SIZES = {"num_layers": "num_encoder_layers",
+          "num_decoder_layers": "num_decoder_layers",
+          "vocab_size": "vocab_size", "d_model": "emb_dim",
+          "num_heads": "num_heads", "d_kv": "head_dim", "d_ff": "mlp_dim"}
+# What is the same in T5X's network for all.
+_FIXED = {"relative_attention_num_buckets": architecture.NUM_BUCKETS,
+          "relative_attention_max_distance": architecture.MAX_DISTANCE,
+          "layer_norm_epsilon": architecture.LAYER_NORM_EPSILON}
 # Entries that are texts and the like; numbers are checked where they are used.
 _KINDS = {"model_type": str, "architectures": list, "feed_forward_proj": str,
           "quantization_config": dict, "transformers_version": str,
@@ -67,13 +76,8 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
         + ("; it looks like a T5X checkpoint: see `stepdistill checkpoint "
            "import-t5x`" if (folder / "checkpoint").exists()
            or (folder / "state").is_dir() else ""))
-  try:
-    config = json.loads(file.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise errors.UserError(f"{file} is not valid JSON: {error}") from error
-  if not isinstance(config, dict):
-    raise errors.UserError(f"{file} holds no JSON object")
-  config = {key: value for key, value in config.items() if value is not None}
+  config = {key: value for key, value in tokenizer_files.read_json(file).items()
+            if value is not None}
   for key, kind in _KINDS.items():
     if key in config and not isinstance(config[key], kind):
       raise errors.UserError(
@@ -144,8 +148,17 @@ def head(config: Mapping[str, Any], has_head: bool,
     errors.UserError: a head is missing, or is one that T5X cannot have.
   """
   tied = config.get("tie_word_embeddings", config["model_type"] == "t5")
+  if not tied and not has_head:
+    raise errors.UserError(
+        f"the checkpoint lacks the tensor lm_head.weight, which {file} "
+        "expects (tie_word_embeddings: false)")
   if is_decoder(config):
-    return _decoder_head(tied, has_head, head_is_embedding, file)
+    if tied and has_head and not head_is_embedding:
+      raise errors.UserError(
+          f"lm_head.weight differs from {hf_names.DECODER_EMBEDDING}, but "
+          f"{file} says that they are one (tie_word_embeddings: true); set it "
+          "to false there if the head was trained by itself")
+    return Head.TIED if tied else Head.OWN
   version = re.match(r"\d+", config.get("transformers_version", ""))
   scaled = config.get("scale_decoder_outputs")
   if scaled is None:
@@ -153,10 +166,6 @@ def head(config: Mapping[str, Any], has_head: bool,
                   and version is not None and int(version[0]) >= 5)
     scaled = tied is not False and not modern_mt5
   if not has_head:
-    if tied is False:
-      raise errors.UserError(
-          f"the checkpoint lacks the tensor lm_head.weight, which {file} "
-          "expects (tie_word_embeddings: false)")
     return Head.TIED if scaled else Head.COPIED
   if not scaled:
     return Head.OWN
@@ -173,20 +182,6 @@ def is_decoder(config: Mapping[str, Any]) -> bool:
   return config.get("model_type") in decoder_config.MODEL_CLASSES
 
 
-def _decoder_head(
-    tied: bool, has_head: bool, head_is_embedding: bool, file) -> Head:
-  if tied and has_head and not head_is_embedding:
-    raise errors.UserError(
-        f"lm_head.weight differs from {hf_names.DECODER_EMBEDDING}, but {file} "
-        "says that they are one (tie_word_embeddings: true); set it to false "
-        "there if the head was trained by itself")
-  if not tied and not has_head:
-    raise errors.UserError(
-        f"the checkpoint lacks the tensor lm_head.weight, which {file} "
-        "expects (tie_word_embeddings: false)")
-  return Head.TIED if tied else Head.OWN
-
-
 def to_architecture(
     config: Mapping[str, Any], output_head: Head,
     file="config.json") -> architecture.AnyArchitecture:
@@ -198,30 +193,22 @@ def to_architecture(
   if is_decoder(config):
     return decoder_config.to_architecture(
         config, output_head is Head.TIED, file)
-  fixed = {"relative_attention_num_buckets": architecture.NUM_BUCKETS,
-           "relative_attention_max_distance": architecture.MAX_DISTANCE,
-           "layer_norm_epsilon": architecture.LAYER_NORM_EPSILON}
-  for key, expected in fixed.items():
+  for key, expected in _FIXED.items():
     if config.get(key, expected) != expected:
       raise errors.UserError(
           f"{file}: `{key}` is {config[key]}, but T5X's network has "
           f"{expected}")
 
-  def integer(key: str) -> int:
-    return decoder_config.number(config, key, int, file)
-
+  if config.get("num_decoder_layers") is None:
+    config = {**config, "num_decoder_layers": config.get("num_layers")}
+  sizes = {field: decoder_config.number(config, key, int, file)
+           for key, field in _SIZES.items()}
   for key in ("num_layers", "num_decoder_layers"):
-    if config.get(key) is not None and integer(key) > _MOST_LAYERS:
+    if config[key] > _MOST_LAYERS:
       raise errors.UserError(
           f"{file}: `{key}` is {config[key]}, expected at most {_MOST_LAYERS}")
-  encoder_layers = integer("num_layers")
   return architecture.Architecture(
-      vocab_size=integer("vocab_size"), emb_dim=integer("d_model"),
-      num_heads=integer("num_heads"), head_dim=integer("d_kv"),
-      mlp_dim=integer("d_ff"), num_encoder_layers=encoder_layers,
-      num_decoder_layers=(encoder_layers if config.get("num_decoder_layers")
-                          is None else integer("num_decoder_layers")),
-      mlp_activations=_activations(config, file),
+      **sizes, mlp_activations=_activations(config, file),
       logits_via_embedding=output_head is Head.TIED,
       dropout_rate=float(config.get("dropout_rate", 0.1)))
 
@@ -251,34 +238,13 @@ def from_architecture(
     raise errors.UserError(
         "transformers has no mT5 whose head is the embedding; use --family=t5")
   projection = f"gated-{first}" if gate else names[first]
-  kept = {k: v for k, v in (base or {}).items()
-          if k not in ("torch_dtype", "dense_act_fn", "is_gated_act",
-                       "_name_or_path", "scale_decoder_outputs")}
   config = {
-      **kept,
-      "architectures": [MODEL_CLASSES[family]],
-      "model_type": family,
-      "vocab_size": arch.vocab_size,
-      "d_model": arch.emb_dim,
-      "d_kv": arch.head_dim,
-      "d_ff": arch.mlp_dim,
-      "num_heads": arch.num_heads,
-      "num_layers": arch.num_encoder_layers,
-      "num_decoder_layers": arch.num_decoder_layers,
-      "feed_forward_proj": projection,
-      "relative_attention_num_buckets": architecture.NUM_BUCKETS,
-      "relative_attention_max_distance": architecture.MAX_DISTANCE,
-      "layer_norm_epsilon": architecture.LAYER_NORM_EPSILON,
-      "dropout_rate": arch.dropout_rate,
-      "is_encoder_decoder": True,
-      "use_cache": True,
-      "pad_token_id": 0,
-      "eos_token_id": 1,
-      "decoder_start_token_id": 0,
-      "tie_word_embeddings": arch.logits_via_embedding,
-      "dtype": dtype,
-      "torch_dtype": dtype,  # What transformers 4 reads.
-  }
+      **decoder_config.common_entries(
+          arch, family, MODEL_CLASSES[family], dtype, base or {}),
+      **{key: getattr(arch, field) for key, field in _SIZES.items()}, **_FIXED,
+      "feed_forward_proj": projection, "dropout_rate": arch.dropout_rate,
+      "is_encoder_decoder": True, "pad_token_id": 0, "eos_token_id": 1,
+      "decoder_start_token_id": 0}
   if family == "t5":
     config["scale_decoder_outputs"] = arch.logits_via_embedding
   return config

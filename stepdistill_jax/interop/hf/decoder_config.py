@@ -38,6 +38,18 @@ _FIXED = {"mlp_bias": False, "partial_rotary_factor": 1.0,
           "use_sliding_window": False, "hidden_act": "silu"}
 _WHY = {"use_sliding_window": ": its sliding window is in use"}
 _ROPE_TYPES = {"default": "none", "linear": "linear", "llama3": "llama3"}
+# Type of rotary positions -> entries of the file -> fields of the dimensions.
+_ROPE_FIELDS = {
+    "default": {}, "linear": {"factor": "rope_factor"},
+    "llama3": {"factor": "rope_factor",
+               "low_freq_factor": "rope_low_freq_factor",
+               "high_freq_factor": "rope_high_freq_factor",
+               "original_max_position_embeddings": "rope_original_length"}}
+# Whole numbers of the file -> fields of the dimensions.
+_SIZES = {"num_attention_heads": "num_heads", "hidden_size": "emb_dim",
+          "vocab_size": "vocab_size", "num_key_value_heads": "num_kv_heads",
+          "head_dim": "head_dim", "intermediate_size": "mlp_dim",
+          "num_hidden_layers": "num_layers"}
 
 
 def number(
@@ -68,14 +80,9 @@ def _rotary(config: Mapping[str, Any], file) -> dict[str, Any]:
       "rope_theta": float(number({"rope_theta": theta}, "rope_theta", float,
                                   file)),
       "rope_scaling": _ROPE_TYPES[kind]}
-  names = {} if kind == "default" else {"factor": "rope_factor"}
-  if kind == "llama3":
-    names |= {"low_freq_factor": "rope_low_freq_factor",
-              "high_freq_factor": "rope_high_freq_factor"}
-    values["rope_original_length"] = number(
-        given, "original_max_position_embeddings", int, file)
-  for key, name in names.items():
-    values[name] = float(number(given, key, float, file))
+  for key, name in _ROPE_FIELDS[kind].items():
+    as_stated = int if name == "rope_original_length" else float
+    values[name] = as_stated(number(given, key, as_stated, file))
   if kind == "llama3" and not (
       values["rope_low_freq_factor"] < values["rope_high_freq_factor"]):
     raise errors.UserError(
@@ -115,17 +122,28 @@ def to_architecture(
         f"{family}: its output projection has a bias too")
   integer = lambda key, default=None: number(config, key, int, file, default)
   heads, width = integer("num_attention_heads"), integer("hidden_size")
+  defaults = {"num_key_value_heads": heads,
+              "head_dim": 128 if family == "qwen3" else width // heads}
   return architecture.DecoderArchitecture(
-      vocab_size=integer("vocab_size"), emb_dim=width, num_heads=heads,
-      num_kv_heads=integer("num_key_value_heads", heads),
-      head_dim=integer("head_dim", 128 if family == "qwen3" else (
-          width // heads)),
-      mlp_dim=integer("intermediate_size"),
-      num_layers=integer("num_hidden_layers"),
+      **{field: integer(key, defaults.get(key))
+         for key, field in _SIZES.items()},
       rms_norm_epsilon=float(number(
           config, "rms_norm_eps", float, file, 1e-6)),
       logits_via_embedding=tied, qkv_bias=family == "qwen2",
       qk_norm=family == "qwen3", **_rotary(config, file))
+
+
+def common_entries(
+    arch: architecture.AnyArchitecture, family: str, model_class: str,
+    dtype: str, base: Mapping[str, Any]) -> dict[str, Any]:
+  """Entries of every family's file, with what else `base` has."""
+  kept = {k: v for k, v in base.items() if k not in (
+      "dense_act_fn", "is_gated_act", "_name_or_path",
+      "scale_decoder_outputs")}
+  return {
+      **kept, "architectures": [model_class], "model_type": family,
+      "tie_word_embeddings": arch.logits_via_embedding, "use_cache": True,
+      "dtype": dtype, "torch_dtype": dtype}  # What transformers 4 reads.
 
 
 def from_architecture(
@@ -156,36 +174,15 @@ def from_architecture(
     raise errors.UserError(
         f"transformers loads no Llama whose width, {arch.emb_dim}, is not a "
         f"multiple of its {arch.num_heads} heads")
-  rope: dict[str, Any] = {
-      "rope_type": {v: k for k, v in _ROPE_TYPES.items()}[arch.rope_scaling]}
-  if arch.rope_scaling != "none":
-    rope["factor"] = arch.rope_factor
-  if arch.rope_scaling == "llama3":
-    rope |= {"low_freq_factor": arch.rope_low_freq_factor,
-             "high_freq_factor": arch.rope_high_freq_factor,
-             "original_max_position_embeddings": arch.rope_original_length}
-  kept = {k: v for k, v in base.items()
-          if k not in ("torch_dtype", "_name_or_path")}
+  kind = {v: k for k, v in _ROPE_TYPES.items()}[arch.rope_scaling]
+  rope = {"rope_type": kind, **{
+      key: getattr(arch, name) for key, name in _ROPE_FIELDS[kind].items()}}
   config = {
-      **kept,
-      "architectures": [MODEL_CLASSES[family]],
-      "model_type": family,
-      "vocab_size": arch.vocab_size,
-      "hidden_size": arch.emb_dim,
-      "intermediate_size": arch.mlp_dim,
-      "num_hidden_layers": arch.num_layers,
-      "num_attention_heads": arch.num_heads,
-      "num_key_value_heads": arch.num_kv_heads,
-      "head_dim": arch.head_dim,
-      "hidden_act": "silu",
-      "rms_norm_eps": arch.rms_norm_epsilon,
+      **common_entries(arch, family, MODEL_CLASSES[family], dtype, base),
+      **{key: getattr(arch, field) for key, field in _SIZES.items()},
+      "hidden_act": "silu", "rms_norm_eps": arch.rms_norm_epsilon,
       "rope_theta": arch.rope_theta,  # What transformers 4 reads, as below.
       "rope_scaling": rope if arch.rope_scaling != "none" else None,
-      "rope_parameters": {**rope, "rope_theta": arch.rope_theta},
-      "tie_word_embeddings": arch.logits_via_embedding,
-      "use_cache": True,
-      "dtype": dtype,
-      "torch_dtype": dtype,
-  }
+      "rope_parameters": {**rope, "rope_theta": arch.rope_theta}}
   config.setdefault("eos_token_id", eos_id)
   return config

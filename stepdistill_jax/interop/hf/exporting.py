@@ -10,12 +10,12 @@ import os
 import pathlib
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from stepdistill_jax.data import tokenizer_files
 from stepdistill_jax.interop import (
   architecture,
+  import_result,
   run_context,
   streaming,
   tokenizers,
@@ -30,9 +30,6 @@ from stepdistill_jax.interop.hf import (
 from stepdistill_jax.runs import array_reader as t5x_reader, restore_choice
 from stepdistill_jax.util import errors
 
-DTYPES = {"original": None, "float32": np.dtype(np.float32),
-          "bfloat16": np.dtype(ml_dtypes.bfloat16),
-          "float16": np.dtype(np.float16)}
 # How a decoder is asked whose tasks have SentencePiece's vocabulary: EOS ends
 # a prompt and the parts of it.
 _SENTENCEPIECE_PROMPT = {
@@ -202,8 +199,7 @@ def _write_weights(
              for file, group in shards.items()}
   tasks = [_task(tensor, writers[file])
            for file, group in shards.items() for tensor in group]
-  streaming.run(tasks, journal, streaming.Progress(
-      "export", sum(task.nbytes for task in tasks), quiet=quiet))
+  streaming.run(tasks, journal, "export", quiet=quiet)
   for writer in writers.values():
     writer.close()
   if len(shards) > 1:
@@ -254,8 +250,8 @@ class Options:
   """What a person may choose.
 
   Attributes:
-    dtype: a key of DTYPES; `original` is that of the imported checkpoint,
-      else that of the parameters.
+    dtype: a key of `import_result.DTYPES`; `original` is that of the imported
+      checkpoint, else that of the parameters.
     family: `t5` or `mt5`; None as it was imported, else t5.
     vocab_size: rows to keep; None takes padding off that import added.
     tokenizer: a Hugging Face folder or a SentencePiece model; None looks
@@ -324,9 +320,8 @@ def _tokenizer(context: run_context.Context,
     return context.tokenizer(options.records_dir)
   path = options.tokenizer
   if path.is_dir():
-    config_file = path / hf_config.CONFIG_FILE
-    config = (json.loads(config_file.read_text(encoding="utf-8"))
-              if config_file.is_file() else {})
+    config = tokenizer_files.read_json(
+        path / hf_config.CONFIG_FILE, may_lack=True)
     return tokenizers.find(
         path, {"model_type": options.family or "t5", "vocab_size": 0, **config})
   if not path.is_file():
@@ -345,8 +340,8 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
     options: see there.
 
   Raises:
-    errors.UserError: the checkpoint is no T5 or decoder, its tokenizer is not
-      known, or the folder cannot be written.
+    errors.UserError: the checkpoint is not a T5 or decoder, its tokenizer is
+      not known, or the folder cannot be written.
   """
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise errors.UserError(
@@ -364,7 +359,8 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
   family = options.family or (context.origin or {}).get("family")
   zero_row = vocab_size if tokenizer.file is not None else 0
   tensors = plan(
-      arch, parameters, dtype=DTYPES[options.dtype], vocab_size=vocab_size,
+      arch, parameters, dtype=import_result.DTYPES[options.dtype],
+      vocab_size=vocab_size,
       original_dtypes=(context.imported or {}).get("dtypes", {}),
       zero_row=zero_row, lora_factor=_lora_factor(context))
   arch = dataclasses.replace(arch, vocab_size=vocab_size)
@@ -384,10 +380,7 @@ def export_hf(checkpoint: str | os.PathLike[str], output: pathlib.Path,
 
   output = output.resolve()
   partial = output.with_name(f"partial_{output.name}")
-  try:
-    partial.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise errors.UserError(f"cannot make {partial}: {error}") from error
+  streaming.make_folder(partial)
   _write_weights(partial, shard(tensors, options.max_shard_bytes), {
       "source": source.path, "step": source.step,
       "tensors": [[t.name, t.shape, t.dtype.name] for t in tensors],
@@ -432,7 +425,7 @@ def architecture_of(
   """The model's dimensions, by its arrays and what lies around them.
 
   Raises:
-    errors.UserError: it is no T5 or decoder, or its heads are not known.
+    errors.UserError: it is not a T5 or decoder, or its heads are not known.
   """
   shapes = {name: array.shape for name, array in source.parameters.items()
             if not name.endswith(hf_names.ADAPTERS)}
@@ -463,7 +456,6 @@ def _lora_factor(context: run_context.Context) -> float:
 
 def _imported_activations(
     context: run_context.Context) -> tuple[str, ...] | None:
-  if not context.base_config:
-    return None
   base = context.base_config
-  return hf_config.to_architecture(base, hf_config.Head.OWN).mlp_activations
+  return hf_config.to_architecture(
+      base, hf_config.Head.OWN).mlp_activations if base else None

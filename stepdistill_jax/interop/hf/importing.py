@@ -82,14 +82,12 @@ class Copy:
     rows = self.tensor.shape[0]
     if self.moves_zero:
       return self._read_moved(start, stop)
-    parts = []
-    if start < rows:
-      parts.append(self.tensor.read_rows(start, min(stop, rows)))
-    if stop > rows:
-      count = stop - max(start, rows)
-      parts.append(np.repeat(self.tensor.read_rows(0, 1), count, axis=0))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
+    if stop <= rows:
+      return self.tensor.read_rows(start, stop)
+    padding = np.repeat(
+        self.tensor.read_rows(0, 1), stop - max(start, rows), axis=0)
+    return padding if start >= rows else np.concatenate(
+        [self.tensor.read_rows(start, rows), padding])
 
   def _read_moved(self, start: int, stop: int) -> np.ndarray:
     rows, dtype = self.tensor.shape[0], self.tensor.dtype
@@ -245,10 +243,20 @@ def _task(copy: Copy, writer: t5x_writer.CheckpointWriter,
   create = writer.declare(f"target/{copy.name}", copy.shape, dtype, chunk)
 
   def run(advance) -> None:
-    t5x_writer.copy_rows(
-        copy.read_rows, create, rows=rows, step=step, dtype=dtype,
-        transposed=copy.transposed, advance=advance,
-        name=f"{tensor.file}: the tensor {copy.hf_name}")
+    store, writes = create(), streaming.InFlight()
+    for start, stop in streaming.row_ranges(rows, step):
+      block = copy.read_rows(start, stop)
+      nbytes = block.nbytes
+      streaming.require_finite(
+          block, f"{tensor.file}: the tensor {copy.hf_name}", start)
+      block = block.astype(dtype, copy=False)
+      if copy.transposed:
+        writes.add(store[:, start:stop].write(block.T))
+      else:
+        writes.add(store[start:stop].write(block))
+      del block
+      advance(nbytes)
+    writes.wait()
 
   return streaming.Task(copy.name, tensor.nbytes, run)
 
@@ -295,8 +303,7 @@ def import_hf(
       math.prod(c.shape)
       * (import_result.DTYPES[dtype] or c.tensor.dtype).itemsize
       for c, task in zip(copies, tasks) if task.name not in journal.done))
-  streaming.run(tasks, journal, streaming.Progress(
-      "import", total, quiet=quiet))
+  streaming.run(tasks, journal, "import", quiet=quiet)
   tokenizers.keep(folder, output / import_result.HF_FOLDER, tokenizer)
   kept = (output / import_result.HF_FOLDER).resolve()
   title = (f"{hub or folder.resolve().name}, imported from Hugging Face's "

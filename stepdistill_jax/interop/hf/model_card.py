@@ -9,9 +9,12 @@ import os
 import pathlib
 from typing import Any
 
-import jinja2
-
-from stepdistill_jax.interop import architecture, run_context, run_folder
+from stepdistill_jax.interop import (
+  architecture,
+  run_context,
+  run_folder,
+  text_templates,
+)
 from stepdistill_jax.runs import array_reader as t5x_reader
 from stepdistill_jax.util import errors, locations
 from stepdistill_jax.util.version import __version__
@@ -28,7 +31,6 @@ _METHODS = {
     "mix": "distilling step-by-step with an independently sampled mixture of "
            "the label and the rationale task",
 }
-_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +115,8 @@ class Card:
 
   def text(self, arch: architecture.AnyArchitecture, dtype: str) -> str:
     """The card, Markdown with a YAML header."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), trim_blocks=True,
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters.update(repr=repr, tojson=json.dumps)
-    return environment.get_template("model_card.md").render(
-        card=self, arch=arch, dtype=dtype, version=__version__,
+    return text_templates.render(
+        "model_card.md", card=self, arch=arch, dtype=dtype, version=__version__,
         method=_METHODS.get(self.trained_on.kind) if self.trained_on else None)
 
 
@@ -126,21 +124,17 @@ def _read_scores(results: pathlib.Path, checkpoint: str) -> list[Score]:
   """The checkpoint's lines of a `results.json`.
 
   Raises:
-    errors.UserError: it is no such file, or has no line of this checkpoint.
+    errors.UserError: it is not such a file, or has no line of this checkpoint.
   """
-  try:
+  with errors.reported(
+      OSError, lambda error: f"--results={results}: {error}"), errors.reported(
+          (ValueError, KeyError, TypeError, AttributeError), lambda error: (
+              f"{results} is no results.json of stepdistill-eval: {error!r}")):
     systems = json.loads(results.read_text(encoding="utf-8"))["systems"]
-    mine = [s for s in systems
-            if _is_source(s.get("source", ""), checkpoint)]
     scores = [Score(s["benchmark"], s["split"], s["n"], s["accuracy"],
                     tuple(s["ci95"]) if s.get("ci95") else None)
-              for s in mine if s.get("mode", "generate") == "generate"]
-  except OSError as error:
-    raise errors.UserError(f"--results={results}: {error}") from error
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.UserError(
-        f"{results} is no results.json of stepdistill-eval: {error!r}"
-    ) from error
+              for s in systems if _is_source(s.get("source", ""), checkpoint)
+              and s.get("mode", "generate") == "generate"]
   if not scores:
     sources = sorted({str(s.get("source")) for s in systems})
     raise errors.UserError(

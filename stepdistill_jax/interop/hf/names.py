@@ -20,8 +20,8 @@ alike, so that transposing is all there is to it.
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from typing import NamedTuple
 
 EMBEDDING = "shared.weight"
 HEAD = "lm_head.weight"
@@ -90,8 +90,7 @@ DECODER_UNUSED = re.compile(
     r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
 
-@dataclasses.dataclass(frozen=True)
-class HfTensor:
+class HfTensor(NamedTuple):
   """A tensor of a Hugging Face checkpoint.
 
   Attributes:

@@ -58,7 +58,8 @@ class Slot:
     return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
-def _parse_header(file: pathlib.Path, header: bytes, size: int):
+def _parse_header(header: bytes, size: int) -> dict[str, Slot]:
+  """The slots of a file of `size` bytes; raises ValueError if it is cut off."""
   start = 8 + len(header)
   slots = {}
   for name, entry in json.loads(header).items():
@@ -99,10 +100,9 @@ def read_header(file: pathlib.Path) -> Mapping[str, Slot]:
           + ("; it is a git-lfs pointer: run `git lfs pull` in its folder"
              if pointer else f" ({size:,} bytes): is it damaged or cut off?"))
     header = stream.read(length)
-  try:
-    return _parse_header(file, header, size)
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.UserError(f"{file}: {error}") from error
+  with errors.reported((ValueError, KeyError, TypeError, AttributeError),
+                       lambda error: f"{file}: {error}"):
+    return _parse_header(header, size)
 
 
 def read_rows(
@@ -125,11 +125,6 @@ def read_rows(
   return rows
 
 
-def _begins_with(file: pathlib.Path, prefix: bytes) -> bool:
-  with file.open("rb") as stream:
-    return stream.read(len(prefix)) == prefix
-
-
 class Writer:
   """Writes a file whose tensors are known beforehand, in any order."""
 
@@ -143,25 +138,21 @@ class Writer:
       tensors: name -> (shape, dtype), in the order of the file.
     """
     header, position = {"__metadata__": {"format": "pt"}}, 0
-    slots = {}
     for name, (shape, dtype) in tensors.items():
-      slot = Slot(tuple(shape), np.dtype(dtype), position)
-      header[name] = {"dtype": _NAMES[slot.dtype], "shape": list(shape),
-                      "data_offsets": [position, position + slot.nbytes]}
-      slots[name] = slot
-      position += slot.nbytes
+      end = position + math.prod(shape) * np.dtype(dtype).itemsize
+      header[name] = {"dtype": _NAMES[np.dtype(dtype)], "shape": list(shape),
+                      "data_offsets": [position, end]}
+      position = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # Tensors start at multiples of 8.
-    start = 8 + len(encoded)
-    self.slots = {name: dataclasses.replace(slot, offset=start + slot.offset)
-                  for name, slot in slots.items()}
-    self._file = file
-    self._size = start + position
+    size = 8 + len(encoded) + position
+    self.slots = _parse_header(encoded, size)
     prefix = struct.pack("<Q", len(encoded)) + encoded
-    if not file.exists() or not _begins_with(file, prefix):
-      file.write_bytes(prefix)
+    file.touch()
     self._stream = file.open("r+b", buffering=0)
-    self._stream.truncate(self._size)
+    if self._stream.read(len(prefix)) != prefix:
+      file.write_bytes(prefix)
+    self._stream.truncate(size)
 
   def write_rows(self, name: str, start: int, rows: np.ndarray) -> None:
     """Writes `rows` as `tensor[start:start + len(rows)]`."""

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import json
 import math
 import pathlib
 import zipfile
 
-import ml_dtypes
 import numpy as np
 
+from stepdistill_jax.interop import import_result
 from stepdistill_jax.interop.hf import safetensors_files
 from stepdistill_jax.util import errors, runtime
 
 # In order of preference: (a file, the index of its shards).
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-FLOATS = tuple(np.dtype(d) for d in (
-    np.float32, np.float16, ml_dtypes.bfloat16))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +48,11 @@ class Tensor:
 def _shards(folder: pathlib.Path, index: str) -> dict[str, list[str]]:
   """Reads an index: file's name -> names of its tensors."""
   path = folder / index
-  try:
+  with errors.reported(
+      (ValueError, KeyError, AttributeError, TypeError),
+      lambda error: f"{path} is no index of shards: {error!r}"):
     weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
     pairs = [(str(tensor), str(file)) for tensor, file in weight_map.items()]
-  except (ValueError, KeyError, AttributeError, TypeError) as error:
-    raise errors.UserError(
-        f"{path} is no index of shards: {error!r}") from error
   shards: dict[str, list[str]] = {}
   for tensor, file in pairs:
     if pathlib.PurePath(file).name != file or file in ("", ".", ".."):
@@ -71,37 +69,26 @@ def _shards(folder: pathlib.Path, index: str) -> dict[str, list[str]]:
 
 
 def _read_safetensors(file: pathlib.Path) -> dict[str, Tensor]:
-  def tensor(slot: safetensors_files.Slot) -> Tensor:
-    return Tensor(
-        slot.shape, slot.dtype, file,
-        lambda start, stop: safetensors_files.read_rows(
-            file, slot, start, stop))
-  return {name: tensor(slot)
+  return {name: Tensor(slot.shape, slot.dtype, file, functools.partial(
+      safetensors_files.read_rows, file, slot))
           for name, slot in safetensors_files.read_header(file).items()}
-
-
-def _import_torch(file: pathlib.Path):
-  runtime.load_triton()
-  try:
-    import torch
-  except ImportError as error:
-    raise errors.UserError(
-        f"{file} is in torch's format, for which torch is needed: pip install "
-        "'stepdistill_jax[hf]'; or take the checkpoint's safetensors "
-        "files") from error
-  return torch
 
 
 def _read_torch(file: pathlib.Path) -> dict[str, Tensor]:
   """Opens a torch file, with torch's loader that only makes tensors."""
-  torch = _import_torch(file)
+  runtime.load_triton()
+  with errors.reported(
+      ImportError, f"{file} is in torch's format, for which torch is needed: "
+      "pip install 'stepdistill_jax[hf]'; or take the checkpoint's safetensors "
+      "files"):
+    import torch
   with file.open("rb") as stream:
     if stream.read(1) in (b"", b"<", b"{", b"v"):  # HTML, JSON, git-lfs.
       raise errors.UserError(
           f"{file} is no torch file, is it damaged or cut off? Download it "
           "again")
   try:
-    # Files from before torch 1.6 are no zip files and cannot be mapped.
+    # Files from before torch 1.6 are not zip files and cannot be mapped.
     state = torch.load(file, map_location="cpu", weights_only=True,
                        mmap=zipfile.is_zipfile(file))
   except Exception as error:  # Torch lets many kinds through.
@@ -172,7 +159,7 @@ def open_folder(folder: pathlib.Path) -> Mapping[str, Tensor]:
 
 def check_float(name: str, tensor: Tensor) -> None:
   """Raises UserError for a tensor of a quantized checkpoint."""
-  if tensor.dtype not in FLOATS:
+  if tensor.dtype.name not in import_result.DTYPES:
     raise errors.UserError(
         f"{tensor.file}: the tensor {name} is of dtype {tensor.dtype}, "
         "expected float32, bfloat16 or float16; is the checkpoint quantized?")

@@ -79,7 +79,7 @@ def import_t5x(
       taking the one before it.
 
   Raises:
-    errors.UserError: it is no checkpoint, no T5, or incomplete.
+    errors.UserError: it is not a checkpoint, not a T5, or incomplete.
   """
   source = t5x_reader.open_checkpoint(
       restore_choice.choose(path, strict=strict).checkpoint)
@@ -101,8 +101,7 @@ def import_t5x(
       "optimizer_state": optimizer_state})
   total = sum(task.nbytes for task in tasks)
   streaming.check_free_space(writer.partial, total)
-  streaming.run(tasks, journal, streaming.Progress(
-      "import", total, quiet=quiet))
+  streaming.run(tasks, journal, "import", quiet=quiet)
   name = pathlib.PurePath(source.path).parent.name
   no_recipe = gin_model.why_no_recipe(arch, None)
   model_file = gin_model.write(

@@ -158,7 +158,7 @@ def other_shape(folder):
     (lambda f: (f / "checkpoint").write_bytes(b"\x01"), "damaged or cut off"),
     (lambda f: (f / "checkpoint").unlink(), "no checkpoint at"),
 ])
-def test_damage_is_told_in_a_line(sources, tmp_path, break_it, expected):
+def test_damage_is_reported_in_a_line(sources, tmp_path, break_it, expected):
   write_legacy(tmp_path / "checkpoint_3", parameters(sources))
   break_it(tmp_path / "checkpoint_3")
   with pytest.raises(errors.UserError, match=expected) as caught:
@@ -207,7 +207,7 @@ def test_another_architecture(sources, tmp_path, change, expected):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_inspect_reads_no_weights(sources, tmp_path, layout, capsys):
   shutil.copytree(sources / layout, tmp_path / "in")
-  # Chunks are the files whose names are numbers; without them, all is told.
+  # Chunks are the files whose names are numbers; without them, all is shown.
   chunks = [f for f in (tmp_path / "in").rglob("*")
             if f.is_file() and f.name.replace(".", "").isdigit()
             and "step" not in f.parent.name]

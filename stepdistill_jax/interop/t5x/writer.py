@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import msgpack
@@ -63,10 +62,7 @@ class CheckpointWriter:
       raise errors.UserError(
           f"{self.final} exists already; remove it, or give another --output "
           "or --step")
-    try:
-      self._arrays_folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise errors.UserError(f"cannot make {self.partial}: {error}") from error
+    streaming.make_folder(self._arrays_folder)
     self._arrays: dict[str, tuple[tuple[int, ...], np.dtype, list[int]]] = {}
 
   @property
@@ -121,9 +117,6 @@ class CheckpointWriter:
     durable_files.sync_folder(self.final.parent)
     return self.final
 
-  def discard(self) -> None:
-    shutil.rmtree(self.partial, ignore_errors=True)
-
   def _orbax_metadata(self) -> dict[str, Any]:
     tree = {}
     for name, (shape, _, _) in sorted(self._arrays.items()):
@@ -155,43 +148,3 @@ class CheckpointWriter:
         _NDARRAY_EXTENSION, msgpack.packb(((), step.dtype.name,
                                            step.tobytes())))
     return msgpack.packb(tree, strict_types=True)
-
-
-def copy_rows(
-    read_rows: Callable[[int, int], np.ndarray],
-    create: Callable[[], ts.TensorStore],
-    *,
-    rows: int,
-    step: int,
-    dtype: np.dtype,
-    transposed: bool,
-    advance: Callable[[int], None],
-    name: str) -> None:
-  """Copies an array block by block, into rows or into columns.
-
-  Args:
-    read_rows: (start, stop) -> rows of the source.
-    create: makes the array that is written.
-    rows: of the source.
-    step: rows of a block.
-    dtype: of what is written.
-    transposed: whether the source's rows are columns of what is written.
-    advance: called with the number of bytes read.
-    name: of the array, for errors.
-
-  Raises:
-    errors.UserError: a value is not finite.
-  """
-  store = create()
-  writes = streaming.InFlight()
-  for start, stop in streaming.row_ranges(rows, step):
-    block = read_rows(start, stop)
-    nbytes = block.nbytes
-    streaming.require_finite(block, name, start)
-    if block.dtype != dtype:
-      block = block.astype(dtype)
-    target = store[:, start:stop] if transposed else store[start:stop]
-    writes.add(target.write(block.T if transposed else block))
-    del block
-    advance(nbytes)
-  writes.wait()

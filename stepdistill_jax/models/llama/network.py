@@ -176,7 +176,7 @@ class Decoder(nn.Module):
     return (ids > 0) & (ids <= self.config.last_token)
 
   def only_tokens(self, logits: Array) -> Array:
-    """Hides ids that are no tokens, see `blocked_loss.without_head`."""
+    """Hides ids that are not tokens, see `blocked_loss.without_head`."""
     return jnp.where(self.is_token(), logits, blocked_loss.NO_TOKEN)
 
 

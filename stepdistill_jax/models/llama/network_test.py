@@ -178,11 +178,11 @@ def test_llama3_scaling_keeps_high_frequencies_and_divides_low_ones():
   assert np.all((scaled < plain)[between] & (scaled > plain / 8)[between])
 
 
-@pytest.mark.parametrize("change,told", [
+@pytest.mark.parametrize("change,expected", [
     (dict(num_kv_heads=3), "must be a multiple of num_kv_heads = 3"),
     (dict(rope_scaling="yarn"), "'yarn' is unknown; known: none, linear"),
     (dict(num_tokens=fixtures.VOCAB), "from 1 to vocab_size - 1 = 63"),
     (dict(dtype="float33"), "dtype 'float33' is none")])
-def test_wrong_values_are_refused(change, told):
-  with pytest.raises(errors.UserError, match=told):
+def test_wrong_values_are_refused(change, expected):
+  with pytest.raises(errors.UserError, match=expected):
     fixtures.tiny_decoder_module(**change)

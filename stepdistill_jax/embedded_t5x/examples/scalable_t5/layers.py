@@ -25,7 +25,7 @@ variance_scaling = nn.initializers.variance_scaling
 
 def nd_dense_init(
     scale: float, mode: str, distribution: str) -> Callable[..., Array]:
-  """Variance scaling whose input and output axes are told when it is called."""
+  """Variance scaling whose input and output axes are arguments of its calls."""
 
   def init(key, shape, dtype, in_axis, out_axis):
     initializer = nn.initializers.variance_scaling(
