@@ -3,8 +3,6 @@
 Model output is data: nothing here evaluates it as a program.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Sequence
 import math

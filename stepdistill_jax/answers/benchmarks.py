@@ -1,7 +1,5 @@
 """The benchmarks: what an answer is in each, and when it is right."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 import dataclasses
 import functools

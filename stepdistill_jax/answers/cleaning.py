@@ -6,8 +6,6 @@ LaTeX, quotes and the final stop around it. Neither changes a text that has none
 of that, and `output` in a teacher's cache stays as it came.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import re

@@ -4,8 +4,6 @@ These are checks by words and numbers, cheap enough for every record. They
 find candidates for a person to read; they do not understand the texts.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 import re
 

@@ -5,8 +5,6 @@ The package sentence-transformers reads a model's folder; it is an extra
 user's: nothing is downloaded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import functools
 import os

@@ -15,8 +15,6 @@ This one rule serves as `strict` and as `reference`: the papers' rules find no
 SVAMP label in such texts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import functools
 import re

@@ -1,7 +1,5 @@
 """Labels: which ones a data set can have, and when two are the same."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from stepdistill_jax.answers import arithmetic, kinds, parsing

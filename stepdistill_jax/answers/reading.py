@@ -15,8 +15,6 @@ What a marker says before a question mark (`so the answer is 12?`) was only
 considered. Nothing here raises, whatever the text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import dataclasses
 import functools

@@ -11,8 +11,6 @@ They keep labels that no row can have (`entailment\\n\\nPre`); `status` tells,
 the label stays, as it did in the papers' training targets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import functools
 import re

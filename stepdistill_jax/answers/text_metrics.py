@@ -14,8 +14,6 @@
 All but `words` are in [0, 1]. Without a model of spaCy a rule finds entities.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import re

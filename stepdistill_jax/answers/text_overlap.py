@@ -4,8 +4,6 @@ One measure, so that a filter's threshold can be chosen from an audit and a
 student's rationales compared with its teacher's.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from typing import Any

@@ -10,8 +10,6 @@ The names here are attributes of the package, imported when first used.
 (1, 1, True)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import itertools

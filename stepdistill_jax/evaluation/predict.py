@@ -12,8 +12,6 @@ elsewhere. What cannot be asked keeps its place there, with a named `problem`.
 A call that was interrupted goes on where it stopped when it is given again.
 """
 
-from __future__ import annotations
-
 import argparse
 import collections
 from collections.abc import Iterator, Sequence

@@ -6,8 +6,6 @@ A data set of a user's own needs no entry here: it has text labels, and its
 rows have the columns `inputs` and `label`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools

@@ -16,8 +16,6 @@ rows), and
 * or `members`: the data sets of a union.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import functools
 import tomllib

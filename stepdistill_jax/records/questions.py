@@ -6,8 +6,6 @@ all of these forms share, so that questions which a student was trained on are
 found in the test split of another data set.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Iterable, Iterator, Mapping
 import difflib

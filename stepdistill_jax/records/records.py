@@ -14,8 +14,6 @@ several shards a split, so that hosts can read different ones.
 `record_writer` writes them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import dataclasses
 import hashlib

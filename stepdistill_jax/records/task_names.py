@@ -5,8 +5,6 @@ kind of task it trains on and which it is scored with. So a data set or a
 teacher is changed in one place.
 """
 
-from __future__ import annotations
-
 from stepdistill_jax.util import errors
 
 GOLD, TEACHER = "gold", "teacher"

@@ -5,8 +5,6 @@ has becomes the unknown id, and its normalizer gives others another form; so
 different labels may become the same ids, which no student can learn.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import os

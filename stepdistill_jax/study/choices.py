@@ -1,7 +1,5 @@
 """What a sweep chooses: by validation accuracy, never by test."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 import dataclasses
 import pathlib

@@ -13,8 +13,6 @@ examples:
   stepdistill study mine.toml --only=svamp,seed0 --student=base=t5_1_1_base
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses

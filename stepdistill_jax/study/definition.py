@@ -5,8 +5,6 @@ a data set, a method, a size, a share of the data and a teacher each, which
 several seeds and, where something is swept, several settings are run of.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import itertools

@@ -6,8 +6,6 @@
     STUDY/report.{html,md,json}, *.png
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses

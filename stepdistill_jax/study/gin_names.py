@@ -1,7 +1,5 @@
 """The gin files that the names in a study stand for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 import pathlib
 

@@ -7,8 +7,6 @@ What is finished is skipped; a training that was interrupted goes on from its
 last checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """A study's runs as commands of the launch scripts, for other machines."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import hashlib
 import pathlib

@@ -1,7 +1,5 @@
 """From a study's cells to jobs: their gin files, settings, steps and size."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """A study's report: what was measured, beside what its papers have."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterator, Mapping, Sequence
 import dataclasses
 import functools

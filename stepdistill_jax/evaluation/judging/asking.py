@@ -5,8 +5,6 @@ paid for twice, a killed call goes on, and budgets and limits are as of
 `stepdistill teacher collect`.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Collection, Iterable, Iterator, Mapping
 import dataclasses

@@ -12,8 +12,6 @@ of who answered. What is in --output is judged once; run the same command again
 to go on, or with more --verdicts to compare graders.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import pathlib

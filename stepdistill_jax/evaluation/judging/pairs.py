@@ -12,8 +12,6 @@ the following, under one of the names that `_COLUMNS` lists:
 | first_name, second_name | who answered (optional, the same in all rows) |
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import pathlib

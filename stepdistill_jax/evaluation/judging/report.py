@@ -1,7 +1,5 @@
 """What judges and people said of two systems: JSON, tables, page."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json

@@ -5,8 +5,6 @@ each; a row's `order` tells which was shown first, so that a verdict is read
 back as in `verdicts.read_file`.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """What a judge or a person said of a pair, read out of text and files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools

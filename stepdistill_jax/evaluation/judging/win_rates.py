@@ -1,7 +1,5 @@
 """Who wins, and what a judge's verdicts depend on besides the answers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import re

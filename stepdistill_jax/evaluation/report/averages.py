@@ -1,7 +1,5 @@
 """Runs averaged over their seeds, and the differences between methods."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib

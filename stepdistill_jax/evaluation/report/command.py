@@ -11,8 +11,6 @@ example:
   stepdistill report runs --output=report
 """
 
-from __future__ import annotations
-
 import pathlib
 
 

@@ -1,7 +1,5 @@
 """The folder of a call: `results.json`, `examples.jsonl`, reports, plots."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 import csv
 import functools

@@ -4,8 +4,6 @@ Each is a PNG file for a folder and an SVG image for a page, with its data as a
 table for those who cannot see it. Legends stand below the axes, over no line.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses

@@ -4,8 +4,6 @@ Read from the run's `config.gin` as text: nothing of it is executed, so that
 runs whose records or code are gone can still be reported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import math

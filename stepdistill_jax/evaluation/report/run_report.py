@@ -1,7 +1,5 @@
 """The report of many runs: tables, figures, `report.{html,md,json}`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import datetime

@@ -6,8 +6,6 @@ run's own `inference_eval`, written while it trained (validation, no counts).
 The first is preferred; the second is marked as what it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 import json
 import pathlib

@@ -1,7 +1,5 @@
 """Reports as Markdown, and their tables in the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 import re
 from typing import Any

@@ -1,8 +1,6 @@
 """Runs that have not ended: whether they train, their step, their best score.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import contextlib
 import json

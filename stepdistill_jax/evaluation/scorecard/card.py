@@ -3,8 +3,6 @@
 A row is a system on a benchmark. What was not measured is None, never zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json

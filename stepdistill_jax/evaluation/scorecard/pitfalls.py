@@ -4,8 +4,6 @@ The second paper (Shirgaonkar et al. 2024) names such pitfalls of evaluation;
 here each is a rule over what was measured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import math
 from typing import Any

@@ -27,8 +27,6 @@ A known data set without a teacher (authors', Hugging Face or TFDS files):
   stepdistill teacher import --format=rows --dataset=gsm8k --rows=data/gsm8k
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

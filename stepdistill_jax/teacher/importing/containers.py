@@ -11,8 +11,6 @@
 All are read as a stream of `text_files.Entry`, whose value is the object.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import pathlib
 import re

@@ -1,7 +1,5 @@
 """Completions by their inputs, for joins by content; kept on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from stepdistill_jax.util import temporary_database

@@ -1,7 +1,5 @@
 """What an import counts: nothing is dropped that is not in these numbers."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Mapping
 import dataclasses

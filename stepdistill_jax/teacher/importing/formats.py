@@ -13,8 +13,6 @@ Each takes the fields of `record_importer.Options` as keywords and returns a
 `record_importer.ImportResult`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import itertools
 import os

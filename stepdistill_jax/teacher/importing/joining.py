@@ -5,8 +5,6 @@ joined by position and then checked (`OverlapCheck`). All other caches carry
 their inputs and are joined by content.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 import dataclasses
 import pathlib

@@ -4,8 +4,6 @@ One pass in bounded memory: parse by both sets of rules, hold out validation
 rows, count, write.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses

@@ -1,7 +1,5 @@
 """Finding and reading the row files of the published layout."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import json

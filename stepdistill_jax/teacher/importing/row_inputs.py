@@ -6,8 +6,6 @@ TRL and the second paper's group) become the user's prompt, and the assistant's
 last turn is the completion.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import os

@@ -1,7 +1,5 @@
 """Which inputs were seen before: repeated rows, rows in several splits."""
 
-from __future__ import annotations
-
 from stepdistill_jax.util import temporary_database
 
 # SQLite's integers are signed, our hashes are not.

@@ -7,8 +7,6 @@ another label is not used; one of another sample is, or none. The teacher's
 label stays what the majority says: its accuracy must not profit from gold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 

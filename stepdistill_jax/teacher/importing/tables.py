@@ -5,8 +5,6 @@
   or of TensorFlow Datasets, with human labels and explanations.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import functools
