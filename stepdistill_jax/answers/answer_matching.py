@@ -35,6 +35,11 @@ def read_choices(inputs: str) -> tuple[str, ...]:
   return tuple(text for _, text in found)
 
 
+def choices_in(inputs: str) -> tuple[str, ...]:
+  """The choices of a question, of CQA or any other; () where it has none."""
+  return read_choices(inputs) or kinds.lettered_choices(inputs)
+
+
 def read_letter(text: str, choices: Sequence[str]) -> int | None:
   """Returns the index of the letter that `text` opens with, or None.
 

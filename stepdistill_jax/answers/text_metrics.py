@@ -17,8 +17,8 @@ All but `words` are in [0, 1]. Without a model of spaCy a rule finds entities.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import re
-from typing import Any
 
+from stepdistill_jax.answers import text_overlap
 from stepdistill_jax.records import datasets
 
 # Kind of labels -> its metrics, the one that systems are compared by first.
@@ -68,18 +68,12 @@ def reference_rule(most: int) -> str:
       "them, _mean the mean over them; chrF is likewise the best")
 
 
-@functools.cache
-def _rouge_scorer() -> Any:
-  from rouge_score import rouge_scorer
-
-  return rouge_scorer.RougeScorer(
-      ["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-
-
 def rouge(label: str, text: str) -> Mapping[str, float]:
   """ROUGE-1, -2 and -L, as F1 with Porter's stemmer."""
   return {name: float(value.fmeasure)
-          for name, value in _rouge_scorer().score(label, text).items()}
+          for name, value in text_overlap.rouge_scorer(
+              "rouge1", "rouge2", "rougeL", stems=True).score(
+                  label, text).items()}
 
 
 def read_by_rouge(text: str) -> bool:

@@ -38,14 +38,16 @@ def share_found(text: str, source: str) -> float | None:
 
 
 @functools.cache
-def _rouge_scorer() -> Any:
+def rouge_scorer(*metrics: str, stems: bool) -> Any:
+  """The scorer of the rouge-score package."""
   from rouge_score import rouge_scorer
 
-  return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+  return rouge_scorer.RougeScorer(metrics, use_stemmer=stems)
 
 
 def rouge_l(reference: str, text: str) -> float:
   """ROUGE-L F1 of two texts, in [0, 1], by the rouge-score package."""
   if reference == text:  # A teacher's own line: 1, unless there is no word.
     return float(re.search(r"[a-z0-9]", text.lower()) is not None)
-  return float(_rouge_scorer().score(reference, text)["rougeL"].fmeasure)
+  scorer = rouge_scorer("rougeL", stems=False)
+  return float(scorer.score(reference, text)["rougeL"].fmeasure)

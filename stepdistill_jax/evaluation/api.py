@@ -230,9 +230,7 @@ def load(
   """
   known = [f.name for f in dataclasses.fields(model_config_lib.ModelConfig)]
   for name in model_settings:
-    if name not in known:
-      raise errors.UserError(
-          errors.unknown_name_message("setting", name, known))
+    errors.require_known("setting", name, known)
   setting_checks.whole_number("max_input_tokens", max_input_tokens)
   config = model_config_lib.ModelConfig(**model_settings)
   runtime.configure()

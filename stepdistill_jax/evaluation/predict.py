@@ -22,7 +22,7 @@ import pathlib
 import sys
 from typing import Any
 
-from stepdistill_jax.util import argument_parser
+from stepdistill_jax.util import argument_parser, errors
 
 _CHUNK = 256  # Texts that are asked, and then written, together.
 
@@ -70,8 +70,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  from stepdistill_jax.util import errors
-
   with errors.answers_are_kept():
     _run(args)
 
@@ -79,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> None:
   from stepdistill_jax.evaluation import api, texts
   from stepdistill_jax.teacher.importing import row_files
-  from stepdistill_jax.util import errors, progress
+  from stepdistill_jax.util import progress
 
   with texts.local_file(args.input, args.format) as path, (
       progress.Bars("texts")) as bars:
@@ -108,8 +106,6 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check_output(output: pathlib.Path, path: pathlib.Path) -> None:
-  from stepdistill_jax.util import errors
-
   if not output.absolute().parent.is_dir():
     raise errors.UserError(
         f"--output={output}: there is no folder {output.parent}; make it first")
@@ -163,8 +159,6 @@ class _Writer:
       errors.UserError: none could be asked, or there are more answers than
         texts.
     """
-    from stepdistill_jax.util import errors
-
     if (row := next(self._there, None)) is not None:
       raise self._other(f"an answer to {row.get('id')!r}, which {path} has not")
     reasons = ", ".join(f"{n} {name}" for name, n in self._reasons.items())
@@ -235,8 +229,6 @@ class _Writer:
                         f"{text.value!r:.60}")
 
   def _other(self, what: str) -> Exception:
-    from stepdistill_jax.util import errors
-
     return errors.UserError(
         f"{self._output} has {what}; name another --output, or replace it "
         "with --overwrite")
@@ -248,8 +240,6 @@ def _read_rows(path: pathlib.Path) -> Iterator[Row]:
   Raises:
     errors.UserError: another kind of file.
   """
-  from stepdistill_jax.util import errors
-
   with path.open("rb+") as file:
     end = 0
     for number, line in enumerate(file, start=1):

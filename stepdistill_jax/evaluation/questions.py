@@ -208,12 +208,16 @@ class _Asking:
   def answers(self, mode: str) -> systems_lib.Answers:
     """Labels, and rationales where the questions ask for them."""
     label_timing, rationale_timing = decoded_lib.Timing(), decoded_lib.Timing()
-    examples = self._questions.example_set.examples
-    logs = {"answers": (self.generate if mode == "generate" else self.score)(
-        label_timing)}
+    q = self._questions
+    examples = q.example_set.examples
+    logs = {"answers": self._score(label_timing) if mode == "score" else (
+        self._decode("label", q.prefix, q.label_length, label_timing))}
     likelihoods = None
-    if self._questions.explain_prefix is not None and mode == "generate":
-      logs["rationales"], likelihoods = self.explain(rationale_timing)
+    if q.explain_prefix is not None and mode == "generate":
+      logs["rationales"] = self._decode(
+          "rationale", q.explain_prefix, self._config.rationale_length,
+          rationale_timing)
+      likelihoods = self._teacher_likelihoods(q.explain_prefix)
     answers = disk_lists.DiskList(of=systems_lib.Answer)
     cut: dict[str, int | None] = {"inputs": 0, **dict.fromkeys(logs, 0)}
     for example in examples:
@@ -304,12 +308,8 @@ class _Asking:
         self._done, self._total,
         f"{self._system.name}: {self._questions.name}, {self._what}")
 
-  def generate(self, timing) -> store_lib.AnswerLog:
-    """Decodes a label for each example."""
-    q = self._questions
-    return self._decode("label", q.prefix, q.label_length, timing)
-
   def _decode(self, what, prefix, length, timing) -> store_lib.AnswerLog:
+    """Decodes a label or a rationale for each example."""
     q, beam = self._questions, self._config.beam
     log = self._log(what, prefix=prefix, length=length, beam=beam)
     for examples in self._open_examples(log, f"{what}s"):
@@ -326,7 +326,7 @@ class _Asking:
         self._report(len(indices))
     return log
 
-  def score(self, timing) -> store_lib.AnswerLog:
+  def _score(self, timing) -> store_lib.AnswerLog:
     """Takes the likeliest of the choices of each example.
 
     The score is its share of the probability of all choices.
@@ -356,15 +356,8 @@ class _Asking:
     timing.examples = asked
     return log
 
-  def explain(
-      self, timing) -> tuple[store_lib.AnswerLog, store_lib.AnswerLog]:
-    """Decodes a rationale, and weighs the teacher's."""
-    q = self._questions
-    return (self._decode("rationale", q.explain_prefix,
-                         self._config.rationale_length, timing),
-            self._teacher_likelihoods(q.explain_prefix))
-
   def _teacher_likelihoods(self, prefix) -> store_lib.AnswerLog:
+    """Weighs the teacher's rationales."""
     q = self._questions
     taught = lambda example: example.rationale
     log = self._log("teacher rationale", prefix=prefix, fingerprint=(

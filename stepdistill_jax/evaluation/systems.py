@@ -5,7 +5,7 @@ run a model are in `checkpoints.py` and `hugging_face.py`.
 """
 
 import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import math
@@ -101,6 +101,32 @@ class System(Protocol):
     """
 
 
+def teachers_answers(
+    teacher: str, example_set: examples_lib.ExampleSet,
+    said: Callable[[examples_lib.Example], Sequence[str] | None],
+    source: str) -> Answers:
+  """A teacher's answers, and what they cost.
+
+  Args:
+    teacher: its name.
+    example_set: the questions.
+    said: gives the rationale and the label of an example; None where there
+      are none.
+    source: what such an example has none of, for a warning.
+  """
+  answers, words = disk_lists.DiskList(of=Answer), []
+  for example in example_set.examples:
+    rationale, label = said(example) or (None, None)
+    answers.append(Answer(example.id, label, rationale=rationale or None))
+    if label is not None:
+      words.append(len(f"{example.inputs} {rationale} {label}".split()))
+  missing = len(answers) - len(words)
+  warnings = (f"{missing} of {len(answers)} examples have no {source}; they "
+              "count as wrong",)
+  return Answers(answers, warnings * bool(missing),
+                 cost_lib.of_teacher(teacher, words))
+
+
 class TeacherRecords:
   """The cached teacher of the distillation records: its own line.
 
@@ -145,27 +171,16 @@ class TeacherRecords:
   def answer(self, example_set: examples_lib.ExampleSet,
              store: store_lib.AnswerStore | None = None) -> list[Answers]:
     own = self._own(example_set)
-    answers = disk_lists.DiskList(of=Answer)
-    words: list[int] = []
-    missing = 0
-    for asked in example_set.examples:
-      row: examples_lib.Example | None = asked
-      if own is not example_set:
-        number = own.numbers.get(asked.id)
-        row = None if number is None else own.examples[number]
-      if row is None:
-        missing += 1
-        answers.append(Answer(asked.id, None))
-        continue
-      words.append(len(
-          f"{row.inputs} {row.rationale} {row.teacher_label}".split()))
-      answers.append(Answer(
-          asked.id, row.teacher_label, rationale=row.rationale or None))
-    warnings = [f"{missing} of {len(answers)} examples have no record of "
-                f"teacher {self.teacher}; they count as wrong"] * bool(missing)
-    warnings += self._rules_warning(example_set.benchmark)
-    return [Answers(answers, tuple(warnings),
-                    cost_lib.of_teacher(self.teacher, words))]
+
+    def said(asked: examples_lib.Example) -> tuple[str, str] | None:
+      number = own.numbers.get(asked.id)
+      row = None if number is None else own.examples[number]
+      return row and (row.rationale, row.teacher_label)
+
+    found = teachers_answers(self.teacher, example_set, said,
+                             f"record of teacher {self.teacher}")
+    return [dataclasses.replace(found, warnings=(
+        *found.warnings, *self._rules_warning(example_set.benchmark)))]
 
   def _rules_warning(self, benchmark: str) -> list[str]:
     """Says by which rules the records' labels were parsed, if by others."""
@@ -269,30 +284,26 @@ def _read_predictions(
   numbers: dict[str, int] = {}
   first_lines = array.array("q")
   repeated = 0
-  try:
-    with path.open(encoding="utf-8-sig") as lines:
-      for number, line in enumerate(lines, start=1):
-        if not line.strip():
-          continue
-        answer = _read_prediction(line, f"{path}, line {number}")
-        if answer is None:
-          continue
-        at = numbers.setdefault(answer.id, len(found))
-        if at == len(found):
-          found.append(answer)
-          first_lines.append(number)
-        elif (earlier := found[at]) == answer:
-          repeated += 1
-        else:
-          differ = [name for name in ("text", "score", "rationale")
-                    if getattr(answer, name) != getattr(earlier, name)]
-          raise errors.UserError(
-              f"{path}: id {answer.id!r} has different {differ[0]}s on lines "
-              f"{first_lines[at]} and {number}; keep one")
-  except UnicodeDecodeError as error:
-    raise errors.UserError(
-        f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
-    ) from error
+  with path.open(encoding="utf-8-sig") as lines, errors.reported(
+      UnicodeDecodeError, lambda error: (
+          f"{path}: not UTF-8 text ({error.reason} at byte {error.start})")):
+    for number, line in enumerate(lines, start=1):
+      answer = line.strip() and _read_prediction(
+          line, f"{path}, line {number}")
+      if not answer:
+        continue
+      at = numbers.setdefault(answer.id, len(found))
+      if at == len(found):
+        found.append(answer)
+        first_lines.append(number)
+      elif (earlier := found[at]) == answer:
+        repeated += 1
+      else:
+        differ = next(name for name in ("text", "score", "rationale")
+                      if getattr(answer, name) != getattr(earlier, name))
+        raise errors.UserError(
+            f"{path}: id {answer.id!r} has different {differ}s on lines "
+            f"{first_lines[at]} and {number}; keep one")
   if not found:
     raise errors.UserError(f"{path}: no prediction in the file")
   return found, numbers, repeated
@@ -300,10 +311,9 @@ def _read_predictions(
 
 def _read_prediction(line: str, where: str) -> Answer | None:
   """The answer of a line; None for a text that `predict` could not ask."""
-  try:
+  with errors.reported((ValueError, RecursionError),
+                       lambda error: f"{where}: not JSON ({error})"):
     row = json.loads(line)
-  except (ValueError, RecursionError) as error:
-    raise errors.UserError(f"{where}: not JSON ({error})") from error
   if not isinstance(row, dict):
     raise errors.UserError(
         f"{where}: expected an object with `id` and `text`, got "

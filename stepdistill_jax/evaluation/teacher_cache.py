@@ -1,11 +1,11 @@
 """A teacher's raw cache as a system: parsed by the rules of the call."""
 
 from collections.abc import Iterator
+import dataclasses
 import pathlib
 
 from stepdistill_jax.answers import answer_forms, parsing, rules as rules_lib
 from stepdistill_jax.evaluation import (
-  cost as cost_lib,
   examples as examples_lib,
   store as store_lib,
   systems as systems_lib,
@@ -67,33 +67,20 @@ class TeacherCache:
         parsed = _parsed(item, parser) if item.output is not None else None
         said.append(None if parsed is None else [
             parsed.rationale, parsed.label])
-    answers = disk_lists.DiskList(of=systems_lib.Answer)
-    words, missing = [], 0
-    for example in example_set.examples:
+
+    def said_of(example: examples_lib.Example) -> list[str] | None:
       # A question that stands twice in a split has its own completions.
       numbers = waiting[records.input_hash(example.inputs)]
-      found = said[numbers.pop(0)] if numbers else None
-      if found is None:
-        missing += 1
-        answers.append(systems_lib.Answer(example.id, None))
-        continue
-      rationale, label = found
-      words.append(len(f"{example.inputs} {rationale} {label}".split()))
-      answers.append(systems_lib.Answer(
-          example.id, label, rationale=rationale or None))
-    warnings = []
-    if missing:
-      warnings.append(
-          f"{missing} of {len(answers)} examples have no completion in the "
-          "cache; they count as wrong")
-    if more := sum(map(len, waiting.values())):
-      warnings.append(
-          f"{more} further completions in the cache are of questions that have "
-          "one; they are left out")
-    return [systems_lib.Answers(
-        answers, tuple(warnings),
-        {**cost_lib.of_teacher(self.teacher, words),
-         **self._tokens(example_set)})]
+      return said[numbers.pop(0)] if numbers else None
+
+    found = systems_lib.teachers_answers(
+        self.teacher, example_set, said_of, "completion in the cache")
+    more = sum(map(len, waiting.values()))
+    warnings = (f"{more} further completions in the cache are of questions "
+                "that have one; they are left out",)
+    return [dataclasses.replace(
+        found, warnings=found.warnings + warnings * bool(more),
+        cost={**found.cost, **self._tokens(example_set)})]
 
   def _tokens(self, example_set: examples_lib.ExampleSet) -> dict[str, float]:
     """Tokens a row, all its samples together, as the server counted them."""

@@ -317,19 +317,15 @@ def _read_split(
         split, SPLITS, lengths, str(folder)))
   stem, shard_count = f"{TFDS_PREFIX}{dataset}-{split}", len(lengths[split])
   count = 0
-  try:
+  with errors.reported((OSError, tfrecord_files.CorruptFileError), lambda e: (
+      f"{path} cannot be read ({e.strerror})" if isinstance(e, OSError)
+      else str(e)) + "; import these records anew"):
     for shard in range(shard_count):
       path = folder / shard_name(stem, shard, shard_count)
       with path.open("rb") as file:
         for value in tfrecord_files.read_examples(file, str(path), decode):
           yield value
           count += 1
-  except OSError as error:
-    raise errors.UserError(
-        f"{path} cannot be read ({error.strerror}); import these records anew"
-    ) from error
-  except tfrecord_files.CorruptFileError as error:
-    raise errors.UserError(f"{error}; import these records anew") from error
   if count != sum(lengths[split]):
     raise errors.UserError(
         f"{folder} has {count} records of {split}, not the "
@@ -353,11 +349,9 @@ def require_features(
 def _shard_lengths(folder: pathlib.Path) -> dict[str, list[int]]:
   """Number of records of each split's shards."""
   path = folder / "dataset_info.json"
-  try:
+  with errors.reported((KeyError, TypeError, ValueError), _damaged(path)):
     return {split["name"]: [int(n) for n in split["shardLengths"]]
             for split in _read_json(path)["splits"]}
-  except (KeyError, TypeError, ValueError) as error:
-    raise _damaged(path) from error
 
 
 def import_info(
@@ -377,14 +371,13 @@ def has_own_labels(
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
+  with errors.reported(
+      (OSError, ValueError, RecursionError), _damaged(path)):
     value = json.loads(path.read_text("utf-8"))
-  except (OSError, ValueError, RecursionError) as error:
-    raise _damaged(path) from error
   if not isinstance(value, dict):
-    raise _damaged(path)
+    raise errors.UserError(_damaged(path))
   return value
 
 
-def _damaged(path: pathlib.Path) -> errors.UserError:
-  return errors.UserError(f"{path} is damaged; import these records anew")
+def _damaged(path: pathlib.Path) -> str:
+  return f"{path} is damaged; import these records anew"

@@ -48,12 +48,10 @@ def load(path: str | os.PathLike[str], flag: str = "") -> Any:
 
   if not os.path.isfile(path):
     raise errors.UserError(f"there is no file {flag}{path}")
-  try:
+  with errors.reported((OSError, RuntimeError), lambda error: (
+      f"{flag}{path} is not a SentencePiece model file: "
+      f"{errors.one_line(str(error))}")):
     return sentencepiece.SentencePieceProcessor(model_file=str(path))
-  except (OSError, RuntimeError) as error:
-    raise errors.UserError(
-        f"{flag}{path} is not a SentencePiece model file: "
-        f"{errors.one_line(str(error))}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,40 +41,23 @@ def choose(
     settings = one.settings()
     if len(settings) == 1:
       continue
-    accuracies = {
-        setting: _accuracy(folder, [
-            resolving.job_name(one.cell, setting, seed)
-            for seed in one.grid.sweep_seeds], failed)
-        for setting in settings}
-    known = {s: a for s, a in accuracies.items() if isinstance(a, float)}
-    if known and not any(isinstance(a, _Open) for a in accuracies.values()):
+    known, waits = {}, False
+    for setting in settings:
+      values, missing = [], set()
+      for seed in one.grid.sweep_seeds:
+        run = jobs_lib.Named(resolving.job_name(one.cell, setting, seed))
+        try:
+          results = jobs_lib.read_results(folder, run, resolving.VALIDATION)
+          values += [s["accuracy"] for s in results["systems"]
+                     if s["kind"] == "checkpoint"]
+        except FileNotFoundError:
+          missing.add(run.name)
+      if not missing:
+        known[setting] = float(np.mean(values))
+      # One that failed and was tried again has a score.
+      waits = waits or bool(missing) and not missing & failed
+    if known and not waits:
       found.append(Choice(
           one.cell.name, {s: known.get(s) for s in settings},
           max(known, key=lambda setting: known[setting])))
   return found
-
-
-class _Open:
-  """A run has no score yet."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Name:
-  name: str
-
-
-def _accuracy(folder, names: Sequence[str], failed: set[str]
-              ) -> float | _Open | None:
-  values, missing = [], []
-  for name in names:
-    try:
-      results = jobs_lib.read_results(
-          folder, _Name(name), resolving.VALIDATION)
-    except FileNotFoundError:
-      missing.append(name)
-      continue
-    values += [s["accuracy"] for s in results["systems"]
-               if s["kind"] == "checkpoint"]
-  if failed & set(missing):  # Else it was tried again, and has a score.
-    return None
-  return _Open() if missing else float(np.mean(values))

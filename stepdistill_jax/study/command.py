@@ -354,10 +354,12 @@ def _by_reason(lines: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _row_as_json(row: Any) -> dict[str, Any]:
+  from stepdistill_jax.study import estimates
+
   cell = row.cell.cell
   return {"dataset": cell.dataset, "method": cell.method, "size": cell.size,
-          "variant": cell.variant, **{name: getattr(row, name) for name in (
-              "runs", "done", "steps", "disk", "chip_hours", "cost", "note")}}
+          "variant": cell.variant, "note": row.note,
+          **{name: getattr(row, name) for name in estimates.NUMBERS}}
 
 
 def _blocked(one: Any, records_dir: pathlib.Path) -> str:

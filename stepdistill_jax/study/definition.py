@@ -140,11 +140,10 @@ def read(path: pathlib.Path,
   Raises:
     errors.UserError: it is not TOML, or says what cannot be.
   """
-  try:
+  with errors.reported(
+      (OSError, ValueError), lambda error: f"{path} cannot be read: {error}"):
     text = path.read_text(encoding="utf-8")
     table = tomllib.loads(text)
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f"{path} cannot be read: {error}") from error
   where = str(path)
   _check_keys(table, _KEYS, where)
   grids = table.pop("grid", [{}])
@@ -190,9 +189,7 @@ def _check_renamed(renamed, grids, where) -> None:
 def _check_keys(table: Mapping[str, Any], known: Sequence[str],
                 where: str) -> None:
   for key in table:
-    if key not in known:
-      raise errors.UserError(
-          errors.unknown_name_message("key", key, known, f"({where})"))
+    errors.require_known("key", key, known, f"({where})")
 
 
 def _table(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

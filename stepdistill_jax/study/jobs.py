@@ -19,12 +19,11 @@ from stepdistill_jax.util import progress as progress_lib
 TEST = "test"
 
 
-class Named(Protocol):
-  """What has folders of its own."""
+@dataclasses.dataclass(frozen=True)
+class Named:
+  """What has folders of this name."""
 
-  @property
-  def name(self) -> str:
-    """The name of its folders."""
+  name: str
 
 
 class Watcher(progress_lib.Watcher, Protocol):

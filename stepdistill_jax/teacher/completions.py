@@ -25,6 +25,7 @@ import os
 import pathlib
 import re
 import sqlite3
+import tomllib
 from typing import Any
 
 from stepdistill_jax.records import records
@@ -36,18 +37,12 @@ MANIFEST = "manifest.json"
 # The lines of a cache that is being collected; see `ask.store`.
 GROWING = ".cache.sqlite"
 _SHARD = re.compile(r"shard-\d{5}\.jsonl(?:\.gz)?")
-# Endings, and the names that servers have for them, in lower case.
+# Endings.
 STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
-_ENDINGS = {
-    STOP: ("", "unknown", "eos", "eos_token", "end_turn", "stop_sequence",
-           "stop_str", "end_of_sequence", "end_of_turn", "completed",
-           "complete", "finished", "finish", "end", "done"),
-    LENGTH: ("max_tokens", "max_length", "max_new_tokens",
-             "max_output_tokens", "model_length", "max_completion_tokens"),
-    FILTERED: ("safety", "recitation", "blocklist", "prohibited_content",
-               "spii", "guardrail_intervened", "content_filtered"),
-}
-_ENDING_OF = {name: ending for ending, names in _ENDINGS.items()
+# What servers call these and other things.
+SERVERS = tomllib.loads(
+    pathlib.Path(__file__).with_name("servers.toml").read_text("utf-8"))
+_ENDING_OF = {name: ending for ending, names in SERVERS["endings"].items()
               for name in names}
 
 
@@ -247,17 +242,16 @@ def mark_whole(database: sqlite3.Connection) -> None:
 
 def _growing_entries(path: pathlib.Path) -> Iterator[text_files.Entry]:
   """Yields the lines of a cache that is still being collected."""
-  try:
-    with contextlib.closing(sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-      if is_whole(database):
-        for number, line in database.execute(
-            "SELECT rowid, line FROM samples ORDER BY rowid"):
-          value, problem = text_files.parse_json(line)
-          yield text_files.Entry(value, problem, path, number, "line")
-        return
-  except sqlite3.Error as error:
-    raise errors.UserError(f"cannot read {path}: {error}") from error
+  with errors.reported(
+      sqlite3.Error, lambda error: f"cannot read {path}: {error}"
+  ), contextlib.closing(sqlite3.connect(
+      f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+    if is_whole(database):
+      for number, line in database.execute(
+          "SELECT rowid, line FROM samples ORDER BY rowid"):
+        value, problem = text_files.parse_json(line)
+        yield text_files.Entry(value, problem, path, number, "line")
+      return
   for shard in shard_paths(path.parent):
     yield from text_files.read_entries(shard)
 

@@ -51,16 +51,14 @@ def write(pairs: pairs_lib.Pairs, page: pathlib.Path, *, seed: int = 0
   writer.writerows({**row, **{
       name: "'" * row[name].startswith(("=", "+", "-", "@")) + row[name]
       for name in _TEXTS}} for row in rows)
-  try:
+  with errors.reported(
+      OSError, lambda error: f"cannot write {page}: {error.strerror}"):
     page.parent.mkdir(parents=True, exist_ok=True)
     durable_files.replace(page, pages.render(
         _TEMPLATE, title="Which answer is better?", rows=rows,
         columns=COLUMNS, key=_key(rows)))
     # With a byte-order mark, by which spreadsheets know UTF-8.
     durable_files.replace(table, "\ufeff" + text.getvalue())
-  except OSError as error:
-    raise errors.UserError(
-        f"cannot write {page}: {error.strerror}") from error
   return table
 
 

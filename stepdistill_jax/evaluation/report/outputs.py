@@ -80,11 +80,9 @@ def prepare(folder: pathlib.Path) -> pathlib.Path:
       raise errors.UserError(
           f"--output={folder} holds other files (such as {sorted(other)[0]}) "
           "and no earlier scores; name a new folder")
-  try:
+  with errors.reported(OSError, lambda error: (
+      f"--output={folder} cannot be made: {error.strerror}")):
     folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise errors.UserError(
-        f"--output={folder} cannot be made: {error.strerror}") from error
   return folder
 
 

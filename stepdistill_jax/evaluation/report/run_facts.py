@@ -100,7 +100,8 @@ def bindings(path: pathlib.Path) -> dict[str, Any]:
       return f"%{scoped_name}"
 
   found = {}
-  try:
+  with errors.reported((SyntaxError, ValueError), lambda error: (
+      f"{path} is not valid gin: {error}")):
     parser = config_parser.ConfigParser(
         path.read_text(encoding="utf-8"), AsText())
     for statement in parser:
@@ -109,8 +110,6 @@ def bindings(path: pathlib.Path) -> dict[str, Any]:
         if statement.arg_name:
           name += f".{statement.arg_name}"
         found[name] = statement.value
-  except (SyntaxError, ValueError) as error:
-    raise errors.UserError(f"{path} is not valid gin: {error}") from error
   return found
 
 

@@ -196,7 +196,8 @@ def write(
   Raises:
     errors.UserError: the folder cannot be written to.
   """
-  try:
+  with errors.reported(OSError, lambda error: (
+      f"--output={folder} cannot be written: {error.strerror}")):
     folder.mkdir(parents=True, exist_ok=True)
     drawn = list(plots_lib.of_runs(report.groups, report.teachers))
     for plot in drawn:
@@ -216,7 +217,4 @@ def write(
         "report.json": outputs.dump_json(result)}
     for name, text in texts.items():
       durable_files.replace(folder / name, text)
-  except OSError as error:
-    raise errors.UserError(
-        f"--output={folder} cannot be written: {error.strerror}") from error
   return result

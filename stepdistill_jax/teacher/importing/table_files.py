@@ -211,7 +211,9 @@ def _csv_rows(path: pathlib.Path, delimiter: str) -> Iterator[_Values]:
 
     reader = csv.reader(whole(), delimiter=delimiter, strict=True)
     columns = 0
-    try:
+    with errors.reported(csv.Error, lambda error: (
+        f"{path} line {reader.line_num} is not CSV: {error}; double the "
+        "quotation marks inside a field, or save the file as .jsonl")):
       for values in reader:
         columns = columns or len(values)
         if len(lines) > 1 and columns > 1 and all(
@@ -224,11 +226,6 @@ def _csv_rows(path: pathlib.Path, delimiter: str) -> Iterator[_Values]:
               "itself; double the marks (\"\"), or save the file as .jsonl")
         lines.clear()
         yield reader.line_num, values, ""
-    except csv.Error as error:
-      raise errors.UserError(
-          f"{path} line {reader.line_num} is not CSV: {error}; double the "
-          "quotation marks inside a field, or save the file as .jsonl"
-      ) from error
 
 
 def _quotes_delimiters(
