@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 
-from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.evaluation import examples as examples_lib, statistics
+from stepdistill_jax.answers import benchmarks
+from stepdistill_jax.evaluation import examples, statistics
 
 UNPARSABLE = "(unparsable)"
 CALIBRATION_BINS = 10
@@ -84,10 +84,10 @@ def by_length(lengths: Sequence[int], correct: Sequence[bool]) -> list[dict]:
   return rows
 
 
-def number_of_steps(benchmark: benchmarks_lib.Benchmark,
-                    example: examples_lib.Example) -> int | None:
+def number_of_steps(benchmark: benchmarks.Benchmark,
+                    example: examples.Example) -> int | None:
   """Steps that an example needs: operators, else the teacher's sentences."""
-  if benchmark.kind == benchmarks_lib.EQUATION:
+  if benchmark.kind == benchmarks.EQUATION:
     operators = len(re.findall(r"[\d).]\s*[-+*/]", example.label))
     if operators:
       return operators

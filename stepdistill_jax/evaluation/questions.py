@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from stepdistill_jax.evaluation import (
-  cost as cost_lib,
+  cost,
   decoded as decoded_lib,
   examples as examples_lib,
-  model_config as model_config_lib,
+  model_config,
   store as store_lib,
-  systems as systems_lib,
+  systems,
 )
 from stepdistill_jax.records import records
 from stepdistill_jax.util import disk_lists, errors
@@ -97,7 +97,7 @@ class Model:
   answer_after_rationale: bool = False
 
   def __init__(
-      self, name: str, source: str, config: model_config_lib.ModelConfig,
+      self, name: str, source: str, config: model_config.ModelConfig,
       progress: Progress | None):
     self.name, self.source = name, source
     self._config = config
@@ -148,12 +148,12 @@ class Model:
     config = self._config
     rationales = rationales or config.rationales
     explain = self.explain_prefix
-    if rationales != model_config_lib.AUTO:
+    if rationales != model_config.AUTO:
       explain = None if rationales == "no" else explain or "explain: "
     length = config.label_length or example_set.spec.decode_length
     return Questions(
         example_set, self.vocabulary,
-        prefix=(self.prefix if config.prefix == model_config_lib.AUTO
+        prefix=(self.prefix if config.prefix == model_config.AUTO
                 else config.prefix),
         explain_prefix=explain, labels=self.closed_labels(example_set),
         label_length=length + (
@@ -162,13 +162,13 @@ class Model:
   def answer(
       self, example_set: examples_lib.ExampleSet,
       store: store_lib.AnswerStore | None = None,
-  ) -> list[systems_lib.Answers]:
+  ) -> list[systems.Answers]:
     """Asks the student; see `systems.System`."""
     return self.ask(self.questions(example_set), store)
 
   def ask(
       self, asked: Questions, store: store_lib.AnswerStore | None = None,
-  ) -> list[systems_lib.Answers]:
+  ) -> list[systems.Answers]:
     """Asks in each of the config's modes.
 
     Args:
@@ -205,7 +205,7 @@ class _Asking:
     self._config, self._progress = system._config, system._progress
     self._identity = system.identity()
 
-  def answers(self, mode: str) -> systems_lib.Answers:
+  def answers(self, mode: str) -> systems.Answers:
     """Labels, and rationales where the questions ask for them."""
     label_timing, rationale_timing = decoded_lib.Timing(), decoded_lib.Timing()
     q = self._questions
@@ -218,14 +218,14 @@ class _Asking:
           "rationale", q.explain_prefix, self._config.rationale_length,
           rationale_timing)
       likelihoods = self._teacher_likelihoods(q.explain_prefix)
-    answers = disk_lists.DiskList(of=systems_lib.Answer)
+    answers = disk_lists.DiskList(of=systems.Answer)
     cut: dict[str, int | None] = {"inputs": 0, **dict.fromkeys(logs, 0)}
     for example in examples:
       rows = {what: log.get(example) for what, log in logs.items()}
       label, said = rows["answers"], rows.get("rationales", {})
       weighed = likelihoods.get(example) if (
           likelihoods and example.rationale) else {}
-      answers.append(systems_lib.Answer(
+      answers.append(systems.Answer(
           example.id, label["text"], score=label["score"],
           tokens=label["tokens"], input_tokens=label["input_tokens"],
           rationale=said.get("text"), rationale_tokens=said.get("tokens"),
@@ -236,11 +236,11 @@ class _Asking:
           # An earlier version did not note it.
           cut[what] = cut[what] + (
               not row["ended"]) if "ended" in row else None
-    return systems_lib.Answers(
+    return systems.Answers(
         answers, mode=mode, settings=self._settings(), cut=cut,
         answer_after_rationale=self._system.answer_after_rationale,
         warnings=tuple(self._cut_warnings(cut)),
-        cost={**cost_lib.of_student(
+        cost={**cost.of_student(
             self._system, answers, label_timing, rationale_timing, mode),
               **self._latency(mode)})
 

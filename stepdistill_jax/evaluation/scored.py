@@ -9,18 +9,18 @@ import itertools
 from typing import Any
 
 from stepdistill_jax.answers import (
-  answer_matching as answers_lib,
-  benchmarks as benchmarks_lib,
+  answer_matching,
+  benchmarks,
   embeddings as embeddings_lib,
   rules as rules_lib,
   text_metrics,
 )
 from stepdistill_jax.evaluation import (
   breakdowns,
-  examples as examples_lib,
+  examples,
   rationales,
   statistics,
-  systems as systems_lib,
+  systems,
 )
 from stepdistill_jax.util import disk_lists
 
@@ -56,8 +56,8 @@ class Scored:
 
 
 def score(
-    system: systems_lib.System, example_set: examples_lib.ExampleSet,
-    given: systems_lib.Answers, *, rules: str = "strict", seed: int = 0,
+    system: systems.System, example_set: examples.ExampleSet,
+    given: systems.Answers, *, rules: str = "strict", seed: int = 0,
     embeddings: str | None = None,
 ) -> Scored:
   """Judges a system's answers to an example set.
@@ -157,9 +157,9 @@ class _Counts:
     self.lengths, self.steps = array.array("q"), []
     self.scores, self.of_scores = array.array("d"), []
 
-  def add(self, benchmark: benchmarks_lib.Benchmark,
-          example: examples_lib.Example, answer: systems_lib.Answer,
-          judged: benchmarks_lib.Judgement, metrics: Mapping[str, float],
+  def add(self, benchmark: benchmarks.Benchmark,
+          example: examples.Example, answer: systems.Answer,
+          judged: benchmarks.Judgement, metrics: Mapping[str, float],
           ) -> None:
     self.correct.append(judged.correct)
     self.unparsable += judged.parsed is None
@@ -186,15 +186,15 @@ def _judge(benchmark, row, answer, rules, given):
   text = answer.text
   if text is not None and given.answer_after_rationale and (
       given.mode == "generate"):  # A weighed choice is the label itself.
-    text = answers_lib.after_rationale(text)
+    text = answer_matching.after_rationale(text)
   if text is None:
-    return benchmarks_lib.Judgement(None, False)
+    return benchmarks.Judgement(None, False)
   return benchmark.judge(text, row.label, inputs=row.inputs, rules=rules,
                          free_text=given.free_text)
 
 
 def _similarities(
-    folder: str, rows: Iterable[tuple[examples_lib.Example, systems_lib.Answer]]
+    folder: str, rows: Iterable[tuple[examples.Example, systems.Answer]]
 ) -> Iterator[float | None]:
   """Yields how near each answer is to its best label, by embeddings."""
   rows = iter(rows)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from stepdistill_jax.evaluation import (
   cost as cost_lib,
-  examples as examples_lib,
+  examples,
   store as store_lib,
 )
 from stepdistill_jax.records import records
@@ -91,7 +91,7 @@ class System(Protocol):
   kind: str
   source: str
 
-  def answer(self, example_set: examples_lib.ExampleSet,
+  def answer(self, example_set: examples.ExampleSet,
              store: store_lib.AnswerStore) -> list[Answers]:
     """Answers every example of the set, once for each mode asked for.
 
@@ -102,8 +102,8 @@ class System(Protocol):
 
 
 def teachers_answers(
-    teacher: str, example_set: examples_lib.ExampleSet,
-    said: Callable[[examples_lib.Example], Sequence[str] | None],
+    teacher: str, example_set: examples.ExampleSet,
+    said: Callable[[examples.Example], Sequence[str] | None],
     source: str) -> Answers:
   """A teacher's answers, and what they cost.
 
@@ -143,7 +143,7 @@ class TeacherRecords:
     self.source = f"records of {teacher}"
     self._records_dir = pathlib.Path(records_dir or locations.records_dir())
 
-  def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
+  def skips(self, example_set: examples.ExampleSet) -> str | None:
     """Why there is no line of this teacher for a benchmark, or None."""
     if example_set.teacher != self.teacher and self.teacher not in (
         records.teachers_of(self._records_dir, example_set.benchmark)):
@@ -160,19 +160,19 @@ class TeacherRecords:
             "accuracy was not measured")
 
   def _own(
-      self, example_set: examples_lib.ExampleSet) -> examples_lib.ExampleSet:
+      self, example_set: examples.ExampleSet) -> examples.ExampleSet:
     """The benchmark's rows as this teacher's records have them."""
     if example_set.teacher == self.teacher:
       return example_set
-    return examples_lib.load(
+    return examples.load(
         example_set.benchmark, example_set.split, teacher=self.teacher,
         records_dir=self._records_dir)
 
-  def answer(self, example_set: examples_lib.ExampleSet,
+  def answer(self, example_set: examples.ExampleSet,
              store: store_lib.AnswerStore | None = None) -> list[Answers]:
     own = self._own(example_set)
 
-    def said(asked: examples_lib.Example) -> tuple[str, str] | None:
+    def said(asked: examples.Example) -> tuple[str, str] | None:
       number = own.numbers.get(asked.id)
       row = None if number is None else own.examples[number]
       return row and (row.rationale, row.teacher_label)
@@ -215,17 +215,17 @@ class PredictionsFile:
                free_text: bool = False):
     self._path = pathlib.Path(path)
     self.name = name or self._path.stem
-    self._sets_of_call: Sequence[examples_lib.ExampleSet] = ()
+    self._sets_of_call: Sequence[examples.ExampleSet] = ()
     self.source = str(path)
     self._free_text = free_text
     self._answers, self._numbers, self._repeated = _read_predictions(
         self._path)
 
-  def prepare(self, example_sets: Sequence[examples_lib.ExampleSet]) -> None:
+  def prepare(self, example_sets: Sequence[examples.ExampleSet]) -> None:
     """Learns the ids of all benchmarks of a call: one file may answer some."""
     self._sets_of_call = example_sets
 
-  def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
+  def skips(self, example_set: examples.ExampleSet) -> str | None:
     """Says so where the file answers other benchmarks of the call alone."""
     if any(name in self._numbers for name in example_set.numbers) or not any(
         _is_of(name, self._sets_of_call) for name in self._numbers):
@@ -235,7 +235,7 @@ class PredictionsFile:
             f"{example_set.benchmark}, split {example_set.split}: it has no "
             "line there")
 
-  def answer(self, example_set: examples_lib.ExampleSet,
+  def answer(self, example_set: examples.ExampleSet,
              store: store_lib.AnswerStore | None = None) -> list[Answers]:
     asked = example_set.numbers
     missing = [name for name in asked if name not in self._numbers]
@@ -266,7 +266,7 @@ class PredictionsFile:
     return [Answers(answers, tuple(warnings), free_text=self._free_text)]
 
 
-def _is_of(name: str, example_sets: Sequence[examples_lib.ExampleSet]) -> bool:
+def _is_of(name: str, example_sets: Sequence[examples.ExampleSet]) -> bool:
   """Whether an id is one of these sets', asked or left out."""
   return any(name in s.numbers or name in s.left_out_ids for s in example_sets)
 

@@ -5,11 +5,7 @@ import dataclasses
 import pathlib
 
 from stepdistill_jax.answers import answer_forms, parsing, rules as rules_lib
-from stepdistill_jax.evaluation import (
-  examples as examples_lib,
-  store as store_lib,
-  systems as systems_lib,
-)
+from stepdistill_jax.evaluation import examples, store as store_lib, systems
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.importing import cache_joining, joining
@@ -40,7 +36,7 @@ class TeacherCache:
     self.source = str(folder)
     self._rules = rules
 
-  def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
+  def skips(self, example_set: examples.ExampleSet) -> str | None:
     """Why the cache has no line for a benchmark, or None."""
     if not any(m["dataset"] == example_set.benchmark for _, m in self._caches):
       return f"{self.source} has no completions of {example_set.benchmark}"
@@ -51,9 +47,9 @@ class TeacherCache:
             f"{example_set.split}: the teacher's accuracy was not measured")
 
   def answer(
-      self, example_set: examples_lib.ExampleSet,
+      self, example_set: examples.ExampleSet,
       store: store_lib.AnswerStore | None = None,
-  ) -> list[systems_lib.Answers]:
+  ) -> list[systems.Answers]:
     """Parses the completion of every example; see `systems.System`."""
     del store  # Parsing again is faster than looking up.
     # Rationales and labels; of each question, those that nothing asked for yet.
@@ -68,12 +64,12 @@ class TeacherCache:
         said.append(None if parsed is None else [
             parsed.rationale, parsed.label])
 
-    def said_of(example: examples_lib.Example) -> list[str] | None:
+    def said_of(example: examples.Example) -> list[str] | None:
       # A question that stands twice in a split has its own completions.
       numbers = waiting[records.input_hash(example.inputs)]
       return said[numbers.pop(0)] if numbers else None
 
-    found = systems_lib.teachers_answers(
+    found = systems.teachers_answers(
         self.teacher, example_set, said_of, "completion in the cache")
     more = sum(map(len, waiting.values()))
     warnings = (f"{more} further completions in the cache are of questions "
@@ -82,7 +78,7 @@ class TeacherCache:
         found, warnings=found.warnings + warnings * bool(more),
         cost={**found.cost, **self._tokens(example_set)})]
 
-  def _tokens(self, example_set: examples_lib.ExampleSet) -> dict[str, float]:
+  def _tokens(self, example_set: examples.ExampleSet) -> dict[str, float]:
     """Tokens a row, all its samples together, as the server counted them."""
     names = {"input_tokens": "prompt_tokens",
              "label_tokens_per_example": "completion_tokens"}
@@ -103,7 +99,7 @@ class TeacherCache:
     return found
 
   def _completions(
-      self, example_set: examples_lib.ExampleSet,
+      self, example_set: examples.ExampleSet,
   ) -> Iterator[tuple[joining.Joined, parsing.Parser]]:
     """Yields what was asked and answered, and how it is read."""
     spec = example_set.dataset or datasets.get(example_set.benchmark)

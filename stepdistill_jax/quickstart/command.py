@@ -97,7 +97,7 @@ def run_plan(
 
 def _run_stages(output_dir, plan, console, num_workers) -> dict[str, Any]:
   start = time.monotonic()
-  from stepdistill_jax.quickstart import runs as runs_lib
+  from stepdistill_jax.quickstart import runs
   from stepdistill_jax.study import display, places, workers as workers_lib
   from stepdistill_jax.util import progress
 
@@ -105,7 +105,7 @@ def _run_stages(output_dir, plan, console, num_workers) -> dict[str, Any]:
   say(f"quickstart ({plan.budget}) -> {output_dir}")
   runtime.configure()
   place = places.of_small_students(num_workers)
-  jobs = runs_lib.jobs(output_dir, plan)
+  jobs = runs.jobs(output_dir, plan)
   with workers_lib.Workers(output_dir, jobs, place) as workers:
     runtime.import_tensorflow()
     from stepdistill_jax.quickstart import benchmark_data, summary, text

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from stepdistill_jax.study import jobs as jobs_lib, resolving
+from stepdistill_jax.study import jobs, resolving
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,9 @@ def choose(
     for setting in settings:
       values, missing = [], set()
       for seed in one.grid.sweep_seeds:
-        run = jobs_lib.Named(resolving.job_name(one.cell, setting, seed))
+        run = jobs.Named(resolving.job_name(one.cell, setting, seed))
         try:
-          results = jobs_lib.read_results(folder, run, resolving.VALIDATION)
+          results = jobs.read_results(folder, run, resolving.VALIDATION)
           values += [s["accuracy"] for s in results["systems"]
                      if s["kind"] == "checkpoint"]
         except FileNotFoundError:

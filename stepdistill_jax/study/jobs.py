@@ -14,7 +14,7 @@ import pathlib
 from typing import Any, Protocol
 
 from stepdistill_jax.runs import run_record
-from stepdistill_jax.util import progress as progress_lib
+from stepdistill_jax.util import progress
 
 TEST = "test"
 
@@ -26,7 +26,7 @@ class Named:
   name: str
 
 
-class Watcher(progress_lib.Watcher, Protocol):
+class Watcher(progress.Watcher, Protocol):
   """Follows one run."""
 
   def scoring(self, done: int, total: int) -> None:
@@ -132,7 +132,7 @@ def train_and_score(folder: pathlib.Path, job: Job, watcher: Watcher) -> None:
   from stepdistill_jax.runs import t5x_command
 
   if not is_trained(folder, job):
-    with progress_lib.watched_by(watcher):
+    with progress.watched_by(watcher):
       t5x_command.run(
           "train", job.gin_files, bindings(folder, job),
           tfds_data_dir=job.records_dir)

@@ -8,7 +8,7 @@ from typing import Any
 
 from stepdistill_jax.evaluation import statistics
 from stepdistill_jax.evaluation.judging import (
-  agreement as agreement_lib,
+  agreement,
   asking,
   pairs as pairs_lib,
   verdicts as verdicts_lib,
@@ -36,15 +36,15 @@ def make(pairs: pairs_lib.Pairs, verdicts: Sequence[verdicts_lib.Verdict],
     prompt: the judge's, its id and hash.
     seed: of the bootstraps.
   """
-  together: list[agreement_lib.Agreement] = []
+  together: list[agreement.Agreement] = []
   if verdicts:
-    table = agreement_lib.table_of(verdicts)
+    table = agreement.table_of(verdicts)
     # Of each group, of all; those of two are among the pairs.
     several = dict.fromkeys(
         tuple(group) for group in (*groups, table.columns) if len(group) > 2)
     together = [
-        *(agreement_lib.agree(table, group, seed=seed) for group in several),
-        *agreement_lib.agree_in_pairs(table, seed=seed)]
+        *(agreement.agree(table, group, seed=seed) for group in several),
+        *agreement.agree_in_pairs(table, seed=seed)]
   return {
       "code_version": outputs.code_version(),
       "systems": list(pairs.names), "pairs": len(pairs.pairs),

@@ -12,10 +12,7 @@ import pathlib
 
 import numpy as np
 
-from stepdistill_jax.evaluation.judging import (
-  pairs as pairs_lib,
-  verdicts as verdicts_lib,
-)
+from stepdistill_jax.evaluation.judging import pairs as pairs_lib, verdicts
 from stepdistill_jax.util import durable_files, errors, pages
 
 COLUMNS = ("item", "order", "grader", "verdict", "comment")
@@ -66,13 +63,13 @@ def shuffled(pairs: pairs_lib.Pairs, seed: int) -> list[dict[str, str]]:
   """The rows of a sheet, shuffled; as many of each order as can be."""
   rng = np.random.default_rng(seed)
   found = list(pairs.pairs.values())
-  orders = [verdicts_lib.GIVEN, verdicts_lib.SWAPPED] * (len(found) // 2 + 1)
+  orders = [verdicts.GIVEN, verdicts.SWAPPED] * (len(found) // 2 + 1)
   rows = []
   for at, swap in zip(rng.permutation(len(found)),
                       rng.permutation(len(found)), strict=True):
     pair, order = found[at], orders[swap]
     answers = [pair.first, pair.second]
-    if order == verdicts_lib.SWAPPED:
+    if order == verdicts.SWAPPED:
       answers.reverse()
     rows.append({"item": pair.item, "order": order, "question": pair.question,
                  "answer_1": answers[0], "answer_2": answers[1]})

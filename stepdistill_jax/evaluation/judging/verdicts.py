@@ -17,10 +17,7 @@ from stepdistill_jax.answers import (
 from stepdistill_jax.evaluation.judging import pairs as pairs_lib
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import text_files
-from stepdistill_jax.teacher.importing import (
-  containers,
-  counts as import_counts,
-)
+from stepdistill_jax.teacher.importing import containers, counts
 from stepdistill_jax.util import errors
 
 FIRST, TIE, SECOND = 0.0, 0.5, 1.0
@@ -130,7 +127,7 @@ def shown_to_given(preference: float | None, order: str) -> float | None:
 def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
               grader: str | None = None, graders: Sequence[str] = (),
               seen: set[str] | None = None, earlier: Sequence[Verdict] = ()
-              ) -> tuple[list[Verdict], import_counts.Reasons]:
+              ) -> tuple[list[Verdict], counts.Reasons]:
   """Reads verdicts of people or of models from a file.
 
   Forms, told by the columns:
@@ -161,7 +158,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
   Raises:
     errors.UserError: the file cannot be read, or has none of these forms.
   """
-  reasons = import_counts.Reasons()
+  reasons = counts.Reasons()
   grader = grader or path.name.partition(".")[0]
   verdicts: dict[tuple[str, str, str], Verdict] = {}
   taken = {(said.item, said.grader, said.order) for said in earlier}
@@ -198,7 +195,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
   if not verdicts and not reasons[UNKNOWN_GRADER]:
     raise errors.UserError(
         f"{path} has no verdict on any of the {len(pairs.pairs)} pairs ("
-        + ", ".join(import_counts.in_words(reasons.as_json(), True)) + ")")
+        + ", ".join(counts.in_words(reasons.as_json(), True)) + ")")
   return list(verdicts.values()), reasons
 
 

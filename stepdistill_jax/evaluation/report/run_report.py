@@ -12,7 +12,7 @@ from stepdistill_jax.evaluation import effect
 from stepdistill_jax.evaluation.report import (
   averages,
   outputs,
-  plots as plots_lib,
+  plots,
   runs_table,
   tables as tables_lib,
   text as text_report,
@@ -199,7 +199,7 @@ def write(
   with errors.reported(OSError, lambda error: (
       f"--output={folder} cannot be written: {error.strerror}")):
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = list(plots_lib.of_runs(report.groups, report.teachers))
+    drawn = list(plots.of_runs(report.groups, report.teachers))
     for plot in drawn:
       plot.save(folder)
     figures = {plot.name: plot.title for plot in drawn}

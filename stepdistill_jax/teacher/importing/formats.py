@@ -20,7 +20,7 @@ import pathlib
 import re
 from typing import Any
 
-from stepdistill_jax.answers import free_text_rules, parsing, rules as rules_lib
+from stepdistill_jax.answers import free_text_rules, parsing, rules
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import completions, text_files
 from stepdistill_jax.teacher.importing import (
@@ -62,7 +62,7 @@ def import_published(
   sources = _batch_sources(spec, rows, outputs, notes)
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
-      format_name="published", notes=notes, writer=rules_lib.PUBLISHED)
+      format_name="published", notes=notes, writer=rules.PUBLISHED)
 
 
 def import_llama3_cot(
@@ -103,7 +103,7 @@ def import_llama3_cot(
     source.joined = _doubt_labels(spec, source.joined, index)
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
-      format_name="llama3_cot", notes=notes, writer=rules_lib.PUBLISHED)
+      format_name="llama3_cot", notes=notes, writer=rules.PUBLISHED)
 
 
 def import_llama3(
@@ -157,7 +157,7 @@ def import_llama3(
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
       format_name="llama3", notes=notes,
-      writer=rules_lib.FREE_TEXT)
+      writer=rules.FREE_TEXT)
 
 
 def import_cache(

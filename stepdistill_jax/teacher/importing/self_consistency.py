@@ -10,7 +10,7 @@ label stays what the majority says: its accuracy must not profit from gold.
 from collections.abc import Sequence
 import dataclasses
 
-from stepdistill_jax.answers import labels as labels_lib, parsing
+from stepdistill_jax.answers import labels, parsing
 from stepdistill_jax.records import datasets
 
 # Named reason: every rationale leads to a label that is not the human one.
@@ -80,7 +80,7 @@ def choose(dataset: datasets.Dataset, row: datasets.Row,
   if not reject_wrong or not row.label:
     return Choice(best, agreement)
   right = [sample for group in groups for sample in group
-           if labels_lib.is_correct(dataset, sample.label, row.label)]
+           if labels.is_correct(dataset, sample.label, row.label)]
   counts.rejected_samples += sum(votes) - len(right)
   if not right:
     counts.rejected_rows += 1
@@ -113,4 +113,4 @@ def _groups(dataset: datasets.Dataset, samples: Sequence[parsing.Parsed]
 
 def _agree(dataset: datasets.Dataset, a: str, b: str) -> bool:
   """True if two labels of the teacher's are one vote."""
-  return a == b or labels_lib.is_correct(dataset, a, b)
+  return a == b or labels.is_correct(dataset, a, b)

@@ -13,12 +13,7 @@ import os
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import (
-  answer_forms,
-  kinds,
-  labels as labels_lib,
-  parsing,
-)
+from stepdistill_jax.answers import answer_forms, kinds, labels, parsing
 from stepdistill_jax.records import datasets, messages, records
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import (
@@ -276,7 +271,7 @@ def _join_columns_of(
       values["inputs"], "", position=position,
       choices=kinds.lettered_choices(values["inputs"])
       if spec.label_kind in (datasets.CHOICE, datasets.CHOICES) else ())
-  row.label = labels_lib.human_label(spec, values.get("label", ""), row)
+  row.label = labels.human_label(spec, values.get("label", ""), row)
   if "output" in columns:
     problem = "" if values["output"] else parsing.NO_COMPLETION
     return joining.Joined(row, values["output"] or None, problem, entry.where)
@@ -287,8 +282,8 @@ def _join_columns_of(
         row, None, parsing.NO_COMPLETION, entry.where)
   status = "ok"
   if "teacher_label" in columns:
-    label = labels_lib.spelled(spec, label, row)
-    status = labels_lib.label_status(spec, label, row)
+    label = labels.spelled(spec, label, row)
+    status = labels.label_status(spec, label, row)
   if status == "ok" and not rationale:
     status = parsing.EMPTY_RATIONALE
   return joining.Joined(
