@@ -52,10 +52,8 @@ def by_class(
 
 
 def _row(name: str, correct: Sequence[bool]) -> dict:
-  n, right = len(correct), int(sum(correct))
-  return {"range": name, "n": n, "correct": right,
-          "accuracy": right / n if n else None,
-          "ci95": list(statistics.wilson_interval(right, n))}
+  n = len(correct)
+  return {"range": name, "n": n, **statistics.accuracy(int(sum(correct)), n)}
 
 
 def by_length(lengths: Sequence[int], correct: Sequence[bool]) -> list[dict]:

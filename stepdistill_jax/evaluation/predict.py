@@ -30,41 +30,31 @@ Row = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-      "student", metavar="STUDENT", type=argument_parser.local_or_remote,
+  add = parser.add_argument
+  add("student", metavar="STUDENT", type=argument_parser.local_or_remote,
       help="a run's folder, a checkpoint_STEP, or a folder in the Hugging Face "
       "format (an export)")
-  parser.add_argument(
-      "input", metavar="INPUT",
+  add("input", metavar="INPUT",
       help="the texts (.jsonl, .json, .csv, .tsv, .parquet, else a line each), "
       "or - for standard input")
-  parser.add_argument(
-      "--output", metavar="FILE", type=os.path.expanduser,
+  add("--output", metavar="FILE", type=os.path.expanduser,
       help="JSON Lines (default: standard output)")
-  parser.add_argument(
-      "--explain", action="store_true", help="also ask for rationales")
-  parser.add_argument(
-      "--column", metavar="NAME",
+  add("--explain", action="store_true", help="also ask for rationales")
+  add("--column", metavar="NAME",
       help="field or column with the text (default: input, inputs, text or "
       "question, else the only one)")
-  parser.add_argument(
-      "--format", choices=("text", "jsonl", "csv", "tsv"),
+  add("--format", choices=("text", "jsonl", "csv", "tsv"),
       help="of standard input (default: text)")
-  parser.add_argument(
-      "--overwrite", action="store_true",
+  add("--overwrite", action="store_true",
       help="replace the answers that --output has")
-  parser.add_argument(
-      "--batch_size", default="auto",
+  add("--batch_size", default="auto",
       help="texts at a time, or auto (the default)")
-  parser.add_argument(
-      "--beam", type=argument_parser.positive, default=1,
+  add("--beam", type=argument_parser.positive, default=1,
       help="beam width; 1 (the default) is greedy")
-  parser.add_argument(
-      "--prefix", default="auto",
+  add("--prefix", default="auto",
       help="what stands before each text; auto (the default): what the student "
       "was trained with")
-  parser.add_argument(
-      "--max_input_tokens", type=argument_parser.positive, default=2048,
+  add("--max_input_tokens", type=argument_parser.positive, default=2048,
       metavar="N", help="longer texts are not asked (default: %(default)s)")
   argument_parser.add_records_dir(parser, type=argument_parser.existing)
 

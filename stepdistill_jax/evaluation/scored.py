@@ -219,20 +219,15 @@ def _means(counts: _Counts, seed: int
 
 
 def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:
-  n, right = len(correct), sum(correct)
   return {
-      "n": n, "correct": right, "accuracy": right / n if n else None,
-      "ci95": list(statistics.wilson_interval(right, n)),
+      "n": len(correct), **statistics.accuracy(sum(correct), len(correct)),
       "bootstrap_ci95": list(
-          statistics.bootstrap_interval(correct, seed=seed)),
-  }
+          statistics.bootstrap_interval(correct, seed=seed))}
 
 
 def _variants(counts: _Counts) -> dict[str, dict[str, Any]]:
   """Accuracy under other readings (CQA by letter); {} where there is none."""
-  n = len(counts.correct)
-  return {name: {"correct": right, "accuracy": right / n,
-                 "ci95": list(statistics.wilson_interval(right, n))}
+  return {name: statistics.accuracy(right, len(counts.correct))
           for name, right in counts.variants.items()}
 
 

@@ -8,6 +8,7 @@ seeded, so that a report can be made again. All accuracies are shares in
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,12 @@ def wilson_interval(
   low, high = proportion.proportion_confint(
       correct, n, alpha=1 - confidence, method="wilson")
   return float(low), float(high)
+
+
+def accuracy(correct: int, n: int) -> dict[str, Any]:
+  """How many of `n` answers are right, their share, and its interval."""
+  return {"correct": correct, "accuracy": correct / n if n else None,
+          "ci95": list(wilson_interval(correct, n))}
 
 
 def bootstrap_interval(

@@ -211,15 +211,15 @@ class _Session:
     again = ["stepdistill", "study", str(
         file.absolute() if file.is_file() else file),
              f"--output={self._folder}",
-             *(["--miniature"] if self._args.miniature else []),
-             *([f"--only={self._args.only}"] if self._args.only else []),
-             *([f"--records_dir={self._options.records_dir.absolute()}"]
-               if self._args.records_dir else []), *(
+             *["--miniature"] * self._args.miniature, *(
                  f"--{flag}={value}" for flag, values in (
+                     ("only", [self._args.only]),
+                     ("records_dir", [self._args.records_dir and (
+                         self._options.records_dir.absolute())]),
                      ("teacher", self._args.teacher),
                      ("student", self._args.student),
                      ("gin_bindings", self._args.gin_bindings))
-                 for value in values)]
+                 for value in filter(None, values))]
     for path in launch_commands.write(
         target, left, self._resolved, title=self._study.title,
         study=self._folder, again=again):

@@ -5,7 +5,7 @@ a data set, a method, a size, a share of the data and a teacher each, which
 several seeds and, where something is swept, several settings are run of.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -30,6 +30,10 @@ _EXPECTED_KEYS = (*AXES, "percent", "source")
 _TYPES = {"datasets": str, "methods": str, "sizes": str, "teachers": str,
           "shares": (int, float), "seeds": int, "percent": (int, float)}
 _WORDS = {str: "texts", int: "whole numbers"}
+_LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "shares": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "percent": (lambda value: 0 <= value <= 100, "from 0 to 100"),
+    "seeds": (lambda value: value >= 0, "0 or more")}
 # Of a grid: its runs would have the names of a sweep's, or of other seeds'.
 _LIKE_A_SETTING = re.compile(rf"({'|'.join((*SWEPT, 'seed'))})\d*")
 
@@ -211,14 +215,9 @@ def _values(table: Mapping[str, Any], key: str, where: str) -> tuple[Any, ...]:
     raise errors.UserError(
         f"{where}: {key} must be a list of {_WORDS.get(kind, 'numbers')}, got "
         f"{got}")
-  if key == "shares" and not all(0 < v <= 1 for v in values):
-    raise errors.UserError(
-        f"{where}: shares must be above 0 and at most 1, got {values}")
-  if key == "percent" and not all(0 <= v <= 100 for v in values):
-    raise errors.UserError(
-        f"{where}: percent must be from 0 to 100, got {values}")
-  if key == "seeds" and min(values) < 0:
-    raise errors.UserError(f"{where}: seeds must be 0 or more, got {values}")
+  fits, expected = _LIMITS.get(key, (lambda value: True, ""))
+  if not all(map(fits, values)):
+    raise errors.UserError(f"{where}: {key} must be {expected}, got {values}")
   if key != "percent":
     _check_differ(values, key, where)
   return tuple(map(float, values) if key == "shares" else values)

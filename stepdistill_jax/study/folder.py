@@ -113,7 +113,7 @@ def _check(folder: pathlib.Path, study: definition.Study,
     raise errors.UserError(
         f"{folder} holds the study {before['study']!r}, not {study.name!r}; "
         "choose another folder with --output=DIR")
-  made = _made(folder, before.get("cells", {}))
+  made = {cell for cell in before.get("cells", {}) if _of_cell(folder, cell)}
   changed = _changes(before.get("cells", {}), cells, made)
   if changed and not accept:
     more = len(changed) - _LINES_SHOWN
@@ -161,10 +161,6 @@ def _of_cell(folder: pathlib.Path, cell: str,
   return [path for kind in kinds for path in sorted((folder / kind).glob("*"))
           if path.name.startswith(cell)
           and _OF_A_RUN.fullmatch(path.name[len(cell):])]
-
-
-def _made(folder: pathlib.Path, cells: Iterable[str]) -> set[str]:
-  return {cell for cell in cells if _of_cell(folder, cell)}
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any],

@@ -130,10 +130,7 @@ def run(args: argparse.Namespace) -> int | None:
 
   spec = spec_of(args)
   if args.dry_run:
-    estimate = dry_run.estimate(spec)
-    print(json.dumps(estimate) if args.json
-          else "\n".join(dry_run.lines(estimate)))
-    return None
+    return dry_run.show(spec, args.json)
   if args.batch_write:
     written = batch.write(spec, args.batch_write)
     print(json.dumps(written) if args.json

@@ -185,7 +185,7 @@ def import_sources(
     if not any(split_counts.written for split_counts in counts.values()):
       raise errors.UserError(
           f"no row of {spec.name} could be imported: "
-          + "; ".join(_first_reasons(counts)))
+          + (_reasons(counts, lambda c: c.dropped) or "the sources are empty"))
     verbalizer.require_all_used()
     vocabulary = vocabulary_losses.find_vocabulary(output, spec.name)
     if not options.allow_useless:
@@ -232,12 +232,15 @@ def _held_out(
   return held_out_positions(source.rows, spec.held_out)
 
 
-def _first_reasons(
-    counts: Mapping[str, import_counts.SourceCounts]) -> list[str]:
-  return [f"{split}: {reason}" for split, split_counts in counts.items()
-          for reason in import_counts.in_words(
-              split_counts.dropped.as_json(), example=True)
-          ] or ["the sources are empty"]
+def _reasons(
+    counts: Mapping[str, import_counts.SourceCounts],
+    of: Callable[[import_counts.SourceCounts], import_counts.Reasons]
+) -> str:
+  """What was counted in each split, with an example each."""
+  return "; ".join(
+      f"{split}: {reason}" for split, split_counts in counts.items()
+      for reason in import_counts.in_words(
+          of(split_counts).as_json(), example=True))
 
 
 def _require_use(
@@ -260,13 +263,10 @@ def _require_use(
   if filled["teacher_label"] or filled["rationale"]:
     return
   if any(split_counts.completions for split_counts in counts.values()):
-    reasons = [
-        f"{split}: {reason}" for split, split_counts in counts.items()
-        for reason in import_counts.in_words(
-            split_counts.rules[rules].statuses.as_json(), example=True)]
     raise errors.UserError(
         f"no completion of {dataset} by {teacher} has a usable label or "
-        f"rationale, so no records were written: {'; '.join(reasons)}")
+        "rationale, so no records were written: "
+        + _reasons(counts, lambda c: c.rules[rules].statuses))
   if not filled["label"]:
     rows = sum(split_counts.rows for split_counts in counts.values())
     raise errors.UserError(

@@ -103,14 +103,11 @@ def _groups(dataset: datasets.Dataset, samples: Sequence[parsing.Parsed]
     if not sample.label.strip():
       continue
     for group in groups:
-      if _agree(dataset, group[0].label, sample.label):
+      first = group[0].label  # Two labels that count as one another's.
+      if first == sample.label or labels.is_correct(
+          dataset, first, sample.label):
         group.append(sample)
         break
     else:
       groups.append([sample])
   return groups
-
-
-def _agree(dataset: datasets.Dataset, a: str, b: str) -> bool:
-  """True if two labels of the teacher's are one vote."""
-  return a == b or labels.is_correct(dataset, a, b)

@@ -146,10 +146,9 @@ def import_rows(
       if split:
         readers[split] = functools.partial(containers.read_tfds, path, name)
   else:
-    files = (containers.files_by_split(path, spec.file_mark)
-             if path.is_dir() else {})
     # By their names where these tell no split.
-    files = files or (_named_files(spec, path) if path.is_dir() else {})
+    files = (containers.files_by_split(path, spec.file_mark)
+             or _named_files(spec, path)) if path.is_dir() else {}
     undivided = ([path] if path.is_file() else sorted(path.glob("SVAMP.json*"))
                  + sorted(path.glob("ASDiv.xml*")))
     if not files and undivided:
