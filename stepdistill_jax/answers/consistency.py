@@ -20,8 +20,7 @@ def _named(text: str, names: tuple[str, ...]) -> set[str]:
   found = set()
   for name in names:
     folded = name.casefold()
-    if folded in text and re.search(
-        rf"(?<!\w){re.escape(folded)}(?!\w)", text):
+    if folded in text and re.search(rf"(?<!\w){re.escape(folded)}(?!\w)", text):
       found.add(folded)
   # `new york` also contains `york`: only the longest of nested names counts.
   return {name for name in found

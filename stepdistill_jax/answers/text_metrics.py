@@ -25,8 +25,7 @@ from stepdistill_jax.records import datasets
 OF_KIND: Mapping[str, tuple[str, ...]] = {
     datasets.SUMMARY: ("rougeL", "rouge1", "rouge2", "chrf", "words",
                        "entity_density", "repetition"),
-    datasets.CONVERSATION: ("chrf", "rougeL", "words", "repetition",
-                            "refusal")}
+    datasets.CONVERSATION: ("chrf", "rougeL", "words", "repetition", "refusal")}
 # Metrics that say how well an answer agrees with the label; the others say
 # something of it alone.
 AGAINST_LABEL = ("rougeL", "rouge1", "rouge2", "chrf")

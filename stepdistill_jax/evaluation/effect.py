@@ -58,8 +58,7 @@ class Estimate:
   examples: int
 
 
-def pooled_seed_variance(
-    groups: Sequence[np.ndarray]) -> tuple[float, int]:
+def pooled_seed_variance(groups: Sequence[np.ndarray]) -> tuple[float, int]:
   """Variance between seeds, pooled over groups of runs.
 
   Args:

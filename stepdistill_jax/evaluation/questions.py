@@ -234,8 +234,7 @@ class _Asking:
       for what, row in rows.items():
         if mode == "generate" and cut[what] is not None:
           # An earlier version did not note it.
-          cut[what] = cut[what] + (
-              not row["ended"]) if "ended" in row else None
+          cut[what] = cut[what] + (not row["ended"]) if "ended" in row else None
     return systems.Answers(
         answers, mode=mode, settings=self._settings(), cut=cut,
         answer_after_rationale=self._system.answer_after_rationale,

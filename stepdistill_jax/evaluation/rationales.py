@@ -48,8 +48,7 @@ class Summary:
       compared with it, and are left out of `n_teacher`.
   """
 
-  def __init__(
-      self, benchmark: benchmarks.Benchmark, of_teacher: bool = False):
+  def __init__(self, benchmark: benchmarks.Benchmark, of_teacher: bool = False):
     self._benchmark, self._of_teacher = benchmark, of_teacher
     self._columns: dict[str, array.array] = collections.defaultdict(
         lambda: array.array("d"))

@@ -78,8 +78,7 @@ def score(
   if len(given.answers) != len(example_set.examples):
     raise ValueError(f"{system.name}: answers are not those to the examples")
   counts = _Counts()
-  explained = rationales.Summary(
-      benchmark, of_teacher=system.kind == "teacher")
+  explained = rationales.Summary(benchmark, of_teacher=system.kind == "teacher")
   rows: disk_lists.DiskList[dict[str, Any]] = disk_lists.DiskList()
   has_metrics = benchmark.kind in text_metrics.OF_KIND
   asked = lambda: zip(example_set.examples, given.answers, strict=True)
@@ -204,8 +203,7 @@ def _similarities(
         [row.labels for row, _ in some])
 
 
-def _means(counts: _Counts, seed: int
-           ) -> dict[str, Any] | None:
+def _means(counts: _Counts, seed: int) -> dict[str, Any] | None:
   """Each metric's mean over the answers that have it, with its interval."""
   if not counts.metrics:
     return None
@@ -221,8 +219,7 @@ def _means(counts: _Counts, seed: int
 def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:
   return {
       "n": len(correct), **statistics.accuracy(sum(correct), len(correct)),
-      "bootstrap_ci95": list(
-          statistics.bootstrap_interval(correct, seed=seed))}
+      "bootstrap_ci95": list(statistics.bootstrap_interval(correct, seed=seed))}
 
 
 def _variants(counts: _Counts) -> dict[str, dict[str, Any]]:

@@ -19,8 +19,7 @@ from stepdistill_jax.util import disk_lists, durable_files
 
 def text_key(text: str) -> str:
   """A short hash of a text."""
-  return hashlib.sha256(
-      text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+  return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def identity_key(identity: Mapping[str, Any]) -> str:

@@ -159,8 +159,7 @@ class TeacherRecords:
             f"{example_set.benchmark}, split {example_set.split}: its "
             "accuracy was not measured")
 
-  def _own(
-      self, example_set: examples.ExampleSet) -> examples.ExampleSet:
+  def _own(self, example_set: examples.ExampleSet) -> examples.ExampleSet:
     """The benchmark's rows as this teacher's records have them."""
     if example_set.teacher == self.teacher:
       return example_set
@@ -218,8 +217,7 @@ class PredictionsFile:
     self._sets_of_call: Sequence[examples.ExampleSet] = ()
     self.source = str(path)
     self._free_text = free_text
-    self._answers, self._numbers, self._repeated = _read_predictions(
-        self._path)
+    self._answers, self._numbers, self._repeated = _read_predictions(self._path)
 
   def prepare(self, example_sets: Sequence[examples.ExampleSet]) -> None:
     """Learns the ids of all benchmarks of a call: one file may answer some."""
@@ -288,8 +286,7 @@ def _read_predictions(
       UnicodeDecodeError, lambda error: (
           f"{path}: not UTF-8 text ({error.reason} at byte {error.start})")):
     for number, line in enumerate(lines, start=1):
-      answer = line.strip() and _read_prediction(
-          line, f"{path}, line {number}")
+      answer = line.strip() and _read_prediction(line, f"{path}, line {number}")
       if not answer:
         continue
       at = numbers.setdefault(answer.id, len(found))

@@ -113,8 +113,7 @@ class TeacherCache:
       parser = rules_lib.get_parser(
           spec, self._rules,
           form=manifest.get("reads") or answer_forms.CHAIN_OF_THOUGHT)
-      form = cache_joining.Form.of(
-          manifest, str(path / completions.MANIFEST))
+      form = cache_joining.Form.of(manifest, str(path / completions.MANIFEST))
       for item in cache_joining.join(spec, path, form):
         if item.row is not None:  # Else no example can ask for it.
           yield item, parser

@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="students that train beside each other, each on one processor "
       "(default: 2; 1 with one processor, or where JAX_PLATFORMS names an "
       "accelerator)")
-  add("--json", action="store_true",
-      help="print report.json instead of tables")
+  add("--json", action="store_true", help="print report.json instead of tables")
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -90,8 +89,7 @@ def run_plan(
   try:
     return _run_stages(output_dir, plan, console, workers)
   except KeyboardInterrupt:
-    console.print(
-        "stopped; the same command goes on from here", style="yellow")
+    console.print("stopped; the same command goes on from here", style="yellow")
     raise
 
 

@@ -108,8 +108,7 @@ def _differences(plan, correct, sizes) -> list[dict[str, Any]]:
       {"first": _FIRST, "second": _SECOND, "share": share,
        "train_stories": sizes.get(share),
        **dataclasses.asdict(effect.estimate(values, *pooled, least=-1.0))}
-      for share, values in [
-          *zip(plan.shares, differences), *sizes_together]]
+      for share, values in [*zip(plan.shares, differences), *sizes_together]]
 
 
 def _teacher(import_info, results) -> dict[str, Any]:

@@ -245,8 +245,7 @@ def _read_cqa(fields: Mapping[str, Any]) -> Row:
     choices, question = question.get("choices"), question.get("stem")
   if isinstance(choices, Mapping):  # Hugging Face: two lists.
     choices = choices.get("text")
-  if isinstance(choices, list) and choices and isinstance(
-      choices[0], Mapping):
+  if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
     choices = [choice.get("text") if isinstance(choice, Mapping) else None
                for choice in choices]
   if (not isinstance(choices, list) or not choices or len(choices) > 26

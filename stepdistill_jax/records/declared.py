@@ -56,8 +56,7 @@ def tables() -> Mapping[str, Mapping[str, Any]]:
       if not isinstance(keys, dict):
         raise errors.UserError(f"{path}: {section} must be a table")
       for key in keys:
-        errors.require_known(
-            "key", key, known, f"({path}, {section or 'top'})")
+        errors.require_known("key", key, known, f"({path}, {section or 'top'})")
     found[path.stem] = table
   return found
 

@@ -80,8 +80,7 @@ class RecordsWriter:
   it is small; from then on records go to the shards as they come.
   """
 
-  def __init__(
-      self, records_dir: records.StrPath, dataset: str, teacher: str):
+  def __init__(self, records_dir: records.StrPath, dataset: str, teacher: str):
     self._dataset = records.check_name("data set", dataset)
     self._teacher = records.check_name("teacher", teacher)
     self.folder = records.version_dir(records_dir, dataset, teacher)

@@ -171,8 +171,7 @@ def tfds_name(dataset: str, teacher: str) -> str:
   return f"{TFDS_PREFIX}{dataset}/{teacher}:{VERSION}"
 
 
-def dataset_dir(
-    records_dir: StrPath, dataset: str) -> pathlib.Path:
+def dataset_dir(records_dir: StrPath, dataset: str) -> pathlib.Path:
   """The folder of a data set's records, one subfolder a teacher."""
   folder = locations.local(records_dir, "the records' folder")
   return folder / f"{TFDS_PREFIX}{dataset}"
@@ -185,8 +184,7 @@ def version_dir(
   return dataset_dir(records_dir, dataset) / teacher / VERSION
 
 
-def vocabulary_path(
-    records_dir: StrPath, dataset: str) -> pathlib.Path:
+def vocabulary_path(records_dir: StrPath, dataset: str) -> pathlib.Path:
   """Where a data set with a vocabulary of its own keeps it.
 
   Data sets without this file use T5's vocabulary.
@@ -340,8 +338,7 @@ def split_sizes(
   return {split: sum(numbers) for split, numbers in lengths.items()}
 
 
-def require_features(
-    records_dir: StrPath, dataset: str, teacher: str) -> None:
+def require_features(records_dir: StrPath, dataset: str, teacher: str) -> None:
   """Raises UserError if TFDS could not read how records are written."""
   _read_json(version_dir(records_dir, dataset, teacher) / "features.json")
 
@@ -362,8 +359,7 @@ def import_info(
   return _read_json(path) if path.is_file() else {}
 
 
-def has_own_labels(
-    records_dir: StrPath, dataset: str, teacher: str) -> bool:
+def has_own_labels(records_dir: StrPath, dataset: str, teacher: str) -> bool:
   """Whether the teacher's labels are the rows' own human ones."""
   info = import_info(records_dir, dataset, teacher)
   # Earlier imports did not count it.
@@ -371,8 +367,7 @@ def has_own_labels(
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  with errors.reported(
-      (OSError, ValueError, RecursionError), _damaged(path)):
+  with errors.reported((OSError, ValueError, RecursionError), _damaged(path)):
     value = json.loads(path.read_text("utf-8"))
   if not isinstance(value, dict):
     raise errors.UserError(_damaged(path))

@@ -170,6 +170,5 @@ def parse_verbalizers(text: str) -> dict[str, str]:
           "--verbalize=0=no,1=yes")
     words[label.strip()] = word.strip()
   if len(set(words.values())) < len(words):
-    raise errors.UserError(
-        f"--verbalize={text} gives two labels the same text")
+    raise errors.UserError(f"--verbalize={text} gives two labels the same text")
   return words

@@ -205,8 +205,7 @@ class _Session:
     from stepdistill_jax.study import jobs as jobs_lib, launch_commands
 
     jobs = self._jobs()
-    left = [job for job in jobs
-            if not jobs_lib.is_trained(self._folder, job)]
+    left = [job for job in jobs if not jobs_lib.is_trained(self._folder, job)]
     file = pathlib.Path(self._args.study)
     again = ["stepdistill", "study", str(
         file.absolute() if file.is_file() else file),

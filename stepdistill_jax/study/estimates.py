@@ -78,8 +78,7 @@ def rows(folder: pathlib.Path, resolved: Sequence[resolving.Resolved],
     found.append(Row(
         members[0], len(mine) + waiting,
         sum(jobs_lib.is_done(folder, job) for job in mine),
-        members[0].steps and members[0].steps * (
-            len(mine) + waiting - trained),
+        members[0].steps and members[0].steps * (len(mine) + waiting - trained),
         size and size * (len(mine) + waiting)))
   return found
 

@@ -205,8 +205,7 @@ def _read(files: tuple[str, ...], bindings: tuple[str, ...]
       files, ["MODEL_DIR = 'none'", "TOKENIZER = 'none'",
               "INITIAL_CHECKPOINT_PATH = None", *bindings], (), ["train"])
   if text is None:
-    raise errors.UserError(
-        f"{', '.join(files)} are not all of a training run")
+    raise errors.UserError(f"{', '.join(files)} are not all of a training run")
   return text
 
 

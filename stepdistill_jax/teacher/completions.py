@@ -232,8 +232,7 @@ def read_completions(folder: pathlib.Path) -> Iterator[text_files.Entry]:
 
 def is_whole(database: sqlite3.Connection) -> bool:
   """True if a growing cache's database has all that was collected before."""
-  return database.execute("PRAGMA user_version").fetchone() == (
-      FORMAT_VERSION,)
+  return database.execute("PRAGMA user_version").fetchone() == (FORMAT_VERSION,)
 
 
 def mark_whole(database: sqlite3.Connection) -> None:

@@ -94,8 +94,7 @@ def run(args: argparse.Namespace) -> int | None:
     return dry_run.show(asking.prepare(args, pairs, folder)[0], args.json)
   verdicts, scores, not_read, warnings, groups = [], [], {}, [], []
   prompt, exit_code = None, 0
-  graders = tuple(filter(
-      None, map(str.strip, (args.graders or "").split(","))))
+  graders = tuple(filter(None, map(str.strip, (args.graders or "").split(","))))
   seen: set[str] = set()
   for given in args.verdicts:
     name, path = argument_parser.split_name(given)

@@ -85,8 +85,7 @@ def read_text(text: str) -> tuple[float | None, str]:
   if named := find_value(cleaned, _KEYS):
     return _word(named[0]), named[1]
   parsed = _parser()(text, datasets.Row("", ""))
-  if not parsed.label or (
-      parsed.rule == "last sentence" and parsed.rationale):
+  if not parsed.label or (parsed.rule == "last sentence" and parsed.rationale):
     return None, cleaned.strip()
   return _word(parsed.label), parsed.rationale
 
@@ -199,8 +198,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
   return list(verdicts.values()), reasons
 
 
-def _preference(value: Any, order: str, names: tuple[str, str]
-                ) -> float | None:
+def _preference(value: Any, order: str, names: tuple[str, str]) -> float | None:
   """The preference for the second system; None where it cannot be read."""
   shown = (value - 1.0 if isinstance(value, float) and 1 <= value <= 2
            else _word(value))

@@ -130,8 +130,7 @@ def family(model: str) -> str | None:
   """The family of a model by its name, such as `llama`; None if unknown."""
   words = re.findall(r"[a-z]+\d?", model.lower())
   for name in _FAMILIES:
-    if any(word.rstrip("0123456789") == name or word == name
-           for word in words):
+    if any(word.rstrip("0123456789") == name or word == name for word in words):
       return _SAME.get(name, name)
   return None
 

@@ -71,8 +71,7 @@ def prepare(folder: pathlib.Path) -> pathlib.Path:
     errors.UserError: it cannot be made, or holds something else.
   """
   if folder.exists() and not folder.is_dir():
-    raise errors.UserError(
-        f"--output={folder} is a file; name a folder")
+    raise errors.UserError(f"--output={folder} is a file; name a folder")
   if folder.is_dir():
     other = [p.name for p in folder.iterdir()]
     ours = {"results.json", "examples.jsonl", "answers", "plots"}

@@ -307,6 +307,5 @@ def _dodged(x: Sequence[float], every_x: Sequence[float], shift: float,
             log: bool) -> list[float]:
   """Points moved sideways, so that intervals do not overlap."""
   if log:
-    return [value * (every_x[-1] / every_x[0]) ** shift
-            for value in x]
+    return [value * (every_x[-1] / every_x[0]) ** shift for value in x]
   return [value + shift * (every_x[-1] - every_x[0]) for value in x]

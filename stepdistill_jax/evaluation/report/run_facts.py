@@ -113,8 +113,7 @@ def bindings(path: pathlib.Path) -> dict[str, Any]:
   return found
 
 
-def lookup(
-    config: Mapping[str, Any], name: str, default: Any = None) -> Any:
+def lookup(config: Mapping[str, Any], name: str, default: Any = None) -> Any:
   """The value of a binding by the end of its name, macros followed."""
   found = [value for key, value in config.items()
            if key == name or key.endswith((f".{name}", f"/{name}"))]

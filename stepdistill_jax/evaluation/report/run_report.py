@@ -170,8 +170,7 @@ def as_json(report: RunReport, figures: Mapping[str, str]) -> dict[str, Any]:
           "baseline": d["baseline"].method, "difference": d["difference"],
           "ci95": d["ci95"], "seeds": d["seeds"]}
                       for d in report.differences],
-      "runs": report.runs.assign(
-          path=report.runs["path"].map(str)).drop(
+      "runs": report.runs.assign(path=report.runs["path"].map(str)).drop(
               columns=["correct", "run"]).to_dict("records"),
       "teachers": report.teachers.to_dict("records"),
       "unfinished": [{**row, "path": str(row["path"])}

@@ -83,8 +83,7 @@ def _of_system(s: Mapping[str, Any]) -> Iterator[str]:
   yield from (line for line in s["warnings"] if "questions are also in" in line)
 
 
-def _of_pairs(results: Mapping[str, Any], made: Sequence[str]
-              ) -> Iterator[str]:
+def _of_pairs(results: Mapping[str, Any], made: Sequence[str]) -> Iterator[str]:
   """Differences for which the test set is too small."""
   for pair in results["comparisons"]:
     if pair["significant"] or not pair["difference"] or (

@@ -143,8 +143,7 @@ class Job:
       yield row
     self.total = total
     if not total:
-      reasons = "".join(
-          counts.with_places(": ", self.dropped.as_json()))
+      reasons = "".join(counts.with_places(": ", self.dropped.as_json()))
       raise errors.UserError(
           f"{self.source.path} has no row that can be asked about{reasons}")
 

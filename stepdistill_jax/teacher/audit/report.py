@@ -45,8 +45,7 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
       lines += _counted({reason: entry for reason, entry in
                          counts["statuses"].items() if reason != "ok"})
       for title, found in _readings(counts):
-        lines.append(
-            f"    {title}: {', '.join(import_counts.in_words(found))}")
+        lines.append(f"    {title}: {', '.join(import_counts.in_words(found))}")
     lines += _counted(source.get("human_labels", {}), "human label: ")
     lines += _counted(source["dropped"], "dropped: ")
   for split, numbers in report["splits"].items():

@@ -149,8 +149,7 @@ def line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
       spec, dataclasses.replace(entry, value=fields), position)
   if row is None:
     return joining.dropped(entry.where, reason)
-  if not row.choices and spec.label_kind in (
-      datasets.CHOICE, datasets.CHOICES):
+  if not row.choices and spec.label_kind in (datasets.CHOICE, datasets.CHOICES):
     row.choices = kinds.lettered_choices(row.inputs)
   ending = entry.value.get("finish_reason")
   ending = completions.ending_of(ending) if isinstance(ending, str) else None

@@ -170,8 +170,7 @@ def _import(args: argparse.Namespace) -> Any:
                "output": args.records_dir, "rules": args.rules,
                "progress": bars.update, "leave_out": tuple(filter(None, map(
                    str.strip, args.leave_out.split(",")))),
-               "verbalize": vocabulary_losses.parse_verbalizers(
-                   args.verbalize),
+               "verbalize": vocabulary_losses.parse_verbalizers(args.verbalize),
                **reading_options(args)}
     if args.format == "llama3":
       return formats.import_llama3(

@@ -95,8 +95,7 @@ def import_llama3_cot(
     index = None
     if (raw / name).is_file() or (raw / f"{name}.gz").is_file():
       index = content_index.ContentIndex()
-      _index_generations(
-          spec, [text_files.find_file(raw, name)], index, [])
+      _index_generations(spec, [text_files.find_file(raw, name)], index, [])
     else:
       notes.append(f"{split}: no raw generations ({name} in {raw}), so no "
                    "label can be told from a copied human label")
@@ -368,8 +367,7 @@ def _join_by_content(
 # ---- Our own caches ---------------------------------------------------------
 
 
-def _only(key: str, manifests: Mapping[pathlib.Path, Mapping[str, Any]]
-          ) -> str:
+def _only(key: str, manifests: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
   """The value of `key` that all manifests share."""
   values = sorted({manifest[key] for manifest in manifests.values()})
   if len(values) > 1:

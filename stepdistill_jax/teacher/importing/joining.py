@@ -87,8 +87,7 @@ def find_batches(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
   return [by_number[n] for n in sorted(by_number)]
 
 
-def read_batches(
-    paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
+def read_batches(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
   """Yields the completions of the batches, in order.
 
   Raises:

@@ -353,8 +353,7 @@ class _SplitImporter:
         id=records.record_id(self._spec.name, split, hashed,
                              self._seen.add(hashed, split)),
         inputs=row.inputs, label=row.label,
-        teacher_label=labels_lib.spelled(
-            self._spec, parsed.label.strip(), row),
+        teacher_label=labels_lib.spelled(self._spec, parsed.label.strip(), row),
         rationale=parsed.rationale.strip(),
         status=parsed.status, teacher=self._teacher, dataset=self._spec.name,
         split=split, origin=f"{self._split}[{row.position}]",
@@ -379,8 +378,7 @@ class _SplitImporter:
       if joined.parsed is not None:
         parsed = joined.parsed
       elif joined.output is None:
-        parsed = parsing.Parsed(
-            "", "", joined.problem or parsing.NO_COMPLETION)
+        parsed = parsing.Parsed("", "", joined.problem or parsing.NO_COMPLETION)
       else:
         parsed = parser(joined.output, row)
         if joined.truncated:

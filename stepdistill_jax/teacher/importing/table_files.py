@@ -163,8 +163,7 @@ def _header(path: pathlib.Path) -> tuple[list[str], str]:
   with _open_text(path) as file:
     line = file.readline(text_files.MAX_ENTRY_BYTES)
   if not text_files.is_encodable(line):
-    raise errors.UserError(
-        f"{path} line 1 is not UTF-8; {text_files.TO_UTF8}")
+    raise errors.UserError(f"{path} line 1 is not UTF-8; {text_files.TO_UTF8}")
   delimiter = DELIMITERS[suffix_of(path)]
   if delimiter not in line:  # Spreadsheets have others, where `,` is decimal.
     delimiter = next((d for d in ";\t," if d in line), delimiter)

@@ -277,8 +277,7 @@ def _join_columns_of(
   rationale = values.get("rationale", "").strip()
   label = values.get("teacher_label", "").strip()
   if not rationale and not label:
-    return joining.Joined(
-        row, None, parsing.NO_COMPLETION, entry.where)
+    return joining.Joined(row, None, parsing.NO_COMPLETION, entry.where)
   status = "ok"
   if "teacher_label" in columns:
     label = labels.spelled(spec, label, row)
