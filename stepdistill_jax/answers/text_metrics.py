@@ -150,27 +150,13 @@ def _find_entities() -> Callable[[str], set[str]]:
   return lambda text: {found.text.lower() for found in model(text).ents}
 
 
-_NUMBER_WORDS = ("two three four five six seven eight nine ten eleven twelve "
-                 "twenty thirty forty fifty hundred thousand million billion")
-# Words that are capitalized because a sentence begins with them; ca and wo of
-# can't and won't.
-_OPENERS = frozenset((
-    "a about after all also although an and another any anyone are as at "
-    "because before both but by ca can could did do does during each even "
-    "every everyone finally first for from given had has have he her here his "
-    "how however i if in instead into is it it's its later let many maybe "
-    "meanwhile mom more most my neither no nobody none nor not now of on once "
-    "one only or other others our over people perhaps please she should since "
-    "so some someone soon still such that the their then there these they "
-    "this those though to today tomorrow under until up was we were what when "
-    "where which while who whose why will with without wo would yes yesterday "
-    "yet you your").split())
+_OPENERS = frozenset(text_overlap.WORDS["openers"])
 # Capitals of the Latin, Greek and Cyrillic alphabets: Émile is a name, too.
 _CAPITAL = f"[{''.join(filter(str.isupper, map(chr, range(0x530))))}]"
 _SPAN = re.compile(
     rf"#?(?:{_CAPITAL}[\w'’-]*\d*#?|\$?\d[\d,.:]*\d%?|\$?\d%?)"
     rf"(?:(?:\.? (?:of )?|-)(?:{_CAPITAL}[\w'’-]*|\d[\d,.]*))*"
-    rf"|\b(?:{'|'.join(_NUMBER_WORDS.split())})\b")
+    rf"|\b(?:{'|'.join(text_overlap.WORDS['numbers'])})\b")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!Mr\.|Ms\.|Dr\.|St\.)(?<!Mrs\.)\s+")
 
 

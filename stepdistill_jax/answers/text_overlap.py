@@ -5,16 +5,15 @@ student's rationales compared with its teacher's.
 """
 
 import functools
+import pathlib
 import re
+import tomllib
 from typing import Any
 
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
-# Words that nearly every text has, so that sharing them says nothing.
-_COMMON = frozenset(
-    "a an and are as at be been but by can could did do does for from had has "
-    "have he her hers him his i if in into is it its may no not of on or she "
-    "so some that the their them then there these they this those to was we "
-    "were what when where which who will with would you your".split())
+WORDS = {name: text.split() for name, text in tomllib.loads(pathlib.Path(
+    __file__).with_name("words.toml").read_text("utf-8")).items()}
+_COMMON = frozenset(WORDS["common"])
 
 
 def content_words(text: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Labels that do not survive a vocabulary: lost, or no longer told apart.
+"""Labels that do not survive a vocabulary: lost, or no longer distinguishable.
 
 A SentencePiece model knows its own pieces alone. A character that none of them
 has becomes the unknown id, and its normalizer gives others another form; so
@@ -82,8 +82,8 @@ class Losses:
           " = ".join(map(repr, group[:_EXAMPLES])) for group in
           self.merged[:_EXAMPLES])
       lines.append(
-          f"different labels become the same tokens, and cannot be told apart: "
-          f"{groups}; {_REMEDY}{_OTHER_WORDS}" + ",".join(
+          "different labels become the same tokens, and cannot be "
+          f"distinguished: {groups}; {_REMEDY}{_OTHER_WORDS}" + ",".join(
               f"{label}=WORD" for label in self.merged[0][:2]))
     if self.unknown:
       label = next((label for label in self.unknown if len(label) <= _LONG), "")

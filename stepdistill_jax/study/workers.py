@@ -174,7 +174,7 @@ class Workers:
 
   def _close(self) -> None:
     # The pool's own thread alone waits for the processes: of two that do, one
-    # would be told that there is no such process, and have no exit code.
+    # would find that there is no such process, and have no exit code.
     for process in self.processes:
       process.terminate()
     deadline = time.monotonic() + _SECONDS_TO_END

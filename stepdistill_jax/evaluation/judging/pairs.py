@@ -1,7 +1,7 @@
 """Pairs of answers to one question, as files have them.
 
 A pair file is JSON, JSON Lines, CSV, TSV or Parquet, with a column for each of
-the following, under one of the names that `_COLUMNS` lists:
+the following, under one of the names that `columns.toml` lists:
 
 | column | what |
 |---|---|
@@ -12,27 +12,19 @@ the following, under one of the names that `_COLUMNS` lists:
 | first_name, second_name | who answered (optional, the same in all rows) |
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
+import tomllib
 from typing import Any
 
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import containers, counts, table_files
 from stepdistill_jax.util import errors
 
-ITEM_COLUMNS = ("item", "id", "idx", "pair_id", "question_id")
-_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "item": ITEM_COLUMNS,
-    "question": ("question", "instruction", "prompt", "inputs", "input"),
-    "first": ("first", "response1", "response_1", "response_A", "output_1",
-              "answer_a"),
-    "second": ("second", "response2", "response_2", "response_B", "output_2",
-               "answer_b"),
-    "reference": ("reference", "label_text", "gold"),
-    "first_name": ("first_name", "generator_1", "model_a"),
-    "second_name": ("second_name", "generator_2", "model_b"),
-}
+_COLUMNS: Mapping[str, Sequence[str]] = tomllib.loads(
+    pathlib.Path(__file__).with_name("columns.toml").read_text("utf-8"))
+ITEM_COLUMNS = _COLUMNS["item"]
 _ANSWER = ("text", "answer", "output", "prediction")  # Of prediction files.
 
 # Named reasons of rows that are no pair.

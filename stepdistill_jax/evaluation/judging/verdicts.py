@@ -129,7 +129,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
               ) -> tuple[list[Verdict], counts.Reasons]:
   """Reads verdicts of people or of models from a file.
 
-  Forms, told by the columns:
+  Forms, recognized by the columns:
 
   * `item`, `grader`, `verdict`, perhaps `order`: as the sheet writes them;
   * columns `annotator1`, `annotator2`, … (0, 1, 2), each a grader;
@@ -205,7 +205,7 @@ def _preference(value: Any, order: str, names: tuple[str, str]) -> float | None:
   if shown is not None:
     return shown_to_given(shown, order)
   text = str(value).strip()
-  # Names that differ by case alone are told apart by it.
+  # Names that differ by case alone are distinguished by it.
   for fold in (str, str.lower):
     same = [fold(name) == fold(text) for name in names]
     if sum(same) == 1:

@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from stepdistill_jax.evaluation import statistics
+from stepdistill_jax.evaluation import cost, statistics
 from stepdistill_jax.evaluation.judging import (
   pairs as pairs_lib,
   verdicts as verdicts_lib,
@@ -115,23 +115,12 @@ def _prefers_longer(pair: pairs_lib.Pair, preference: float) -> bool | None:
   return bool((difference > 0) == (preference > verdicts_lib.TIE))
 
 
-# Families of models, by a word of their names.
-_FAMILIES = ("llama", "qwen", "gpt", "chatgpt", "davinci", "alpaca", "o1",
-             "o3", "o4", "claude", "gemini",
-             "gemma", "palm", "mistral", "mixtral", "deepseek", "phi",
-             "command", "t5", "smollm", "vicuna")
-# Vicuna and Alpaca are Llamas, Gemma of Gemini's makers.
-_SAME = {"vicuna": "llama", "alpaca": "llama", "chatgpt": "gpt",
-         "davinci": "gpt", "gemma": "gemini", "palm": "gemini",
-         "mixtral": "mistral", "o1": "gpt", "o3": "gpt", "o4": "gpt"}
-
-
 def family(model: str) -> str | None:
   """The family of a model by its name, such as `llama`; None if unknown."""
   words = re.findall(r"[a-z]+\d?", model.lower())
-  for name in _FAMILIES:
+  for name, known in cost.MODELS["families"].items():
     if any(word.rstrip("0123456789") == name or word == name for word in words):
-      return _SAME.get(name, name)
+      return known
   return None
 
 

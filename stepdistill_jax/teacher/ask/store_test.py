@@ -167,14 +167,14 @@ def test_one_writer_at_a_time(tmp_path):
   store = make(tmp_path, [1])
   with pytest.raises(locking.Locked, match=f"process {os.getpid()}"):
     make(tmp_path)
-  told = []
+  reported = []
   with pytest.raises(errors.UserError, match="did not end within"):
     locking.wait_for_lock(lambda: make(tmp_path), longest_s=0.2,
-                          waiting=told.append)
-  assert len(told) == 1
+                          waiting=reported.append)
+  assert len(reported) == 1
   store.abandon()
   locking.wait_for_lock(
-      lambda: make(tmp_path), longest_s=0, waiting=told.append).abandon()
+      lambda: make(tmp_path), longest_s=0, waiting=reported.append).abandon()
 
 
 def test_a_killed_writers_lock_is_free_and_its_lines_are_there(tmp_path):

@@ -176,9 +176,9 @@ def test_an_audit_of_what_nobody_can_use_reports_and_fails(tmp_path, capsys):
     writer.write(
         completions.Completion("0", {"inputs": "q", "label": "a"}, "No."))
   assert run(tmp_path / "c") == 2
-  told = capsys.readouterr()
-  assert "1 no_marker" in told.out and "page: " in told.out
-  assert told.err.startswith("error: no record of mine/t can be used")
+  printed = capsys.readouterr()
+  assert "1 no_marker" in printed.out and "page: " in printed.out
+  assert printed.err.startswith("error: no record of mine/t can be used")
 
 
 @pytest.mark.parametrize("dataset, fields, contradicts, states", [

@@ -98,7 +98,7 @@ def import_llama3_cot(
       _index_generations(spec, [text_files.find_file(raw, name)], index, [])
     else:
       notes.append(f"{split}: no raw generations ({name} in {raw}), so no "
-                   "label can be told from a copied human label")
+                   "label can be distinguished from a copied human one")
     source.joined = _doubt_labels(spec, source.joined, index)
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
