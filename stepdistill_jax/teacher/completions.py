@@ -14,8 +14,6 @@ the cache, keeps it from the teacher. `output` is raw and never edited. While
 collecting a cache is append-only; the manifest is replaced in one step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
@@ -88,52 +86,41 @@ def thinking_of(line: Mapping[str, Any]) -> str:
   return text if isinstance(text, str) else ""
 
 
-class CacheWriter:
-  """Writes a cache as a whole, at its end; a context manager.
+@contextlib.contextmanager
+def cache_writer(
+    folder: str | os.PathLike, *, teacher: str, dataset: str, split: str,
+    prompt_id: str = "", sampling: Mapping[str, Any] | None = None
+) -> Iterator[list[Completion]]:
+  """Writes a cache as a whole, when its block ends without an error.
 
   For caches that fit in memory; what grows is an `ask.store.Store`.
+
+  Yields:
+    A list that takes the completions.
   """
-
-  def __init__(
-      self, folder: str | os.PathLike, *, teacher: str, dataset: str,
-      split: str, prompt_id: str = "", prompt_sha256: str = "",
-      sampling: Mapping[str, Any] | None = None):
-    self._folder = pathlib.Path(folder)
-    self._manifest = {
-        "format_version": FORMAT_VERSION,
-        "teacher": records.check_name("teacher", teacher),
-        "dataset": records.check_name("data set", dataset),
-        "split": split, "prompt_id": prompt_id,
-        "prompt_sha256": prompt_sha256, "sampling": dict(sampling or {}),
-    }
-    errors.require_known("split", split, records.SPLITS)
-    self._lines: list[str] = []
-
-  def __enter__(self) -> CacheWriter:
-    if (self._folder / MANIFEST).exists():
-      before = read_manifest(self._folder)
-      for key, value in self._manifest.items():
-        if before.get(key) != value:
-          raise errors.UserError(
-              f"{self._folder} is a cache with {key} {before.get(key)!r}, not "
-              f"{value!r}; choose another folder")
-    return self
-
-  def write(self, completion: Completion) -> None:
-    """Adds one completion."""
-    values = dataclasses.asdict(completion)
-    if not completion.thinking:
-      del values["thinking"]
-    # Lone surrogates stay as `\ud800` escapes: raw is raw.
-    self._lines.append(json.dumps(values, ensure_ascii=True))
-
-  def __exit__(self, exception_type, exception, traceback) -> None:
-    if exception_type is None:
-      self._folder.mkdir(parents=True, exist_ok=True)
-      shards = write_shards(self._folder, iter(self._lines))
-      write_manifest(self._folder, {
-          **self._manifest, "complete": True, "shards": shards,
-          "count": len(self._lines)})
+  folder = pathlib.Path(folder)
+  errors.require_known("split", split, records.SPLITS)
+  manifest = {
+      "format_version": FORMAT_VERSION,
+      "teacher": records.check_name("teacher", teacher),
+      "dataset": records.check_name("data set", dataset),
+      "split": split, "prompt_id": prompt_id, "prompt_sha256": "",
+      "sampling": dict(sampling or {})}
+  before = read_manifest(folder) if (folder / MANIFEST).exists() else manifest
+  for key, value in manifest.items():
+    if before.get(key) != value:
+      raise errors.UserError(
+          f"{folder} is a cache with {key} {before.get(key)!r}, not {value!r}; "
+          "choose another folder")
+  found: list[Completion] = []
+  yield found
+  folder.mkdir(parents=True, exist_ok=True)
+  # Lone surrogates stay as `\ud800` escapes: raw is raw.
+  shards = write_shards(folder, (
+      json.dumps({name: value for name, value in dataclasses.asdict(one).items()
+                  if value or name != "thinking"}) for one in found))
+  write_manifest(folder, {
+      **manifest, "complete": True, "shards": shards, "count": len(found)})
 
 
 def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
