@@ -25,6 +25,7 @@ from typing import Any
 from stepdistill_jax.util import argument_parser, errors
 
 _CHUNK = 256  # Texts that are asked, and then written, together.
+_START = b'{"id": '  # Of each row.
 
 Row = dict[str, Any]
 
@@ -234,7 +235,8 @@ def _read_rows(path: pathlib.Path) -> Iterator[Row]:
     end = 0
     for number, line in enumerate(file, start=1):
       torn = not line.endswith(b"\n")
-      if not (_begins_as_row(line) if torn else _is_row(line)):
+      if not (_START.startswith(line[:len(_START)]) if torn
+              else _is_row(line)):
         raise errors.UserError(
             f"{path} line {number} is not an answer of this command; name "
             "another --output, or replace it with --overwrite")
@@ -242,11 +244,6 @@ def _read_rows(path: pathlib.Path) -> Iterator[Row]:
     file.truncate(end)
   with path.open("rb") as file:
     yield from map(json.loads, file)
-
-
-def _begins_as_row(line: bytes) -> bool:
-  start = b'{"id": '
-  return line[:len(start)] == start[:len(line)]
 
 
 def _is_row(line: bytes) -> bool:

@@ -103,15 +103,27 @@ def score(
       "name": system.name, "kind": system.kind, "source": system.source,
       "benchmark": benchmark.name, "split": example_set.split,
       "mode": given.mode, "rules": rules, "score_rule": benchmark.score_rule,
-      **_accuracy(counts.correct, seed),
+      "n": len(counts.correct),
+      **statistics.accuracy(sum(counts.correct), len(counts.correct)),
+      "bootstrap_ci95": list(
+          statistics.bootstrap_interval(counts.correct, seed=seed)),
       "metric": text_metrics.OF_KIND[benchmark.kind][0] if counts.metrics
       else ACCURACY,
       "text_metrics": _means(counts, seed),
       "unparsable": counts.unparsable, "missing": counts.missing,
       "empty": counts.empty,
       "without_label": example_set.without_label,
-      "variants": _variants(counts),
-      **_breakdowns(benchmark, counts),
+      # Under other readings (CQA by letter).
+      "variants": {name: statistics.accuracy(right, len(counts.correct))
+                   for name, right in counts.variants.items()},
+      "by_class": breakdowns.by_class(benchmark.labels, counts.classes)
+                  if benchmark.labels else None,
+      "by_length": {"unit": "words", "rows": breakdowns.by_length(
+          counts.lengths, counts.correct)},
+      "by_steps": breakdowns.by_steps(counts.steps, counts.correct),
+      # A score says how sure a system is to be right, which no text is.
+      "calibration": None if counts.metrics else breakdowns.calibration(
+          counts.scores, counts.of_scores),
       "rationales": explained.result(),
       "cost": given.cost or None, "method": given.method,
       "settings": given.settings, "cut": given.cut,
@@ -214,31 +226,6 @@ def _means(counts: _Counts, seed: int) -> dict[str, Any] | None:
           "n": len(values), "mean": sum(values) / len(values),
           "ci95": list(statistics.bootstrap_interval(values, seed=seed))}
                  for name, values in counts.metrics.items()}}
-
-
-def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:
-  return {
-      "n": len(correct), **statistics.accuracy(sum(correct), len(correct)),
-      "bootstrap_ci95": list(statistics.bootstrap_interval(correct, seed=seed))}
-
-
-def _variants(counts: _Counts) -> dict[str, dict[str, Any]]:
-  """Accuracy under other readings (CQA by letter); {} where there is none."""
-  return {name: statistics.accuracy(right, len(counts.correct))
-          for name, right in counts.variants.items()}
-
-
-def _breakdowns(benchmark, counts: _Counts) -> dict[str, Any]:
-  return {
-      "by_class": breakdowns.by_class(benchmark.labels, counts.classes)
-                  if benchmark.labels else None,
-      "by_length": {"unit": "words", "rows": breakdowns.by_length(
-          counts.lengths, counts.correct)},
-      "by_steps": breakdowns.by_steps(counts.steps, counts.correct),
-      # A score says how sure a system is to be right, which no text is.
-      "calibration": None if counts.metrics else breakdowns.calibration(
-          counts.scores, counts.of_scores),
-  }
 
 
 def _example_row(benchmark, system, example_set, mode, row, answer, judged):

@@ -192,9 +192,15 @@ class _Session:
     jobs = self._jobs()
     rows = self._rows(jobs)
     if self._args.json:
+      from stepdistill_jax.study import estimates
+
       print(json.dumps({
           "study": self._study.name, "topology": self._args.topology,
-          "rows": [_row_as_json(row) for row in rows],
+          "rows": [{
+              **{name: getattr(row.cell.cell, name) for name in (
+                  "dataset", "method", "size", "variant")},
+              **{name: getattr(row, name) for name in (
+                  *estimates.NUMBERS, "note")}} for row in rows],
           "blocked": self._blocked}, indent=1))
       return 0
     self._say(f"{self._study.title} -> {self._folder}")
@@ -350,15 +356,6 @@ def _by_reason(lines: Mapping[str, str]) -> dict[str, list[str]]:
     if line:
       found.setdefault(line, []).append(name)
   return found
-
-
-def _row_as_json(row: Any) -> dict[str, Any]:
-  from stepdistill_jax.study import estimates
-
-  cell = row.cell.cell
-  return {"dataset": cell.dataset, "method": cell.method, "size": cell.size,
-          "variant": cell.variant, "note": row.note,
-          **{name: getattr(row, name) for name in estimates.NUMBERS}}
 
 
 def _blocked(one: Any, records_dir: pathlib.Path) -> str:

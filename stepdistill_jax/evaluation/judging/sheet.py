@@ -53,7 +53,9 @@ def write(pairs: pairs_lib.Pairs, page: pathlib.Path, *, seed: int = 0
     page.parent.mkdir(parents=True, exist_ok=True)
     durable_files.replace(page, pages.render(
         _TEMPLATE, title="Which answer is better?", rows=rows,
-        columns=COLUMNS, key=_key(rows)))
+        # By which a browser keeps the progress of this sheet and no other.
+        columns=COLUMNS, key=hashlib.sha256(
+            repr(rows).encode()).hexdigest()[:16]))
     # With a byte-order mark, by which spreadsheets know UTF-8.
     durable_files.replace(table, "\ufeff" + text.getvalue())
   return table
@@ -74,8 +76,3 @@ def shuffled(pairs: pairs_lib.Pairs, seed: int) -> list[dict[str, str]]:
     rows.append({"item": pair.item, "order": order, "question": pair.question,
                  "answer_1": answers[0], "answer_2": answers[1]})
   return rows
-
-
-def _key(rows: list[dict[str, str]]) -> str:
-  """By which a browser keeps the progress of this sheet and no other."""
-  return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]

@@ -1,7 +1,6 @@
 """Runs that have not ended: whether they train, their step, their best score.
 """
 
-from collections.abc import Mapping
 import contextlib
 import json
 import pathlib
@@ -53,15 +52,11 @@ def read(path: pathlib.Path) -> dict[str, Any] | None:
   if record is None or record.get("finished"):
     return None
   found = scores(path)
+  total = run_facts.lookup(record.get("config") or {}, "TRAIN_STEPS")
   best = max(found, key=lambda entry: entry[1], default=None)
   return {
       "path": path,
       "state": "running" if run_lock.is_beating(str(path)) else "stopped",
       "step": checkpoint_paths.latest_step(str(path)),
-      "of": _total_steps(record.get("config") or {}),
+      "of": int(total) if str(total).isdecimal() else None,
       "best": best and best[1], "best_step": best and best[0]}
-
-
-def _total_steps(config: Mapping[str, str]) -> int | None:
-  value = run_facts.lookup(config, "TRAIN_STEPS")
-  return int(value) if str(value).isdecimal() else None

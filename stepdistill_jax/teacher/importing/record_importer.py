@@ -167,7 +167,8 @@ def import_sources(
     for split, source in sources.items():
       importer = _SplitImporter(
           spec, teacher, split, options, seen, counts[split],
-          held_out=_held_out(spec, split, source, sources),
+          held_out=held_out_positions(source.rows, spec.held_out)
+          if split == "train" and "validation" not in sources else frozenset(),
           writer=writer, form=form, tested=tested)
       overlap = joining.OverlapCheck() if source.check_overlap else None
       for joined in source.joined:
@@ -222,14 +223,6 @@ def _expected(sources: Iterable[Source]) -> int | None:
       source.rows or (row_files.guess_rows(pathlib.Path(source.files[0]))
                       if source.files else 0) for source in sources]
   return sum(counts) if all(counts) else None
-
-
-def _held_out(
-    spec: datasets.Dataset, split: str, source: Source,
-    sources: Mapping[str, Source]) -> frozenset[int]:
-  if split != "train" or "validation" in sources or not source.rows:
-    return frozenset()
-  return held_out_positions(source.rows, spec.held_out)
 
 
 def _reasons(

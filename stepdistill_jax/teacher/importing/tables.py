@@ -147,8 +147,10 @@ def import_rows(
         readers[split] = functools.partial(containers.read_tfds, path, name)
   else:
     # By their names where these tell no split.
-    files = (containers.files_by_split(path, spec.file_mark)
-             or _named_files(spec, path)) if path.is_dir() else {}
+    files = (containers.files_by_split(path, spec.file_mark) or {
+        split: [found] for split in records.SPLITS
+        if (found := row_files.find_row_file(spec, path, split))
+    }) if path.is_dir() else {}
     undivided = ([path] if path.is_file() else sorted(path.glob("SVAMP.json*"))
                  + sorted(path.glob("ASDiv.xml*")))
     if not files and undivided:
@@ -167,13 +169,6 @@ def import_rows(
   return record_importer.import_sources(
       spec, teacher, sources, options=record_importer.Options(**options),
       format_name="rows")
-
-
-def _named_files(spec: datasets.Dataset, folder: pathlib.Path
-                 ) -> dict[str, list[pathlib.Path]]:
-  found = {split: row_files.find_row_file(spec, folder, split)
-           for split in records.SPLITS}
-  return {split: [path] for split, path in found.items() if path}
 
 
 def _read_all(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
