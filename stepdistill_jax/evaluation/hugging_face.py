@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stepdistill_jax.data import batching
-from stepdistill_jax.evaluation import decoded, model_config, questions
+from stepdistill_jax.evaluation import model_config, questions
 from stepdistill_jax.interop.hf import names as hf_names
 from stepdistill_jax.util import errors, runtime
 
@@ -125,7 +125,7 @@ class TorchStudent:
       timing=None,
   ) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
     """As `student.Student.generate`."""
-    timing = timing or decoded.Timing()
+    timing = timing or model_config.Timing()
     for batch in self._plan(inputs):
       chosen = [inputs[i] for i in batch.indices]
       start = time.perf_counter()
@@ -135,7 +135,7 @@ class TorchStudent:
       timing.tokens += sum(map(len, tokens))
       scores = self._log_likelihoods(chosen, tokens)
       yield batch.indices, [
-          decoded.Decoded(tuple(t), s) for t, s in zip(tokens, scores)]
+          model_config.Decoded(tuple(t), s) for t, s in zip(tokens, scores)]
 
   def generate_tokens(self, inputs, length: int, beam: int = 1
                       ) -> list[list[int]]:
@@ -155,7 +155,7 @@ class TorchStudent:
       timing=None,
   ) -> Iterator[tuple[tuple[int, ...], list[float]]]:
     """As `student.Student.log_likelihoods`."""
-    timing = timing or decoded.Timing()
+    timing = timing or model_config.Timing()
     for batch in self._plan(inputs):
       start = time.perf_counter()
       scores = self._log_likelihoods([inputs[i] for i in batch.indices],

@@ -16,7 +16,6 @@ import numpy as np
 
 from stepdistill_jax.evaluation import (
   cost,
-  decoded as decoded_lib,
   examples as examples_lib,
   model_config,
   store as store_lib,
@@ -207,7 +206,7 @@ class _Asking:
 
   def answers(self, mode: str) -> systems.Answers:
     """Labels, and rationales where the questions ask for them."""
-    label_timing, rationale_timing = decoded_lib.Timing(), decoded_lib.Timing()
+    label_timing, rationale_timing = (model_config.Timing() for _ in range(2))
     q = self._questions
     examples = q.example_set.examples
     logs = {"answers": self._score(label_timing) if mode == "score" else (
@@ -253,7 +252,7 @@ class _Asking:
         0, len(examples) - 1, self._config.latency).astype(int))
     seconds = []
     for at in chosen:
-      timing = decoded_lib.Timing()
+      timing = model_config.Timing()
       for _ in self._system.student.generate(
           [q.encode(examples[at].inputs, q.prefix)], q.label_length,
           self._config.beam, timing):

@@ -15,7 +15,7 @@ import numpy as np
 from t5x import decoding
 
 from stepdistill_jax.data import batching
-from stepdistill_jax.evaluation.decoded import Decoded, Timing
+from stepdistill_jax.evaluation.model_config import Decoded, Timing
 
 
 class Student:

@@ -32,7 +32,7 @@ class RunReport:
     groups: runs over seeds, each by its last checkpoint; see `averages.group`.
     differences: of each method from fine-tuning; see `averages.differences`.
     teachers: their accuracies, see `runs_table.collect`.
-    unfinished: runs that have not ended, see `unfinished.read`.
+    unfinished: runs that have not ended, see `runs_table.unfinished`.
     skipped: what was found and not counted, with the reason.
   """
 

@@ -25,7 +25,6 @@ from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import completions, text_files
 from stepdistill_jax.teacher.importing import (
   cache_joining,
-  content_index,
   joining,
   label_kinds,
   record_importer,
@@ -94,7 +93,7 @@ def import_llama3_cot(
     name = f"{spec.name}_{_SHORT_SPLITS[split]}_llama3.json"
     index = None
     if (raw / name).is_file() or (raw / f"{name}.gz").is_file():
-      index = content_index.ContentIndex()
+      index = joining.ContentIndex()
       _index_generations(spec, [text_files.find_file(raw, name)], index, [])
     else:
       notes.append(f"{split}: no raw generations ({name} in {raw}), so no "
@@ -124,7 +123,7 @@ def import_llama3(
   """
   spec = known_dataset(dataset)
   files = _generation_files(spec, outputs)
-  index, dropped, notes = content_index.ContentIndex(), [], []
+  index, dropped, notes = joining.ContentIndex(), [], []
   _index_generations(spec, files, index, dropped)
   sources = {}
   for split in records.SPLITS:
@@ -275,7 +274,7 @@ def _batch_source(
 
 def _doubt_labels(
     spec: datasets.Dataset, joined: Iterator[joining.Joined],
-    index: content_index.ContentIndex | None) -> Iterator[joining.Joined]:
+    index: joining.ContentIndex | None) -> Iterator[joining.Joined]:
   """Marks labels that the raw generation does not name."""
   for item in joined:
     found = None
@@ -316,7 +315,7 @@ def _generation_files(
 
 def _index_generations(
     spec: datasets.Dataset, files: Sequence[pathlib.Path],
-    index: content_index.ContentIndex, dropped: list[joining.Joined]) -> None:
+    index: joining.ContentIndex, dropped: list[joining.Joined]) -> None:
   """Enters generations in the index; what cannot be entered in `dropped`."""
   for path in files:
     for entry in text_files.read_entries(path):
@@ -353,7 +352,7 @@ def _generation_inputs(spec: datasets.Dataset, question: str) -> str:
 
 def _join_by_content(
     spec: datasets.Dataset, row_file: pathlib.Path,
-    index: content_index.ContentIndex) -> Iterator[joining.Joined]:
+    index: joining.ContentIndex) -> Iterator[joining.Joined]:
   for entry in row_files.read_rows(spec, row_file):
     if entry.row is None:
       yield joining.dropped(entry.where, entry.problem)

@@ -33,7 +33,6 @@ from stepdistill_jax.teacher.importing import (
   counts as import_counts,
   joining,
   row_files,
-  seen_inputs,
 )
 from stepdistill_jax.util import errors, locations
 
@@ -158,7 +157,7 @@ def import_sources(
       "licence", "note")))
   tested = questions.test_questions(output, options.leave_out)
   total = _expected(sources.values()) if options.progress else None
-  seen = seen_inputs.SeenInputs()
+  seen = row_files.SeenInputs()
   counts = {split: import_counts.SourceCounts() for split in sources}
   labels = vocabulary_losses.LabelCheck()
   verbalizer = _Verbalizer(spec, options.verbalize)
@@ -301,7 +300,7 @@ class _SplitImporter:
 
   def __init__(
       self, spec: datasets.Dataset, teacher: str, split: str, options: Options,
-      seen: seen_inputs.SeenInputs, counts: import_counts.SourceCounts, *,
+      seen: row_files.SeenInputs, counts: import_counts.SourceCounts, *,
       held_out: frozenset[int], writer: str, form: str,
       tested: Mapping[str, frozenset[str]]):
     self._spec, self._teacher, self._split = spec, teacher, split
