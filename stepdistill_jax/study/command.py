@@ -128,9 +128,9 @@ class _Session:
 
   def _all_jobs(self, failed: Mapping[str, str] = {}) -> tuple[list, list]:
     """The study's runs, as far as they are known; the choices."""
-    from stepdistill_jax.study import choices, folder as folder_lib, resolving
+    from stepdistill_jax.study import folder as folder_lib, resolving
 
-    chosen = choices.choose(self._folder, self._resolved, {
+    chosen = resolving.choose(self._folder, self._resolved, {
         **folder_lib.failed(self._folder), **failed})
     return resolving.jobs(
         self._resolved, {c.cell: c.setting for c in chosen}, self._options,

@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> int | None:
 def _import(args: argparse.Namespace) -> Any:
   """Calls the importer of the format; returns its ImportResult."""
   from stepdistill_jax.records import vocabulary_losses
-  from stepdistill_jax.teacher.formats import formats, tables
+  from stepdistill_jax.teacher.importing import formats, tables
   from stepdistill_jax.util import progress
 
   with progress.Bars("rows", quiet=args.json) as bars:
