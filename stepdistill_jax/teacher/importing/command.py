@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> int | None:
   if args.json:
     print(json.dumps({"folder": str(result.folder), **result.info}))
   else:
-    from stepdistill_jax.teacher.formats import counts
+    from stepdistill_jax.teacher.importing import counts
 
     print("\n".join(counts.summary_lines(result)))
   return None
