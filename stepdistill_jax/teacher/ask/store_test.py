@@ -208,7 +208,7 @@ def test_what_is_in_doubt_stays_so_until_answered(tmp_path):
   assert not (tmp_path / completions.GROWING).exists()
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path):
   store = make(tmp_path, range(3))
   database = store._database
   (pages,) = database.execute("PRAGMA page_count").fetchone()
