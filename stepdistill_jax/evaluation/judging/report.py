@@ -53,20 +53,11 @@ def make(pairs: pairs_lib.Pairs, verdicts: Sequence[verdicts_lib.Verdict],
                             if item.count("/") == 2}),
       "pairs_dropped": pairs.dropped.as_json(),
       "prompt": prompt and {"id": prompt[0], "sha256": prompt[1]},
-      "graders": [_as_json(rate) for rate in win_rates.of_graders(
+      "graders": [dataclasses.asdict(rate) for rate in win_rates.of_graders(
           pairs, verdicts, seed=seed)],
       "agreement": [dataclasses.asdict(found) for found in together],
       "scores": _scores(scores, seed), "not_read": dict(not_read),
       "warnings": list(warnings)}
-
-
-def _as_json(rate: win_rates.WinRate) -> dict[str, Any]:
-  shares = {
-      name: {"count": share.count, "n": share.n, "share": share.value,
-             "ci95": share.ci95}
-      for name, share in (("shown_first", rate.shown_first),
-                          ("longer", rate.longer))}
-  return {**dataclasses.asdict(rate), **shares}
 
 
 def _scores(scores: Sequence[asking.Score], seed: int) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import re
+from typing import Any
 
 import pandas as pd
 
@@ -13,22 +14,6 @@ from stepdistill_jax.evaluation.judging import (
 )
 
 Interval = tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-  """A share of `n` with Wilson's interval; None of nothing."""
-
-  count: int
-  n: int
-
-  @property
-  def value(self) -> float | None:
-    return self.count / self.n if self.n else None
-
-  @property
-  def ci95(self) -> Interval | None:
-    return statistics.wilson_interval(self.count, self.n) if self.n else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +32,10 @@ class WinRate:
     win_rate: of the second system: the mean preference, a tie counting half.
     ci95: its percentile bootstrap interval over pairs.
     shown_first: verdicts for the answer that stood first, of those for one
-      whose order is known.
+      whose order is known: `count`, `n`, `share` and Wilson's `ci95`.
       Without a position bias of a judge who saw both orders it is a half.
-    longer: decided pairs whose longer answer won, of those of other lengths.
+    longer: decided pairs whose longer answer won, of those of other lengths;
+      likewise.
   """
 
   grader: str
@@ -61,8 +47,8 @@ class WinRate:
   flipped: int
   win_rate: float | None
   ci95: Interval | None
-  shown_first: Share
-  longer: Share
+  shown_first: Mapping[str, Any]
+  longer: Mapping[str, Any]
 
 
 def of_graders(pairs: pairs_lib.Pairs,
@@ -102,9 +88,15 @@ def _of_grader(pairs: Mapping[str, pairs_lib.Pair], grader: str,
       win_rate=float(read.mean()) if len(read) else None,
       ci95=statistics.bootstrap_interval(read.to_numpy(), seed=seed)
       if len(read) else None,
-      shown_first=Share(int(shown_first.sum()), len(shown_first)),
-      longer=Share(sum(filter(None, longer)),
-                   sum(value is not None for value in longer)))
+      shown_first=_share(int(shown_first.sum()), len(shown_first)),
+      longer=_share(sum(filter(None, longer)),
+                    sum(value is not None for value in longer)))
+
+
+def _share(count: int, n: int) -> dict[str, Any]:
+  """A share of `n` with Wilson's interval; None of nothing."""
+  return {"count": count, "n": n, "share": count / n if n else None,
+          "ci95": statistics.wilson_interval(count, n) if n else None}
 
 
 def _prefers_longer(pair: pairs_lib.Pair, preference: float) -> bool | None:
