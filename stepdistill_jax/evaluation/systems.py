@@ -172,8 +172,10 @@ class TeacherRecords:
     own = self._own(example_set)
 
     def said(asked: examples.Example) -> tuple[str, str] | None:
-      number = own.numbers.get(asked.id)
-      row = None if number is None else own.examples[number]
+      row: examples.Example | None = asked
+      if own is not example_set:
+        number = own.numbers.get(asked.id)
+        row = None if number is None else own.examples[number]
       return row and (row.rationale, row.teacher_label)
 
     found = teachers_answers(self.teacher, example_set, said,
