@@ -189,7 +189,7 @@ def test_arrays_of_a_checkpoint_are_in_its_folder(tmp_path):
 def test_files_of_a_cache_are_in_its_folder(tmp_path):
   (tmp_path / "shard-00000.jsonl").write_text("{}\n")
   cache_dir = tmp_path / "cache"
-  with completions.CacheWriter(
+  with completions.cache_writer(
       cache_dir, dataset="svamp", split="train", teacher="t",
       prompt_id="p") as writer:
     del writer

@@ -14,8 +14,6 @@ user's own files are known by their keys. All are cleaned first. Like all
 parsers these never raise, whatever the text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import functools
 import json

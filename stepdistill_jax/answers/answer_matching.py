@@ -3,8 +3,6 @@
 Model output is data: nothing here evaluates it as a program.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Sequence
 import math
@@ -35,6 +33,11 @@ def read_choices(inputs: str) -> tuple[str, ...]:
   if letters != [chr(ord("a") + i) for i in range(len(letters))]:
     return ()
   return tuple(text for _, text in found)
+
+
+def choices_in(inputs: str) -> tuple[str, ...]:
+  """The choices of a question, of CQA or any other; () where it has none."""
+  return read_choices(inputs) or kinds.lettered_choices(inputs)
 
 
 def read_letter(text: str, choices: Sequence[str]) -> int | None:

@@ -6,8 +6,6 @@ computed, in exact rational arithmetic, with limits on length, depth and
 magnitude.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Callable
 from fractions import Fraction

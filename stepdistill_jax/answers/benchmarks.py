@@ -1,7 +1,5 @@
 """The benchmarks: what an answer is in each, and when it is right."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 import dataclasses
 import functools
@@ -67,7 +65,7 @@ class Benchmark:
   def choices(self, inputs: str) -> tuple[str, ...]:
     """The closed set of answers to `inputs`; empty where there is none."""
     if self.kind in (CHOICE, datasets.CHOICES):
-      return answers.read_choices(inputs) or kinds.lettered_choices(inputs)
+      return answers.choices_in(inputs)
     return self.labels
 
   def judge(self, prediction: str, label: str, *, inputs: str = "",
@@ -214,12 +212,10 @@ def get(name: str, own: Iterable[str] = (),
   if name in BENCHMARKS:
     return dataclasses.replace(BENCHMARKS[name], markers=dataset.markers) if (
         dataset.markers) else BENCHMARKS[name]
-  if name in own:
-    return Benchmark(
-        name, name, dataset.label_kind, _SCORE_RULES[dataset.label_kind],
-        dataset.labels, markers=dataset.markers)
-  raise errors.UserError(errors.unknown_name_message(
-      "benchmark", name, {*BENCHMARKS, *own}))
+  errors.require_known("benchmark", name, {*BENCHMARKS, *own})
+  return Benchmark(
+      name, name, dataset.label_kind, _SCORE_RULES[dataset.label_kind],
+      dataset.labels, markers=dataset.markers)
 
 
 def parse_names(text: str, own: Iterable[str] = ()) -> list[Benchmark]:

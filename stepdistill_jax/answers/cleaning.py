@@ -6,41 +6,22 @@ LaTeX, quotes and the final stop around it. Neither changes a text that has none
 of that, and `output` in a teacher's cache stays as it came.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import html
+import pathlib
 import re
+import tomllib
 
-# With a prefix of the model (`seed:think`, `longcat_think`), too.
-_THINK = (r"(?:\w+[:_])?(?:think|thinking|thoughts?)|antthinking|reflection|"
-          r"\w*scratchpad|inner_?monologue")
-# (opening, closing) of what reasoning models write before their answer.
-_BLOCKS = tuple(
-    (re.compile(opening, re.IGNORECASE),
-     re.compile(closing, re.IGNORECASE | re.MULTILINE))
-    for opening, closing in (
-        (r"<(?:start|begin)_of_think(?:ing)?>", r"<end_of_think(?:ing)?>"),
-        (rf"<(?:{_THINK})(?:\s[^<>\n]*)?>", rf"</(?:{_THINK})\s*>"),
-        (r"\AThinking\.{3}\n", r"^\.{3}done thinking\.$"),
-        (r"\[THINK\]", r"\[/THINK\]"),
-        (r"◁think▷", r"◁/think▷"),
-        (r"<\|(?:begin|start)_?of_?(?:thought|think)\|>",
-         r"<\|end_?of_?(?:thought|think)\|>"),
-        (r"<\|channel>thought\b", r"<channel\|>"),
-        (r"<\|think(?:ing)?\|>", r"<\|/think(?:ing)?\|>"),
-        (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
-        (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),
-        (r"<unused94>(?:thought\n)?", r"<unused95>"),
-        (r"\AHere is my thought process:", r"\bHere is my response:"),
-    ))
+_THINKING = tomllib.loads(
+    pathlib.Path(__file__).with_name("thinking.toml").read_text("utf-8"))
+_BLOCKS = [(re.compile(opening, re.IGNORECASE),
+            re.compile(closing, re.IGNORECASE | re.MULTILINE))
+           for opening, closing in _THINKING["marks"]]
 # Harmony: `<|channel|>analysis<|message|>…<|channel|>final<|message|>…`.
 _CHANNEL = re.compile(
     r"(?:<\|start\|>\w*)?<\|channel\|>\s*(\w+)[^<]*"
     r"(?:<\|constrain\|>[^<]*)?<\|message\|>")
 _BARE_FINAL = re.compile(r"\Aanalysis(?=[A-Z\W])(.*)assistantfinal", re.DOTALL)
-# One is in all of these.
-_SIGNS = ("<", "[", "◁", "Here is my", "analysis", "Thinking...")
 _ENDS = re.compile(
     r"<\|(?:im_end|eot_id|eom_id|end_of_text|endoftext|end|return|call|"
     r"END_RESPONSE|END_OF_TURN_TOKEN|assistant_end|eos)\|>|</s>|<eos>|"
@@ -135,7 +116,7 @@ def clean(output: str) -> Cleaned:
 
 def _split_thinking(text: str) -> tuple[str, str | None]:
   """Returns (the rest, the thinking or None)."""
-  if not any(sign in text for sign in _SIGNS):
+  if not any(sign in text for sign in _THINKING["signs"]):
     return text, None
   if "<|channel|>" in text:
     parts = _CHANNEL.split(text)  # [before, name, text, name, text, ...]

@@ -4,12 +4,10 @@ These are checks by words and numbers, cheap enough for every record. They
 find candidates for a person to read; they do not understand the texts.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 import re
 
-from stepdistill_jax.answers import arithmetic, kinds
+from stepdistill_jax.answers import answer_matching, arithmetic
 from stepdistill_jax.records import datasets, records
 
 # What a computation in a rationale came to: the number after a last `=`.
@@ -22,8 +20,7 @@ def _named(text: str, names: tuple[str, ...]) -> set[str]:
   found = set()
   for name in names:
     folded = name.casefold()
-    if folded in text and re.search(
-        rf"(?<!\w){re.escape(folded)}(?!\w)", text):
+    if folded in text and re.search(rf"(?<!\w){re.escape(folded)}(?!\w)", text):
       found.add(folded)
   # `new york` also contains `york`: only the longest of nested names counts.
   return {name for name in found
@@ -54,8 +51,7 @@ def contradicts_label(
     last = arithmetic.value_or_none(results[-1].rstrip(","))
     return last is not None and not arithmetic.values_equal(last, value)
   names = (dataset.labels if dataset.label_kind == datasets.CLASS
-           else datasets.choices_in(record.inputs)
-           or kinds.lettered_choices(record.inputs))
+           else answer_matching.choices_in(record.inputs))
   if dataset.label_kind == datasets.CHOICES or (
       dataset.label_kind == datasets.CHOICE and dataset.labels):
     return None  # Labels are several, or letters.

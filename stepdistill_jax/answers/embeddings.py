@@ -5,8 +5,6 @@ The package sentence-transformers reads a model's folder; it is an extra
 user's: nothing is downloaded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import functools
 import os
@@ -24,23 +22,19 @@ def load(folder: str) -> Any:
   Raises:
     errors.UserError: the package is missing, or the folder is not a model's.
   """
-  try:
+  with errors.reported(
+      ImportError, f"--embeddings={folder} needs the package "
+      "sentence-transformers: `pip install -c constraints.txt -e "
+      "'.[embeddings]'`"):
     import sentence_transformers
-  except ImportError as error:
-    raise errors.UserError(
-        f"--embeddings={folder} needs the package sentence-transformers: "
-        "`pip install -c constraints.txt -e '.[embeddings]'`") from error
   if not os.path.isdir(folder):
     raise errors.UserError(
         f"--embeddings={folder} is not a folder; name one of a model, as "
         "sentence-transformers or transformers saves it")
-  try:
+  with errors.reported((OSError, ValueError, KeyError), lambda error: (
+      f"--embeddings={folder} cannot be loaded: {errors.first_line(error)}")):
     return sentence_transformers.SentenceTransformer(
         os.path.abspath(folder), device="cpu", local_files_only=True)
-  except (OSError, ValueError, KeyError) as error:
-    raise errors.UserError(
-        f"--embeddings={folder} cannot be loaded: "
-        f"{str(error).strip().splitlines()[0]}") from error
 
 
 def similarities(folder: str, texts: Sequence[str],

@@ -15,8 +15,6 @@ This one rule serves as `strict` and as `reference`: the papers' rules find no
 SVAMP label in such texts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import functools
 import re
@@ -27,8 +25,7 @@ from stepdistill_jax.records import datasets
 _RATIONALE_START = re.compile(r"\s*(?:rationale|reasoning)s?:\s*",
                               re.IGNORECASE)
 # What leads to the answer and is not part of the reasoning.
-_LEAD_WORDS = frozenset(
-    "the final correct and so hence therefore thus".split())
+_LEAD_WORDS = frozenset("the final correct and so hence therefore thus".split())
 _MARKERS = tuple(re.compile(marker, re.IGNORECASE)
                  for marker in ("answer is", "answer:"))
 # `(b)`, or `b)`, `b.` or `b` at the end; `a house` is not a letter.

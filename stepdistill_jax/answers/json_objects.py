@@ -6,8 +6,6 @@ escapes (`\\frac` is a form feed and `rac`). `json_repair` mends the syntax;
 the backslashes are mended here before that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 import itertools
 import json

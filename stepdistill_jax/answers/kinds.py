@@ -6,8 +6,6 @@ reason why there is none. What is not wholly read is not a label: never half a
 word, never a part of a number, never one of two answers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 import difflib
 import re

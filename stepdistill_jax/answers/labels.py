@@ -1,7 +1,5 @@
 """Labels: which ones a data set can have, and when two are the same."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from stepdistill_jax.answers import arithmetic, kinds, parsing
@@ -36,21 +34,17 @@ def label_status(dataset: Dataset, label: str, row: Row) -> str:
   """`ok` if the data set can have this label, else the named reason."""
   if not label.strip():
     return parsing.NO_LABEL
-  if dataset.label_kind in (datasets.EQUATION, datasets.NUMBER):
+  kind = dataset.label_kind
+  if kind in (datasets.EQUATION, datasets.NUMBER):
     return arithmetic.problem_of(label) or "ok"
-  elif dataset.label_kind == datasets.CLASS:
-    if label not in dataset.labels:
-      return (parsing.LABEL_NOT_SEEN if dataset.labels_guessed
-              else parsing.LABEL_NOT_ALLOWED)
-  elif dataset.label_kind == datasets.CHOICE and dataset.labels:
-    if label not in dataset.labels:
-      return parsing.LABEL_NOT_A_CHOICE
-  elif dataset.label_kind == datasets.CHOICE and row.choices:
-    if label not in row.choices:
-      folded = label.casefold()
-      return (parsing.LABEL_DIFFERS_IN_CASE
-              if any(c.casefold() == folded for c in row.choices)
-              else parsing.LABEL_NOT_A_CHOICE)
+  if kind == datasets.CLASS and label not in dataset.labels:
+    return (parsing.LABEL_NOT_SEEN if dataset.labels_guessed
+            else parsing.LABEL_NOT_ALLOWED)
+  choices = dataset.labels or row.choices
+  if kind == datasets.CHOICE and choices and label not in choices:
+    return (parsing.LABEL_DIFFERS_IN_CASE if not dataset.labels and (
+        label.casefold() in map(str.casefold, choices))
+            else parsing.LABEL_NOT_A_CHOICE)
   return "ok"
 
 

@@ -5,8 +5,6 @@ text here; by letter only in the eval binary, which sees the question.
 Importing this module needs neither tensorflow nor jax.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from stepdistill_jax.answers import benchmarks, text_metrics

@@ -4,8 +4,6 @@ A number that could be read in two ways (`3-5`, `12:30`, `1.2.3`, `5k`, `3,5`
 where nothing says that a comma is a decimal point) has no value but a reason.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import decimal
 from fractions import Fraction

@@ -12,8 +12,6 @@ A parser is a function (output, row) -> Parsed. It never raises, whatever the
 text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
 

@@ -15,8 +15,6 @@ What a marker says before a question mark (`so the answer is 12?`) was only
 considered. Nothing here raises, whatever the text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
@@ -77,8 +75,7 @@ _PUBLISHED = {
         re.IGNORECASE)),
     "esnli": ("answer:", re.compile(r"(?:^|\n)\s*answer:", re.IGNORECASE))}
 # Between two marks of one answer: `Final Answer: The answer is $\boxed{5}$`.
-_GLUE = re.compile(
-    r"(?:[\s:*_$`\"'“(\[{#>.]|\\(?:text|math)\w*|\\[(\[])*\Z")
+_GLUE = re.compile(r"(?:[\s:*_$`\"'“(\[{#>.]|\\(?:text|math)\w*|\\[(\[])*\Z")
 _TAG = re.compile(r"<(answer|final_answer)>(.*?)(?:</\1>|\Z)",
                   re.DOTALL | re.IGNORECASE)
 _REASON_TAG = re.compile(

@@ -11,13 +11,11 @@ They keep labels that no row can have (`entailment\\n\\nPre`); `status` tells,
 the label stays, as it did in the papers' training targets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import functools
 import re
 
-from stepdistill_jax.answers import labels as labels_lib, parsing
+from stepdistill_jax.answers import labels, parsing
 from stepdistill_jax.records import datasets
 
 _PARENTHESES = re.compile(r"\(.*\)")
@@ -46,7 +44,7 @@ def _parse(split: Callable[[str], tuple[str, str, str]],
            ) -> parsing.Parsed:
   rationale, label, problem = split(output)
   rationale, label = rationale.rstrip(), label.rstrip()
-  status = problem or labels_lib.label_status(dataset, label, row)
+  status = problem or labels.label_status(dataset, label, row)
   if status == "ok" and not rationale:
     status = parsing.EMPTY_RATIONALE
   return parsing.Parsed(rationale, label, status)

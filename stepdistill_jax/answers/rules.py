@@ -1,7 +1,5 @@
 """The sets of rules that completions are read by, by name."""
 
-from __future__ import annotations
-
 import functools
 
 from stepdistill_jax.answers import (

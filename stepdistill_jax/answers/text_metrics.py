@@ -14,21 +14,18 @@
 All but `words` are in [0, 1]. Without a model of spaCy a rule finds entities.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import re
-from typing import Any
 
+from stepdistill_jax.answers import text_overlap
 from stepdistill_jax.records import datasets
 
 # Kind of labels -> its metrics, the one that systems are compared by first.
 OF_KIND: Mapping[str, tuple[str, ...]] = {
     datasets.SUMMARY: ("rougeL", "rouge1", "rouge2", "chrf", "words",
                        "entity_density", "repetition"),
-    datasets.CONVERSATION: ("chrf", "rougeL", "words", "repetition",
-                            "refusal")}
+    datasets.CONVERSATION: ("chrf", "rougeL", "words", "repetition", "refusal")}
 # Metrics that say how well an answer agrees with the label; the others say
 # something of it alone.
 AGAINST_LABEL = ("rougeL", "rouge1", "rouge2", "chrf")
@@ -70,18 +67,12 @@ def reference_rule(most: int) -> str:
       "them, _mean the mean over them; chrF is likewise the best")
 
 
-@functools.cache
-def _rouge_scorer() -> Any:
-  from rouge_score import rouge_scorer
-
-  return rouge_scorer.RougeScorer(
-      ["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-
-
 def rouge(label: str, text: str) -> Mapping[str, float]:
   """ROUGE-1, -2 and -L, as F1 with Porter's stemmer."""
   return {name: float(value.fmeasure)
-          for name, value in _rouge_scorer().score(label, text).items()}
+          for name, value in text_overlap.rouge_scorer(
+              "rouge1", "rouge2", "rougeL", stems=True).score(
+                  label, text).items()}
 
 
 def read_by_rouge(text: str) -> bool:
@@ -159,27 +150,13 @@ def _find_entities() -> Callable[[str], set[str]]:
   return lambda text: {found.text.lower() for found in model(text).ents}
 
 
-_NUMBER_WORDS = ("two three four five six seven eight nine ten eleven twelve "
-                 "twenty thirty forty fifty hundred thousand million billion")
-# Words that are capitalized because a sentence begins with them; ca and wo of
-# can't and won't.
-_OPENERS = frozenset((
-    "a about after all also although an and another any anyone are as at "
-    "because before both but by ca can could did do does during each even "
-    "every everyone finally first for from given had has have he her here his "
-    "how however i if in instead into is it it's its later let many maybe "
-    "meanwhile mom more most my neither no nobody none nor not now of on once "
-    "one only or other others our over people perhaps please she should since "
-    "so some someone soon still such that the their then there these they "
-    "this those though to today tomorrow under until up was we were what when "
-    "where which while who whose why will with without wo would yes yesterday "
-    "yet you your").split())
+_OPENERS = frozenset(text_overlap.WORDS["openers"])
 # Capitals of the Latin, Greek and Cyrillic alphabets: Émile is a name, too.
 _CAPITAL = f"[{''.join(filter(str.isupper, map(chr, range(0x530))))}]"
 _SPAN = re.compile(
     rf"#?(?:{_CAPITAL}[\w'’-]*\d*#?|\$?\d[\d,.:]*\d%?|\$?\d%?)"
     rf"(?:(?:\.? (?:of )?|-)(?:{_CAPITAL}[\w'’-]*|\d[\d,.]*))*"
-    rf"|\b(?:{'|'.join(_NUMBER_WORDS.split())})\b")
+    rf"|\b(?:{'|'.join(text_overlap.WORDS['numbers'])})\b")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!Mr\.|Ms\.|Dr\.|St\.)(?<!Mrs\.)\s+")
 
 

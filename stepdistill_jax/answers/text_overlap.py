@@ -4,19 +4,16 @@ One measure, so that a filter's threshold can be chosen from an audit and a
 student's rationales compared with its teacher's.
 """
 
-from __future__ import annotations
-
 import functools
+import pathlib
 import re
+import tomllib
 from typing import Any
 
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
-# Words that nearly every text has, so that sharing them says nothing.
-_COMMON = frozenset(
-    "a an and are as at be been but by can could did do does for from had has "
-    "have he her hers him his i if in into is it its may no not of on or she "
-    "so some that the their them then there these they this those to was we "
-    "were what when where which who will with would you your".split())
+WORDS = {name: text.split() for name, text in tomllib.loads(pathlib.Path(
+    __file__).with_name("words.toml").read_text("utf-8")).items()}
+_COMMON = frozenset(WORDS["common"])
 
 
 def content_words(text: str) -> set[str]:
@@ -40,14 +37,16 @@ def share_found(text: str, source: str) -> float | None:
 
 
 @functools.cache
-def _rouge_scorer() -> Any:
+def rouge_scorer(*metrics: str, stems: bool) -> Any:
+  """The scorer of the rouge-score package."""
   from rouge_score import rouge_scorer
 
-  return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+  return rouge_scorer.RougeScorer(metrics, use_stemmer=stems)
 
 
 def rouge_l(reference: str, text: str) -> float:
   """ROUGE-L F1 of two texts, in [0, 1], by the rouge-score package."""
   if reference == text:  # A teacher's own line: 1, unless there is no word.
     return float(re.search(r"[a-z0-9]", text.lower()) is not None)
-  return float(_rouge_scorer().score(reference, text)["rougeL"].fmeasure)
+  scorer = rouge_scorer("rougeL", stems=False)
+  return float(scorer.score(reference, text)["rougeL"].fmeasure)

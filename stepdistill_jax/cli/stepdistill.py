@@ -5,8 +5,6 @@ A subcommand's module defines `add_arguments(parser)` and
 its command is given, and imports jax, tensorflow and the like inside `run`.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 

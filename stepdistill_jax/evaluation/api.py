@@ -10,8 +10,6 @@ The names here are attributes of the package, imported when first used.
 (1, 1, True)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import itertools
@@ -23,10 +21,10 @@ from stepdistill_jax.answers import answer_matching
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.data import batching
 from stepdistill_jax.evaluation import (
-  examples as examples_lib,
-  model_config as model_config_lib,
-  questions as questions_lib,
-  systems as systems_lib,
+  examples,
+  model_config,
+  questions,
+  systems,
 )
 from stepdistill_jax.records import records
 from stepdistill_jax.teacher import text_files
@@ -53,7 +51,7 @@ class Student:
     max_input_tokens: longer texts are refused.
   """
 
-  def __init__(self, system: questions_lib.Model,
+  def __init__(self, system: questions.Model,
                max_input_tokens: int = MAX_INPUT_TOKENS):
     self._system = system
     self.name = system.name
@@ -116,12 +114,12 @@ class Student:
     found: dict[int, float] = {}
     for indices, scores in self._system.student.log_likelihoods(
         [asked.encode(text, asked.prefix) for text in texts],
-        [questions_lib.encode(asked.vocabulary, text) for text in answers]):
+        [questions.encode(asked.vocabulary, text) for text in answers]):
       found.update(zip(indices, scores, strict=True))
     return [found[i] for i in range(len(texts))]
 
   def answers(self, texts: Iterable[str], *, explain: bool = False
-              ) -> systems_lib.Answers:
+              ) -> systems.Answers:
     """Answers with their scores and, where asked for, rationales.
 
     Args:
@@ -139,7 +137,7 @@ class Student:
       self.require_explains()
     texts = self._listed(texts)
     if not texts:
-      return systems_lib.Answers(())
+      return systems.Answers(())
     (given,) = self._system.ask(
         self._questions(texts, "auto" if explain else "no"))
     if not given.answer_after_rationale:
@@ -195,10 +193,10 @@ class Student:
     return texts
 
   def _questions(self, texts: Sequence[str], rationales: str = "no") -> Any:
-    rows = tuple(examples_lib.Example(str(i), text, label="")
+    rows = tuple(examples.Example(str(i), text, label="")
                  for i, text in enumerate(texts))
     return self._system.questions(
-        examples_lib.ExampleSet("texts", "predict", "", rows), rationales)
+        examples.ExampleSet("texts", "predict", "", rows), rationales)
 
 
 def _listed(texts: Iterable[str], name: str) -> list[str]:
@@ -230,13 +228,11 @@ def load(
   Raises:
     errors.UserError: there is no student there, or its vocabulary is missing.
   """
-  known = [f.name for f in dataclasses.fields(model_config_lib.ModelConfig)]
+  known = [f.name for f in dataclasses.fields(model_config.ModelConfig)]
   for name in model_settings:
-    if name not in known:
-      raise errors.UserError(
-          errors.unknown_name_message("setting", name, known))
+    errors.require_known("setting", name, known)
   setting_checks.whole_number("max_input_tokens", max_input_tokens)
-  config = model_config_lib.ModelConfig(**model_settings)
+  config = model_config.ModelConfig(**model_settings)
   runtime.configure()
   if (pathlib.Path(path).expanduser() / "config.json").is_file():
     runtime.import_transformers()  # Before TensorFlow, if that is needed.
@@ -276,7 +272,7 @@ def load_records(
   if limit is not None:
     setting_checks.whole_number("limit", limit)
   folder = _folder(records_dir)
-  teacher = examples_lib.choose_teacher(dataset, folder, teacher)
+  teacher = examples.choose_teacher(dataset, folder, teacher)
   return list(itertools.islice(
       records.read_records(folder, dataset, teacher, split), limit))
 

@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 
-from stepdistill_jax.answers import benchmarks as benchmarks_lib
-from stepdistill_jax.evaluation import examples as examples_lib, statistics
+from stepdistill_jax.answers import benchmarks
+from stepdistill_jax.evaluation import examples, statistics
 
 UNPARSABLE = "(unparsable)"
-CALIBRATION_BINS = 10
+_BINS = 10  # Of scores.
 _LENGTH_BINS = 4
 _MOST_STEPS = 6  # More steps than this share one row.
 
@@ -52,10 +52,8 @@ def by_class(
 
 
 def _row(name: str, correct: Sequence[bool]) -> dict:
-  n, right = len(correct), int(sum(correct))
-  return {"range": name, "n": n, "correct": right,
-          "accuracy": right / n if n else None,
-          "ci95": list(statistics.wilson_interval(right, n))}
+  n = len(correct)
+  return {"range": name, "n": n, **statistics.accuracy(int(sum(correct)), n)}
 
 
 def by_length(lengths: Sequence[int], correct: Sequence[bool]) -> list[dict]:
@@ -84,10 +82,10 @@ def by_length(lengths: Sequence[int], correct: Sequence[bool]) -> list[dict]:
   return rows
 
 
-def number_of_steps(benchmark: benchmarks_lib.Benchmark,
-                    example: examples_lib.Example) -> int | None:
+def number_of_steps(benchmark: benchmarks.Benchmark,
+                    example: examples.Example) -> int | None:
   """Steps that an example needs: operators, else the teacher's sentences."""
-  if benchmark.kind == benchmarks_lib.EQUATION:
+  if benchmark.kind == benchmarks.EQUATION:
     operators = len(re.findall(r"[\d).]\s*[-+*/]", example.label))
     if operators:
       return operators
@@ -108,8 +106,8 @@ def by_steps(steps: Sequence[int | None],
                groups[count]) for count in sorted(groups)]
 
 
-def calibration(scores: Sequence[float], correct: Sequence[bool],
-                bins: int = CALIBRATION_BINS) -> dict | None:
+def calibration(
+    scores: Sequence[float], correct: Sequence[bool]) -> dict | None:
   """Expected calibration error and the points of a reliability plot.
 
   ECE = Σ_b n_b/n · |accuracy_b − mean score_b| over bins of equal width;
@@ -118,7 +116,6 @@ def calibration(scores: Sequence[float], correct: Sequence[bool],
   Args:
     scores: the system's confidence in each answer, in [0, 1].
     correct: of each example.
-    bins: how many.
 
   Returns:
     `ece`, `n`, `mean_score`, and `bins` (those that hold an example).
@@ -127,16 +124,16 @@ def calibration(scores: Sequence[float], correct: Sequence[bool],
   correct = np.asarray(correct, dtype=np.float64)
   if not scores.size:
     return None
-  index = np.clip(np.ceil(scores * bins).astype(int) - 1, 0, bins - 1)
+  index = np.clip(np.ceil(scores * _BINS).astype(int) - 1, 0, _BINS - 1)
   rows, ece = [], 0.0
-  for b in range(bins):
+  for b in range(_BINS):
     inside = index == b
     n = int(inside.sum())
     if not n:
       continue
     accuracy, confidence = correct[inside].mean(), scores[inside].mean()
     ece += n / scores.size * abs(accuracy - confidence)
-    rows.append({"low": b / bins, "high": (b + 1) / bins, "n": n,
+    rows.append({"low": b / _BINS, "high": (b + 1) / _BINS, "n": n,
                  "accuracy": float(accuracy), "score": float(confidence)})
   return {"n": int(scores.size), "ece": float(ece),
           "mean_score": float(scores.mean()), "bins": rows}

@@ -11,16 +11,16 @@ import os
 import pathlib
 from typing import Any, TypeVar
 
-from stepdistill_jax.answers import benchmarks as benchmarks_lib
+from stepdistill_jax.answers import benchmarks
 from stepdistill_jax.evaluation import (
-  examples as examples_lib,
-  model_config as model_config_lib,
-  questions as questions_lib,
+  examples,
+  model_config,
+  questions,
   store as store_lib,
-  systems as systems_lib,
+  systems,
 )
 from stepdistill_jax.evaluation.report import run_facts
-from stepdistill_jax.interop import run_folder as run_folder_lib
+from stepdistill_jax.interop import run_folder
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.runs import run_record
 from stepdistill_jax.util import disk_lists, errors
@@ -34,7 +34,7 @@ _CUTS = {"cut_tail": "they were cut at the end",
          "drop": "their records were left out"}
 
 
-class Checkpoint(questions_lib.Model):
+class Checkpoint(questions.Model):
   """A checkpoint as a system; its parameters are loaded at the first question.
 
   Args:
@@ -56,13 +56,13 @@ class Checkpoint(questions_lib.Model):
 
   def __init__(
       self, path: str | os.PathLike[str],
-      config: model_config_lib.ModelConfig, *,
+      config: model_config.ModelConfig, *,
       name: str | None = None, records_dir: pathlib.Path | None = None,
       progress=None, strict: bool = False,
   ):
     from stepdistill_jax.interop import rebuilding, run_context
 
-    self.run = run_folder_lib.find(path, strict=strict)
+    self.run = run_folder.find(path, strict=strict)
     super().__init__(name or f"{self.run.path.name} step {self.run.step}",
                      str(self.run.checkpoint), config, progress)
     self._records_dir = pathlib.Path(
@@ -71,7 +71,7 @@ class Checkpoint(questions_lib.Model):
         self.run.config_path, self._records_dir)
     self.vocabulary = self._model.input_vocabulary
     self._shapes: dict[str, tuple[int, ...]] | None = None
-    self._task = run_folder_lib.parse_task_name(self._task_name)
+    self._task = run_folder.parse_task_name(self._task_name)
     self.prefix = self._task.prefix
     self.explain_prefix = self._task.explain_prefix
     self.answer_after_rationale = self._task.answer_after_rationale
@@ -84,9 +84,9 @@ class Checkpoint(questions_lib.Model):
     return self._task.dataset, self._task.teacher
 
   def answer(
-      self, example_set: examples_lib.ExampleSet,
+      self, example_set: examples.ExampleSet,
       store: store_lib.AnswerStore | None = None,
-  ) -> list[systems_lib.Answers]:
+  ) -> list[systems.Answers]:
     """Asks the student; see `systems.System`."""
     more = (*self.run.passed_over, *self._overlap_warnings(example_set),
             *self._cut_warnings())
@@ -94,7 +94,7 @@ class Checkpoint(questions_lib.Model):
       example_set = dataclasses.replace(
           example_set, examples=disk_lists.DiskList(
               map(records.with_rationale, example_set.examples),
-              of=examples_lib.Example))
+              of=examples.Example))
     return [
         dataclasses.replace(
             answers, warnings=(*answers.warnings, *more),
@@ -131,12 +131,12 @@ class Checkpoint(questions_lib.Model):
             "teacher": self._task.teacher if self.run.step else None,
             "seed": self.run.seed(), "run": self.run.real_path(),
             "step": self.run.step,
-            "identities": run_folder_lib.identities_of(self.run.path)}
+            "identities": run_folder.identities_of(self.run.path)}
 
   def closed_labels(self, example_set) -> tuple[str, ...]:
     """Labels of the train split, where they are a small closed set."""
     if "score" not in self._config.modes or (
-        example_set.spec.kind != benchmarks_lib.TEXT):
+        example_set.spec.kind != benchmarks.TEXT):
       return ()
     labels = self._of_rows(
         example_set.benchmark, example_set,
@@ -145,7 +145,7 @@ class Checkpoint(questions_lib.Model):
 
   def _of_rows(
       self, dataset, example_set,
-      value: Callable[[Iterable[examples_lib.Example]], _T],
+      value: Callable[[Iterable[examples.Example]], _T],
       split: str = "train") -> _T:
     """A value of a split's rows; of no rows where they cannot be read."""
     teacher = example_set.teacher
@@ -154,7 +154,7 @@ class Checkpoint(questions_lib.Model):
     try:
       if teacher not in records.teachers_of(self._records_dir, dataset):
         # Of `label_gold`, which is the same under any teacher.
-        teacher = examples_lib.choose_teacher(
+        teacher = examples.choose_teacher(
             dataset, self._records_dir, split=split)
       return value(records.read_records(
           self._records_dir, dataset, teacher, split))
@@ -183,7 +183,7 @@ class Checkpoint(questions_lib.Model):
         if (dataset, split) == (example_set.benchmark, example_set.split):
           continue
         found = self._of_rows(dataset, example_set, functools.partial(
-            examples_lib.overlap, example_set.examples), split)
+            examples.overlap, example_set.examples), split)
         if found:
           lines.append(
               f"{found} of {len(example_set.examples)} questions are also in "

@@ -150,7 +150,7 @@ def test_a_pinto_student_is_asked_with_the_rationale_and_says_so(
   assert len(rows) == 8 and "explain" not in str(system.explain_prefix)
 
 
-def test_what_training_cut_is_told(system, run):
+def test_what_training_cut_is_reported(system, run):
   record = run / "run.json"
   record.write_text(json.dumps({"data": {"cut": [{
       "examples": 720, "kept": 720,

@@ -7,17 +7,16 @@ token that passes it, attention once on each pair of positions.
 
 from collections.abc import Mapping, Sequence
 import math
+import pathlib
 import re
+import tomllib
 from typing import Any
 
 from stepdistill_jax.evaluation import statistics
 
-# Parameters of teachers, by the beginning of their names in records.
-_TEACHER_PARAMETERS = (
-    ("palm540b", 540e9), ("palm62b", 62e9), ("palm8b", 8e9),
-    ("gptneox20b", 20e9), ("llama3_1_405b", 405e9), ("llama3_405b", 405e9),
-    ("llama3_1_70b", 70e9), ("llama3_70b", 70e9), ("llama3", 8e9),
-)
+# What is known of others' models.
+MODELS = tomllib.loads(
+    pathlib.Path(__file__).with_name("models.toml").read_text("utf-8"))
 _PIECES_PER_WORD = 1.4  # T5's pieces in SVAMP and ANLI rows, about.
 
 
@@ -110,7 +109,8 @@ def of_teacher(teacher: str, words: Sequence[int]) -> dict[str, Any]:
       of its prompt.
   """
   parameters = next(
-      (n for name, n in _TEACHER_PARAMETERS if teacher.startswith(name)), None)
+      (n for name, n in MODELS["parameters"].items()
+       if teacher.startswith(name)), None)
   mean = statistics.mean(words)
   if parameters is None or mean is None:
     return {}

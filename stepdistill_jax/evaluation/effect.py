@@ -28,7 +28,6 @@ import numpy as np
 
 from stepdistill_jax.evaluation import statistics
 
-CONFIDENCE = 0.95
 HOW = (
     "Mean over seeds; 95% interval: mean ± t·√(s²/seeds + u²/examples), where "
     "s² is the variance between seeds' accuracies, pooled over all methods "
@@ -58,8 +57,7 @@ class Estimate:
   examples: int
 
 
-def pooled_seed_variance(
-    groups: Sequence[np.ndarray]) -> tuple[float, int]:
+def pooled_seed_variance(groups: Sequence[np.ndarray]) -> tuple[float, int]:
   """Variance between seeds, pooled over groups of runs.
 
   Args:
@@ -112,8 +110,8 @@ def estimate(
         by_seed, n_examples)
   freedom = variance ** 2 / (
       terms[0] ** 2 / seed_freedom + terms[1] ** 2 / (n_examples - 1))
-  reach = float(
-      stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+  reach = math.sqrt(variance) * float(
+      stats.t.ppf((1 + statistics.CONFIDENCE) / 2, freedom))
   return Estimate(mean, math.sqrt(variance),
                   (max(least, mean - reach), min(1.0, mean + reach)),
                   by_seed, n_examples)

@@ -14,7 +14,7 @@ from stepdistill_jax.answers import (
 )
 from stepdistill_jax.config import setting_checks
 from stepdistill_jax.evaluation import (
-  examples as examples_lib,
+  examples,
   scored,
   store as store_lib,
   systems as systems_lib,
@@ -55,7 +55,7 @@ class EvalConfig:
   def __post_init__(self):
     setting_checks.text("--benchmarks", self.benchmarks)
     setting_checks.one_of("set of rules", self.rules, rules_lib.RULES)
-    setting_checks.one_of("split", self.split, examples_lib.SPLITS)
+    setting_checks.one_of("split", self.split, examples.SPLITS)
     if self.limit is not None:
       setting_checks.whole_number("--limit", self.limit)
     setting_checks.whole_number("EvalConfig.seed", self.seed, least=0)
@@ -64,7 +64,7 @@ class EvalConfig:
 def load_example_sets(
     config: EvalConfig, records_dir: pathlib.Path,
     preferred_teacher: Callable[[str], str | None] = lambda dataset: None,
-) -> tuple[list[examples_lib.ExampleSet], list[str]]:
+) -> tuple[list[examples.ExampleSet], list[str]]:
   """Reads the benchmarks of a call.
 
   Args:
@@ -77,7 +77,7 @@ def load_example_sets(
   """
   sets, warnings = [], []
   named = [name.strip() for name in config.benchmarks.split(",")]
-  here = examples_lib.available_datasets(records_dir)
+  here = examples.available_datasets(records_dir)
   for benchmark in benchmarks_lib.parse_names(config.benchmarks, here):
     if benchmark.name not in here and benchmark.name not in named:
       warnings.append(
@@ -89,7 +89,7 @@ def load_example_sets(
         records.teachers_of(records_dir, benchmark.name)):
       teacher = None
     try:
-      sets.append(examples_lib.load(
+      sets.append(examples.load(
           benchmark.name, config.split, teacher=teacher,
           records_dir=records_dir, limit=config.limit))
       if config.records_teacher is None:
@@ -112,7 +112,7 @@ def load_example_sets(
 
 def evaluate(
     systems: Sequence[systems_lib.System],
-    example_sets: Sequence[examples_lib.ExampleSet], config: EvalConfig, *,
+    example_sets: Sequence[examples.ExampleSet], config: EvalConfig, *,
     store: store_lib.AnswerStore | None = None,
     records_dir: pathlib.Path | None = None,
     warnings: Sequence[str] = (),

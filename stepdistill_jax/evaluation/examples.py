@@ -7,7 +7,7 @@ import functools
 import hashlib
 import pathlib
 
-from stepdistill_jax.answers import benchmarks as benchmarks_lib
+from stepdistill_jax.answers import benchmarks
 from stepdistill_jax.records import datasets, questions, records
 from stepdistill_jax.util import disk_lists, errors, locations
 
@@ -43,9 +43,9 @@ class ExampleSet:
   dataset: datasets.Dataset | None = None
 
   @property
-  def spec(self) -> benchmarks_lib.Benchmark:
+  def spec(self) -> benchmarks.Benchmark:
     """How the answers are read and scored."""
-    return benchmarks_lib.get(
+    return benchmarks.get(
         self.benchmark, own=[self.benchmark], dataset=self.dataset)
 
   @functools.cached_property

@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 
 from stepdistill_jax.data import batching
-from stepdistill_jax.evaluation import (
-  decoded as decoded_lib,
-  model_config as model_config_lib,
-  questions as questions_lib,
-)
+from stepdistill_jax.evaluation import model_config, questions
 from stepdistill_jax.interop.hf import names as hf_names
 from stepdistill_jax.util import errors, runtime
 
@@ -34,7 +30,7 @@ def require_folder(path: str | pathlib.Path) -> pathlib.Path:
   return folder
 
 
-class HuggingFaceStudent(questions_lib.Model):
+class HuggingFaceStudent(questions.Model):
   """A folder that transformers' Auto classes load, T5 or decoder, as a system.
 
   The prefixes are `--prefix`, else those that its `config.json` names under
@@ -55,7 +51,7 @@ class HuggingFaceStudent(questions_lib.Model):
   kind = "hf"
 
   def __init__(self, path: str | pathlib.Path,
-               config: model_config_lib.ModelConfig, *,
+               config: model_config.ModelConfig, *,
                name: str | None = None, progress=None):
     self._path = require_folder(path)
     super().__init__(
@@ -129,7 +125,7 @@ class TorchStudent:
       timing=None,
   ) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
     """As `student.Student.generate`."""
-    timing = timing or decoded_lib.Timing()
+    timing = timing or model_config.Timing()
     for batch in self._plan(inputs):
       chosen = [inputs[i] for i in batch.indices]
       start = time.perf_counter()
@@ -139,7 +135,7 @@ class TorchStudent:
       timing.tokens += sum(map(len, tokens))
       scores = self._log_likelihoods(chosen, tokens)
       yield batch.indices, [
-          decoded_lib.Decoded(tuple(t), s) for t, s in zip(tokens, scores)]
+          model_config.Decoded(tuple(t), s) for t, s in zip(tokens, scores)]
 
   def generate_tokens(self, inputs, length: int, beam: int = 1
                       ) -> list[list[int]]:
@@ -159,7 +155,7 @@ class TorchStudent:
       timing=None,
   ) -> Iterator[tuple[tuple[int, ...], list[float]]]:
     """As `student.Student.log_likelihoods`."""
-    timing = timing or decoded_lib.Timing()
+    timing = timing or model_config.Timing()
     for batch in self._plan(inputs):
       start = time.perf_counter()
       scores = self._log_likelihoods([inputs[i] for i in batch.indices],

@@ -38,11 +38,11 @@ def _write(folder, dataset):
   record_writer.write_records(folder, dataset, "one", {"test": rows})
   record_writer.write_records(
       folder, dataset, "two", {"test": rows[5:] + rows[:2]})
-  with completions.CacheWriter(folder / "cache", teacher="three",
+  with completions.cache_writer(folder / "cache", teacher="three",
                                dataset=dataset, split="test") as writer:
     for i in (*range(30), *range(4)):
       said = f"Think. The answer is {rows[i].label or 'it'}." if i % 7 else None
-      writer.write(completions.Completion(
+      writer.append(completions.Completion(
           str(i), source[i], said, error=None if said else "timeout"))
   with (folder / "said.jsonl").open("w") as file:
     for i in (*range(3, ROWS), 9):

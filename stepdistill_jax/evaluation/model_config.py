@@ -1,4 +1,4 @@
-"""How models are run by the eval binary."""
+"""How models are run by the eval binary, and what they give back."""
 
 import dataclasses
 
@@ -72,3 +72,30 @@ def _batch_size(value) -> int:
         ValueError, f"--batch_size must be a number or auto, got {value!r}"):
       value = int(value)
   return setting_checks.whole_number("--batch_size", value)
+
+
+@dataclasses.dataclass
+class Timing:
+  """Seconds of device work, without compilation, and what came out."""
+
+  seconds: float = 0.0
+  compile_seconds: float = 0.0
+  examples: int = 0
+  tokens: int = 0
+
+  @property
+  def examples_per_second(self) -> float | None:
+    return self.examples / self.seconds if self.seconds else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+  """One decoded sequence.
+
+  Attributes:
+    tokens: without what follows the EOS; with the EOS if there is one.
+    log_prob: natural log of the model's probability of these tokens.
+  """
+
+  tokens: tuple[int, ...]
+  log_prob: float

@@ -3,19 +3,16 @@
 from jax import numpy as jnp
 from t5x import partitioning, utils
 
-from stepdistill_jax.evaluation import (
-  model_config as model_config_lib,
-  student as student_lib,
-)
-from stepdistill_jax.interop import rebuilding, run_folder as run_folder_lib
+from stepdistill_jax.evaluation import model_config, student
+from stepdistill_jax.interop import rebuilding, run_folder
 from stepdistill_jax.runs import array_reader, run_record
 from stepdistill_jax.util import errors
 
 
 def load_student(
-    model, run: run_folder_lib.RunFolder,
-    config: model_config_lib.ModelConfig,
-) -> student_lib.Student:
+    model, run: run_folder.RunFolder,
+    config: model_config.ModelConfig,
+) -> student.Student:
   """Restores a checkpoint's parameters onto the devices.
 
   Raises:
@@ -44,12 +41,12 @@ def load_student(
         initializer, partitioner, restore, str(run.checkpoint), None,
         use_orbax=True)
   _check_vocabulary(model, state.params, run)
-  return student_lib.Student(
+  return student.Student(
       model, state.params, initializer.train_state_axes.params, partitioner,
       batch_size=config.batch_size)
 
 
-def _check_shapes(model, run: run_folder_lib.RunFolder) -> None:
+def _check_shapes(model, run: run_folder.RunFolder) -> None:
   """Refuses a checkpoint whose parameters have other shapes or names.
 
   An array of another shape would be cut or filled up without a word.

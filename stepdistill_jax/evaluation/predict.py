@@ -12,8 +12,6 @@ elsewhere. What cannot be asked keeps its place there, with a named `problem`.
 A call that was interrupted goes on where it stopped when it is given again.
 """
 
-from __future__ import annotations
-
 import argparse
 import collections
 from collections.abc import Iterator, Sequence
@@ -24,56 +22,45 @@ import pathlib
 import sys
 from typing import Any
 
-from stepdistill_jax.util import argument_parser
+from stepdistill_jax.util import argument_parser, errors
 
 _CHUNK = 256  # Texts that are asked, and then written, together.
+_START = b'{"id": '  # Of each row.
 
 Row = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-      "student", metavar="STUDENT", type=argument_parser.local_or_remote,
+  add = parser.add_argument
+  add("student", metavar="STUDENT", type=argument_parser.local_or_remote,
       help="a run's folder, a checkpoint_STEP, or a folder in the Hugging Face "
       "format (an export)")
-  parser.add_argument(
-      "input", metavar="INPUT",
+  add("input", metavar="INPUT",
       help="the texts (.jsonl, .json, .csv, .tsv, .parquet, else a line each), "
       "or - for standard input")
-  parser.add_argument(
-      "--output", metavar="FILE", type=os.path.expanduser,
+  add("--output", metavar="FILE", type=os.path.expanduser,
       help="JSON Lines (default: standard output)")
-  parser.add_argument(
-      "--explain", action="store_true", help="also ask for rationales")
-  parser.add_argument(
-      "--column", metavar="NAME",
+  add("--explain", action="store_true", help="also ask for rationales")
+  add("--column", metavar="NAME",
       help="field or column with the text (default: input, inputs, text or "
       "question, else the only one)")
-  parser.add_argument(
-      "--format", choices=("text", "jsonl", "csv", "tsv"),
+  add("--format", choices=("text", "jsonl", "csv", "tsv"),
       help="of standard input (default: text)")
-  parser.add_argument(
-      "--overwrite", action="store_true",
+  add("--overwrite", action="store_true",
       help="replace the answers that --output has")
-  parser.add_argument(
-      "--batch_size", default="auto",
+  add("--batch_size", default="auto",
       help="texts at a time, or auto (the default)")
-  parser.add_argument(
-      "--beam", type=argument_parser.positive, default=1,
+  add("--beam", type=argument_parser.positive, default=1,
       help="beam width; 1 (the default) is greedy")
-  parser.add_argument(
-      "--prefix", default="auto",
+  add("--prefix", default="auto",
       help="what stands before each text; auto (the default): what the student "
       "was trained with")
-  parser.add_argument(
-      "--max_input_tokens", type=argument_parser.positive, default=2048,
+  add("--max_input_tokens", type=argument_parser.positive, default=2048,
       metavar="N", help="longer texts are not asked (default: %(default)s)")
   argument_parser.add_records_dir(parser, type=argument_parser.existing)
 
 
 def run(args: argparse.Namespace) -> None:
-  from stepdistill_jax.util import errors
-
   with errors.answers_are_kept():
     _run(args)
 
@@ -81,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> None:
   from stepdistill_jax.evaluation import api, texts
   from stepdistill_jax.teacher.importing import row_files
-  from stepdistill_jax.util import errors, progress
+  from stepdistill_jax.util import progress
 
   with texts.local_file(args.input, args.format) as path, (
       progress.Bars("texts")) as bars:
@@ -110,8 +97,6 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check_output(output: pathlib.Path, path: pathlib.Path) -> None:
-  from stepdistill_jax.util import errors
-
   if not output.absolute().parent.is_dir():
     raise errors.UserError(
         f"--output={output}: there is no folder {output.parent}; make it first")
@@ -165,8 +150,6 @@ class _Writer:
       errors.UserError: none could be asked, or there are more answers than
         texts.
     """
-    from stepdistill_jax.util import errors
-
     if (row := next(self._there, None)) is not None:
       raise self._other(f"an answer to {row.get('id')!r}, which {path} has not")
     reasons = ", ".join(f"{n} {name}" for name, n in self._reasons.items())
@@ -237,8 +220,6 @@ class _Writer:
                         f"{text.value!r:.60}")
 
   def _other(self, what: str) -> Exception:
-    from stepdistill_jax.util import errors
-
     return errors.UserError(
         f"{self._output} has {what}; name another --output, or replace it "
         "with --overwrite")
@@ -250,13 +231,12 @@ def _read_rows(path: pathlib.Path) -> Iterator[Row]:
   Raises:
     errors.UserError: another kind of file.
   """
-  from stepdistill_jax.util import errors
-
   with path.open("rb+") as file:
     end = 0
     for number, line in enumerate(file, start=1):
       torn = not line.endswith(b"\n")
-      if not (_begins_as_row(line) if torn else _is_row(line)):
+      if not (_START.startswith(line[:len(_START)]) if torn
+              else _is_row(line)):
         raise errors.UserError(
             f"{path} line {number} is not an answer of this command; name "
             "another --output, or replace it with --overwrite")
@@ -264,11 +244,6 @@ def _read_rows(path: pathlib.Path) -> Iterator[Row]:
     file.truncate(end)
   with path.open("rb") as file:
     yield from map(json.loads, file)
-
-
-def _begins_as_row(line: bytes) -> bool:
-  start = b'{"id": '
-  return line[:len(start)] == start[:len(line)]
 
 
 def _is_row(line: bytes) -> bool:

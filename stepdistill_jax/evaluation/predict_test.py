@@ -186,7 +186,7 @@ def test_files_that_are_refused(
   assert not system.asked
 
 
-def test_mistakes_of_files_are_told_before_a_student_is_loaded(
+def test_mistakes_of_files_are_reported_before_a_student_is_loaded(
     tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(api, "load", None)
   path = _write(tmp_path / "q.txt", "one")

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from stepdistill_jax.evaluation import (
-  cost as cost_lib,
-  decoded as decoded_lib,
+  cost,
   examples as examples_lib,
-  model_config as model_config_lib,
+  model_config,
   store as store_lib,
-  systems as systems_lib,
+  systems,
 )
 from stepdistill_jax.records import records
 from stepdistill_jax.util import disk_lists, errors
@@ -97,7 +96,7 @@ class Model:
   answer_after_rationale: bool = False
 
   def __init__(
-      self, name: str, source: str, config: model_config_lib.ModelConfig,
+      self, name: str, source: str, config: model_config.ModelConfig,
       progress: Progress | None):
     self.name, self.source = name, source
     self._config = config
@@ -148,12 +147,12 @@ class Model:
     config = self._config
     rationales = rationales or config.rationales
     explain = self.explain_prefix
-    if rationales != model_config_lib.AUTO:
+    if rationales != model_config.AUTO:
       explain = None if rationales == "no" else explain or "explain: "
     length = config.label_length or example_set.spec.decode_length
     return Questions(
         example_set, self.vocabulary,
-        prefix=(self.prefix if config.prefix == model_config_lib.AUTO
+        prefix=(self.prefix if config.prefix == model_config.AUTO
                 else config.prefix),
         explain_prefix=explain, labels=self.closed_labels(example_set),
         label_length=length + (
@@ -162,13 +161,13 @@ class Model:
   def answer(
       self, example_set: examples_lib.ExampleSet,
       store: store_lib.AnswerStore | None = None,
-  ) -> list[systems_lib.Answers]:
+  ) -> list[systems.Answers]:
     """Asks the student; see `systems.System`."""
     return self.ask(self.questions(example_set), store)
 
   def ask(
       self, asked: Questions, store: store_lib.AnswerStore | None = None,
-  ) -> list[systems_lib.Answers]:
+  ) -> list[systems.Answers]:
     """Asks in each of the config's modes.
 
     Args:
@@ -205,23 +204,27 @@ class _Asking:
     self._config, self._progress = system._config, system._progress
     self._identity = system.identity()
 
-  def answers(self, mode: str) -> systems_lib.Answers:
+  def answers(self, mode: str) -> systems.Answers:
     """Labels, and rationales where the questions ask for them."""
-    label_timing, rationale_timing = decoded_lib.Timing(), decoded_lib.Timing()
-    examples = self._questions.example_set.examples
-    logs = {"answers": (self.generate if mode == "generate" else self.score)(
-        label_timing)}
+    label_timing, rationale_timing = (model_config.Timing() for _ in range(2))
+    q = self._questions
+    examples = q.example_set.examples
+    logs = {"answers": self._score(label_timing) if mode == "score" else (
+        self._decode("label", q.prefix, q.label_length, label_timing))}
     likelihoods = None
-    if self._questions.explain_prefix is not None and mode == "generate":
-      logs["rationales"], likelihoods = self.explain(rationale_timing)
-    answers = disk_lists.DiskList(of=systems_lib.Answer)
+    if q.explain_prefix is not None and mode == "generate":
+      logs["rationales"] = self._decode(
+          "rationale", q.explain_prefix, self._config.rationale_length,
+          rationale_timing)
+      likelihoods = self._teacher_likelihoods(q.explain_prefix)
+    answers = disk_lists.DiskList(of=systems.Answer)
     cut: dict[str, int | None] = {"inputs": 0, **dict.fromkeys(logs, 0)}
     for example in examples:
       rows = {what: log.get(example) for what, log in logs.items()}
       label, said = rows["answers"], rows.get("rationales", {})
       weighed = likelihoods.get(example) if (
           likelihoods and example.rationale) else {}
-      answers.append(systems_lib.Answer(
+      answers.append(systems.Answer(
           example.id, label["text"], score=label["score"],
           tokens=label["tokens"], input_tokens=label["input_tokens"],
           rationale=said.get("text"), rationale_tokens=said.get("tokens"),
@@ -230,13 +233,12 @@ class _Asking:
       for what, row in rows.items():
         if mode == "generate" and cut[what] is not None:
           # An earlier version did not note it.
-          cut[what] = cut[what] + (
-              not row["ended"]) if "ended" in row else None
-    return systems_lib.Answers(
+          cut[what] = cut[what] + (not row["ended"]) if "ended" in row else None
+    return systems.Answers(
         answers, mode=mode, settings=self._settings(), cut=cut,
         answer_after_rationale=self._system.answer_after_rationale,
         warnings=tuple(self._cut_warnings(cut)),
-        cost={**cost_lib.of_student(
+        cost={**cost.of_student(
             self._system, answers, label_timing, rationale_timing, mode),
               **self._latency(mode)})
 
@@ -250,7 +252,7 @@ class _Asking:
         0, len(examples) - 1, self._config.latency).astype(int))
     seconds = []
     for at in chosen:
-      timing = decoded_lib.Timing()
+      timing = model_config.Timing()
       for _ in self._system.student.generate(
           [q.encode(examples[at].inputs, q.prefix)], q.label_length,
           self._config.beam, timing):
@@ -304,12 +306,8 @@ class _Asking:
         self._done, self._total,
         f"{self._system.name}: {self._questions.name}, {self._what}")
 
-  def generate(self, timing) -> store_lib.AnswerLog:
-    """Decodes a label for each example."""
-    q = self._questions
-    return self._decode("label", q.prefix, q.label_length, timing)
-
   def _decode(self, what, prefix, length, timing) -> store_lib.AnswerLog:
+    """Decodes a label or a rationale for each example."""
     q, beam = self._questions, self._config.beam
     log = self._log(what, prefix=prefix, length=length, beam=beam)
     for examples in self._open_examples(log, f"{what}s"):
@@ -326,7 +324,7 @@ class _Asking:
         self._report(len(indices))
     return log
 
-  def score(self, timing) -> store_lib.AnswerLog:
+  def _score(self, timing) -> store_lib.AnswerLog:
     """Takes the likeliest of the choices of each example.
 
     The score is its share of the probability of all choices.
@@ -356,15 +354,8 @@ class _Asking:
     timing.examples = asked
     return log
 
-  def explain(
-      self, timing) -> tuple[store_lib.AnswerLog, store_lib.AnswerLog]:
-    """Decodes a rationale, and weighs the teacher's."""
-    q = self._questions
-    return (self._decode("rationale", q.explain_prefix,
-                         self._config.rationale_length, timing),
-            self._teacher_likelihoods(q.explain_prefix))
-
   def _teacher_likelihoods(self, prefix) -> store_lib.AnswerLog:
+    """Weighs the teacher's rationales."""
     q = self._questions
     taught = lambda example: example.rationale
     log = self._log("teacher rationale", prefix=prefix, fingerprint=(

@@ -7,20 +7,16 @@ import re
 
 from stepdistill_jax.answers import (
   answer_matching as answers,
-  benchmarks as benchmarks_lib,
+  benchmarks,
   kinds,
   text_overlap,
 )
-from stepdistill_jax.evaluation import (
-  examples as examples_lib,
-  statistics,
-  systems as systems_lib,
-)
+from stepdistill_jax.evaluation import examples, statistics, systems
 
 _WORD = re.compile(r"\w+")
 
 
-def stated_answer(benchmark: benchmarks_lib.Benchmark, rationale: str,
+def stated_answer(benchmark: benchmarks.Benchmark, rationale: str,
                   inputs: str) -> str | None:
   """The answer that a rationale itself comes to, or None.
 
@@ -28,9 +24,9 @@ def stated_answer(benchmark: benchmarks_lib.Benchmark, rationale: str,
   one that it names (in its last sentence, where the whole names several); for
   free text, its last word.
   """
-  if benchmark.kind in (benchmarks_lib.EQUATION, benchmarks_lib.NUMBER):
+  if benchmark.kind in (benchmarks.EQUATION, benchmarks.NUMBER):
     value = answers.last_number(rationale)
-    return None if value is None else benchmarks_lib.number_text(value)
+    return None if value is None else benchmarks.number_text(value)
   labels = benchmark.choices(inputs)
   if not labels:
     words = _WORD.findall(rationale.casefold())
@@ -52,14 +48,13 @@ class Summary:
       compared with it, and are left out of `n_teacher`.
   """
 
-  def __init__(
-      self, benchmark: benchmarks_lib.Benchmark, of_teacher: bool = False):
+  def __init__(self, benchmark: benchmarks.Benchmark, of_teacher: bool = False):
     self._benchmark, self._of_teacher = benchmark, of_teacher
     self._columns: dict[str, array.array] = collections.defaultdict(
         lambda: array.array("d"))
 
-  def add(self, row: examples_lib.Example, answer: systems_lib.Answer,
-          judged: benchmarks_lib.Judgement) -> None:
+  def add(self, row: examples.Example, answer: systems.Answer,
+          judged: benchmarks.Judgement) -> None:
     """Takes up an answer, with or without a rationale."""
     if answer.rationale_log_prob is not None and answer.rationale_target_tokens:
       self._put("log_prob", answer.rationale_log_prob)
@@ -115,7 +110,7 @@ class Summary:
 
 
 def _same(benchmark, stated: str, predicted: str) -> bool:
-  if benchmark.kind in (benchmarks_lib.EQUATION, benchmarks_lib.NUMBER):
+  if benchmark.kind in (benchmarks.EQUATION, benchmarks.NUMBER):
     return math.isclose(float(stated), float(predicted), rel_tol=1e-6,
                         abs_tol=1e-9)
   return kinds.fold(stated) == kinds.fold(predicted)

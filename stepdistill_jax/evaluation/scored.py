@@ -9,18 +9,18 @@ import itertools
 from typing import Any
 
 from stepdistill_jax.answers import (
-  answer_matching as answers_lib,
-  benchmarks as benchmarks_lib,
+  answer_matching,
+  benchmarks,
   embeddings as embeddings_lib,
   rules as rules_lib,
   text_metrics,
 )
 from stepdistill_jax.evaluation import (
   breakdowns,
-  examples as examples_lib,
+  examples,
   rationales,
   statistics,
-  systems as systems_lib,
+  systems,
 )
 from stepdistill_jax.util import disk_lists
 
@@ -56,8 +56,8 @@ class Scored:
 
 
 def score(
-    system: systems_lib.System, example_set: examples_lib.ExampleSet,
-    given: systems_lib.Answers, *, rules: str = "strict", seed: int = 0,
+    system: systems.System, example_set: examples.ExampleSet,
+    given: systems.Answers, *, rules: str = "strict", seed: int = 0,
     embeddings: str | None = None,
 ) -> Scored:
   """Judges a system's answers to an example set.
@@ -78,8 +78,7 @@ def score(
   if len(given.answers) != len(example_set.examples):
     raise ValueError(f"{system.name}: answers are not those to the examples")
   counts = _Counts()
-  explained = rationales.Summary(
-      benchmark, of_teacher=system.kind == "teacher")
+  explained = rationales.Summary(benchmark, of_teacher=system.kind == "teacher")
   rows: disk_lists.DiskList[dict[str, Any]] = disk_lists.DiskList()
   has_metrics = benchmark.kind in text_metrics.OF_KIND
   asked = lambda: zip(example_set.examples, given.answers, strict=True)
@@ -104,15 +103,27 @@ def score(
       "name": system.name, "kind": system.kind, "source": system.source,
       "benchmark": benchmark.name, "split": example_set.split,
       "mode": given.mode, "rules": rules, "score_rule": benchmark.score_rule,
-      **_accuracy(counts.correct, seed),
+      "n": len(counts.correct),
+      **statistics.accuracy(sum(counts.correct), len(counts.correct)),
+      "bootstrap_ci95": list(
+          statistics.bootstrap_interval(counts.correct, seed=seed)),
       "metric": text_metrics.OF_KIND[benchmark.kind][0] if counts.metrics
       else ACCURACY,
       "text_metrics": _means(counts, seed),
       "unparsable": counts.unparsable, "missing": counts.missing,
       "empty": counts.empty,
       "without_label": example_set.without_label,
-      "variants": _variants(counts),
-      **_breakdowns(benchmark, counts),
+      # Under other readings (CQA by letter).
+      "variants": {name: statistics.accuracy(right, len(counts.correct))
+                   for name, right in counts.variants.items()},
+      "by_class": breakdowns.by_class(benchmark.labels, counts.classes)
+                  if benchmark.labels else None,
+      "by_length": {"unit": "words", "rows": breakdowns.by_length(
+          counts.lengths, counts.correct)},
+      "by_steps": breakdowns.by_steps(counts.steps, counts.correct),
+      # A score says how sure a system is to be right, which no text is.
+      "calibration": None if counts.metrics else breakdowns.calibration(
+          counts.scores, counts.of_scores),
       "rationales": explained.result(),
       "cost": given.cost or None, "method": given.method,
       "settings": given.settings, "cut": given.cut,
@@ -157,9 +168,9 @@ class _Counts:
     self.lengths, self.steps = array.array("q"), []
     self.scores, self.of_scores = array.array("d"), []
 
-  def add(self, benchmark: benchmarks_lib.Benchmark,
-          example: examples_lib.Example, answer: systems_lib.Answer,
-          judged: benchmarks_lib.Judgement, metrics: Mapping[str, float],
+  def add(self, benchmark: benchmarks.Benchmark,
+          example: examples.Example, answer: systems.Answer,
+          judged: benchmarks.Judgement, metrics: Mapping[str, float],
           ) -> None:
     self.correct.append(judged.correct)
     self.unparsable += judged.parsed is None
@@ -186,15 +197,15 @@ def _judge(benchmark, row, answer, rules, given):
   text = answer.text
   if text is not None and given.answer_after_rationale and (
       given.mode == "generate"):  # A weighed choice is the label itself.
-    text = answers_lib.after_rationale(text)
+    text = answer_matching.after_rationale(text)
   if text is None:
-    return benchmarks_lib.Judgement(None, False)
+    return benchmarks.Judgement(None, False)
   return benchmark.judge(text, row.label, inputs=row.inputs, rules=rules,
                          free_text=given.free_text)
 
 
 def _similarities(
-    folder: str, rows: Iterable[tuple[examples_lib.Example, systems_lib.Answer]]
+    folder: str, rows: Iterable[tuple[examples.Example, systems.Answer]]
 ) -> Iterator[float | None]:
   """Yields how near each answer is to its best label, by embeddings."""
   rows = iter(rows)
@@ -204,8 +215,7 @@ def _similarities(
         [row.labels for row, _ in some])
 
 
-def _means(counts: _Counts, seed: int
-           ) -> dict[str, Any] | None:
+def _means(counts: _Counts, seed: int) -> dict[str, Any] | None:
   """Each metric's mean over the answers that have it, with its interval."""
   if not counts.metrics:
     return None
@@ -216,37 +226,6 @@ def _means(counts: _Counts, seed: int
           "n": len(values), "mean": sum(values) / len(values),
           "ci95": list(statistics.bootstrap_interval(values, seed=seed))}
                  for name, values in counts.metrics.items()}}
-
-
-def _accuracy(correct: Sequence[bool], seed: int) -> dict[str, Any]:
-  n, right = len(correct), sum(correct)
-  return {
-      "n": n, "correct": right, "accuracy": right / n if n else None,
-      "ci95": list(statistics.wilson_interval(right, n)),
-      "bootstrap_ci95": list(
-          statistics.bootstrap_interval(correct, seed=seed)),
-  }
-
-
-def _variants(counts: _Counts) -> dict[str, dict[str, Any]]:
-  """Accuracy under other readings (CQA by letter); {} where there is none."""
-  n = len(counts.correct)
-  return {name: {"correct": right, "accuracy": right / n,
-                 "ci95": list(statistics.wilson_interval(right, n))}
-          for name, right in counts.variants.items()}
-
-
-def _breakdowns(benchmark, counts: _Counts) -> dict[str, Any]:
-  return {
-      "by_class": breakdowns.by_class(benchmark.labels, counts.classes)
-                  if benchmark.labels else None,
-      "by_length": {"unit": "words", "rows": breakdowns.by_length(
-          counts.lengths, counts.correct)},
-      "by_steps": breakdowns.by_steps(counts.steps, counts.correct),
-      # A score says how sure a system is to be right, which no text is.
-      "calibration": None if counts.metrics else breakdowns.calibration(
-          counts.scores, counts.of_scores),
-  }
 
 
 def _example_row(benchmark, system, example_set, mode, row, answer, judged):

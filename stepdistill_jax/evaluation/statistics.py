@@ -8,6 +8,7 @@ seeded, so that a report can be made again. All accuracies are shares in
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -22,30 +23,32 @@ def mean(values: Sequence[float | None]) -> float | None:
   return sum(known) / len(known) if known else None
 
 
-def wilson_interval(
-    correct: int, n: int, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
   """Wilson's score interval of a share; (0, 1) where there is no example."""
   from statsmodels.stats import proportion
 
   if n == 0:
     return (0.0, 1.0)
   low, high = proportion.proportion_confint(
-      correct, n, alpha=1 - confidence, method="wilson")
+      correct, n, alpha=1 - CONFIDENCE, method="wilson")
   return float(low), float(high)
+
+
+def accuracy(correct: int, n: int) -> dict[str, Any]:
+  """How many of `n` answers are right, their share, and its interval."""
+  return {"correct": correct, "accuracy": correct / n if n else None,
+          "ci95": list(wilson_interval(correct, n))}
 
 
 def bootstrap_interval(
     values: Sequence[float], *, seed: int = 0,
-    samples: int = BOOTSTRAP_SAMPLES, confidence: float = CONFIDENCE,
-) -> tuple[float, float]:
+    samples: int = BOOTSTRAP_SAMPLES) -> tuple[float, float]:
   """Percentile bootstrap interval of a mean over examples.
 
   Args:
     values: one value an example, e.g. 1.0 where it is correct.
     seed: of the resampling.
     samples: number of resamples.
-    confidence: of the interval.
 
   Returns:
     (low, high); (nan, nan) where there is no value.
@@ -54,7 +57,7 @@ def bootstrap_interval(
   if values.size == 0:
     return (math.nan, math.nan)
   means = _resampled_means(values, seed, samples)
-  tail = (1 - confidence) / 2
+  tail = (1 - CONFIDENCE) / 2
   low, high = np.quantile(means, [tail, 1 - tail])
   return float(low), float(high)
 
@@ -168,11 +171,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def correct_for_many(
-    comparisons: Mapping[object, Comparison], level: float = 1 - CONFIDENCE,
-) -> dict[object, Comparison]:
+    comparisons: Mapping[object, Comparison]) -> dict[object, Comparison]:
   """Fills in `holm_p` and `significant` over one family of comparisons."""
   adjusted = holm([c.bootstrap_p if c.mcnemar_p is None else c.mcnemar_p
                    for c in comparisons.values()])
   return {
-      key: dataclasses.replace(c, holm_p=p, significant=p < level)
+      key: dataclasses.replace(c, holm_p=p, significant=p < 1 - CONFIDENCE)
       for (key, c), p in zip(comparisons.items(), adjusted, strict=True)}

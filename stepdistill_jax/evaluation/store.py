@@ -19,8 +19,7 @@ from stepdistill_jax.util import disk_lists, durable_files
 
 def text_key(text: str) -> str:
   """A short hash of a text."""
-  return hashlib.sha256(
-      text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+  return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def identity_key(identity: Mapping[str, Any]) -> str:
@@ -132,14 +131,11 @@ def _read_row(line: bytes) -> dict[str, Any] | None:
 
 def _is_ours(row: Any) -> bool:
   """True for an answer or a likelihood, as `questions` stores them."""
-  if not isinstance(row, dict) or not all(
-      isinstance(row.get(name), str) for name in ("id", "input_key")):
+  if not isinstance(row, dict):
     return False
-  if "log_prob" in row:
-    return _are_numbers(row, "log_prob", "target_tokens")
-  return isinstance(row.get("text"), str) and _are_numbers(
-      row, "score", "tokens", "input_tokens")
-
-
-def _are_numbers(row: Mapping[str, Any], *names: str) -> bool:
-  return all(isinstance(row.get(name), (int, float)) for name in names)
+  texts, numbers = (
+      ((), ("log_prob", "target_tokens")) if "log_prob" in row else
+      (("text",), ("score", "tokens", "input_tokens")))
+  return all(isinstance(row.get(name), kind) for kind, names in (
+      (str, ("id", "input_key", *texts)), ((int, float), numbers))
+             for name in names)

@@ -15,7 +15,7 @@ import numpy as np
 from t5x import decoding
 
 from stepdistill_jax.data import batching
-from stepdistill_jax.evaluation.decoded import Decoded, Timing
+from stepdistill_jax.evaluation.model_config import Decoded, Timing
 
 
 class Student:
@@ -108,12 +108,10 @@ class Student:
     return result
 
   def _plan(self, lengths: Sequence[int]) -> list[batching.Batch]:
-    return batching.plan(lengths, self._batch_size, self._platform,
-                         multiple=self._data_devices())
-
-  def _data_devices(self) -> int:
-    """Devices that a batch is split over."""
-    return int(self._partitioner.mesh.shape.get("data", 1))
+    return batching.plan(
+        lengths, self._batch_size, self._platform,
+        # Devices that a batch is split over.
+        multiple=int(self._partitioner.mesh.shape.get("data", 1)))
 
   def _generate(self, params, batch, beam):
     model = copy.copy(self._model)

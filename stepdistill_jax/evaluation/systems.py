@@ -5,7 +5,7 @@ run a model are in `checkpoints.py` and `hugging_face.py`.
 """
 
 import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import math
@@ -14,7 +14,7 @@ from typing import Protocol
 
 from stepdistill_jax.evaluation import (
   cost as cost_lib,
-  examples as examples_lib,
+  examples,
   store as store_lib,
 )
 from stepdistill_jax.records import records
@@ -91,7 +91,7 @@ class System(Protocol):
   kind: str
   source: str
 
-  def answer(self, example_set: examples_lib.ExampleSet,
+  def answer(self, example_set: examples.ExampleSet,
              store: store_lib.AnswerStore) -> list[Answers]:
     """Answers every example of the set, once for each mode asked for.
 
@@ -99,6 +99,32 @@ class System(Protocol):
       example_set: the questions.
       store: takes up answers as they come, and gives those it has.
     """
+
+
+def teachers_answers(
+    teacher: str, example_set: examples.ExampleSet,
+    said: Callable[[examples.Example], Sequence[str] | None],
+    source: str) -> Answers:
+  """A teacher's answers, and what they cost.
+
+  Args:
+    teacher: its name.
+    example_set: the questions.
+    said: gives the rationale and the label of an example; None where there
+      are none.
+    source: what such an example has none of, for a warning.
+  """
+  answers, words = disk_lists.DiskList(of=Answer), []
+  for example in example_set.examples:
+    rationale, label = said(example) or (None, None)
+    answers.append(Answer(example.id, label, rationale=rationale or None))
+    if label is not None:
+      words.append(len(f"{example.inputs} {rationale} {label}".split()))
+  missing = len(answers) - len(words)
+  warnings = (f"{missing} of {len(answers)} examples have no {source}; they "
+              "count as wrong",)
+  return Answers(answers, warnings * bool(missing),
+                 cost_lib.of_teacher(teacher, words))
 
 
 class TeacherRecords:
@@ -117,7 +143,7 @@ class TeacherRecords:
     self.source = f"records of {teacher}"
     self._records_dir = pathlib.Path(records_dir or locations.records_dir())
 
-  def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
+  def skips(self, example_set: examples.ExampleSet) -> str | None:
     """Why there is no line of this teacher for a benchmark, or None."""
     if example_set.teacher != self.teacher and self.teacher not in (
         records.teachers_of(self._records_dir, example_set.benchmark)):
@@ -133,39 +159,29 @@ class TeacherRecords:
             f"{example_set.benchmark}, split {example_set.split}: its "
             "accuracy was not measured")
 
-  def _own(
-      self, example_set: examples_lib.ExampleSet) -> examples_lib.ExampleSet:
+  def _own(self, example_set: examples.ExampleSet) -> examples.ExampleSet:
     """The benchmark's rows as this teacher's records have them."""
     if example_set.teacher == self.teacher:
       return example_set
-    return examples_lib.load(
+    return examples.load(
         example_set.benchmark, example_set.split, teacher=self.teacher,
         records_dir=self._records_dir)
 
-  def answer(self, example_set: examples_lib.ExampleSet,
+  def answer(self, example_set: examples.ExampleSet,
              store: store_lib.AnswerStore | None = None) -> list[Answers]:
     own = self._own(example_set)
-    answers = disk_lists.DiskList(of=Answer)
-    words: list[int] = []
-    missing = 0
-    for asked in example_set.examples:
-      row: examples_lib.Example | None = asked
+
+    def said(asked: examples.Example) -> tuple[str, str] | None:
+      row: examples.Example | None = asked
       if own is not example_set:
         number = own.numbers.get(asked.id)
         row = None if number is None else own.examples[number]
-      if row is None:
-        missing += 1
-        answers.append(Answer(asked.id, None))
-        continue
-      words.append(len(
-          f"{row.inputs} {row.rationale} {row.teacher_label}".split()))
-      answers.append(Answer(
-          asked.id, row.teacher_label, rationale=row.rationale or None))
-    warnings = [f"{missing} of {len(answers)} examples have no record of "
-                f"teacher {self.teacher}; they count as wrong"] * bool(missing)
-    warnings += self._rules_warning(example_set.benchmark)
-    return [Answers(answers, tuple(warnings),
-                    cost_lib.of_teacher(self.teacher, words))]
+      return row and (row.rationale, row.teacher_label)
+
+    found = teachers_answers(self.teacher, example_set, said,
+                             f"record of teacher {self.teacher}")
+    return [dataclasses.replace(found, warnings=(
+        *found.warnings, *self._rules_warning(example_set.benchmark)))]
 
   def _rules_warning(self, benchmark: str) -> list[str]:
     """Says by which rules the records' labels were parsed, if by others."""
@@ -200,17 +216,16 @@ class PredictionsFile:
                free_text: bool = False):
     self._path = pathlib.Path(path)
     self.name = name or self._path.stem
-    self._sets_of_call: Sequence[examples_lib.ExampleSet] = ()
+    self._sets_of_call: Sequence[examples.ExampleSet] = ()
     self.source = str(path)
     self._free_text = free_text
-    self._answers, self._numbers, self._repeated = _read_predictions(
-        self._path)
+    self._answers, self._numbers, self._repeated = _read_predictions(self._path)
 
-  def prepare(self, example_sets: Sequence[examples_lib.ExampleSet]) -> None:
+  def prepare(self, example_sets: Sequence[examples.ExampleSet]) -> None:
     """Learns the ids of all benchmarks of a call: one file may answer some."""
     self._sets_of_call = example_sets
 
-  def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
+  def skips(self, example_set: examples.ExampleSet) -> str | None:
     """Says so where the file answers other benchmarks of the call alone."""
     if any(name in self._numbers for name in example_set.numbers) or not any(
         _is_of(name, self._sets_of_call) for name in self._numbers):
@@ -220,7 +235,7 @@ class PredictionsFile:
             f"{example_set.benchmark}, split {example_set.split}: it has no "
             "line there")
 
-  def answer(self, example_set: examples_lib.ExampleSet,
+  def answer(self, example_set: examples.ExampleSet,
              store: store_lib.AnswerStore | None = None) -> list[Answers]:
     asked = example_set.numbers
     missing = [name for name in asked if name not in self._numbers]
@@ -251,7 +266,7 @@ class PredictionsFile:
     return [Answers(answers, tuple(warnings), free_text=self._free_text)]
 
 
-def _is_of(name: str, example_sets: Sequence[examples_lib.ExampleSet]) -> bool:
+def _is_of(name: str, example_sets: Sequence[examples.ExampleSet]) -> bool:
   """Whether an id is one of these sets', asked or left out."""
   return any(name in s.numbers or name in s.left_out_ids for s in example_sets)
 
@@ -269,30 +284,25 @@ def _read_predictions(
   numbers: dict[str, int] = {}
   first_lines = array.array("q")
   repeated = 0
-  try:
-    with path.open(encoding="utf-8-sig") as lines:
-      for number, line in enumerate(lines, start=1):
-        if not line.strip():
-          continue
-        answer = _read_prediction(line, f"{path}, line {number}")
-        if answer is None:
-          continue
-        at = numbers.setdefault(answer.id, len(found))
-        if at == len(found):
-          found.append(answer)
-          first_lines.append(number)
-        elif (earlier := found[at]) == answer:
-          repeated += 1
-        else:
-          differ = [name for name in ("text", "score", "rationale")
-                    if getattr(answer, name) != getattr(earlier, name)]
-          raise errors.UserError(
-              f"{path}: id {answer.id!r} has different {differ[0]}s on lines "
-              f"{first_lines[at]} and {number}; keep one")
-  except UnicodeDecodeError as error:
-    raise errors.UserError(
-        f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
-    ) from error
+  with path.open(encoding="utf-8-sig") as lines, errors.reported(
+      UnicodeDecodeError, lambda error: (
+          f"{path}: not UTF-8 text ({error.reason} at byte {error.start})")):
+    for number, line in enumerate(lines, start=1):
+      answer = line.strip() and _read_prediction(line, f"{path}, line {number}")
+      if not answer:
+        continue
+      at = numbers.setdefault(answer.id, len(found))
+      if at == len(found):
+        found.append(answer)
+        first_lines.append(number)
+      elif (earlier := found[at]) == answer:
+        repeated += 1
+      else:
+        differ = next(name for name in ("text", "score", "rationale")
+                      if getattr(answer, name) != getattr(earlier, name))
+        raise errors.UserError(
+            f"{path}: id {answer.id!r} has different {differ}s on lines "
+            f"{first_lines[at]} and {number}; keep one")
   if not found:
     raise errors.UserError(f"{path}: no prediction in the file")
   return found, numbers, repeated
@@ -300,10 +310,9 @@ def _read_predictions(
 
 def _read_prediction(line: str, where: str) -> Answer | None:
   """The answer of a line; None for a text that `predict` could not ask."""
-  try:
+  with errors.reported((ValueError, RecursionError),
+                       lambda error: f"{where}: not JSON ({error})"):
     row = json.loads(line)
-  except (ValueError, RecursionError) as error:
-    raise errors.UserError(f"{where}: not JSON ({error})") from error
   if not isinstance(row, dict):
     raise errors.UserError(
         f"{where}: expected an object with `id` and `text`, got "

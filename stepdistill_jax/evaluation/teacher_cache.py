@@ -1,15 +1,11 @@
 """A teacher's raw cache as a system: parsed by the rules of the call."""
 
 from collections.abc import Iterator
+import dataclasses
 import pathlib
 
 from stepdistill_jax.answers import answer_forms, parsing, rules as rules_lib
-from stepdistill_jax.evaluation import (
-  cost as cost_lib,
-  examples as examples_lib,
-  store as store_lib,
-  systems as systems_lib,
-)
+from stepdistill_jax.evaluation import examples, store as store_lib, systems
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import completions
 from stepdistill_jax.teacher.importing import cache_joining, joining
@@ -40,7 +36,7 @@ class TeacherCache:
     self.source = str(folder)
     self._rules = rules
 
-  def skips(self, example_set: examples_lib.ExampleSet) -> str | None:
+  def skips(self, example_set: examples.ExampleSet) -> str | None:
     """Why the cache has no line for a benchmark, or None."""
     if not any(m["dataset"] == example_set.benchmark for _, m in self._caches):
       return f"{self.source} has no completions of {example_set.benchmark}"
@@ -51,9 +47,9 @@ class TeacherCache:
             f"{example_set.split}: the teacher's accuracy was not measured")
 
   def answer(
-      self, example_set: examples_lib.ExampleSet,
+      self, example_set: examples.ExampleSet,
       store: store_lib.AnswerStore | None = None,
-  ) -> list[systems_lib.Answers]:
+  ) -> list[systems.Answers]:
     """Parses the completion of every example; see `systems.System`."""
     del store  # Parsing again is faster than looking up.
     # Rationales and labels; of each question, those that nothing asked for yet.
@@ -67,35 +63,22 @@ class TeacherCache:
         parsed = _parsed(item, parser) if item.output is not None else None
         said.append(None if parsed is None else [
             parsed.rationale, parsed.label])
-    answers = disk_lists.DiskList(of=systems_lib.Answer)
-    words, missing = [], 0
-    for example in example_set.examples:
+
+    def said_of(example: examples.Example) -> list[str] | None:
       # A question that stands twice in a split has its own completions.
       numbers = waiting[records.input_hash(example.inputs)]
-      found = said[numbers.pop(0)] if numbers else None
-      if found is None:
-        missing += 1
-        answers.append(systems_lib.Answer(example.id, None))
-        continue
-      rationale, label = found
-      words.append(len(f"{example.inputs} {rationale} {label}".split()))
-      answers.append(systems_lib.Answer(
-          example.id, label, rationale=rationale or None))
-    warnings = []
-    if missing:
-      warnings.append(
-          f"{missing} of {len(answers)} examples have no completion in the "
-          "cache; they count as wrong")
-    if more := sum(map(len, waiting.values())):
-      warnings.append(
-          f"{more} further completions in the cache are of questions that have "
-          "one; they are left out")
-    return [systems_lib.Answers(
-        answers, tuple(warnings),
-        {**cost_lib.of_teacher(self.teacher, words),
-         **self._tokens(example_set)})]
+      return said[numbers.pop(0)] if numbers else None
 
-  def _tokens(self, example_set: examples_lib.ExampleSet) -> dict[str, float]:
+    found = systems.teachers_answers(
+        self.teacher, example_set, said_of, "completion in the cache")
+    more = sum(map(len, waiting.values()))
+    warnings = (f"{more} further completions in the cache are of questions "
+                "that have one; they are left out",)
+    return [dataclasses.replace(
+        found, warnings=found.warnings + warnings * bool(more),
+        cost={**found.cost, **self._tokens(example_set)})]
+
+  def _tokens(self, example_set: examples.ExampleSet) -> dict[str, float]:
     """Tokens a row, all its samples together, as the server counted them."""
     names = {"input_tokens": "prompt_tokens",
              "label_tokens_per_example": "completion_tokens"}
@@ -116,7 +99,7 @@ class TeacherCache:
     return found
 
   def _completions(
-      self, example_set: examples_lib.ExampleSet,
+      self, example_set: examples.ExampleSet,
   ) -> Iterator[tuple[joining.Joined, parsing.Parser]]:
     """Yields what was asked and answered, and how it is read."""
     spec = example_set.dataset or datasets.get(example_set.benchmark)
@@ -130,8 +113,7 @@ class TeacherCache:
       parser = rules_lib.get_parser(
           spec, self._rules,
           form=manifest.get("reads") or answer_forms.CHAIN_OF_THOUGHT)
-      form = cache_joining.Form.of(
-          manifest, str(path / completions.MANIFEST))
+      form = cache_joining.Form.of(manifest, str(path / completions.MANIFEST))
       for item in cache_joining.join(spec, path, form):
         if item.row is not None:  # Else no example can ask for it.
           yield item, parser

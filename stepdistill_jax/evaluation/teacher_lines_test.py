@@ -107,11 +107,11 @@ OUTPUTS = [
     ("strict", 2, 1), ("reference", 1, 2)])
 def test_a_raw_cache_is_parsed_by_the_rules_of_the_call(
     tmp_path, rules, correct, unparsable):
-  with completions.CacheWriter(
+  with completions.cache_writer(
       tmp_path / "cache", teacher="big", dataset="svamp",
                          split="test") as writer:
     for i, (row, output) in enumerate(zip(ROWS, OUTPUTS)):
-      writer.write(completions.Completion(
+      writer.append(completions.Completion(
           str(i), row, output, error=None if output else "timeout"))
   importing.import_cache(tmp_path / "cache", output=tmp_path / "records")
   example_set = examples.load(
@@ -150,11 +150,11 @@ def test_samples_of_a_raw_cache_are_one_answer_as_in_its_records(tmp_path):
 
 def test_a_second_completion_of_a_question_is_named(tmp_path):
   for name, number in (("cache", 2), ("once", 1)):
-    with completions.CacheWriter(
+    with completions.cache_writer(
         tmp_path / name, teacher="big", dataset="svamp",
         split="test") as writer:
       for i in range(number):
-        writer.write(completions.Completion(str(i), ROWS[0], OUTPUTS[2 * i]))
+        writer.append(completions.Completion(str(i), ROWS[0], OUTPUTS[2 * i]))
   importing.import_cache(tmp_path / "once", output=tmp_path / "records")
   example_set = examples.load(
       "svamp", "test", records_dir=tmp_path / "records")
@@ -166,9 +166,10 @@ def test_a_second_completion_of_a_question_is_named(tmp_path):
 
 def test_a_teacher_without_labels_has_no_accuracy(tmp_path, capsys):
   for name, output in (("mute", "I do not know."), ("big", OUTPUTS[0])):
-    with completions.CacheWriter(tmp_path / name, teacher=name, dataset="svamp",
-                           split="test") as writer:
-      writer.write(completions.Completion("0", ROWS[0], output))
+    with completions.cache_writer(
+        tmp_path / name, teacher=name, dataset="svamp",
+        split="test") as writer:
+      writer.append(completions.Completion("0", ROWS[0], output))
     importing.import_cache(tmp_path / name, output=tmp_path / "records",
                            allow_useless=True)
   flags = ["--benchmarks=svamp", f"--records_dir={tmp_path / 'records'}",

@@ -5,8 +5,6 @@ file with one in each line. Nothing is left out but lines without a letter:
 what cannot be asked has a named problem in its place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import contextlib
 import dataclasses

@@ -168,7 +168,7 @@ def test_labels_that_the_vocabulary_makes_the_same(check, tmp_path, capsys):
       "'是' = '否'.*--verbalize=")):
     check("step")
   check("step", "teacher")  # Whose labels are others.
-  write("是", "a", "b")  # Lost, but distinguished.
+  write("是", "a", "b")  # Lost, but distinguishable.
   check("step")
   assert "1 of 3 labels have characters" in capsys.readouterr().err
   write(*["a", "b"] * 200, "是", "否")  # Few: said, not refused.

@@ -12,7 +12,7 @@ from typing import Any
 
 from stepdistill_jax.quickstart import (
   plan as plan_lib,
-  runs as runs_lib,
+  runs,
   tracking,
   tracking_teacher,
   tracking_vocabulary,
@@ -47,7 +47,7 @@ def prepare(output_dir: pathlib.Path, plan: plan_lib.Plan) -> BenchmarkData:
     output_dir: the quickstart's folder, claimed for this plan.
     plan: decides every byte of it.
   """
-  records_dir = runs_lib.records_dir(output_dir)
+  records_dir = runs.records_dir(output_dir)
   key = tracking.DATASET, tracking_teacher.TEACHER
   # The records are renamed into place last: where they are, all is.
   made = not (records.version_dir(records_dir, *key)

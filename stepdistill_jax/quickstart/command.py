@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help="students that train beside each other, each on one processor "
       "(default: 2; 1 with one processor, or where JAX_PLATFORMS names an "
       "accelerator)")
-  add("--json", action="store_true",
-      help="print report.json instead of tables")
+  add("--json", action="store_true", help="print report.json instead of tables")
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -90,14 +89,13 @@ def run_plan(
   try:
     return _run_stages(output_dir, plan, console, workers)
   except KeyboardInterrupt:
-    console.print(
-        "stopped; the same command goes on from here", style="yellow")
+    console.print("stopped; the same command goes on from here", style="yellow")
     raise
 
 
 def _run_stages(output_dir, plan, console, num_workers) -> dict[str, Any]:
   start = time.monotonic()
-  from stepdistill_jax.quickstart import runs as runs_lib
+  from stepdistill_jax.quickstart import runs
   from stepdistill_jax.study import display, places, workers as workers_lib
   from stepdistill_jax.util import progress
 
@@ -105,7 +103,7 @@ def _run_stages(output_dir, plan, console, num_workers) -> dict[str, Any]:
   say(f"quickstart ({plan.budget}) -> {output_dir}")
   runtime.configure()
   place = places.of_small_students(num_workers)
-  jobs = runs_lib.jobs(output_dir, plan)
+  jobs = runs.jobs(output_dir, plan)
   with workers_lib.Workers(output_dir, jobs, place) as workers:
     runtime.import_tensorflow()
     from stepdistill_jax.quickstart import benchmark_data, summary, text

@@ -135,8 +135,7 @@ def claim_folder(folder: pathlib.Path, plan: Plan) -> None:
           f"{folder} is not empty and not a quickstart's output; choose "
           "another folder with --output_dir=DIR")
     folder.mkdir(parents=True, exist_ok=True)
-    durable_files.replace(
-        path, json.dumps(plan.as_json(), indent=2) + "\n")
+    durable_files.replace(path, json.dumps(plan.as_json(), indent=2) + "\n")
     return
   with errors.reported((ValueError, TypeError), lambda error: (
       f"{path} is damaged ({error}); remove {folder}")):

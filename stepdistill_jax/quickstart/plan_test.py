@@ -48,7 +48,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     plan_lib.claim_folder(tmp_path, SMALL)
 
 
-def test_a_damaged_plan_is_told(tmp_path):
+def test_a_damaged_plan_is_reported(tmp_path):
   (tmp_path / "plan.json").write_text("{")
   with pytest.raises(errors.UserError, match="damaged"):
     plan_lib.claim_folder(tmp_path, SMALL)

@@ -83,7 +83,7 @@ class _Watcher:
     self._at_begin()
 
 
-def test_a_killed_process_is_told_and_ends_the_others(tmp_path):
+def test_a_killed_process_is_reported_and_ends_the_others(tmp_path):
   plan_lib.claim_folder(tmp_path, PLAN)
   with start(tmp_path) as workers:
     processes = workers.processes

@@ -21,7 +21,7 @@ from stepdistill_jax.quickstart import (
   tracking,
 )
 from stepdistill_jax.runs import run_record
-from stepdistill_jax.study import jobs as jobs_lib
+from stepdistill_jax.study import jobs
 
 SCHEMA_VERSION = 1
 EXAMPLES_SHOWN = 3
@@ -44,7 +44,7 @@ def summarize(
     The contents of `report.json`.
   """
   all_runs = list(plan.runs())
-  results = {run: jobs_lib.read_results(output_dir, run) for run in all_runs}
+  results = {run: jobs.read_results(output_dir, run) for run in all_runs}
   answers = {run: _read_answers(output_dir, run) for run in all_runs}
   sizes = benchmark_data.count_train_stories(data.records_dir, plan)
   correct = _correct_by_group(plan, answers)
@@ -70,7 +70,7 @@ def summarize(
 def _read_answers(
     output_dir: pathlib.Path, run: plan_lib.Run) -> dict[str, dict[str, Any]]:
   """The run's rows of `examples.jsonl`, by id, in the order of asking."""
-  path = jobs_lib.scores_dir(output_dir, run) / "examples.jsonl"
+  path = jobs.scores_dir(output_dir, run) / "examples.jsonl"
   with path.open(encoding="utf-8") as file:
     rows = [json.loads(line) for line in file]
   return {row["id"]: row for row in rows if row["system"] == run.name}
@@ -108,8 +108,7 @@ def _differences(plan, correct, sizes) -> list[dict[str, Any]]:
       {"first": _FIRST, "second": _SECOND, "share": share,
        "train_stories": sizes.get(share),
        **dataclasses.asdict(effect.estimate(values, *pooled, least=-1.0))}
-      for share, values in [
-          *zip(plan.shares, differences), *sizes_together]]
+      for share, values in [*zip(plan.shares, differences), *sizes_together]]
 
 
 def _teacher(import_info, results) -> dict[str, Any]:
@@ -128,7 +127,7 @@ def _teacher(import_info, results) -> dict[str, Any]:
 
 def _run(output_dir, run, sizes, results) -> dict[str, Any]:
   scores = results["systems"][0]
-  record = run_record.read(jobs_lib.run_dir(output_dir, run)) or {}
+  record = run_record.read(jobs.run_dir(output_dir, run)) or {}
   return {
       "method": run.method, "share": run.share, "seed": run.seed,
       "train_stories": sizes[run.share], "name": run.name,
@@ -136,8 +135,8 @@ def _run(output_dir, run, sizes, results) -> dict[str, Any]:
           "n", "correct", "accuracy", "ci95", "unparsable")},
       "rationales": scores.get("rationales"),
       "restarts": max(0, len(record.get("starts", ())) - 1),
-      "model_dir": str(jobs_lib.run_dir(output_dir, run)),
-      "results": str(jobs_lib.scores_dir(output_dir, run) / "results.json"),
+      "model_dir": str(jobs.run_dir(output_dir, run)),
+      "results": str(jobs.scores_dir(output_dir, run) / "results.json"),
   }
 
 
@@ -157,7 +156,7 @@ def _examples(plan, answers) -> list[dict[str, Any]]:
 
 
 def _machine(output_dir, run) -> dict[str, Any]:
-  record = run_record.read(jobs_lib.run_dir(output_dir, run)) or {}
+  record = run_record.read(jobs.run_dir(output_dir, run)) or {}
   return {"processors": os.cpu_count(), "system": platform.system(),
           "machine": platform.machine(), "devices": record.get("devices"),
           "benchmark": tracking.DATASET}

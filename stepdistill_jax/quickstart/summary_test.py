@@ -132,7 +132,7 @@ def test_the_report_of_the_same_runs_has_the_same_numbers(tmp_path):
   assert run_report.as_json(report, {})["how"] == own["how"]
 
 
-def test_a_negative_difference_is_told_as_such():
+def test_a_negative_difference_is_reported_as_such():
   difference = {"first": "step_by_step", "second": "finetune", "share": 1.0,
                 "train_stories": 1200, "mean": -0.05, "ci95": (-0.08, -0.02),
                 "by_seed": (-0.04, -0.06)}

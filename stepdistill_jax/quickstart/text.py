@@ -15,8 +15,7 @@ def percent(value: float) -> str:
   return f"{100 * value:.1f}"
 
 
-def interval(low_high: tuple[float, float] | None, signed: bool = False
-             ) -> str:
+def interval(low_high: tuple[float, float] | None, signed: bool = False) -> str:
   """`[40.2, 47.8]`; with signs for differences."""
   if low_high is None:
     return "one seed: no interval"
@@ -85,8 +84,7 @@ def difference_lines(report: dict[str, Any]) -> Iterator[str]:
            f"({verdict(d)})")
 
 
-def print_report(
-    report: dict[str, Any], console: rich.console.Console) -> None:
+def print_report(report: dict[str, Any], console: rich.console.Console) -> None:
   """Prints the results of a quickstart."""
   console.print()
   text_report.print_table(methods_table(report), console)

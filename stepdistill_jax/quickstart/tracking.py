@@ -26,8 +26,7 @@ from stepdistill_jax.util import errors
 
 DATASET = "tracking"
 
-PEOPLE = (
-    "mary", "john", "sandra", "daniel", "emma", "peter", "laura", "oscar")
+PEOPLE = ("mary", "john", "sandra", "daniel", "emma", "peter", "laura", "oscar")
 PLACES = (
     "kitchen", "garden", "office", "bedroom", "hallway", "bathroom",
     "cellar", "attic", "garage", "library")
@@ -221,8 +220,7 @@ def draw_story(rng: random.Random, difficulty: Difficulty) -> Story:
     # Without a second place the answer is given away, and no teacher can err.
     if taken and len(places) > 1:
       thing = rng.choice(taken)
-      return Story(
-          tuple(events), thing, find_evidence(tuple(events), thing))
+      return Story(tuple(events), thing, find_evidence(tuple(events), thing))
 
 
 def draw_splits(

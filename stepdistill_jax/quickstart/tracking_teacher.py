@@ -89,12 +89,12 @@ def write_caches(
   folders = []
   for split, stories in splits.items():
     folders.append(folder / split)
-    with completions.CacheWriter(
+    with completions.cache_writer(
         folders[-1], teacher=TEACHER, dataset=tracking.DATASET, split=split,
         prompt_id="none: simulated",
         sampling=json.loads(json.dumps({
             **dataclasses.asdict(teacher), "stories_seed": seed,
             "difficulty": dataclasses.asdict(difficulty)}))) as writer:
       for story in stories:
-        writer.write(teacher.complete(story))
+        writer.append(teacher.complete(story))
   return folders

@@ -6,8 +6,6 @@ A data set of a user's own needs no entry here: it has text labels, and its
 rows have the columns `inputs` and `label`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
@@ -146,15 +144,6 @@ def cqa_inputs(question: str, choices: tuple[str, ...]) -> str:
   return "\n".join([question, "Answer Choices:", *lines])
 
 
-_CHOICE_LINE = re.compile(r"^\(([a-z])\) (.*)$", re.MULTILINE)
-
-
-def choices_in(inputs: str) -> tuple[str, ...]:
-  """The choices of `cqa_inputs`; () if the text has none."""
-  lines = inputs.partition("\nAnswer Choices:\n")[2]
-  return tuple(text for _, text in _CHOICE_LINE.findall(lines))
-
-
 def nli_inputs(premise: str, hypothesis: str) -> str:
   """Premise and hypothesis with the stand-in of the EOS id between."""
   for text in (premise, hypothesis):
@@ -256,8 +245,7 @@ def _read_cqa(fields: Mapping[str, Any]) -> Row:
     choices, question = question.get("choices"), question.get("stem")
   if isinstance(choices, Mapping):  # Hugging Face: two lists.
     choices = choices.get("text")
-  if isinstance(choices, list) and choices and isinstance(
-      choices[0], Mapping):
+  if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
     choices = [choice.get("text") if isinstance(choice, Mapping) else None
                for choice in choices]
   if (not isinstance(choices, list) or not choices or len(choices) > 26
@@ -344,9 +332,8 @@ def _declared(name: str, rows: dict[str, Any]) -> Dataset:
   kind, reader = rows.pop("kind", TEXT), rows.pop("reader", None)
   for what, given, known in (("kind", kind, KINDS),
                              ("reader", reader, _READERS)):
-    if given is not None and given not in known:
-      raise errors.UserError(errors.unknown_name_message(
-          f"{what} in tasks/{name}.toml", given, known))
+    if given is not None:
+      errors.require_known(f"{what} in tasks/{name}.toml", given, known)
   columns = {key: rows.pop(key) for key in (
       "inputs", "label", "rationale", "references") if key in rows}
   for key in ("inputs", "label"):

@@ -16,10 +16,9 @@ rows), and
 * or `members`: the data sets of a union.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import functools
+import pathlib
 import tomllib
 from typing import Any
 
@@ -35,6 +34,13 @@ _KEYS = {
 }
 
 
+def read_toml(path: pathlib.Path) -> dict[str, Any]:
+  """The table of a TOML file; raises UserError if it is not one."""
+  with errors.reported(
+      (OSError, ValueError), lambda error: f"{path} cannot be read: {error}"):
+    return tomllib.loads(path.read_text("utf-8"))
+
+
 @functools.cache
 def tables() -> Mapping[str, Mapping[str, Any]]:
   """Every declaration by its name, sorted.
@@ -44,18 +50,13 @@ def tables() -> Mapping[str, Mapping[str, Any]]:
   """
   found = {}
   for path in sorted((locations.resource_root() / "tasks").glob("*.toml")):
-    try:
-      table = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-      raise errors.UserError(f"{path} cannot be read: {error}") from error
+    table = read_toml(path)
     for section, known in _KEYS.items():
       keys = table.get(section, {}) if section else table
       if not isinstance(keys, dict):
         raise errors.UserError(f"{path}: {section} must be a table")
       for key in keys:
-        if key not in known:
-          raise errors.UserError(errors.unknown_name_message(
-              "key", key, known, f"({path}, {section or 'top'})"))
+        errors.require_known("key", key, known, f"({path}, {section or 'top'})")
     found[path.stem] = table
   return found
 

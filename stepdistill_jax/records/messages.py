@@ -1,7 +1,5 @@
 """Rows that are `messages`: system, user and assistant, as OpenAI has them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

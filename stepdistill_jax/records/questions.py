@@ -6,8 +6,6 @@ all of these forms share, so that questions which a student was trained on are
 found in the test split of another data set.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Iterable, Iterator, Mapping
 import difflib
@@ -118,8 +116,7 @@ def overlaps(records_dir: records.StrPath, dataset: str, teacher: str
       for other in tested:
         add(own, other, "test", shared[other])
   if "test" in sizes and others:
-    here = collections.Counter(
-        read_keys(records_dir, dataset, teacher, "test"))
+    here = collections.Counter(read_keys(records_dir, dataset, teacher, "test"))
     for other, their in itertools.product(others, ("train", "validation")):
       keys = {key for their_teacher in _with_split(records_dir, other, their)
               for key in read_keys(records_dir, other, their_teacher, their)

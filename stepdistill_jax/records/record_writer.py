@@ -80,8 +80,7 @@ class RecordsWriter:
   it is small; from then on records go to the shards as they come.
   """
 
-  def __init__(
-      self, records_dir: records.StrPath, dataset: str, teacher: str):
+  def __init__(self, records_dir: records.StrPath, dataset: str, teacher: str):
     self._dataset = records.check_name("data set", dataset)
     self._teacher = records.check_name("teacher", teacher)
     self.folder = records.version_dir(records_dir, dataset, teacher)
@@ -90,28 +89,22 @@ class RecordsWriter:
     self.import_info: Mapping[str, Any] = {}
 
   def __enter__(self) -> RecordsWriter:
-    try:
+    with errors.reported(OSError, self._cannot_write):
       self._temporary = self._whole.enter_context(
           whole_folders.written(self.folder))
-    except OSError as error:
-      raise self._cannot_write(error) from error
     return self
 
   def write(self, record: records.Record) -> None:
     """Appends one record to its split."""
     writer = self._splits.get(record.split)
     if writer is None:
-      if record.split not in records.SPLITS:
-        raise errors.UserError(errors.unknown_name_message(
-            "split", record.split, records.SPLITS))
+      errors.require_known("split", record.split, records.SPLITS)
       writer = self._splits[record.split] = _Split(
           self._temporary,
           f"{records.TFDS_PREFIX}{self._dataset}-{record.split}")
-    try:
+    with errors.reported(OSError, self._cannot_write):
       writer.write(tfrecord_files.encode_example(
           {name: getattr(record, name) for name in records.FIELDS}))
-    except OSError as error:
-      raise self._cannot_write(error) from error
 
   def __exit__(self, unused_type: Any, exception: Any, *unused: Any) -> None:
     try:
@@ -122,7 +115,7 @@ class RecordsWriter:
     except OSError as error:
       if error is exception:
         raise
-      raise self._cannot_write(error) from error
+      raise errors.UserError(self._cannot_write(error)) from error
     finally:
       for writer in self._splits.values():
         writer.abandon()
@@ -138,10 +131,9 @@ class RecordsWriter:
       (self._temporary / name).write_text(
           json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
-  def _cannot_write(self, error: OSError) -> errors.UserError:
-    return errors.UserError(
-        f"cannot write records to {self.folder.parent}: {error.strerror}; "
-        "choose another folder with --output=DIR")
+  def _cannot_write(self, error: OSError) -> str:
+    return (f"cannot write records to {self.folder.parent}: {error.strerror}; "
+            "choose another folder with --output=DIR")
 
 
 def write_records(

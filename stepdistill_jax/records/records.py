@@ -14,8 +14,6 @@ several shards a split, so that hosts can read different ones.
 `record_writer` writes them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import dataclasses
 import hashlib
@@ -173,8 +171,7 @@ def tfds_name(dataset: str, teacher: str) -> str:
   return f"{TFDS_PREFIX}{dataset}/{teacher}:{VERSION}"
 
 
-def dataset_dir(
-    records_dir: StrPath, dataset: str) -> pathlib.Path:
+def dataset_dir(records_dir: StrPath, dataset: str) -> pathlib.Path:
   """The folder of a data set's records, one subfolder a teacher."""
   folder = locations.local(records_dir, "the records' folder")
   return folder / f"{TFDS_PREFIX}{dataset}"
@@ -187,8 +184,7 @@ def version_dir(
   return dataset_dir(records_dir, dataset) / teacher / VERSION
 
 
-def vocabulary_path(
-    records_dir: StrPath, dataset: str) -> pathlib.Path:
+def vocabulary_path(records_dir: StrPath, dataset: str) -> pathlib.Path:
   """Where a data set with a vocabulary of its own keeps it.
 
   Data sets without this file use T5's vocabulary.
@@ -319,19 +315,15 @@ def _read_split(
         split, SPLITS, lengths, str(folder)))
   stem, shard_count = f"{TFDS_PREFIX}{dataset}-{split}", len(lengths[split])
   count = 0
-  try:
+  with errors.reported((OSError, tfrecord_files.CorruptFileError), lambda e: (
+      f"{path} cannot be read ({e.strerror})" if isinstance(e, OSError)
+      else str(e)) + "; import these records anew"):
     for shard in range(shard_count):
       path = folder / shard_name(stem, shard, shard_count)
       with path.open("rb") as file:
         for value in tfrecord_files.read_examples(file, str(path), decode):
           yield value
           count += 1
-  except OSError as error:
-    raise errors.UserError(
-        f"{path} cannot be read ({error.strerror}); import these records anew"
-    ) from error
-  except tfrecord_files.CorruptFileError as error:
-    raise errors.UserError(f"{error}; import these records anew") from error
   if count != sum(lengths[split]):
     raise errors.UserError(
         f"{folder} has {count} records of {split}, not the "
@@ -346,8 +338,7 @@ def split_sizes(
   return {split: sum(numbers) for split, numbers in lengths.items()}
 
 
-def require_features(
-    records_dir: StrPath, dataset: str, teacher: str) -> None:
+def require_features(records_dir: StrPath, dataset: str, teacher: str) -> None:
   """Raises UserError if TFDS could not read how records are written."""
   _read_json(version_dir(records_dir, dataset, teacher) / "features.json")
 
@@ -355,11 +346,9 @@ def require_features(
 def _shard_lengths(folder: pathlib.Path) -> dict[str, list[int]]:
   """Number of records of each split's shards."""
   path = folder / "dataset_info.json"
-  try:
+  with errors.reported((KeyError, TypeError, ValueError), _damaged(path)):
     return {split["name"]: [int(n) for n in split["shardLengths"]]
             for split in _read_json(path)["splits"]}
-  except (KeyError, TypeError, ValueError) as error:
-    raise _damaged(path) from error
 
 
 def import_info(
@@ -370,8 +359,7 @@ def import_info(
   return _read_json(path) if path.is_file() else {}
 
 
-def has_own_labels(
-    records_dir: StrPath, dataset: str, teacher: str) -> bool:
+def has_own_labels(records_dir: StrPath, dataset: str, teacher: str) -> bool:
   """Whether the teacher's labels are the rows' own human ones."""
   info = import_info(records_dir, dataset, teacher)
   # Earlier imports did not count it.
@@ -379,14 +367,12 @@ def has_own_labels(
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
+  with errors.reported((OSError, ValueError, RecursionError), _damaged(path)):
     value = json.loads(path.read_text("utf-8"))
-  except (OSError, ValueError, RecursionError) as error:
-    raise _damaged(path) from error
   if not isinstance(value, dict):
-    raise _damaged(path)
+    raise errors.UserError(_damaged(path))
   return value
 
 
-def _damaged(path: pathlib.Path) -> errors.UserError:
-  return errors.UserError(f"{path} is damaged; import these records anew")
+def _damaged(path: pathlib.Path) -> str:
+  return f"{path} is damaged; import these records anew"

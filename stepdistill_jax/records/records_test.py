@@ -112,7 +112,7 @@ def test_a_damaged_shard_is_one_line(tmp_path):
     list(records.read_records(tmp_path, "toy", "none", "train"))
 
 
-@pytest.mark.parametrize("damage, told", [
+@pytest.mark.parametrize("damage, reason", [
     (lambda folder: next(folder.glob("*-train*")).unlink(), "cannot be read"),
     (lambda folder: next(folder.glob("*-train*")).write_bytes(b""),
      "has 3[0-9] records of train, not the 40 that were written"),
@@ -121,10 +121,10 @@ def test_a_damaged_shard_is_one_line(tmp_path):
     (lambda folder: (folder / "dataset_info.json").write_bytes(b"\xff"),
      "dataset_info.json is damaged"),
 ])
-def test_records_that_are_not_whole_are_one_line(tmp_path, damage, told):
+def test_records_that_are_not_whole_are_one_line(tmp_path, damage, reason):
   damage(record_writer.write_records(
       tmp_path, "toy", "none", {"train": some_records(40)}))
-  with pytest.raises(errors.UserError, match=told):
+  with pytest.raises(errors.UserError, match=reason):
     list(records.read_records(tmp_path, "toy", "none", "train"))
 
 

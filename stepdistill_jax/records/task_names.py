@@ -5,8 +5,6 @@ kind of task it trains on and which it is scored with. So a data set or a
 teacher is changed in one place.
 """
 
-from __future__ import annotations
-
 from stepdistill_jax.util import errors
 
 GOLD, TEACHER = "gold", "teacher"
@@ -40,9 +38,7 @@ def task_name(
   Raises:
     errors.UserError: an unknown kind or kind of labels, or no teacher.
   """
-  if kind not in KINDS:
-    raise errors.UserError(errors.unknown_name_message(
-        "kind of task", kind, KINDS))
+  errors.require_known("kind of task", kind, KINDS)
   if labels not in (GOLD, TEACHER):
     raise errors.UserError(
         f"LABELS must be 'gold' (human labels) or 'teacher', got {labels!r}")

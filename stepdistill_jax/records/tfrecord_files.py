@@ -10,8 +10,6 @@ The test beside this file reads what is written here with TensorFlow, and the
 other way round.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 import struct

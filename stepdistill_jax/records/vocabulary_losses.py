@@ -1,11 +1,9 @@
-"""Labels that do not survive a vocabulary: lost, or no longer told apart.
+"""Labels that do not survive a vocabulary: lost, or no longer distinguishable.
 
 A SentencePiece model knows its own pieces alone. A character that none of them
 has becomes the unknown id, and its normalizer gives others another form; so
 different labels may become the same ids, which no student can learn.
 """
-
-from __future__ import annotations
 
 import collections
 import dataclasses
@@ -50,12 +48,10 @@ def load(path: str | os.PathLike[str], flag: str = "") -> Any:
 
   if not os.path.isfile(path):
     raise errors.UserError(f"there is no file {flag}{path}")
-  try:
+  with errors.reported((OSError, RuntimeError), lambda error: (
+      f"{flag}{path} is not a SentencePiece model file: "
+      f"{errors.one_line(str(error))}")):
     return sentencepiece.SentencePieceProcessor(model_file=str(path))
-  except (OSError, RuntimeError) as error:
-    raise errors.UserError(
-        f"{flag}{path} is not a SentencePiece model file: "
-        f"{errors.one_line(str(error))}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +82,8 @@ class Losses:
           " = ".join(map(repr, group[:_EXAMPLES])) for group in
           self.merged[:_EXAMPLES])
       lines.append(
-          f"different labels become the same tokens, and cannot be told apart: "
-          f"{groups}; {_REMEDY}{_OTHER_WORDS}" + ",".join(
+          "different labels become the same tokens, and cannot be "
+          f"distinguished: {groups}; {_REMEDY}{_OTHER_WORDS}" + ",".join(
               f"{label}=WORD" for label in self.merged[0][:2]))
     if self.unknown:
       label = next((label for label in self.unknown if len(label) <= _LONG), "")
@@ -174,6 +170,5 @@ def parse_verbalizers(text: str) -> dict[str, str]:
           "--verbalize=0=no,1=yes")
     words[label.strip()] = word.strip()
   if len(set(words.values())) < len(words):
-    raise errors.UserError(
-        f"--verbalize={text} gives two labels the same text")
+    raise errors.UserError(f"--verbalize={text} gives two labels the same text")
   return words

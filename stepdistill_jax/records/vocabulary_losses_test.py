@@ -52,7 +52,7 @@ def test_the_normalizer_changes_and_merges_labels(spiece):
   assert found.merged_count == 0
 
 
-def test_every_pair_of_labels_is_told_apart_or_named(spiece):
+def test_every_pair_of_labels_is_distinguished_or_named(spiece):
   labels = ["a", "b", "ａ", "是", "否", "ａ是", "a是", "<", "^", "a b", "ba"]
   pieces = vocabulary_losses.load(spiece)
   named = [set(group) for group in losses(spiece, *labels).merged]

@@ -13,8 +13,6 @@ examples:
   stepdistill study mine.toml --only=svamp,seed0 --student=base=t5_1_1_base
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -130,9 +128,9 @@ class _Session:
 
   def _all_jobs(self, failed: Mapping[str, str] = {}) -> tuple[list, list]:
     """The study's runs, as far as they are known; the choices."""
-    from stepdistill_jax.study import choices, folder as folder_lib, resolving
+    from stepdistill_jax.study import folder as folder_lib, resolving
 
-    chosen = choices.choose(self._folder, self._resolved, {
+    chosen = resolving.choose(self._folder, self._resolved, {
         **folder_lib.failed(self._folder), **failed})
     return resolving.jobs(
         self._resolved, {c.cell: c.setting for c in chosen}, self._options,
@@ -194,9 +192,15 @@ class _Session:
     jobs = self._jobs()
     rows = self._rows(jobs)
     if self._args.json:
+      from stepdistill_jax.study import estimates
+
       print(json.dumps({
           "study": self._study.name, "topology": self._args.topology,
-          "rows": [_row_as_json(row) for row in rows],
+          "rows": [{
+              **{name: getattr(row.cell.cell, name) for name in (
+                  "dataset", "method", "size", "variant")},
+              **{name: getattr(row, name) for name in (
+                  *estimates.NUMBERS, "note")}} for row in rows],
           "blocked": self._blocked}, indent=1))
       return 0
     self._say(f"{self._study.title} -> {self._folder}")
@@ -207,21 +211,20 @@ class _Session:
     from stepdistill_jax.study import jobs as jobs_lib, launch_commands
 
     jobs = self._jobs()
-    left = [job for job in jobs
-            if not jobs_lib.is_trained(self._folder, job)]
+    left = [job for job in jobs if not jobs_lib.is_trained(self._folder, job)]
     file = pathlib.Path(self._args.study)
     again = ["stepdistill", "study", str(
         file.absolute() if file.is_file() else file),
              f"--output={self._folder}",
-             *(["--miniature"] if self._args.miniature else []),
-             *([f"--only={self._args.only}"] if self._args.only else []),
-             *([f"--records_dir={self._options.records_dir.absolute()}"]
-               if self._args.records_dir else []), *(
+             *["--miniature"] * self._args.miniature, *(
                  f"--{flag}={value}" for flag, values in (
+                     ("only", [self._args.only]),
+                     ("records_dir", [self._args.records_dir and (
+                         self._options.records_dir.absolute())]),
                      ("teacher", self._args.teacher),
                      ("student", self._args.student),
                      ("gin_bindings", self._args.gin_bindings))
-                 for value in values)]
+                 for value in filter(None, values))]
     for path in launch_commands.write(
         target, left, self._resolved, title=self._study.title,
         study=self._folder, again=again):
@@ -353,13 +356,6 @@ def _by_reason(lines: Mapping[str, str]) -> dict[str, list[str]]:
     if line:
       found.setdefault(line, []).append(name)
   return found
-
-
-def _row_as_json(row: Any) -> dict[str, Any]:
-  cell = row.cell.cell
-  return {"dataset": cell.dataset, "method": cell.method, "size": cell.size,
-          "variant": cell.variant, **{name: getattr(row, name) for name in (
-              "runs", "done", "steps", "disk", "chip_hours", "cost", "note")}}
 
 
 def _blocked(one: Any, records_dir: pathlib.Path) -> str:

@@ -5,9 +5,7 @@ a data set, a method, a size, a share of the data and a teacher each, which
 several seeds and, where something is swept, several settings are run of.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -32,6 +30,10 @@ _EXPECTED_KEYS = (*AXES, "percent", "source")
 _TYPES = {"datasets": str, "methods": str, "sizes": str, "teachers": str,
           "shares": (int, float), "seeds": int, "percent": (int, float)}
 _WORDS = {str: "texts", int: "whole numbers"}
+_LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "shares": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "percent": (lambda value: 0 <= value <= 100, "from 0 to 100"),
+    "seeds": (lambda value: value >= 0, "0 or more")}
 # Of a grid: its runs would have the names of a sweep's, or of other seeds'.
 _LIKE_A_SETTING = re.compile(rf"({'|'.join((*SWEPT, 'seed'))})\d*")
 
@@ -142,11 +144,10 @@ def read(path: pathlib.Path,
   Raises:
     errors.UserError: it is not TOML, or says what cannot be.
   """
-  try:
+  with errors.reported(
+      (OSError, ValueError), lambda error: f"{path} cannot be read: {error}"):
     text = path.read_text(encoding="utf-8")
     table = tomllib.loads(text)
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f"{path} cannot be read: {error}") from error
   where = str(path)
   _check_keys(table, _KEYS, where)
   grids = table.pop("grid", [{}])
@@ -192,9 +193,7 @@ def _check_renamed(renamed, grids, where) -> None:
 def _check_keys(table: Mapping[str, Any], known: Sequence[str],
                 where: str) -> None:
   for key in table:
-    if key not in known:
-      raise errors.UserError(
-          errors.unknown_name_message("key", key, known, f"({where})"))
+    errors.require_known("key", key, known, f"({where})")
 
 
 def _table(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -216,14 +215,9 @@ def _values(table: Mapping[str, Any], key: str, where: str) -> tuple[Any, ...]:
     raise errors.UserError(
         f"{where}: {key} must be a list of {_WORDS.get(kind, 'numbers')}, got "
         f"{got}")
-  if key == "shares" and not all(0 < v <= 1 for v in values):
-    raise errors.UserError(
-        f"{where}: shares must be above 0 and at most 1, got {values}")
-  if key == "percent" and not all(0 <= v <= 100 for v in values):
-    raise errors.UserError(
-        f"{where}: percent must be from 0 to 100, got {values}")
-  if key == "seeds" and min(values) < 0:
-    raise errors.UserError(f"{where}: seeds must be 0 or more, got {values}")
+  fits, expected = _LIMITS.get(key, (lambda value: True, ""))
+  if not all(map(fits, values)):
+    raise errors.UserError(f"{where}: {key} must be {expected}, got {values}")
   if key != "percent":
     _check_differ(values, key, where)
   return tuple(map(float, values) if key == "shares" else values)

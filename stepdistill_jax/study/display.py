@@ -18,8 +18,7 @@ class Display(progress.Bars):
   def __init__(
       self, jobs: Sequence[jobs_lib.Job], console: rich.console.Console,
       clock: Callable[[], float] = time.monotonic):
-    super().__init__(
-        "steps", console=console, quiet=console.quiet, clock=clock)
+    super().__init__("steps", console=console, quiet=console.quiet, clock=clock)
     self._jobs = jobs
     self._width = max((len(job.title) for job in jobs), default=0)
     self._begun: dict[jobs_lib.Job, str] = {}

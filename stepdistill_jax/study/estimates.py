@@ -21,6 +21,8 @@ from stepdistill_jax.util import durable_files, errors, locations
 from stepdistill_jax.util.version import __version__
 
 _GIB = 2**30
+# Of a row.
+NUMBERS = ("runs", "done", "steps", "disk", "chip_hours", "cost")
 _DOES_NOT_FIT = "does not fit"
 _OF_RECORDS = ("TRAIN_SHARE", "TEACHER")  # Programs do not know of them.
 
@@ -76,8 +78,7 @@ def rows(folder: pathlib.Path, resolved: Sequence[resolving.Resolved],
     found.append(Row(
         members[0], len(mine) + waiting,
         sum(jobs_lib.is_done(folder, job) for job in mine),
-        members[0].steps and members[0].steps * (
-            len(mine) + waiting - trained),
+        members[0].steps and members[0].steps * (len(mine) + waiting - trained),
         size and size * (len(mine) + waiting)))
   return found
 
@@ -200,12 +201,10 @@ def table(found: Sequence[Row], topology: str | None) -> tables.Table:
       else sum(getattr(row, name) for row in found))
   short = lambda value: None if value is None else f"{value:,.3g}"
   shown: list[Mapping[str, Any]] = [{
-      **dataclasses.asdict(row.cell.cell), **{name: getattr(row, name)
-      for name in ("runs", "done", "steps", "disk", "chip_hours", "cost")}}
-      for row in found]
-  shown = [*shown, {"dataset": "all", "method": "", "size": "", **{
-      name: total(name) for name in (
-          "runs", "done", "steps", "disk", "chip_hours", "cost")}}]
+      **dataclasses.asdict(row.cell.cell),
+      **{name: getattr(row, name) for name in NUMBERS}} for row in found]
+  shown.append({"dataset": "all", "method": "", "size": "",
+                **{name: total(name) for name in NUMBERS}})
   columns: dict[str, tables.Column] = {
       "method": lambda r: f"{r['dataset']} {r['method']} {r['size']}",
       "runs": "runs", "done": "done", "steps left": ("steps", tables.number),

@@ -6,11 +6,8 @@
     STUDY/report.{html,md,json}, *.png
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
-import dataclasses
 import datetime
 import hashlib
 import json
@@ -25,23 +22,13 @@ from stepdistill_jax.util import durable_files, errors, locations
 
 FILE = "study.json"
 _LINES_SHOWN = 3
+# What has changed of a cell with runs: a line; and the kinds of its folders
+# that are not what they would be now.
+_Change = tuple[str, Sequence[str]]
 # What follows a cell's name in that of a run's or score's folder.
 _OF_A_RUN = re.compile(
     rf"(-({'|'.join(definition.SWEPT)})-?\d[\d.e+-]*)*-seed\d+"
     rf"(-{resolving.VALIDATION})?")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Change:
-  """What has changed of a cell with runs.
-
-  Attributes:
-    line: says so.
-    kinds: of its folders, which are not what they would be now.
-  """
-
-  line: str
-  kinds: tuple[str, ...] = ("runs", "scores")
 
 
 def cells_of(resolved: Sequence[resolving.Resolved], limit: int | None
@@ -85,8 +72,8 @@ def claimed(
               "take another MODEL_DIR", "take another --output=DIR")) from error
     # Once more, as another process may have been here until now.
     before, changed = _check(folder, study, cells, accept)
-    stale = [path for cell, change in changed.items()
-             for path in _of_cell(folder, cell, change.kinds)]
+    stale = [path for cell, (_, kinds) in changed.items()
+             for path in _of_cell(folder, cell, kinds)]
     if stale:  # And what says how they did.
       stale += sorted(folder.glob("report.*"))
     aside = [_put_aside(folder, path) for path in stale]
@@ -115,17 +102,17 @@ def _check(folder: pathlib.Path, study: definition.Study,
     raise errors.UserError(
         f"{folder} holds the study {before['study']!r}, not {study.name!r}; "
         "choose another folder with --output=DIR")
-  made = _made(folder, before.get("cells", {}))
+  made = {cell for cell in before.get("cells", {}) if _of_cell(folder, cell)}
   changed = _changes(before.get("cells", {}), cells, made)
   if changed and not accept:
     more = len(changed) - _LINES_SHOWN
-    kinds = {kind for change in changed.values() for kind in change.kinds}
+    kinds = {kind for _, of in changed.values() for kind in of}
     aside = "" if not kinds else (
         f", and puts these {'runs' if 'runs' in kinds else 'scores'} aside in "
         f"{folder / 'replaced'}")
     raise errors.UserError(
         f"the study has changed since runs in {folder} were made: "
-        + "; ".join([c.line for c in changed.values()][:_LINES_SHOWN])
+        + "; ".join([line for line, _ in changed.values()][:_LINES_SHOWN])
         + (f"; and {more} more" if more > 0 else "")
         + f"; --accept takes the changes{aside}; or choose another folder with "
         "--output=DIR")
@@ -165,17 +152,13 @@ def _of_cell(folder: pathlib.Path, cell: str,
           and _OF_A_RUN.fullmatch(path.name[len(cell):])]
 
 
-def _made(folder: pathlib.Path, cells: Iterable[str]) -> set[str]:
-  return {cell for cell in cells if _of_cell(folder, cell)}
-
-
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any],
              made: Iterable[str]) -> dict[str, _Change]:
   """Cells with runs that are not what they were -> what has changed."""
   found = {}
   for cell in sorted(made):
     if cell not in now:
-      found[cell] = _Change(f"{cell} is no longer in it")
+      found[cell] = f"{cell} is no longer in it", ("runs", "scores")
       continue
     keys = [key for key in now[cell] if before[cell].get(key) != now[cell][key]]
     if not keys:
@@ -188,7 +171,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any],
     # A run of a sweep has its setting in its name.
     kinds = () if keys == ["sweep"] else ("scores",) if (
         set(keys) <= {"sweep", "limit"}) else ("runs", "scores")
-    found[cell] = _Change(f"{cell}: {', '.join(differences)}", kinds)
+    found[cell] = f"{cell}: {', '.join(differences)}", kinds
   return found
 
 

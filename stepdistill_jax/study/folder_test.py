@@ -42,7 +42,7 @@ def claim(folder, now, accept=True):
     return aside
 
 
-def test_names_that_begin_alike_are_told_apart(folder):
+def test_names_that_begin_alike_are_distinguished(folder):
   now = cells()
   now[CELL] = {**now[CELL], "bindings": ["A = 2"]}
   with pytest.raises(errors.UserError) as caught:

@@ -1,7 +1,5 @@
 """The gin files that the names in a study stand for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 import pathlib
 
@@ -22,9 +20,9 @@ def _stems(kind: str) -> list[str]:
                  for path in pathlib.Path(folder, "gin", kind).glob("*.gin")})
 
 
-def _is_file(name: str) -> bool:
-  return any(pathlib.Path(folder, name).is_file()
-             for folder in gin_config.search_paths())
+def _find(name: str) -> pathlib.Path | None:
+  return next((path for folder in gin_config.search_paths()
+               if (path := pathlib.Path(folder, name)).is_file()), None)
 
 
 def method_names() -> list[str]:
@@ -69,12 +67,9 @@ def has_alpha(method: str) -> bool:
 
 def is_decoder(size: str) -> bool:
   """Whether a size is a decoder's."""
-  if _is_file(f"gin/models/{_T5}_{size}.gin"):
+  if _find(f"gin/models/{_T5}_{size}.gin"):
     return False
-  file = next(pathlib.Path(folder, f"gin/models/{size}.gin")
-              for folder in gin_config.search_paths()
-              if pathlib.Path(folder, f"gin/models/{size}.gin").is_file())
-  return "models.llama" in file.read_text(encoding="utf-8")
+  return "models.llama" in _find(f"gin/models/{size}.gin").read_text("utf-8")
 
 
 def gin_files(dataset: str, method: str, size: str, run: str = ""
@@ -86,11 +81,11 @@ def gin_files(dataset: str, method: str, size: str, run: str = ""
   """
   for recipe in (f"gin/recipes/{dataset}_{method}_{size}.gin",
                  f"gin/recipes/decoder/{dataset}_{method}_{size}.gin"):
-    if not run and _is_file(recipe):
+    if not run and _find(recipe):
       return [recipe], []
   labels = ["LABELS = 'teacher'"] if method.endswith(_TEACHER_LABELS) and (
-      not _is_file(f"gin/methods/{method}.gin")) else []
-  if _is_file(f"gin/models/{_T5}_{size}.gin"):
+      not _find(f"gin/methods/{method}.gin")) else []
+  if _find(f"gin/models/{_T5}_{size}.gin"):
     models = [f"gin/models/{_T5}.gin", f"gin/models/{_T5}_{size}.gin"]
     run = run or ("paper_xxl" if size == "xxl" else "paper")
   elif is_decoder(size):

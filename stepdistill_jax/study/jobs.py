@@ -7,8 +7,6 @@ What is finished is skipped; a training that was interrupted goes on from its
 last checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import json
@@ -16,20 +14,19 @@ import pathlib
 from typing import Any, Protocol
 
 from stepdistill_jax.runs import run_record
-from stepdistill_jax.util import progress as progress_lib
+from stepdistill_jax.util import progress
 
 TEST = "test"
 
 
-class Named(Protocol):
-  """What has folders of its own."""
+@dataclasses.dataclass(frozen=True)
+class Named:
+  """What has folders of this name."""
 
-  @property
-  def name(self) -> str:
-    """The name of its folders."""
+  name: str
 
 
-class Watcher(progress_lib.Watcher, Protocol):
+class Watcher(progress.Watcher, Protocol):
   """Follows one run."""
 
   def scoring(self, done: int, total: int) -> None:
@@ -135,7 +132,7 @@ def train_and_score(folder: pathlib.Path, job: Job, watcher: Watcher) -> None:
   from stepdistill_jax.runs import t5x_command
 
   if not is_trained(folder, job):
-    with progress_lib.watched_by(watcher):
+    with progress.watched_by(watcher):
       t5x_command.run(
           "train", job.gin_files, bindings(folder, job),
           tfds_data_dir=job.records_dir)

@@ -1,57 +1,18 @@
 """A study's runs as commands of the launch scripts, for other machines."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import hashlib
 import pathlib
 import re
 import shlex
+import tomllib
 
 from stepdistill_jax.study import jobs as jobs_lib, resolving
 from stepdistill_jax.util import durable_files
 
-_HEAD = """\
-#!/usr/bin/env bash
-# {title}: {runs} runs, a command each, from the project's folder.
-#
-# {how}
-# What is done is skipped where it is started again, and a command that fails
-# does not stop the others; then, where its runs are (`{folder}/runs`):
-#   {again}
-set -uo pipefail
-: "${{RUNS:?folder of the runs, a MODEL_DIR each: {where}}}"
-: "${{RECORDS:?folder of the records, as of stepdistill --records_dir}}"
-"""
-_TAIL = """\
-if [[ -n "${failed}" ]]; then
-  echo "failed:${failed}" >&2
-  exit 1
-fi
-"""
-_VM = "launch/tpu_vm/tpu_vm.sh {do} --name={study} --zone=\"${ZONE:?}\""
-# Launcher -> (what it needs, what begins a command, where runs may be, what
-# is left to do when all have ended).
-_LAUNCHERS = {
-    "slurm": (
-        "GPUs under SLURM: NODES, of each run (1).",
-        "sbatch --nodes=\"${NODES:-1}\" --job-name={name} "
-        "launch/gpu/slurm.sbatch", "on storage that all machines share", ""),
-    "tpu_vm": (
-        "A Cloud TPU VM, one run after the other: ZONE and TYPE.",
-        _VM.replace("{do}", "watch") +
-        " --type=\"${TYPE:?such as v5litepod-8}\" --",
-        "gs://BUCKET/FOLDER; copy what ended to a local folder to score it",
-        _VM.replace("{do}", "delete") + "  # It costs while it is there.\n"),
-    "gke": (
-        "TPUs on GKE: CLUSTER, ZONE, PROJECT, TYPE and IMAGE, see "
-        "launch/gke/gke.sh.",
-        "launch/gke/gke.sh run --cluster=\"${CLUSTER:?}\" --zone=\"${ZONE:?}\" "
-        "--project=\"${PROJECT:?}\" --tpu-type=\"${TYPE:?}\" "
-        "--image=\"${IMAGE:?}\" --name={workload} --",
-        "gs://BUCKET/FOLDER; copy what ended to a local folder to score it",
-        ""),
-}
+_LAUNCHERS = tomllib.loads(
+    pathlib.Path(__file__).with_name("launchers.toml").read_text("utf-8"))
+_HEAD, _TAIL = _LAUNCHERS.pop("head"), _LAUNCHERS.pop("tail")
 _LONGEST = 39  # Name of a workload, by xpk.
 
 
@@ -78,14 +39,14 @@ def write(
                          if job.group in students)
   folder.mkdir(parents=True, exist_ok=True)
   found = []
-  for launcher, (how, command, where, last) in _LAUNCHERS.items():
+  for launcher, words in _LAUNCHERS.items():
     filled = lambda text, job="": text.replace(
         "{study}", workload_name(study.name)).replace(
             "{workload}", workload_name(job)).replace(
                 "{name}", shlex.quote(job))
     lines = [_HEAD.format(
-        title=" ".join(title.split()), runs=len(jobs), how=how, where=where,
-        folder=study, again=shlex.join(again))]
+        title=" ".join(title.split()), runs=len(jobs), how=words["needs"],
+        where=words["where"], folder=study, again=shlex.join(again))]
     for variable in wanted:
       lines.append(f': "${{{variable}:?folder of an import-hf, '
                    'where all machines reach it}"\n')
@@ -93,7 +54,7 @@ def write(
     for job in jobs:
       student = students.get(job.group)
       lines.append(" \\\n  ".join([
-          filled(command, job.name),
+          filled(words["command"], job.name),
           *(f"--gin_file={shlex.quote(file)}" for file in job.gin_files),
           # The file has the checkpoint's path on the machine of the import.
           *([f'--gin_file="${{{student}}}/student.gin"',
@@ -105,7 +66,7 @@ def write(
                    + f" \\\n  || failed+={shlex.quote(' ' + job.name)}\n")
     path = folder / f"{launcher}.sh"
     durable_files.replace(path, "\n".join(
-        [*lines, *filter(None, [filled(last)]), _TAIL]))
+        [*lines, *filter(None, [filled(words["last"])]), _TAIL]))
     path.chmod(0o755)
     found.append(path)
   return found

@@ -1,7 +1,5 @@
 """Where students train: how many processes, and which devices each has."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os

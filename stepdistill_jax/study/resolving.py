@@ -1,8 +1,6 @@
-"""From a study's cells to jobs: their gin files, settings, steps and size."""
+"""From a study's cells to jobs: gin files, settings, steps, sizes, choices."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -10,6 +8,8 @@ import itertools
 import math
 import pathlib
 from typing import Any
+
+import numpy as np
 
 from stepdistill_jax.config import early_names, gin_config
 from stepdistill_jax.records import datasets
@@ -207,8 +207,7 @@ def _read(files: tuple[str, ...], bindings: tuple[str, ...]
       files, ["MODEL_DIR = 'none'", "TOKENIZER = 'none'",
               "INITIAL_CHECKPOINT_PATH = None", *bindings], (), ["train"])
   if text is None:
-    raise errors.UserError(
-        f"{', '.join(files)} are not all of a training run")
+    raise errors.UserError(f"{', '.join(files)} are not all of a training run")
   return text
 
 
@@ -305,3 +304,57 @@ def _job(one: Resolved, setting: Setting, seed: int, splits, options, limit
       records_dir=str(options.records_dir), splits=splits, limit=limit,
       settings={"rationales": "no"},
       step_cost=pairs * (one.parameters or 1e6) / 1e6, group=one.cell.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """What a sweep chooses of one cell: by validation accuracy, never by test.
+
+  Attributes:
+    cell: its name.
+    accuracies: setting to its mean validation accuracy over the sweep's
+      seeds; None where one of its runs failed.
+    setting: the best; the first of equals.
+  """
+
+  cell: str
+  accuracies: dict[Setting, float | None]
+  setting: Setting
+
+
+def choose(
+    folder: pathlib.Path, resolved: Sequence[Resolved],
+    failed: Iterable[str] = ()) -> list[Choice]:
+  """The choices of cells whose sweeps are done.
+
+  Args:
+    folder: of the study.
+    resolved: the cells.
+    failed: names of runs that were tried and failed: without a score they do
+      not count.
+  """
+  failed, found = set(failed), []
+  for one in resolved:
+    settings = one.settings()
+    if len(settings) == 1:
+      continue
+    known, waits = {}, False
+    for setting in settings:
+      values, missing = [], set()
+      for seed in one.grid.sweep_seeds:
+        run = jobs_lib.Named(job_name(one.cell, setting, seed))
+        try:
+          results = jobs_lib.read_results(folder, run, VALIDATION)
+          values += [s["accuracy"] for s in results["systems"]
+                     if s["kind"] == "checkpoint"]
+        except FileNotFoundError:
+          missing.add(run.name)
+      if not missing:
+        known[setting] = float(np.mean(values))
+      # One that failed and was tried again has a score.
+      waits = waits or bool(missing) and not missing & failed
+    if known and not waits:
+      found.append(Choice(
+          one.cell.name, {s: known.get(s) for s in settings},
+          max(known, key=lambda setting: known[setting])))
+  return found

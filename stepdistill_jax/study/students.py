@@ -1,7 +1,5 @@
 """Where a study's students begin: imports of pretrained checkpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import pathlib
 

@@ -1,7 +1,5 @@
 """A study's report: what was measured, beside what its papers have."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterator, Mapping, Sequence
 import dataclasses
 import functools
@@ -12,12 +10,7 @@ import pandas as pd
 
 from stepdistill_jax.evaluation.report import run_facts, run_report, tables
 from stepdistill_jax.runs import run_record
-from stepdistill_jax.study import (
-  choices as choices_lib,
-  definition,
-  jobs as jobs_lib,
-  resolving,
-)
+from stepdistill_jax.study import definition, jobs as jobs_lib, resolving
 
 WITHIN, OUTSIDE = "within", "outside"
 IN_MINIATURE = (
@@ -83,7 +76,7 @@ def method_name(method: str) -> str:
 def write(
     folder: pathlib.Path, study: definition.Study,
     resolved: Sequence[resolving.Resolved], jobs: Sequence[jobs_lib.Job],
-    chosen: Sequence[choices_lib.Choice], failed: Mapping[str, str],
+    chosen: Sequence[resolving.Choice], failed: Mapping[str, str],
     miniature: bool, asked: Container[str]) -> list[tables.Table]:
   """Writes the report of what is scored so far.
 
@@ -280,7 +273,7 @@ def beating(lines: Sequence[Line], teachers: pd.DataFrame) -> tables.Table:
       "interval holds the teacher's accuracy, or there is none")
 
 
-def _choices(chosen: Sequence[choices_lib.Choice]) -> tables.Table:
+def _choices(chosen: Sequence[resolving.Choice]) -> tables.Table:
   words = lambda setting: ", ".join(f"{n} {v:g}" for n, v in setting)
   rows = [{"cell": c.cell, "setting": words(setting), "accuracy": accuracy,
            "chosen": "chosen" if setting == c.setting else None}

@@ -98,16 +98,15 @@ def _train_and_score(
     folder: pathlib.Path, job: jobs_lib.Job, platforms: str,
     threads: int | None, log: pathlib.Path | None) -> str:
   """Does a job; returns why it failed, where there is a log for the rest."""
-  if log is None:
-    _prepare(platforms, threads)
-    jobs_lib.train_and_score(folder, job, _News(job, log))
-    return ""
   try:
-    log.parent.mkdir(parents=True, exist_ok=True)
+    if log is not None:
+      log.parent.mkdir(parents=True, exist_ok=True)
     _prepare(platforms, threads)
     jobs_lib.train_and_score(folder, job, _News(job, log))
     return ""
   except Exception as error:
+    if log is None:
+      raise
     import gin
 
     gin.clear_config()
@@ -175,7 +174,7 @@ class Workers:
 
   def _close(self) -> None:
     # The pool's own thread alone waits for the processes: of two that do, one
-    # would be told that there is no such process, and have no exit code.
+    # would find that there is no such process, and have no exit code.
     for process in self.processes:
       process.terminate()
     deadline = time.monotonic() + _SECONDS_TO_END

@@ -14,8 +14,6 @@ the cache, keeps it from the teacher. `output` is raw and never edited. While
 collecting a cache is append-only; the manifest is replaced in one step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
@@ -25,6 +23,7 @@ import os
 import pathlib
 import re
 import sqlite3
+import tomllib
 from typing import Any
 
 from stepdistill_jax.records import records
@@ -36,18 +35,12 @@ MANIFEST = "manifest.json"
 # The lines of a cache that is being collected; see `ask.store`.
 GROWING = ".cache.sqlite"
 _SHARD = re.compile(r"shard-\d{5}\.jsonl(?:\.gz)?")
-# Endings, and the names that servers have for them, in lower case.
+# Endings.
 STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
-_ENDINGS = {
-    STOP: ("", "unknown", "eos", "eos_token", "end_turn", "stop_sequence",
-           "stop_str", "end_of_sequence", "end_of_turn", "completed",
-           "complete", "finished", "finish", "end", "done"),
-    LENGTH: ("max_tokens", "max_length", "max_new_tokens",
-             "max_output_tokens", "model_length", "max_completion_tokens"),
-    FILTERED: ("safety", "recitation", "blocklist", "prohibited_content",
-               "spii", "guardrail_intervened", "content_filtered"),
-}
-_ENDING_OF = {name: ending for ending, names in _ENDINGS.items()
+# What servers call these and other things.
+SERVERS = tomllib.loads(
+    pathlib.Path(__file__).with_name("servers.toml").read_text("utf-8"))
+_ENDING_OF = {name: ending for ending, names in SERVERS["endings"].items()
               for name in names}
 
 
@@ -93,52 +86,41 @@ def thinking_of(line: Mapping[str, Any]) -> str:
   return text if isinstance(text, str) else ""
 
 
-class CacheWriter:
-  """Writes a cache as a whole, at its end; a context manager.
+@contextlib.contextmanager
+def cache_writer(
+    folder: str | os.PathLike, *, teacher: str, dataset: str, split: str,
+    prompt_id: str = "", sampling: Mapping[str, Any] | None = None
+) -> Iterator[list[Completion]]:
+  """Writes a cache as a whole, when its block ends without an error.
 
   For caches that fit in memory; what grows is an `ask.store.Store`.
+
+  Yields:
+    A list that takes the completions.
   """
-
-  def __init__(
-      self, folder: str | os.PathLike, *, teacher: str, dataset: str,
-      split: str, prompt_id: str = "", prompt_sha256: str = "",
-      sampling: Mapping[str, Any] | None = None):
-    self._folder = pathlib.Path(folder)
-    self._manifest = {
-        "format_version": FORMAT_VERSION,
-        "teacher": records.check_name("teacher", teacher),
-        "dataset": records.check_name("data set", dataset),
-        "split": split, "prompt_id": prompt_id,
-        "prompt_sha256": prompt_sha256, "sampling": dict(sampling or {}),
-    }
-    errors.require_known("split", split, records.SPLITS)
-    self._lines: list[str] = []
-
-  def __enter__(self) -> CacheWriter:
-    if (self._folder / MANIFEST).exists():
-      before = read_manifest(self._folder)
-      for key, value in self._manifest.items():
-        if before.get(key) != value:
-          raise errors.UserError(
-              f"{self._folder} is a cache with {key} {before.get(key)!r}, not "
-              f"{value!r}; choose another folder")
-    return self
-
-  def write(self, completion: Completion) -> None:
-    """Adds one completion."""
-    values = dataclasses.asdict(completion)
-    if not completion.thinking:
-      del values["thinking"]
-    # Lone surrogates stay as `\ud800` escapes: raw is raw.
-    self._lines.append(json.dumps(values, ensure_ascii=True))
-
-  def __exit__(self, exception_type, exception, traceback) -> None:
-    if exception_type is None:
-      self._folder.mkdir(parents=True, exist_ok=True)
-      shards = write_shards(self._folder, iter(self._lines))
-      write_manifest(self._folder, {
-          **self._manifest, "complete": True, "shards": shards,
-          "count": len(self._lines)})
+  folder = pathlib.Path(folder)
+  errors.require_known("split", split, records.SPLITS)
+  manifest = {
+      "format_version": FORMAT_VERSION,
+      "teacher": records.check_name("teacher", teacher),
+      "dataset": records.check_name("data set", dataset),
+      "split": split, "prompt_id": prompt_id, "prompt_sha256": "",
+      "sampling": dict(sampling or {})}
+  before = read_manifest(folder) if (folder / MANIFEST).exists() else manifest
+  for key, value in manifest.items():
+    if before.get(key) != value:
+      raise errors.UserError(
+          f"{folder} is a cache with {key} {before.get(key)!r}, not {value!r}; "
+          "choose another folder")
+  found: list[Completion] = []
+  yield found
+  folder.mkdir(parents=True, exist_ok=True)
+  # Lone surrogates stay as `\ud800` escapes: raw is raw.
+  shards = write_shards(folder, (
+      json.dumps({name: value for name, value in dataclasses.asdict(one).items()
+                  if value or name != "thinking"}) for one in found))
+  write_manifest(folder, {
+      **manifest, "complete": True, "shards": shards, "count": len(found)})
 
 
 def write_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
@@ -237,8 +219,7 @@ def read_completions(folder: pathlib.Path) -> Iterator[text_files.Entry]:
 
 def is_whole(database: sqlite3.Connection) -> bool:
   """True if a growing cache's database has all that was collected before."""
-  return database.execute("PRAGMA user_version").fetchone() == (
-      FORMAT_VERSION,)
+  return database.execute("PRAGMA user_version").fetchone() == (FORMAT_VERSION,)
 
 
 def mark_whole(database: sqlite3.Connection) -> None:
@@ -247,17 +228,16 @@ def mark_whole(database: sqlite3.Connection) -> None:
 
 def _growing_entries(path: pathlib.Path) -> Iterator[text_files.Entry]:
   """Yields the lines of a cache that is still being collected."""
-  try:
-    with contextlib.closing(sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-      if is_whole(database):
-        for number, line in database.execute(
-            "SELECT rowid, line FROM samples ORDER BY rowid"):
-          value, problem = text_files.parse_json(line)
-          yield text_files.Entry(value, problem, path, number, "line")
-        return
-  except sqlite3.Error as error:
-    raise errors.UserError(f"cannot read {path}: {error}") from error
+  with errors.reported(
+      sqlite3.Error, lambda error: f"cannot read {path}: {error}"
+  ), contextlib.closing(sqlite3.connect(
+      f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+    if is_whole(database):
+      for number, line in database.execute(
+          "SELECT rowid, line FROM samples ORDER BY rowid"):
+        value, problem = text_files.parse_json(line)
+        yield text_files.Entry(value, problem, path, number, "line")
+      return
   for shard in shard_paths(path.parent):
     yield from text_files.read_entries(shard)
 

@@ -10,11 +10,7 @@ import dataclasses
 import hashlib
 import math
 
-from stepdistill_jax.answers import (
-  consistency,
-  labels as labels_lib,
-  text_overlap,
-)
+from stepdistill_jax.answers import consistency, labels, text_overlap
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.util import errors
 
@@ -63,7 +59,7 @@ class Filters:
     if self.only_ok and record.status != records.OK:
       return "only_ok"
     if self.only_correct and not (
-        record.label and labels_lib.is_correct(
+        record.label and labels.is_correct(
             dataset, record.teacher_label, record.label)):
       return "only_correct"
     if self.dedupe and is_repeated(record):

@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _list(args: argparse.Namespace, prompts: list) -> None:
-  found = [p for p in prompts
-           if not args.dataset or p.serves(args.dataset)]
+  found = [p for p in prompts if not args.dataset or p.serves(args.dataset)]
   if args.json:
     print(json.dumps([_summary(prompt) for prompt in found]))
     return

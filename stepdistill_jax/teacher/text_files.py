@@ -359,8 +359,7 @@ def _values(file: BinaryIO, path: pathlib.Path, kind: str, closing: str
 _rows_by_name = functools.partial(_values, kind="object", closing="}")
 
 
-def _skip_name(
-    window: _ArrayText, path: pathlib.Path, number: int) -> None:
+def _skip_name(window: _ArrayText, path: pathlib.Path, number: int) -> None:
   """Moves past the name and the colon before an object's value."""
   while not (match := _NAME.match(window.text, window.at)):
     if len(window.text) - window.at > MAX_ENTRY_BYTES or not window.more():

@@ -4,8 +4,6 @@ statsmodels and the package krippendorff compute the coefficients; intervals
 are percentile bootstraps over items.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 import dataclasses
 import itertools

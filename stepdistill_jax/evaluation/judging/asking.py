@@ -5,8 +5,6 @@ paid for twice, a killed call goes on, and budgets and limits are as of
 `stepdistill teacher collect`.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Collection, Iterable, Iterator, Mapping
 import dataclasses
@@ -90,7 +88,7 @@ def prepare(args: argparse.Namespace, pairs: pairs_lib.Pairs,
 
   prompt = prompts.find(args.prompt, DATASET)
   single = "answer" in prompt.fields
-  questions = list((_single if single else _pairwise)(pairs))
+  questions = list(_questions(pairs, single))
   if "reference" in prompt.fields and not all(
       question["reference"] for question in questions):
     raise errors.UserError(
@@ -186,18 +184,18 @@ def _in_range(grade: float | None, prompt: prompts.Prompt) -> bool:
       <= limits.get("maximum", math.inf))
 
 
-def _pairwise(pairs: pairs_lib.Pairs) -> Iterator[dict[str, str]]:
+def _questions(pairs: pairs_lib.Pairs, single: bool
+               ) -> Iterator[dict[str, str]]:
+  """Each answer, or each pair in both orders."""
   for pair in pairs.pairs.values():
-    for order, a, b in ((verdicts_lib.GIVEN, pair.first, pair.second),
-                        (verdicts_lib.SWAPPED, pair.second, pair.first)):
+    both = pair.first, pair.second
+    if single:
+      for name, answer in zip(pairs.names, both, strict=True):
+        yield _question(pair, name, answer=answer)
+      continue
+    for order, (a, b) in ((verdicts_lib.GIVEN, both),
+                          (verdicts_lib.SWAPPED, both[::-1])):
       yield _question(pair, order, answer_a=a, answer_b=b)
-
-
-def _single(pairs: pairs_lib.Pairs) -> Iterator[dict[str, str]]:
-  for pair in pairs.pairs.values():
-    for name, answer in zip(pairs.names, (pair.first, pair.second),
-                            strict=True):
-      yield _question(pair, name, answer=answer)
 
 
 def _question(pair: pairs_lib.Pair, shown: str, **answers: str

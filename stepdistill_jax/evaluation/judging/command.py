@@ -12,8 +12,6 @@ of who answered. What is in --output is judged once; run the same command again
 to go on, or with more --verdicts to compare graders.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import pathlib
@@ -66,7 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-  from stepdistill_jax.evaluation.judging import report, sheet
+  from stepdistill_jax.evaluation.judging import (
+    report,
+    sheet,
+    verdicts as verdicts_lib,
+  )
   from stepdistill_jax.teacher.importing import counts as import_counts
 
   pairs = _pairs(args)
@@ -89,18 +91,19 @@ def run(args: argparse.Namespace) -> int | None:
     from stepdistill_jax.evaluation.judging import asking
     from stepdistill_jax.teacher.ask import dry_run
 
-    estimate = dry_run.estimate(asking.prepare(args, pairs, folder)[0])
-    print(json.dumps(estimate) if args.json
-          else "\n".join(dry_run.lines(estimate)))
-    return None
+    return dry_run.show(asking.prepare(args, pairs, folder)[0], args.json)
   verdicts, scores, not_read, warnings, groups = [], [], {}, [], []
   prompt, exit_code = None, 0
-  graders = tuple(filter(
-      None, map(str.strip, (args.graders or "").split(","))))
+  graders = tuple(filter(None, map(str.strip, (args.graders or "").split(","))))
   seen: set[str] = set()
   for given in args.verdicts:
-    found, not_read[given] = _read_verdicts(
-        given, pairs, graders, seen, verdicts)
+    name, path = argument_parser.split_name(given)
+    if not pathlib.Path(path).is_file():
+      raise errors.UserError(f"there is no file --verdicts={path}")
+    found, reasons = verdicts_lib.read_file(
+        pathlib.Path(path), pairs, grader=name, graders=graders, seen=seen,
+        earlier=verdicts)
+    not_read[given] = reasons.as_json()
     verdicts += found
     groups.append(list(dict.fromkeys(said.grader for said in found)))
   for name in graders:
@@ -161,17 +164,3 @@ def _pairs(args: argparse.Namespace) -> Any:
   return pairs_lib.join_predictions(
       pathlib.Path(args.first), pathlib.Path(args.second),
       pathlib.Path(args.questions) if args.questions else None, names)
-
-
-def _read_verdicts(given: str, pairs: Any, graders: tuple[str, ...],
-                   seen: set[str], earlier: list[Any]
-                   ) -> tuple[list[Any], dict[str, Any]]:
-  from stepdistill_jax.evaluation.judging import verdicts
-
-  name, path = argument_parser.split_name(given)
-  if not pathlib.Path(path).is_file():
-    raise errors.UserError(f"there is no file --verdicts={path}")
-  found, reasons = verdicts.read_file(
-      pathlib.Path(path), pairs, grader=name, graders=graders, seen=seen,
-      earlier=earlier)
-  return found, reasons.as_json()

@@ -250,9 +250,9 @@ def test_a_verdict_that_flips_is_a_tie(tmp_path):
   assert (rate.flipped, rate.unreadable, rate.pairs) == (1, 1, 3)
   assert rate.win_rate == 0.5
   # Shown first and chosen: q0 swapped, q1 given, q2 both; of seven readable.
-  assert (rate.shown_first.count, rate.shown_first.n) == (4, 7)
+  assert (rate.shown_first["count"], rate.shown_first["n"]) == (4, 7)
   # The first system's answers are the longer ones; q1 alone prefers it.
-  assert (rate.longer.count, rate.longer.n) == (1, 2)
+  assert (rate.longer["count"], rate.longer["n"]) == (1, 2)
 
 
 @pytest.mark.parametrize("judge, name, warns", [
@@ -482,7 +482,7 @@ def test_real_judgements_give_their_figures():
   pairs = pairs_lib.read_pairs(alpaca)
   (rate,) = win_rates.of_graders(pairs, verdicts.read_file(alpaca, pairs)[0])
   assert (rate.pairs, round(100 * rate.win_rate, 2)) == (805, 63.33)
-  assert rate.shown_first.value is None  # The file does not say the order.
+  assert rate.shown_first["share"] is None  # The file does not say the order.
   judgebench = real("judgebench/judged_arena_hard_o1-mini.jsonl.gz")
   pairs = pairs_lib.read_pairs(judgebench)
   (rate,) = win_rates.of_graders(

@@ -1,7 +1,7 @@
 """Pairs of answers to one question, as files have them.
 
 A pair file is JSON, JSON Lines, CSV, TSV or Parquet, with a column for each of
-the following, under one of the names that `_COLUMNS` lists:
+the following, under one of the names that `columns.toml` lists:
 
 | column | what |
 |---|---|
@@ -12,33 +12,19 @@ the following, under one of the names that `_COLUMNS` lists:
 | first_name, second_name | who answered (optional, the same in all rows) |
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
+import tomllib
 from typing import Any
 
 from stepdistill_jax.teacher import text_files
-from stepdistill_jax.teacher.importing import (
-  containers,
-  counts as import_counts,
-  table_files,
-)
+from stepdistill_jax.teacher.importing import containers, counts, table_files
 from stepdistill_jax.util import errors
 
-ITEM_COLUMNS = ("item", "id", "idx", "pair_id", "question_id")
-_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "item": ITEM_COLUMNS,
-    "question": ("question", "instruction", "prompt", "inputs", "input"),
-    "first": ("first", "response1", "response_1", "response_A", "output_1",
-              "answer_a"),
-    "second": ("second", "response2", "response_2", "response_B", "output_2",
-               "answer_b"),
-    "reference": ("reference", "label_text", "gold"),
-    "first_name": ("first_name", "generator_1", "model_a"),
-    "second_name": ("second_name", "generator_2", "model_b"),
-}
+_COLUMNS: Mapping[str, Sequence[str]] = tomllib.loads(
+    pathlib.Path(__file__).with_name("columns.toml").read_text("utf-8"))
+ITEM_COLUMNS = _COLUMNS["item"]
 _ANSWER = ("text", "answer", "output", "prediction")  # Of prediction files.
 
 # Named reasons of rows that are no pair.
@@ -78,7 +64,7 @@ class Pairs:
 
   pairs: Mapping[str, Pair]
   names: tuple[str, str]
-  dropped: import_counts.Reasons
+  dropped: counts.Reasons
 
   def __post_init__(self) -> None:
     if self.names[0] == self.names[1]:
@@ -99,7 +85,7 @@ def read_pairs(path: pathlib.Path,
   Raises:
     errors.UserError: the file cannot be read, or no row of it is a pair.
   """
-  dropped = import_counts.Reasons()
+  dropped = counts.Reasons()
   found: dict[str, Pair] = {}
   named: dict[tuple[str, str], None] = {}
   for entry, item, fields in _rows(path, dropped):
@@ -141,7 +127,7 @@ def join_predictions(first: pathlib.Path, second: pathlib.Path,
   Raises:
     errors.UserError: a file cannot be read, or no two rows have one id.
   """
-  dropped = import_counts.Reasons()
+  dropped = counts.Reasons()
   one = _answers_of(first, dropped)
   other = _answers_of(second, dropped)
   asked = {**other, **one}
@@ -179,7 +165,7 @@ def join_scored(folder: pathlib.Path, names: tuple[str, str]) -> Pairs:
   if not path.is_file():
     raise errors.UserError(
         f"there is no {path}; name an --output folder of stepdistill-eval")
-  dropped = import_counts.Reasons()
+  dropped = counts.Reasons()
   found: dict[str, dict[str, Mapping[str, Any]]] = {}
   for _, item, fields in _rows(path, dropped):
     if fields.get("mode", "generate") == "generate":
@@ -198,7 +184,7 @@ def join_scored(folder: pathlib.Path, names: tuple[str, str]) -> Pairs:
   return Pairs(joined, names, dropped)
 
 
-def _rows(path: pathlib.Path, dropped: import_counts.Reasons
+def _rows(path: pathlib.Path, dropped: counts.Reasons
           ) -> Iterator[tuple[text_files.Entry, str, Mapping[str, Any]]]:
   for number, entry in enumerate(containers.read_objects(path), start=1):
     if entry.problem or not isinstance(entry.value, dict):
@@ -208,7 +194,7 @@ def _rows(path: pathlib.Path, dropped: import_counts.Reasons
     yield entry, _field(fields, "item") or str(number), fields
 
 
-def _answers_of(path: pathlib.Path, dropped: import_counts.Reasons
+def _answers_of(path: pathlib.Path, dropped: counts.Reasons
                 ) -> dict[str, tuple[text_files.Entry, Mapping[str, Any]]]:
   """Item -> row of a prediction file; what has no answer is dropped."""
   found: dict[str, tuple[text_files.Entry, Mapping[str, Any]]] = {}
@@ -253,12 +239,12 @@ def _stem(path: pathlib.Path) -> str:
 
 
 def _require_some(found: Iterable[Any], path: pathlib.Path,
-                  dropped: import_counts.Reasons) -> None:
+                  dropped: counts.Reasons) -> None:
   if not found:
     columns = "; ".join(f"{name}: {' or '.join(columns)}"
                         for name, columns in _COLUMNS.items()
                         if name in ("question", "first", "second"))
-    reasons = ", ".join(import_counts.in_words(dropped.as_json(), True))
+    reasons = ", ".join(counts.in_words(dropped.as_json(), True))
     raise errors.UserError(
         f"{path} has no pair of answers ({reasons or 'it has no row'}); "
         f"columns that are read: {columns}")

@@ -1,7 +1,5 @@
 """What judges and people said of two systems: JSON, tables, page."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
@@ -10,7 +8,7 @@ from typing import Any
 
 from stepdistill_jax.evaluation import statistics
 from stepdistill_jax.evaluation.judging import (
-  agreement as agreement_lib,
+  agreement,
   asking,
   pairs as pairs_lib,
   verdicts as verdicts_lib,
@@ -38,15 +36,15 @@ def make(pairs: pairs_lib.Pairs, verdicts: Sequence[verdicts_lib.Verdict],
     prompt: the judge's, its id and hash.
     seed: of the bootstraps.
   """
-  together: list[agreement_lib.Agreement] = []
+  together: list[agreement.Agreement] = []
   if verdicts:
-    table = agreement_lib.table_of(verdicts)
+    table = agreement.table_of(verdicts)
     # Of each group, of all; those of two are among the pairs.
     several = dict.fromkeys(
         tuple(group) for group in (*groups, table.columns) if len(group) > 2)
     together = [
-        *(agreement_lib.agree(table, group, seed=seed) for group in several),
-        *agreement_lib.agree_in_pairs(table, seed=seed)]
+        *(agreement.agree(table, group, seed=seed) for group in several),
+        *agreement.agree_in_pairs(table, seed=seed)]
   return {
       "code_version": outputs.code_version(),
       "systems": list(pairs.names), "pairs": len(pairs.pairs),
@@ -55,20 +53,11 @@ def make(pairs: pairs_lib.Pairs, verdicts: Sequence[verdicts_lib.Verdict],
                             if item.count("/") == 2}),
       "pairs_dropped": pairs.dropped.as_json(),
       "prompt": prompt and {"id": prompt[0], "sha256": prompt[1]},
-      "graders": [_as_json(rate) for rate in win_rates.of_graders(
+      "graders": [dataclasses.asdict(rate) for rate in win_rates.of_graders(
           pairs, verdicts, seed=seed)],
       "agreement": [dataclasses.asdict(found) for found in together],
       "scores": _scores(scores, seed), "not_read": dict(not_read),
       "warnings": list(warnings)}
-
-
-def _as_json(rate: win_rates.WinRate) -> dict[str, Any]:
-  shares = {
-      name: {"count": share.count, "n": share.n, "share": share.value,
-             "ci95": share.ci95}
-      for name, share in (("shown_first", rate.shown_first),
-                          ("longer", rate.longer))}
-  return {**dataclasses.asdict(rate), **shares}
 
 
 def _scores(scores: Sequence[asking.Score], seed: int) -> list[dict[str, Any]]:

@@ -5,8 +5,6 @@ each; a row's `order` tells which was shown first, so that a verdict is read
 back as in `verdicts.read_file`.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io
@@ -14,10 +12,7 @@ import pathlib
 
 import numpy as np
 
-from stepdistill_jax.evaluation.judging import (
-  pairs as pairs_lib,
-  verdicts as verdicts_lib,
-)
+from stepdistill_jax.evaluation.judging import pairs as pairs_lib, verdicts
 from stepdistill_jax.util import durable_files, errors, pages
 
 COLUMNS = ("item", "order", "grader", "verdict", "comment")
@@ -53,16 +48,16 @@ def write(pairs: pairs_lib.Pairs, page: pathlib.Path, *, seed: int = 0
   writer.writerows({**row, **{
       name: "'" * row[name].startswith(("=", "+", "-", "@")) + row[name]
       for name in _TEXTS}} for row in rows)
-  try:
+  with errors.reported(
+      OSError, lambda error: f"cannot write {page}: {error.strerror}"):
     page.parent.mkdir(parents=True, exist_ok=True)
     durable_files.replace(page, pages.render(
         _TEMPLATE, title="Which answer is better?", rows=rows,
-        columns=COLUMNS, key=_key(rows)))
+        # By which a browser keeps the progress of this sheet and no other.
+        columns=COLUMNS, key=hashlib.sha256(
+            repr(rows).encode()).hexdigest()[:16]))
     # With a byte-order mark, by which spreadsheets know UTF-8.
     durable_files.replace(table, "\ufeff" + text.getvalue())
-  except OSError as error:
-    raise errors.UserError(
-        f"cannot write {page}: {error.strerror}") from error
   return table
 
 
@@ -70,19 +65,14 @@ def shuffled(pairs: pairs_lib.Pairs, seed: int) -> list[dict[str, str]]:
   """The rows of a sheet, shuffled; as many of each order as can be."""
   rng = np.random.default_rng(seed)
   found = list(pairs.pairs.values())
-  orders = [verdicts_lib.GIVEN, verdicts_lib.SWAPPED] * (len(found) // 2 + 1)
+  orders = [verdicts.GIVEN, verdicts.SWAPPED] * (len(found) // 2 + 1)
   rows = []
   for at, swap in zip(rng.permutation(len(found)),
                       rng.permutation(len(found)), strict=True):
     pair, order = found[at], orders[swap]
     answers = [pair.first, pair.second]
-    if order == verdicts_lib.SWAPPED:
+    if order == verdicts.SWAPPED:
       answers.reverse()
     rows.append({"item": pair.item, "order": order, "question": pair.question,
                  "answer_1": answers[0], "answer_2": answers[1]})
   return rows
-
-
-def _key(rows: list[dict[str, str]]) -> str:
-  """By which a browser keeps the progress of this sheet and no other."""
-  return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]

@@ -1,7 +1,5 @@
 """What a judge or a person said of a pair, read out of text and files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
@@ -19,10 +17,7 @@ from stepdistill_jax.answers import (
 from stepdistill_jax.evaluation.judging import pairs as pairs_lib
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import text_files
-from stepdistill_jax.teacher.importing import (
-  containers,
-  counts as import_counts,
-)
+from stepdistill_jax.teacher.importing import containers, counts
 from stepdistill_jax.util import errors
 
 FIRST, TIE, SECOND = 0.0, 0.5, 1.0
@@ -90,8 +85,7 @@ def read_text(text: str) -> tuple[float | None, str]:
   if named := find_value(cleaned, _KEYS):
     return _word(named[0]), named[1]
   parsed = _parser()(text, datasets.Row("", ""))
-  if not parsed.label or (
-      parsed.rule == "last sentence" and parsed.rationale):
+  if not parsed.label or (parsed.rule == "last sentence" and parsed.rationale):
     return None, cleaned.strip()
   return _word(parsed.label), parsed.rationale
 
@@ -132,10 +126,10 @@ def shown_to_given(preference: float | None, order: str) -> float | None:
 def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
               grader: str | None = None, graders: Sequence[str] = (),
               seen: set[str] | None = None, earlier: Sequence[Verdict] = ()
-              ) -> tuple[list[Verdict], import_counts.Reasons]:
+              ) -> tuple[list[Verdict], counts.Reasons]:
   """Reads verdicts of people or of models from a file.
 
-  Forms, told by the columns:
+  Forms, recognized by the columns:
 
   * `item`, `grader`, `verdict`, perhaps `order`: as the sheet writes them;
   * columns `annotator1`, `annotator2`, … (0, 1, 2), each a grader;
@@ -163,7 +157,7 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
   Raises:
     errors.UserError: the file cannot be read, or has none of these forms.
   """
-  reasons = import_counts.Reasons()
+  reasons = counts.Reasons()
   grader = grader or path.name.partition(".")[0]
   verdicts: dict[tuple[str, str, str], Verdict] = {}
   taken = {(said.item, said.grader, said.order) for said in earlier}
@@ -200,19 +194,18 @@ def read_file(path: pathlib.Path, pairs: pairs_lib.Pairs,
   if not verdicts and not reasons[UNKNOWN_GRADER]:
     raise errors.UserError(
         f"{path} has no verdict on any of the {len(pairs.pairs)} pairs ("
-        + ", ".join(import_counts.in_words(reasons.as_json(), True)) + ")")
+        + ", ".join(counts.in_words(reasons.as_json(), True)) + ")")
   return list(verdicts.values()), reasons
 
 
-def _preference(value: Any, order: str, names: tuple[str, str]
-                ) -> float | None:
+def _preference(value: Any, order: str, names: tuple[str, str]) -> float | None:
   """The preference for the second system; None where it cannot be read."""
   shown = (value - 1.0 if isinstance(value, float) and 1 <= value <= 2
            else _word(value))
   if shown is not None:
     return shown_to_given(shown, order)
   text = str(value).strip()
-  # Names that differ by case alone are told apart by it.
+  # Names that differ by case alone are distinguished by it.
   for fold in (str, str.lower):
     same = [fold(name) == fold(text) for name in names]
     if sum(same) == 1:

@@ -1,36 +1,19 @@
 """Who wins, and what a judge's verdicts depend on besides the answers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import re
+from typing import Any
 
 import pandas as pd
 
-from stepdistill_jax.evaluation import statistics
+from stepdistill_jax.evaluation import cost, statistics
 from stepdistill_jax.evaluation.judging import (
   pairs as pairs_lib,
   verdicts as verdicts_lib,
 )
 
 Interval = tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-  """A share of `n` with Wilson's interval; None of nothing."""
-
-  count: int
-  n: int
-
-  @property
-  def value(self) -> float | None:
-    return self.count / self.n if self.n else None
-
-  @property
-  def ci95(self) -> Interval | None:
-    return statistics.wilson_interval(self.count, self.n) if self.n else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +32,10 @@ class WinRate:
     win_rate: of the second system: the mean preference, a tie counting half.
     ci95: its percentile bootstrap interval over pairs.
     shown_first: verdicts for the answer that stood first, of those for one
-      whose order is known.
+      whose order is known: `count`, `n`, `share` and Wilson's `ci95`.
       Without a position bias of a judge who saw both orders it is a half.
-    longer: decided pairs whose longer answer won, of those of other lengths.
+    longer: decided pairs whose longer answer won, of those of other lengths;
+      likewise.
   """
 
   grader: str
@@ -63,8 +47,8 @@ class WinRate:
   flipped: int
   win_rate: float | None
   ci95: Interval | None
-  shown_first: Share
-  longer: Share
+  shown_first: Mapping[str, Any]
+  longer: Mapping[str, Any]
 
 
 def of_graders(pairs: pairs_lib.Pairs,
@@ -104,9 +88,15 @@ def _of_grader(pairs: Mapping[str, pairs_lib.Pair], grader: str,
       win_rate=float(read.mean()) if len(read) else None,
       ci95=statistics.bootstrap_interval(read.to_numpy(), seed=seed)
       if len(read) else None,
-      shown_first=Share(int(shown_first.sum()), len(shown_first)),
-      longer=Share(sum(filter(None, longer)),
-                   sum(value is not None for value in longer)))
+      shown_first=_share(int(shown_first.sum()), len(shown_first)),
+      longer=_share(sum(filter(None, longer)),
+                    sum(value is not None for value in longer)))
+
+
+def _share(count: int, n: int) -> dict[str, Any]:
+  """A share of `n` with Wilson's interval; None of nothing."""
+  return {"count": count, "n": n, "share": count / n if n else None,
+          "ci95": statistics.wilson_interval(count, n) if n else None}
 
 
 def _prefers_longer(pair: pairs_lib.Pair, preference: float) -> bool | None:
@@ -117,24 +107,12 @@ def _prefers_longer(pair: pairs_lib.Pair, preference: float) -> bool | None:
   return bool((difference > 0) == (preference > verdicts_lib.TIE))
 
 
-# Families of models, by a word of their names.
-_FAMILIES = ("llama", "qwen", "gpt", "chatgpt", "davinci", "alpaca", "o1",
-             "o3", "o4", "claude", "gemini",
-             "gemma", "palm", "mistral", "mixtral", "deepseek", "phi",
-             "command", "t5", "smollm", "vicuna")
-# Vicuna and Alpaca are Llamas, Gemma of Gemini's makers.
-_SAME = {"vicuna": "llama", "alpaca": "llama", "chatgpt": "gpt",
-         "davinci": "gpt", "gemma": "gemini", "palm": "gemini",
-         "mixtral": "mistral", "o1": "gpt", "o3": "gpt", "o4": "gpt"}
-
-
 def family(model: str) -> str | None:
   """The family of a model by its name, such as `llama`; None if unknown."""
   words = re.findall(r"[a-z]+\d?", model.lower())
-  for name in _FAMILIES:
-    if any(word.rstrip("0123456789") == name or word == name
-           for word in words):
-      return _SAME.get(name, name)
+  for name, known in cost.MODELS["families"].items():
+    if any(word.rstrip("0123456789") == name or word == name for word in words):
+      return known
   return None
 
 

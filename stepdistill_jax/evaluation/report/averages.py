@@ -1,7 +1,5 @@
 """Runs averaged over their seeds, and the differences between methods."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
@@ -16,8 +14,7 @@ from stepdistill_jax.interop import run_folder
 
 BASELINE = "finetune"
 _ASKED = ["benchmark", "split", "mode"]
-_POINT = ["dataset", "split", "method", "optimizer", "size", "share",
-          "teacher"]
+_POINT = ["dataset", "split", "method", "optimizer", "size", "share", "teacher"]
 # What a comparison of two methods keeps equal.
 _SETTING = ["dataset", "split", "size", "share", "optimizer"]
 
@@ -122,8 +119,7 @@ def group(runs: pd.DataFrame,
     points = [_by_seed(members) for _, members in here.groupby(
         [*_POINT, "full_name", "group"], sort=False, dropna=False)]
     arrays = [_answers(list(p["correct"])) for p in points]
-    estimates = iter(effect.estimate_all(
-        [a for a in arrays if a is not None]))
+    estimates = iter(effect.estimate_all([a for a in arrays if a is not None]))
     found += [_summarize(point, None if array is None else next(estimates))
               for point, array in zip(points, arrays)]
   return pd.DataFrame(sorted(found, key=lambda g: (
@@ -138,8 +134,7 @@ def _by_seed(members: pd.DataFrame) -> pd.DataFrame:
   return members.set_axis(members["seed"].mask(again, places).to_list())
 
 
-def _answers(
-    given: Sequence[Mapping[str, bool] | None]) -> np.ndarray | None:
+def _answers(given: Sequence[Mapping[str, bool] | None]) -> np.ndarray | None:
   """Answers to the same examples, float64 `[seeds, examples]`, else None."""
   if not all(given) or len({frozenset(answers) for answers in given}) > 1:
     return None

@@ -11,21 +11,17 @@ example:
   stepdistill report runs --output=report
 """
 
-from __future__ import annotations
-
 import pathlib
 
 
 def add_arguments(parser) -> None:
-  parser.add_argument(
-      "runs", nargs="+", metavar="RUN",
+  add = parser.add_argument
+  add("runs", nargs="+", metavar="RUN",
       help="run folder, output of stepdistill-eval, or folder of these")
-  parser.add_argument(
-      "--output", default="report", metavar="DIR",
+  add("--output", default="report", metavar="DIR",
       help="where report.html, report.md, report.json and the figures go "
       "(default: report)")
-  parser.add_argument(
-      "--json", action="store_true", help="print report.json, no tables")
+  add("--json", action="store_true", help="print report.json, no tables")
 
 
 def run(args) -> None:

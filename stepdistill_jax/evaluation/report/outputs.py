@@ -1,7 +1,5 @@
 """The folder of a call: `results.json`, `examples.jsonl`, reports, plots."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 import csv
 import functools
@@ -73,8 +71,7 @@ def prepare(folder: pathlib.Path) -> pathlib.Path:
     errors.UserError: it cannot be made, or holds something else.
   """
   if folder.exists() and not folder.is_dir():
-    raise errors.UserError(
-        f"--output={folder} is a file; name a folder")
+    raise errors.UserError(f"--output={folder} is a file; name a folder")
   if folder.is_dir():
     other = [p.name for p in folder.iterdir()]
     ours = {"results.json", "examples.jsonl", "answers", "plots"}
@@ -82,11 +79,9 @@ def prepare(folder: pathlib.Path) -> pathlib.Path:
       raise errors.UserError(
           f"--output={folder} holds other files (such as {sorted(other)[0]}) "
           "and no earlier scores; name a new folder")
-  try:
+  with errors.reported(OSError, lambda error: (
+      f"--output={folder} cannot be made: {error.strerror}")):
     folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise errors.UserError(
-        f"--output={folder} cannot be made: {error.strerror}") from error
   return folder
 
 

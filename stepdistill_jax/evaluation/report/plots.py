@@ -4,8 +4,6 @@ Each is a PNG file for a folder and an SVG image for a page, with its data as a
 table for those who cannot see it. Legends stand below the axes, over no line.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
@@ -309,6 +307,5 @@ def _dodged(x: Sequence[float], every_x: Sequence[float], shift: float,
             log: bool) -> list[float]:
   """Points moved sideways, so that intervals do not overlap."""
   if log:
-    return [value * (every_x[-1] / every_x[0]) ** shift
-            for value in x]
+    return [value * (every_x[-1] / every_x[0]) ** shift for value in x]
   return [value + shift * (every_x[-1] - every_x[0]) for value in x]

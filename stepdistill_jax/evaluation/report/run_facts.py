@@ -4,8 +4,6 @@ Read from the run's `config.gin` as text: nothing of it is executed, so that
 runs whose records or code are gone can still be reported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import math
@@ -104,7 +102,8 @@ def bindings(path: pathlib.Path) -> dict[str, Any]:
       return f"%{scoped_name}"
 
   found = {}
-  try:
+  with errors.reported((SyntaxError, ValueError), lambda error: (
+      f"{path} is not valid gin: {error}")):
     parser = config_parser.ConfigParser(
         path.read_text(encoding="utf-8"), AsText())
     for statement in parser:
@@ -113,13 +112,10 @@ def bindings(path: pathlib.Path) -> dict[str, Any]:
         if statement.arg_name:
           name += f".{statement.arg_name}"
         found[name] = statement.value
-  except (SyntaxError, ValueError) as error:
-    raise errors.UserError(f"{path} is not valid gin: {error}") from error
   return found
 
 
-def lookup(
-    config: Mapping[str, Any], name: str, default: Any = None) -> Any:
+def lookup(config: Mapping[str, Any], name: str, default: Any = None) -> Any:
   """The value of a binding by the end of its name, macros followed."""
   found = [value for key, value in config.items()
            if key == name or key.endswith((f".{name}", f"/{name}"))]

@@ -1,7 +1,5 @@
 """The report of many runs: tables, figures, `report.{html,md,json}`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import datetime
@@ -14,7 +12,7 @@ from stepdistill_jax.evaluation import effect
 from stepdistill_jax.evaluation.report import (
   averages,
   outputs,
-  plots as plots_lib,
+  plots,
   runs_table,
   tables as tables_lib,
   text as text_report,
@@ -34,7 +32,7 @@ class RunReport:
     groups: runs over seeds, each by its last checkpoint; see `averages.group`.
     differences: of each method from fine-tuning; see `averages.differences`.
     teachers: their accuracies, see `runs_table.collect`.
-    unfinished: runs that have not ended, see `unfinished.read`.
+    unfinished: runs that have not ended, see `runs_table.unfinished`.
     skipped: what was found and not counted, with the reason.
   """
 
@@ -172,8 +170,7 @@ def as_json(report: RunReport, figures: Mapping[str, str]) -> dict[str, Any]:
           "baseline": d["baseline"].method, "difference": d["difference"],
           "ci95": d["ci95"], "seeds": d["seeds"]}
                       for d in report.differences],
-      "runs": report.runs.assign(
-          path=report.runs["path"].map(str)).drop(
+      "runs": report.runs.assign(path=report.runs["path"].map(str)).drop(
               columns=["correct", "run"]).to_dict("records"),
       "teachers": report.teachers.to_dict("records"),
       "unfinished": [{**row, "path": str(row["path"])}
@@ -198,9 +195,10 @@ def write(
   Raises:
     errors.UserError: the folder cannot be written to.
   """
-  try:
+  with errors.reported(OSError, lambda error: (
+      f"--output={folder} cannot be written: {error.strerror}")):
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = list(plots_lib.of_runs(report.groups, report.teachers))
+    drawn = list(plots.of_runs(report.groups, report.teachers))
     for plot in drawn:
       plot.save(folder)
     figures = {plot.name: plot.title for plot in drawn}
@@ -218,7 +216,4 @@ def write(
         "report.json": outputs.dump_json(result)}
     for name, text in texts.items():
       durable_files.replace(folder / name, text)
-  except OSError as error:
-    raise errors.UserError(
-        f"--output={folder} cannot be written: {error.strerror}") from error
   return result

@@ -6,21 +6,23 @@ run's own `inference_eval`, written while it trained (validation, no counts).
 The first is preferred; the second is marked as what it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
+import contextlib
 import json
 import pathlib
 from typing import Any
 
 import pandas as pd
 
-from stepdistill_jax.evaluation.report import run_facts, unfinished
+from stepdistill_jax.evaluation.report import run_facts
 from stepdistill_jax.interop import run_folder
 from stepdistill_jax.records import datasets
+from stepdistill_jax.runs import checkpoint_paths, run_lock, run_record
 from stepdistill_jax.util import errors, locations
 
 _RESULTS = "results.json"
+_ACCURACY_KEYS = ("accuracy", "label_accuracy", "equation_accuracy",
+                  "sequence_accuracy")
 _COLUMNS = ("path", "dataset", "method", "split", "step", "accuracy", "n",
             "ci95", "source", "correct", "run")
 
@@ -46,7 +48,7 @@ def collect(
       correct: example id to whether it was answered right, or None;
       run: the first path of the copies of a run;
     the teachers' scores (dataset, teacher, split, accuracy, n); the runs that
-    have not ended, see `unfinished.read`; and a line for each thing that was
+    have not ended, see `unfinished`; and a line for each thing that was
     skipped, with the reason.
 
   Raises:
@@ -68,7 +70,7 @@ def collect(
   for file in files:
     _read_results(file, runs, teachers, skipped)
   scored = {row["path"] for row in runs}
-  open_runs = [row for path in folders if (row := unfinished.read(path))]
+  open_runs = [row for path in folders if (row := unfinished(path))]
   still = {row["path"] for row in open_runs}
   runs += [row for path in folders if path not in scored
            for row in _from_training(path, skipped, path in still)]
@@ -212,7 +214,7 @@ def _from_training(
     skipped.append(f"{path}: {facts['dataset']} has texts, which have no "
                    "accuracy; score it with stepdistill-eval")
     return
-  found = unfinished.scores(path)
+  found = _own_scores(path)
   if found:
     step, accuracy, file = found[-1]
     yield {
@@ -225,3 +227,51 @@ def _from_training(
   skipped.append(
       f"{path} has no score: neither in a results.json nor in its "
       "inference_eval")
+
+
+def _own_scores(path: pathlib.Path) -> list[tuple[int, float, pathlib.Path]]:
+  """The validation accuracies that a run itself wrote.
+
+  Args:
+    path: the run's folder.
+
+  Returns:
+    (step, accuracy in [0, 1], file) of its first scored task, by step. What a
+    killed run left of a line is passed over: it writes the line again.
+  """
+  for file in sorted((path / "inference_eval").glob("*-metrics.jsonl")):
+    found = []
+    for line in file.read_text("utf-8", "replace").splitlines():
+      with contextlib.suppress(ValueError, KeyError, TypeError):
+        entry = json.loads(line)
+        key = next((k for k in _ACCURACY_KEYS if k in entry), None)
+        if key is not None:  # SeqIO's metrics are percentages.
+          found.append((int(entry["step"]), float(entry[key]) / 100, file))
+    if found:
+      return found
+  return []
+
+
+def unfinished(path: pathlib.Path) -> dict[str, Any] | None:
+  """What is known of a run that has not ended; None for one that has.
+
+  Returns:
+    `path`; `state`, "running" or "stopped"; `step`, of its last checkpoint,
+    None for none; `of`, the step to end at, None where that is unknown;
+    `best` and `best_step`, its best validation accuracy, or None.
+  """
+  try:
+    record = run_record.read(path)
+  except errors.UserError:
+    return None  # Who reads the runs' scores says what is wrong with it.
+  if record is None or record.get("finished"):
+    return None
+  found = _own_scores(path)
+  total = run_facts.lookup(record.get("config") or {}, "TRAIN_STEPS")
+  best = max(found, key=lambda entry: entry[1], default=None)
+  return {
+      "path": path,
+      "state": "running" if run_lock.is_beating(str(path)) else "stopped",
+      "step": checkpoint_paths.latest_step(str(path)),
+      "of": int(total) if str(total).isdecimal() else None,
+      "best": best and best[1], "best_step": best and best[0]}

@@ -124,8 +124,7 @@ def trained_on(summary: Row) -> str | None:
 
 def accuracy(results: Row) -> Table:
   """The main table: a row for each system and benchmark."""
-  rows = [s for s in _in_order(results["systems"])
-          if not s.get("text_metrics")]
+  rows = [s for s in _in_order(results["systems"]) if not s.get("text_metrics")]
   return make("Label accuracy", rows, {
       **_SYSTEM, **_trained(rows), "n": "n", "correct": "correct",
       "accuracy %": ("accuracy", percent), "95% (Wilson)": ("ci95", interval),

@@ -1,7 +1,5 @@
 """Reports as Markdown, and their tables in the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 import re
 from typing import Any
@@ -60,14 +58,12 @@ def print_tables(results: dict[str, Any], console=None) -> None:
                 *tables_lib.texts(results, intervals=False),
                 tables_lib.comparisons(results),
                 tables_lib.seeds(results)):
-    modes = {cell for row in table.rows
-             for name, cell in zip(table.header, row) if name == "mode"}
-    metrics = {cell for row in table.rows
-               for name, cell in zip(table.header, row) if name == "metric"}
-    left_out = (*_LEFT_OUT, *(("mode",) if modes <= {"generate"} else ()),
-                *(("metric",) if metrics <= {"accuracy"} else ()))
+    columns = dict(zip(table.header, zip(*table.rows)))
+    usual = [name for name, value in (("mode", "generate"),
+                                      ("metric", "accuracy"))
+             if {*columns.get(name, ())} <= {value}]
     if table.rows:
-      print_table(without(table, left_out), console)
+      print_table(without(table, (*_LEFT_OUT, *usual)), console)
   for line in tables_lib.warnings(results):
     console.print(f"[yellow]warning:[/yellow] {markup.escape(line)}",
                   highlight=False)

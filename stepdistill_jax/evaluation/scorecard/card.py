@@ -3,8 +3,6 @@
 A row is a system on a benchmark. What was not measured is None, never zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
@@ -74,10 +72,9 @@ def read(folder: pathlib.Path, name: str) -> Results:
     errors.UserError: it is not there, or not what such a call writes.
   """
   path = folder / name if folder.is_dir() else folder
-  try:
+  with errors.reported(
+      (OSError, ValueError), lambda error: f"{path} cannot be read: {error}"):
     value = json.loads(path.read_text("utf-8"))
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f"{path} cannot be read: {error}") from error
   if not isinstance(value, dict) or "systems" not in value:
     raise errors.UserError(
         f"{path} is no {name}; name the --output folder of "

@@ -9,8 +9,6 @@ r"""One page on a distillation: quality, cost, and what to doubt.
 It measures nothing itself: what a row lacks was not measured by those calls.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 import dataclasses

@@ -4,14 +4,12 @@ The second paper (Shirgaonkar et al. 2024) names such pitfalls of evaluation;
 here each is a rule over what was measured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import math
 from typing import Any
 
 from stepdistill_jax.evaluation.judging import win_rates
-from stepdistill_jax.evaluation.report import tables as tables_lib
+from stepdistill_jax.evaluation.report import tables
 
 _UNREADABLE = 0.05  # Share of answers above which a score says little.
 _SURE = 1.96  # Standard errors of a 95% interval.
@@ -32,7 +30,7 @@ def find(scores: Sequence[Mapping[str, Any]],
   lines = list(_of_questions(scores))
   for results in scores:
     for s in results["systems"]:
-      where = f"{s['benchmark']}, {tables_lib.label_of(s)}"
+      where = f"{s['benchmark']}, {tables.label_of(s)}"
       lines += [f"{where}: {line}" for line in _of_system(s)]
     lines += _of_pairs(results, made)
   for results in judged:
@@ -48,7 +46,7 @@ def _of_questions(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
       data = results.get("data", {}).get(s["benchmark"], {})
       examples = s.get("split"), data.get("fingerprint"), s["n"]
       scored.setdefault(s["benchmark"], {}).setdefault(examples, []).append(
-          f"{tables_lib.label_of(s)} on {s['n']:,}")
+          f"{tables.label_of(s)} on {s['n']:,}")
   for benchmark, found in scored.items():
     if len(found) > 1:
       yield (f"{benchmark}: not all systems answered the same examples ("
@@ -85,8 +83,7 @@ def _of_system(s: Mapping[str, Any]) -> Iterator[str]:
   yield from (line for line in s["warnings"] if "questions are also in" in line)
 
 
-def _of_pairs(results: Mapping[str, Any], made: Sequence[str]
-              ) -> Iterator[str]:
+def _of_pairs(results: Mapping[str, Any], made: Sequence[str]) -> Iterator[str]:
   """Differences for which the test set is too small."""
   for pair in results["comparisons"]:
     if pair["significant"] or not pair["difference"] or (
@@ -129,7 +126,7 @@ def _of_judges(results: Mapping[str, Any],
       interval = grader[share]["ci95"]
       if interval and interval[0] > 0.5:
         yield (f"grader {name} prefers {what}: "
-               f"{tables_lib.percent(grader[share]['share'])}% of "
+               f"{tables.percent(grader[share]['share'])}% of "
                f"{grader[share]['n']:,}")
     for pair in (p for r in scores for p in r["comparisons"]):
       if {pair["first"], pair["second"]} != {first, second} or (

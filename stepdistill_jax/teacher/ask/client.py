@@ -121,7 +121,11 @@ class Client:
             failures.TIMEOUT, f"no whole answer within {self._timeout_s:g} s")
       return posted.result()
     except self._openai.APIStatusError as error:
-      raise self._status_failure(error) from error
+      text = error.response.text if error.response is not None else str(error)
+      raise failures.Failure(
+          responses.status_reason(error.status_code, text),
+          failures.redact(f"HTTP {error.status_code} {text}", self._api_key),
+          responses.retry_after_s(error.response.headers)) from error
     except failures.Failure:
       raise
     except Exception as error:
@@ -137,11 +141,3 @@ class Client:
     parts = [str(error), cause and (str(cause) or type(cause).__name__)]
     return failures.redact(
         ": ".join(filter(None, parts)) or type(error).__name__, self._api_key)
-
-  def _status_failure(self, error) -> failures.Failure:
-    text = error.response.text if error.response is not None else str(error)
-    message = failures.redact(
-        f"HTTP {error.status_code} {text}", self._api_key)
-    return failures.Failure(
-        responses.status_reason(error.status_code, text), message,
-        responses.retry_after_s(error.response.headers))

@@ -92,7 +92,7 @@ def test_a_wrong_key_ends_the_run_and_is_not_repeated():
 
 @pytest.mark.parametrize("url", [
     "localhost:8000", "ftp://x", "http://", "https://user:pa55@host/v1"])
-def test_a_bad_address_is_told_without_its_password(url):
+def test_a_bad_address_is_reported_without_its_password(url):
   with pytest.raises(errors.UserError) as caught:
     client.check_base_url(url)
   assert "pa55" not in str(caught.value)

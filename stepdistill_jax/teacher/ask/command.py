@@ -130,14 +130,10 @@ def run(args: argparse.Namespace) -> int | None:
 
   spec = spec_of(args)
   if args.dry_run:
-    estimate = dry_run.estimate(spec)
-    print(json.dumps(estimate) if args.json
-          else "\n".join(dry_run.lines(estimate)))
-    return None
+    return dry_run.show(spec, args.json)
   if args.batch_write:
     written = batch.write(spec, args.batch_write)
-    print(json.dumps(written) if args.json
-          else "\n".join(batch.lines(written)))
+    print(json.dumps(written) if args.json else "\n".join(batch.lines(written)))
     return None
   import_command.reading_options(args)  # Refused before anything is paid for.
   if not (args.no_records or args.records_dir):
@@ -156,8 +152,7 @@ def spec_of(args: argparse.Namespace):
   from stepdistill_jax.teacher.ask import spec as spec_lib
 
   names = {field.name for field in dataclasses.fields(spec_lib.Spec)}
-  values = {name: value for name, value in vars(args).items()
-            if name in names}
+  values = {name: value for name, value in vars(args).items() if name in names}
   values.update(
       stop=tuple(args.stop), extra_body=_json_object(args.extra_body),
       temperature=_number_or_server(args.temperature, "temperature"),

@@ -364,8 +364,8 @@ def test_a_cache_in_use_is_waited_for(tmp_path):
   with testing.loopback() as server, subprocess.Popen(
       testing.command(rows, output, server), env=testing.environment(),
       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-    told = process.stderr.readline()
-    assert f"written by process {os.getpid()}; waiting for it to end" in told
+    line = process.stderr.readline()
+    assert f"written by process {os.getpid()}; waiting for it to end" in line
     assert server.stats()["requests"] == 0
     os.close(held)
     assert process.wait(timeout=120) == 0

@@ -70,8 +70,7 @@ def _hf_tokenizer(path: pathlib.Path) -> CountTokens:
   with errors.reported(Exception, lambda error: (  # It raises plain ones.
       f"--tokenizer={path} is not a tokenizer file: {error}")):
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
-  return lambda text: len(
-      tokenizer.encode(text, add_special_tokens=False).ids)
+  return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def _tiktoken(name: str) -> CountTokens:

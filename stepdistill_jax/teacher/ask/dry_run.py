@@ -1,6 +1,7 @@
 """What a collection would cost, without asking anything."""
 
 from collections.abc import Mapping
+import json
 from typing import Any
 
 from stepdistill_jax.teacher.ask import job as job_lib, spec as spec_lib
@@ -45,6 +46,12 @@ def estimate(spec: spec_lib.Spec) -> dict[str, Any]:
                       if known and likely is not None else None,
         "counted_by": (
             spec.tokenizer or "a rule of thumb (4 characters a token)")}
+
+
+def show(spec: spec_lib.Spec, as_json: bool) -> None:
+  """Prints the estimate, for a program or a person."""
+  found = estimate(spec)
+  print(json.dumps(found) if as_json else "\n".join(lines(found)))
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

@@ -14,17 +14,14 @@ from stepdistill_jax.teacher.ask import (
   client as client_lib,
   cost,
   locking,
-  plan as plan_lib,
+  plan,
   requests,
   retries,
-  rows as rows_lib,
+  rows,
   spec as spec_lib,
-  store as store_lib,
+  store,
 )
-from stepdistill_jax.teacher.importing import (
-  counts as import_counts,
-  table_files,
-)
+from stepdistill_jax.teacher.importing import counts, table_files
 from stepdistill_jax.util import errors
 
 _PROMPT_FILE = "prompt.toml"
@@ -77,12 +74,12 @@ class Job:
     self.estimator = cost.Estimator(
         spec.prices(),
         cost.load_tokenizer(spec.tokenizer) if spec.tokenizer else None)
-    self.dropped = import_counts.Reasons()
+    self.dropped = counts.Reasons()
     # A worker whose command was killed needs at most one request's time.
     self.store = locking.wait_for_lock(
         self._open_store, longest_s=spec.timeout_s + 10, waiting=waiting)
     try:
-      self.plan = plan_lib.Plan(
+      self.plan = plan.Plan(
           self.settings, self.prompt, self.store, spec.history)
       self.present = _present(self.store.counts())
       self.total = (
@@ -109,7 +106,7 @@ class Job:
       collector.progress.notes = asker.notes
     return collector
 
-  def items(self) -> Iterator[plan_lib.Item | None]:
+  def items(self) -> Iterator[plan.Item | None]:
     """What is missing.
 
     Raises:
@@ -128,7 +125,7 @@ class Job:
         yield request
 
   def collect(self, asker: retries.Asker, *, concurrency: int,
-              wanted: Callable[[plan_lib.Item], bool] = lambda item: True
+              wanted: Callable[[plan.Item], bool] = lambda item: True
               ) -> Outcome:
     """Collects in this process, by an asker that needs no limits."""
     self.spec = dataclasses.replace(
@@ -139,15 +136,14 @@ class Job:
         item for item in self.items() if item is None or wanted(item)))
     return self.close(collector.progress)
 
-  def _rows(self) -> Iterator[rows_lib.AskedRow]:
+  def _rows(self) -> Iterator[rows.AskedRow]:
     total = 0
     for row in self.source.read(self.prompt, self.dropped):
       total += self.plan.expected(row)
       yield row
     self.total = total
     if not total:
-      reasons = "".join(
-          import_counts.with_places(": ", self.dropped.as_json()))
+      reasons = "".join(counts.with_places(": ", self.dropped.as_json()))
       raise errors.UserError(
           f"{self.source.path} has no row that can be asked about{reasons}")
 
@@ -170,7 +166,7 @@ class Job:
         notes=progress.notes)
     return outcome
 
-  def _open_store(self) -> store_lib.Store:
+  def _open_store(self) -> store.Store:
     prompt, spec = self.prompt, self.spec
     identity = {
         "teacher": spec.teacher_name,
@@ -186,26 +182,26 @@ class Job:
     }
     if prompt.reads == answer_forms.TURNS:
       identity["history"] = spec.history
-    return store_lib.Store(
+    return store.Store(
         spec.output, identity, files={_PROMPT_FILE: prompt.source})
 
 
 def prepare(spec: spec_lib.Spec) -> tuple[
-    prompts.Prompt, requests.Settings, rows_lib.Source]:
+    prompts.Prompt, requests.Settings, rows.Source]:
   """A run's prompt, settings and rows.
 
   Raises:
     errors.UserError: a mistake in the spec.
   """
   prompt = prompts.find(spec.prompt, spec.dataset)
-  return prompt, spec_lib.make_settings(spec, prompt), rows_lib.find(
+  return prompt, spec_lib.make_settings(spec, prompt), rows.find(
       spec.dataset, spec.rows, spec.split,
       table_files.parse_columns(spec.columns), spec.limit)
 
 
 def _present(endings: Mapping[str, int]) -> int:
   return sum(count for reason, count in endings.items()
-             if not reason.startswith(store_lib.ERROR))
+             if not reason.startswith(store.ERROR))
 
 
 def refuse_to_wait(who: str) -> None:

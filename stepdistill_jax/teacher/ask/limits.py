@@ -123,8 +123,7 @@ class CircuitBreaker:
       if now >= self._open_until and not self._probing:
         self._probing = True
         return
-      await self._sleep(
-          max(0.05, min(1.0, self._open_until - now)))
+      await self._sleep(max(0.05, min(1.0, self._open_until - now)))
 
   def succeeded(self) -> None:
     """Records an answer of the server."""

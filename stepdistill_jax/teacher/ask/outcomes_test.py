@@ -11,9 +11,9 @@ from stepdistill_jax.util import errors
 
 
 def test_a_collection_that_nobody_can_use_fails_and_is_kept(tmp_path, capsys):
-  with completions.CacheWriter(tmp_path / "c", teacher="t", dataset="sums",
+  with completions.cache_writer(tmp_path / "c", teacher="t", dataset="sums",
                          split="train") as writer:
-    writer.write(completions.Completion(
+    writer.append(completions.Completion(
         "0", {"inputs": "1 + 1?"}, "Who knows."))
   outcome = job.Outcome(
       folder=str(tmp_path / "c"), total=1, usable=1, missing=0,

@@ -65,8 +65,7 @@ class Plan:
       return len(_assistant_turns(row))
     return self.settings.samples
 
-  def missing(self, all_rows: Iterator[rows.AskedRow]
-              ) -> Iterator[Item | None]:
+  def missing(self, all_rows: Iterator[rows.AskedRow]) -> Iterator[Item | None]:
     """Yields items for what is missing, and None now and then."""
     since_tick = 0
     for row in all_rows:
@@ -104,8 +103,7 @@ class Plan:
 
   def request(self, item: Item) -> requests.Request:
     """The request for an item."""
-    return requests.build(
-        self.settings, self.prompt, item.fields, item.samples)
+    return requests.build(self.settings, self.prompt, item.fields, item.samples)
 
   def _turn_after(self, row: rows.AskedRow, turn: int) -> Item | None:
     """The first turn that is missing, given that those before are there."""
@@ -125,8 +123,7 @@ class Plan:
 def _turn_item(row: rows.AskedRow, turn_id: str, number: int,
                history: Sequence[Mapping[str, str]]) -> Item:
   """The item of one turn; what the student will read is the history."""
-  text = messages_lib.transcript(
-      [(m["role"], m["content"]) for m in history])
+  text = messages_lib.transcript([(m["role"], m["content"]) for m in history])
   kept = {"inputs": text, "label": row.fields["messages"][number]["content"],
           "messages": list(history)}
   return Item(turn_id, kept, {"messages": history}, (0,), row.position,

@@ -107,7 +107,7 @@ def test_plain_completion_and_stop_strings(tmp_path, server):
       lines[0]["output"] == text[:text.index(stop)])
 
 
-def test_a_model_that_it_does_not_have_is_told(tmp_path, server):
+def test_a_model_that_it_does_not_have_is_reported(tmp_path, server):
   address, _ = server
   rows = testing.write_rows(tmp_path / "rows.csv", 2)
   argv = testing.command(rows, tmp_path / "cache", address,

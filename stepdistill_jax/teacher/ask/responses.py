@@ -17,31 +17,9 @@ from stepdistill_jax.teacher.ask import failures, requests
 from stepdistill_jax.util import errors
 
 _SHOWN = 120  # Characters of what should have been a completion.
-# Where servers put what a model thought before it answered.
-_THINKING_FIELDS = (
-    "reasoning_content", "reasoning", "thinking", "reasoning_details")
-_TEXT_PARTS = ("text", "output_text")
-_THINKING_PARTS = ("thinking", "reasoning", "reasoning_content",
-                   "redacted_thinking", "summary_text")
-# Words of an error's `code` or `type` where it has no HTTP status.
-_ERROR_WORDS = {
-    failures.QUOTA: ("insufficient_quota", "billing"),
-    failures.RATE_LIMITED: (
-        "rate_limit", "rate limit", "too_many", "resource_exhausted"),
-    failures.UNAUTHORIZED: (
-        "api_key", "authentication", "unauthorized", "permission"),
-    failures.NOT_FOUND: ("not_found", "notfound"),
-    failures.BAD_REQUEST: (
-        "invalid", "bad_request", "badrequest", "unsupported"),
-}
-
-
-_STATUSES = {
-    **dict.fromkeys((401, 403), failures.UNAUTHORIZED),
-    **dict.fromkeys((404, 405, 501), failures.NOT_FOUND),
-    **dict.fromkeys((408, 504), failures.TIMEOUT),
-    **dict.fromkeys((409, 425), failures.SERVER_ERROR),
-    429: failures.RATE_LIMITED}
+_SERVERS = completions.SERVERS
+_STATUSES = {status: reason for reason, statuses in _SERVERS["statuses"].items()
+             for status in statuses}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -161,9 +139,9 @@ def _content(content: Any) -> tuple[str | None, str, str]:
   texts, refusals, thoughts = [], [], []
   for part in content:
     kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
-    if kind in _TEXT_PARTS:
+    if kind in _SERVERS["text_parts"]:
       texts.append(_plain(part))
-    elif kind in _THINKING_PARTS:
+    elif kind in _SERVERS["thinking_parts"]:
       thoughts.append(_plain(part))
     elif kind == "refusal":
       refusals.append(_plain(part))
@@ -174,7 +152,7 @@ def _content(content: Any) -> tuple[str | None, str, str]:
 
 def _thinking(message: Mapping[str, Any]) -> str:
   """The first of the fields that servers have for it."""
-  for name in _THINKING_FIELDS:
+  for name in _SERVERS["thinking_fields"]:
     if text := _plain(message.get(name)):
       return text
   return ""
@@ -210,7 +188,7 @@ def _raise_error_object(value: Mapping[str, Any], secret: str) -> None:
                  and str(code).isdigit() and 400 <= int(code) < 600), None)
   if status is None:
     named = " ".join(map(str, codes)).lower()
-    reason = next((reason for reason, words in _ERROR_WORDS.items()
+    reason = next((reason for reason, words in _SERVERS["error_words"].items()
                    if any(word in named for word in words)),
                   failures.SERVER_ERROR)
     if reason in (failures.BAD_REQUEST, failures.SERVER_ERROR):

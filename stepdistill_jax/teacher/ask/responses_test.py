@@ -81,7 +81,7 @@ def test_what_is_no_completion(content):
   assert caught.value.reason == failures.MALFORMED
 
 
-def test_what_came_instead_is_told_without_the_key():
+def test_what_came_instead_is_reported_without_the_key():
   with pytest.raises(failures.Failure, match="but '<html>log in, ") as caught:
     responses.parse("<html>log in, my-own-secret\n" + "x" * 1000,
                         request(), "my-own-secret")

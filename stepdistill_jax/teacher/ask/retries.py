@@ -309,8 +309,7 @@ class Collector:
         progress.failures.get(failure.reason, 0) + 1)
     self._failed_at_start += not (self._any_answer or failure.ends_run)
     if self._failed_at_start == _SHOWN_AFTER:
-      progress.notes.append(
-          f"no completion yet; {failure.reason}: {failure}")
+      progress.notes.append(f"no completion yet; {failure.reason}: {failure}")
     if failure.passing and not failure.paid:
       breaker.failed()
       return

@@ -15,7 +15,6 @@ from stepdistill_jax.teacher.importing import (
   containers,
   counts as import_counts,
   row_files,
-  seen_inputs,
   table_files,
 )
 from stepdistill_jax.util import errors
@@ -78,7 +77,7 @@ class Source:
     Raises:
       errors.UserError: the file cannot be read, or lacks a column.
     """
-    with contextlib.closing(seen_inputs.SeenInputs()) as seen:
+    with contextlib.closing(row_files.SeenInputs()) as seen:
       for position, entry in enumerate(
           itertools.islice(self._entries(), self.limit)):
         row, problem = self._row(entry, position, prompt, seen)
@@ -91,7 +90,7 @@ class Source:
     yield from row_files.read_objects(self.dataset, self.files, self.split)
 
   def _row(self, entry: text_files.Entry, position: int,
-           prompt: prompts.Prompt, seen: seen_inputs.SeenInputs
+           prompt: prompts.Prompt, seen: row_files.SeenInputs
            ) -> tuple[AskedRow | None, str]:
     """Returns (row, "") or (None, named problem)."""
     if entry.problem:
@@ -138,7 +137,7 @@ class Source:
     return AskedRow(self._id(row.inputs, seen), kept, shown, position), ""
 
   def _conversation(self, fields: Mapping[str, Any], position: int,
-                    seen: seen_inputs.SeenInputs, where: str
+                    seen: row_files.SeenInputs, where: str
                     ) -> tuple[AskedRow | None, str]:
     if "messages" not in fields:
       raise errors.UserError(
@@ -149,7 +148,7 @@ class Source:
     row_id = self._id(json.dumps(fields["messages"]), seen)
     return AskedRow(row_id, fields, fields, position), ""
 
-  def _id(self, text: str, seen: seen_inputs.SeenInputs) -> str:
+  def _id(self, text: str, seen: row_files.SeenInputs) -> str:
     hashed = records.input_hash(text)
     return records.record_id(
         self.dataset.name, self.split, hashed, seen.add(hashed, self.split))

@@ -236,8 +236,7 @@ class Store:
       is_wal = database.execute(
           "PRAGMA journal_mode = WAL").fetchone() == ("wal",)
       # Without a log, as on some file systems, each commit syncs.
-      database.execute(
-          f"PRAGMA synchronous = {'NORMAL' if is_wal else 'FULL'}")
+      database.execute(f"PRAGMA synchronous = {'NORMAL' if is_wal else 'FULL'}")
       database.execute("PRAGMA cache_size = -4096")  # kB.
       self._is_kept = completions.is_whole(database)
       if not self._is_kept:

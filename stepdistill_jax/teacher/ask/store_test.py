@@ -167,14 +167,14 @@ def test_one_writer_at_a_time(tmp_path):
   store = make(tmp_path, [1])
   with pytest.raises(locking.Locked, match=f"process {os.getpid()}"):
     make(tmp_path)
-  told = []
+  reported = []
   with pytest.raises(errors.UserError, match="did not end within"):
     locking.wait_for_lock(lambda: make(tmp_path), longest_s=0.2,
-                          waiting=told.append)
-  assert len(told) == 1
+                          waiting=reported.append)
+  assert len(reported) == 1
   store.abandon()
   locking.wait_for_lock(
-      lambda: make(tmp_path), longest_s=0, waiting=told.append).abandon()
+      lambda: make(tmp_path), longest_s=0, waiting=reported.append).abandon()
 
 
 def test_a_killed_writers_lock_is_free_and_its_lines_are_there(tmp_path):
@@ -208,7 +208,7 @@ def test_what_is_in_doubt_stays_so_until_answered(tmp_path):
   assert not (tmp_path / completions.GROWING).exists()
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path):
   store = make(tmp_path, range(3))
   database = store._database
   (pages,) = database.execute("PRAGMA page_count").fetchone()

@@ -34,12 +34,15 @@ def run(spec: spec_lib.Spec, *, show: bool = True) -> job.Outcome:
     errors.UserError: a mistake in the spec, or something the worker met.
   """
   check(spec)
+  path = os.environ.get("PYTHONPATH", "")
   with tempfile.TemporaryFile() as log:
     with subprocess.Popen(
         [sys.executable, "-m", worker.__name__], stdin=subprocess.PIPE,
         # Not this process's own outputs: who waits for their end must not
         # wait for a worker that outlives this process.
-        stdout=subprocess.PIPE, stderr=log, env=_environment(),
+        stdout=subprocess.PIPE, stderr=log, env={
+            **os.environ, "PYTHONPATH": os.pathsep.join(
+                filter(None, (str(_ROOT), path)))},
         # Signals to this process's group must not reach it.
         start_new_session=True) as process:
       orders = _Orders(process)
@@ -70,12 +73,6 @@ def check(spec: spec_lib.Spec) -> None:
   next(source.read(prompt), None)
   _ = spec.teacher_name  # Refuses what cannot be one.
   client.require_openai()
-
-
-def _environment() -> dict[str, str]:
-  """This process's environment, with this package on Python's path."""
-  paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
-  return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 class _Orders:

@@ -180,8 +180,7 @@ class SplitAudit:
         "rationales_contradicting_their_label": {
             **self._share("contradictions", "contradictable"),
             "examples": self._contradictions},
-        "rationales_stating_the_answer": self._share(
-            "states_answer", "judged"),
+        "rationales_stating_the_answer": self._share("states_answer", "judged"),
         "mean_overlap_with_inputs": import_counts.share(
             found["overlap_sum"], found["overlap_count"]),
     }
@@ -218,13 +217,11 @@ def audit(
   rationales = vocabulary_losses.LabelCheck(most=_RATIONALES_CHECKED)
   done, sizes = 0, records.split_sizes(records_dir, dataset, teacher)
   for split in sizes:
-    split_audit = splits[split] = SplitAudit(
-        spec, count_pieces, own_labels)
+    split_audit = splits[split] = SplitAudit(spec, count_pieces, own_labels)
 
     def counted(split=split):
       nonlocal done
-      for record in records.read_records(
-          records_dir, dataset, teacher, split):
+      for record in records.read_records(records_dir, dataset, teacher, split):
         labels.add(record.label, record.teacher_label)
         rationales.add(record.rationale)
         yield record

@@ -140,9 +140,9 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_a_cache_is_audited_without_being_imported(tmp_path, capsys):
-  with completions.CacheWriter(
+  with completions.cache_writer(
       tmp_path / "c", teacher="t", dataset="mine", split="train") as writer:
-    writer.write(completions.Completion(
+    writer.append(completions.Completion(
         "0", {"inputs": "q", "label": "a"}, "r. So the answer is a."))
   assert run(tmp_path / "c", "--json") == 0
   report = json.loads(capsys.readouterr().out)
@@ -171,14 +171,14 @@ def test_what_was_not_measured_is_no_zero(tmp_path, capsys):
 
 
 def test_an_audit_of_what_nobody_can_use_reports_and_fails(tmp_path, capsys):
-  with completions.CacheWriter(
+  with completions.cache_writer(
       tmp_path / "c", teacher="t", dataset="mine", split="train") as writer:
-    writer.write(
+    writer.append(
         completions.Completion("0", {"inputs": "q", "label": "a"}, "No."))
   assert run(tmp_path / "c") == 2
-  told = capsys.readouterr()
-  assert "1 no_marker" in told.out and "page: " in told.out
-  assert told.err.startswith("error: no record of mine/t can be used")
+  printed = capsys.readouterr()
+  assert "1 no_marker" in printed.out and "page: " in printed.out
+  assert printed.err.startswith("error: no record of mine/t can be used")
 
 
 @pytest.mark.parametrize("dataset, fields, contradicts, states", [

@@ -75,8 +75,7 @@ def _choose(args: argparse.Namespace, folder: pathlib.Path
         "import`, or name their folder with --records_dir")
   for kind, names in zip(("dataset", "teacher"), zip(*found)):
     if wanted := getattr(args, kind):
-      errors.require_known(
-          kind, wanted, names, f"(records in {records_dir})")
+      errors.require_known(kind, wanted, names, f"(records in {records_dir})")
   return records_dir, [
       pair for pair in found
       if args.dataset in (None, pair[0]) and args.teacher in (None, pair[1])]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import labels as labels_lib
+from stepdistill_jax.answers import labels
 from stepdistill_jax.records import datasets, questions, records
 from stepdistill_jax.teacher.audit import audit
 from stepdistill_jax.teacher.importing import counts as import_counts
@@ -45,8 +45,7 @@ def text_lines(report: Mapping[str, Any]) -> list[str]:
       lines += _counted({reason: entry for reason, entry in
                          counts["statuses"].items() if reason != "ok"})
       for title, found in _readings(counts):
-        lines.append(
-            f"    {title}: {', '.join(import_counts.in_words(found))}")
+        lines.append(f"    {title}: {', '.join(import_counts.in_words(found))}")
     lines += _counted(source.get("human_labels", {}), "human label: ")
     lines += _counted(source["dropped"], "dropped: ")
   for split, numbers in report["splits"].items():
@@ -155,5 +154,5 @@ def _agrees(record: records.Record, split_audit: audit.SplitAudit
   if not (record.label and record.teacher_label) or split_audit.own_labels or (
       split_audit.dataset.label_kind in datasets.LONG_TEXTS):
     return None
-  return labels_lib.is_correct(
+  return labels.is_correct(
       split_audit.dataset, record.teacher_label, record.label)

@@ -16,13 +16,7 @@ import json
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import (
-  answer_forms,
-  kinds,
-  parsing,
-  reading,
-  rules as rules_lib,
-)
+from stepdistill_jax.answers import answer_forms, kinds, parsing, reading, rules
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import completions, text_files
 from stepdistill_jax.teacher.importing import (
@@ -116,7 +110,7 @@ def _chosen(spec: datasets.Dataset, form: Form, items: list[joining.Joined],
             counts: self_consistency.Counts, reject_wrong: bool,
             options: reading.Options) -> joining.Joined:
   """One item from a row's samples."""
-  parser = rules_lib.get_parser(spec, form=form.reads, options=options)
+  parser = rules.get_parser(spec, form=form.reads, options=options)
   parsed = [parse(parser, item) for item in items]
   row = items[0].row
   if form.reads == answer_forms.RATIONALE:
@@ -155,8 +149,7 @@ def line_item(spec: datasets.Dataset, entry: text_files.Entry, position: int
       spec, dataclasses.replace(entry, value=fields), position)
   if row is None:
     return joining.dropped(entry.where, reason)
-  if not row.choices and spec.label_kind in (
-      datasets.CHOICE, datasets.CHOICES):
+  if not row.choices and spec.label_kind in (datasets.CHOICE, datasets.CHOICES):
     row.choices = kinds.lettered_choices(row.inputs)
   ending = entry.value.get("finish_reason")
   ending = completions.ending_of(ending) if isinstance(ending, str) else None

@@ -27,8 +27,6 @@ A known data set without a teacher (authors', Hugging Face or TFDS files):
   stepdistill teacher import --format=rows --dataset=gsm8k --rows=data/gsm8k
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -164,10 +162,7 @@ def run(args: argparse.Namespace) -> int | None:
 def _import(args: argparse.Namespace) -> Any:
   """Calls the importer of the format; returns its ImportResult."""
   from stepdistill_jax.records import vocabulary_losses
-  from stepdistill_jax.teacher.importing import (
-    formats as importing,
-    tables as import_tables,
-  )
+  from stepdistill_jax.teacher.importing import formats, tables
   from stepdistill_jax.util import progress
 
   with progress.Bars("rows", quiet=args.json) as bars:
@@ -175,14 +170,13 @@ def _import(args: argparse.Namespace) -> Any:
                "output": args.records_dir, "rules": args.rules,
                "progress": bars.update, "leave_out": tuple(filter(None, map(
                    str.strip, args.leave_out.split(",")))),
-               "verbalize": vocabulary_losses.parse_verbalizers(
-                   args.verbalize),
+               "verbalize": vocabulary_losses.parse_verbalizers(args.verbalize),
                **reading_options(args)}
     if args.format == "llama3":
-      return importing.import_llama3(
+      return formats.import_llama3(
           rows=args.rows, outputs=args.outputs, **options)
     if args.format == "rows":
-      return import_tables.import_rows(
+      return tables.import_rows(
           **options | {"rows": args.rows, "teacher": args.teacher or "human"})
     if len(args.outputs) > 1:
       raise errors.UserError(
@@ -190,19 +184,19 @@ def _import(args: argparse.Namespace) -> Any:
           f"{len(args.outputs)}")
     outputs = args.outputs[0]
     if args.format == "published":
-      return importing.import_published(
+      return formats.import_published(
           rows=args.rows, outputs=outputs, **options)
     if args.format == "llama3_cot":
-      return importing.import_llama3_cot(
+      return formats.import_llama3_cot(
           rows=args.rows, outputs=outputs, raw=args.raw,
           keep_unverified=args.keep_unverified_labels, **options)
     if args.format == "columns":
-      return import_tables.import_columns(
-          outputs=outputs, columns=import_tables.parse_columns(
+      return tables.import_columns(
+          outputs=outputs, columns=tables.parse_columns(
               args.columns, bool(args.template)),
           template=args.template, student_prompt=args.student_prompt,
           split=args.split, **options)
-    return importing.import_cache(
+    return formats.import_cache(
         outputs, reject_wrong=args.reject_wrong, **options)
 
 

@@ -11,8 +11,6 @@
 All are read as a stream of `text_files.Entry`, whose value is the object.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import pathlib
 import re
@@ -169,16 +167,17 @@ def read_objects(path: pathlib.Path) -> Iterator[text_files.Entry]:
 
 
 def _read_arrow(path: pathlib.Path) -> Iterator[text_files.Entry]:
-  try:
+  with errors.reported(
+      ImportError, f"reading {path} needs pyarrow: `pip install pyarrow`, or "
+      "export the data set as .jsonl"):
     import pyarrow
     import pyarrow.ipc
     import pyarrow.parquet
-  except ImportError as error:
-    raise errors.UserError(
-        f"reading {path} needs pyarrow: `pip install pyarrow`, or export the "
-        "data set as .jsonl") from error
   number = 0
-  try:
+  with errors.reported(
+      (pyarrow.ArrowException, OSError), lambda error: (
+          f"{path} cannot be read after row {number}: "
+          f"{errors.first_line(error)}")):
     if table_files.suffix_of(path) == ".parquet":
       batches = pyarrow.parquet.ParquetFile(path).iter_batches(1024)
     else:
@@ -187,10 +186,6 @@ def _read_arrow(path: pathlib.Path) -> Iterator[text_files.Entry]:
       for value in batch.to_pylist():
         number += 1
         yield text_files.Entry(value, "", path, number, "row")
-  except (pyarrow.ArrowException, OSError) as error:
-    raise errors.UserError(
-        f"{path} cannot be read after row {number}: "
-        f"{str(error).splitlines()[0]}") from error
 
 
 def _arrow_batches(path: pathlib.Path, pyarrow: Any) -> Iterator[Any]:
@@ -214,17 +209,16 @@ def read_tfds(folder: pathlib.Path, split: str) -> Iterator[text_files.Entry]:
   """
   import tensorflow_datasets as tfds  # Loads TensorFlow.
 
-  try:
+  with errors.reported(
+      (ValueError, AssertionError, OSError), lambda error: (
+          f"{folder} cannot be read as a TFDS data set: "
+          f"{errors.first_line(error)}")):
     builder = tfds.builder_from_directory(folder)
     dataset = builder.as_dataset(split=split, shuffle_files=False)
     # The order of the source, on which positions rest.
     for number, example in enumerate(dataset.as_numpy_iterator(), 1):
       yield text_files.Entry(
           _plain(example), "", folder, number, f"{split} example")
-  except (ValueError, AssertionError, OSError) as error:
-    raise errors.UserError(
-        f"{folder} cannot be read as a TFDS data set: "
-        f"{str(error).strip().splitlines()[0]}") from error
 
 
 def tfds_splits(folder: pathlib.Path) -> list[str]:
@@ -255,24 +249,23 @@ def _plain(value: Any) -> Any:
 def _read_problems(path: pathlib.Path) -> Iterator[text_files.Entry]:
   """Yields ASDiv's `Problem` elements as objects of their children's texts."""
   number, tail = 0, b""
-  with text_files.undamaged(path) as file:
-    parser = ElementTree.XMLPullParser(events=("end",))
-    try:
-      while chunk := file.read(2**16):
-        # Entities can blow a small file up to gigabytes; ASDiv has none. The
-        # mark may lie across two chunks.
-        seen, tail = tail + chunk, chunk[-8:]
-        if b"<!DOCTYPE" in seen or b"<!ENTITY" in seen:
-          raise errors.UserError(
-              f"{path} declares XML entities; ASDiv.xml has none: fetch it "
-              "from its own repository")
-        parser.feed(chunk)
-        for _, element in parser.read_events():
-          if element.tag == "Problem":
-            number += 1
-            fields = {child.tag: child.text or "" for child in element}
-            yield text_files.Entry(fields, "", path, number, "problem")
-            element.clear()
-      parser.close()
-    except (ElementTree.ParseError, expat.ExpatError) as error:
-      raise errors.UserError(f"{path} is not XML: {error}") from error
+  parser = ElementTree.XMLPullParser(events=("end",))
+  with text_files.undamaged(path) as file, errors.reported(
+      (ElementTree.ParseError, expat.ExpatError),
+      lambda error: f"{path} is not XML: {error}"):
+    while chunk := file.read(2**16):
+      # Entities can blow a small file up to gigabytes; ASDiv has none. The
+      # mark may lie across two chunks.
+      seen, tail = tail + chunk, chunk[-8:]
+      if b"<!DOCTYPE" in seen or b"<!ENTITY" in seen:
+        raise errors.UserError(
+            f"{path} declares XML entities; ASDiv.xml has none: fetch it from "
+            "its own repository")
+      parser.feed(chunk)
+      for _, element in parser.read_events():
+        if element.tag == "Problem":
+          number += 1
+          fields = {child.tag: child.text or "" for child in element}
+          yield text_files.Entry(fields, "", path, number, "problem")
+          element.clear()
+    parser.close()

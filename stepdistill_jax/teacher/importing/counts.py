@@ -1,7 +1,5 @@
 """What an import counts: nothing is dropped that is not in these numbers."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Mapping
 import dataclasses
@@ -46,8 +44,7 @@ class Reasons:
     return self._counts.total()
 
   def as_json(self) -> dict[str, Any]:
-    return {reason: {"count": count,
-                     "examples": self._examples.get(reason, [])}
+    return {reason: {"count": count, "examples": self._examples.get(reason, [])}
             for reason, count in self._counts.most_common()}
 
 
@@ -290,8 +287,7 @@ def summary_lines(result: Any) -> list[str]:
           for title, entries in (
               ("not ok", failed), ("read by", rules["read_by"]),
               ("cleaned", rules["cleaned"])) if entries]
-    lines += with_places(
-        "    human labels: ", counts["human_labels"])
+    lines += with_places("    human labels: ", counts["human_labels"])
     lines += with_places("    dropped: ", counts["dropped"])
   lines.extend(f"  note: {note}" for note in (
       *info["notes"], *(info["label_losses"] or ())))

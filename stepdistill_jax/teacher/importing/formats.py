@@ -13,8 +13,6 @@ Each takes the fields of `record_importer.Options` as keywords and returns a
 `record_importer.ImportResult`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import itertools
 import os
@@ -22,12 +20,11 @@ import pathlib
 import re
 from typing import Any
 
-from stepdistill_jax.answers import free_text_rules, parsing, rules as rules_lib
+from stepdistill_jax.answers import free_text_rules, parsing, rules
 from stepdistill_jax.records import datasets, records
 from stepdistill_jax.teacher import completions, text_files
 from stepdistill_jax.teacher.importing import (
   cache_joining,
-  content_index,
   joining,
   label_kinds,
   record_importer,
@@ -64,7 +61,7 @@ def import_published(
   sources = _batch_sources(spec, rows, outputs, notes)
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
-      format_name="published", notes=notes, writer=rules_lib.PUBLISHED)
+      format_name="published", notes=notes, writer=rules.PUBLISHED)
 
 
 def import_llama3_cot(
@@ -96,16 +93,15 @@ def import_llama3_cot(
     name = f"{spec.name}_{_SHORT_SPLITS[split]}_llama3.json"
     index = None
     if (raw / name).is_file() or (raw / f"{name}.gz").is_file():
-      index = content_index.ContentIndex()
-      _index_generations(
-          spec, [text_files.find_file(raw, name)], index, [])
+      index = joining.ContentIndex()
+      _index_generations(spec, [text_files.find_file(raw, name)], index, [])
     else:
       notes.append(f"{split}: no raw generations ({name} in {raw}), so no "
-                   "label can be told from a copied human label")
+                   "label can be distinguished from a copied human one")
     source.joined = _doubt_labels(spec, source.joined, index)
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
-      format_name="llama3_cot", notes=notes, writer=rules_lib.PUBLISHED)
+      format_name="llama3_cot", notes=notes, writer=rules.PUBLISHED)
 
 
 def import_llama3(
@@ -127,7 +123,7 @@ def import_llama3(
   """
   spec = known_dataset(dataset)
   files = _generation_files(spec, outputs)
-  index, dropped, notes = content_index.ContentIndex(), [], []
+  index, dropped, notes = joining.ContentIndex(), [], []
   _index_generations(spec, files, index, dropped)
   sources = {}
   for split in records.SPLITS:
@@ -159,7 +155,7 @@ def import_llama3(
   return record_importer.import_sources(
       spec, teacher, sources, options=Options(**options),
       format_name="llama3", notes=notes,
-      writer=rules_lib.FREE_TEXT)
+      writer=rules.FREE_TEXT)
 
 
 def import_cache(
@@ -278,7 +274,7 @@ def _batch_source(
 
 def _doubt_labels(
     spec: datasets.Dataset, joined: Iterator[joining.Joined],
-    index: content_index.ContentIndex | None) -> Iterator[joining.Joined]:
+    index: joining.ContentIndex | None) -> Iterator[joining.Joined]:
   """Marks labels that the raw generation does not name."""
   for item in joined:
     found = None
@@ -319,7 +315,7 @@ def _generation_files(
 
 def _index_generations(
     spec: datasets.Dataset, files: Sequence[pathlib.Path],
-    index: content_index.ContentIndex, dropped: list[joining.Joined]) -> None:
+    index: joining.ContentIndex, dropped: list[joining.Joined]) -> None:
   """Enters generations in the index; what cannot be entered in `dropped`."""
   for path in files:
     for entry in text_files.read_entries(path):
@@ -356,7 +352,7 @@ def _generation_inputs(spec: datasets.Dataset, question: str) -> str:
 
 def _join_by_content(
     spec: datasets.Dataset, row_file: pathlib.Path,
-    index: content_index.ContentIndex) -> Iterator[joining.Joined]:
+    index: joining.ContentIndex) -> Iterator[joining.Joined]:
   for entry in row_files.read_rows(spec, row_file):
     if entry.row is None:
       yield joining.dropped(entry.where, entry.problem)
@@ -370,8 +366,7 @@ def _join_by_content(
 # ---- Our own caches ---------------------------------------------------------
 
 
-def _only(key: str, manifests: Mapping[pathlib.Path, Mapping[str, Any]]
-          ) -> str:
+def _only(key: str, manifests: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
   """The value of `key` that all manifests share."""
   values = sorted({manifest[key] for manifest in manifests.values()})
   if len(values) > 1:

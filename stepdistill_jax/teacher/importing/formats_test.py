@@ -95,10 +95,10 @@ def test_real_esnli(tmp_path):
 
 
 def write_cache(folder, split, collected):
-  with completions.CacheWriter(
+  with completions.cache_writer(
       folder, teacher="simulated", dataset="toy", split=split) as writer:
     for entry in collected:
-      writer.write(entry)
+      writer.append(entry)
 
 
 def completion(number, output="It is so. The answer is here.", **fields):

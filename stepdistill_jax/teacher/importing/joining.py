@@ -5,8 +5,6 @@ joined by position and then checked (`OverlapCheck`). All other caches carry
 their inputs and are joined by content.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 import dataclasses
 import pathlib
@@ -17,7 +15,7 @@ from stepdistill_jax.answers import parsing
 from stepdistill_jax.records import datasets
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import row_files
-from stepdistill_jax.util import errors, locations
+from stepdistill_jax.util import errors, locations, temporary_database
 
 _BATCH = re.compile(r"(?P<split>\w+)_CoT_(?P<number>\d+)\.json(?:\.gz)?")
 # Splits as the published files call them.
@@ -89,8 +87,7 @@ def find_batches(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
   return [by_number[n] for n in sorted(by_number)]
 
 
-def read_batches(
-    paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
+def read_batches(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
   """Yields the completions of the batches, in order.
 
   Raises:
@@ -172,6 +169,40 @@ def _refuse_counts(names: tuple[str, str], rows: int, outputs: int) -> None:
       f"{names[0]} has {rows} rows, {names[1]} have {outputs} completions; "
       "completions belong to rows by position, so the numbers must agree: "
       "fetch the incomplete one again")
+
+
+class ContentIndex:
+  """Completions by their inputs: the hash of one to the first seen for it.
+
+  For joins by content; kept on disk.
+  """
+
+  def __init__(self):
+    self._database = temporary_database.create(
+        "CREATE TABLE completions (hash TEXT PRIMARY KEY, output TEXT, "
+        "place TEXT, used INTEGER) WITHOUT ROWID")
+
+  def add(self, hashed_input: str, output: str, where: str) -> bool:
+    """Adds a completion; False if its input has one already."""
+    cursor = self._database.execute(
+        "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, 0)",
+        (hashed_input, output, where))
+    return cursor.rowcount == 1
+
+  def find(self, hashed_input: str) -> tuple[str, str] | None:
+    """(completion, where it was) of an input, or None; marks it as used."""
+    row = self._database.execute(
+        "UPDATE completions SET used = 1 WHERE hash = ? "
+        "RETURNING output, place", (hashed_input,)).fetchone()
+    return row
+
+  def unused(self) -> Iterator[tuple[str, str]]:
+    """(completion, where it was) of those that `find` never gave."""
+    yield from self._database.execute(
+        "SELECT output, place FROM completions WHERE NOT used ORDER BY place")
+
+  def close(self) -> None:
+    self._database.close()
 
 
 class OverlapCheck:

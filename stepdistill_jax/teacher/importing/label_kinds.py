@@ -1,7 +1,5 @@
 """The kind of a user's own labels: chosen, or guessed from the human ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import pathlib

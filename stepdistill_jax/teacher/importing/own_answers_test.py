@@ -27,10 +27,10 @@ def imported(tmp_path, rows, columns, dataset="mine", **options):
 
 def answered(tmp_path, lines, dataset="mine", reads=None, **options):
   """Imports a cache of (label, output, fields of its line)."""
-  with completions.CacheWriter(
+  with completions.cache_writer(
       tmp_path / "c", teacher="t", dataset=dataset, split="test") as writer:
     for i, (label, output, fields) in enumerate(lines):
-      writer.write(completions.Completion(
+      writer.append(completions.Completion(
           str(i), {"inputs": f"row {i}", "label": label}, output, **fields))
   if reads:
     manifest = tmp_path / "c" / "manifest.json"

@@ -4,8 +4,6 @@ One pass in bounded memory: parse by both sets of rules, hold out validation
 rows, count, write.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
@@ -35,7 +33,6 @@ from stepdistill_jax.teacher.importing import (
   counts as import_counts,
   joining,
   row_files,
-  seen_inputs,
 )
 from stepdistill_jax.util import errors, locations
 
@@ -160,7 +157,7 @@ def import_sources(
       "licence", "note")))
   tested = questions.test_questions(output, options.leave_out)
   total = _expected(sources.values()) if options.progress else None
-  seen = seen_inputs.SeenInputs()
+  seen = row_files.SeenInputs()
   counts = {split: import_counts.SourceCounts() for split in sources}
   labels = vocabulary_losses.LabelCheck()
   verbalizer = _Verbalizer(spec, options.verbalize)
@@ -169,7 +166,8 @@ def import_sources(
     for split, source in sources.items():
       importer = _SplitImporter(
           spec, teacher, split, options, seen, counts[split],
-          held_out=_held_out(spec, split, source, sources),
+          held_out=held_out_positions(source.rows, spec.held_out)
+          if split == "train" and "validation" not in sources else frozenset(),
           writer=writer, form=form, tested=tested)
       overlap = joining.OverlapCheck() if source.check_overlap else None
       for joined in source.joined:
@@ -187,7 +185,7 @@ def import_sources(
     if not any(split_counts.written for split_counts in counts.values()):
       raise errors.UserError(
           f"no row of {spec.name} could be imported: "
-          + "; ".join(_first_reasons(counts)))
+          + (_reasons(counts, lambda c: c.dropped) or "the sources are empty"))
     verbalizer.require_all_used()
     vocabulary = vocabulary_losses.find_vocabulary(output, spec.name)
     if not options.allow_useless:
@@ -226,20 +224,15 @@ def _expected(sources: Iterable[Source]) -> int | None:
   return sum(counts) if all(counts) else None
 
 
-def _held_out(
-    spec: datasets.Dataset, split: str, source: Source,
-    sources: Mapping[str, Source]) -> frozenset[int]:
-  if split != "train" or "validation" in sources or not source.rows:
-    return frozenset()
-  return held_out_positions(source.rows, spec.held_out)
-
-
-def _first_reasons(
-    counts: Mapping[str, import_counts.SourceCounts]) -> list[str]:
-  return [f"{split}: {reason}" for split, split_counts in counts.items()
-          for reason in import_counts.in_words(
-              split_counts.dropped.as_json(), example=True)
-          ] or ["the sources are empty"]
+def _reasons(
+    counts: Mapping[str, import_counts.SourceCounts],
+    of: Callable[[import_counts.SourceCounts], import_counts.Reasons]
+) -> str:
+  """What was counted in each split, with an example each."""
+  return "; ".join(
+      f"{split}: {reason}" for split, split_counts in counts.items()
+      for reason in import_counts.in_words(
+          of(split_counts).as_json(), example=True))
 
 
 def _require_use(
@@ -262,13 +255,10 @@ def _require_use(
   if filled["teacher_label"] or filled["rationale"]:
     return
   if any(split_counts.completions for split_counts in counts.values()):
-    reasons = [
-        f"{split}: {reason}" for split, split_counts in counts.items()
-        for reason in import_counts.in_words(
-            split_counts.rules[rules].statuses.as_json(), example=True)]
     raise errors.UserError(
         f"no completion of {dataset} by {teacher} has a usable label or "
-        f"rationale, so no records were written: {'; '.join(reasons)}")
+        "rationale, so no records were written: "
+        + _reasons(counts, lambda c: c.rules[rules].statuses))
   if not filled["label"]:
     rows = sum(split_counts.rows for split_counts in counts.values())
     raise errors.UserError(
@@ -310,7 +300,7 @@ class _SplitImporter:
 
   def __init__(
       self, spec: datasets.Dataset, teacher: str, split: str, options: Options,
-      seen: seen_inputs.SeenInputs, counts: import_counts.SourceCounts, *,
+      seen: row_files.SeenInputs, counts: import_counts.SourceCounts, *,
       held_out: frozenset[int], writer: str, form: str,
       tested: Mapping[str, frozenset[str]]):
     self._spec, self._teacher, self._split = spec, teacher, split
@@ -355,8 +345,7 @@ class _SplitImporter:
         id=records.record_id(self._spec.name, split, hashed,
                              self._seen.add(hashed, split)),
         inputs=row.inputs, label=row.label,
-        teacher_label=labels_lib.spelled(
-            self._spec, parsed.label.strip(), row),
+        teacher_label=labels_lib.spelled(self._spec, parsed.label.strip(), row),
         rationale=parsed.rationale.strip(),
         status=parsed.status, teacher=self._teacher, dataset=self._spec.name,
         split=split, origin=f"{self._split}[{row.position}]",
@@ -381,8 +370,7 @@ class _SplitImporter:
       if joined.parsed is not None:
         parsed = joined.parsed
       elif joined.output is None:
-        parsed = parsing.Parsed(
-            "", "", joined.problem or parsing.NO_COMPLETION)
+        parsed = parsing.Parsed("", "", joined.problem or parsing.NO_COMPLETION)
       else:
         parsed = parser(joined.output, row)
         if joined.truncated:

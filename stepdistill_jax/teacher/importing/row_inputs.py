@@ -6,8 +6,6 @@ TRL and the second paper's group) become the user's prompt, and the assistant's
 last turn is the completion.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import os
@@ -59,8 +57,7 @@ class Inputs:
       if self.template:
         added[INPUTS] = self._filled(entry)
       elif turns := messages_lib.turns_of(entry.value.get(self.messages)):
-        text, added[ANSWER] = messages_lib.prompt_and_answer(
-            turns, self.prompt)
+        text, added[ANSWER] = messages_lib.prompt_and_answer(turns, self.prompt)
         start, end = map(len, self.shared)
         added[INPUTS] = text[start:len(text) - end].strip()
       else:

@@ -7,12 +7,10 @@ another label is not used; one of another sample is, or none. The teacher's
 label stays what the majority says: its accuracy must not profit from gold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 
-from stepdistill_jax.answers import labels as labels_lib, parsing
+from stepdistill_jax.answers import labels, parsing
 from stepdistill_jax.records import datasets
 
 # Named reason: every rationale leads to a label that is not the human one.
@@ -82,7 +80,7 @@ def choose(dataset: datasets.Dataset, row: datasets.Row,
   if not reject_wrong or not row.label:
     return Choice(best, agreement)
   right = [sample for group in groups for sample in group
-           if labels_lib.is_correct(dataset, sample.label, row.label)]
+           if labels.is_correct(dataset, sample.label, row.label)]
   counts.rejected_samples += sum(votes) - len(right)
   if not right:
     counts.rejected_rows += 1
@@ -105,14 +103,11 @@ def _groups(dataset: datasets.Dataset, samples: Sequence[parsing.Parsed]
     if not sample.label.strip():
       continue
     for group in groups:
-      if _agree(dataset, group[0].label, sample.label):
+      first = group[0].label  # Two labels that count as one another's.
+      if first == sample.label or labels.is_correct(
+          dataset, first, sample.label):
         group.append(sample)
         break
     else:
       groups.append([sample])
   return groups
-
-
-def _agree(dataset: datasets.Dataset, a: str, b: str) -> bool:
-  """True if two labels of the teacher's are one vote."""
-  return a == b or labels_lib.is_correct(dataset, a, b)

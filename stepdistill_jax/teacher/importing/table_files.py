@@ -163,8 +163,7 @@ def _header(path: pathlib.Path) -> tuple[list[str], str]:
   with _open_text(path) as file:
     line = file.readline(text_files.MAX_ENTRY_BYTES)
   if not text_files.is_encodable(line):
-    raise errors.UserError(
-        f"{path} line 1 is not UTF-8; {text_files.TO_UTF8}")
+    raise errors.UserError(f"{path} line 1 is not UTF-8; {text_files.TO_UTF8}")
   delimiter = DELIMITERS[suffix_of(path)]
   if delimiter not in line:  # Spreadsheets have others, where `,` is decimal.
     delimiter = next((d for d in ";\t," if d in line), delimiter)
@@ -211,7 +210,9 @@ def _csv_rows(path: pathlib.Path, delimiter: str) -> Iterator[_Values]:
 
     reader = csv.reader(whole(), delimiter=delimiter, strict=True)
     columns = 0
-    try:
+    with errors.reported(csv.Error, lambda error: (
+        f"{path} line {reader.line_num} is not CSV: {error}; double the "
+        "quotation marks inside a field, or save the file as .jsonl")):
       for values in reader:
         columns = columns or len(values)
         if len(lines) > 1 and columns > 1 and all(
@@ -224,11 +225,6 @@ def _csv_rows(path: pathlib.Path, delimiter: str) -> Iterator[_Values]:
               "itself; double the marks (\"\"), or save the file as .jsonl")
         lines.clear()
         yield reader.line_num, values, ""
-    except csv.Error as error:
-      raise errors.UserError(
-          f"{path} line {reader.line_num} is not CSV: {error}; double the "
-          "quotation marks inside a field, or save the file as .jsonl"
-      ) from error
 
 
 def _quotes_delimiters(

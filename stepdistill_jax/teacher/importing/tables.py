@@ -5,8 +5,6 @@
   or of TensorFlow Datasets, with human labels and explanations.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import functools
@@ -15,12 +13,7 @@ import os
 import pathlib
 from typing import Any
 
-from stepdistill_jax.answers import (
-  answer_forms,
-  kinds,
-  labels as labels_lib,
-  parsing,
-)
+from stepdistill_jax.answers import answer_forms, kinds, labels, parsing
 from stepdistill_jax.records import datasets, messages, records
 from stepdistill_jax.teacher import text_files
 from stepdistill_jax.teacher.importing import (
@@ -153,10 +146,11 @@ def import_rows(
       if split:
         readers[split] = functools.partial(containers.read_tfds, path, name)
   else:
-    files = (containers.files_by_split(path, spec.file_mark)
-             if path.is_dir() else {})
     # By their names where these tell no split.
-    files = files or (_named_files(spec, path) if path.is_dir() else {})
+    files = (containers.files_by_split(path, spec.file_mark) or {
+        split: [found] for split in records.SPLITS
+        if (found := row_files.find_row_file(spec, path, split))
+    }) if path.is_dir() else {}
     undivided = ([path] if path.is_file() else sorted(path.glob("SVAMP.json*"))
                  + sorted(path.glob("ASDiv.xml*")))
     if not files and undivided:
@@ -175,13 +169,6 @@ def import_rows(
   return record_importer.import_sources(
       spec, teacher, sources, options=record_importer.Options(**options),
       format_name="rows")
-
-
-def _named_files(spec: datasets.Dataset, folder: pathlib.Path
-                 ) -> dict[str, list[pathlib.Path]]:
-  found = {split: row_files.find_row_file(spec, folder, split)
-           for split in records.SPLITS}
-  return {split: [path] for split, path in found.items() if path}
 
 
 def _read_all(paths: list[pathlib.Path]) -> Iterator[text_files.Entry]:
@@ -278,19 +265,18 @@ def _join_columns_of(
       values["inputs"], "", position=position,
       choices=kinds.lettered_choices(values["inputs"])
       if spec.label_kind in (datasets.CHOICE, datasets.CHOICES) else ())
-  row.label = labels_lib.human_label(spec, values.get("label", ""), row)
+  row.label = labels.human_label(spec, values.get("label", ""), row)
   if "output" in columns:
     problem = "" if values["output"] else parsing.NO_COMPLETION
     return joining.Joined(row, values["output"] or None, problem, entry.where)
   rationale = values.get("rationale", "").strip()
   label = values.get("teacher_label", "").strip()
   if not rationale and not label:
-    return joining.Joined(
-        row, None, parsing.NO_COMPLETION, entry.where)
+    return joining.Joined(row, None, parsing.NO_COMPLETION, entry.where)
   status = "ok"
   if "teacher_label" in columns:
-    label = labels_lib.spelled(spec, label, row)
-    status = labels_lib.label_status(spec, label, row)
+    label = labels.spelled(spec, label, row)
+    status = labels.label_status(spec, label, row)
   if status == "ok" and not rationale:
     status = parsing.EMPTY_RATIONALE
   return joining.Joined(

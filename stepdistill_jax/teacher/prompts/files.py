@@ -5,7 +5,7 @@ import os
 import pathlib
 import tomllib
 
-from stepdistill_jax.teacher.prompts import prompt as prompt_lib
+from stepdistill_jax.teacher.prompts import prompt
 from stepdistill_jax.util import errors
 
 _OWN_FOLDER = pathlib.Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ def folders() -> list[pathlib.Path]:
   return found + [_OWN_FOLDER]
 
 
-def list_prompts() -> list[prompt_lib.Prompt]:
+def list_prompts() -> list[prompt.Prompt]:
   """All prompts by id; a user's file hides ours of the same name."""
   paths: dict[str, pathlib.Path] = {}
   for folder in reversed(folders()):
@@ -37,7 +37,7 @@ def list_prompts() -> list[prompt_lib.Prompt]:
   return [load_file(paths[name]) for name in sorted(paths)]
 
 
-def find(name: str, dataset: str) -> prompt_lib.Prompt:
+def find(name: str, dataset: str) -> prompt.Prompt:
   """Returns the prompt called `name` for a data set.
 
   Args:
@@ -71,7 +71,7 @@ def find(name: str, dataset: str) -> prompt_lib.Prompt:
   return found
 
 
-def load_file(path: pathlib.Path) -> prompt_lib.Prompt:
+def load_file(path: pathlib.Path) -> prompt.Prompt:
   """Reads one prompt file.
 
   Raises:
@@ -84,9 +84,9 @@ def load_file(path: pathlib.Path) -> prompt_lib.Prompt:
 
 
 @functools.lru_cache(maxsize=256)
-def _parse(path: pathlib.Path, data: bytes) -> prompt_lib.Prompt:
+def _parse(path: pathlib.Path, data: bytes) -> prompt.Prompt:
   with errors.reported(  # TOMLDecodeError and UnicodeDecodeError.
       ValueError, lambda error: f"{path} is not TOML: {error}"):
     table = tomllib.loads(data.decode("utf-8"))
-  return prompt_lib.from_table(
+  return prompt.from_table(
       table, prompt_id=path.stem, source=data, where=str(path))

@@ -134,8 +134,7 @@ def _with_choices(schema: Any, fields: Mapping[str, Any]) -> Any:
   if schema == "{choices}":
     return list(dict.fromkeys(fields["choices"]))  # An enum repeats nothing.
   if isinstance(schema, Mapping):
-    return {key: _with_choices(value, fields)
-            for key, value in schema.items()}
+    return {key: _with_choices(value, fields) for key, value in schema.items()}
   if isinstance(schema, list):
     return [_with_choices(value, fields) for value in schema]
   return schema

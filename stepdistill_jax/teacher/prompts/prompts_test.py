@@ -184,7 +184,7 @@ def test_a_users_file_is_a_prompt(tmp_path, monkeypatch):
     (("[[exemplars]]", "schema = '['\n[[exemplars]]"), "not JSON"),
     (("[[exemplars]]", "[[exemplars"), "is not TOML"),
 ])
-def test_a_bad_file_is_told_in_one_line(tmp_path, change, message):
+def test_a_bad_file_is_reported_in_one_line(tmp_path, change, message):
   path = tmp_path / "bad.toml"
   path.write_text(GOOD.replace(*change))
   with pytest.raises(errors.UserError, match=re.escape(message)) as caught:

@@ -3,7 +3,7 @@
 import json
 import types
 
-from stepdistill_jax.study import choices
+from stepdistill_jax.study import resolving
 
 LOW, HIGH = (("learning_rate", 1e-4),), (("learning_rate", 1e-3),)
 ONE = types.SimpleNamespace(
@@ -24,14 +24,14 @@ def test_validation_alone_chooses_and_a_failure_does_not_hold_it_up(tmp_path):
   for seed, accuracy in enumerate((0.25, 0.75)):
     score(tmp_path, low, seed, accuracy)
     score(tmp_path, high, seed, 0.125, split="")  # Of test.
-  assert not choices.choose(tmp_path, [ONE])
+  assert not resolving.choose(tmp_path, [ONE])
   score(tmp_path, high, 1, 1.0)
-  assert not choices.choose(tmp_path, [ONE])
+  assert not resolving.choose(tmp_path, [ONE])
   failed = {f"cell-{high}-seed0"}
-  (choice,) = choices.choose(tmp_path, [ONE], failed)
+  (choice,) = resolving.choose(tmp_path, [ONE], failed)
   assert choice.setting == LOW
   assert choice.accuracies == {LOW: 0.5, HIGH: None}
   # Tried again, it has a score, which counts.
   score(tmp_path, high, 0, 0.75)
-  (choice,) = choices.choose(tmp_path, [ONE], failed)
+  (choice,) = resolving.choose(tmp_path, [ONE], failed)
   assert (choice.setting, choice.accuracies[HIGH]) == (HIGH, 0.875)
