@@ -86,7 +86,7 @@ def index(tmp_path, monkeypatch):
 
 def _pack(folder, *options):
   assert offline_pack.main([f"--output={folder}", *options]) == 0
-  return json.loads((folder / "manifest.json").read_text())
+  return json.loads((folder / "offline_manifest.json").read_text())
 
 
 @pytest.fixture
@@ -165,10 +165,11 @@ def test_mistakes_in_paths(tmp_path, monkeypatch, capsys, options, message):
 
 
 @pytest.mark.parametrize("option", [
-    "--part_size=58X", "--part_size=0", "--python=3", "--preset=10"])
+    "--part_size=58X", "--part_size=0", "--python=3", "--preset=10",
+    "--glibc=2", "--without=jax==,torch", "--from_environment --python=3.9"])
 def test_mistakes_in_values(option):
   with pytest.raises(SystemExit, match="2"):
-    offline_pack.main(["--output=parts", option])
+    offline_pack.main(["--output=parts", *option.split()])
 
 
 def test_what_an_environment_cannot_give_is_named(tmp_path, capsys):
@@ -177,17 +178,20 @@ def test_what_an_environment_cannot_give_is_named(tmp_path, capsys):
       "--from_environment", f"--output={tmp_path}/parts", "--without=jax",
       f"--wheel={wheel}"]) == 2
   assert "lacks nowhere>=2" in capsys.readouterr().err
+  assert offline_pack.main([
+      f"--output={tmp_path}/parts", f"--wheel={wheel}", "--extra=more"]) == 2
+  assert "--extra=more: the project has" in capsys.readouterr().err
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path, parts):
   (wheel,) = (tmp_path / "w").iterdir()
   again = _pack(tmp_path / "again", "--from_environment", f"--wheel={wheel}",
                 "--part_size=2K")
-  assert again == json.loads((parts / "manifest.json").read_text())
+  assert again == json.loads((parts / "offline_manifest.json").read_text())
 
 
 def test_an_interrupted_pack_leaves_nothing(tmp_path, monkeypatch, parts):
-  before = (parts / "manifest.json").read_bytes()
+  before = (parts / "offline_manifest.json").read_bytes()
 
   def interrupted(*unused_args):
     raise KeyboardInterrupt
@@ -199,7 +203,7 @@ def test_an_interrupted_pack_leaves_nothing(tmp_path, monkeypatch, parts):
       offline_pack.main(["--from_environment", f"--output={folder}",
                          f"--wheel={wheel}"])
   assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "w"]
-  assert (parts / "manifest.json").read_bytes() == before
+  assert (parts / "offline_manifest.json").read_bytes() == before
 
 
 def test_unpacked_once_and_replaced_by_another(tmp_path, parts, site, capsys):
@@ -248,7 +252,7 @@ def test_a_project_that_does_not_start_is_an_error(
 
 def _edit(**changes):
   def edit(parts):
-    path = parts / "manifest.json"
+    path = parts / "offline_manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
   return edit
 
@@ -268,9 +272,10 @@ def _change(parts):
      "packages.001 is missing"),
     (_cut, "packages.001 has 2,047 bytes instead of 2,048"),
     (_change, "packages.001 was changed"),
-    (lambda parts: (parts / "manifest.json").unlink(),
-     "manifest.json is missing"),
-    (lambda parts: (parts / "manifest.json").write_text("{"), "is damaged"),
+    (lambda parts: (parts / "offline_manifest.json").unlink(),
+     "offline_manifest.json is missing"),
+    (lambda parts: (parts / "offline_manifest.json").write_text("{"),
+     "is damaged"),
     (_edit(format=2), "has format 2"),
     (_edit(python="3.7"), f"packed for Python 3.7, this is {PYTHON}"),
     (_edit(platform="linux-riscv"), "packed for linux-riscv"),

@@ -30,6 +30,7 @@ import tempfile
 import offline_packages
 import offline_unpack
 from offline_unpack import Mistake, canonical
+from packaging.requirements import InvalidRequirement, Requirement
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -43,15 +44,25 @@ def size(text):
   return int(match[1]) * _UNITS[match[2]]
 
 
-def python_version(text):
-  if not re.fullmatch(r"3\.\d+", text):
+def version(text):
+  """`3.12`; raises ArgumentTypeError."""
+  if not re.fullmatch(r"\d+\.\d+", text):
     raise argparse.ArgumentTypeError(f"{text!r} is not a version such as 3.12")
   return text
 
 
 def names(text):
-  """Splits at commas; an empty text has none."""
-  return [name.strip() for name in text.split(",") if name.strip()]
+  """What commas separate, as packages are named; an empty text has none."""
+  return [canonical(name.strip()) for name in text.split(",") if name.strip()]
+
+
+def needs(text):
+  """Likewise of names with versions; raises ArgumentTypeError."""
+  try:
+    return [str(Requirement(part)) for part in text.split(",") if part.strip()]
+  except InvalidRequirement:
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not a list such as jax==0.11.0,torch") from None
 
 
 def strip(folder):
@@ -167,11 +178,12 @@ def parse_arguments(argv):
   here = "{}.{}".format(*sys.version_info)
   add("--output", type=pathlib.Path, required=True, metavar="FOLDER",
       help="where the parts shall be")
-  add("--python", type=python_version, default=here, metavar="3.N",
+  add("--python", type=version, default=here, metavar="3.N",
       help=f"the other machine's Python ({here})")
   add("--machine", default="x86_64", help="its processor (x86_64)")
-  add("--glibc", default="2.28", metavar="2.N", help="its C library (2.28)")
-  add("--without", type=names, default=["jax", "torch"], metavar="NAMES",
+  add("--glibc", type=version, default="2.28", metavar="2.N",
+      help="its C library (2.28)")
+  add("--without", type=needs, default=["jax", "torch"], metavar="NAMES",
       help="what it has already, with versions where they matter (jax,torch)")
   add("--drop", type=names, default=["libclang"], metavar="NAMES",
       help="what is required but not used (libclang)")

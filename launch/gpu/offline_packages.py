@@ -138,7 +138,7 @@ def download(args, wheel, packages, folder):
     wanted |= lacking
     pip("install", "--dry-run", "--ignore-installed", "--target", folder,
         "--ignore-requires-python", "--report", folder / "report.json",
-        *constraints, *flags, *wanted)
+        *constraints, *flags, *sorted(wanted))
     found = {canonical(item["metadata"]["name"]): item["metadata"]
              for item in json.loads((folder / "report.json").read_text(
                  "utf-8"))["install"]}
@@ -229,6 +229,11 @@ def collect(args, packages, work):
   wheel = args.wheel or project_wheel(
       work, *(offline if args.from_environment else ()))
   install_wheel(wheel, packages)
+  (project,) = importlib.metadata.distributions(path=[str(packages)])
+  known = project.metadata.get_all("Provides-Extra") or []
+  for extra in args.extra:
+    if extra not in known:
+      raise Mistake(f"--extra={extra}: the project has " + ", ".join(known))
   if args.from_environment:
     return take_environment(args, packages)
   return download(args, wheel, packages, work)

@@ -26,7 +26,7 @@ import tarfile
 import tempfile
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST = "offline_manifest.json"
 PROJECT = "stepdistill-jax"
 _PATH_FILE = "stepdistill_offline.pth"
 # As pip writes it: a path may be longer than a `#!` line can be.
@@ -257,6 +257,8 @@ def main(argv=None):
                       help="import the project, and print versions and devices")
   args = parser.parse_args(argv)
   target = args.target.absolute()
+  # In the order of what --check prints, also where it goes to a file.
+  sys.stdout.reconfigure(line_buffering=True)
   try:
     manifest = unpack(args.parts, target)
     write_commands(target)
