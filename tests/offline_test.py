@@ -320,6 +320,24 @@ def _run(*command, **options):
   return done.stdout
 
 
+def test_the_command_runs_in_an_empty_environment(tmp_path):
+  wheel = _wheel(tmp_path, "stepdistill_jax", requires=["six", "packaging"],
+                 files={
+      "stepdistill_jax.py": "import six\ndef main(): print(six.__file__)\n",
+      "stepdistill_jax-1.0.dist-info/entry_points.txt":
+          "[console_scripts]\nt5x = stepdistill_jax:main\n"}.items())
+  manifest = _pack(tmp_path / "parts", "--from_environment",
+                   f"--wheel={wheel}")
+  assert list(manifest["packages"]) == ["packaging", "six", "stepdistill-jax"]
+  venv.create(tmp_path / "empty", with_pip=False)
+  folder = tmp_path / "a folder"
+  printed = subprocess.run(
+      [tmp_path / "empty/bin/python", tmp_path / "parts/offline_unpack.py",
+       f"--target={folder}"], capture_output=True, text=True, env={})
+  assert (printed.returncode, printed.stderr) == (0, "")
+  assert _run(folder / "bin" / "t5x", env={}) == f"{folder}/six.py\n"
+
+
 def test_a_student_trains_where_only_jax_was(tmp_path):
   small = dataclasses.replace(
       plan.BUDGETS["small"], train_stories=16, validation_stories=4,
