@@ -88,7 +88,8 @@ _LONG = (
     "tests/exactness_test.py", "tests/packaging_test.py",
     "tests/notebook_test.py", "tests/object_store_test.py",
     "tests/whole_runs_test.py", "embedded_t5x/train_test.py",
-    "ask/command_test.py", "tests/process_order_test.py")
+    "tests/offline_test.py", "ask/command_test.py",
+    "tests/process_order_test.py")
 
 
 def _place(item) -> int:
