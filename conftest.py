@@ -1,8 +1,10 @@
 """What all tests run in: a compilation cache of their own, quiet libraries."""
 
+import gc
 import os
 import pathlib
 import re
+import shutil
 import signal
 import tempfile
 
@@ -31,6 +33,12 @@ from stepdistill_jax.util import runtime
 runtime.configure()
 # Some tests use torch, after others have loaded TensorFlow in their process.
 runtime.load_triton()
+
+# A checkpoint's files are synced one by one, which takes seconds on a disk and
+# no time in memory.
+_MEMORY = "/dev/shm"
+if os.path.isdir(_MEMORY) and shutil.disk_usage(_MEMORY).free > 4 * 2**30:
+  os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _MEMORY)
 
 # A shell's background job ignores Ctrl-C, and so would the runs that tests
 # start and interrupt.
@@ -95,6 +103,12 @@ def _place(item) -> int:
   path = item.path.as_posix()
   return next((i for i, end in enumerate(_LONG) if path.endswith(end)),
               len(_LONG))
+
+
+def pytest_collection_finish():
+  """What all imports left stays: no search for garbage looks at it again."""
+  gc.collect()
+  gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
