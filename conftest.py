@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import signal
+import sys
 import tempfile
 
 # For this process, before jax reads it, and for all that tests start.
@@ -59,6 +60,21 @@ def _gin_unlocked(_gin_unlocked_for_module):
   """The same for each test: a fixture of its module may have run something."""
   import gin
   with gin.unlock_config():
+    yield
+
+
+@pytest.fixture(scope="module")
+def forked_python():
+  """`sys.executable`, also of what that starts, is without seconds of imports.
+
+  See `forking`; its processes are real ones.
+  """
+  from multiprocessing import spawn
+
+  from tests.support import forking
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, "executable", forking.python())
+    patch.setattr(spawn, "_python_exe", os.fsencode(sys.executable))
     yield
 
 

@@ -31,8 +31,7 @@ def _logs(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module", name="launcher")
 def _launcher(logs):
-  with trial_processes.Launcher(logs) as launcher:
-    yield launcher
+  return trial_processes.Launcher(logs)
 
 
 @pytest.fixture(scope="module", name="records")

@@ -37,8 +37,7 @@ LOSS_TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory):
   """Starts `t5x` without its imports, which take 10 s."""
-  with trial_processes.Launcher(tmp_path_factory.mktemp("logs")) as launcher:
-    yield launcher
+  return trial_processes.Launcher(tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture(scope="module")
