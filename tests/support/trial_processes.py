@@ -96,6 +96,12 @@ class Launcher:
         for index, environment in enumerate(environments)]
 
 
+def devices(number: int) -> dict[str, str]:
+  """What the environment of a process of so many devices of the CPU has."""
+  return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+          f"--xla_force_host_platform_device_count={number}"}
+
+
 @contextlib.contextmanager
 def running(process: Process) -> Iterator[Process]:
   """Ends a process that a failed trial left behind."""
