@@ -1,9 +1,12 @@
 """What all tests run in: a compilation cache of their own, quiet libraries."""
 
+import gc
 import os
 import pathlib
 import re
+import shutil
 import signal
+import sys
 import tempfile
 
 # For this process, before jax reads it, and for all that tests start.
@@ -15,6 +18,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Most of a test's time is the compiler's. Without LLVM's optimizations it is
 # half of that; the arithmetic is the same, and no test measures its speed.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+# The emitter of loops that XLA had before compiles a step in a third of the
+# time; it computes the same.
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    *os.environ.get("XLA_FLAGS", "").split()]))
 # Tests mean the CPU, whatever the machine has, unless told otherwise.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What a developer's shell names is for the tests alone to find; a test that
@@ -31,6 +40,12 @@ from stepdistill_jax.util import runtime
 runtime.configure()
 # Some tests use torch, after others have loaded TensorFlow in their process.
 runtime.load_triton()
+
+# A checkpoint's files are synced one by one, which takes seconds on a disk and
+# no time in memory.
+_MEMORY = "/dev/shm"
+if os.path.isdir(_MEMORY) and shutil.disk_usage(_MEMORY).free > 4 * 2**30:
+  os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _MEMORY)
 
 # A shell's background job ignores Ctrl-C, and so would the runs that tests
 # start and interrupt.
@@ -51,6 +66,21 @@ def _gin_unlocked(_gin_unlocked_for_module):
   """The same for each test: a fixture of its module may have run something."""
   import gin
   with gin.unlock_config():
+    yield
+
+
+@pytest.fixture(scope="module")
+def forked_python():
+  """`sys.executable`, also of what that starts, is without seconds of imports.
+
+  See `forking`; its processes are real ones.
+  """
+  from multiprocessing import spawn
+
+  from tests.support import forking
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, "executable", forking.python())
+    patch.setattr(spawn, "_python_exe", os.fsencode(sys.executable))
     yield
 
 
@@ -96,6 +126,12 @@ def _place(item) -> int:
   path = item.path.as_posix()
   return next((i for i, end in enumerate(_LONG) if path.endswith(end)),
               len(_LONG))
+
+
+def pytest_collection_finish():
+  """What all imports left stays: no search for garbage looks at it again."""
+  gc.collect()
+  gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -90,20 +90,20 @@ def _work(
     number: int, folder: pathlib.Path, args, journal: Journal,
     ends: float, claim) -> None:
   """Does units until none is left, or the time is over."""
-  with trial_processes.Launcher(
-      folder / f"log{number}", fork=args.processes == "fork") as launcher:
-    worker = worker_lib.Worker(folder, launcher, args.seed, ends)
-    while (claimed := claim()) is not None:
-      part, unit = claimed
-      started, before = time.monotonic(), worker.starts
-      try:
-        result = part.run(worker, unit)
-      except worker_lib.OutOfTime:
-        return
-      seconds = time.monotonic() - started
-      journal.add(part, unit, result, seconds, worker.starts - before)
-      print(f"{part.name} {json.dumps(unit)} done in {seconds:.0f} s",
-            file=sys.stderr, flush=True)
+  launcher = trial_processes.Launcher(
+      folder / f"log{number}", fork=args.processes == "fork")
+  worker = worker_lib.Worker(folder, launcher, args.seed, ends)
+  while (claimed := claim()) is not None:
+    part, unit = claimed
+    started, before = time.monotonic(), worker.starts
+    try:
+      result = part.run(worker, unit)
+    except worker_lib.OutOfTime:
+      return
+    seconds = time.monotonic() - started
+    journal.add(part, unit, result, seconds, worker.starts - before)
+    print(f"{part.name} {json.dumps(unit)} done in {seconds:.0f} s",
+          file=sys.stderr, flush=True)
 
 
 def _result(part, journal: Journal) -> str:

@@ -7,13 +7,12 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
 import stepdistill_jax  # noqa: F401
 from stepdistill_jax.util import t5x_finder
-from tests.support import exactness_cases
+from tests.support import exactness_cases, forking, trial_processes
 
 # Float32 sums of some hundred terms, in another order: about 2e-7, relative.
 TOLERANCE = 1e-6
@@ -28,10 +27,9 @@ def results():
   if t5x_finder.current_engine() == "google":
     pytest.skip("on a CPU, Google's T5X gives all devices to the model axis")
   process = subprocess.run(
-      [sys.executable, "-m", exactness_cases.__name__], text=True,
+      [forking.python(), "-m", exactness_cases.__name__], text=True,
       capture_output=True, env={
-          **os.environ, "JAX_PLATFORMS": "cpu",
-          "XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
+          **os.environ, "JAX_PLATFORMS": "cpu", **trial_processes.devices(8)})
   assert process.returncode == 0, process.stderr[-3000:]
   lines = [json.loads(line) for line in process.stdout.splitlines()
            if line.startswith("{")]

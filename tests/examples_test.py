@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import decoder_fixtures, real_data
 
+pytestmark = pytest.mark.usefixtures("forked_python")
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 SHORT = ["--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=2",
          "--gin.CHECKPOINT_PERIOD=2"]

@@ -21,7 +21,7 @@ from tests.support import damage, trial_processes, trials
 POINTS = {"step": 9, "save_started": 2, "checkpoint_written": 2,
           "manifest_written": 2, "checkpoint_named": 2}
 KEY = "sk-Zq7-planted-in-the-environment"
-ONE_DEVICE = {"XLA_FLAGS": "", "OPENAI_API_KEY": KEY}
+ONE_DEVICE = {**trial_processes.devices(1), "OPENAI_API_KEY": KEY}
 
 
 @pytest.fixture(scope="module", name="logs")
@@ -31,8 +31,7 @@ def _logs(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module", name="launcher")
 def _launcher(logs):
-  with trial_processes.Launcher(logs) as launcher:
-    yield launcher
+  return trial_processes.Launcher(logs)
 
 
 @pytest.fixture(scope="module", name="records")
@@ -286,8 +285,7 @@ def test_a_folder_that_is_deleted_while_a_run_works_in_it(
     (8, trials.PACKED),
 ])
 def test_layouts(launcher, records, tmp_path, devices, bindings):
-  environment = {"XLA_FLAGS": (
-      f"--xla_force_host_platform_device_count={devices}")}
+  environment = trial_processes.devices(devices)
   runs = [tmp_path / "whole", tmp_path / "stopped"]
   for folder, faults in zip(runs, ([""], ["step:7:term", ""])):
     for fault in faults:

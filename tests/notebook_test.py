@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import hf_fixtures, hub as hub_support, real_data as testing
 
+pytestmark = pytest.mark.usefixtures("forked_python")
 NOTEBOOK = (pathlib.Path(__file__).resolve().parents[1]
             / "launch" / "colab" / "stepdistill.ipynb")
 

@@ -37,8 +37,7 @@ LOSS_TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory):
   """Starts `t5x` without its imports, which take 10 s."""
-  with trial_processes.Launcher(tmp_path_factory.mktemp("logs")) as launcher:
-    yield launcher
+  return trial_processes.Launcher(tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +130,8 @@ def test_one_process_goes_on_with_the_same_losses_and_predictions(
     source = two_processes[0] / name
     (shutil.copytree if source.is_dir() else shutil.copy)(
         source, model_dir / name)
-  code, text = launcher.run(_arguments(model_dir, records_dir), {
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"})
+  code, text = launcher.run(
+      _arguments(model_dir, records_dir), trial_processes.devices(num_devices))
   assert code == 0, text
   expected, got = _losses(two_processes[0]), _losses(model_dir)
   assert sorted(got) == list(range(SAVED + 1, STEPS + 1))

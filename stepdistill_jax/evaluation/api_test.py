@@ -13,7 +13,7 @@ import stepdistill_jax as sd
 from stepdistill_jax.cli import stepdistill
 from stepdistill_jax.evaluation import api, checkpoints, examples, model_config
 from stepdistill_jax.util import errors
-from tests.support import students as testing
+from tests.support import forking, students as testing
 
 SETTINGS = dict(batch_size=8, rationale_length=16)
 
@@ -135,7 +135,7 @@ def test_a_missing_vocabulary_is_named(run, tmp_path):
   """In a process that has not seen it."""
   (tmp_path / "q.txt").write_text("How many?\n")
   found = subprocess.run(
-      [sys.executable, "-m", "stepdistill_jax.cli.stepdistill", "predict",
+      [forking.python(), "-m", "stepdistill_jax.cli.stepdistill", "predict",
        str(run), str(tmp_path / "q.txt"), f"--output={tmp_path / 'out'}"],
       capture_output=True, text=True, env={
           **os.environ, "STEPDISTILL_VOCAB": str(tmp_path / "no.model")})

@@ -29,7 +29,8 @@ def _plan(*arguments, **environment):
       [*_COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True,
       env={**os.environ, "PYTHONPATH": str(ROOT),
            # A plan is of the program that a run compiles.
-           "JAX_DISABLE_MOST_OPTIMIZATIONS": "false", **environment})
+           "JAX_DISABLE_MOST_OPTIMIZATIONS": "false", "XLA_FLAGS": "",
+           **environment})
 
 
 def _needs_libtpu(test):

@@ -26,6 +26,8 @@ from stepdistill_jax.study import (
 )
 from stepdistill_jax.util import errors
 
+pytestmark = pytest.mark.usefixtures("forked_python")
+PYTHON = sys.executable  # No fork, which dies a little after its command.
 PLAN = dataclasses.replace(
     plan_lib.BUDGETS["small"], budget="test", train_stories=40,
     validation_stories=8, test_stories=12, shares=(1.0,), seeds=(0, 1),
@@ -121,7 +123,7 @@ def test_no_process_outlives_a_killed_command(tmp_path, number):
   script = tmp_path / "parent.py"
   script.write_text(PARENT)
   parent = subprocess.Popen(
-      [sys.executable, str(script), str(tmp_path)], stdin=subprocess.PIPE,
+      [PYTHON, str(script), str(tmp_path)], stdin=subprocess.PIPE,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   assert len(parent.stdout.readline().split()) == 2
   parent.send_signal(number)

@@ -16,6 +16,7 @@ from stepdistill_jax.study import (
 )
 from tests.support import real_data as testing
 
+pytestmark = pytest.mark.usefixtures("forked_python")
 OURS, OTHERS = "svamp-finetune-base-100pct", "svamp-step_by_step-base-100pct"
 
 

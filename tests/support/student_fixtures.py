@@ -19,6 +19,7 @@ from stepdistill_jax.models import (
   weights as weights_lib,
 )
 from stepdistill_jax.models.llama import network as llama_network
+from stepdistill_jax.util import equations
 
 VOCAB = 64
 
@@ -146,7 +147,7 @@ def init_params(model, batch, seed: int = 0):
   init = lambda rng: model.get_initial_variables(
       rng, {k: v.shape for k, v in batch.items()},
       {k: v.dtype for k, v in batch.items()})["params"]
-  return jax.jit(init)(jax.random.PRNGKey(seed))
+  return equations.one_by_one(init)(jax.random.PRNGKey(seed))
 
 
 @functools.cache

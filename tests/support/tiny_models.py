@@ -106,12 +106,14 @@ def make_model(
 def initial_variables(
     model, seed: int = 0, batch: dict[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
-  """`params` and `params_axes`, initialized in one compiled program."""
+  """`params` and `params_axes`; models share the programs of initializers."""
   import flax
   import jax
+
+  from stepdistill_jax.util import equations
   shapes = {name: values.shape
             for name, values in (batch or make_batch(0)).items()}
   # Axis names are no arrays: they come out of the tracing.
   init = lambda rng: flax.core.unfreeze(
       model.get_initial_variables(rng, shapes))
-  return jax.jit(init)(jax.random.PRNGKey(seed))
+  return equations.one_by_one(init)(jax.random.PRNGKey(seed))
