@@ -102,6 +102,11 @@ def on_accelerators() -> bool:
   return devices_here()[0].platform != "cpu"
 
 
+def on_one_accelerator() -> bool:
+  """Whether the run has one device, no CPU: nothing is cut over several."""
+  return on_accelerators() and len(devices_here()) == 1
+
+
 def shapes_over_slices(
     num_partitions: int | None, devices: Sequence[jax.Device]
 ) -> tuple[HardwareMesh, HardwareMesh] | None:

@@ -135,7 +135,7 @@ def pay_here() -> bool:
   They save memory and the time of padding's logits. A CPU has memory enough.
   Of several devices, what XLA makes of them has not been looked at.
   """
-  return device_mesh.on_accelerators() and len(device_mesh.devices_here()) == 1
+  return device_mesh.on_one_accelerator()
 
 
 def _data_shards(rows: int) -> int | None:

@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 from flax import linen as nn
+from flax.linen import spmd
 import jax
 import jax.numpy as jnp
 
@@ -52,7 +53,9 @@ def _draw(key: Array, keep_prob: float, shapes: Sequence[Shape]
           ) -> Iterator[Array]:
   """Bool arrays of these shapes, true with this probability."""
   ends = list(itertools.accumulate(map(math.prod, shapes)))
-  kept = jax.random.bernoulli(key, keep_prob, (ends[-1],))
+  # All on each device, as its generator has them: it takes what it needs.
+  kept = spmd.with_logical_constraint(
+      jax.random.bernoulli(key, keep_prob, (ends[-1],)), (None,))
   for part, shape in zip(jnp.split(kept, ends[:-1]), shapes, strict=True):
     yield part.reshape(shape)
 

@@ -82,11 +82,11 @@ def test_runs_of_before_go_on():
   assert run_record.differences(other, NEW)
 
 
-@pytest.mark.parametrize("on_accelerators", [False, True])
+@pytest.mark.parametrize("on_one_accelerator", [False, True])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
-def test_clipping_is_optax_s(monkeypatch, on_accelerators, scale):
+def test_clipping_is_optax_s(monkeypatch, on_one_accelerator, scale):
   monkeypatch.setattr(
-      device_mesh, "on_accelerators", lambda: on_accelerators)
+      device_mesh, "on_one_accelerator", lambda: on_one_accelerator)
   rng = np.random.default_rng(0)
   gradients = {str(i): jnp.asarray(
       scale * rng.normal(size=(2, 3 + i % 2)), jnp.float32) for i in range(9)}
@@ -97,7 +97,7 @@ def test_clipping_is_optax_s(monkeypatch, on_accelerators, scale):
   for name, got in results[0].items():
     # The norm is summed in another order on accelerators.
     np.testing.assert_allclose(
-        got, results[1][name], rtol=1e-6 if on_accelerators else 0)
+        got, results[1][name], rtol=1e-6 if on_one_accelerator else 0)
 
 
 def test_gin_bindings_of_optax_s_clipping_count():

@@ -114,12 +114,13 @@ def sum_of_squares(tree: Any) -> jax.Array:
 
 
 def _stacked(arrays: Sequence[Any]) -> Sequence[Any]:
-  """On accelerators arrays of one shape as one; elsewhere all as they are.
+  """On one accelerator arrays of one shape as one; elsewhere as they are.
 
   A sum is two kernels on a GPU, however few numbers it is of, and a network
-  has hundreds of arrays. XLA reads them where they are.
+  has hundreds of arrays. XLA reads them where they are; those that several
+  devices share, each in a way of its own, it would bring together.
   """
-  if not device_mesh.on_accelerators():
+  if not device_mesh.on_one_accelerator():
     return arrays
   alike = collections.defaultdict(list)
   for x in arrays:

@@ -134,11 +134,11 @@ def test_a_restored_value_that_is_not_finite_is_named(dtype, value):
     guards.require_finite("old/checkpoint_3", params)
 
 
-@pytest.mark.parametrize("on_accelerators", [False, True])
+@pytest.mark.parametrize("on_one_accelerator", [False, True])
 def test_squares_are_summed_wherever_and_in_whatever_groups(
-    monkeypatch, on_accelerators):
+    monkeypatch, on_one_accelerator):
   monkeypatch.setattr(
-      device_mesh, "on_accelerators", lambda: on_accelerators)
+      device_mesh, "on_one_accelerator", lambda: on_one_accelerator)
   arrays = [jnp.arange(6.0) + i for i in range(100)]
   tree = {"alike": arrays, "others": [jnp.float32(2), jnp.ones((2, 3))]}
   want = sum(float(np.sum(np.square(x))) for x in jax.tree.leaves(tree))
@@ -146,13 +146,13 @@ def test_squares_are_summed_wherever_and_in_whatever_groups(
   assert guards.sum_of_squares(tree) == want
   program = str(jax.make_jaxpr(lambda x: guards.sum_of_squares(x))(tree))
   # 100 of a shape are sums of 48, 48 and 4.
-  assert program.count("reduce_sum") == (5 if on_accelerators else 102)
+  assert program.count("reduce_sum") == (5 if on_one_accelerator else 102)
   assert guards.sum_of_squares({}) == 0
 
 
 @pytest.mark.parametrize("place", [0, 47, 48, 99])
 def test_one_bad_number_of_many_arrays_is_found(monkeypatch, place):
-  monkeypatch.setattr(device_mesh, "on_accelerators", lambda: True)
+  monkeypatch.setattr(device_mesh, "on_one_accelerator", lambda: True)
   grads = [jnp.ones(3) for _ in range(100)]
   for value, count in ((jnp.nan, 1), (1e38, 0)):
     grads[place] = grads[place].at[1].set(value)
