@@ -180,7 +180,7 @@ def test_a_run_keeps_the_rows_that_it_has():
 def test_large_batches_are_placed_in_groups():
   request = pair_rows.Request(2, 8)
   dataset = make(PAIRED, batch_size=96, pair_rows=request)
-  assert dataset.rows.rows % 8 == 0 and dataset.rows.rows < 48
+  assert dataset.rows.rows % 8 == 0 and dataset.rows.rows < 96
   for expected, found in zip(
       take(make(PAIRED, batch_size=96), 3), take(dataset, 3), strict=True):
     assert sequences_in(found) == sequences_in(expected)
