@@ -382,3 +382,5 @@ def test_a_student_trains_where_only_jax_was(tmp_path):
       "--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=2", "--gin.EVAL_STEPS=1",
       "--gin.BATCH_SIZE=4", "--gin.CHECKPOINT_PERIOD=2")
   assert (tmp_path / "run" / "checkpoint_2").is_dir()
+  for folder in ("parts", "packages"):  # Of gigabytes, which pytest would keep.
+    shutil.rmtree(tmp_path / folder)
