@@ -80,15 +80,21 @@ def wait_until(condition, what: str, seconds: float = 120.0) -> None:
     time.sleep(0.02)
 
 
-def test_killed_at_random_points(launcher, records, whole, tmp_path):
+def test_killed_at_random_points_with_a_damaged_latest_checkpoint(
+    launcher, records, whole, tmp_path):
   """Once at each kind of point; the benchmark does it hundreds of times."""
   rng = random.Random(0)
   for point in rng.sample(list(POINTS), len(POINTS)):
     fault = f"{point}:{rng.randint(1, POINTS[point])}:kill"
     code, text = go_on(launcher, tmp_path, records, fault)
     assert code == -signal.SIGKILL, text
+  bad = tmp_path / f"checkpoint_{checkpoints(tmp_path)[-1]}"
+  damage.inflict("bit_flip", bad, random.Random(3))
+  code, text = go_on(launcher, tmp_path, records, "", "--strict")
+  assert code == 2 and f"the checkpoint {bad} is not what was written" in text
   code, text = go_on(launcher, tmp_path, records)
   assert code == 0, text
+  assert f"{bad} is now {bad}.bad" in text.replace("\n", " ")
   assert trials.assert_same_run(tmp_path, whole) > 100
 
 
@@ -172,19 +178,6 @@ def test_two_runs_in_one_folder_and_a_run_with_another_config(
   assert code == -signal.SIGKILL
   assert f"took over the stale lock of process {first.pid}" in text
   assert checkpoints(tmp_path) == [0, 4]
-
-
-def test_damaged_latest_checkpoint(launcher, records, whole, tmp_path):
-  code, _ = go_on(launcher, tmp_path, records, "step:17:kill")
-  assert code == -signal.SIGKILL
-  bad = tmp_path / f"checkpoint_{checkpoints(tmp_path)[-1]}"
-  damage.inflict("bit_flip", bad, random.Random(3))
-  code, text = go_on(launcher, tmp_path, records, "", "--strict")
-  assert code == 2 and f"the checkpoint {bad} is not what was written" in text
-  code, text = go_on(launcher, tmp_path, records)
-  assert code == 0, text
-  assert f"{bad} is now {bad}.bad" in text.replace("\n", " ")
-  trials.assert_same_run(tmp_path, whole)
 
 
 def test_a_run_folder_says_what_made_it(whole, records):

@@ -16,6 +16,7 @@ import pytest
 
 from stepdistill_jax.records import records
 
+pytestmark = pytest.mark.usefixtures("forked_python")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _ARCHIVE = pathlib.Path(__file__).with_name("written_by_c6d1c46.tar.xz")
 _NETWORK = {"emb_dim": 8, "num_heads": 2, "head_dim": 4, "mlp_dim": 16,

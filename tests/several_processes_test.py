@@ -21,10 +21,18 @@ import pytest
 from stepdistill_jax.distributed import processes
 from stepdistill_jax.quickstart import benchmark_data, plan
 from stepdistill_jax.runs import t5x_command
-from tests.support import trial_processes
+from tests.support import forking, trial_processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LAUNCH = [sys.executable, str(ROOT / "launch" / "local" / "run.py")]
+SCRIPT = str(ROOT / "launch" / "local" / "run.py")
+LAUNCH = [sys.executable, SCRIPT]
+# What the launcher starts is without the imports of a process, which take 10 s.
+OF_FORKS = """
+import runpy, sys
+sys.executable = sys.argv[1]
+del sys.argv[:2]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 STEPS, SAVED = 6, 3
 # One layer of each is enough: less to compile. Tests before these may have
 # named the scanned `network`, too, in this process.
@@ -91,7 +99,8 @@ def two_processes(records_dir, tmp_path_factory):
   """(run folder, what was printed, seconds from the kill to the restart)."""
   model_dir = tmp_path_factory.mktemp("two") / "run"
   launcher = subprocess.Popen(
-      [*LAUNCH, "--processes=2", "--cpu_devices=4", "--restarts=1", "--",
+      [sys.executable, "-c", OF_FORKS, forking.python(), SCRIPT,
+       "--processes=2", "--cpu_devices=4", "--restarts=1", "--",
        *_arguments(model_dir, records_dir)],
       cwd=ROOT, env=_environment(), stderr=subprocess.PIPE, text=True)
   printed, killed_at, noticed_at = [], None, None

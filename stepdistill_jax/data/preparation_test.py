@@ -32,7 +32,7 @@ from stepdistill_jax.data import (
 )
 from stepdistill_jax.records import record_writer, records
 from stepdistill_jax.util import errors, progress
-from tests.support import real_data as testing
+from tests.support import forking, real_data as testing
 
 STEP = "svamp_step_gold_palm540b"
 LENGTHS = {"inputs": 12, "targets": 8, "rationale_targets": 16}
@@ -296,7 +296,7 @@ def test_processes_that_prepare_at_once_and_one_that_is_killed(folder):
 
   def start(*arguments):
     return subprocess.Popen(
-        [sys.executable, "-c", _PREPARE, *arguments], text=True,
+        [forking.python(), "-c", _PREPARE, *arguments], text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

@@ -10,7 +10,8 @@ from tests.support import exactness_cases, student_fixtures as fixtures
 
 
 @pytest.mark.parametrize("make", [
-    lambda: fixtures.tiny_student(module=exactness_cases.make_module(False)),
+    lambda: fixtures.tiny_student(module=fixtures.tiny_module(
+        num_encoder_layers=2, num_decoder_layers=2)),
     lambda: fixtures.tiny_student(module=exactness_cases.make_module(True)),
     fixtures.tiny_decoder], ids=["t5", "scanned", "decoder"])
 @pytest.mark.parametrize("bits", ["threefry2x32", "unsafe_rbg"])

@@ -1,4 +1,4 @@
-"""All of a layer's dropout from one draw of random numbers.
+"""All of a layer's dropout from one draw of random numbers, on one device.
 
 A draw is four kernels on a GPU, however few numbers it draws, and T5's are few:
 one serves all positions of a row. A layer has four to six of them, and draws
@@ -15,9 +15,10 @@ import math
 from typing import Any
 
 from flax import linen as nn
-from flax.linen import spmd
 import jax
 import jax.numpy as jnp
+
+from stepdistill_jax.distributed import device_mesh
 
 Array = Any
 Shape = tuple[int, ...]
@@ -52,10 +53,14 @@ def apply(layer: Callable[[Any, Array], Array], params: Any, x: Array,
 def _draw(key: Array, keep_prob: float, shapes: Sequence[Shape]
           ) -> Iterator[Array]:
   """Bool arrays of these shapes, true with this probability."""
+  if len(device_mesh.devices_here()) > 1:
+    # Each has a part of an array: parts of one draw would have to be moved.
+    for i, shape in enumerate(shapes):
+      yield jax.random.bernoulli(
+          jax.random.fold_in(key, i), keep_prob, shape)
+    return
   ends = list(itertools.accumulate(map(math.prod, shapes)))
-  # All on each device, as its generator has them: it takes what it needs.
-  kept = spmd.with_logical_constraint(
-      jax.random.bernoulli(key, keep_prob, (ends[-1],)), (None,))
+  kept = jax.random.bernoulli(key, keep_prob, (ends[-1],))
   for part, shape in zip(jnp.split(kept, ends[:-1]), shapes, strict=True):
     yield part.reshape(shape)
 

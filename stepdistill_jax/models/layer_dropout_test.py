@@ -4,8 +4,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from t5x.examples.t5 import network
 
+from stepdistill_jax.distributed import device_mesh
 from stepdistill_jax.models import layer_dropout
 
 _X = jnp.ones((2, 64, 512))
@@ -24,14 +26,20 @@ class _Layer(nn.Module):
 
 def _applied(rates, seed=0):
   layer = _Layer(rates)
-  return np.asarray(layer_dropout.apply(
+  return layer_dropout.apply(
       lambda params, x: layer.apply({"params": params}, x), {}, _X,
-      jax.random.PRNGKey(seed)))
+      jax.random.PRNGKey(seed))
 
 
-def test_rates_shapes_and_scales_are_those_of_each_dropout():
+@pytest.mark.parametrize("devices", [1, 2])
+def test_rates_shapes_and_scales_are_those_of_each_dropout(
+    monkeypatch, devices):
+  """From one draw on one device, from a draw each on several."""
+  monkeypatch.setattr(device_mesh, "devices_here", lambda: [None] * devices)
+  program = str(jax.make_jaxpr(lambda: _applied((0.5, 0.5)))())
+  assert program.count("random_bits") == devices
   for rates in [(0.25, 0.25), (0.5, 0.125)]:
-    out = _applied(rates)
+    out = np.asarray(_applied(rates))
     for got, rate in zip(out, rates, strict=True):
       # What is kept is divided by how often it is.
       np.testing.assert_allclose(got[got > 0], 1 / (1 - rate), rtol=1e-6)
