@@ -133,7 +133,7 @@ def main() -> None:
   print(f"{'size':6}{'GB':>6}{'largest array':>15}  {'command':10}"
         f"{'seconds':>9}{'MB/s':>7}{'peak memory':>13}{'allowed':>10}",
         flush=True)
-  told, within = [], True
+  lines, within = [], True
   for size in args.sizes.split(","):
     shutil.rmtree(args.folder, ignore_errors=True)
     total, largest = write_checkpoint(args.folder / "hf", SIZES[size])
@@ -148,10 +148,10 @@ def main() -> None:
     if digest(args.folder / "hf") != digest(args.folder / "out"):
       raise SystemExit("the weights that came back differ")
     within &= max(peaks) <= allowed
-    told.append(f"{max(peaks) / 1e6:.0f} MB for {size} ({total / 1e9:.1f} GB, "
+    lines.append(f"{max(peaks) / 1e6:.0f} MB for {size} ({total / 1e9:.1f} GB, "
                 f"largest array {largest / 1e6:,.0f} MB)")
   shutil.rmtree(args.folder)
-  print(f"headline: all came back bit by bit; peak memory {', '.join(told)}")
+  print(f"headline: all came back bit by bit; peak memory {', '.join(lines)}")
   if not within:
     raise SystemExit("that is more memory than is allowed")
 

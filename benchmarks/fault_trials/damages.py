@@ -38,9 +38,9 @@ class Damages:
     for i in range(unit["damages"]):
       kind = damage.KINDS[i % len(damage.KINDS)]
       shutil.copytree(good, bad)
-      told = damage.inflict(kind, bad, rng)
+      damaged = damage.inflict(kind, bad, rng)
       if not restore_choice.problems(str(bad)):
-        raise AssertionError(f"not found: {told}")
+        raise AssertionError(f"not found: {damaged}")
       found[kind] += 1
       shutil.rmtree(bad)
     if restore_choice.problems(str(good)):

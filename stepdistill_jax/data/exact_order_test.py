@@ -206,8 +206,8 @@ def test_packed_rows_are_as_full_as_the_converters():
 @pytest.mark.parametrize("pack", [False, True])
 def test_says_which_examples_are_where(pack):
   dataset = make(PAIRED, pack=pack)
-  told = dataset.batches.examples_of_steps(2, 5)
-  assert [2 + i for i in told] == [
+  numbers = dataset.batches.examples_of_steps(2, 5)
+  assert [2 + i for i in numbers] == [
       n for batch in take(dataset, 5)[2:] for n in examples_in(batch)]
   assert dataset.batches.num_examples() == 23
 
