@@ -19,7 +19,7 @@ from stepdistill_jax.util import t5x_finder
 
 @contextlib.contextmanager
 def _devices_for_google(devices):
-  """Google's T5X asks JAX for the devices; the embedded engine is given them."""
+  """Google's T5X asks JAX for the devices; the embedded engine gets them."""
   import jax
   if t5x_finder.current_engine() == "embedded":
     yield

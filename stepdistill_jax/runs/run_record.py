@@ -57,6 +57,9 @@ _BOUND_LATER = {"LONG_RATIONALE": "'cut_tail'",
                 "long_prompts.do": "%LONG_PROMPT",
                 "SYNTHETIC_KIND": None}  # A name; any value is today's.
 
+# One rule by two names: recipes had optax's.
+_SAME_RULES = ("@optax.clip_by_global_norm()",
+               "@students.clip_by_global_norm()")
 # What a run begins with is recorded, and it goes on with that.
 _LEFT_TO_RUNS = ("USE_HARDWARE_RNG", "PACK")
 # Of runs before they were recorded.
@@ -194,6 +197,8 @@ def _changes(
            for end, value in _BOUND_LATER.items()
            if f".{name}".endswith(f".{end}")}
   old, new = _same_schedule(old, new)
+  old, new = ({name: value.replace(*_SAME_RULES)
+               for name, value in config.items()} for config in (old, new))
   for name in _LEFT_TO_RUNS:
     if (old.get(name), new.get(name)) == ("False", "None"):
       new = {**new, name: "False"}

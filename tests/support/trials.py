@@ -30,10 +30,10 @@ _BINDINGS = (
     "BATCH_SIZE = 8", "DROPOUT_RATE = 0.1", "EVAL_PERIOD = 8",
     "CHECKPOINT_PERIOD = 4", "CHECKPOINTS_KEPT = 2",
     "train_script.train.stats_period = 3", "WARMUP_STEPS = 4",
-    "network.T5Config.emb_dim = 16", "network.T5Config.num_heads = 2",
-    "network.T5Config.head_dim = 8", "network.T5Config.mlp_dim = 32",
-    "network.T5Config.num_encoder_layers = 1",
-    "network.T5Config.num_decoder_layers = 1")
+    "t5.network.T5Config.emb_dim = 16", "t5.network.T5Config.num_heads = 2",
+    "t5.network.T5Config.head_dim = 8", "t5.network.T5Config.mlp_dim = 32",
+    "t5.network.T5Config.num_encoder_layers = 1",
+    "t5.network.T5Config.num_decoder_layers = 1")
 
 
 def write_records(output_dir: pathlib.Path, stories: int = 50) -> pathlib.Path:
