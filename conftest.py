@@ -44,7 +44,7 @@ runtime.load_triton()
 # A checkpoint's files are synced one by one, which takes seconds on a disk and
 # no time in memory.
 _MEMORY = "/dev/shm"
-if os.path.isdir(_MEMORY) and shutil.disk_usage(_MEMORY).free > 4 * 2**30:
+if os.path.isdir(_MEMORY) and shutil.disk_usage(_MEMORY).free > 6 * 2**30:
   os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _MEMORY)
 
 # A shell's background job ignores Ctrl-C, and so would the runs that tests

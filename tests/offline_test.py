@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 import venv
 import zipfile
 
@@ -338,15 +339,22 @@ def test_the_command_runs_in_an_empty_environment(tmp_path):
   assert _run(folder / "bin" / "t5x", env={}) == f"{folder}/six.py\n"
 
 
-def test_a_student_trains_where_only_jax_was(tmp_path):
+@pytest.fixture(name="on_disk")
+def _on_disk():
+  """A folder for gigabytes: pytest's own may be in memory."""
+  with tempfile.TemporaryDirectory() as folder:
+    yield pathlib.Path(folder)
+
+
+def test_a_student_trains_where_only_jax_was(on_disk):
   small = dataclasses.replace(
       plan.BUDGETS["small"], train_stories=16, validation_stories=4,
       test_stories=1)
-  records = benchmark_data.prepare(tmp_path / "benchmark", small).records_dir
+  records = benchmark_data.prepare(on_disk / "benchmark", small).records_dir
   # Not compressed and with tests' own TensorFlow: it takes minutes otherwise.
   _run(sys.executable, GPU / "offline_pack.py", "--from_environment",
-       "--preset=none", "--part_size=500M", f"--output={tmp_path}/parts")
-  empty = tmp_path / "empty"
+       "--preset=none", "--part_size=500M", f"--output={on_disk}/parts")
+  empty = on_disk / "empty"
   venv.create(empty, with_pip=False)
   (site,) = empty.glob("lib/*/site-packages")
   installed = {
@@ -360,7 +368,7 @@ def test_a_student_trains_where_only_jax_was(tmp_path):
     for top in {file.parts[0] for file in installed[name].files} - {".."}:
       (site / top).symlink_to(installed[name].locate_file(top))
   environment = {
-      "PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"),
+      "PATH": os.environ["PATH"], "HOME": str(on_disk / "home"),
       "JAX_PLATFORMS": "cpu", **{
           name: value for name, value in os.environ.items()
           if name.startswith("JAX_")}}
@@ -370,17 +378,15 @@ def test_a_student_trains_where_only_jax_was(tmp_path):
     alone = ()
     environment |= {f"{kind}_proxy": "http://127.0.0.1:9"
                     for kind in ("http", "https")}
-  run = lambda *command: _run(*alone, *command, cwd=tmp_path, env=environment)
+  run = lambda *command: _run(*alone, *command, cwd=on_disk, env=environment)
   printed = run(empty / "bin/python", "parts/offline_unpack.py",
                 "--target=packages", "--check")
   assert f"jax {installed['jax'].version} {site}" in printed
   for name in ("stepdistill_jax", "tensorflow"):
-    assert str(tmp_path / "packages" / name) in printed
-  run(tmp_path / "packages/bin/t5x", "train",
+    assert str(on_disk / "packages" / name) in printed
+  run(on_disk / "packages/bin/t5x", "train",
       "--gin_file=gin/recipes/tracking_step_by_step.gin",
       f"--records_dir={records}", "--gin.MODEL_DIR='run'",
       "--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=2", "--gin.EVAL_STEPS=1",
       "--gin.BATCH_SIZE=4", "--gin.CHECKPOINT_PERIOD=2")
-  assert (tmp_path / "run" / "checkpoint_2").is_dir()
-  for folder in ("parts", "packages"):  # Of gigabytes, which pytest would keep.
-    shutil.rmtree(tmp_path / folder)
+  assert (on_disk / "run" / "checkpoint_2").is_dir()
