@@ -75,7 +75,9 @@ def _collect(tmp_path, server, *more, rows=3):
 
 
 def test_a_chat_with_several_samples(tmp_path, server):
-  more = ("--samples=2", "--temperature=1", "--max_tokens=12", "--seed=5")
+  # Its requests share one generator of random numbers: one at a time.
+  more = ("--samples=2", "--temperature=1", "--max_tokens=12", "--seed=5",
+          "--concurrency=1")
   # This server ignores `n`: each row's second sample is asked for by itself.
   outcome, lines = _collect(
       tmp_path, server, "--samples_per_request=2", *more)
@@ -87,7 +89,8 @@ def test_a_chat_with_several_samples(tmp_path, server):
     assert len(line["output"]) == 12 and line["output"].islower()
     assert line["usage"]["completion_tokens"] == 12
     assert line["usage"]["prompt_tokens"] > 100  # Bytes of the instruction.
-  assert len({line["output"] for line in lines}) > 3
+  # A row's samples have seeds 5 and 6.
+  assert len({(line["position"], line["output"]) for line in lines}) == 6
   outcome, _ = _collect(tmp_path, server, "--samples_per_request=2", *more)
   assert outcome["progress"]["requests"] == 0
 
