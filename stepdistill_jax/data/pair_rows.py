@@ -10,8 +10,9 @@ read (`example_order`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import functools
 import inspect
 from typing import Any, NamedTuple
 
@@ -133,6 +134,23 @@ def multiple(partitioner: Any, trainer_cls: Any) -> int:
   """
   return int(partitioner.get_data_layout().batch_size * (
       inherited_bindings.argument(trainer_cls, "num_microbatches") or 1))
+
+
+def fitted(
+    get_dataset_fn: Any, steps: int, partitioner: Any, trainer_cls: Any,
+    recorded: Sequence[int] | None = None) -> Any:
+  """A run's `get_dataset_fn`, whose batches come in rows of this module.
+
+  Args:
+    get_dataset_fn: of the run, which can have them.
+    steps: of the run.
+    partitioner: of the run.
+    trainer_cls: of the run.
+    recorded: the global batch's shape so far.
+  """
+  return functools.partial(get_dataset_fn, pair_rows=Request(
+      steps, multiple(partitioner, trainer_cls),
+      Shape(*recorded) if recorded else None))
 
 
 def place(sizes: np.ndarray, shape: Shape) -> np.ndarray:

@@ -184,11 +184,9 @@ def train(
         train_dataset_cfg, seed=seeds["data"])
     layout = partitioner.get_data_layout(train_dataset_cfg.batch_size)
     if in_pairs:
-      get_dataset_fn = functools.partial(
-          get_dataset_fn, pair_rows=pair_rows.Request(
-              relative_steps or total_steps,
-              pair_rows.multiple(partitioner, trainer_cls),
-              packed_rows and pair_rows.Shape(*packed_rows)))
+      get_dataset_fn = pair_rows.fitted(
+          get_dataset_fn, relative_steps or total_steps, partitioner,
+          trainer_cls, packed_rows)
     train_dataset, data_shards = data_shards_lib.get_dataset(
         get_dataset_fn, train_dataset_cfg, layout,
         run_record.data_shards(model_dir), model.FEATURE_CONVERTER_CLS)

@@ -414,11 +414,11 @@ def _shared_rows(arguments: Mapping[str, Any]) -> tuple[Any, str]:
         "follows from its records; they are not here, or not tokenized yet, so "
         "this is the plan of PACK = False, which needs more")
   layout = partitioner.get_data_layout(cfg.batch_size)
-  dataset = get_dataset_fn(
-      cfg, layout.shard_id, layout.num_shards, model.FEATURE_CONVERTER_CLS,
-      pair_rows=pair_rows.Request(
-          arguments.get("relative_steps") or arguments["total_steps"],
-          pair_rows.multiple(partitioner, arguments["trainer_cls"])))
+  dataset = pair_rows.fitted(
+      get_dataset_fn,
+      arguments.get("relative_steps") or arguments["total_steps"], partitioner,
+      arguments["trainer_cls"])(
+          cfg, layout.shard_id, layout.num_shards, model.FEATURE_CONVERTER_CLS)
   spec: Mapping[str, tf.TensorSpec] = dataset.element_spec
   return {k: jax.ShapeDtypeStruct(
       (dataset.rows.rows, *x.shape[1:]), x.dtype.as_numpy_dtype)

@@ -57,11 +57,10 @@ def dot_product_attention(
     `[batch, q_length, heads, v_dim]`.
   """
   if not from_cache:
-    # A loop of layers keeps them as the backward pass reads them.
-    query, key, value = (
-        checkpoint_name(_as_cached(x), HEADS) for x in (query, key, value))
-  else:
-    query = _as_cached(query)
+    key, value = _as_cached(key), _as_cached(value)
+  # A loop of layers keeps them as the backward pass reads them.
+  query, key, value = (checkpoint_name(x, HEADS)
+                       for x in (_as_cached(query), key, value))
   if float32_logits:
     query, key = query.astype(jnp.float32), key.astype(jnp.float32)
   logits = jnp.einsum("bhqd,bhkd->bhqk", query, key)
