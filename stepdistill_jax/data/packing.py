@@ -68,41 +68,6 @@ def place_records(
   return Placement(row, input_start, target_start, index)
 
 
-def _scatter(
-    values: Tensors, sizes: tf.Tensor, rows: tf.Tensor, starts: tf.Tensor,
-    num_rows: Any, length: int) -> Tensors:
-  """Writes sequences into rows.
-
-  Args:
-    values: name -> `[sequences, width]`; what is beyond a sequence's size is
-      padding and not written.
-    sizes: `[sequences]` int32.
-    rows: `[sequences]` int32, the row of each sequence.
-    starts: `[sequences]` int32, its first position in the row.
-    num_rows: rows of the result.
-    length: tokens a row.
-
-  Returns:
-    name -> `[num_rows, length]`, 0 where nothing was written.
-  """
-  width = tf.shape(next(iter(values.values())))[1]
-  real = tf.sequence_mask(sizes, width)  # [sequences, width]
-  positions = starts[:, None] + tf.range(width)[None, :]
-  rows = tf.broadcast_to(rows[:, None], tf.shape(positions))
-  where = tf.boolean_mask(tf.stack([rows, positions], axis=-1), real)
-  return {
-      name: tf.scatter_nd(where, tf.boolean_mask(value, real),
-                          tf.stack([num_rows, length]))
-      for name, value in values.items()
-  }
-
-
-def _sequence_starts(record_start: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-  """`[records]`, `[records, K]` -> `[records * K]`: each sequence's start."""
-  before = tf.cumsum(sizes, axis=1, exclusive=True)
-  return tf.reshape(record_start[:, None] + before, [-1])
-
-
 def pack_block(
     block: Tensors, *, input_length: int, target_length: int,
     max_records_per_row: int | None = None,
@@ -142,36 +107,35 @@ def pack_block(
         input_totals, target_totals, input_length=input_length,
         target_length=target_length, max_records_per_row=max_records_per_row)
 
-  num_targets = tf.shape(input_sizes)[1]  # K
-  def flat(x: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], axis=0))
-  rows = tf.repeat(placement.row, num_targets)  # [records * K]
   total = placement.row[-1] + 1 if num_rows is None else num_rows
+  num_targets = tf.shape(input_sizes)[1]  # K
   # Segments count from 1 in a row: label 1, rationale 1, label 2, ...
   segments = (placement.index_in_row[:, None] * num_targets
               + tf.range(num_targets)[None, :] + 1)
 
-  def stream(tokens: tf.Tensor, sizes: tf.Tensor, starts: tf.Tensor,
-             length: int, **constants: tf.Tensor) -> Tensors:
-    tokens = flat(tokens)  # [records * K, width]
-    shape = tf.shape(tokens)
-    def fill(x: tf.Tensor) -> tf.Tensor:
-      return tf.broadcast_to(flat(x)[:, None], shape)
+  def stream(tokens: tf.Tensor, sizes: tf.Tensor, record_starts: tf.Tensor,
+             length: int, **of_targets: tf.Tensor) -> Tensors:
+    """Writes sequences into rows, 0 where there is none."""
+    # Record, target and position of each token that is not padding.
+    real = tf.where(tf.sequence_mask(sizes, tf.shape(tokens)[2]))
+    record, target = real[:, 0], real[:, :2]
+    positions = tf.cast(real[:, 2], tf.int32)
+    starts = record_starts[:, None] + tf.cumsum(sizes, axis=1, exclusive=True)
+    at = tf.stack([tf.gather(placement.row, record),
+                   tf.gather_nd(starts, target) + positions], axis=-1)
     values = {
-        "tokens": tokens, "segment_ids": fill(segments),
-        "positions": tf.broadcast_to(tf.range(shape[1])[None, :], shape),
-        **{name: fill(value) for name, value in constants.items()}}
-    return {name: tf.ensure_shape(value, [num_rows, length])
-            for name, value in _scatter(
-                values, flat(sizes), rows, starts, total, length).items()}
+        "tokens": tf.gather_nd(tokens, real), "positions": positions,
+        **{name: tf.gather_nd(x, target) for name, x in of_targets.items()}}
+    return {name: tf.ensure_shape(
+        tf.scatter_nd(at, value, tf.stack([total, length])),
+        [num_rows, length]) for name, value in values.items()}
 
-  encoder = stream(
-      block["inputs"], input_sizes,
-      _sequence_starts(placement.input_start, input_sizes), input_length)
+  encoder = stream(block["inputs"], input_sizes, placement.input_start,
+                   input_length, segment_ids=segments)
   decoder = stream(
-      block["targets"], target_sizes,
-      _sequence_starts(placement.target_start, target_sizes), target_length,
-      weights=block["weights"], task_ids=block["task_ids"])
+      block["targets"], target_sizes, placement.target_start, target_length,
+      segment_ids=segments, weights=block["weights"],
+      task_ids=block["task_ids"])
   return {
       "encoder_input_tokens": encoder["tokens"],
       "encoder_segment_ids": encoder["segment_ids"],

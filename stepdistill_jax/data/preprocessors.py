@@ -40,8 +40,8 @@ long_rationales = truncation.long_rationales
 
 FirstStep = Callable[..., tf.data.Dataset]
 _Example = Mapping[str, tf.Tensor]
-_map = functools.partial(
-    tf.data.Dataset.map, num_parallel_calls=tf.data.AUTOTUNE)
+# Nothing here branches on tensors; AutoGraph would rewrite it for seconds.
+_plain = tf.autograph.experimental.do_not_convert
 
 
 @gin.configurable(module="stepdistill_jax.data.preprocessors")
@@ -62,6 +62,12 @@ def mixing_weights(
     weights: of all its data sets; None: as many as each has train records.
   """
   return weights or {}
+
+
+def _map(dataset: tf.data.Dataset, function: Callable[..., Any]
+         ) -> tf.data.Dataset:
+  return dataset.map(
+      _plain(function), num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def label_text(example: _Example, label_source: str) -> tf.Tensor:
@@ -128,7 +134,7 @@ def _first_step(texts: Callable[..., dict[str, tf.Tensor]]) -> FirstStep:
   @functools.wraps(texts)
   def first_step(dataset: tf.data.Dataset, **options: Any) -> tf.data.Dataset:
     return _map(dataset, lambda example: texts(example, **options)).filter(
-        lambda example: example["targets"] != "")
+        _plain(lambda example: example["targets"] != ""))
 
   first_step.texts = texts  # type: ignore[attr-defined]
   return first_step
@@ -241,11 +247,21 @@ def encode(name: str, texts: tf.Tensor, vocabulary: seqio.Vocabulary
     return tf.map_fn(
         lambda text: decoders.encode_text_tf(text, prompt=is_prompt), texts,
         fn_output_signature=tf.RaggedTensorSpec([None], tf.int32, 0))
-  parts = tf.strings.split(texts, records.EOS_TEXT)  # [texts, (parts)]
-  tokens = vocabulary.encode_tf(parts.flat_values)  # [parts, (length)]
-  ends = tf.fill([tokens.nrows(), 1], vocabulary.eos_id)
-  ended = parts.with_values(tf.concat([tokens, ends], axis=1))
-  return ended.merge_dims(1, 2)[:, :-1]
+  parts = tf.raw_ops.StringSplitV2(input=texts, sep=records.EOS_TEXT)
+  text_of = parts.indices[:, 0]  # [parts], ascending
+  tokens = vocabulary.encode_tf(parts.values)  # [parts, (length)]
+  ids, splits = tokens.flat_values, tokens.row_splits
+  # An EOS id stands between the parts of a text: so many more before each.
+  # (Operations of ragged tensors would make this a graph of 230 nodes.)
+  ends_before = tf.range(tf.size(text_of, splits.dtype)) - text_of
+  at = tf.range(tf.size(ids, splits.dtype))
+  part_of = tf.raw_ops.UpperBound(sorted_inputs=splits[None], values=at[None])
+  joined = tf.tensor_scatter_nd_update(
+      tf.fill([tf.size(ids) + tf.size(text_of) - tf.size(texts)],
+              vocabulary.eos_id),
+      (at + tf.gather(ends_before, part_of[0] - 1))[:, None], ids)
+  return tf.RaggedTensor.from_row_lengths(joined, tf.math.segment_sum(
+      splits[1:] - splits[:-1] + 1, text_of) - 1, validate=False)
 
 
 def tokenize(
@@ -281,9 +297,9 @@ def append_eos(
   if truncation.long_rationales() != "drop" or truncation.keeps_all() or (
       not sequence_length):
     return dataset
-  return dataset.filter(lambda example: ~(
+  return dataset.filter(_plain(lambda example: ~(
       texts.is_too_long(example[truncation.TOKENS_CUT])
-      & tf.strings.regex_full_match(example["id"], "[^/]*/train/.*")))
+      & tf.strings.regex_full_match(example["id"], "[^/]*/train/.*"))))
 
 
 def tokenized_records(
