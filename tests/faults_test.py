@@ -18,8 +18,9 @@ from stepdistill_jax.runs import fault_points, restore_choice
 from tests.support import damage, trial_processes, trials
 
 # Point -> at which of its first so many times a process is killed.
-POINTS = {"step": 9, "save_started": 2, "checkpoint_written": 2,
+POINTS = {"step": 6, "save_started": 2, "checkpoint_written": 2,
           "manifest_written": 2, "checkpoint_named": 2}
+STEPS = 24
 KEY = "sk-Zq7-planted-in-the-environment"
 ONE_DEVICE = {**trial_processes.devices(1), "OPENAI_API_KEY": KEY}
 
@@ -54,8 +55,8 @@ def _whole(launcher, records, tmp_path_factory) -> pathlib.Path:
 NO_CHECK = "train_script.train.verify_matching_vocabs_fn = None"
 
 
-def command(folder, records, *more, bindings=trials.NO_EVALUATION, **options):
-  return [*trials.arguments(records, (*bindings, NO_CHECK), **options),
+def command(folder, records, *more, bindings=trials.NO_EVALUATION, steps=STEPS):
+  return [*trials.arguments(records, (*bindings, NO_CHECK), steps),
           f"--gin.MODEL_DIR={str(folder)!r}", *more]
 
 
@@ -95,7 +96,7 @@ def test_killed_at_random_points_with_a_damaged_latest_checkpoint(
   code, text = go_on(launcher, tmp_path, records)
   assert code == 0, text
   assert f"{bad} is now {bad}.bad" in text.replace("\n", " ")
-  assert trials.assert_same_run(tmp_path, whole) > 100
+  assert trials.assert_same_run(tmp_path, whole, STEPS) > 100
 
 
 def test_sigterm_saves_and_exits_with_75(launcher, records, tmp_path):
@@ -117,11 +118,11 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_the_same_step(
     launcher, records, tmp_path):
   """JAX looks for a signal once a second, and these steps take less: a rest
   after the signal's step keeps the run from ending before it is seen."""
-  fault, steps = "step:3:term,step:4:hang:3", 24
+  fault = "step:3:term,step:4:hang:3"
 
   def go_on_both(name, fault="", victim=0):
     processes = launcher.start_several(
-        command(tmp_path / name, records, steps=steps),
+        command(tmp_path / name, records),
         [{**ONE_DEVICE, fault_points.VARIABLE: fault if i == victim else ""}
          for i in range(2)])
     return [(p.wait(), p.text()) for p in processes]
@@ -136,7 +137,7 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_the_same_step(
       assert "Traceback" not in text
   results = go_on_both("run")
   assert [code for code, _ in results] == [0, 0], results
-  trials.assert_same_run(tmp_path / "run", tmp_path / "whole", steps)
+  trials.assert_same_run(tmp_path / "run", tmp_path / "whole", STEPS)
 
 
 def test_ctrl_c_saves_and_a_second_signal_ends_at_once(
@@ -247,7 +248,7 @@ def test_a_full_disk(launcher, records, whole, tmp_path):
     filler.unlink()
     code, text = go_on(launcher, run, records)
     assert code == 0, text
-    trials.assert_same_run(run, whole)
+    trials.assert_same_run(run, whole, STEPS)
 
 
 def test_a_folder_that_cannot_be_written(launcher, records, tmp_path):

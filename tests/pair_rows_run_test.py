@@ -35,7 +35,7 @@ def _train(records):
     assert t5x_command.main([
         *trials.arguments(records, [
             *trials.NO_EVALUATION, "train_script.train.stats_period = 1",
-            "EVAL_PERIOD = 2", "CHECKPOINT_PERIOD = 2",
+            "EVAL_PERIOD = 2", f"CHECKPOINT_PERIOD = {steps}",
             "CHECKPOINTS_KEPT = None", *bindings], steps),
         *(f"--gin_file={file}" for file in files),
         f'--gin.MODEL_DIR="{folder}"']) == 0
@@ -82,12 +82,13 @@ def test_steps_are_those_of_a_row_for_each_pair(
 
 
 def test_resumed_equals_whole_with_dropout(train, tmp_path):
-  whole = train(tmp_path / "whole", *PAIRS)
+  often = "CHECKPOINT_PERIOD = 2"
+  whole = train(tmp_path / "whole", *PAIRS, often)
   part = tmp_path / "part"
   shutil.copytree(whole, part)
   for step in (4, 6):
     shutil.rmtree(part / f"checkpoint_{step}")
-  train(part, *PAIRS)
+  train(part, *PAIRS, often)
   assert trials.assert_same_run(part, whole, STEPS) > 0
   assert data_of(part)["packed_rows"] == data_of(whole)["packed_rows"]
 
@@ -154,6 +155,7 @@ print(json.dumps([*found, planned()]))
 """
 
 
+@pytest.mark.usefixtures("forked_python")
 def test_a_plan_has_the_rows_of_the_run(train, tmp_path, records):
   run = train(tmp_path / "run", *PAIRS, steps=2)
   process = subprocess.run(
