@@ -450,6 +450,19 @@ def test_words_have_the_tokens_of_their_texts(real, monkeypatch):
     np.testing.assert_array_equal(tokens, expected.flat_values)
 
 
+@pytest.mark.parametrize("texts", [
+    [], [""], ["</s>"], ["a b </s> c", "", "1", "</s>x </s></s>", "d e"]])
+def test_an_eos_id_stands_between_the_parts_of_a_text(texts):
+  vocabulary = vocabularies.T5Vocabulary()
+  expected = []
+  for text in texts:
+    first, *others = map(vocabulary.encode, text.split(records.EOS_TEXT))
+    expected.append(first + [
+        token for part in others for token in [vocabulary.eos_id, *part]])
+  found = preprocessors.encode("", tf.constant(texts, tf.string), vocabulary)
+  assert found.to_list() == expected
+
+
 @pytest.mark.parametrize("name", [
     STEP, "svamp_label_gold", "svamp_single_gold_palm540b",
     "svamp_rationale_palm540b", "svamp_predict_gold"])
