@@ -52,7 +52,10 @@ class TrainStateInitializer:
     # A function of its own: what JAX remembers of PRNGKey may be from a run
     # with other random bits.
     key_shape = jax.eval_shape(lambda: jax.random.PRNGKey(0))
-    self.global_train_state_shape = jax.eval_shape(initialize, rng=key_shape)
+    shape_of = lambda key: jax.eval_shape(initialize, key)
+    # In the context of `from_scratch`, for which JAX has it traced then.
+    self.global_train_state_shape = (
+        self._on_one_device(shape_of) or shape_of)(key_shape)
     self.train_state_axes = partitioner.get_mesh_axes(
         self.global_train_state_shape)
     # Scanned layers ask for the parameters' shardings inside the scan.
@@ -63,6 +66,15 @@ class TrainStateInitializer:
       model.module = module.clone(
           parent=None, spmd_annotations=self.train_state_axes.params)
 
+  def _on_one_device(
+      self, function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The function in the context of a mesh of one device, if it is one."""
+    mesh = getattr(self._partitioner, "mesh", None)
+    if mesh is None or mesh.size > 1:
+      return None
+    return partitioning.PjittedFnWithContext(
+        function, mesh, self._partitioner.logical_axis_rules)
+
   def from_scratch(self, init_rng: jax.Array):
     """Initializes, each device making its own shards.
 
@@ -70,13 +82,10 @@ class TrainStateInitializer:
     share a program that is compiled once, and all of a network's make no
     program as large as a step's. The values are the same, but for rounding.
     """
-    mesh = getattr(self._partitioner, "mesh", None)
-    if mesh is not None and mesh.size == 1:
-      state = partitioning.PjittedFnWithContext(
-          equations.one_by_one(self._initialize), mesh,
-          self._partitioner.logical_axis_rules)(init_rng)
+    initialize = self._on_one_device(equations.one_by_one(self._initialize))
+    if initialize is not None:
       return self._partitioner.move_params_to_devices(
-          state, self.train_state_axes)
+          initialize(init_rng), self.train_state_axes)
     return self._partitioner.partition(
         self._initialize, in_axis_resources=None,
         out_axis_resources=self.train_state_axes)(init_rng)
