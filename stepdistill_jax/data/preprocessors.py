@@ -251,17 +251,16 @@ def encode(name: str, texts: tf.Tensor, vocabulary: seqio.Vocabulary
   text_of = parts.indices[:, 0]  # [parts], ascending
   tokens = vocabulary.encode_tf(parts.values)  # [parts, (length)]
   ids, splits = tokens.flat_values, tokens.row_splits
+  lengths = tf.math.segment_sum(splits[1:] - splits[:-1] + 1, text_of) - 1
   # An EOS id stands between the parts of a text: so many more before each.
   # (Operations of ragged tensors would make this a graph of 230 nodes.)
   ends_before = tf.range(tf.size(text_of, splits.dtype)) - text_of
   at = tf.range(tf.size(ids, splits.dtype))
   part_of = tf.raw_ops.UpperBound(sorted_inputs=splits[None], values=at[None])
   joined = tf.tensor_scatter_nd_update(
-      tf.fill([tf.size(ids) + tf.size(text_of) - tf.size(texts)],
-              vocabulary.eos_id),
+      tf.fill([tf.reduce_sum(lengths)], vocabulary.eos_id),
       (at + tf.gather(ends_before, part_of[0] - 1))[:, None], ids)
-  return tf.RaggedTensor.from_row_lengths(joined, tf.math.segment_sum(
-      splits[1:] - splits[:-1] + 1, text_of) - 1, validate=False)
+  return tf.RaggedTensor.from_row_lengths(joined, lengths, validate=False)
 
 
 def tokenize(

@@ -72,6 +72,8 @@ def keep_selected(
   if not left_out.shape[0]:
     return dataset
 
+  # Nothing branches on tensors; AutoGraph would rewrite it for seconds.
+  @tf.autograph.experimental.do_not_convert
   def is_kept(example: dict[str, tf.Tensor]) -> tf.Tensor:
     fingerprint = fingerprints(example["id"])
     at = tf.searchsorted(left_out, fingerprint[None])[0]

@@ -160,7 +160,6 @@ class Texts:
     return name in self.rationales and (
         do == "cut_head" or do == "drop" and name in self.labels)
 
-  @tf.autograph.experimental.do_not_convert
   def is_too_long(self, lost: Any) -> Any:
     """Whether a rationale lost tokens, bool `[...]` of int `[..., names]`."""
     at = [self.names.index(name) for name in sorted(self.rationales)]
@@ -202,8 +201,6 @@ class Fit:
   keep_end: frozenset[str]
   prompts_keep_end: bool
 
-  # Nothing branches on tensors, and AutoGraph takes methods for others.
-  @tf.autograph.experimental.do_not_convert
   def places(self, sizes: Mapping[str, Any], ops: Any = np
              ) -> dict[str, Place]:
     """What is left of features by their sizes alone.
@@ -242,7 +239,6 @@ class Fit:
         {name: np.array(longest[name]) for name in self.texts.names})
     return all(place.lost <= 0 for place in places.values())
 
-  @tf.autograph.experimental.do_not_convert
   def example(self, example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """An example of token ids by feature without EOS, fitted."""
     places = self.places(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
 import os
 from typing import Any
 
@@ -52,7 +53,7 @@ class TrainStateInitializer:
     # A function of its own: what JAX remembers of PRNGKey may be from a run
     # with other random bits.
     key_shape = jax.eval_shape(lambda: jax.random.PRNGKey(0))
-    shape_of = lambda key: jax.eval_shape(initialize, key)
+    shape_of = functools.partial(jax.eval_shape, initialize)
     # In the context of `from_scratch`, for which JAX has it traced then.
     self.global_train_state_shape = (
         self._on_one_device(shape_of) or shape_of)(key_shape)

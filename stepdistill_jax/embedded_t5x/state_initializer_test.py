@@ -44,3 +44,14 @@ def test_equal_values_have_buffers_of_their_own():
   total = jax.jit(lambda *all: sum(map(jnp.sum, all)),
                   donate_argnums=(0, 1, 2, 3))(*values)
   assert float(total) == 20.0
+
+
+def test_one_device_traces_once():
+  case = exactness_cases.Case("paired")
+  model = exactness_cases.make_student(case)
+  init, traces = model.get_initial_variables, []
+  model.get_initial_variables = lambda **kwargs: (
+      traces.append(kwargs) or init(**kwargs))
+  batch = exactness_cases.make_batch(case, fixtures.random_pairs(0, 8, 6))
+  exactness_cases.make_state(model, case, batch)
+  assert jax.device_count() == 1 and len(traces) == 1
