@@ -68,8 +68,8 @@ def reported(model_dir: str) -> Iterator[None]:
 
   A UserError that was on its way when writers failed while they were closed
   is the one that counts. Clu's writers also log what they raise later on, and
-  orbax's writes of other arrays raise where nobody catches it; neither is
-  shown.
+  orbax's writes of other arrays raise where nobody catches it, some of them
+  when this has returned; neither is shown.
   """
   logger, unraisable = logging.getLogger("absl"), sys.unraisablehook
   logger.addFilter(_is_not_of_clu)
@@ -79,6 +79,7 @@ def reported(model_dir: str) -> Iterator[None]:
   except (errors.UserError, errors.Preempted):
     raise
   except Exception as error:
+    unraisable = sys.unraisablehook  # It stays.
     for one in errors.chain(error):
       if isinstance(one, errors.UserError):
         raise errors.UserError(str(one)) from error
