@@ -104,17 +104,16 @@ class RecordsSource(seqio.DataSource):
 
   def _tfds_source(self) -> seqio.TfdsDataSource:
     data_dir, teacher = self.resolve()
-    info = records.version_dir(
-        data_dir, self.dataset, teacher) / "dataset_info.json"
+    folder = records.version_dir(data_dir, self.dataset, teacher)
     # Records that were imported anew in this process have other shards.
-    key = data_dir, teacher, os.stat(info).st_mtime_ns
+    key = folder, os.stat(folder / "dataset_info.json").st_mtime_ns
     if self._found is None or self._found[0] != key:
       records.require_features(data_dir, self.dataset, teacher)
-      name = records.tfds_name(self.dataset, teacher)
       loader = seqio.utils.LazyTfdsLoader
-      loader._MEMOIZED_BUILDERS.pop((name, data_dir), None)
-      source = seqio.TfdsDataSource(name, read_only=True)
-      source.tfds_dataset.override_data_dir(data_dir)
+      loader._MEMOIZED_BUILDERS.pop((None, os.fspath(folder)), None)
+      # By its folder: for a name, TFDS imports all data sets that it knows.
+      source = seqio.TfdsDataSource(read_only=True)
+      source.tfds_dataset.override_data_dir(os.fspath(folder))
       self._found = key, source
     return self._found[1]
 

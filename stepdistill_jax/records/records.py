@@ -162,15 +162,6 @@ def check_name(kind: str, name: str) -> str:
   return name
 
 
-def tfds_name(dataset: str, teacher: str) -> str:
-  """The name by which TFDS and SeqIO know the records.
-
-  >>> tfds_name("svamp", "palm540b")
-  'stepdistill_svamp/palm540b:1.0.0'
-  """
-  return f"{TFDS_PREFIX}{dataset}/{teacher}:{VERSION}"
-
-
 def dataset_dir(records_dir: StrPath, dataset: str) -> pathlib.Path:
   """The folder of a data set's records, one subfolder a teacher."""
   folder = locations.local(records_dir, "the records' folder")

@@ -32,7 +32,7 @@ def test_tfds_and_our_reader_give_what_was_written(tmp_path):
   assert records.split_sizes(tmp_path, "toy", "none") == {
       "train": 40, "test": 3}
   builder = tfds.builder(
-      records.tfds_name("toy", "none"), data_dir=str(tmp_path))
+      "stepdistill_toy/none:1.0.0", data_dir=str(tmp_path))
   for split, expected in splits.items():
     assert builder.info.splits[split].num_examples == len(expected)
     ours = records.read_records(tmp_path, "toy", "none", split)
