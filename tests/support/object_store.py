@@ -210,6 +210,11 @@ def _handler(store: Store, context: ssl.SSLContext):
       while not self.close_connection:
         self.handle_one_request()
 
+    def handle_expect_100(self):
+      going_on = super().handle_expect_100()
+      self.wfile.flush()  # Else a client waits a second before it sends more.
+      return going_on
+
     def _answer(self):
       if self.headers.get("Transfer-Encoding") == "chunked":
         body = b""
