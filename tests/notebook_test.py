@@ -71,9 +71,7 @@ def test_without_the_published_files_this_is_reported(
 
 @pytest.fixture(name="execute")
 def _execute(tmp_path, monkeypatch):
-  nbclient = pytest.importorskip(
-      "nbclient", reason="pip install nbclient ipykernel to run notebooks")
-  pytest.importorskip("ipykernel")
+  import nbclient
   import nbformat
 
   def execute(without=(), **environment):
@@ -97,6 +95,7 @@ def _execute(tmp_path, monkeypatch):
   return execute
 
 
+@pytest.mark.interop
 def test_every_cell_runs(execute, tmp_path):
   outputs = execute(STEPDISTILL_DATA=str(tmp_path))  # Without SVAMP: skipped.
   kinds = [kind for output in outputs for kind in output.get("data", {})]
@@ -106,6 +105,7 @@ def test_every_cell_runs(execute, tmp_path):
   assert (tmp_path / "out" / "report.html").is_file()
 
 
+@pytest.mark.interop
 @pytest.mark.parametrize("reached", [True, False])
 def test_a_row_of_the_paper_from_a_pretrained_student(
     execute, tmp_path, monkeypatch, reached):

@@ -346,6 +346,7 @@ def _on_disk():
     yield pathlib.Path(folder)
 
 
+@pytest.mark.interop
 def test_a_student_trains_where_only_jax_was(on_disk):
   small = dataclasses.replace(
       plan.BUDGETS["small"], train_stories=16, validation_stories=4,

@@ -109,6 +109,7 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel):
     assert archive.read(license_file) == (ROOT / "LICENSE").read_bytes()
 
 
+@pytest.mark.interop
 def test_another_tasks_module_does_no_harm(installed):
   """Nor to the checkout: see tasks_finder_test."""
   other = installed.folder / "other" / "tasks.py"
@@ -154,6 +155,7 @@ def student(installed):
   return run
 
 
+@pytest.mark.interop
 def test_a_student_is_scored(installed, student):
   installed("stepdistill-eval", f"--checkpoint={student}",
             "--benchmarks=svamp", "--split=test", "--output=scores")
@@ -162,6 +164,7 @@ def test_a_student_is_scored(installed, student):
   assert css.read_text("utf-8").splitlines()[-1] in page
 
 
+@pytest.mark.interop
 def test_a_student_is_exported(installed, student):
   installed("stepdistill", "checkpoint", "export-hf", student,
             "--output=exported")
@@ -169,6 +172,7 @@ def test_a_student_is_exported(installed, student):
   assert config["d_model"] == 16
 
 
+@pytest.mark.interop
 def test_the_quickstart_reports(installed):
   printed = installed("python", "-c", _QUICKSTART)
   assert "step_by_step − finetune" in printed

@@ -126,6 +126,16 @@ def test_devices_start_before_tensorflow(folder, command):
   assert out == "modules:\n"
 
 
+def test_a_dry_run_of_t5x_s_files_registers_what_it_imports(folder):
+  """They import no data of ours; the parsed configuration is locked."""
+  code, out, err = run(
+      folder, *TRAIN[:2], "--dry_run", "--gin.MODEL_DIR='new'",
+      "--gin_file=t5x/examples/t5/t5_1_1/examples/base_wmt_from_scratch.gin",
+      JAX_PLATFORMS="cpu")
+  assert code == 0, err
+  assert "wmt_t2t_ende_v003" in out and not (folder / "new").exists()
+
+
 def test_devices_of_a_quickstart_s_worker_start_before_tensorflow(folder):
   script = folder / "worker.py"
   script.write_text(WORKER)

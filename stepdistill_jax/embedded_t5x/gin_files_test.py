@@ -1,5 +1,6 @@
 """Tests that the gin files of T5X's names build the networks they name."""
 
+import dataclasses
 import pathlib
 
 import gin
@@ -55,15 +56,33 @@ def _shapes(model):
       jax.random.PRNGKey(0))
 
 
+def _number_of_parameters(model):
+  """Of networks of one and two layers: each layer more has as many again."""
+  module, config = model.module, model.module.config
+  depths = [config.num_encoder_layers, config.num_decoder_layers]
+
+  def count(encoder, decoder):
+    model.module = module.clone(config=dataclasses.replace(
+        config, num_encoder_layers=encoder, num_decoder_layers=decoder))
+    params = _shapes(model)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+    return sum(np.prod(x.shape) for x in jax.tree.leaves(params))
+
+  one = count(1, 1)
+  return one + sum((depth - 1) * (count(*two) - one) for depth, two in zip(
+      depths, [(2, 1), (1, 2)]))
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_file_builds_its_network(file):
   model = _model_of(file)
-  params = _shapes(model)
   assert model.module.config.dropout_rate == 0.25
-  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
   if file in PARAMETERS:
-    count = sum(np.prod(x.shape) for x in jax.tree.leaves(params))
-    assert round(count / 1e6) == pytest.approx(PARAMETERS[file], rel=5e-3)
+    assert round(_number_of_parameters(model) / 1e6) == pytest.approx(
+        PARAMETERS[file], rel=5e-3)
+  else:
+    assert all(x.dtype == jnp.float32
+               for x in jax.tree.leaves(_shapes(model)))
 
 
 def test_the_table_names_files():

@@ -138,8 +138,8 @@ def launch(
     configured = gin.get_configurable(entry)
     if dry_run:
       if mode == "train":
-        from stepdistill_jax.runs import dry_run as dry_run_lib
         with gin.unlock_config():  # The data's modules register some.
+          from stepdistill_jax.runs import dry_run as dry_run_lib
           dry_run_lib.describe(entry)
       return None
     for name, value in gin_config.bindings().items():

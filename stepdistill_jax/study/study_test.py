@@ -130,9 +130,12 @@ sizes = ["tiny"]
 seeds = [0, 1]
 gin.TRAIN_STEPS = 4
 gin.BATCH_SIZE = 4
-gin.EVAL_PERIOD = 2
-gin.CHECKPOINT_PERIOD = 2
+gin.EVAL_PERIOD = 4
+gin.EVAL_STEPS = 1
+gin.CHECKPOINT_PERIOD = 4
 gin."network.T5Config.vocab_size" = 384
+gin."network.T5Config.num_encoder_layers" = 1
+gin."network.T5Config.num_decoder_layers" = 1
 sweep = {learning_rate = [1e-3, 1e30]}
 [students]
 tiny = "random"

@@ -155,6 +155,8 @@ def _import_all() -> None:
     from jaxlib.mlir.dialects import mhlo  # noqa: F401
   from clu import metric_writers  # noqa: F401
   import matplotlib.figure  # noqa: F401
+  with contextlib.suppress(ImportError):
+    import openai  # noqa: F401
   import pandas  # noqa: F401
   import scipy.stats  # noqa: F401
   import seqio  # noqa: F401

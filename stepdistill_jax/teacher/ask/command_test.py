@@ -22,6 +22,8 @@ from stepdistill_jax.teacher.ask import (
 from tests.support import asking as testing
 
 pytest.importorskip("openai")
+pytestmark = pytest.mark.usefixtures("forked_python")
+PYTHON = sys.executable  # With the imports yet to be made.
 
 
 def run(argv, **more):
@@ -47,7 +49,7 @@ def test_killed_it_loses_nothing_and_pays_nothing_twice(
                         *server_options) as server:
     trial = testing.killed_collection(
         tmp_path, server, rows=100, kills=1, target=target,
-        more=("--timeout_s=5", "--backoff_s=0.05", "--attempts=30"))
+        more=("--timeout_s=2", "--backoff_s=0.05", "--attempts=30"))
   assert trial.kills == 1
   assert trial.lost == trial.repeated == 0
   assert trial.stats["paid_rows"] == 100 and trial.stats["paid_twice"] == 0
@@ -343,7 +345,7 @@ def test_help_needs_no_openai():
              "try:\n  cli.main(['teacher', 'collect', '--help'])\n"
              "except SystemExit: pass\n"
              "assert not {'openai', 'jax', 'tensorflow'} & set(sys.modules)")
-  ended = run([sys.executable, "-c", program])
+  ended = run([PYTHON, "-c", program])
   assert ended.returncode == 0 and "--budget_usd" in ended.stdout
 
 
