@@ -115,11 +115,12 @@ _FAST = re.compile(
 _LONG = (
     "tests/faults_test.py", "tests/several_processes_test.py",
     "quickstart/quickstart_test.py", "models/decoder_run_test.py",
-    "tests/exactness_test.py", "tests/packaging_test.py",
-    "tests/notebook_test.py", "tests/object_store_test.py",
-    "tests/whole_runs_test.py", "embedded_t5x/train_test.py",
-    "tests/offline_test.py", "ask/command_test.py",
-    "tests/process_order_test.py")
+    "tests/exactness_test.py", "study/study_test.py",
+    "embedded_t5x/train_test.py", "tests/pair_rows_run_test.py",
+    "tests/packaging_test.py", "tests/notebook_test.py",
+    "tests/offline_test.py", "tests/examples_test.py",
+    "tests/object_store_test.py", "ask/command_test.py",
+    "tests/process_order_test.py", "models/step_model_test.py")
 
 
 def _place(item) -> int:

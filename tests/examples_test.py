@@ -46,7 +46,9 @@ def test_scripts_are_short():
 @pytest.mark.parametrize("name", [
     "own_csv", "weight_schedule", "custom_network"])
 def test_a_student_answers(run, tmp_path, name):
-  said = run(name, "out", *SHORT)
+  said = run(name, "out", *SHORT,
+             "--gin.network.T5Config.num_encoder_layers=1",
+             "--gin.network.T5Config.num_decoder_layers=1")
   assert (tmp_path / "out/run/checkpoint_2").is_dir()
   assert "['" in said.stdout or '["' in said.stdout
   # There is no test split, and the records are not where all records are.
