@@ -20,7 +20,7 @@ from tests.support import damage, trial_processes, trials
 # Point -> at which of its first so many times a process is killed.
 POINTS = {"step": 6, "save_started": 2, "checkpoint_written": 2,
           "manifest_written": 2, "checkpoint_named": 2}
-STEPS = 24
+STEPS = 16
 KEY = "sk-Zq7-planted-in-the-environment"
 ONE_DEVICE = {**trial_processes.devices(1), "OPENAI_API_KEY": KEY}
 
@@ -281,11 +281,11 @@ def test_a_folder_that_is_deleted_while_a_run_works_in_it(
 def test_layouts(launcher, records, tmp_path, devices, bindings):
   environment = trial_processes.devices(devices)
   runs = [tmp_path / "whole", tmp_path / "stopped"]
-  for folder, faults in zip(runs, ([""], ["step:7:term", ""])):
+  for folder, faults in zip(runs, ([""], ["step:5:term", ""])):
     for fault in faults:
       code, text = launcher.run(
           command(folder, records,
-                  bindings=(*bindings, *trials.NO_EVALUATION), steps=16),
+                  bindings=(*bindings, *trials.NO_EVALUATION), steps=8),
           {**environment, fault_points.VARIABLE: fault})
       assert code == (75 if fault else 0), text
-  trials.assert_same_run(runs[1], runs[0], step=16)
+  trials.assert_same_run(runs[1], runs[0], step=8)

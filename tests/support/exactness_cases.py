@@ -112,7 +112,8 @@ def make_module(scanned: bool):
 
 
 def make_state(model, case: Case, batch):
-  """(partitioner, initializer, train state), which microbatches share."""
+  """(partitioner, initializer, train state), which all cases of a mesh share.
+  """
   partitions, dims = MESHES[case.mesh] if case.mesh else (1, 1)
   partitioner = partitioning.PjitPartitioner(
       num_partitions=partitions,
@@ -161,7 +162,7 @@ def run(families: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     if network not in expected:
       model = make_student(case)
     batch = make_batch(case, examples)
-    key = *network, case.mesh or case.layout
+    key = *network, case.mesh or "data"  # One device has a copy of it.
     if key not in states:
       states[key] = make_state(model, case, batch)
     step, state = make_step(model, case, *states[key])
