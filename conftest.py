@@ -135,6 +135,14 @@ def pytest_collection_finish():
   gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _garbage_of_a_module():
+  """Nor at what a file's tests left, in caches: half a second each time."""
+  yield
+  gc.collect()
+  gc.freeze()
+
+
 def pytest_collection_modifyitems(items):
   items.sort(key=_place)
   for item in items:

@@ -14,6 +14,7 @@ import atexit
 from collections.abc import Mapping
 import contextlib
 import functools
+import gc
 import json
 import os
 import selectors
@@ -171,6 +172,7 @@ def _import_all() -> None:
 def _serve(program: str, listener: socket.socket) -> None:
   """Forks on request, until who started this has ended."""
   _import_all()
+  gc.freeze()  # A fork's search for garbage would copy all of it.
   environment = dict(os.environ)
   selector = selectors.DefaultSelector()
   selector.register(0, selectors.EVENT_READ)
