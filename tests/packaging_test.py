@@ -80,7 +80,8 @@ def installed(wheel, tmp_path_factory):
   (site / "packages_of_the_tests.pth").write_text("\n".join(
       path for path in sys.path if path.endswith("-packages")))
   _run(sys.executable, "-m", "pip", "--python", binaries / "python",
-       "install", "--quiet", "--no-deps", "--no-index", wheel)
+       "install", "--quiet", "--no-deps", "--no-index", "--ignore-installed",
+       wheel)
   environment = {
       **{name: value for name, value in os.environ.items()
          if name != "PYTHONPATH" and not name.startswith("STEPDISTILL_")},
