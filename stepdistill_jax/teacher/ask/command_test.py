@@ -49,7 +49,7 @@ def test_killed_it_loses_nothing_and_pays_nothing_twice(
                         *server_options) as server:
     trial = testing.killed_collection(
         tmp_path, server, rows=100, kills=1, target=target,
-        more=("--timeout_s=2", "--backoff_s=0.05", "--attempts=30"))
+        more=("--timeout_s=3", "--backoff_s=0.05", "--attempts=30"))
   assert trial.kills == 1
   assert trial.lost == trial.repeated == 0
   assert trial.stats["paid_rows"] == 100 and trial.stats["paid_twice"] == 0

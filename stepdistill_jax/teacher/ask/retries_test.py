@@ -80,7 +80,7 @@ def lines(spec):
 
 
 def test_every_fault_and_every_row_once(tmp_path):
-  spec = spec_of(tmp_path, 60, attempts=20, concurrency=20, timeout_s=1)
+  spec = spec_of(tmp_path, 60, attempts=20, concurrency=20, timeout_s=2)
   teacher = fault_server.Teacher(faults=0.5, seed=3)
   outcome = collect(spec, teacher)
   stats = teacher.stats()
