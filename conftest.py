@@ -110,7 +110,7 @@ _FAST = re.compile(
     r"importing|prompts))/")
 
 
-# Files of a minute or more, the longest first: one that began last would have
+# The files that take longest, of either step: one that began last would have
 # the other worker wait. (`make` has pytest-xdist keep this order.)
 _LONG = (
     "tests/faults_test.py", "tests/several_processes_test.py",
@@ -130,17 +130,18 @@ def _place(item) -> int:
 
 
 def pytest_collection_finish():
-  """What all imports left stays: no search for garbage looks at it again."""
+  """What imports, and each file's tests in caches, have left stays.
+
+  No search for garbage looks at it again, for half a second each time.
+  """
   gc.collect()
   gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _garbage_of_a_module():
-  """Nor at what a file's tests left, in caches: half a second each time."""
   yield
-  gc.collect()
-  gc.freeze()
+  pytest_collection_finish()
 
 
 def pytest_collection_modifyitems(items):

@@ -104,16 +104,17 @@ class RecordsSource(seqio.DataSource):
 
   def _tfds_source(self) -> seqio.TfdsDataSource:
     data_dir, teacher = self.resolve()
-    folder = records.version_dir(data_dir, self.dataset, teacher)
+    folder = os.fspath(
+        records.version_dir(data_dir, self.dataset, teacher))
     # Records that were imported anew in this process have other shards.
-    key = folder, os.stat(folder / "dataset_info.json").st_mtime_ns
+    key = folder, os.stat(f"{folder}/dataset_info.json").st_mtime_ns
     if self._found is None or self._found[0] != key:
       records.require_features(data_dir, self.dataset, teacher)
       loader = seqio.utils.LazyTfdsLoader
-      loader._MEMOIZED_BUILDERS.pop((None, os.fspath(folder)), None)
+      loader._MEMOIZED_BUILDERS.pop((None, folder), None)
       # By its folder: for a name, TFDS imports all data sets that it knows.
       source = seqio.TfdsDataSource(read_only=True)
-      source.tfds_dataset.override_data_dir(os.fspath(folder))
+      source.tfds_dataset.override_data_dir(folder)
       self._found = key, source
     return self._found[1]
 

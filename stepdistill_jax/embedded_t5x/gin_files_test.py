@@ -85,6 +85,13 @@ def test_file_builds_its_network(file):
                for x in jax.tree.leaves(_shapes(model)))
 
 
+@pytest.mark.parametrize("file", ["t5/t5_1_0/base.gin", "t5/mt5/small.gin"])
+def test_networks_of_few_layers_count_the_whole_one(file):
+  model = _model_of(file)
+  whole = sum(np.prod(x.shape) for x in jax.tree.leaves(_shapes(model)))
+  assert _number_of_parameters(model) == whole
+
+
 def test_the_table_names_files():
   assert set(PARAMETERS) <= set(FILES)
 

@@ -53,5 +53,5 @@ def test_one_device_traces_once():
   model.get_initial_variables = lambda **kwargs: (
       traces.append(kwargs) or init(**kwargs))
   batch = exactness_cases.make_batch(case, fixtures.random_pairs(0, 8, 6))
-  exactness_cases.make_state(model, case, batch)
+  exactness_cases.make_state(model, "data", batch)
   assert jax.device_count() == 1 and len(traces) == 1

@@ -111,10 +111,10 @@ def make_module(scanned: bool):
       num_encoder_layers=_layers(True), num_decoder_layers=_layers(True))
 
 
-def make_state(model, case: Case, batch):
+def make_state(model, mesh: str, batch):
   """(partitioner, initializer, train state), which all cases of a mesh share.
   """
-  partitions, dims = MESHES[case.mesh] if case.mesh else (1, 1)
+  partitions, dims = MESHES[mesh]
   partitioner = partitioning.PjitPartitioner(
       num_partitions=partitions,
       logical_axis_rules=partitioning.standard_logical_axis_rules(
@@ -164,7 +164,7 @@ def run(families: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     batch = make_batch(case, examples)
     key = *network, case.mesh or "data"  # One device has a copy of it.
     if key not in states:
-      states[key] = make_state(model, case, batch)
+      states[key] = make_state(model, key[-1], batch)
     step, state = make_step(model, case, *states[key])
     params = jax.device_get(state.params)
     if network not in expected:
